@@ -1,0 +1,1 @@
+"""The Toolformer method (arXiv 2302.04761), one module a step: `ls pipeline/` reads in its order."""

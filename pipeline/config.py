@@ -1,0 +1,233 @@
+"""Typed configuration: one frozen model per step, the paper's values as defaults.
+
+Every field can be set by a recipe (recipes.py) and overridden on the command line by its name. A description names
+the section of the paper (arXiv 2302.04761) a value comes from. Unknown names and values out of range are errors that
+name the field. Nothing here touches a file, a model or Ray.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.records import ToolName
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Base of all configurations: immutable, no unknown fields, field docstrings become help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Frozen):
+    """A causal language model of transformers."""
+
+    path: str = "EleutherAI/gpt-j-6b"
+    """Folder or hub name for AutoModelForCausalLM.from_pretrained; GPT-J is the paper's (section 4.1)."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the weights. Log-probabilities are always computed in float32 or wider."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU when there is one."""
+    batch_tokens: PositiveInt = 16_384
+    """Most tokens in one forward, padding included."""
+
+
+class CorpusConfig(Frozen):
+    """Which files to read, and how documents become texts."""
+
+    paths: tuple[str, ...] = ()
+    """Files, folders, globs or URIs (CCNet .json.gz, jsonl, jsonl.gz, jsonl.zst, Parquet, text)."""
+    text_field: str | None = None
+    """Field with the text; None recognises raw_content, text, content."""
+    url_field: str | None = None
+    """Field with the URL; None recognises url, metadata.url, source_url."""
+    title_field: str | None = None
+    """Field with the title; None recognises title, metadata.title."""
+    date_field: str | None = None
+    """Field with the date; None recognises date, date_download, created, timestamp (also under metadata)."""
+    max_tokens: PositiveInt = 512
+    """Longest text in the model's tokens: the prompt, the text twice and a call must fit its context."""
+    min_characters: PositiveInt = 20
+    """Shorter passages are skipped with a reason."""
+    max_texts: int | None = Field(default=None, ge=1)
+    """Stop after this many texts; None reads everything."""
+
+
+class ToolMethod(Frozen):
+    """Sampling and filtering of one tool (paper section 2, Appendix A)."""
+
+    tau_s: Probability = 0.05
+    """A position is a candidate if p(<API>) is above this."""
+    k: PositiveInt = 5
+    """Most positions per text."""
+    m: PositiveInt = 5
+    """Draws per position."""
+    tau_f: float = 1.0
+    """A call is kept if it lowers the loss by at least this many nats."""
+    max_call_tokens: PositiveInt = 60
+    """A draw that has not closed after this many tokens is discarded."""
+
+
+class MethodConfig(Frozen):
+    """The five tools' settings; the defaults are the paper's (Appendix A)."""
+
+    tools: tuple[ToolName, ...] = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
+    """Tools to annotate with."""
+    qa: ToolMethod = ToolMethod()
+    """Question answering."""
+    wikisearch: ToolMethod = ToolMethod()
+    """Wikipedia search."""
+    calculator: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5)
+    """Calculator."""
+    calendar: ToolMethod = ToolMethod()
+    """Calendar."""
+    mt: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5)
+    """Machine translation."""
+    prompts: Path | None = None
+    """Folder with one prompt file per tool; None takes pipeline/prompts."""
+    calculator_random_share: Probability = 0.01
+    """Share of the texts with three numbers but no sign of arithmetic that the calculator keeps (Appendix A)."""
+    seed: int = 0
+    """Seed of every draw; with the text, tool and position it fixes the samples."""
+
+    @model_validator(mode="after")
+    def _some_tool(self) -> MethodConfig:
+        if not self.tools or len(set(self.tools)) != len(self.tools):
+            raise ValueError(f"tools: name each wanted tool once, got {list(self.tools)}")
+        return self
+
+    def of(self, tool: ToolName) -> ToolMethod:
+        """The settings of one tool."""
+        by_name: dict[ToolName, ToolMethod] = {
+            "QA": self.qa,
+            "WikiSearch": self.wikisearch,
+            "Calculator": self.calculator,
+            "Calendar": self.calendar,
+            "MT": self.mt,
+        }
+        return by_name[tool]
+
+
+class ToolsConfig(Frozen):
+    """Where the tools find their data and how long a call may take."""
+
+    encyclopedia: str | None = None
+    """Folder or jsonl file(s) with title and text per line: what WikiSearch searches."""
+    deadline_s: Annotated[float, Field(gt=0)] = 30.0
+    """A call without an answer after this many seconds has no result."""
+    max_result_tokens: PositiveInt = 100
+    """Longer results are cut at a word boundary."""
+
+
+class RayConfig(Frozen):
+    """How the graph runs."""
+
+    address: str | None = None
+    """Cluster to join (auto, ray://…); None starts a local one unless RAY_ADDRESS is set."""
+    actors: PositiveInt = 1
+    """Annotating actors, each with one copy of the model."""
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 1.0
+    """GPUs reserved by an annotating actor; 0 runs on CPU."""
+    cpus_per_actor: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs reserved by an annotating actor; also its number of threads when it runs on CPU."""
+    texts_per_batch: PositiveInt = 64
+    """Texts that travel together through an actor."""
+
+
+class AnnotateConfig(Frozen):
+    """Steps 1–4: select, sample, execute, filter."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    tools: ToolsConfig = ToolsConfig()
+    ray: RayConfig = RayConfig()
+    output: Path = Path("runs/annotations")
+    """Folder for the rows (Parquet), the checkpoint and manifest.json."""
+
+
+class MergeConfig(Frozen):
+    """Step 5: keep by threshold, cap per tool, insert the calls."""
+
+    annotations: tuple[Path, ...] = (Path("runs/annotations"),)
+    """Folders that annotate wrote."""
+    output: Path = Path("runs/augmented")
+    """Folder for C* (Parquet) and manifest.json."""
+    tau_f: dict[ToolName, float] | None = None
+    """Thresholds by tool, none below what was annotated with; None takes those of the annotations' recipe."""
+    max_examples: PositiveInt = 25_000
+    """Most texts per tool (section 4.1); a seeded choice when there are more."""
+    seed: int = 0
+    """Seed of that choice."""
+
+
+class FinetuneConfig(Frozen):
+    """Step 6: language modelling on C* (section 4.1, Appendix B)."""
+
+    model: ModelConfig = ModelConfig()
+    data: Path = Path("runs/augmented")
+    """Folder that merge wrote."""
+    column: Literal["text", "plain"] = "text"
+    """text trains on C* with its calls; plain on the same texts without them (the baseline M + CC)."""
+    output: Path = Path("runs/model")
+    """Folder for the final model and the checkpoints."""
+    sequence_length: PositiveInt = 1_024
+    """Tokens per example."""
+    batch_size: PositiveInt = 128
+    """Examples per optimizer step, over all workers."""
+    micro_batch_size: PositiveInt = 8
+    """Examples per forward on one worker."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak, after the warm-up."""
+    warmup_share: Probability = 0.1
+    """Share of the steps with linearly rising rate."""
+    max_steps: PositiveInt = 2_000
+    """Optimizer steps."""
+    evaluate_every: PositiveInt = 500
+    """Steps between evaluations of perplexity; each also writes a checkpoint."""
+    held_out: PositiveInt = 1_000
+    """Texts kept apart for that perplexity."""
+    workers: PositiveInt = 8
+    """Ray Train workers."""
+    use_gpu: bool = True
+    """One GPU per worker."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """DeepSpeed ZeRO stage."""
+    seed: int = 0
+    """Seed of the order of the examples."""
+
+
+class GenerateConfig(Frozen):
+    """Step 7: decoding with tools."""
+
+    model: ModelConfig = ModelConfig()
+    tools: ToolsConfig = ToolsConfig()
+    k: Annotated[int, Field(ge=0)] = 10
+    """A call starts where <API> is among the k likeliest tokens (section 4.2); 0 never calls, 1 is greedy."""
+    disabled: bool = False
+    """Set the probability of <API> to 0."""
+    tools_off: tuple[ToolName, ...] = ()
+    """Tools that must not be called."""
+    max_new_tokens: PositiveInt = 64
+    """Longest continuation, the call and its result not counted."""
+    date: str | None = None
+    """The calendar's day, YYYY-MM-DD; None is today."""
+
+
+class EvaluateConfig(Frozen):
+    """Step 8: accuracy by benchmark and perplexity."""
+
+    generation: GenerateConfig = GenerateConfig()
+    benchmarks: tuple[Path, ...] = ()
+    """Question files (jsonl: prompt, answers, scoring, date)."""
+    perplexity: tuple[str, ...] = ()
+    """Corpus files for perplexity, with calls disabled."""
+    output: Path = Path("runs/evaluation.json")
+    """Where the result goes."""
+    batch_size: PositiveInt = 32
+    """Prompts decoded together."""
