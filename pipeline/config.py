@@ -1,8 +1,8 @@
 """Typed configuration: one frozen model per step, the paper's values as defaults.
 
-Every field can be set by a recipe (recipes.py) and overridden on the command line by its name. A description names
-the section of the paper (arXiv 2302.04761) a value comes from. Unknown names and values out of range are errors that
-name the field. Nothing here touches a file, a model or Ray.
+Every field can be set by a recipe (recipes.py) and overridden on the command line by its name. A
+description names the section of the paper (arXiv 2302.04761) a value comes from. Unknown names and values
+out of range are errors that name the field. Nothing here touches a file, a model or Ray.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class MethodConfig(Frozen):
     prompts: Path | None = None
     """Folder with one prompt file per tool; None takes pipeline/prompts."""
     calculator_random_share: Probability = 0.01
-    """Share of the texts with three numbers but no sign of arithmetic that the calculator keeps (Appendix A)."""
+    """Share of the texts with three numbers but no sign of arithmetic that the calculator gets (App. A)."""
     seed: int = 0
     """Seed of every draw; with the text, tool and position it fixes the samples."""
 

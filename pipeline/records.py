@@ -1,8 +1,8 @@
 """The records that travel between the steps, with one Arrow schema each.
 
-A text is one row and leaves every step exactly once (docs/method.md). The dataclasses are what the steps work
-on; the schemas are what the files hold. `Annotation.to_row` and `Annotation.from_row` are the only places that
-translate.
+A text is one row and leaves every step exactly once (docs/method.md). The dataclasses are what the steps
+work on; the schemas are what the files hold. `Annotation.to_row` and `Annotation.from_row` are the only
+places that translate.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 class Document:
     """Where a text comes from.
 
-    `source` is ``FILE#N``, N counting rows or lines from 1. `date` is ISO ``YYYY-MM-DD``: the document's own field
-    if it has one (used at inference), never the date of the crawl; the calendar's selection reads the URL itself.
+    `source` is ``FILE#N``, N counting rows or lines from 1. `date` is ISO ``YYYY-MM-DD``: the document's
+    own field if it has one (used at inference), never the date of the crawl; the calendar's selection reads
+    the URL itself.
     """
 
     source: str
@@ -34,9 +35,9 @@ class Document:
 class Text:
     """A passage of a document that fits the model together with the longest prompt.
 
-    `text_id` is an int64 determined by the source location alone, so a rerun finds the same ids and a duplicate
-    page is still two rows. `skipped` carries the reason when the text must not be annotated (empty, unreadable
-    line, …).
+    `text_id` is an int64 determined by the source location alone, so a rerun finds the same ids and a
+    duplicate page is still two rows. `skipped` carries the reason when the text must not be annotated
+    (empty, unreadable line, …).
     """
 
     text_id: int
@@ -49,9 +50,10 @@ class Text:
 class Call:
     """One scored call. Losses are weighted negative log-probabilities in nats (paper section 2, "Filtering").
 
-    `position` is the character offset in the text before which the call stands. `l_call` is None when it was not
-    needed: l_empty - l_plus was already below the lowest threshold of interest, and l_call could only lower the
-    gain; `gain` is then that upper bound, l_empty - l_plus. Otherwise gain = min(l_empty, l_call) - l_plus.
+    `position` is the character offset in the text before which the call stands. `l_call` is None when it
+    was not needed: l_empty - l_plus was already below the lowest threshold of interest, and l_call could
+    only lower the gain; `gain` is then that upper bound, l_empty - l_plus. Otherwise gain = min(l_empty,
+    l_call) - l_plus.
     """
 
     tool: ToolName
@@ -69,9 +71,10 @@ class Call:
 class Funnel:
     """What became of one text under one tool; the manifest's counts are sums of these.
 
-    `selection` is the rule that chose the text or "no: REASON". `positions` counts i in I, `draws` the samples
-    taken, `candidates` the distinct (position, input) among the draws that became a call, `executed` those with a
-    result, `scored` those with finite losses. `discarded` counts draws and calls that fell out, by reason.
+    `selection` is the rule that chose the text or "no: REASON". `positions` counts i in I, `draws` the
+    samples taken, `candidates` the distinct (position, input) among the draws that became a call,
+    `executed` those with a result, `scored` those with finite losses. `discarded` counts draws and calls
+    that fell out, by reason.
     """
 
     tool: ToolName
