@@ -1,0 +1,91 @@
+# Everything from a fresh clone: `make help` lists it. Each target sets up what it needs first.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The interpreter that makes the environment; `make setup BASE_PYTHON=/path/to/python3.11` names another.
+BASE_PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
+REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
+INSTALLED := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
+
+# ninja is on PATH only with the environment's bin; DeepSpeed's compiled op has to survive between runs.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+setup: $(COMPILED) ## make .venv with everything pinned, and compile what DeepSpeed needs on CPU
+
+setup-gpu: setup ## after setup, on a machine with CUDA: the GPU-only extras
+	$(PYTHON) -m pip uninstall --quiet --yes faiss-cpu
+	$(PYTHON) -m pip install --quiet -r requirements-gpu.txt -c constraints.txt
+
+$(PYTHON):
+	@if [[ -z "$(BASE_PYTHON)" ]]; then \
+		echo "make: Python 3.11 was not found (looked for python3.11, python3, python)." >&2; \
+		echo "      Install it, or name it: make setup BASE_PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	$(BASE_PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(REQUIREMENTS) | $(PYTHON)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "make: $(VENV) is not Python 3.11; remove it (make clean-venv) and run make setup again." >&2; exit 2; }
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+$(COMPILED): $(INSTALLED)
+	@command -v c++ >/dev/null || { \
+		echo "make: DeepSpeed compiles one small extension on CPU, and no C++ compiler (c++) was found." >&2; \
+		echo "      Debian, Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install" >&2; exit 2; }
+	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || { \
+		echo "make: the same extension needs Python's headers (Debian, Ubuntu: apt install python3.11-dev)." >&2; exit 2; }
+	@touch $@
+
+demo: setup ## the whole method on the embedded world (FORCE=1 redoes finished steps)
+	$(PYTHON) -m pipeline demo --recipe demo $(if $(FORCE),--force)
+
+test: test-unit test-ray ## all tests
+
+test-unit: $(INSTALLED) ## no Ray, under a minute
+	$(PYTHON) -m pytest -q -m unit
+
+test-ray: setup ## real local clusters; gpu tests where there is one
+	$(PYTHON) -m pytest -q -m "ray or gpu"
+
+check: format lint types test ## what CI runs
+
+format: $(INSTALLED)
+	$(PYTHON) -m ruff format --check .
+
+lint: $(INSTALLED)
+	$(PYTHON) -m ruff check .
+
+types: $(INSTALLED)
+	$(PYTHON) -m mypy
+
+bench: setup ## every measurement of bench/, one after the other
+	@for file in $(sort $(wildcard bench/[a-z]*.py)); do \
+		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
+
+constraints: $(INSTALLED) ## pin again what the requirements pull in
+	@{ echo "# Versions of everything that requirements*.txt pull in, as tested. Refreshed with \`make constraints\`."; \
+	$(PYTHON) -m pip freeze -r requirements.txt -r requirements-dev.txt | sed '1,/^## The following/d'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove runs/ and the caches, not .venv
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: clean-venv
+clean-venv: ## remove .venv as well
+	rm -rf $(VENV)
