@@ -1,0 +1,74 @@
+"""The question file format, and what a broken line says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.evaluation.questions import Question, QuestionError, read_benchmark
+
+pytestmark = pytest.mark.unit
+
+ROW = {"id": "q1", "prompt": "Two and two\u2028are", "answers": ["4"], "scoring": "number"}
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "sums.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def row(**changes: Any) -> str:
+    return json.dumps({**ROW, **changes}, ensure_ascii=False)
+
+
+def test_a_file_becomes_a_benchmark_of_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path, row(), "", row(id="q2", date="2023-01-30", tool="Calendar"), "")
+    benchmark = read_benchmark(path)
+    assert benchmark.name == "sums"
+    assert benchmark.tools_off == frozenset()
+    assert benchmark.questions == (
+        Question("q1", "Two and two\u2028are", ("4",), "number"),
+        Question("q2", "Two and two\u2028are", ("4",), "number", "2023-01-30", "Calendar"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected an object"),
+        (json.dumps({"id": "q"}), "missing prompt, answers, scoring"),
+        (row(answer="4"), "unknown answer"),
+        (row(id=7), "id must be a text"),
+        (row(prompt=" "), "prompt must be a text"),
+        (row(answers="4"), "answers must be a list"),
+        (row(answers=[]), "answers must be a list"),
+        (row(answers=["four"]), "scoring: answer 'four' holds no number"),
+        (row(scoring="f1"), "scoring: unknown scoring 'f1'"),
+        (row(date="30 January"), "date must be YYYY-MM-DD"),
+        (row(tool="calculator"), "tool must be one of"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:
+    path = write(tmp_path, row(id="fine"), line)
+    with pytest.raises(QuestionError, match=says) as error:
+        read_benchmark(path)
+    assert str(error.value).startswith(f"{path}, line 2: ")
+
+
+def test_an_id_is_used_once(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match="line 2: id 'q1' is also that of line 1"):
+        read_benchmark(write(tmp_path, row(), row()))
+
+
+def test_a_file_without_questions_or_without_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match="holds no question"):
+        read_benchmark(write(tmp_path, "", ""))
+    with pytest.raises(QuestionError, match="cannot be read"):
+        read_benchmark(tmp_path / "missing.jsonl")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(QuestionError, match="UTF-8"):
+        read_benchmark(broken)
