@@ -114,14 +114,30 @@ class MethodConfig(Frozen):
 
 
 class ToolsConfig(Frozen):
-    """Where the tools find their data and how long a call may take."""
+    """Where the tools find their data, how long a call may take, and how they run on Ray."""
 
     encyclopedia: str | None = None
-    """Folder or jsonl file(s) with title and text per line: what WikiSearch searches."""
+    """Folder, glob or jsonl file with title and text per line: what WikiSearch searches."""
+    index: Path = Path("runs/index")
+    """Folder of WikiSearch's index; built again when the encyclopedia changes. All nodes must see it."""
+    calendar_today: bool = False
+    """Calendar answers a call without a date with today's (inference); False gives it no result."""
     deadline_s: Annotated[float, Field(gt=0)] = 30.0
-    """A call without an answer after this many seconds has no result."""
+    """A list of calls not answered after this many seconds, retries included, has no results."""
     max_result_tokens: PositiveInt = 100
     """Longer results are cut at a word boundary."""
+    list_size: PositiveInt = 256
+    """Most calls in one request to a replica."""
+    cache_size: Annotated[int, Field(ge=0)] = 65_536
+    """Answers that each client remembers."""
+    replicas: PositiveInt = 1
+    """Replicas of each tool."""
+    cpus_per_replica: Annotated[float, Field(ge=0)] = 0.1
+    """CPUs reserved by a replica; a share leaves the rest to the annotating actors."""
+    max_ongoing_requests: PositiveInt = 64
+    """Requests that a replica accepts at a time."""
+    max_queued_requests: PositiveInt = 1_024
+    """Requests that each client keeps waiting for a replica; further ones are retried until the deadline."""
 
 
 class RayConfig(Frozen):
