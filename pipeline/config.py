@@ -212,10 +212,32 @@ class FinetuneConfig(Frozen):
     """Ray Train workers."""
     use_gpu: bool = True
     """One GPU per worker."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs reserved by a worker; also its number of threads."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
+    deepspeed: Path | None = None
+    """DeepSpeed configuration (JSON) for that stage; None takes cluster/deepspeed/zeroSTAGE.json."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass instead of keeping them: slower, much less memory."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Lost workers or nodes a run survives, each time from its last checkpoint."""
     seed: int = 0
-    """Seed of the order of the examples."""
+    """Seed of the held-out choice and of the order of the examples."""
+
+    @property
+    def accumulation(self) -> int:
+        """Forwards on each worker per optimizer step."""
+        return self.batch_size // (self.workers * self.micro_batch_size)
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> FinetuneConfig:
+        if self.batch_size % (self.workers * self.micro_batch_size):
+            raise ValueError(
+                f"batch_size = {self.batch_size} is not a multiple of workers x micro_batch_size = "
+                f"{self.workers} x {self.micro_batch_size}: change one of the three"
+            )
+        return self
 
 
 class GenerateConfig(Frozen):
