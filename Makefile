@@ -13,11 +13,7 @@ BASE_PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
 REQUIREMENTS := requirements.txt requirements-dev.txt constraints.txt
 INSTALLED := $(VENV)/.installed
-COMPILED := $(VENV)/.compiled
 
-# ninja is on PATH only with the environment's bin; DeepSpeed's compiled op has to survive between runs.
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench constraints clean
@@ -25,9 +21,9 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-setup: $(COMPILED) ## make .venv with everything pinned, and compile what DeepSpeed needs on CPU
+setup: $(INSTALLED) ## make .venv with everything pinned
 
-setup-gpu: setup ## after setup, on a machine with CUDA: the GPU-only extras
+setup-gpu: $(INSTALLED) ## after setup, on a machine with CUDA: the GPU-only extras
 	$(PYTHON) -m pip uninstall --quiet --yes faiss-cpu
 	$(PYTHON) -m pip install --quiet -r requirements-gpu.txt -c constraints.txt
 
@@ -43,15 +39,7 @@ $(INSTALLED): $(REQUIREMENTS) | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-$(COMPILED): $(INSTALLED)
-	@command -v c++ >/dev/null || { \
-		echo "make: DeepSpeed compiles one small extension on CPU, and no C++ compiler (c++) was found." >&2; \
-		echo "      Debian, Ubuntu: apt install g++ · Fedora: dnf install gcc-c++ · macOS: xcode-select --install" >&2; exit 2; }
-	@$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || { \
-		echo "make: the same extension needs Python's headers (Debian, Ubuntu: apt install python3.11-dev)." >&2; exit 2; }
-	@touch $@
-
-demo: setup ## the whole method on the embedded world (FORCE=1 redoes finished steps)
+demo: $(INSTALLED) ## the whole method on the embedded world (FORCE=1 redoes finished steps)
 	$(PYTHON) -m pipeline demo --recipe demo $(if $(FORCE),--force)
 
 test: test-unit test-ray ## all tests
@@ -59,7 +47,7 @@ test: test-unit test-ray ## all tests
 test-unit: $(INSTALLED) ## no Ray, under a minute
 	$(PYTHON) -m pytest -q -m unit
 
-test-ray: setup ## real local clusters; gpu tests where there is one
+test-ray: $(INSTALLED) ## real local clusters; gpu tests where there is one
 	$(PYTHON) -m pytest -q -m "ray or gpu"
 
 check: format lint types test ## what CI runs
@@ -73,7 +61,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
-bench: setup ## every measurement of bench/, one after the other
+bench: $(INSTALLED) ## every measurement of bench/, one after the other
 	@for file in $(sort $(wildcard bench/[a-z]*.py)); do \
 		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
 

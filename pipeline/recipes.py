@@ -50,8 +50,8 @@ def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     runs = Path("runs/demo")
     model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
-    tools = ToolsConfig(encyclopedia="demo/encyclopedia")
-    generate = GenerateConfig(model=_finetuned(model, runs), tools=tools, max_new_tokens=48)
+    tools = ToolsConfig(encyclopedia="demo/encyclopedia", index=runs / "index")
+    generate = _generate(model, tools, runs, max_new_tokens=48)
     return Recipe(
         annotate=AnnotateConfig(
             corpus=CorpusConfig(paths=("demo/pages",), max_tokens=192),
@@ -76,6 +76,7 @@ def demo() -> Recipe:
             workers=2,
             use_gpu=False,
             zero_stage=2,
+            gradient_checkpointing=False,
         ),
         generate=generate,
         evaluate=EvaluateConfig(
@@ -93,12 +94,14 @@ def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the tools that need no model of their own."""
     runs = Path("runs/single_gpu")
     model = ModelConfig(path="openai-community/gpt2-large")
-    generate = GenerateConfig(model=_finetuned(model, runs))
+    tools = ToolsConfig(index=runs / "index")
+    generate = _generate(model, tools, runs)
     return Recipe(
         annotate=AnnotateConfig(
             corpus=CorpusConfig(max_tokens=256),  # GPT-2's context is 1,024: prompt, text twice, call
             model=model,
             method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar")),
+            tools=tools,
             output=runs / "annotations",
         ),
         merge=_merge(runs),
@@ -114,9 +117,12 @@ def paper() -> Recipe:
     """GPT-J 6B with all five tools on eight GPUs of 40 GB: ZeRO-3, BF16 (Appendix B)."""
     runs = Path("runs/paper")
     model = ModelConfig()
-    generate = GenerateConfig(model=_finetuned(model, runs))
+    tools = ToolsConfig(index=runs / "index")
+    generate = _generate(model, tools, runs)
     return Recipe(
-        annotate=AnnotateConfig(model=model, ray=RayConfig(actors=8), output=runs / "annotations"),
+        annotate=AnnotateConfig(
+            model=model, tools=tools, ray=RayConfig(actors=8), output=runs / "annotations"
+        ),
         merge=_merge(runs),
         finetune=FinetuneConfig(model=model, data=runs / "augmented", output=runs / "model"),
         generate=generate,
@@ -127,8 +133,13 @@ def paper() -> Recipe:
 RECIPES: dict[RecipeName, Callable[[], Recipe]] = {"demo": demo, "single_gpu": single_gpu, "paper": paper}
 
 
-def _finetuned(model: ModelConfig, runs: Path) -> ModelConfig:
-    return model.model_copy(update={"path": str(runs / "model")})
+def _generate(model: ModelConfig, tools: ToolsConfig, runs: Path, max_new_tokens: int = 64) -> GenerateConfig:
+    """The fine-tuned model with the same tools, on the day it is asked."""
+    return GenerateConfig(
+        model=model.model_copy(update={"path": str(runs / "model")}),
+        tools=tools.model_copy(update={"calendar_today": True}),
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def _merge(runs: Path) -> MergeConfig:

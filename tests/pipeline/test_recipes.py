@@ -20,7 +20,7 @@ def test_every_step_reads_what_the_step_before_it_wrote(name: RecipeName) -> Non
     assert recipe.generate.model.path == str(recipe.finetune.output)
     assert recipe.evaluate.generation == recipe.generate
     assert recipe.finetune.model == recipe.annotate.model
-    assert recipe.generate.tools == recipe.annotate.tools
+    assert recipe.generate.tools == recipe.annotate.tools.model_copy(update={"calendar_today": True})
 
 
 @pytest.mark.parametrize("name", RECIPES)
