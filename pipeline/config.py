@@ -45,15 +45,17 @@ class CorpusConfig(Frozen):
     text_field: str | None = None
     """Field with the text; None recognises raw_content, text, content."""
     url_field: str | None = None
-    """Field with the URL; None recognises url, metadata.url, source_url."""
+    """Field with the URL; None recognises url, source_url (also under metadata) and an id that is one."""
     title_field: str | None = None
     """Field with the title; None recognises title, metadata.title."""
     date_field: str | None = None
-    """Field with the date; None recognises date, date_download, created, timestamp (also under metadata)."""
+    """Field with the date; None recognises date, date_published (also under metadata), no date of a crawl."""
     max_tokens: PositiveInt = 512
     """Longest text in the model's tokens: the prompt, the text twice and a call must fit its context."""
     min_characters: PositiveInt = 20
     """Shorter passages are skipped with a reason."""
+    max_document_characters: PositiveInt = 5_000_000
+    """Longer documents (dumps, logs) are skipped with a reason; in a text file, longer lines."""
     max_texts: int | None = Field(default=None, ge=1)
     """Stop after this many texts; None reads everything."""
 
@@ -116,6 +118,8 @@ class MethodConfig(Frozen):
 class ToolsConfig(Frozen):
     """Where the tools find their data, how long a call may take, and how they run on Ray."""
 
+    service: str = "toolformer"
+    """First part of the Serve applications' names; jobs on one cluster that share it share the tools."""
     encyclopedia: str | None = None
     """Folder, glob or jsonl file with title and text per line: what WikiSearch searches."""
     index: Path = Path("runs/index")
@@ -138,6 +142,8 @@ class ToolsConfig(Frozen):
     """Requests that a replica accepts at a time."""
     max_queued_requests: PositiveInt = 1_024
     """Requests that each client keeps waiting for a replica; further ones are retried until the deadline."""
+    health_check_s: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds between checks of a replica; one that fails three is replaced."""
 
 
 class RayConfig(Frozen):

@@ -29,6 +29,10 @@ TRANSIENT = frozenset({DEADLINE, OVERLOADED, UNREACHABLE, REPLICA_DIED, TOOL_FAI
 
 EMPTY_RESULT = "empty result"
 
+# The tools whose result depends on the text's date; the client leaves it out of other tools' calls, so that
+# equal inputs of different texts are one call.
+DATED_TOOLS = frozenset({"Calendar"})
+
 
 @dataclass(frozen=True, slots=True)
 class ToolInput:

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.errors import ConfigurationError
+
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".jsonl.bz2", ".json.bz2")
 PASSAGE_WORDS = 100
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 
 
-class EncyclopediaError(ValueError):
+class EncyclopediaError(ConfigurationError):
     """The encyclopedia cannot be used; names the file or folder and what to do."""
 
 

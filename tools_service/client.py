@@ -1,0 +1,250 @@
+"""How everybody calls a tool: a list of inputs to a list of results or reasons, in order, never an exception.
+
+Annotation and inference use the same client. It sends equal calls once and remembers their answers, travels
+in lists, gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to their
+contract. `LocalTools` runs tools in this process; `ServeTools` reaches the replicas that service.py
+started, retries what is worth it, and works from a driver, a thread or an async Ray Data actor. Imports Ray
+only when ServeTools is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from pipeline.config import ToolsConfig
+from pipeline.records import ToolName
+from tools_service.contract import (
+    DATED_TOOLS,
+    DEADLINE,
+    EMPTY_RESULT,
+    MALFORMED_ANSWER,
+    OVERLOADED,
+    REPLICA_DIED,
+    TOOL_FAILED,
+    TRANSIENT,
+    UNREACHABLE,
+    MalformedAnswerError,
+    Tool,
+    ToolInput,
+    ToolResult,
+    answer,
+    checked,
+)
+from tools_service.sanitize import CountTokens, clean, count_words
+from tools_service.toolbox import load_tool, prepare, require_available
+
+T = TypeVar("T")
+
+MAX_DEATHS = 3  # replicas lost under one list before its calls are given up
+FIRST_WAIT_S = 0.05
+LONGEST_WAIT_S = 2.0
+
+
+class ToolClient(Protocol):
+    """What steps 3 and 7 need of the tools."""
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        """The answers to `inputs`, in order. Blocks; from a coroutine use `acall`."""
+        ...
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        """The same without blocking the event loop."""
+        ...
+
+
+class _Client(ABC):
+    """What both clients share: everything but how a list reaches its tool."""
+
+    def __init__(self, config: ToolsConfig, count_tokens: CountTokens) -> None:
+        self._config = config
+        self._count_tokens = count_tokens
+        self._cache = _Cache(config.cache_size)
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        """The answers to `inputs`, in order; a reason instead of an exception. Safe from any thread."""
+        return asyncio.run_coroutine_threadsafe(self.acall(tool, inputs), _background_loop()).result()
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        """The answers to `inputs`, in order; a reason instead of an exception."""
+        if tool not in DATED_TOOLS:
+            inputs = [ToolInput(one.text) for one in inputs]
+        answers: dict[ToolInput, ToolResult | None] = {one: self._cache.get((tool, one)) for one in inputs}
+        missing = [one for one, known in answers.items() if known is None]
+        for one, fresh in zip(missing, await self._fetch(tool, missing), strict=True):
+            answers[one] = cleaned = self._cleaned(fresh)
+            self._remember(tool, one, cleaned)
+        return [known for known in map(answers.__getitem__, inputs) if known is not None]
+
+    @abstractmethod
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+        """What the tool says to one list; `deadline` is on the running loop's clock. It is cancelled
+        there."""
+
+    async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
+        deadline = asyncio.get_running_loop().time() + self._config.deadline_s
+        size = self._config.list_size
+        lists = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        answered = await asyncio.gather(*(self._fetch_list(tool, part, deadline) for part in lists))
+        return [result for part in answered for result in part]
+
+    async def _fetch_list(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return checked(await self._ask(tool, inputs, deadline), len(inputs))
+        except TimeoutError:
+            return _all(inputs, DEADLINE)
+        except MalformedAnswerError:
+            return _all(inputs, MALFORMED_ANSWER)
+
+    def _cleaned(self, answered: ToolResult) -> ToolResult:
+        if answered.result is None:
+            return answered
+        text = clean(answered.result, self._config.max_result_tokens, self._count_tokens)
+        return ToolResult(result=text) if text else ToolResult(reason=EMPTY_RESULT)
+
+    def _remember(self, tool: str, one: ToolInput, answered: ToolResult) -> None:
+        timeless = one.date is not None or tool not in DATED_TOOLS  # "today" is another day tomorrow
+        if timeless and answered.reason not in TRANSIENT:
+            self._cache.put((tool, one), answered)
+
+
+class LocalTools(_Client):
+    """Tools in this process. A tool that hangs keeps its (daemon) thread; its calls end at the deadline."""
+
+    def __init__(
+        self, tools: Mapping[str, Tool], config: ToolsConfig, count_tokens: CountTokens = count_words
+    ) -> None:
+        super().__init__(config, count_tokens)
+        self._tools = dict(tools)
+
+    @classmethod
+    def start(
+        cls, config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
+    ) -> LocalTools:
+        """The named tools, built and loaded here; ToolUnavailableError if one cannot be had."""
+        tools = tuple(tools)
+        require_available(tools, config)
+        prepare(tools, config)
+        return cls({name: load_tool(name, config) for name in tools}, config, count_tokens)
+
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+        if tool not in self._tools:
+            return _all(inputs, UNREACHABLE)
+        return await asyncio.wrap_future(_in_thread(functools.partial(answer, self._tools[tool], inputs)))
+
+
+class ServeTools(_Client):
+    """Tools on Ray Serve, as service.py deployed them. Small to pickle: each process finds its own
+    handles."""
+
+    def __init__(self, config: ToolsConfig, count_tokens: CountTokens = count_words) -> None:
+        super().__init__(config, count_tokens)
+        self._handles: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[type[ServeTools], tuple[ToolsConfig, CountTokens]]:
+        return ServeTools, (self._config, self._count_tokens)
+
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+        """Send one list until it is answered: overload waits for the deadline, deaths are counted."""
+        from ray.exceptions import RayActorError, RayError
+        from ray.serve.exceptions import (
+            BackPressureError,
+            DeploymentUnavailableError,
+            RayServeException,
+            ReplicaUnavailableError,
+        )
+
+        deaths, wait_s = 0, FIRST_WAIT_S
+        while True:
+            try:
+                return await self._send(tool, inputs)
+            except BackPressureError:
+                reason = OVERLOADED
+            except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
+                reason, deaths = REPLICA_DIED, deaths + 1
+            except RayServeException:
+                return _all(inputs, UNREACHABLE)
+            except RayError:
+                return _all(inputs, TOOL_FAILED)
+            pause_s = wait_s * random.uniform(0.5, 1.5)
+            if deaths == MAX_DEATHS or asyncio.get_running_loop().time() + pause_s >= deadline:
+                return _all(inputs, reason)
+            await asyncio.sleep(pause_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    async def _send(self, tool: str, inputs: list[ToolInput]) -> object:
+        if tool not in self._handles:
+            self._handles[tool] = await asyncio.to_thread(_handle, application(self._config, tool))
+        response = self._handles[tool].remote(inputs)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+
+def application(config: ToolsConfig, tool: str) -> str:
+    """The name of the Serve application that runs `tool`."""
+    return f"{config.service}-{tool}"
+
+
+def _handle(name: str) -> Any:
+    from ray import serve
+
+    return serve.get_app_handle(name)
+
+
+class _Cache:
+    """The answers used last, at most `size` of them; safe from any thread."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[tuple[str, ToolInput], ToolResult] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, ToolInput]) -> ToolResult | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: tuple[str, ToolInput], value: ToolResult) -> None:
+        with self._lock:
+            self._entries[key] = value
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+
+def _all(inputs: Sequence[ToolInput], reason: str) -> list[ToolResult]:
+    return [ToolResult(reason=reason)] * len(inputs)
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread: unlike an executor's, one that hangs does not keep the process alive."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="tool", daemon=True).start()
+    return future
+
+
+@functools.cache
+def _background_loop() -> asyncio.AbstractEventLoop:
+    """The loop on which blocking calls of this process run."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="tool-calls", daemon=True).start()
+    return loop
