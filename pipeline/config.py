@@ -54,7 +54,7 @@ class CorpusConfig(Frozen):
     """Longest text in the model's tokens: the prompt, the text twice and a call must fit its context."""
     min_characters: PositiveInt = 20
     """Shorter passages are skipped with a reason."""
-    max_document_characters: PositiveInt = 5_000_000
+    max_document_characters: Annotated[int, Field(ge=1, le=2**26)] = 5_000_000
     """Longer documents (dumps, logs) are skipped with a reason; in a text file, longer lines."""
     max_texts: int | None = Field(default=None, ge=1)
     """Stop after this many texts; None reads everything."""
