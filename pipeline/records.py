@@ -47,6 +47,23 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sampled call that is not executed yet (steps 2 and 3).
+
+    `position` is the character offset in the text before which it stands, `token_index` that token's index
+    among the text's tokens, `p_api` the probability of <API> there. `draws` counts the samples that gave
+    this input.
+    """
+
+    tool: ToolName
+    position: int
+    token_index: int
+    p_api: float
+    input: str
+    draws: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One scored call. Losses are weighted negative log-probabilities in nats (paper section 2, "Filtering").
 

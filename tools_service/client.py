@@ -25,18 +25,15 @@ from tools_service.contract import (
     DATED_TOOLS,
     DEADLINE,
     EMPTY_RESULT,
-    MALFORMED_ANSWER,
     OVERLOADED,
     REPLICA_DIED,
     TOOL_FAILED,
     TRANSIENT,
     UNREACHABLE,
-    MalformedAnswerError,
     Tool,
     ToolInput,
     ToolResult,
     answer,
-    checked,
 )
 from tools_service.sanitize import CountTokens, clean, count_words
 from tools_service.toolbox import load_tool, prepare, require_available
@@ -84,7 +81,7 @@ class _Client(ABC):
         return [known for known in map(answers.__getitem__, inputs) if known is not None]
 
     @abstractmethod
-    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         """What the tool says to one list; `deadline` is on the running loop's clock. It is cancelled
         there."""
 
@@ -98,11 +95,9 @@ class _Client(ABC):
     async def _fetch_list(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         try:
             async with asyncio.timeout_at(deadline):
-                return checked(await self._ask(tool, inputs, deadline), len(inputs))
+                return await self._ask(tool, inputs, deadline)
         except TimeoutError:
             return _all(inputs, DEADLINE)
-        except MalformedAnswerError:
-            return _all(inputs, MALFORMED_ANSWER)
 
     def _cleaned(self, answered: ToolResult) -> ToolResult:
         if answered.result is None:
@@ -135,7 +130,7 @@ class LocalTools(_Client):
         prepare(tools, config)
         return cls({name: load_tool(name, config) for name in tools}, config, count_tokens)
 
-    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._tools:
             return _all(inputs, UNREACHABLE)
         return await asyncio.wrap_future(_in_thread(functools.partial(answer, self._tools[tool], inputs)))
@@ -152,7 +147,7 @@ class ServeTools(_Client):
     def __reduce__(self) -> tuple[type[ServeTools], tuple[ToolsConfig, CountTokens]]:
         return ServeTools, (self._config, self._count_tokens)
 
-    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> object:
+    async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         """Send one list until it is answered: overload waits for the deadline, deaths are counted."""
         from ray.exceptions import RayActorError, RayError
         from ray.serve.exceptions import (
@@ -180,12 +175,13 @@ class ServeTools(_Client):
             await asyncio.sleep(pause_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    async def _send(self, tool: str, inputs: list[ToolInput]) -> object:
+    async def _send(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
         if tool not in self._handles:
             self._handles[tool] = await asyncio.to_thread(_handle, application(self._config, tool))
-        response = self._handles[tool].remote(inputs)
+        # Pairs, not our dataclasses: those cost more to pickle than the calculator takes to answer.
+        response = self._handles[tool].remote([(one.text, one.date) for one in inputs])
         try:
-            return await response
+            return [ToolResult(result, reason) for result, reason in await response]
         except asyncio.CancelledError:
             response.cancel()
             raise

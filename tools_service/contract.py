@@ -62,26 +62,11 @@ class Tool(Protocol):
         ...
 
 
-def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-    """What `tool` says to `inputs`; where it raises or breaks the contract, the inputs are asked one by one.
-
-    So one bad input costs itself its result, never its neighbours.
-    """
-    try:
-        return checked(tool(inputs), len(inputs))
-    except Exception as error:  # a tool is isolated here: its failure becomes a reason
-        if len(inputs) != 1:
-            return [result for one in inputs for result in answer(tool, [one])]
-        logger.warning("%s failed on %.80r: %s: %s", tool.name, inputs[0].text, type(error).__name__, error)
-        reason = MALFORMED_ANSWER if isinstance(error, MalformedAnswerError) else TOOL_FAILED
-        return [ToolResult(reason=reason)]
-
-
 class MalformedAnswerError(TypeError):
     """A tool returned something that is not a list of as many results as there were inputs."""
 
 
-def checked(results: object, expected: int) -> list[ToolResult]:
+def _checked(results: object, expected: int) -> list[ToolResult]:
     """`results` if it is a list of `expected` well-formed results; MalformedAnswerError otherwise."""
     if not isinstance(results, list) or len(results) != expected:
         size = f" of {len(results)}" if isinstance(results, list) else ""
@@ -92,3 +77,18 @@ def checked(results: object, expected: int) -> list[ToolResult]:
         if not isinstance(result.reason if result.result is None else result.result, str):
             raise MalformedAnswerError("a ToolResult needs a result or a reason, as text")
     return results
+
+
+def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+    """What `tool` says to `inputs`; where it raises or breaks the contract, the inputs are asked one by one.
+
+    So one bad input costs itself its result, never its neighbours.
+    """
+    try:
+        return _checked(tool(inputs), len(inputs))
+    except Exception as error:  # a tool is isolated here: its failure becomes a reason
+        if len(inputs) != 1:
+            return [result for one in inputs for result in answer(tool, [one])]
+        logger.warning("%s failed on %.80r: %s: %s", tool.name, inputs[0].text, type(error).__name__, error)
+        reason = MALFORMED_ANSWER if isinstance(error, MalformedAnswerError) else TOOL_FAILED
+        return [ToolResult(reason=reason)]

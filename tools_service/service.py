@@ -20,7 +20,7 @@ from pipeline.config import ToolsConfig
 from pipeline.errors import PipelineError
 from pipeline.records import ToolName
 from tools_service.client import ServeTools, application
-from tools_service.contract import Tool, ToolInput, ToolResult, answer
+from tools_service.contract import Tool, ToolInput, answer
 from tools_service.sanitize import CountTokens, count_words
 from tools_service.toolbox import load_tool, prepare, require_available
 
@@ -43,12 +43,13 @@ class Replica:
         self._numbers = itertools.count()
         self._began: dict[int, float] = {}  # requests at work
 
-    def __call__(self, inputs: list[ToolInput]) -> list[ToolResult]:
-        """Answer one list; a failing tool costs single inputs their result (contract.answer)."""
+    def __call__(self, inputs: list[tuple[str, str | None]]) -> list[tuple[str | None, str | None]]:
+        """Answer one list of (text, date) with (result, reason); client.ServeTools speaks the same pairs."""
         number = next(self._numbers)
         self._began[number] = time.monotonic()
         try:
-            return answer(self._tool, inputs)
+            answers = answer(self._tool, [ToolInput(text, date) for text, date in inputs])
+            return [(one.result, one.reason) for one in answers]
         finally:
             del self._began[number]
 
@@ -80,10 +81,13 @@ def start_tools(
 
 def stop_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
     """Take the named tools down, and Serve with them unless it runs something else."""
-    for tool in tools:
-        serve.delete(application(config, tool))
-    if not serve.status().applications:
+    ours = {application(config, tool) for tool in tools}
+    running = set(serve.status().applications)
+    if running <= ours:
         serve.shutdown()  # type: ignore[no-untyped-call]
+    else:
+        for name in sorted(running & ours):
+            serve.delete(name)
 
 
 @contextmanager
