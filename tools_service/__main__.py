@@ -67,9 +67,7 @@ class Serve:
 def call(arguments: Call) -> int:
     """One call, or with --json one for every line of standard input; the exit code."""
     if arguments.json == (arguments.text is not None):
-        raise ToolUnavailableError(
-            "call: give the text of one call, or --json and the texts on standard input"
-        )
+        raise ConfigurationError("call: give the text of one call, or --json and the texts on standard input")
     require_available([arguments.tool], arguments.config, field="TOOL")
     client = LocalTools.start(arguments.config, [arguments.tool])
     if arguments.json:
