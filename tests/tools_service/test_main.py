@@ -1,0 +1,88 @@
+"""`python -m tools_service`: what goes to standard output, and with which code it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools_service.__main__ import main
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_result_is_printed_and_the_code_is_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "Calculator", "27 + 4 * 2"]) == 0
+    assert capsys.readouterr().out == "35\n"
+
+
+def test_the_calendar_takes_a_date_or_todays(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "Calendar", "", "--date", "2023-01-30"]) == 0
+    assert main(["call", "Calendar", ""]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "Today is Monday, January 30, 2023."
+    assert second.startswith("Today is ")
+
+
+def test_a_reason_goes_to_standard_error_and_the_code_is_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "Calculator", "9**9**9"]) == 1
+    assert capsys.readouterr() == ("", "no result: number missing\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["call", "QA", "who?"], "QA is not available yet"),
+        (["call", "WikiSearch", "x", "--index", "nowhere"], "tools.encyclopedia"),
+        (["call", "Calculator"], "--json"),
+        (["call", "Calculator", "1", "--json"], "--json"),
+        (["index"], "--encyclopedia"),
+        (["serve", "--tools", "MT"], "--tools: MT is not available yet"),
+    ],
+)
+def test_a_wrong_command_line_is_explained_with_code_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_json_answers_every_line_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        b'"1+1"',
+        b'"2*"',
+        b"2+2",
+        b"{",
+        b"",
+        b'"\\ud800"',
+        b"\xff",
+        b"[" * 100_000,
+        json.dumps("9" * 10**6).encode(),
+    ]
+    stdin = io.TextIOWrapper(io.BytesIO(b"\n".join(lines) + b"\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["call", "Calculator", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers[0] == {"result": "2", "reason": None}
+    assert [one["result"] for one in answers[1:]] == [None] * 8
+    assert [one["reason"] for one in answers[1:]] == [
+        "number missing",
+        *["not a JSON string"] * 3,
+        "not arithmetic",
+        *["not a JSON string"] * 2,
+        "expression too long",
+    ]
+
+
+def test_index_then_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter [animal] swims."}\n')
+    index = ["--index", str(tmp_path / "index")]
+    assert main(["index", "--encyclopedia", str(tmp_path / "wiki.jsonl"), *index]) == 0
+    assert json.loads(capsys.readouterr().out)["passages"] == 1
+    assert main(["call", "WikiSearch", "otters", *index]) == 0
+    assert capsys.readouterr().out == "Otter > An otter (animal) swims.\n"
