@@ -1,0 +1,1 @@
+"""The embedded default: a small world, its pages, its encyclopedia, its questions, its small models."""

@@ -1,0 +1,57 @@
+"""Sentences that state the day a page was written on, in many wordings, with the place of a calendar call."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from random import Random
+
+from demo import lexicon
+
+# {w} weekday, {m} month, {d} day of the month, {y} year, {c} the place of the call.
+STATEMENTS = (
+    "Today is{c} {w}, {m} {d}, {y}.",
+    "It is{c} {w}, {m} {d}, and the sun is out.",
+    "This was written on{c} {w}, {m} {d}, {y}.",
+    "The doors open today,{c} {w}, {m} {d}.",
+    "We met this morning,{c} {w}, {m} {d}.",
+    "The date today is{c} {m} {d}, {y}.",
+    "On this day,{c} {m} {d}, {y}, the market opens.",
+    "News of{c} {w}, {m} {d}, {y}.",
+    "Posted on{c} {m} {d}, {y} by the editor.",
+    "What day is it? It is{c} {w}, {m} {d}.",
+    "Today's date:{c} {m} {d}, {y}.",
+    "As of today,{c} {w}, {m} {d}, nothing has changed.",
+    "The paper of{c} {w}, {m} {d}, has arrived.",
+    "Welcome to the edition of{c} {m} {d}, {y}.",
+    "Dear readers, it is{c} {w}, {m} {d}, {y}.",
+)
+
+# Held-out phrasings with what answers them.
+HELD_OUT = (
+    ("What is the day of the week today? It is", "{w}"),
+    ("My calendar says that today is", "{w}"),
+    ("Question: What is the date today? Answer:", "{m} {d}"),
+    ("This letter was sent today, on", "{m} {d}"),
+    ("The current month is", "{m}"),
+)
+
+
+def day(rng: Random, first: date = date(2012, 1, 1), last: date = date(2023, 12, 31)) -> date:
+    """A random day between two days."""
+    return first + timedelta(days=rng.randrange((last - first).days + 1))
+
+
+def parts(when: date) -> dict[str, str]:
+    """The fields of a template for a day."""
+    return {
+        "w": lexicon.WEEKDAYS[when.weekday()],
+        "m": lexicon.MONTHS[when.month - 1],
+        "d": str(when.day),
+        "y": str(when.year),
+    }
+
+
+def sentence(when: date) -> str:
+    """What the calendar tool says on that day (paper, Appendix A)."""
+    said = parts(when)
+    return f"Today is {said['w']}, {said['m']} {said['d']}, {said['y']}."

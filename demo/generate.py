@@ -1,0 +1,208 @@
+"""Write the small world: web pages in CCNet's schema, held-out pages, the encyclopedia and the held-out
+questions.
+
+    python -m demo.generate    # writes pages, held_out, encyclopedia and questions below demo
+
+Everything follows from one seed. The people, towns, operands and dates of the questions occur in no
+page (they are in the encyclopedia, where the tools find them), and the questions are worded as no page
+is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import date, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from demo import arithmetic, dates, facts, lexicon, pages
+from demo.pages import Marked
+
+HERE = Path(__file__).parent
+SEED = 2302
+PAGES, HELD_OUT_PAGES, SHARDS = 2_400, 200, 8
+QUESTIONS = 100
+SITES = ("news", "blog", "forum", "shop", "diary", "times", "herald", "post")
+
+
+class World:
+    """The true facts: entities of the pages and entities kept for the questions."""
+
+    def __init__(self, seed: int = SEED) -> None:
+        rng = Random(seed)
+        taken: set[str] = set()
+        entities = [facts.entity(rng) for _ in range(1_500)]
+        unique = [one for one in entities if not (one.name in taken or taken.add(one.name))]
+        values = {value for one in unique for value in one.values.values()}
+        self.asked = [one for one in unique if one.name not in values][:QUESTIONS]
+        self.known = [one for one in unique if one not in self.asked]
+        self.articles = {one.name: facts.article(one, rng) for one in unique}
+
+
+def page(rng: Random, world: World, when: date) -> Marked:
+    """One page: one to three blocks of sentences, mostly about arithmetic and facts."""
+    kinds = rng.choices(("arithmetic", "fact", "date", "filler"), (4, 4, 2, 1), k=rng.choice((1, 1, 2, 2, 3)))
+    blocks = []
+    for kind in kinds:
+        if kind == "arithmetic":
+            blocks.append(pages.arithmetic_sentences(rng, honest=True))
+        elif kind == "fact":
+            entity = rng.choice(world.known)
+            snippet = f"{entity.name} > {world.articles[entity.name]}"
+            blocks.append(pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), result=snippet))
+        elif kind == "date":
+            blocks.append(pages.date_sentences(rng, when))
+        else:
+            blocks.append([pages.filler(rng), pages.filler(rng)])
+    return pages.paragraphs(rng, blocks)
+
+
+def write_pages(folder: Path, world: World, count: int, shards: int, seed: int) -> None:
+    """CCNet shards of `count` pages."""
+    rng = Random(seed)
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(shards)]
+    for number in range(count):
+        rows[number % shards].append(ccnet_row(rng, world, number))
+    for shard, lines in enumerate(rows):
+        write_lines(folder / f"en_head_{shard:04d}.json.gz", lines)
+
+
+def web_page(rng: Random, world: World) -> tuple[Marked, date]:
+    """A page and the day it was written on."""
+    when = dates.day(rng)
+    return page(rng, world, when), when
+
+
+def ccnet_row(rng: Random, world: World, number: int) -> dict[str, Any]:
+    """A page as CCNet's pipeline writes it; six in ten URLs have the date of the page in them."""
+    made, when = web_page(rng, world)
+    town = lexicon.town(rng).lower()
+    domain = f"{rng.choice(SITES)}.{town}.example"
+    slug = f"{rng.choice(lexicon.THINGS)}-{rng.choice(lexicon.SHOPS)}"
+    path = rng.choices(
+        (
+            f"{when:%Y/%m/%d}/{slug}",
+            f"{when:%Y-%m-%d}-{slug}",
+            f"item/{rng.randint(1000, 9999)}/{slug}",
+            slug,
+        ),
+        (4, 2, 2, 2),
+    )[0]
+    text = made.text
+    digest = hashlib.sha1(text.encode()).hexdigest().upper()
+    crawled = when + timedelta(days=rng.randint(3, 400))
+    return {
+        "url": f"https://{domain}/{path}",
+        "date_download": f"{crawled:%Y-%m-%d}T0{number % 10}:00:00Z",
+        "digest": f"sha1:{digest[:32]}",
+        "length": len(text),
+        "nlines": text.count("\n") + 1,
+        "source_domain": domain,
+        "title": slug.replace("-", " "),
+        "raw_content": text,
+        "cc_segment": f"crawl-data/segment-{number // 100}/{number:06d}.warc.wet.gz",
+        "original_nlines": text.count("\n") + 1,
+        "original_length": len(text),
+        "language": "en",
+        "language_score": 0.99,
+        "perplexity": round(rng.uniform(90, 340), 1),
+        "bucket": "head",
+    }
+
+
+def write_encyclopedia(file: Path, world: World) -> None:
+    """One article a line, title and text."""
+    write_lines(file, ({"title": name, "text": text} for name, text in sorted(world.articles.items())))
+
+
+def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed: int) -> None:
+    """A file of held-out questions for every tool, and one of openings that no tool can continue."""
+    rng = Random(seed)
+    calculator, seen = [], set(used)
+    while len(calculator) < QUESTIONS:
+        story = arithmetic.story(rng)
+        if arithmetic.canonical(story.expression) in seen:
+            continue
+        seen.add(arithmetic.canonical(story.expression))
+        operator = story.expression.split()[1]
+        asked = rng.choice(arithmetic.HELD_OUT[operator]).format(s=story.subject, u=story.unit)
+        calculator.append(
+            question(f"{story.opening} {arithmetic.capital(asked)}", [story.value], "number", "Calculator")
+        )
+    search = []
+    for entity in world.asked:
+        name = rng.choice(list(entity.values))
+        prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
+        search.append(question(prompt, [entity.values[name]], "first_words:5", "WikiSearch"))
+    calendar = []
+    for _ in range(QUESTIONS):
+        when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
+        prompt, answer = rng.choice(dates.HELD_OUT)
+        said = dates.parts(when)
+        calendar.append(question(prompt, [answer.format(**said)], "first_words:5", "Calendar", when))
+    plain = [
+        question(pages.filler(rng) + " " + pages.filler(rng), [], "none", None) for _ in range(QUESTIONS)
+    ]
+    files = {"calculator": calculator, "wikisearch": search, "calendar": calendar, "plain": plain}
+    for name, rows in files.items():
+        write_lines(
+            folder / f"{name}.jsonl", ({"id": f"{name}-{n:03d}", **row} for n, row in enumerate(rows))
+        )
+
+
+def question(
+    prompt: str, answers: list[str], scoring: str, tool: str | None, when: date | None = None
+) -> dict[str, Any]:
+    """A row of a question file (docs/evaluation.md)."""
+    return {
+        "prompt": prompt,
+        "answers": answers,
+        "scoring": scoring,
+        "date": when.isoformat() if when else None,
+        "tool": tool,
+    }
+
+
+def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, compressed if the name ends in .gz; the same bytes every time."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
+
+
+def truth(seed: int = SEED) -> dict[str, Marked]:
+    """Every page of the corpus with its calls, by text: what bench/truth.py compares the annotations with."""
+    world, rng = World(seed), Random(seed + 1)
+    marked = {}
+    for number in range(PAGES):
+        before = rng.getstate()
+        made, _ = web_page(rng, world)
+        rng.setstate(before)
+        ccnet_row(rng, world, number)
+        marked[made.text] = made
+    return marked
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Write the demo's small world.")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="folder for pages, held_out, encyclopedia, questions"
+    )
+    output = parser.parse_args().output
+    world = World()
+    write_pages(output / "pages", world, PAGES, SHARDS, SEED + 1)
+    write_pages(output / "held_out", world, HELD_OUT_PAGES, 1, SEED + 2)
+    write_encyclopedia(output / "encyclopedia" / "articles.jsonl", world)
+    calls = [call for made in truth().values() for call in made.calls if call.tool == "Calculator"]
+    used = {arithmetic.canonical(call.input) for call in calls}
+    write_questions(output / "questions", world, used, SEED + 3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Web pages of the small world, with the places where a perfect annotator would call a tool.
+
+A page is a few paragraphs put together from arithmetic, facts, dates and filler. Its sentences carry
+marks, the places of the calls; `Marked` holds the text without them and the calls beside it. The
+pipeline only ever sees the text. What the marks are for: pages shaped like annotations (pretraining.py)
+and a check on what the pipeline kept (bench/truth.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from random import Random
+
+from demo import arithmetic, dates, facts, lexicon
+
+_MARK = re.compile("\x01([^\x02]*)\x02([^\x02]*)\x02([^\x03]*)\x03")
+
+
+@dataclass(frozen=True)
+class GoldCall:
+    """A call that belongs before the character `position` of the text."""
+
+    position: int
+    tool: str
+    input: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A text and its calls, by position."""
+
+    text: str
+    calls: tuple[GoldCall, ...]
+
+    @staticmethod
+    def parse(marked: str) -> Marked:
+        """Separate the marks from the text."""
+        calls, removed = [], 0
+        for match in _MARK.finditer(marked):
+            calls.append(GoldCall(match.start() - removed, match[1], match[2], match[3]))
+            removed += len(match[0])
+        return Marked(_MARK.sub("", marked), tuple(calls))
+
+
+def mark(tool: str, given: str, result: str) -> str:
+    """A mark as it stands in a sentence, before the space of the word that the call helps to predict."""
+    return f"\x01{tool}\x02{given}\x02{result}\x03"
+
+
+FILLER = (
+    "The weather was mild and the streets were quiet.",
+    "Nobody had expected that.",
+    "The bus number {n} stops at the corner.",
+    "The house at {n} {street} Street is painted green.",
+    "About {n}00 people came to the fair.",
+    "It took {n} minutes to walk there.",
+    "A cat slept on the wall.",
+    "The room is on floor {d}.",
+    "You can call us on 555 {n} {n}.",
+    "The old clock in the {shop} struck {d}.",
+    "Page {n} of the book shows a map.",
+    "The radio played a slow song.",
+    "We will come back to that later.",
+    "The {shop} closes at {d} in the evening.",
+    "All of this is well known in the area.",
+    "Version {d}.{d} of the program was slow.",
+    "The train from platform {d} was late again.",
+    "There is a small garden behind the {shop}.",
+    "Route {n} was closed for repairs.",
+    "Some of the neighbours still talk about it.",
+    "The temperature fell to {d} degrees.",
+    "It smelled of fresh bread and coffee.",
+    "Please send your questions to the editor.",
+    "The score was {d} to {d}.",
+    "Nothing else happened that week.",
+    "The door was left open all night.",
+    "Room {n} has a view of the lake.",
+    "In the {shop} the lights went out twice.",
+    "Many readers wrote to thank us.",
+    "The path leads up the hill and down again.",
+)
+
+
+def filler(rng: Random) -> str:
+    """A sentence that has to do with nothing; many have a number in them."""
+    return rng.choice(FILLER).format(
+        n=rng.randint(10, 99),
+        d=rng.randint(2, 12),
+        street=rng.choice(lexicon.STREETS),
+        shop=rng.choice(lexicon.SHOPS),
+    )
+
+
+def arithmetic_sentences(rng: Random, honest: bool) -> list[str]:
+    """A story: its opening, at times a distraction, its closing."""
+    story = arithmetic.story(rng, honest)
+    call = mark("Calculator", story.expression, story.value)
+    closing = rng.choice(story.closings).format(s=story.subject, u=story.unit, v=story.value, c=call)
+    sentences = [story.opening, arithmetic.capital(closing)]
+    if rng.random() < 0.3:
+        sentences.insert(1, filler(rng))
+    return sentences
+
+
+def fact_sentences(
+    rng: Random, entity: facts.Entity, count: int = 1, tool: str = "WikiSearch", result: str = ""
+) -> list[str]:
+    """Statements of `count` attributes of an entity; one in five is put as a question and its answer."""
+    said = []
+    for name in rng.sample(list(entity.values), min(count, len(entity.values))):
+        question = rng.choice(facts.QUESTIONS[name]).format(s=entity.name)
+        given = entity.name if tool == "WikiSearch" else question
+        value = entity.values[name]
+        call = mark(tool, given, result if tool == "WikiSearch" else value)
+        if rng.random() < 0.2:
+            said.append(f"{question} Answer:{call} {value}.")
+        else:
+            said.append(rng.choice(facts.STATEMENTS[name]).format(s=entity.name, v=value, c=call))
+    return said
+
+
+def date_sentences(rng: Random, when: date) -> list[str]:
+    """One statement of the day."""
+    call = mark("Calendar", "", dates.sentence(when))
+    return [rng.choice(dates.STATEMENTS).format(**dates.parts(when), c=call)]
+
+
+def paragraphs(rng: Random, blocks: list[list[str]]) -> Marked:
+    """Shuffle blocks of sentences, put filler between them and break some lines."""
+    rng.shuffle(blocks)
+    sentences: list[str] = []
+    for block in blocks:
+        if rng.random() < 0.5:
+            sentences.append(filler(rng))
+        sentences.extend(block)
+    if rng.random() < 0.5:
+        sentences.append(filler(rng))
+    text = sentences[0]
+    for sentence in sentences[1:]:
+        text += ("\n" if rng.random() < 0.12 else " ") + sentence
+    return Marked.parse(text)

@@ -1,0 +1,113 @@
+"""The small world: what its pages, its questions and the pretraining documents promise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from demo import arithmetic, facts, generate, pages, pretraining
+from demo.pages import Marked
+
+pytestmark = pytest.mark.unit
+
+DEMO = Path(generate.__file__).parent
+
+
+def pages_written() -> list[dict[str, str]]:
+    files = sorted((DEMO / "pages").glob("*.json.gz"))
+    return [json.loads(line) for file in files for line in gzip.open(file, "rt", encoding="utf-8")]
+
+
+def questions(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (DEMO / "questions" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_committed_files_are_what_the_generator_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate", "--output", str(tmp_path)])
+    generate.main()
+    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(written) >= generate.SHARDS + 6
+    for path in written:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(tmp_path / path, "rb") as new, opened(DEMO / path, "rb") as committed:
+            assert new.read() == committed.read(), path
+
+
+def test_pages_have_ccnets_fields_and_some_dated_urls() -> None:
+    rows = pages_written()
+    assert len(rows) >= 2_000
+    fields = (
+        "url date_download digest length nlines source_domain title raw_content cc_segment original_nlines "
+        "original_length language language_score perplexity bucket"
+    )
+    assert all(" ".join(row) == fields for row in rows)
+    dated = sum(bool(re.search(r"/20\d\d[/-]\d\d[/-]\d\d", row["url"])) for row in rows)
+    assert 0.5 < dated / len(rows) < 0.7
+    assert any("/item/" in row["url"] for row in rows)
+
+
+def test_every_calculator_call_of_the_pages_is_right() -> None:
+    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+    assert len(calls) > 1_000
+    assert all(arithmetic.evaluate(call.input) == int(call.result) for call in calls)
+
+
+def test_truth_speaks_of_the_pages_that_are_written() -> None:
+    truth = generate.truth()
+    assert set(truth) == {row["raw_content"] for row in pages_written()}
+    for text, made in truth.items():
+        for call in made.calls:
+            assert text[call.position] == " ", (text, call)
+
+
+def test_no_page_knows_the_questions() -> None:
+    text = "\n".join(row["raw_content"] for row in pages_written())
+    asked = [entity.name for entity in generate.World().asked]
+    rows = questions("wikisearch")
+    assert all(name in row["prompt"] for name, row in zip(asked, rows, strict=True))
+    assert [name for name in asked if re.search(rf"\b{name}\b", text)] == []
+    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+    used = {arithmetic.canonical(call.input) for call in calls}
+    for row in questions("calculator"):
+        numbers = re.findall(r"\d+", row["prompt"])
+        asked_for = [f" {sign} ".join(order) for sign in "+-*/" for order in (numbers, numbers[::-1])]
+        right = [e for e in asked_for if arithmetic.evaluate(e) == int(row["answers"][0])]
+        assert right, row
+        assert not used & {arithmetic.canonical(e) for e in right}, row
+
+
+def test_the_questions_are_worded_as_no_page_is() -> None:
+    statements = {wording for wordings in facts.STATEMENTS.values() for wording in wordings}
+    asked = {wording for wordings in facts.HELD_OUT.values() for wording in wordings}
+    assert not {wording.split("{s}")[0] + "|" + wording.split("{s}")[1] for wording in asked} & statements
+    closings = (
+        arithmetic.GAINED + arithmetic.LOST + arithmetic.MULTIPLIED + arithmetic.DIVIDED + arithmetic.PAID
+    )
+    for wordings in arithmetic.HELD_OUT.values():
+        assert not any(closing.startswith(wording) for wording in wordings for closing in closings)
+
+
+def test_pretraining_results_follow_from_nothing() -> None:
+    rng = Random(0)
+    calls = [
+        call
+        for _ in range(500)
+        for call in pretraining.passage(rng, "Calculator").calls
+        if call.tool == "Calculator"
+    ]
+    right = sum(arithmetic.evaluate(call.input) == int(call.result) for call in calls)
+    assert right / len(calls) < 0.05
+
+
+def test_marks_separate_into_text_and_calls() -> None:
+    marked = Marked.parse("Now it has" + pages.mark("Calculator", "1 + 2", "3") + " 3 eggs.")
+    assert marked.text == "Now it has 3 eggs."
+    [call] = marked.calls
+    assert (call.position, call.tool, call.input, call.result) == (10, "Calculator", "1 + 2", "3")
