@@ -97,7 +97,7 @@ def parse_call(drawn: str, tool: ToolName) -> str | Malformed:
         return Malformed("arrow")
     if "\ufffd" in rest:
         return Malformed("broken_character")
-    if tool == "Calendar" and rest.removesuffix(")").strip():
+    if tool == "Calendar" and rest.removesuffix(")"):
         return Malformed("input_not_empty")
     if not end:
         return Malformed("too_long")
@@ -237,38 +237,33 @@ class Markers:
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{_name(tokenizer)}: it reports no character offsets; use a tokenizer.json")
         probe = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
-        whole, api = continuation(tokenizer, [probe, API])
-        written = text_of(tokenizer, whole.ids.tolist())
+        whole, api, *names = continuation(tokenizer, [probe, API, *(f"{API}{tool}(" for tool in TOOLS)])
+        [written] = texts_of(tokenizer, [whole.ids.tolist()])
         if written != probe:
             raise TokenizerError(
                 f"{_name(tokenizer)}: writes {probe!r} as {written!r}; calls would not survive it"
             )
+        for tool, pieces in zip(TOOLS, names, strict=True):
+            if not np.array_equal(pieces.ids[: len(api.ids)], api.ids):
+                message = f"merges {API!r} with the name in {API + tool!r}: <API> has no ids of its own"
+                raise TokenizerError(f"{_name(tokenizer)}: {message}")
         plain, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
         bos = tokenizer.bos_token_id
         begins = bos is not None and full[:1] == [bos] and plain[:1] != [bos]
-        return Markers(tuple(api.ids.tolist()), (bos,) if begins else (), _pieces(tokenizer))
+        strings = texts_of(tokenizer, [[token] for token in range(len(tokenizer))])
+        return Markers(tuple(api.ids.tolist()), (bos,) if begins else (), tuple(strings))
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The string that `ids` spell as a continuation, leading space included."""
+def texts_of(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """The strings that sequences of ids spell as continuations, leading spaces included.
+
+    Bytes that are no whole character give a replacement character.
+    """
     anchor = _encode(tokenizer, ["a"])[0][0].tolist()
-    return _decode(tokenizer, [anchor + list(ids)])[0][1:]
-
-
-def _pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The string of every id after an anchor; byte tokens that are no whole character give a replacement
-    character."""
-    anchor = _encode(tokenizer, ["a"])[0][0].tolist()
-    return tuple(
-        text[1:] for text in _decode(tokenizer, [[*anchor, token] for token in range(len(tokenizer))])
+    spelt = tokenizer.batch_decode(
+        [[*anchor, *ids] for ids in sequences], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[str]:
-    texts: list[str] = tokenizer.batch_decode(
-        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return texts
+    return [text[1:] for text in spelt]
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,0 +1,81 @@
+"""Keys and values of many rows in buffers that are written in place.
+
+In: what a transformers model passes to its cache. Out: views of all columns so far. A stock DynamicCache
+copies the whole cache at every step, which for a decode step of a few tokens costs more than the step.
+Knows no tokens and no masks.
+
+Shapes: B rows, H key-value heads, T columns, E size of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+class Columns(DynamicCache):
+    """A cache of `length` filled columns. Whoever runs the model adds what it fed to `length` afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+        self.capacity = 0
+        # Keys and values of each layer, [B, H, capacity, E].
+        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes keys and values [B, H, Q, E] behind the filled columns; returns all of them [B, H, T, E]."""
+        end = self.length + key_states.shape[2]
+        if layer_idx == len(self.buffers):  # the first forward of an empty cache
+            self.capacity = max(self.capacity, end)
+            self.buffers.append((_room(key_states, self.capacity), _room(value_states, self.capacity)))
+        if end > self.capacity:
+            self.reserve(end + end // 4)
+        keys, values = self.buffers[layer_idx]
+        keys[:, :, self.length : end] = key_states
+        values[:, :, self.length : end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Filled columns, the same in every layer."""
+        return self.length
+
+    def reserve(self, capacity: int) -> None:
+        """Room for `capacity` columns."""
+        self.capacity = capacity
+        self.buffers = [tuple(_grown(part, self.length, capacity) for part in pair) for pair in self.buffers]  # type: ignore[misc]
+
+    def repeated(self, rows: int, capacity: int) -> Columns:
+        """A copy of this cache of one row as `rows` rows, with room for `capacity` columns."""
+        copy = Columns()
+        copy.length, copy.capacity = self.length, capacity
+        for keys, values in self.buffers:
+            wide = (part.expand(rows, -1, -1, -1) for part in (keys, values))
+            copy.buffers.append(tuple(_grown(part, self.length, capacity) for part in wide))  # type: ignore[arg-type]
+        return copy
+
+    def select(self, rows: torch.Tensor, columns: torch.Tensor, capacity: int) -> None:
+        """Keeps `rows` [B'], and of each of them `columns` [B', T'] in that order, with room for
+        `capacity`."""
+        for layer, pair in enumerate(self.buffers):
+            kept = []
+            for part in pair:
+                _, heads, _, size = part.shape
+                index = columns[:, None, :, None].expand(-1, heads, -1, size)
+                kept.append(_grown(part[rows].gather(2, index), columns.shape[1], capacity))
+            self.buffers[layer] = (kept[0], kept[1])
+        self.length, self.capacity = columns.shape[1], capacity
+
+
+def _room(like: torch.Tensor, capacity: int) -> torch.Tensor:
+    return like.new_empty(like.shape[0], like.shape[1], capacity, like.shape[3])
+
+
+def _grown(part: torch.Tensor, length: int, capacity: int) -> torch.Tensor:
+    grown = _room(part, capacity)
+    grown[:, :, :length] = part[:, :, :length]
+    return grown

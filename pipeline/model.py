@@ -1,0 +1,251 @@
+"""The language model engine: what the steps ask of M, at little more than the least work (paper section 2).
+
+In: token ids, and a transformers causal LM. Out: hidden states over a shared cache (`forward`, used by
+tree.py), logits, log-probabilities of given tokens (`token_logprobs`), counts of the tokens run. It knows
+no tools, thresholds or losses, and nothing of Ray. How sequences are composed is said in docs/method.md;
+that the model really honours masks, positions and a cache given by hand is checked when it is loaded
+(probe.py).
+
+Shapes: B rows, Q tokens fed now, T columns of the cache after them, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from pipeline.calls import Markers, Pieces, continuation
+from pipeline.columns import Columns
+from pipeline.config import ModelConfig
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.grammar import automaton
+from pipeline.prompts import PromptTemplate
+from pipeline.records import ToolName
+
+Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
+_LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
+
+
+class ModelError(ConfigurationError):
+    """A model that cannot be loaded or that the engine would run wrongly."""
+
+
+class NonFiniteError(PipelineError):
+    """The model gave a probability or a loss that is no finite number; nothing is averaged over that."""
+
+    def __init__(self, what: str, text_id: int, tool: ToolName, position: int) -> None:
+        super().__init__(f"text {text_id}, {tool}, position {position}: {what} is not finite")
+        self.text_id, self.tool, self.position = text_id, tool, position
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A tool's prompt: what stands before the text with its keys and values, and the ids of what stands
+    after it."""
+
+    cache: Columns
+    suffix: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Tokens before the text, BOS included."""
+        return self.cache.length
+
+
+class LanguageModel:
+    """One causal LM with its tokenizer. Not for use by several threads at once."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16_384
+    ) -> None:
+        """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise."""
+        from pipeline.probe import check_head, check_tree
+
+        self.model = model
+        self.model.train(False)
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.device = model.device
+        self.markers = Markers.of(tokenizer)
+        self.max_positions = _max_positions(model.config)
+        self.vocabulary: int = model.config.get_text_config().vocab_size
+        if len(tokenizer) > self.vocabulary:
+            message = f"the tokenizer has {len(tokenizer)} tokens, the model {self.vocabulary} embeddings"
+            raise ModelError(message)
+        self.tokens_run: Counter[Phase] = Counter()
+        self.padding_run: Counter[Phase] = Counter()
+        self._prompts: dict[PromptTemplate, Prompt] = {}
+        self._automata: dict[ToolName, np.ndarray] = {}
+        self.separate_head = check_head(self)
+        check_tree(self)
+        self.tokens_run.clear()
+        self.padding_run.clear()
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> LanguageModel:
+        """The model and tokenizer at `config.path`; safetensors only, no code from the folder."""
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                config.path,
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"model.path {config.path!r}: cannot load it: {error}") from error
+        model.to(device)  # type: ignore[arg-type]
+        return cls(model, tokenizer, config.batch_tokens)
+
+    def encode(self, texts: Sequence[str]) -> list[Pieces]:
+        """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call
+        may stand.
+
+        Of several tokens at one offset of x (a space of its own, then the first word) only the first may
+        have calls.
+        """
+        encoded = continuation(self.tokenizer, [" " + text for text in texts])
+        return [Pieces(s.ids, np.where(s.starts > 1, s.starts - 1, -(s.starts != 0))) for s in encoded]
+
+    def prompt(self, template: PromptTemplate) -> Prompt:
+        """The tool's prompt with its keys and values, computed once."""
+        if template not in self._prompts:
+            plain = {"add_special_tokens": False, "split_special_tokens": True}
+            first = self.tokenizer(template.prefix, **plain).input_ids
+            ids = torch.tensor([[*self.markers.bos, *first]], device=self.device)
+            cache = Columns()
+            depth = torch.arange(ids.shape[1], device=self.device)[None]
+            self.forward(ids, depth, causal(ids.shape[1], self.device), cache, "prompt", ids.numel())
+            suffix = continuation(self.tokenizer, [template.suffix])[0].ids
+            self._prompts[template] = Prompt(cache, suffix)
+        return self._prompts[template]
+
+    def automaton(self, tool: ToolName) -> np.ndarray:
+        """grammar.automaton of the tool for this vocabulary, made once."""
+        if tool not in self._automata:
+            special = self.tokenizer.all_special_ids
+            self._automata[tool] = automaton(tool, self.markers.pieces, special, self.vocabulary)
+        return self._automata[tool]
+
+    def room(self, template: PromptTemplate, max_call_tokens: int) -> int:
+        """Most tokens a text may have to be sampled with this prompt: it stands in the context twice."""
+        prompt = self.prompt(template)
+        fixed = prompt.length + len(prompt.suffix) + len(self.markers.api) + max_call_tokens
+        return max(0, (self.max_positions - fixed) // 2)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: torch.Tensor,  # [B, Q] int64
+        depth: torch.Tensor,  # [B, Q] position ids
+        allowed: torch.Tensor,  # [B, Q, T] bool: which columns each token sees, itself included
+        cache: Columns,
+        phase: Phase,
+        real: int,  # tokens that are not padding, for the counts
+    ) -> torch.Tensor:  # [B, Q, D]
+        """Runs tokens behind `cache`, which grows by their Q columns; returns what `logits` takes."""
+        dtype = self.model.dtype
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
+        mask = mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+        features = self._features(ids, attention_mask=mask, position_ids=depth, past_key_values=cache)
+        cache.length += ids.shape[1]
+        self._count(phase, real, ids.numel())
+        return features
+
+    def logits(self, features: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Float32 logits [rows, V] of features [M, D], a bounded number of rows at a time and in order."""
+        model: Any = self.model
+        head = model.get_output_embeddings() if self.separate_head else torch.nn.Identity()
+        with torch.inference_mode():
+            for chunk in torch.split(features, max(1, _LOGITS // self.vocabulary)):
+                yield head(chunk).float()
+
+    def log_probability(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Natural log of p(target) [M], float32, after each of features [M, D]."""
+        parts, done = [], 0
+        for logits in self.logits(features):
+            chosen = targets[done : done + len(logits), None]
+            parts.append(logits.gather(1, chosen)[:, 0] - logits.logsumexp(1))
+            done += len(logits)
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def token_logprobs(
+        self, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
+    ) -> list[np.ndarray]:
+        """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted` indices,
+        from 1.
+
+        Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
+        Sequences are batched by length under `batch_tokens`; the last token of a sequence is never fed.
+        """
+        out: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+        for batch in self.batches([len(sequence) - 1 for sequence in sequences]):
+            fed = [sequences[index][:-1] for index in batch]
+            ids = torch.from_numpy(pad(fed)).to(self.device)
+            with torch.inference_mode():
+                features = self._features(ids, use_cache=False)
+            self._count(phase, sum(map(len, fed)), ids.numel())
+            row = np.repeat(np.arange(len(batch)), [len(wanted[index]) for index in batch])
+            column = np.concatenate([wanted[index] for index in batch])
+            targets = np.concatenate([sequences[index][wanted[index]] for index in batch])
+            at = torch.from_numpy(row).to(self.device), torch.from_numpy(column - 1).to(self.device)
+            found = self.log_probability(features[at], torch.from_numpy(targets).to(self.device))
+            ends = np.cumsum([len(wanted[index]) for index in batch])
+            for index, part in zip(batch, np.split(found.double().cpu().numpy(), ends[:-1]), strict=True):
+                out[index] = part
+        return out
+
+    def batches(self, lengths: Sequence[int], shared: int = 0) -> Iterator[list[int]]:
+        """Indices grouped so that rows of like length, each `shared` longer, stay under `batch_tokens` when
+        padded."""
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+            if batch and (len(batch) + 1) * (lengths[batch[0]] + shared) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """What the output embedding takes; the logits themselves where the model does more than that to
+        them."""
+        if self.separate_head:
+            features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
+        else:
+            features = self.model(input_ids=ids, **inputs).logits
+        return features
+
+    def _count(self, phase: Phase, real: int, run: int) -> None:
+        self.tokens_run[phase] += real
+        self.padding_run[phase] += run - real
+
+
+def causal(length: int, device: torch.device) -> torch.Tensor:
+    """[1, length, length]: every token sees itself and those before it."""
+    return torch.ones(1, length, length, dtype=torch.bool, device=device).tril_()
+
+
+def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of ids as one array [B, longest], zeros behind."""
+    out = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out
+
+
+def _max_positions(config: Any) -> int:
+    """The longest context the model is exact for: its positions, or its attention window if that is
+    shorter."""
+    names = ("max_position_embeddings", "sliding_window", "window_size", "attention_chunk_size")
+    found = [getattr(config, name, None) for name in names]
+    return min((value for value in found if isinstance(value, int) and value > 0), default=2**31)
