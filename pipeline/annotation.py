@@ -1,0 +1,240 @@
+"""Steps 1-4 on Ray: corpus → annotators → Parquet (paper section 2), from a corpus of any size.
+
+    TextSource ─► batches of texts ─► annotating actors (one model each) ─► rows/*.parquet
+                                          └─ calls, in lists ─► tools on Ray Serve
+
+In: `AnnotateConfig`. Out, in `config.output`: rows/*.parquet (ANNOTATION_SCHEMA, one row per text) and
+manifest.json. A run that was killed goes on when it is started again: it reads what is missing and leaves the
+rows that an undisturbed run would have left (docs/decisions/0004). What happens to one batch of texts is in
+annotator.py; nothing is decided about calls here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.config import AnnotateConfig
+from pipeline.corpus import Shard, list_shards, require_readable
+from pipeline.counts import COLUMNS, count_rows
+from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, load_tokenizer, read_groups
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_rows
+from pipeline.outputs import Ids, now, settle, sole_writer
+from pipeline.progress import shown, start_tally
+from pipeline.records import ANNOTATION_SCHEMA
+from tools_service.client import ToolClient
+
+logger = logging.getLogger(__name__)
+
+BATCHES_IN_FLIGHT = 2
+"""Per actor: while one waits for tools, the other has the model."""
+# Reading stays this far ahead of the annotators at most, and a batch's rows are one block, hence one file.
+_BLOCK_BYTES = 8 * 2**20
+_NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a model of many GB may take long to load
+_OTHER_CPUS = 3  # reading, cutting into batches and writing, besides annotators and tools
+
+
+class AnnotationError(PipelineError):
+    """The run stopped. What was written stays; the same command goes on."""
+
+
+def annotate(config: AnnotateConfig) -> AnnotationManifest:
+    """Annotate the corpus into `config.output`, or go on with it, or find that it is done.
+
+    Raises ConfigurationError before anything runs (no readable document, an output of another recipe or in
+    use by another process, no such tool or model), and AnnotationError when the run stops.
+    """
+    shards = list_shards(config.corpus)
+    require_readable(shards, config.corpus)
+    load_tokenizer(config.model.path)
+    with sole_writer(config.output):
+        manifest = begin(config.output, config, shards)
+        if manifest.state == "finished":
+            logger.info("%s: finished before, nothing to do", config.output)
+            return manifest
+        return _run(_absolute(config), shards, manifest)
+
+
+def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationManifest) -> AnnotationManifest:
+    rows = config.output / ROWS
+    rows.mkdir(exist_ok=True)
+    session, clock = Session(started=now()), time.monotonic()
+    manifest.with_session(session).write(config.output)
+    done = settle(rows)
+    if len(done):
+        logger.info("%s: going on after %d texts", config.output, len(done))
+    texts = _run_graph(config, shards, done)
+    written = len(settle(rows))
+    if written != texts:
+        raise AnnotationError(f"{config.output}: {texts} texts were read, but there are {written} rows")
+    counts = count_rows(read_rows(config.output, COLUMNS), config.method)
+    session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
+    manifest = manifest.with_session(session).model_copy(update={"state": "finished", "counts": counts})
+    manifest.write(config.output)
+    return manifest
+
+
+def _absolute(config: AnnotateConfig) -> AnnotateConfig:
+    """Workers have a working folder of their own."""
+    local = Path(config.model.path)
+    model = config.model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else config.model
+    prompts = config.method.prompts and config.method.prompts.resolve()
+    method = config.method.model_copy(update={"prompts": prompts})
+    return config.model_copy(update={"model": model, "method": method, "output": config.output.resolve()})
+
+
+def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids) -> int:
+    """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
+    from tools_service.service import tools_on_ray
+
+    count = TokenCounter(config.model.path)
+    with (
+        _cluster(config),
+        tools_on_ray(config.tools, config.method.tools, count) as tools,
+        DataContext.current(_data_context()),
+    ):
+        groups = read_groups(shards, config.corpus)
+        tally = start_tally(len(groups), len(done))
+        texts = ray.data.read_datasource(
+            TextSource(groups, Corpus(config.corpus, count, ray.put(done), tally))
+        )
+        # Strict, and in order: batches are cut in the same places whatever was done before, so a text is
+        # computed in the same company, and its row is the same to the last bit.
+        batches = texts.repartition(target_num_rows_per_block=config.ray.texts_per_batch, strict=True)
+        annotated = batches.map_batches(
+            AnnotateBatch,
+            fn_constructor_args=(config, tools, tally),
+            batch_size=config.ray.texts_per_batch,
+            batch_format="pyarrow",
+            num_cpus=config.ray.cpus_per_actor,
+            num_gpus=config.ray.gpus_per_actor,
+            compute=ActorPoolStrategy(
+                min_size=config.ray.actors,
+                max_size=config.ray.actors,
+                initial_size=config.ray.actors,
+                max_tasks_in_flight_per_actor=2 * BATCHES_IN_FLIGHT,
+                max_concurrent_calls_per_actor=BATCHES_IN_FLIGHT,
+            ),
+        )
+        with shown(tally, "annotate"), _typed_errors(config.output):
+            annotated.write_parquet(str(config.output / ROWS))
+        return int(ray.get(tally.total.remote()))
+
+
+class AnnotateBatch:
+    """One annotating actor: a model of its own, and the tools that all share."""
+
+    def __init__(self, config: AnnotateConfig, tools: ToolClient, tally: Any) -> None:
+        import torch
+
+        from pipeline.annotator import Annotator
+        from pipeline.model import LanguageModel
+
+        model = config.model
+        if not config.ray.gpus_per_actor:
+            torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
+            model = model.model_copy(update={"device": "cpu"})
+        self._annotator = Annotator(LanguageModel.load(model), tools, config.method)
+        self._tally = tally
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """A block of TEXT_SCHEMA → one of ANNOTATION_SCHEMA, row by row."""
+        texts = from_block(batch)
+        try:
+            annotations = await self._annotator.aannotate(texts)
+        except PipelineError as error:
+            raise AnnotationError(str(error)) from error  # survives the way to the driver, whatever it was
+        self._tally.annotated.remote(len(texts))
+        return pa.Table.from_pylist([one.to_row() for one in annotations], schema=ANNOTATION_SCHEMA)
+
+
+@contextmanager
+def _cluster(config: AnnotateConfig) -> Iterator[None]:
+    """The cluster this process is connected to, or the one that is named, or a local one for this run."""
+    started = not ray.is_initialized()
+    if started:
+        _connect(config)
+    try:
+        _check_resources(config)
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(config: AnnotateConfig) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigurationError(f"ray.address {address!r}: no Ray cluster there: {error}") from error
+        return
+    # Logical CPUs only bound how many processes run at once; too few, and the graph's operators wait for each
+    # other for ever.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
+    ray.init(address="local", num_cpus=max(os.cpu_count() or 1, math.ceil(_cpus(config))), **quiet)
+
+
+def _cpus(config: AnnotateConfig) -> float:
+    annotators = config.ray.actors * config.ray.cpus_per_actor
+    tools = len(config.method.tools) * config.tools.replicas * config.tools.cpus_per_replica
+    return annotators + tools + _OTHER_CPUS
+
+
+def _check_resources(config: AnnotateConfig) -> None:
+    """Say so where the graph would wait for machines: an autoscaler may bring them, or nobody will."""
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    wanted = {"CPU": _cpus(config), "GPU": config.ray.actors * config.ray.gpus_per_actor}
+    for name, amount in wanted.items():
+        if there.get(name, 0) < amount:
+            logger.warning(
+                "ray.actors = %d and the tools need %g %ss, the cluster has %g: waiting until it has grown",
+                config.ray.actors,
+                amount,
+                name,
+                there.get(name, 0),
+            )
+
+
+def _data_context() -> DataContext:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False  # progress.py draws one line instead
+    context.print_on_execution_start = False
+    context.target_max_block_size = _BLOCK_BYTES
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return context
+
+
+@contextmanager
+def _typed_errors(output: Path) -> Iterator[None]:
+    """Ray's errors round one of ours become ours again."""
+    try:
+        yield
+    except Exception as error:
+        ours = _find(error)
+        if ours is None:
+            raise
+        raise AnnotationError(
+            f"{ours}. What was written to {output} stays; the same command goes on"
+        ) from error
+
+
+def _find(error: BaseException | None) -> PipelineError | None:
+    while error is not None and not isinstance(error, PipelineError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error

@@ -1,0 +1,182 @@
+"""manifest.json of an annotation folder: what was asked, with which versions, and what became of every text.
+
+The counts are sums over the rows on disk, streamed, so they are exact however often the run was interrupted.
+docs/outputs.md explains every field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.dataset as pads
+from pydantic import ValidationError
+
+from pipeline import __version__
+from pipeline.config import AnnotateConfig, Frozen
+from pipeline.corpus import Shard
+from pipeline.counts import Counts
+from pipeline.errors import ConfigurationError
+from pipeline.outputs import parquet_files, write_whole
+
+MANIFEST = "manifest.json"
+ROWS = "rows"
+_BATCH_ROWS = 1_024
+# What the rows do not depend on: a run may go on with other values of these.
+_OPERATIONAL: dict[str, Any] = {
+    "ray": True,
+    "output": True,
+    "model": {"device", "batch_tokens"},
+    "tools": {
+        "service",
+        "index",
+        "deadline_s",
+        "list_size",
+        "cache_size",
+        "replicas",
+        "cpus_per_replica",
+        "max_ongoing_requests",
+        "max_queued_requests",
+        "health_check_s",
+    },
+}
+
+
+class ManifestError(ConfigurationError):
+    """A folder whose manifest is missing, unreadable, unfinished, or of another run."""
+
+
+class CorpusState(Frozen):
+    """The files that were read, to notice that they have changed."""
+
+    files: int
+    bytes: int | None
+    digest: str
+
+    @staticmethod
+    def of(shards: Sequence[Shard]) -> CorpusState:
+        """From names and sizes; contents are not read."""
+        sizes = [shard.size for shard in shards]
+        listing = "\n".join(sorted(f"{shard.name} {shard.size}" for shard in shards))
+        known = [size for size in sizes if size is not None]
+        digest = hashlib.blake2b(listing.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return CorpusState(
+            files=len(sizes), bytes=sum(known) if len(known) == len(sizes) else None, digest=digest
+        )
+
+
+class Session(Frozen):
+    """One start of the run. A session that was killed has no end."""
+
+    started: str
+    finished: str | None = None
+    wall_s: float | None = None
+
+
+class AnnotationManifest(Frozen):
+    """manifest.json, typed."""
+
+    state: Literal["unfinished", "finished"]
+    recipe: AnnotateConfig
+    versions: dict[str, str]
+    corpus: CorpusState
+    sessions: tuple[Session, ...]
+    counts: Counts | None = None
+
+    def with_session(self, session: Session) -> AnnotationManifest:
+        """The same with one session more."""
+        return self.model_copy(update={"sessions": (*self.sessions, session)})
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's manifest, whole."""
+        write_whole(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> AnnotationManifest:
+    """The manifest of a folder that annotate wrote, finished or not. ManifestError if there is none."""
+    path = folder / MANIFEST
+    try:
+        return AnnotationManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ManifestError(f"{folder}: not a folder that annotate wrote, there is no {MANIFEST}") from error
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ManifestError(f"{path}: not a manifest of this version of annotate: {error}") from error
+
+
+def begin(folder: Path, config: AnnotateConfig, shards: Sequence[Shard]) -> AnnotationManifest:
+    """The manifest to go on with: a new one, or that of an earlier run of the same recipe on the same files.
+
+    ManifestError, naming the fields, if rows of another recipe are in the folder.
+    """
+    manifest = AnnotationManifest(
+        state="unfinished", recipe=config, versions=versions(), corpus=CorpusState.of(shards), sessions=()
+    )
+    if (folder / MANIFEST).exists():
+        before = read_manifest(folder)
+        if differing := _differences(before, manifest):
+            raise ManifestError(
+                f"{folder} was begun with another recipe; choose another output, or remove it to start over. "
+                f"Different: {'; '.join(differing)}"
+            )
+        return manifest.model_copy(
+            update={"state": before.state, "sessions": before.sessions, "counts": before.counts}
+        )
+    if parquet_files(folder / ROWS):
+        raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and what the rows depend on."""
+    packages = ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
+    return {"python": platform.python_version(), "toolformer-on-ray": __version__} | {
+        package: _version(package) for package in packages
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _differences(before: AnnotationManifest, after: AnnotationManifest) -> list[str]:
+    """``field: before → now`` for everything the rows depend on."""
+    then, now = (
+        _flat(manifest.recipe.model_dump(mode="json", exclude=_OPERATIONAL)) for manifest in (before, after)
+    )
+    fields = [
+        f"{name}: {then.get(name)!r} → {now.get(name)!r}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if not fields and before.corpus != after.corpus:
+        fields.append(
+            f"the files of the corpus: {before.corpus.files} of {before.corpus.bytes} bytes → "
+            f"{after.corpus.files} of {after.corpus.bytes} bytes"
+        )
+    return fields
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def read_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of an annotation folder, streamed, in the order of the files' names."""
+    files = [str(path) for path in parquet_files(folder / ROWS)]
+    if not files:
+        return
+    for batch in pads.dataset(files, format="parquet").to_batches(columns=columns, batch_size=_BATCH_ROWS):
+        yield from batch.to_pylist()

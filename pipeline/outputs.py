@@ -1,0 +1,142 @@
+"""Output folders: one writer at a time, every row once, small files written whole.
+
+What `annotate` writes is a folder of Parquet files, each written by one task and complete or unreadable: a
+Parquet file's index stands at its end. So the rows on disk are the only record of what is done; there is no
+second one that could disagree (docs/decisions/0004). `settle` brings such a folder into order after anything
+that may have happened to the process that wrote it. Knows nothing of what is in the rows but their `text_id`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+_PART = ".part"
+_READERS = 8
+
+Ids = NDArray[np.int64]
+
+
+class OutputInUseError(ConfigurationError):
+    """Another process writes into the folder."""
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make `folder`, and keep it from every other process that asks. OutputInUseError if one has it already.
+
+    The operating system lets go of the lock when its holder dies, however it dies, so none is ever stale. The
+    file says who holds it; it stays behind, empty.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise OutputInUseError(
+                f"{folder}: {lock.read() or 'another process'} is writing here; wait for it, stop it, or "
+                "choose another output"
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s); start only one run on it at a time", folder, error)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()},")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    part = path.with_name(path.name + _PART)
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """The folder's finished Parquet files, in the order of their names."""
+    return sorted(folder.glob("*.parquet"))
+
+
+def settle(folder: Path) -> Ids:
+    """Remove what was not finished and what stands there twice; the ids of all rows, sorted.
+
+    A file without its index was being written when its writer died: it goes, its texts will be done again. An
+    id can stand in two files if tasks of a killed run outlived it for a moment while the next one had begun;
+    equal ids have equal rows, so any one of them may stay. To be called while nothing writes.
+    """
+    for part in folder.glob(f"*{_PART}"):
+        part.unlink()
+    files = parquet_files(folder)
+    with ThreadPoolExecutor(_READERS) as pool:
+        ids = list(pool.map(_ids_or_remove, files))
+    together = np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
+    if not (together[1:] == together[:-1]).any():
+        return together
+    _remove_twins(files, ids)
+    return np.unique(together)
+
+
+def _ids_or_remove(path: Path) -> Ids:
+    try:
+        ids: Ids = pq.read_table(path, columns=["text_id"])["text_id"].to_numpy()
+    except (pa.ArrowInvalid, EOFError) as error:
+        logger.warning("%s: was not written to its end, its texts will be done again (%s)", path, error)
+        path.unlink()
+        return np.empty(0, np.int64)
+    return ids
+
+
+def _remove_twins(files: Sequence[Path], ids: Sequence[Ids]) -> None:
+    seen: set[int] = set()
+    for path, own in zip(files, ids, strict=True):
+        fresh = [index for index, text_id in enumerate(own.tolist()) if not _seen(seen, text_id)]
+        if len(fresh) == len(own):
+            continue
+        logger.warning("%s: %d rows stand in other files too and are removed", path, len(own) - len(fresh))
+        if not fresh:
+            path.unlink()
+            continue
+        part = path.with_name(path.name + _PART)
+        pq.write_table(pq.read_table(path).take(pa.array(fresh)), part)
+        part.replace(path)
+
+
+def _seen(seen: set[int], text_id: int) -> bool:
+    known = text_id in seen
+    seen.add(text_id)
+    return known
+
+
+def write_json(path: Path, content: object) -> None:
+    """`content` as indented JSON, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,74 @@
+"""How far a run is: one counter for all processes, one line for the user.
+
+`Tally` is an actor on the driver's node that read tasks and annotators report to. `shown` draws it meanwhile
+as a progress bar; the total appears once every shard has been read.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tqdm import tqdm
+
+_EVERY_S = 0.5
+_EVERY_S_IN_LOGS = 30.0
+
+
+class Tally:
+    """Texts read, by read task, and texts annotated."""
+
+    def __init__(self, tasks: int, done: int) -> None:
+        self._tasks = tasks
+        self._texts: dict[str, int] = {}
+        self._done = done
+
+    def read(self, task: str, texts: int) -> None:
+        """A read task came to its end. A repeated one says the same again."""
+        self._texts[task] = texts
+
+    def annotated(self, texts: int) -> None:
+        """So many more texts came out of an annotator; counted again if their task is repeated."""
+        self._done += texts
+
+    def done(self) -> int:
+        return self._done
+
+    def total(self) -> int | None:
+        """Texts in all, known once every shard has been read."""
+        return sum(self._texts.values()) if len(self._texts) == self._tasks else None
+
+
+def start_tally(tasks: int, done: int) -> Any:
+    """The tally's actor handle. It lives as long as the handle and costs no CPU share."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done)
+
+
+@contextmanager
+def shown(tally: Any, label: str) -> Iterator[None]:
+    """Meanwhile draw the tally's state on standard error."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_draw, args=(tally, label, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _draw(tally: Any, label: str, stop: threading.Event) -> None:
+    pause = _EVERY_S if sys.stderr.isatty() else _EVERY_S_IN_LOGS
+    with tqdm(desc=label, unit=" texts", initial=ray.get(tally.done.remote()), mininterval=pause) as bar:
+        last = False
+        while not last:
+            last = stop.wait(_EVERY_S)
+            done, total = ray.get([tally.done.remote(), tally.total.remote()])
+            bar.total = max(total, done) if total is not None else None
+            bar.update(done - bar.n)
