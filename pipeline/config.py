@@ -243,6 +243,8 @@ class FinetuneConfig(Frozen):
                 f"batch_size = {self.batch_size} is not a multiple of workers x micro_batch_size = "
                 f"{self.workers} x {self.micro_batch_size}: change one of the three"
             )
+        if self.zero_stage == 0 and self.model.dtype == "bfloat16":
+            raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than the others: use 1")
         return self
 
 
