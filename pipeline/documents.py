@@ -110,11 +110,13 @@ def _read_parquet(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
     try:
         with shard.open_random() as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
-            wanted = _columns(names, config)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
-                for index in range(batch.num_rows):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_columns(names, config)):
+                for fields in _rows(batch):
                     row += 1
-                    yield _parse_row(shard, row, batch, index, names, config)
+                    if isinstance(fields, str):
+                        yield _broken(shard, row, fields)
+                    else:
+                        yield _record(shard, row, fields, names, config)
     except (pa.ArrowException, OSError) as error:
         # A broken page looks like a broken connection: on disk it stays broken, a connection may recover.
         if shard.root and not isinstance(error, pa.ArrowInvalid):
@@ -122,14 +124,16 @@ def _read_parquet(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
         yield _broken(shard, row + 1, f"damaged file: {error}; nothing after row {row} can be read")
 
 
-def _parse_row(
-    shard: Shard, row: int, batch: pa.RecordBatch, index: int, names: list[str], config: CorpusConfig
-) -> Record:
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; instead of one with a string that is no UTF-8 (Parquet lets it pass) the problem."""
     try:
-        fields = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+        yield from batch.to_pylist()
     except UnicodeDecodeError as error:
-        return _broken(shard, row, f"not UTF-8: {error.reason} at byte {error.start} of a column")
-    return _record(shard, row, fields, names, config)
+        if batch.num_rows == 1:
+            yield f"not UTF-8: {error.reason} at byte {error.start} of a column"
+            return
+        for index in range(batch.num_rows):
+            yield from _rows(batch.slice(index, 1))
 
 
 def _columns(names: list[str], config: CorpusConfig) -> list[str]:
