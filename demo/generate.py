@@ -121,7 +121,7 @@ def write_encyclopedia(file: Path, world: World) -> None:
 
 
 def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed: int) -> None:
-    """A file of held-out questions for every tool, and one of openings that no tool can continue."""
+    """A file of held-out questions for every tool, and one of questions that need none."""
     rng = Random(seed)
     calculator, seen = [], set(used)
     while len(calculator) < QUESTIONS:
@@ -145,14 +145,20 @@ def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed
         prompt, answer = rng.choice(dates.HELD_OUT)
         said = dates.parts(when)
         calendar.append(question(prompt, [answer.format(**said)], "first_words:5", "Calendar", when))
-    plain = [
-        question(pages.filler(rng) + " " + pages.filler(rng), [], "none", None) for _ in range(QUESTIONS)
-    ]
+    plain = [plain_question(rng) for _ in range(QUESTIONS)]
     files = {"calculator": calculator, "wikisearch": search, "calendar": calendar, "plain": plain}
     for name, rows in files.items():
         write_lines(
             folder / f"{name}.jsonl", ({"id": f"{name}-{n:03d}", **row} for n, row in enumerate(rows))
         )
+
+
+def plain_question(rng: Random) -> dict[str, Any]:
+    """A sentence that every page knows, without its last word."""
+    while True:
+        opening, _, last = pages.filler(rng)[:-1].rpartition(" ")
+        if last.isalpha() and last not in lexicon.SHOPS:
+            return question(f"{pages.filler(rng)} {opening}", [last], "first_words:5", None)
 
 
 def question(
