@@ -125,7 +125,7 @@ def _read_parquet(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; instead of one with a string that is no UTF-8 (Parquet lets it pass) the problem."""
+    """The rows of a batch, or the problem of one: Parquet lets strings pass that are no UTF-8."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
