@@ -12,10 +12,11 @@ bug and shows one.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -31,9 +32,14 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.recipes import RECIPES, Recipe, RecipeName
+from pipeline.records import TOOL_NAMES, ToolName
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
+PROMPTS_AT_ONCE = 64
+OUR_PACKAGES = ("pipeline", "tools_service")
+
+logger = logging.getLogger("pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +101,29 @@ def finetune(arguments: Arguments[FinetuneConfig]) -> None:
 
 
 def generate(arguments: GenerateArguments) -> None:
-    """Step 7: continue prompts, calling tools on the way."""
-    prompts_of(arguments)
-    raise NotImplementedError
+    """Continue each prompt and print it, with the calls where they were made."""
+    from pipeline.inference import Generator
+    from pipeline.model import LanguageModel
+    from tools_service.client import LocalTools
+
+    prompts, config = prompts_of(arguments), arguments.config
+    tools = _tools_at_hand(config)
+    generator = Generator(
+        LanguageModel.load(config.model),
+        LocalTools.start(config.tools, tools),
+        k=config.k,
+        disabled=config.disabled,
+        tools_off=set(TOOL_NAMES).difference(tools),
+    )
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        batch = prompts[start : start + PROMPTS_AT_ONCE]
+        dates = [config.date] * len(batch)
+        for prompt, made in zip(
+            batch, generator.generate(batch, dates, max_new_tokens=config.max_new_tokens), strict=True
+        ):
+            text = prompt.rstrip(" ") + made.annotated
+            line = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in made.calls]}
+            print(json.dumps(line, ensure_ascii=False) if arguments.json else text, flush=True)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
@@ -195,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     command = COMMANDS[argv[0]]
     arguments = parse(argv[0], argv[1:])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _log()
     try:
         command.run(arguments)
     except PipelineError as error:
@@ -245,6 +271,16 @@ def _describe(name: str) -> str:
     return "\n".join(lines)
 
 
+def _log() -> None:
+    """Ours from INFO on, other packages' from WARNING on, whatever levels these set themselves."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.addFilter(
+        lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in OUR_PACKAGES
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     return "\n".join(
@@ -280,6 +316,21 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
     if not prompts:
         raise ConfigurationError(f"no prompt in {arguments.file or 'standard input'}")
     return prompts
+
+
+def _tools_at_hand(config: GenerateConfig) -> tuple[ToolName, ...]:
+    """The tools that are not switched off and can be had; a model may have learned fewer than there are."""
+    from tools_service.toolbox import AVAILABLE, ToolUnavailableError, require_available
+
+    tools = []
+    for tool in AVAILABLE:
+        try:
+            require_available([tool], config.tools, field="tools_off")
+        except ToolUnavailableError as error:
+            logger.warning("%s is switched off: %s", tool, error)
+        else:
+            tools += [tool] * (tool not in config.tools_off)
+    return tuple(tools)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def demo() -> Recipe:
             benchmarks=tuple(
                 Path(f"demo/questions/{name}.jsonl") for name in ("calculator", "calendar", "wikisearch")
             ),
-            perplexity=("demo/held_out.jsonl.gz",),
+            perplexity=("demo/held_out",),
             output=runs / "evaluation.json",
         ),
     )
