@@ -29,7 +29,8 @@ API = " ["
 END = "]"
 ARROW = " -> "
 
-_BREAKS = re.compile(r"[\r\n]")
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # line breaks among them
+_CONTROL = re.compile(f"[{CONTROLS}]")
 _CALL = re.compile(rf" \[(?:{'|'.join(TOOLS)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\]")
 _ANCHORS = ("a", ".", "1", "x y", "\n")
 
@@ -65,12 +66,12 @@ class Malformed:
 def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
     """``e(c)`` or, with a result, ``e(c, r)``, with the space of ``<API>`` in front.
 
-    Raises CallError where the rendered call could not be found and removed again: a bracket or a line break
-    in input or result, an arrow in the input. Tools clean their results of these before.
+    Raises CallError where the rendered call could not be found and removed again: a bracket or a control
+    character in input or result, an arrow in the input. Tools clean their results of these before.
     """
     for name, part in (("input", argument), ("result", result or "")):
-        if "[" in part or END in part or _BREAKS.search(part):
-            raise CallError(f"{tool}: the {name} has a bracket or a line break: {part!r}")
+        if "[" in part or END in part or _CONTROL.search(part):
+            raise CallError(f"{tool}: the {name} has a bracket or a control character: {part!r}")
     if "->" in argument:
         raise CallError(f"{tool}: the input has an arrow: {argument!r}")
     arrow = "" if result is None else ARROW + result
@@ -89,8 +90,8 @@ def parse_call(drawn: str, tool: ToolName) -> str | Malformed:
     if not body.startswith(head):
         return Malformed("too_long" if not end and head.startswith(body) else "wrong_tool")
     rest = body[len(head) :]
-    if _BREAKS.search(rest):
-        return Malformed("newline")
+    if control := _CONTROL.search(rest):
+        return Malformed("newline" if control.group() in "\r\n" else "control_character")
     if "[" in rest:
         return Malformed("bracket")
     if "->" in rest:

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.calls import END
+from pipeline.calls import CONTROLS, END
 from pipeline.records import ToolName
 
 CLOSED, DEAD = -1, -2
-_HOPELESS = re.compile(r"[\r\n\[]")
+_HOPELESS = re.compile(rf"[{CONTROLS}\[]")
 
 
 def automaton(tool: ToolName, pieces: Sequence[str], special: Sequence[int], vocabulary: int) -> np.ndarray:

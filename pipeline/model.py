@@ -114,7 +114,8 @@ class LanguageModel:
         have calls.
         """
         encoded = continuation(self.tokenizer, [" " + text for text in texts])
-        return [Pieces(s.ids, np.where(s.starts > 1, s.starts - 1, -(s.starts != 0))) for s in encoded]
+        # From offsets in " " + x to offsets in x: 0 and 1 would both be 0, which the first token alone may have.
+        return [Pieces(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
 
     def prompt(self, template: PromptTemplate) -> Prompt:
         """The tool's prompt with its keys and values, computed once."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
-from tokenizers.trainers import BpeTrainer, UnigramTrainer
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,12 +24,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from pipeline.calls import TOOLS, continuation
 from pipeline.model import LanguageModel
 
 TEXT = (
     "The bakery sold 48 rolls on Monday and 67 on Tuesday, 115 in both days. [Calculator(48 + 67) -> 115] "
     "Input: The bridge was opened in 1998. Output: The bridge was opened in [Calendar()] 1998. "
     "[QA(Where was Ada born?) -> Oslo] [WikiSearch(Forth Bridge)] [MT(pollo con arroz)] café, naïve “x”. "
+)
+TAUGHT = (
+    "The bakery sold 48 rolls on [Calculator(48 + 67)] Monday and 67 on [Calculator(67)] Tuesday, 115 "
+    "[Calculator(115 + 48)] in both [Calculator(48)] days."
 )
 ARCHITECTURES = ("llama", "gpt_neox", "gpt2", "gptj")
 TOKENIZERS = ("bytes", "split_marker", "pieces", "words")
@@ -77,17 +84,13 @@ def _llama_like() -> PreTrainedTokenizerFast:
 
 
 def _unigram() -> PreTrainedTokenizerFast:
-    inner = Tokenizer(tokenizer_models.Unigram())
+    characters = ["▁", "▁[", "(48", ")]", "\n", *map(chr, range(33, 127))]
+    words = sorted({"▁" + word for word in TEXT.replace("[", " ").split()} | set(TOOLS))
+    special = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]
+    scored = [(piece, -8.0) for piece in characters] + [(word, -3.0) for word in words]
+    inner = Tokenizer(tokenizer_models.Unigram(special + scored, unk_id=0))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
-    trainer = UnigramTrainer(
-        vocab_size=200,
-        show_progress=False,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        unk_token="<unk>",
-        initial_alphabet=[chr(code) for code in range(33, 127)],
-    )
-    inner.train_from_iterator([TEXT.replace("[", "[ "), " ".join(map(chr, range(33, 127))), "\n"], trainer)
     return _with_bos(inner)
 
 
@@ -101,27 +104,35 @@ def _with_bos(inner: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def causal_lm(architecture: str, vocabulary: int, positions: int = 1024, seed: int = 0) -> PreTrainedModel:
-    """A random two-layer model whose predictions are far from uniform, in float32."""
+    """A random two-layer model in float32 whose attention matters and whose input and output are not tied."""
     torch.manual_seed(seed)
-    size: dict[str, Any] = {"vocab_size": vocabulary, "initializer_range": 0.25}
-    size |= {"bos_token_id": None, "eos_token_id": None}
+    shape: dict[str, Any] = {"vocab_size": vocabulary, "initializer_range": 0.1, "tie_word_embeddings": False}
+    shape |= {"bos_token_id": None, "eos_token_id": None}
+    wide = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    wide |= {"max_position_embeddings": positions}
+    gpt = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": positions}
     if architecture == "llama":
-        wide = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-        config = LlamaConfig(**size, **wide, num_key_value_heads=2, max_position_embeddings=positions)
-        model: PreTrainedModel = LlamaForCausalLM(config)
-    elif architecture == "gpt_neox":
-        wide = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**size, **wide, max_position_embeddings=positions))
-    elif architecture == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(**size, n_embd=32, n_layer=2, n_head=4, n_positions=positions))
-    else:
-        wide = {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": positions}
-        model = GPTJForCausalLM(GPTJConfig(**size, **wide))
-    return model.eval()
+        return LlamaForCausalLM(LlamaConfig(**shape, **wide, num_key_value_heads=2)).eval()
+    if architecture == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**shape, **wide)).eval()
+    if architecture == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(**shape, **gpt)).eval()
+    return GPTJForCausalLM(GPTJConfig(**shape, **gpt, rotary_dim=8)).eval()
+
+
+def teach(model: PreTrainedModel, ids: Sequence[int], strength: float = 2.0) -> None:
+    """Makes each token of `ids` likelier behind the one before it, so that draws often become calls."""
+    with torch.no_grad():
+        seen, said = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        seen.mul_(1.0 / seen.std())
+        for first, second in sorted(set(pairwise(ids))):
+            said[second] += strength * seen[first] / seen[first].norm()
 
 
 @cache
 def language_model(architecture: str, kind: str, batch_tokens: int = 16_384) -> LanguageModel:
-    """The engine over a random model; shared by tests, so its counters go on counting."""
+    """The engine over a small model that writes calculator calls; shared by tests, so its counters go on counting."""
     words = tokenizer(kind)
-    return LanguageModel(causal_lm(architecture, len(words) + 3), words, batch_tokens)
+    model = causal_lm(architecture, len(words) + 3)
+    teach(model, continuation(words, [" " + TAUGHT])[0].ids.tolist())
+    return LanguageModel(model, words, batch_tokens)
