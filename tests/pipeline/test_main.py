@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 
 from pipeline import __main__ as cli
+from pipeline.commands import COMMANDS, Arguments, prompts_of
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.recipes import RECIPES, RecipeName
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize(
+    ("name", "recipe"), [*((name, "paper") for name in COMMANDS), ("demo", "demo"), ("annotate", "single_gpu")]
+)
 def test_without_options_a_command_is_the_recipes_step(name: str, recipe: RecipeName) -> None:
     arguments = cli.parse(name, ["--recipe", recipe])
     assert arguments.recipe == recipe
-    assert arguments.config == cli.COMMANDS[name].config(RECIPES[recipe]())
+    assert arguments.config == COMMANDS[name].config(RECIPES[recipe]())
 
 
 def test_a_nested_field_is_overridden_by_its_name_and_the_rest_stays_the_recipes() -> None:
@@ -79,10 +81,10 @@ def test_no_or_an_unknown_command_exits_with_2_and_lists_the_commands(
     assert cli.main(["anotate"]) == 2
     captured = capsys.readouterr()
     assert "'anotate'" in captured.err
-    assert all(name in captured.err and name in captured.out for name in cli.COMMANDS)
+    assert all(name in captured.err and name in captured.out for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_examples_that_parse_and_the_recipes_defaults(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +93,7 @@ def test_help_shows_examples_that_parse_and_the_recipes_defaults(
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert "runs/single_gpu" in shown
-    for example in cli.COMMANDS[name].examples:
+    for example in COMMANDS[name].examples:
         assert f"python -m pipeline {name} {example}".rstrip() in shown
         cli.parse(name, shlex.split(example))
 
@@ -123,10 +125,10 @@ def test_failures_are_one_message_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fails(arguments: cli.Arguments[Any]) -> None:
+    def fails(arguments: Arguments[Any]) -> None:
         raise raised
 
-    monkeypatch.setitem(cli.COMMANDS, "merge", replace(cli.COMMANDS["merge"], run=fails))
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
     assert cli.main(["merge"]) == code
     captured = capsys.readouterr()
     assert message in captured.err
@@ -135,10 +137,10 @@ def test_failures_are_one_message_and_a_code(
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(arguments: cli.Arguments[Any]) -> None:
+    def fails(arguments: Arguments[Any]) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(cli.COMMANDS, "merge", replace(cli.COMMANDS["merge"], run=fails))
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
     with pytest.raises(ZeroDivisionError):
         cli.main(["merge"])
 
@@ -149,9 +151,9 @@ def test_prompts_come_from_arguments_a_file_or_standard_input(
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo é\n", encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", io.StringIO("three\n"))
-    assert cli.prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
-    assert cli.prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
-    assert cli.prompts_of(cli.parse("generate", [])) == ["three"]
+    assert prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
+    assert prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
+    assert prompts_of(cli.parse("generate", [])) == ["three"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe\xff"])
@@ -160,6 +162,6 @@ def test_a_prompt_file_without_a_prompt_is_refused_by_name(content: bytes | None
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"prompts\.txt"):
-        cli.prompts_of(cli.parse("generate", ["--file", str(file)]))
+        prompts_of(cli.parse("generate", ["--file", str(file)]))
     with pytest.raises(ConfigurationError, match="not both"):
-        cli.prompts_of(cli.parse("generate", ["one", "--file", str(file)]))
+        prompts_of(cli.parse("generate", ["one", "--file", str(file)]))

@@ -1,0 +1,240 @@
+"""The commands: the type of their arguments, the part of a recipe they start from, and what they run.
+
+A step is imported when its command runs, so that `--help` needs neither torch nor Ray. Parsing, messages and
+exit codes are __main__.py's; the work is done by the steps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from pipeline.config import (
+    AnnotateConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    Frozen,
+    GenerateConfig,
+    MergeConfig,
+)
+from pipeline.errors import ConfigurationError
+from pipeline.recipes import Recipe, RecipeName
+from pipeline.records import TOOL_NAMES, ToolName
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Frozen)
+DEFAULT_RECIPE: RecipeName = "demo"
+PROMPTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Generic[C]):
+    """What every command takes."""
+
+    recipe: RecipeName = DEFAULT_RECIPE
+    """The values to start from; the defaults shown here are this recipe's."""
+    config: Annotated[C, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments(Arguments[GenerateConfig]):
+    """Arguments, and the prompts."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to continue; none: one a line from --file or standard input."""
+    file: Path | None = None
+    """File with one prompt a line."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object a line: prompt, text (with calls), calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments(Arguments[EvaluateConfig]):
+    """Arguments, and the model's name in the result."""
+
+    label: str = "model"
+    """What the model is called in the result file: models.LABEL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments(Arguments[Recipe]):
+    """Arguments, and whether to start over."""
+
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Do finished steps again."""
+
+
+def annotate(arguments: Arguments[AnnotateConfig]) -> None:
+    """Steps 1-4: select texts, sample calls, execute them, score them."""
+    from pipeline import annotation
+
+    annotation.annotate(arguments.config)
+
+
+def merge(arguments: Arguments[MergeConfig]) -> None:
+    """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
+    from pipeline import augmentation
+
+    augmentation.merge(arguments.config)
+
+
+def finetune(arguments: Arguments[FinetuneConfig]) -> None:
+    """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
+    from pipeline import finetuning
+
+    finetuning.finetune(arguments.config)
+
+
+def generate(arguments: GenerateArguments) -> None:
+    """Continue each prompt and print it, with the calls where they were made."""
+    from pipeline.inference import Generator
+    from pipeline.model import LanguageModel
+    from tools_service.client import LocalTools
+
+    prompts, config = prompts_of(arguments), arguments.config
+    tools = _tools_at_hand(config)
+    generator = Generator(
+        LanguageModel.load(config.model),
+        LocalTools.start(config.tools, tools),
+        k=config.k,
+        disabled=config.disabled,
+        tools_off=set(TOOL_NAMES).difference(tools),
+    )
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        batch = prompts[start : start + PROMPTS_AT_ONCE]
+        dates = [config.date] * len(batch)
+        for prompt, made in zip(
+            batch, generator.generate(batch, dates, max_new_tokens=config.max_new_tokens), strict=True
+        ):
+            text = prompt.rstrip(" ") + made.annotated
+            line = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in made.calls]}
+            print(json.dumps(line, ensure_ascii=False) if arguments.json else text, flush=True)
+
+
+def evaluate(arguments: EvaluateArguments) -> None:
+    """Step 8: accuracy on question files, and perplexity with calls disabled."""
+    raise NotImplementedError
+
+
+def demo(arguments: DemoArguments) -> None:
+    """All steps in a row, with the baselines, and the result in one table."""
+    from pipeline.demo import demo
+
+    demo(arguments.config, force=arguments.force)
+
+
+def prompts_of(arguments: GenerateArguments) -> list[str]:
+    """The prompts given as arguments, else the lines of --file, else those of standard input."""
+    if arguments.prompts and arguments.file:
+        raise ConfigurationError("give prompts as arguments or with --file, not both")
+    if arguments.prompts:
+        return list(arguments.prompts)
+    if arguments.file is None:
+        if sys.stdin.isatty():
+            print("prompts, one a line; end with Ctrl-D:", file=sys.stderr)
+        lines = sys.stdin.read().splitlines()
+    else:
+        try:
+            lines = arguments.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--file {arguments.file}: {error}") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigurationError(f"no prompt in {arguments.file or 'standard input'}")
+    return prompts
+
+
+def _tools_at_hand(config: GenerateConfig) -> tuple[ToolName, ...]:
+    """The tools that are not switched off and can be had; a model may have learned fewer than there are."""
+    from tools_service.toolbox import AVAILABLE, ToolUnavailableError, require_available
+
+    tools = []
+    for tool in AVAILABLE:
+        try:
+            require_available([tool], config.tools, field="tools_off")
+        except ToolUnavailableError as error:
+            logger.warning("%s is switched off: %s", tool, error)
+        else:
+            tools += [tool] * (tool not in config.tools_off)
+    return tuple(tools)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: the type of its arguments, the part of a recipe it starts from, what its help shows."""
+
+    summary: str
+    run: Callable[[Any], None]
+    arguments: type[Arguments[Any]]
+    config: Callable[[Recipe], Frozen]
+    short: dict[str, str] = field(default_factory=dict)
+    examples: tuple[str, ...]
+
+
+COMMANDS: dict[str, Command] = {
+    "annotate": Command(
+        summary="Steps 1-4: select texts, sample calls, execute them, score them.",
+        run=annotate,
+        arguments=Arguments[AnnotateConfig],
+        config=lambda recipe: recipe.annotate,
+        short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
+        examples=(
+            "--recipe demo",
+            "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.encyclopedia wiki/",
+            "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
+        ),
+    ),
+    "merge": Command(
+        summary="Step 5: keep calls by threshold, cap per tool, insert them: C*.",
+        run=merge,
+        arguments=Arguments[MergeConfig],
+        config=lambda recipe: recipe.merge,
+        examples=(
+            "--recipe demo",
+            "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
+        ),
+    ),
+    "finetune": Command(
+        summary="Step 6: language modelling on C*, with Ray Train and DeepSpeed.",
+        run=finetune,
+        arguments=Arguments[FinetuneConfig],
+        config=lambda recipe: recipe.finetune,
+        short={"--model": "--model.path"},
+        examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
+    ),
+    "generate": Command(
+        summary="Step 7: continue prompts, calling tools on the way.",
+        run=generate,
+        arguments=GenerateArguments,
+        config=lambda recipe: recipe.generate,
+        short={"--model": "--model.path"},
+        examples=(
+            "--recipe demo 'A prompt to continue'",
+            "--model runs/model --file prompts.txt --json",
+            "--recipe demo --disabled 'The same without calls'",
+        ),
+    ),
+    "evaluate": Command(
+        summary="Step 8: accuracy on question files, and perplexity with calls disabled.",
+        run=evaluate,
+        arguments=EvaluateArguments,
+        config=lambda recipe: recipe.evaluate,
+        short={"--model": "--generation.model.path"},
+        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+    ),
+    "demo": Command(
+        summary="All steps in a row, with the baselines, and the result in one table.",
+        run=demo,
+        arguments=DemoArguments,
+        config=lambda recipe: recipe,
+        examples=("", "--force", "--annotate.method.calculator.k 5"),
+    ),
+}
