@@ -21,7 +21,8 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe"), [*((name, "paper") for name in COMMANDS), ("demo", "demo"), ("annotate", "single_gpu")]
+    ("name", "recipe"),
+    [*((name, "paper") for name in COMMANDS), ("demo", "demo"), ("annotate", "single_gpu")],
 )
 def test_without_options_a_command_is_the_recipes_step(name: str, recipe: RecipeName) -> None:
     arguments = cli.parse(name, ["--recipe", recipe])
