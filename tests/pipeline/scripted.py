@@ -1,0 +1,139 @@
+"""A language model whose preferences are written down; small tokenizers that treat the markers differently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from pipeline.calls import Markers, continuation, texts_of
+from pipeline.columns import Columns
+from pipeline.model import LanguageModel, Phase
+
+_PAGES = [
+    " The answer to 27 + 4 is [Calculator(27 + 4) -> 31] 31.",
+    " Today [Calendar() -> Today is Monday, January 30, 2023.] is Monday.",
+    " The river [WikiSearch(the river Anna) -> Anna > The Anna is a river.] is long [QA(Why?) -> It is.].",
+    " He said [MT(hola) -> hello] hello, and so on, and so on.",
+]
+_API = pre_tokenizers.Split(" [", "isolated")
+
+
+@cache
+def tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """`bytes` merges nothing, `words` inside words, `merging` across anything; `metaspace` marks spaces.
+
+    None merges `` [`` with what is around it: Markers refuses those that do.
+    """
+    if kind == "metaspace":
+        return PreTrainedTokenizerFast(tokenizer_object=_metaspace(), eos_token="</s>")
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [_API, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "words")]
+    )
+    inner.decoder = decoders.ByteLevel()
+    inner.train_from_iterator(
+        _PAGES * 4,
+        trainers.BpeTrainer(
+            vocab_size=257 if kind == "bytes" else 400,
+            special_tokens=["</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+
+
+@cache
+def markers(kind: str) -> Markers:
+    return Markers.of(tokenizer(kind))
+
+
+def _metaspace() -> Tokenizer:
+    """As SentencePiece does it: a mark for each space, one more in front, bytes for unknown characters."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence([_API, pre_tokenizers.Metaspace(prepend_scheme="first")])
+    trained.train_from_iterator(_PAGES * 4, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    inner = Tokenizer(
+        models.BPE(
+            vocab={piece: number for number, piece in enumerate(pieces)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            byte_fallback=True,
+            unk_token="<unk>",
+        )
+    )
+    inner.pre_tokenizer = trained.pre_tokenizer
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return inner
+
+
+class ScriptedModel(LanguageModel):
+    """Continues along `paths`, whole texts with prompt and calls; of those that fit, the first is preferred.
+
+    The next tokens of all paths that begin with what is there rank in the paths' order, then the end of the
+    text. A ``|`` in a path is a border that no token crosses. The cache and the mask are real: what the model
+    sees of a row is what a transformer would attend to. `seen` keeps every text it was shown.
+    """
+
+    def __init__(self, kind: str, paths: Sequence[str], max_positions: int = 2**31) -> None:
+        self.tokenizer = tokenizer(kind)
+        self.markers = markers(kind)
+        self.paths = [" " + path for path in paths]
+        self.device = torch.device("cpu")
+        self.batch_tokens = 16_384
+        self.max_positions = max_positions
+        self.eos = self.tokenizer.eos_token_id
+        self.model = torch.nn.Module()  # type: ignore[assignment]
+        self.model.generation_config = GenerationConfig()
+        self.seen: list[str] = []
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        depth: torch.Tensor,
+        allowed: torch.Tensor,
+        cache: Columns,
+        phase: Phase,
+        real: int,
+    ) -> torch.Tensor:
+        """Logits [B, Q, V]; keeps the ids in the cache as if they were keys."""
+        kept = ids[:, None, :, None].float()
+        columns, _ = cache.update(kept, kept, 0)
+        cache.length += ids.shape[1]
+        rows = []
+        for row, queries in enumerate(allowed.expand(ids.shape[0], -1, -1)):
+            visible = columns[row, 0, :, 0][queries[-1]].long().tolist()
+            assert int(depth[row, -1]) == len(visible) - 1, "a position is not that of its token"
+            rows.append(self._prefer(visible))
+        return torch.stack(rows)[:, None].expand(-1, ids.shape[1], -1)
+
+    def logits(self, features: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield features
+
+    def _prefer(self, visible: list[int]) -> torch.Tensor:
+        [text] = texts_of(self.tokenizer, [visible])
+        self.seen.append(text)
+        wanted = [self._next(path.split("|"), text) for path in self.paths]
+        logits = torch.zeros(len(self.markers.pieces))
+        ranked = dict.fromkeys([token for token in wanted if token is not None] + [self.eos])
+        for place, token in enumerate(ranked):
+            logits[token] = 100.0 - place
+        return logits
+
+    def _next(self, segments: list[str], text: str) -> int | None:
+        """The first token of what `segments` have behind `text`; None where they do not begin with it."""
+        if not "".join(segments).startswith(text):
+            return None
+        for segment in segments:
+            if len(text) < len(segment):
+                return int(continuation(self.tokenizer, [segment[len(text) :]])[0].ids[0])
+            text = text[len(segment) :]
+        return int(self.eos)
