@@ -232,8 +232,8 @@ def _fit(config: FinetuneConfig) -> Any:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise FinetuningError(
-            f"workers failed, and max_failures = {config.max_failures} is used up. Another start goes on from "
-            f"the last checkpoint in {config.output}. {error}"
+            f"workers failed, and max_failures = {config.max_failures} is used up. Another start goes on "
+            f"from the last checkpoint in {config.output}. {error}"
         ) from error
 
 

@@ -104,11 +104,9 @@ class Training:
 
     def restore(self, folder: Path) -> int:
         """Go on from what `save` wrote: the number of steps taken."""
-        path, state = self.engine.load_checkpoint(str(folder), tag=_TAG)
-        if path is None:
-            raise PipelineError(
-                f"{folder}: DeepSpeed finds no checkpoint here; remove the run's output and start over"
-            )
+        if not (folder / _TAG).is_dir():
+            raise PipelineError(f"{folder}: no checkpoint here; remove the run's output to start over")
+        _, state = self.engine.load_checkpoint(str(folder), tag=_TAG)
         return int(state["steps"])
 
     def _nll(self, examples: Examples, indices: Indices) -> torch.Tensor:
@@ -168,13 +166,14 @@ def prepare_deepspeed(use_gpu: bool) -> None:
     """Choose the accelerator, before DeepSpeed is imported for the first time.
 
     On CPU DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference calls: a C++
-    compiler, ninja and minutes for nothing (docs/decisions/0005). Without it gloo does the work.
+    compiler, ninja and minutes for nothing (docs/decisions/0005). Named as not available here, before DeepSpeed
+    looks for itself what it could compile, it is left out and gloo does the work.
     """
     os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"
     import deepspeed.ops
 
     if not use_gpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 
 
 def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
