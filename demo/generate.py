@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -181,6 +182,7 @@ def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     file.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
 
 
+@cache
 def truth(seed: int = SEED) -> dict[str, Marked]:
     """Every page of the corpus with its calls, by text: what bench/truth.py compares the annotations with."""
     world, rng = World(seed), Random(seed + 1)

@@ -66,7 +66,9 @@ def train_tokenizer(seed: int = 0, documents: int = 12_000) -> PreTrainedTokeniz
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, model_max_length=1024
+    )
 
 
 def architecture() -> LlamaConfig:
