@@ -45,6 +45,14 @@ class Arguments(Generic[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(Arguments[FinetuneConfig]):
+    """Arguments, and whether to start over."""
+
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Remove an earlier run in the output folder and start over."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateArguments(Arguments[GenerateConfig]):
     """Arguments, and the prompts."""
 
@@ -73,24 +81,33 @@ class DemoArguments(Arguments[Recipe]):
 
 
 def annotate(arguments: Arguments[AnnotateConfig]) -> None:
-    """Steps 1-4: select texts, sample calls, execute them, score them."""
-    from pipeline import annotation
+    """Annotate, and say how many calls were scored and would be kept."""
+    from pipeline.annotation import annotate
 
-    annotation.annotate(arguments.config)
+    counts = annotate(arguments.config).counts
+    if counts is not None:
+        kept = sum(tool.kept for tool in counts.tools.values())
+        print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
+    print(arguments.config.output)
 
 
 def merge(arguments: Arguments[MergeConfig]) -> None:
-    """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
-    from pipeline import augmentation
+    """Merge, and say how large C* is."""
+    from pipeline.augmentation import merge
 
-    augmentation.merge(arguments.config)
+    manifest = merge(arguments.config)
+    for tool, examples in manifest.tools.items():
+        print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
+    print(f"{manifest.texts} texts with {manifest.calls} calls\n{arguments.config.output}")
 
 
-def finetune(arguments: Arguments[FinetuneConfig]) -> None:
-    """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
-    from pipeline import finetuning
+def finetune(arguments: FinetuneArguments) -> None:
+    """Fine-tune, and say which checkpoint was the best."""
+    from pipeline.finetuning import finetune
 
-    finetuning.finetune(arguments.config)
+    best = finetune(arguments.config, force=arguments.force).best
+    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
+    print(arguments.config.output)
 
 
 def generate(arguments: GenerateArguments) -> None:
@@ -205,7 +222,7 @@ COMMANDS: dict[str, Command] = {
     "finetune": Command(
         summary="Step 6: language modelling on C*, with Ray Train and DeepSpeed.",
         run=finetune,
-        arguments=Arguments[FinetuneConfig],
+        arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
         short={"--model": "--model.path"},
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
