@@ -77,7 +77,7 @@ def text_id(name: str, row: int, passage: int) -> int:
     """The id of the passage (from 0) of row `row` (from 1) of the shard called `name`: 0 <= id < 2**63.
 
     The shard's name gives a random start, row and passage the distance from it. Within a shard no two ids are
-    equal; docs/decisions/0002 has the probability that ids of two shards are.
+    equal; docs/decisions/0007 has the probability that ids of two shards are.
     """
     return (_first_id(name) + row * _PASSAGES + passage) % _ID_RANGE
 

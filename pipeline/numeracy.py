@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # A run of digits with its separators, a run of letters, or one other character: on English web text, 1.1 of
-# GPT-2's tokens each (docs/decisions/0003).
+# GPT-2's tokens each (docs/decisions/0008).
 _TOKEN = re.compile(r"[0-9][0-9.,]*|[^\W\d_]+|\S")
 
 # Not inside a word or a dotted sequence (B2B, 192.168.1.1, 3.14.2) and no ordinal; 5kg and $5 do count.

@@ -2,7 +2,7 @@
 
 In: a tool, a `Text`, the `MethodConfig`. Out: a `Selection`: chosen or not, the rule that decided, and for
 the calendar the date. Pure, and the same in every run. Tokens are counted without the language model, so that
-the choice of texts does not depend on it (docs/decisions/0003). QA and WikiSearch take every text; signs of
+the choice of texts does not depend on it (docs/decisions/0008). QA and WikiSearch take every text; signs of
 arithmetic are read by numeracy.py. Texts with `skipped` set are the caller's to leave out.
 """
 

@@ -173,6 +173,16 @@ def test_an_unsure_chunk_does_not_count() -> None:
     assert select("MT", text(body), METHOD, unsure).rule == "no: no chunk in another language"
 
 
+def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
+    def foreign_without_letters(chunk: str) -> tuple[str, float]:
+        return ("en", 0.9) if any(map(str.isalpha, chunk)) else ("de", 0.9)
+
+    body = ENGLISH + "12 / 30 - 4,000 = # 17 *** 8 9 10 | 11 12 13 " * 3 + ENGLISH
+    assert (
+        select("MT", text(body), METHOD, foreign_without_letters).rule == "no: no chunk in another language"
+    )
+
+
 def test_languages_are_identified_offline() -> None:
     language, confidence = identify_language("Wo ist\nder Bahnhof,\tbitte?")
     assert language == "de"
