@@ -76,19 +76,18 @@ def names_switched_off(written: str, tools_off: Collection[ToolName]) -> bool:
 
 
 class Beginnings:
-    """The ids that complete `` [`` in a text: those of <API>, and any other token that spells the same.
+    """Which of V ids complete `` [`` in a text: those of <API>, and any other token that spells the same.
 
     To set the probability of <API> to 0 is to bar all of them: a model kept from one spelling must not slip
     into another. After a token that ends with a space a bare ``[`` is one of them.
     """
 
     def __init__(self, markers: Markers, device: torch.device) -> None:
-        whole = [number for number, piece in enumerate(markers.pieces) if piece.endswith(API)]
-        rest = [number for number, piece in enumerate(markers.pieces) if piece == API[1:]]
-        self._anywhere = torch.tensor(whole, dtype=torch.long, device=device)
-        self._after_space = torch.tensor(whole + rest, dtype=torch.long, device=device)
-        self._spaces = frozenset(n for n, piece in enumerate(markers.pieces) if piece.endswith(API[0]))
+        anywhere = torch.tensor([piece.endswith(API) for piece in markers.pieces])
+        bracket = torch.tensor([piece == API[1:] for piece in markers.pieces])
+        self._masks = torch.stack([anywhere, anywhere | bracket]).to(device)  # [2, V]
+        self._space = torch.tensor([piece.endswith(API[0]) for piece in markers.pieces]).long().to(device)
 
-    def after(self, token: int) -> Tensor:
-        """Ids [N] that would complete <API> right after `token`."""
-        return self._after_space if token in self._spaces else self._anywhere
+    def after(self, tokens: Tensor) -> Tensor:
+        """[…, V] bool: the ids that would complete <API> right after each of `tokens` […]."""
+        return self._masks[self._space[tokens]]

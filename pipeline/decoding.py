@@ -145,7 +145,7 @@ class Decoder:
             spelled = len(state.attempt.tokens) if state.attempt is not None else 0
             wanted.append(self.api[spelled if spelled < len(self.api) else 0])
             if state.barred and state.attempt is None:
-                logits[row, self.beginnings.after(state.tokens[-1])] = -torch.inf
+                self._bar(logits[row], state)
         ids = torch.tensor(wanted, device=logits.device)[:, None]
         level = logits.gather(1, ids)
         earlier = torch.arange(logits.shape[1], device=logits.device) < ids
@@ -157,6 +157,11 @@ class Decoder:
                 written = self._text(state.tokens)
                 raise InferenceError(f"the model gave non-finite logits after {written[-80:]!r}")
         return [token for token, _, _ in found], [rank for _, rank, _ in found]
+
+    def _bar(self, logits: Tensor, state: Continuation) -> None:
+        """Sets the probability of <API> behind the row's last token to 0 in `logits` [V]."""
+        last = torch.tensor(state.tokens[-1], device=logits.device)
+        logits.masked_fill_(self.beginnings.after(last), -torch.inf)
 
     def _next(self, row: int, greedy: int, rank: int) -> int:
         """One row's next token, before any tool is asked."""
@@ -230,7 +235,7 @@ class Decoder:
         if reason is not None:
             state.failed.append(FailedCall(self._written(attempt), reason))
             state.barred = True
-            attempt.logits[self.beginnings.after(state.tokens[-1])] = -torch.inf
+            self._bar(attempt.logits, state)
         return self._write(row, int(attempt.logits.argmax()))
 
     def _insert(self, row: int, call: Asked, result: str) -> int:

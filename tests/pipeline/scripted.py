@@ -1,4 +1,4 @@
-"""A language model whose preferences are written down; small tokenizers that treat the markers differently."""
+"""A language model whose preferences are written down; tokenizers that differ in the markers."""
 
 from __future__ import annotations
 

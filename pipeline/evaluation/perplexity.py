@@ -1,0 +1,95 @@
+"""Step 8: how well a model predicts plain text, with calls possible or disabled (paper section 4.3).
+
+Perplexity is exp of the mean negative log-probability (nats) of a token, over all tokens of held-out texts.
+Each text is a sequence of its own, composed as in every step: BOS where the tokenizer puts one, then the
+tokens of `` `` + x. A first token that nothing precedes is not predicted and not counted. Disabled, the
+probability of <API> is 0 at every position and the others' are renormalised: the model is the one that
+decodes. Texts may hold `` [`` themselves, which a disabled model cannot write: those tokens are left out for
+every model, and counted, so that all are measured on the same tokens.
+
+Shapes: B texts, Q tokens fed, M predicted tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.calling import Beginnings
+from pipeline.columns import Columns
+from pipeline.errors import PipelineError
+from pipeline.model import LanguageModel, causal, pad
+
+
+class PerplexityError(PipelineError):
+    """A held-out text that cannot be scored, or none at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """`value` over `tokens` tokens of `texts` texts; `left_out` more spell <API> and do not count."""
+
+    value: float
+    tokens: int
+    texts: int
+    left_out: int
+
+
+def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) -> Perplexity:
+    """Of `model` on `texts`, each of which must fit the context; `disabled` takes <API> away.
+
+    Raises PerplexityError for a text that is too long, a loss that is not finite, or nothing to predict.
+    """
+    bos = np.array(model.markers.bos, dtype=np.int64)
+    sequences = [np.concatenate([bos, pieces.ids]) for pieces in model.encode(texts)] if texts else []
+    for text, sequence in zip(texts, sequences, strict=True):
+        if len(sequence) > model.max_positions:
+            problem = f"has {len(sequence)} tokens, the context {model.max_positions}"
+            raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
+    beginnings = Beginnings(model.markers, model.device)
+    total, tokens = 0.0, 0
+    for batch in model.batches([max(0, len(sequence) - 1) for sequence in sequences]):
+        predicted = [index for index in batch if len(sequences[index]) > 1]
+        losses = _losses(model, [sequences[index] for index in predicted], beginnings, disabled)
+        for index, loss in zip(predicted, losses, strict=True):
+            if not np.isfinite(loss).all():
+                raise PerplexityError(f"a loss is not finite in the held-out text {texts[index][:60]!r}…")
+            total, tokens = total + float(loss.sum()), tokens + len(loss)
+    if not tokens:
+        raise PerplexityError("no held-out text has a token to predict")
+    fed = sum(max(0, len(sequence) - 1) for sequence in sequences)
+    return Perplexity(math.exp(total / tokens), tokens, len(texts), fed - tokens)
+
+
+def _losses(
+    model: LanguageModel, sequences: Sequence[np.ndarray], beginnings: Beginnings, disabled: bool
+) -> list[np.ndarray]:
+    """For each sequence -ln p, float64, of its tokens but the first and those that spell <API>."""
+    if not sequences:
+        return []
+    sizes = [len(sequence) - 1 for sequence in sequences]
+    ids = torch.from_numpy(pad([sequence[:-1] for sequence in sequences])).to(model.device)  # [B, Q]
+    depth = torch.arange(ids.shape[1], device=model.device).expand(ids.shape)
+    allowed = causal(ids.shape[1], model.device).expand(len(ids), -1, -1)
+    features = model.forward(ids, depth, allowed, Columns(), "empty", sum(sizes))
+    real = depth < torch.tensor(sizes, device=model.device)[:, None]
+    before = ids[real]  # [M]
+    targets = torch.from_numpy(np.concatenate([sequence[1:] for sequence in sequences])).to(model.device)
+    losses, spelling, done = [], [], 0
+    for logits in model.logits(features[real]):
+        chunk = slice(done, done + len(logits))
+        barred = beginnings.after(before[chunk])  # [m, V]
+        spelling.append(barred.gather(1, targets[chunk, None])[:, 0])
+        if disabled:
+            logits = logits.clone()  # noqa: PLW2901
+            logits[:, : barred.shape[1]].masked_fill_(barred, -torch.inf)
+        losses.append(logits.logsumexp(1) - logits.gather(1, targets[chunk, None])[:, 0])
+        done += len(logits)
+    counted = ~torch.cat(spelling).cpu().numpy()
+    every = torch.cat(losses).double().cpu().numpy()
+    cuts = np.cumsum(sizes)[:-1]
+    return [loss[keep] for loss, keep in zip(np.split(every, cuts), np.split(counted, cuts), strict=True)]
