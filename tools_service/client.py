@@ -4,7 +4,7 @@ Annotation and inference use the same client. It sends equal calls once and reme
 in lists, gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to their
 contract. `LocalTools` runs tools in this process; `ServeTools` reaches the replicas that service.py
 started, retries what is worth it, and works from a driver, a thread or an async Ray Data actor. Imports Ray
-only when ServeTools is used.
+only where a ServeTools is made.
 """
 
 from __future__ import annotations
@@ -141,6 +141,8 @@ class ServeTools(_Client):
     handles."""
 
     def __init__(self, config: ToolsConfig, count_tokens: CountTokens = count_words) -> None:
+        import ray.serve  # noqa: F401  seconds on a busy machine: not within the first call's deadline
+
         super().__init__(config, count_tokens)
         self._handles: dict[str, Any] = {}
 

@@ -1,0 +1,193 @@
+"""The tools over Ray Serve: answers, and what becomes of them when replicas hang, die, fail or have too
+much to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import ToolsConfig
+from tools_service.client import ServeTools
+from tools_service.contract import (
+    DEADLINE,
+    MALFORMED_ANSWER,
+    OVERLOADED,
+    REPLICA_DIED,
+    TOOL_FAILED,
+    UNREACHABLE,
+    Tool,
+    ToolInput,
+    ToolResult,
+)
+from tools_service.service import deploy, start_tools, stop_tools
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+# Generous where the replica must answer, short where a deadline is what is tested.
+CONFIG = ToolsConfig(
+    service="tests",
+    deadline_s=120,
+    cache_size=0,
+    cpus_per_replica=0.1,
+    health_check_s=0.5,
+)
+NAMES = ("Scripted", "Hanging", "Dying")
+
+
+def scripted(name: str) -> Callable[[], Tool]:
+    """A loader of a tool that does what its input says. Its class is local: replicas cannot import tests."""
+
+    def load() -> Tool:
+        import os
+
+        class Scripted:
+            def __init__(self) -> None:
+                self.name = name
+
+            def __call__(self, inputs: Sequence[ToolInput]) -> Any:
+                return [self.one(*one.text.split(":", 1)) for one in inputs]
+
+            def one(self, command: str, argument: str = "") -> Any:
+                if command == "pid":
+                    return ToolResult(str(os.getpid()))
+                if command == "sleep":
+                    time.sleep(float(argument))
+                if command == "raise":
+                    raise ValueError(argument)
+                if command == "garbage":
+                    return 42
+                if command == "die" or (command == "die_once" and not Path(argument).exists()):
+                    if argument:
+                        Path(argument).touch()
+                    os._exit(1)
+                return ToolResult(f"{command} done")
+
+        return Scripted()
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def deployed(ray_cluster: None) -> Iterator[None]:
+    # One request at a time and one waiting for each client; stuck after two of the replicas' deadlines.
+    small = {"deadline_s": 1.0, "max_ongoing_requests": 1, "max_queued_requests": 1}
+    deploy({name: scripted(name) for name in NAMES}, CONFIG.model_copy(update=small))
+    yield
+    stop_tools(CONFIG, NAMES)
+
+
+@pytest.fixture
+def tools(deployed: None) -> ServeTools:
+    return ServeTools(CONFIG)
+
+
+def with_deadline(seconds: float, **more: Any) -> ServeTools:
+    return ServeTools(CONFIG.model_copy(update={"deadline_s": seconds, **more}))
+
+
+def texts(*words: str) -> list[ToolInput]:
+    return [ToolInput(word) for word in words]
+
+
+def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
+    deployed: None, tmp_path: Path
+) -> None:
+    import ray
+
+    (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
+    config = ToolsConfig(service="real", encyclopedia=str(tmp_path / "wiki.jsonl"), index=tmp_path / "index")
+    names = ("WikiSearch", "Calculator")
+    tools = start_tools(config, names)
+    try:
+        assert tools.call("WikiSearch", texts("otters", "unicorns")) == [
+            ToolResult("Otter > An otter swims."),
+            ToolResult(reason="nothing found"),
+        ]
+        assert tools.call("Calculator", texts("1/0"))[0].reason == "division by zero"
+
+        @ray.remote(num_cpus=0)
+        class Doubler:
+            def __init__(self, tools: ServeTools) -> None:
+                self.tools = tools
+
+            async def double(self, numbers: range) -> list[str | None]:
+                answers = await self.tools.acall("Calculator", [ToolInput(f"2 * {n}") for n in numbers])
+                return [one.result for one in answers]
+
+        doubler = Doubler.remote(tools)
+        batches = [range(10), range(10, 30), range(5)]
+        answers = ray.get([doubler.double.remote(batch) for batch in batches])
+        assert answers == [[str(2 * n) for n in batch] for batch in batches]
+    finally:
+        stop_tools(config, names)
+    assert ServeTools(CONFIG).call("Scripted", texts("hello"))[0].result == "hello done"  # others still run
+
+
+def test_one_bad_input_costs_only_itself(tools: ServeTools) -> None:
+    answers = tools.call("Scripted", texts("a", "raise:x", "b", "garbage", "c"))
+    assert [one.result or one.reason for one in answers] == [
+        *("a done", TOOL_FAILED, "b done", MALFORMED_ANSWER, "c done")
+    ]
+
+
+def test_a_tool_that_is_not_deployed_is_a_reason(tools: ServeTools) -> None:
+    assert tools.call("Missing", texts("a")) == [ToolResult(reason=UNREACHABLE)]
+
+
+def test_calls_to_a_hanging_tool_end_at_the_deadline_and_its_replica_is_replaced(tools: ServeTools) -> None:
+    before = tools.call("Hanging", texts("pid"))[0].result
+    began = time.monotonic()
+    assert with_deadline(1.0).call("Hanging", texts("sleep:3600", "a")) == [ToolResult(reason=DEADLINE)] * 2
+    assert time.monotonic() - began < 30  # a bound on hanging, not a measurement
+    for _ in range(100):
+        if tools.call("Hanging", texts("pid"))[0].result not in (before, None):
+            return
+        time.sleep(0.5)
+    pytest.fail("the replica that hangs was not replaced")
+
+
+def test_a_replica_that_dies_while_answering_is_retried_on_the_next(
+    tools: ServeTools, tmp_path: Path
+) -> None:
+    answers = tools.call("Dying", texts("a", f"die_once:{tmp_path / 'died'}", "b"))
+    assert (tmp_path / "died").exists()
+    assert [one.result for one in answers] == ["a done", "die_once done", "b done"]
+
+
+def test_an_input_that_kills_every_replica_is_given_up_with_a_reason(tools: ServeTools) -> None:
+    assert tools.call("Dying", texts("die:"))[0].reason in (REPLICA_DIED, DEADLINE)
+    assert with_deadline(60).call("Dying", texts("alive"))[0].result == "alive done"
+
+
+def test_overload_is_retried_until_everything_is_answered(deployed: None) -> None:
+    """Twenty times the queue: one request runs, one waits, the others are refused and come again."""
+    tools = with_deadline(60.0, list_size=1)
+    answers = tools.call("Scripted", texts(*(f"{n}" for n in range(40))))
+    assert [one.result for one in answers] == [f"{n} done" for n in range(40)]
+
+
+def test_overload_ends_at_the_deadline_with_a_reason(deployed: None) -> None:
+    tools = with_deadline(2.0, list_size=1)
+
+    async def all_at_once() -> list[ToolResult]:
+        asked = [f"sleep:{0.5 + n / 1000}" for n in range(40)]
+        return await tools.acall("Scripted", texts(*asked))
+
+    answers = asyncio.run(all_at_once())
+    assert len(answers) == 40
+    reasons = {one.reason for one in answers if one.result is None}
+    assert reasons
+    assert reasons <= {OVERLOADED, DEADLINE}
+
+
+def test_a_client_travels_by_pickle() -> None:
+    import pickle
+
+    copy = pickle.loads(pickle.dumps(ServeTools(CONFIG, count_tokens=len)))  # noqa: S301
+    assert copy._config == CONFIG
+    assert copy._count_tokens is len
