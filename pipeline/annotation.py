@@ -98,6 +98,8 @@ def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids) -> in
     """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
     from tools_service.service import tools_on_ray
 
+    for chatty in ("ray.data", "ray.serve"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     count = TokenCounter(config.model.path)
     with (
         _cluster(config),
@@ -174,7 +176,7 @@ def _cluster(config: AnnotateConfig) -> Iterator[None]:
 
 
 def _connect(config: AnnotateConfig) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
@@ -216,7 +218,6 @@ def _data_context() -> DataContext:
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return context
 
 

@@ -178,5 +178,6 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[di
     files = [str(path) for path in parquet_files(folder / ROWS)]
     if not files:
         return
-    for batch in pads.dataset(files, format="parquet").to_batches(columns=columns, batch_size=_BATCH_ROWS):
+    wanted = None if columns is None else list(columns)
+    for batch in pads.dataset(files, format="parquet").to_batches(columns=wanted, batch_size=_BATCH_ROWS):
         yield from batch.to_pylist()
