@@ -41,6 +41,11 @@ class Number:
     digits: int
     decimals: int
 
+    @property
+    def may_be_rounded(self) -> bool:
+        """Whether it can be a rounded quotient: it has two decimals and is not 0.00, which says nothing."""
+        return self.decimals == 2 and self.digits > 0
+
     def scaled(self, places: int) -> int:
         """The value times 10**places, exact for places >= decimals."""
         factor: int = 10 ** (places - self.decimals)
@@ -68,16 +73,16 @@ def has_computed_number(numbers: Sequence[Number], window: int) -> bool:
     """Whether three numbers within `window` tokens are an operation of + - * / and its result.
 
     The operands and the result come in any order. A quotient counts if it is exact, or if the result is
-    written with two decimals and is the quotient rounded half up. The time goes with the numbers times the
-    window, for any numbers.
+    written with two decimals, not 0.00, and is the quotient rounded half up. The time goes with the numbers
+    times the window, for any numbers.
     """
     places = max((number.decimals for number in numbers), default=0)
     recent = _Window(10**places)
     for number in numbers:
         recent.forget_before(number.position - window + 1)
-        if recent.completes(number.scaled(places), number.decimals == 2):
+        if recent.completes(number.scaled(places), number.may_be_rounded):
             return True
-        recent.add(number.position, number.scaled(places), number.decimals == 2)
+        recent.add(number.position, number.scaled(places), number.may_be_rounded)
     return False
 
 
@@ -90,30 +95,30 @@ class _Window:
         self._values: Counter[int] = Counter()
         self._sorted: list[int] = []
         self._times_scale: set[int] = set()
-        self._cents: Counter[int] = Counter()  # the numbers written with two decimals, in hundredths
+        self._cents: Counter[int] = Counter()  # those that may be rounded, in hundredths
 
-    def add(self, position: int, value: int, two_decimals: bool) -> None:
-        self._items.append((position, value, two_decimals))
+    def add(self, position: int, value: int, may_be_rounded: bool) -> None:
+        self._items.append((position, value, may_be_rounded))
         self._values[value] += 1
         self._times_scale.add(value * self._scale)
         insort(self._sorted, value)
-        if two_decimals:
+        if may_be_rounded:
             self._cents[value * _HUNDRED // self._scale] += 1
 
     def forget_before(self, position: int) -> None:
         while self._items and self._items[0][0] < position:
-            _, value, two_decimals = self._items.popleft()
+            _, value, may_be_rounded = self._items.popleft()
             del self._sorted[bisect_left(self._sorted, value)]
-            if two_decimals:
+            if may_be_rounded:
                 _take_one(self._cents, value * _HUNDRED // self._scale)
             if not _take_one(self._values, value):
                 self._times_scale.remove(value * self._scale)
 
-    def completes(self, x: int, x_rounded: bool) -> bool:
+    def completes(self, x: int, may_be_rounded: bool) -> bool:
         """Whether x and two numbers of the window are an operation and its result."""
         if self._may_complete(x) and any(self._exact(x, y) or self._rounded(x, y) for y in self._values):
             return True
-        return x_rounded and x != 0 and self._is_rounded_quotient(x)
+        return may_be_rounded and self._is_rounded_quotient(x)
 
     def _may_complete(self, x: int) -> bool:
         """What `_exact` and `_rounded` ask, of all y at once, but z may be y itself: cheap, and mostly no."""

@@ -73,6 +73,8 @@ def test_three_numbers_that_belong_together(text: str) -> None:
         "2001 by 1999 is 1",
         "0.1 with 0.2 is 0.31",
         "In 1987 the club had 212 members and 9 horses, in 1994 already 341 and 16.",
+        "1 by 300 is 0.00",
+        "0.00 is 1 by 300",
         "2 and 4",  # 2 + 2 = 4 needs the 2 twice
         "5 0",
         "",
@@ -93,7 +95,7 @@ def related(a: Number, b: Number, c: Number) -> bool:
     x, y, z = (Fraction(number.digits, 10**number.decimals) for number in (a, b, c))
     if z in (x + y, x - y, x * y) or (y != 0 and z == x / y):
         return True
-    return y != 0 and c.decimals == 2 and z == Fraction((x / y * 100 + Fraction(1, 2)) // 1, 100)
+    return y != 0 and c.decimals == 2 and z != 0 and z == Fraction((x / y * 100 + Fraction(1, 2)) // 1, 100)
 
 
 NUMBERS = st.tuples(st.integers(0, 400), st.integers(0, 3), st.integers(1, 4))
