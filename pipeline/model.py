@@ -114,7 +114,7 @@ class LanguageModel:
         have calls.
         """
         encoded = continuation(self.tokenizer, [" " + text for text in texts])
-        # From offsets in " " + x to offsets in x: 0 and 1 would both be 0, which the first token alone may have.
+        # From offsets in " " + x to offsets in x, where 0 and 1 would both be 0: the first token has it.
         return [Pieces(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
 
     def prompt(self, template: PromptTemplate) -> Prompt:

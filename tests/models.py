@@ -49,16 +49,19 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     byte fallback and a BOS. words: a Unigram with Metaspace and a BOS.
     """
     if kind in ("bytes", "split_marker"):
-        return _byte_level([] if kind == "split_marker" else [" [", ")]", " ->", "(", "]."])
+        return byte_level([] if kind == "split_marker" else [" [", ")]", " ->", "(", "]."])
     return _llama_like() if kind == "pieces" else _unigram()
 
 
-def _byte_level(merged: list[str]) -> PreTrainedTokenizerFast:
+def byte_level(
+    merged: list[str], *, trim_offsets: bool = False, pre_split: bool = True
+) -> PreTrainedTokenizerFast:
+    """GPT-2's kind of tokenizer, taught the strings `merged`; with none of them `` [`` is two tokens."""
     inner = Tokenizer(tokenizer_models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre_split)
     inner.decoder = decoders.ByteLevel()
-    inner.post_processor = processors.ByteLevel(trim_offsets=False)
-    sample = TEXT.replace(" [", " ") if not merged else TEXT + " ".join(merged * 50) + " x" * 5
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    sample = [TEXT.replace(" [", " ")] if not merged else [TEXT, *merged * 50]
     trainer = BpeTrainer(
         vocab_size=420,
         min_frequency=2,
@@ -66,7 +69,7 @@ def _byte_level(merged: list[str]) -> PreTrainedTokenizerFast:
         special_tokens=["<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    inner.train_from_iterator([sample * 20], trainer)
+    inner.train_from_iterator(sample * 20, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|end|>", eos_token="<|end|>")
 
 
@@ -131,7 +134,7 @@ def teach(model: PreTrainedModel, ids: Sequence[int], strength: float = 2.0) -> 
 
 @cache
 def language_model(architecture: str, kind: str, batch_tokens: int = 16_384) -> LanguageModel:
-    """The engine over a small model that writes calculator calls; shared by tests, so its counters go on counting."""
+    """The engine over a small model that writes calculator calls; tests share it and its counters."""
     words = tokenizer(kind)
     model = causal_lm(architecture, len(words) + 3)
     teach(model, continuation(words, [" " + TAUGHT])[0].ids.tolist())

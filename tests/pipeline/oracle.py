@@ -1,7 +1,7 @@
 """The slow plain reference: ordinary forwards of one sequence at a time, no cache, no mask, no batch.
 
-Each function is the paper's text. The engine must agree with it: the same probabilities and losses to 1e-4, the same
-draws for the same random numbers, the same calls kept.
+Each function is the paper's text. The engine must agree with it: the same probabilities and losses to 1e-4,
+the same draws for the same random numbers, the same calls kept.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""The engine against plain forwards, and what it refuses to run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from pipeline.config import ModelConfig
+from pipeline.model import LanguageModel, ModelError
+from pipeline.prompts import PromptTemplate
+from pipeline.tree import Tree
+from tests.models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
+from tests.pipeline import oracle
+
+pytestmark = pytest.mark.unit
+
+PROMPT = PromptTemplate("Calculator", "Add calls. [Calculator(1 + 2)]\n\nInput:", "\nOutput:")
+TEXTS = ["The bakery sold 48 rolls.", "é “x” 67", "67"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, kind: str) -> None:
+    model = language_model(architecture, kind)
+    tree = Tree(model, model.prompt(PROMPT), [pieces.ids for pieces in model.encode(TEXTS)])
+    for text, found in zip(TEXTS, tree.positions(), strict=True):
+        plain = [oracle.p_api(model, PROMPT, text, position) for position in range(len(found))]
+        np.testing.assert_allclose(found, plain, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str) -> None:
+    model = language_model(architecture, kind)
+    sequences = [pieces.ids for pieces in model.encode(TEXTS[:2])]
+    wanted = [np.array([2, len(sequence) - 1]) for sequence in sequences]
+    found = model.token_logprobs(sequences, wanted, "plus")
+    for sequence, indices, logprobs in zip(sequences, wanted, found, strict=True):
+        for index, logprob in zip(indices, logprobs, strict=True):
+            p = oracle.probabilities(model, sequence[:index].tolist())[sequence[index]]
+            assert logprob == pytest.approx(math.log(p), abs=1e-4)
+
+
+def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model("llama", "bytes")
+    sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids
+    wanted = [np.arange(1, len(sequence))]
+    [whole] = model.token_logprobs([sequence], wanted, "plus")
+    monkeypatch.setattr("pipeline.model._LOGITS", 2 * model.vocabulary)
+    [chunked] = model.token_logprobs([sequence], wanted, "plus")
+    np.testing.assert_allclose(whole, chunked, atol=1e-5)
+
+
+def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
+    model = language_model("llama", "bytes", batch_tokens=64)
+    lengths = [5, 60, 7, 9, 30, 31, 2, 500]
+    batches = list(model.batches(lengths, shared=3))
+    assert sorted(index for batch in batches for index in batch) == list(range(8))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * (max(lengths[index] for index in batch) + 3) <= 64
+
+
+def test_real_tokens_and_padding_are_counted_by_phase() -> None:
+    model = LanguageModel(causal_lm("llama", 420), tokenizer("bytes"))
+    assert not model.tokens_run
+    rows = [np.arange(1, 9), np.arange(1, 5)]
+    model.token_logprobs(rows, [np.array([3]), np.array([2])], "empty")
+    assert model.tokens_run == {"empty": 7 + 3}
+    assert model.padding_run == {"empty": 4}
+
+
+def test_room_counts_the_text_twice() -> None:
+    model = language_model("llama", "bytes")
+    prompt = model.prompt(PROMPT)
+    free = model.max_positions - prompt.length - len(prompt.suffix) - len(model.markers.api) - 20
+    assert model.room(PROMPT, 20) == free // 2
+    assert model.prompt(PROMPT) is prompt
+
+
+def test_one_offset_of_a_text_has_one_position() -> None:
+    """A space of its own before the first word: both tokens would be offset 0 of x."""
+    model = language_model("llama", "words")
+    [pieces] = model.encode(["9 é"])
+    assert [model.markers.pieces[token] for token in pieces.ids[:2]] == [" ", "9"]
+    assert pieces.starts[:2].tolist() == [0, -1]
+
+
+class IgnoresPositions(LlamaForCausalLM):
+    """A model with a position of its own making."""
+
+    def forward(self, *args: Any, position_ids: torch.Tensor | None = None, **inputs: Any) -> Any:
+        return super().forward(*args, **inputs)
+
+    @property
+    def base_model(self) -> Any:
+        return self
+
+
+class IgnoresMask(LlamaForCausalLM):
+    """A model that attends to whatever is in the cache."""
+
+    def forward(self, *args: Any, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Any:
+        return super().forward(*args, **inputs)
+
+    @property
+    def base_model(self) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("kind", [IgnoresPositions, IgnoresMask])
+def test_a_model_that_ignores_what_it_is_given_is_refused(kind: type[LlamaForCausalLM]) -> None:
+    with pytest.raises(ModelError, match="does not honour"):
+        LanguageModel(kind(causal_lm("llama", 420).config).eval(), tokenizer("bytes"))
+
+
+def test_an_architecture_without_position_ids_is_refused() -> None:
+    config = BloomConfig(vocab_size=420, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
+    with pytest.raises(ModelError, match="BloomForCausalLM"):
+        LanguageModel(BloomForCausalLM(config).eval(), tokenizer("bytes"))
+
+
+def test_logits_that_are_scaled_after_the_head_are_right() -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    scaled = CohereForCausalLM(CohereConfig(vocab_size=420, logit_scale=0.5, initializer_range=0.3, **shape))
+    model = LanguageModel(scaled.eval(), tokenizer("bytes"))
+    assert not model.separate_head
+    sequence = model.encode(["The bakery sold 48"])[0].ids
+    [[found]] = model.token_logprobs([sequence], [np.array([3])], "plus")
+    plain = oracle.probabilities(model, sequence[:3].tolist())[sequence[3]]
+    assert found == pytest.approx(math.log(plain), abs=1e-4)
+
+
+def test_a_sliding_window_bounds_the_context() -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=420, sliding_window=40, num_key_value_heads=2, **shape)
+    assert LanguageModel(MistralForCausalLM(config).eval(), tokenizer("bytes")).max_positions == 40
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="embeddings"):
+        LanguageModel(causal_lm("llama", 100), tokenizer("bytes"))
+
+
+def test_a_folder_without_a_model_is_an_error_that_names_it(tmp_path: Any) -> None:
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        LanguageModel.load(ModelConfig(path=str(tmp_path)))
+
+
+def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Any) -> None:
+    causal_lm("gptj", 420).save_pretrained(tmp_path)
+    tokenizer("bytes").save_pretrained(tmp_path)
+    config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu", batch_tokens=99)
+    model = LanguageModel.load(config)
+    assert (model.batch_tokens, model.model.dtype) == (99, torch.bfloat16)
+    assert model.markers.pieces[model.markers.api[0]] == " ["
