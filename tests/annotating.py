@@ -1,0 +1,86 @@
+"""A small model that writes calls of two tools, prompts it has room for, and texts with numbers and dates."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from pipeline.calls import continuation
+from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, ModelConfig, RayConfig, ToolMethod
+from pipeline.model import LanguageModel
+from pipeline.records import Document, Text
+from tests.models import causal_lm, teach, tokenizer
+
+PROMPTS = {
+    "calculator": "Add calls. 2 and 3 make [Calculator(2 + 3)] 5.\n\nInput: {text}\nOutput:",
+    "calendar": "Add calls. It is [Calendar()] Monday.\n\nInput: {text}\nOutput:",
+}
+_TAUGHT = " 48 [Calculator(48 + 67)] 1 [Calculator(7 + 8)] 5, 6 [Calendar()] 3 [Calculator(4 + 48)] on 67 [Calendar()]"
+
+
+@cache
+def annotator_model() -> LanguageModel:
+    """Shared by tests, so its counters go on counting. No two tests may change it."""
+    words = tokenizer("bytes")
+    model = causal_lm("llama", len(words) + 3)
+    teach(model, continuation(words, [_TAUGHT])[0].ids.tolist())
+    return LanguageModel(model, words)
+
+
+def save_model(folder: Path) -> None:
+    """The same model as files, for processes that load it."""
+    annotator_model().model.save_pretrained(folder)
+    annotator_model().tokenizer.save_pretrained(folder)
+
+
+def write_prompts(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for tool, prompt in PROMPTS.items():
+        (folder / f"{tool}.txt").write_text(prompt)
+    return folder
+
+
+def method(prompts: Path) -> MethodConfig:
+    """Both tools at few positions, with thresholds that some calls reach."""
+    settings = ToolMethod(tau_s=0.0, k=3, m=4, tau_f=0.0, max_call_tokens=10)
+    return MethodConfig(
+        tools=("Calculator", "Calendar"), calculator=settings, calendar=settings, prompts=prompts, seed=5
+    )
+
+
+def page(number: int) -> dict[str, str]:
+    """A page with a sum in it; every third has no date in its URL."""
+    first, second = 2 + number * 7 % 40, 3 + number * 11 % 50
+    text = (
+        f"Page {number}: sold {first} rolls on Monday and {second} on Tuesday, {first + second} in both days."
+    )
+    day = "page" if number % 3 == 2 else f"2019/03/{1 + number % 28:02d}"
+    return {"text": text, "url": f"https://example.org/{day}/{number}"}
+
+
+def texts(count: int) -> list[Text]:
+    return [
+        Text(10 + number, Document(f"pages.jsonl#{number + 1}", page(number)["url"]), page(number)["text"])
+        for number in range(count)
+    ]
+
+
+def write_corpus(folder: Path, shards: int, pages: int) -> None:
+    """`pages` pages in every one of `shards` files, each with one broken line too."""
+    folder.mkdir(parents=True)
+    for shard in range(shards):
+        lines = [json.dumps(page(shard * pages + number)) for number in range(pages)]
+        lines.insert(pages // 2, "{broken")
+        (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def config(world: Path, output: Path, *, actors: int = 1, texts_per_batch: int = 8) -> AnnotateConfig:
+    """To annotate `world`: a folder with model/, prompts/ and pages/."""
+    return AnnotateConfig(
+        corpus=CorpusConfig(paths=(str(world / "pages"),)),
+        model=ModelConfig(path=str(world / "model"), dtype="float32", device="cpu"),
+        method=method(world / "prompts"),
+        ray=RayConfig(actors=actors, gpus_per_actor=0, cpus_per_actor=1, texts_per_batch=texts_per_batch),
+        output=output,
+    )

@@ -1,0 +1,168 @@
+"""Steps 1-4 on a batch: one annotation per text whatever breaks, sound funnels, batches that overlap."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.annotator import HOPELESS, Annotator, BatchFailedError
+from pipeline.config import MethodConfig, ToolsConfig
+from pipeline.model import LanguageModel, NonFiniteError
+from pipeline.records import Annotation, Document, Text
+from tests import annotating
+from tests.annotating import annotator_model, texts
+from tools_service.client import LocalTools
+from tools_service.contract import ToolInput, ToolResult
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def method(tmp_path: Path) -> MethodConfig:
+    return annotating.method(annotating.write_prompts(tmp_path / "prompts"))
+
+
+def local_tools() -> LocalTools:
+    return LocalTools.start(ToolsConfig(), ("Calculator", "Calendar"))
+
+
+@pytest.fixture
+def annotator(method: MethodConfig) -> Annotator:
+    return Annotator(annotator_model(), local_tools(), method)
+
+
+def test_every_text_comes_out_once_and_in_order(annotator: Annotator) -> None:
+    given = texts(6)
+    given[2] = replace(given[2], text="", skipped="not JSON: at pages.jsonl#3")
+    found = annotator.annotate(given)
+    assert [one.text for one in found] == given
+    assert found[2] == Annotation(given[2], "skipped", "not JSON: at pages.jsonl#3")
+    assert all(one.status == ("annotated" if one.calls else "no_calls") for one in found[:2] + found[3:])
+    assert all(one.token_forwards > 0 for one in found[:2] + found[3:])
+
+
+def test_funnels_add_up(annotator: Annotator) -> None:
+    found = annotator.annotate(texts(6))
+    stages = [stage for one in found for stage in one.funnel]
+    assert [stage.tool for stage in found[0].funnel] == ["Calculator", "Calendar"]
+    assert sum(stage.scored for stage in stages) >= 6, (
+        "the model draws too few calls for this test to say much"
+    )
+    for one in found:
+        for stage in one.funnel:
+            without_result = sum(n for reason, n in stage.discarded.items() if reason.startswith("tool: "))
+            assert stage.executed == stage.candidates - without_result
+            assert stage.scored == sum(call.tool == stage.tool for call in one.calls)
+            assert stage.draws == stage.positions * 4
+            assert stage.positions <= 3
+
+
+def test_the_calendar_shows_the_date_in_the_url(annotator: Annotator) -> None:
+    found = annotator.annotate(texts(6))
+    for one in found:
+        results = {call.result for call in one.calls if call.tool == "Calendar"}
+        if "/page/" in (one.text.document.url or ""):
+            assert one.funnel[1].selection == "no: no date in the URL"
+            assert not results
+    assert {call.result for call in found[0].calls if call.tool == "Calendar"} == {
+        "Today is Friday, March 1, 2019."
+    }
+
+
+def test_rows_do_not_depend_on_the_company(annotator: Annotator) -> None:
+    given = texts(5)
+    together = annotator.annotate(given)
+    for text, one in zip(given, together, strict=True):
+        (alone,) = annotator.annotate([text])
+        assert alone.funnel == one.funnel
+        for mine, other in zip(alone.calls, one.calls, strict=True):
+            assert (mine.position, mine.input, mine.result) == (other.position, other.input, other.result)
+            assert mine.gain == pytest.approx(other.gain, abs=1e-5)
+
+
+class TouchyTools:
+    """Calculator and calendar; breaks for good on the calendar of given days."""
+
+    def __init__(self, days: set[str]) -> None:
+        self.days = days
+        self.tools = local_tools()
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        return asyncio.run(self.acall(tool, inputs))
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        if any(one.date in self.days for one in inputs):
+            raise LookupError("no such day")
+        return await self.tools.acall(tool, inputs)
+
+
+def test_a_text_that_breaks_a_batch_fails_alone(annotator: Annotator, method: MethodConfig) -> None:
+    given = texts(5)
+    sound = annotator.annotate(given)
+    found = Annotator(annotator_model(), TouchyTools({"2019-03-02"}), method).annotate(given)
+    assert [one.status == "failed" for one in found] == [False, True, False, False, False]
+    assert found[1] == Annotation(given[1], "failed", "LookupError: no such day")
+    assert [one.funnel for one in found if one.status != "failed"] == [
+        one.funnel for one in sound if one is not sound[1]
+    ]
+
+
+def test_when_all_fail_the_run_stops(method: MethodConfig) -> None:
+    days = {f"2019-03-{day:02d}" for day in range(1, 29)}
+    given = [text for text in texts(2 * HOPELESS) if "/page/" not in (text.document.url or "")][:HOPELESS]
+    with pytest.raises(BatchFailedError, match=r"all .* texts of a batch failed.*LookupError: no such day"):
+        Annotator(annotator_model(), TouchyTools(days), method).annotate(given)
+
+
+def test_a_score_that_is_not_finite_stops_everything_and_names_the_text(method: MethodConfig) -> None:
+    sound = annotator_model()
+    broken = LanguageModel(copy.deepcopy(sound.model), sound.tokenizer)
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[:, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="text 10, Calculator"):
+        Annotator(broken, local_tools(), method).annotate(texts(2))
+
+
+def test_a_text_without_room_beside_a_prompt_is_not_tried(annotator: Annotator) -> None:
+    long = Text(1, Document("a#1", "https://example.org/2019/03/01/x"), "1 and 2 are 3. " * 60)
+    (found,) = annotator.annotate([long])
+    assert found.status == "no_calls"
+    assert found.funnel[0].selection.startswith("no: context: the text has ")
+
+
+class Meeting:
+    """Tools that answer a batch only when another one has come to its tools as well."""
+
+    def __init__(self, batches: int) -> None:
+        self.barrier = asyncio.Barrier(batches)
+        self.tools = local_tools()
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        raise NotImplementedError
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        if tool == "Calculator":
+            await self.barrier.wait()
+        return await self.tools.acall(tool, inputs)
+
+
+@pytest.mark.timeout(60)
+def test_while_a_batch_waits_for_tools_another_has_the_model(
+    annotator: Annotator, method: MethodConfig
+) -> None:
+    batches = [texts(4)[:2], texts(4)[2:]]
+
+    async def both() -> list[list[Annotation]]:
+        shared = Annotator(annotator_model(), Meeting(len(batches)), method)
+        return await asyncio.gather(*(shared.aannotate(batch) for batch in batches))
+
+    found = asyncio.run(both())
+    assert [[one.funnel for one in batch] for batch in found] == [
+        [one.funnel for one in annotator.annotate(batch)] for batch in batches
+    ]
