@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pipeline.calling import Beginnings
 from pipeline.columns import Columns
@@ -52,13 +53,15 @@ def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) ->
             raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
     beginnings = Beginnings(model.markers, model.device)
     total, tokens = 0.0, 0
-    for batch in model.batches([max(0, len(sequence) - 1) for sequence in sequences]):
-        predicted = [index for index in batch if len(sequences[index]) > 1]
-        losses = _losses(model, [sequences[index] for index in predicted], beginnings, disabled)
-        for index, loss in zip(predicted, losses, strict=True):
-            if not np.isfinite(loss).all():
-                raise PerplexityError(f"a loss is not finite in the held-out text {texts[index][:60]!r}…")
-            total, tokens = total + float(loss.sum()), tokens + len(loss)
+    with tqdm(total=len(texts), desc="perplexity", unit="texts", leave=False) as bar:
+        for batch in model.batches([max(0, len(sequence) - 1) for sequence in sequences]):
+            predicted = [index for index in batch if len(sequences[index]) > 1]
+            losses = _losses(model, [sequences[index] for index in predicted], beginnings, disabled)
+            for index, loss in zip(predicted, losses, strict=True):
+                if not np.isfinite(loss).all():
+                    raise PerplexityError(f"a loss is not finite in the held-out text {texts[index][:60]!r}…")
+                total, tokens = total + float(loss.sum()), tokens + len(loss)
+            bar.update(len(batch))
     if not tokens:
         raise PerplexityError("no held-out text has a token to predict")
     fed = sum(max(0, len(sequence) - 1) for sequence in sequences)
