@@ -7,7 +7,6 @@ exit codes are __main__.py's; the work is done by the steps.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,9 +25,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigurationError
 from pipeline.recipes import Recipe, RecipeName
-from pipeline.records import TOOL_NAMES, ToolName
-
-logger = logging.getLogger(__name__)
+from pipeline.records import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -112,12 +109,13 @@ def finetune(arguments: FinetuneArguments) -> None:
 
 def generate(arguments: GenerateArguments) -> None:
     """Continue each prompt and print it, with the calls where they were made."""
+    from pipeline.evaluation.run import tools_at_hand
     from pipeline.inference import Generator
     from pipeline.model import LanguageModel
     from tools_service.client import LocalTools
 
     prompts, config = prompts_of(arguments), arguments.config
-    tools = _tools_at_hand(config)
+    tools = tools_at_hand(config)
     generator = Generator(
         LanguageModel.load(config.model),
         LocalTools.start(config.tools, tools),
@@ -137,8 +135,13 @@ def generate(arguments: GenerateArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files, and perplexity with calls disabled."""
-    raise NotImplementedError
+    """Evaluate one model, and print the table of everything that is in the result file."""
+    from pipeline.demo import console
+    from pipeline.evaluation.run import evaluate
+    from pipeline.report import result_table
+
+    console().print(result_table(evaluate({arguments.label: arguments.config})))
+    print(arguments.config.output)
 
 
 def demo(arguments: DemoArguments) -> None:
@@ -167,21 +170,6 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
     if not prompts:
         raise ConfigurationError(f"no prompt in {arguments.file or 'standard input'}")
     return prompts
-
-
-def _tools_at_hand(config: GenerateConfig) -> tuple[ToolName, ...]:
-    """The tools that are not switched off and can be had; a model may have learned fewer than there are."""
-    from tools_service.toolbox import AVAILABLE, ToolUnavailableError, require_available
-
-    tools = []
-    for tool in AVAILABLE:
-        try:
-            require_available([tool], config.tools, field="tools_off")
-        except ToolUnavailableError as error:
-            logger.warning("%s is switched off: %s", tool, error)
-        else:
-            tools += [tool] * (tool not in config.tools_off)
-    return tuple(tools)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,15 @@ kept calls, the table. A step that is finished, from the same configuration and 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+from rich.console import Console
 
 from pipeline.config import EvaluateConfig, FinetuneConfig
 from pipeline.manifest import MANIFEST
 from pipeline.recipes import Recipe
+from pipeline.report import report
 from pipeline.steps import Ledger, Step
 
 LEDGER = "steps.json"
@@ -25,6 +29,13 @@ def demo(recipe: Recipe, *, force: bool = False) -> None:
     ledger = Ledger.open(recipe.evaluate.output.parent / LEDGER)
     for step in steps_of(recipe):
         ledger.do(step, force=force)
+    files = {step.name: step.output for step in steps_of(recipe)}
+    console().print("", report(recipe.annotate.output, recipe.evaluate.output, files))
+
+
+def console() -> Console:
+    """Where results are printed; wide enough for the tables where nothing says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def chained(recipe: Recipe) -> Recipe:
@@ -116,7 +127,9 @@ def _merge(recipe: Recipe) -> None:
 
 
 def _evaluate(recipe: Recipe) -> None:
-    raise NotImplementedError
+    from pipeline.evaluation.run import evaluate
+
+    evaluate(models_of(recipe))
 
 
 def _finetune(config: FinetuneConfig) -> None:
