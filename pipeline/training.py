@@ -166,7 +166,7 @@ def prepare_deepspeed(use_gpu: bool) -> None:
     """Choose the accelerator, before DeepSpeed is imported for the first time.
 
     On CPU DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference calls: a C++
-    compiler, ninja and minutes for nothing (docs/decisions/0005). Named as not available here, before DeepSpeed
+    compiler, ninja and minutes for nothing (docs/decisions/0005). Named as unavailable here, before DeepSpeed
     looks for itself what it could compile, it is left out and gloo does the work.
     """
     os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"

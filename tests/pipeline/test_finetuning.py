@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -164,9 +163,11 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
         env=os.environ | {"RAY_ADDRESS": address},
         cwd=Path(__file__).parents[2],
     )
-    wait_for_step(disturbed, 15, lambda: driver.poll() is None)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    try:
+        wait_for_step(disturbed, 15, lambda: driver.poll() is None)
+    finally:
+        driver.kill()
+        driver.wait()
     assert not (disturbed.output / MANIFEST).exists()
 
     killer = threading.Thread(target=kill_a_worker_after, args=(disturbed, 35), daemon=True)
