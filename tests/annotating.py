@@ -16,7 +16,10 @@ PROMPTS = {
     "calculator": "Add calls. 2 and 3 make [Calculator(2 + 3)] 5.\n\nInput: {text}\nOutput:",
     "calendar": "Add calls. It is [Calendar()] Monday.\n\nInput: {text}\nOutput:",
 }
-_TAUGHT = " 48 [Calculator(48 + 67)] 1 [Calculator(7 + 8)] 5, 6 [Calendar()] 3 [Calculator(4 + 48)] on 67 [Calendar()]"
+_TAUGHT = (
+    " 48 [Calculator(48 + 67)] 1 [Calculator(7 + 8)] 5, 6 [Calendar()] 3 [Calculator(4 + 48)] on 67 "
+    "[Calendar()]"
+)
 
 
 @cache

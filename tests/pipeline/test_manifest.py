@@ -1,0 +1,125 @@
+"""The manifest of annotations: what goes on with a folder and what is refused; counts that add up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig, ToolsConfig
+from pipeline.corpus import Shard
+from pipeline.counts import COLUMNS, count_rows
+from pipeline.manifest import ROWS, ManifestError, Session, begin, read_manifest, read_rows
+from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
+
+pytestmark = pytest.mark.unit
+
+SHARDS = [
+    Shard("pages/a.jsonl", "/pages/a.jsonl", "", 100),
+    Shard("pages/b.jsonl", "/pages/b.jsonl", "", None),
+]
+CONFIG = AnnotateConfig(
+    corpus=CorpusConfig(paths=("pages",)), method=MethodConfig(tools=("QA", "Calculator"))
+)
+
+
+def begun(folder: Path, config: AnnotateConfig = CONFIG, shards: list[Shard] = SHARDS) -> None:
+    begin(folder, config, shards).with_session(Session(started="2023-01-30T10:00:00+00:00")).write(folder)
+
+
+def test_a_run_goes_on_with_what_it_began(tmp_path: Path) -> None:
+    begun(tmp_path)
+    begun(tmp_path, CONFIG.model_copy(update={"ray": RayConfig(actors=7), "tools": ToolsConfig(replicas=3)}))
+    manifest = read_manifest(tmp_path)
+    assert manifest.state == "unfinished"
+    assert len(manifest.sessions) == 2
+    assert manifest.recipe.ray.actors == 7
+    assert manifest.versions["ray"] == "2.60.0"
+
+
+def test_another_recipe_is_refused_by_the_names_of_its_fields(tmp_path: Path) -> None:
+    begun(tmp_path)
+    calculator = CONFIG.method.calculator.model_copy(update={"k": 5})
+    method = CONFIG.method.model_copy(update={"calculator": calculator, "seed": 1})
+    other = CONFIG.model_copy(update={"method": method, "tools": ToolsConfig(encyclopedia="wiki")})
+    with pytest.raises(ManifestError) as refused:
+        begin(tmp_path, other, SHARDS)
+    assert (
+        "Different: method.calculator.k: 20 → 5; method.seed: 0 → 1; tools.encyclopedia: None → 'wiki'"
+        in str(refused.value)
+    )
+
+
+def test_changed_files_of_the_corpus_are_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    begin(tmp_path, CONFIG, SHARDS[::-1])
+    with pytest.raises(ManifestError, match="the files of the corpus: 2 of None bytes → 1 of 100 bytes"):
+        begin(tmp_path, CONFIG, SHARDS[:1])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"state": "finished"}'])
+def test_something_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ManifestError, match=r"manifest\.json: not a manifest"):
+        begin(tmp_path, CONFIG, SHARDS)
+
+
+def test_rows_without_a_manifest_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    with pytest.raises(ManifestError, match="there are rows but no"):
+        begin(tmp_path, CONFIG, SHARDS)
+
+
+def write(folder: Path, found: list[Annotation]) -> None:
+    (folder / ROWS).mkdir()
+    pq.write_table(
+        pa.Table.from_pylist([one.to_row() for one in found], schema=ANNOTATION_SCHEMA),
+        folder / ROWS / "0.parquet",
+    )
+
+
+def text(number: int) -> Text:
+    return Text(number, Document(f"a.jsonl#{number}"), "some text")
+
+
+def calculated(gain: float) -> Call:
+    return Call("Calculator", 4, 0.5, "1 + 1", "2", 1.0, 1.0 + gain, None, gain)
+
+
+def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
+    chosen = Funnel("Calculator", "an equals sign", 3, 30, 9, 8, 2, {"bracket": 21, "tool: deadline": 1})
+    every: dict[str, Any] = {"token_forwards": 10}
+    write(
+        tmp_path,
+        [
+            Annotation(
+                text(1),
+                "annotated",
+                None,
+                (calculated(0.5), calculated(0.49)),
+                (Funnel("QA", "every text"), chosen),
+                **every,
+            ),
+            Annotation(
+                text(2), "no_calls", None, (), (Funnel("QA", "no: context: it has 9 tokens"),), **every
+            ),
+            Annotation(text(3), "no_calls", None, (), (Funnel("QA", "no: context: it has 7 tokens"), chosen)),
+            Annotation(text(4), "skipped", "not JSON: line 4"),
+            Annotation(text(5), "skipped", "not JSON: line 5"),
+            Annotation(text(6), "failed", "LookupError: no such day"),
+        ],
+    )
+    counts = count_rows(read_rows(tmp_path, COLUMNS), CONFIG.method)
+    assert counts.texts == sum(counts.status.values()) == 6
+    assert counts.status == {"annotated": 1, "no_calls": 2, "skipped": 2, "failed": 1}
+    assert counts.reasons == {"skipped": {"not JSON": 2}, "failed": {"LookupError": 1}}
+    assert (counts.calls, counts.token_forwards) == (2, 20)
+    question, sums = counts.tools["QA"], counts.tools["Calculator"]
+    assert (question.texts, question.selected) == (3, 1)
+    assert question.selection == {"no: context": 2, "every text": 1}
+    assert (sums.texts, sums.selected, sums.draws, sums.executed, sums.scored) == (2, 2, 60, 16, 4)
+    assert (sums.kept, sums.texts_kept) == (1, 1)
+    assert sums.discarded == {"bracket": 42, "tool: deadline": 2}

@@ -1,0 +1,92 @@
+"""Output folders: one writer, rows once whatever happened, small files whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.outputs import OutputInUseError, parquet_files, settle, sole_writer, write_whole
+
+pytestmark = pytest.mark.unit
+
+
+def write(path: Path, ids: list[int]) -> None:
+    pq.write_table(pa.table({"text_id": pa.array(ids, pa.int64()), "text": [f"text {i}" for i in ids]}), path)
+
+
+def all_ids(folder: Path) -> list[int]:
+    return sorted(i for path in parquet_files(folder) for i in pq.read_table(path)["text_id"].to_pylist())
+
+
+def test_a_sound_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [5, 1])
+    write(tmp_path / "b.parquet", [2**62, 0])
+    before = {path: path.read_bytes() for path in parquet_files(tmp_path)}
+    assert settle(tmp_path).tolist() == [0, 1, 5, 2**62]
+    assert {path: path.read_bytes() for path in parquet_files(tmp_path)} == before
+
+
+def test_an_empty_folder_has_no_ids(tmp_path: Path) -> None:
+    assert settle(tmp_path).tolist() == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 0.5, -1])
+def test_a_file_that_was_not_finished_goes(tmp_path: Path, cut: float) -> None:
+    """Killed at any byte of a write: what is there is not a Parquet file yet."""
+    write(tmp_path / "a.parquet", [1, 2])
+    write(tmp_path / "b.parquet", [3, 4])
+    whole = (tmp_path / "b.parquet").read_bytes()
+    size = int(len(whole) * cut) if isinstance(cut, float) else cut if cut >= 0 else len(whole) + cut
+    (tmp_path / "b.parquet").write_bytes(whole[:size])
+    assert settle(tmp_path).tolist() == [1, 2]
+    assert all_ids(tmp_path) == [1, 2]
+
+
+def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [1, 2, 3])
+    write(tmp_path / "b.parquet", [3, 4, 1])
+    write(tmp_path / "c.parquet", [4, 2])
+    (tmp_path / "d.parquet.part").write_bytes(b"")
+    assert settle(tmp_path).tolist() == [1, 2, 3, 4]
+    assert all_ids(tmp_path) == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+    assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"text_id": 4, "text": "text 4"}]
+
+
+HOLD = "import sys, time; from pathlib import Path; from pipeline.outputs import sole_writer\n" + (
+    "with sole_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+)
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    """However it went: the first is killed here."""
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None
+        first.stdout.readline()
+        with (
+            pytest.raises(OutputInUseError, match=rf"{tmp_path}: process {first.pid} on .* is writing here"),
+            sole_writer(tmp_path),
+        ):
+            pass
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    with sole_writer(tmp_path), pytest.raises(OutputInUseError), sole_writer(tmp_path):
+        pass
+    with sole_writer(tmp_path):
+        pass
+
+
+def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.json", "first")
+    write_whole(tmp_path / "a.json", "zweiter é")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "zweiter é"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
