@@ -1,7 +1,7 @@
 """The base of the project's own exceptions. Each module derives its own, next to the code that raises it.
 
-A message names what it concerns (file and line, field, text id, tool, position) and what to do. The command line
-prints it without a traceback.
+A message names what it concerns (file and line, field, text id, tool, position) and what to do. The
+command line prints it without a traceback.
 """
 
 from __future__ import annotations
