@@ -1,10 +1,12 @@
 """What the text behind <API> amounts to while it is being written."""
 
 import pytest
+import torch
 
-from pipeline.calling import Asked, names_switched_off, read_call
+from pipeline.calling import Asked, Beginnings, names_switched_off, read_call
 from pipeline.calls import TOOLS, Malformed
 from pipeline.records import ToolName
+from tests.pipeline.scripted import markers
 
 pytestmark = pytest.mark.unit
 
@@ -68,3 +70,18 @@ def test_a_name_is_barred_where_it_parts_from_those_that_are_on(written: str, le
 def test_a_beginning_that_only_tools_switched_off_share_is_barred() -> None:
     assert names_switched_off("C", {"Calculator", "Calendar"})
     assert not names_switched_off("1", {"Calculator", "Calendar"})
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words", "merging", "metaspace"])
+def test_every_spelling_of_api_is_known(kind: str) -> None:
+    known = markers(kind)
+    beginnings = Beginnings(known, torch.device("cpu"))
+    space, letter = known.pieces.index(" "), known.pieces.index("a")
+    after_space, after_letter = beginnings.after(torch.tensor([space, letter]))
+    bracket = known.pieces.index("[")
+    assert bool(after_space[bracket])
+    assert not bool(after_letter[bracket])
+    if len(known.api) == 1:
+        assert after_letter[known.api[0]]
+    spelling = {known.pieces[token] for token in after_space.nonzero().flatten().tolist()}
+    assert all(piece == "[" or piece.endswith(" [") for piece in spelling)
