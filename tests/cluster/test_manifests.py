@@ -1,4 +1,4 @@
-"""Every manifest of the repository against the rules of KubeRay's controller; the rules against broken ones."""
+"""The repository's manifests against the rules of KubeRay's controller; the rules against broken ones."""
 
 from __future__ import annotations
 
