@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from pipeline.packing import Places
+
 
 class Columns(DynamicCache):
     """A cache of `length` filled columns. Whoever runs the model adds what it fed to `length` afterwards."""
@@ -22,22 +24,32 @@ class Columns(DynamicCache):
         super().__init__()
         self.length = 0
         self.capacity = 0
+        self.width = 0  # columns of this forward, if its tokens come packed
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.places: Places | None = None  # where the tokens of this forward belong, if they come packed
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes keys and values [B, H, Q, E] behind the filled columns; returns all of them [B, H, T, E]."""
-        end = self.length + key_states.shape[2]
+        """Writes keys and values [B, H, Q, E] behind the filled columns; returns all of them [B, H, T, E].
+
+        Packed ones [1, H, M, E] go to their `places`.
+        """
+        end = self.length + (key_states.shape[2] if self.places is None else self.width)
         if layer_idx == len(self.buffers):  # the first forward of an empty cache
             self.capacity = max(self.capacity, end)
             self.buffers.append((_room(key_states, self.capacity), _room(value_states, self.capacity)))
         if end > self.capacity:
             self.reserve(end + end // 4)
         keys, values = self.buffers[layer_idx]
-        keys[:, :, self.length : end] = key_states
-        values[:, :, self.length : end] = value_states
+        if self.places is None:
+            keys[:, :, self.length : end] = key_states
+            values[:, :, self.length : end] = value_states
+        else:
+            row, column = self.places
+            keys[row, :, self.length + column] = key_states[0].transpose(0, 1)
+            values[row, :, self.length + column] = value_states[0].transpose(0, 1)
         return keys[:, :, :end], values[:, :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -72,10 +84,12 @@ class Columns(DynamicCache):
 
 
 def _room(like: torch.Tensor, capacity: int) -> torch.Tensor:
-    return like.new_empty(like.shape[0], like.shape[1], capacity, like.shape[3])
+    """Zeros, not whatever was in memory: a masked column must still be a number."""
+    return like.new_zeros(like.shape[0], like.shape[1], capacity, like.shape[3])
 
 
 def _grown(part: torch.Tensor, length: int, capacity: int) -> torch.Tensor:
-    grown = _room(part, capacity)
+    grown = part.new_empty(part.shape[0], part.shape[1], capacity, part.shape[3])
     grown[:, :, :length] = part[:, :, :length]
+    grown[:, :, length:] = 0  # not whatever was in memory: a masked column must still be a number
     return grown

@@ -30,6 +30,8 @@ from pipeline.records import ToolName
 
 Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
 _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
+_FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
+_START = 128  # what starting a forward costs, in tokens
 
 
 class ModelError(ConfigurationError):
@@ -65,7 +67,7 @@ class LanguageModel:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16_384
     ) -> None:
         """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise."""
-        from pipeline.probe import check_head, check_tree
+        from pipeline.probe import check_head, check_packing, check_tree
 
         self.model = model
         self.model.train(False)
@@ -82,8 +84,10 @@ class LanguageModel:
         self.padding_run: Counter[Phase] = Counter()
         self._prompts: dict[PromptTemplate, Prompt] = {}
         self._automata: dict[ToolName, np.ndarray] = {}
+        self.packs = False
         self.separate_head = check_head(self)
         check_tree(self)
+        self.packs = check_packing(self)
         self.tokens_run.clear()
         self.padding_run.clear()
 
@@ -152,14 +156,26 @@ class LanguageModel:
         cache: Columns,
         phase: Phase,
         real: int,  # tokens that are not padding, for the counts
+        where: torch.Tensor | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
     ) -> torch.Tensor:  # [B, Q, D]
         """Runs tokens behind `cache`, which grows by their Q columns; returns what `logits` takes."""
         dtype = self.model.dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
         mask = mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
-        features = self._features(ids, attention_mask=mask, position_ids=depth, past_key_values=cache)
+        inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
+        if where is None or not self.packs or real > _FULL * ids.numel():
+            features = self._features(ids, position_ids=depth, **inputs)
+            self._count(phase, real, ids.numel())
+        else:
+            row, column = where.nonzero(as_tuple=True)
+            cache.places, cache.width = (row, column), ids.shape[1]
+            inputs |= {"position_ids": depth[where][None], "places": cache.places}
+            packed = self._features(ids[where][None], **inputs)
+            features = packed.new_zeros(*ids.shape, packed.shape[2])
+            features[row, column] = packed[0]
+            cache.places = None
+            self._count(phase, real, real)
         cache.length += ids.shape[1]
-        self._count(phase, real, ids.numel())
         return features
 
     def logits(self, features: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -205,17 +221,26 @@ class LanguageModel:
                 out[index] = part
         return out
 
-    def batches(self, lengths: Sequence[int], shared: int = 0) -> Iterator[list[int]]:
-        """Indices grouped so that rows of like length, each `shared` longer, stay under `batch_tokens` when
-        padded."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-            if batch and (len(batch) + 1) * (lengths[batch[0]] + shared) > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+    def batches(self, lengths: Sequence[int], shared: int = 0, forwards: int = 1) -> list[list[int]]:
+        """Indices grouped into batches of like length, the longest first, at the least cost.
+
+        A batch costs its rows times its longest, and what it takes to start its `forwards`; its rows, each
+        `shared` longer, stay under `batch_tokens` when padded. (Shortest path over the sorted lengths.)
+        """
+        order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+        cost = np.full(len(order) + 1, np.inf)
+        cost[0], origin = 0.0, np.zeros(len(order) + 1, dtype=np.int64)
+        for first in range(len(order)):
+            longest = lengths[order[first]]
+            rows = np.arange(1, 1 + max(1, min(len(order) - first, self.batch_tokens // (longest + shared))))
+            reached = cost[first] + _START * forwards + rows * longest
+            better = reached < cost[first + rows]
+            cost[first + rows[better]], origin[first + rows[better]] = reached[better], first
+        ends, end = [], len(order)
+        while end:
+            ends.append((origin[end], end))
+            end = int(origin[end])
+        return [order[first:end].tolist() for first, end in reversed(ends)]
 
     def _features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the output embedding takes; the logits themselves where the model does more than that to

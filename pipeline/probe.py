@@ -15,6 +15,7 @@ import torch
 
 from pipeline.columns import Columns
 from pipeline.model import LanguageModel, ModelError, Prompt, causal
+from pipeline.packing import NAME
 from pipeline.tree import Tree
 
 _EXACT = 1e-4  # nats, float32
@@ -60,6 +61,26 @@ def check_tree(model: LanguageModel) -> None:
             "architecture does not honour a 4D mask, position ids or a cache given to it; use one that does "
             "(Llama, GPT-NeoX, GPT-2, GPT-J, OPT and Qwen are known to)."
         )
+
+
+def check_packing(model: LanguageModel) -> bool:
+    """Whether tokens may be fed without their padding: the model's sdpa is replaced by one that can, if it
+    can.
+
+    Otherwise, as with GPT-J's own attention, padding is fed as well; the results are the same.
+    """
+    lm: Any = model.model
+    before = lm.config._attn_implementation
+    if before != "sdpa":
+        return False
+    try:
+        lm.set_attn_implementation(NAME)
+        model.packs = True
+        check_tree(model)
+    except (ModelError, TypeError, ValueError, AttributeError):
+        lm.set_attn_implementation(before)
+        return False
+    return True
 
 
 def _branches(

@@ -21,6 +21,10 @@ from pipeline.prompts import PromptTemplate
 from pipeline.records import Candidate, Text, ToolName
 from pipeline.tree import Tree
 
+_FORWARDS = (
+    8  # a batch of texts is worth about that many forwards: the positions, and a step a token of the calls
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SampledText:
@@ -66,7 +70,7 @@ def sample_calls(
             out[index] = SampledText(text, tool, failed=reason)
     fitting = [index for index in range(len(texts)) if index not in out]
     columns = [2 * len(encoded[index].ids) + len(prompt.suffix) for index in fitting]
-    for batch in model.batches(columns, shared=prompt.length):
+    for batch in model.batches(columns, prompt.length, _FORWARDS):
         rows = [fitting[index] for index in batch]
         sampled = _sample_batch(
             model, tool, prompt, [texts[i] for i in rows], [encoded[i] for i in rows], method, seed

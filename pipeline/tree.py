@@ -51,7 +51,7 @@ class Tree:
         self.fed = real.sum(axis=1)  # tokens run for each text, padding not counted
         self.context = prompt.length + ids.shape[1]
         self.cache = prompt.cache.repeated(rows, self.context + _SPARE)
-        self._run(self._tensor(ids), self._tensor(depth), allowed, "positions", int(real.sum()))
+        self._run(self._tensor(ids), self._tensor(depth), allowed, "positions", self._tensor(real))
 
     def positions(self) -> list[np.ndarray]:
         """p(<API>) [n] at every position of each text, float64: the product along the ids of ``<API>``.
@@ -102,13 +102,15 @@ class Tree:
         shape = (len(self.depth), int(slot.max()) + 1)
         fed, parents = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         fed[here, slot], parents[here, slot] = ids, parent
-        tokens, behind = self._tensor(fed), self._tensor(parents)
+        real = np.zeros(shape, dtype=bool)
+        real[here, slot] = True
+        tokens, behind, where = self._tensor(fed), self._tensor(parents), self._tensor(real)
         allowed = self.allowed.gather(1, behind[..., None].expand(-1, -1, self.cache.length))
         depth = self.depth.gather(1, behind) + 1
         if phase == "decode":
-            tokens, depth, allowed = self._compact(np.unique(here), tokens, depth, allowed)
+            tokens, depth, allowed, where = self._compact(np.unique(here), tokens, depth, allowed, where)
         own = torch.eye(shape[1], dtype=torch.bool, device=self.device).expand(len(depth), -1, -1)
-        self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, len(row))
+        self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, where)
 
     def crop(self, last: int) -> None:
         """Forgets the context's columns behind the one that predicts position `last`: no branch will see
@@ -117,27 +119,33 @@ class Tree:
         self.allowed = self.allowed[:, :, : self.cache.length]
 
     def _compact(
-        self, alive: np.ndarray, tokens: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self,
+        alive: np.ndarray,
+        tokens: torch.Tensor,
+        depth: torch.Tensor,
+        allowed: torch.Tensor,
+        where: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Drops rows that are not alive and columns that no token of a row sees, from the cache and the
         next step."""
         rows = self._tensor(alive)
         seen = allowed[rows].any(dim=1)  # [B', T]
         width = int(seen.sum(dim=1).max())
         if len(alive) * width > _WORTH * len(depth) * self.cache.length:
-            return tokens, depth, allowed
+            return tokens, depth, allowed, where
         columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
         self.cache.select(rows, columns, width + _SPARE)
         places = np.full(len(depth), -1)
         places[alive] = np.arange(len(alive))
         self.place = np.where(self.place >= 0, places[self.place], -1)
         allowed = allowed[rows].gather(2, columns[:, None].expand(-1, allowed.shape[1], -1))
-        return tokens[rows], depth[rows], allowed
+        return tokens[rows], depth[rows], allowed, where[rows]
 
     def _run(
-        self, ids: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, phase: Phase, real: int
+        self, ids: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, phase: Phase, where: torch.Tensor
     ) -> None:
-        self.features = self.model.forward(ids, depth, allowed, self.cache, phase, real)
+        real = int(where.sum())
+        self.features = self.model.forward(ids, depth, allowed, self.cache, phase, real, where)
         self.allowed = allowed
         self.depth = depth
 

@@ -67,10 +67,36 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
 def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
     model = language_model("llama", "bytes", batch_tokens=64)
     lengths = [5, 60, 7, 9, 30, 31, 2, 500]
-    batches = list(model.batches(lengths, shared=3))
+    batches = model.batches(lengths, shared=3)
     assert sorted(index for batch in batches for index in batch) == list(range(8))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * (max(lengths[index] for index in batch) + 3) <= 64
+    assert model.batches([]) == []
+
+
+def test_rows_share_a_batch_only_while_their_padding_costs_less_than_a_forward() -> None:
+    model = language_model("llama", "bytes")
+    assert model.batches([10, 900, 12, 880, 11]) == [[1, 3], [2, 4, 0]]
+    assert model.batches([10, 900, 12, 880, 11], forwards=100) == [[1, 3, 2, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "packs"), [("llama", True), ("gpt_neox", True), ("gpt2", True), ("gptj", False)]
+)
+def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
+    architecture: str, packs: bool
+) -> None:
+    model = language_model(architecture, "bytes")
+    assert model.packs == packs
+    ids = [pieces.ids for pieces in model.encode(TEXTS)]
+    before = model.padding_run["positions"]
+    packed = Tree(model, model.prompt(PROMPT), ids).positions()
+    assert (model.padding_run["positions"] == before) == packs
+    model.packs = False
+    padded = Tree(model, model.prompt(PROMPT), ids).positions()
+    model.packs = packs
+    for one, other in zip(packed, padded, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)
 
 
 def test_real_tokens_and_padding_are_counted_by_phase() -> None:

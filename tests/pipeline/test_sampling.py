@@ -72,7 +72,7 @@ def test_draws_are_those_of_the_plain_procedure(architecture: str, kind: str) ->
 
 def test_the_test_models_do_draw_calls() -> None:
     """Otherwise agreeing with the plain procedure would say little."""
-    models = [language_model("llama", "bytes"), language_model("gptj", "split_marker")]
+    models = [language_model("gpt2", "bytes"), language_model("llama", "split_marker")]
     wide = ToolMethod(tau_s=0.0, k=5, m=8, max_call_tokens=10)
     drawn = [call for model in models for one in sample(model, TEXTS, wide) for call in one.candidates]
     assert len(drawn) >= 8
