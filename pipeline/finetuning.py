@@ -155,11 +155,11 @@ def _same(output: Path, recorded: Path, identity: dict[str, Any]) -> None:
         if before["data"] != identity["data"]:
             changed.append("data: other content")
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{recorded} is damaged ({error}): remove {output} to start over") from error
+        raise ConfigurationError(f"{recorded} is damaged ({error}): start over with --force") from error
     if changed:
         raise ConfigurationError(
             f"{output} holds a run with other settings ({', '.join(changed)}): "
-            "remove it to start over, or choose another output"
+            "start over with --force, or choose another output"
         )
 
 

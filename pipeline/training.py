@@ -105,7 +105,7 @@ class Training:
     def restore(self, folder: Path) -> int:
         """Go on from what `save` wrote: the number of steps taken."""
         if not (folder / _TAG).is_dir():
-            raise PipelineError(f"{folder}: no checkpoint here; remove the run's output to start over")
+            raise PipelineError(f"{folder}: no checkpoint here; start over with --force")
         _, state = self.engine.load_checkpoint(str(folder), tag=_TAG)
         return int(state["steps"])
 
