@@ -124,15 +124,23 @@ class LanguageModel:
     def prompt(self, template: PromptTemplate) -> Prompt:
         """The tool's prompt with its keys and values, computed once."""
         if template not in self._prompts:
-            plain = {"add_special_tokens": False, "split_special_tokens": True}
-            first = self.tokenizer(template.prefix, **plain).input_ids
-            ids = torch.tensor([[*self.markers.bos, *first]], device=self.device)
-            cache = Columns()
-            depth = torch.arange(ids.shape[1], device=self.device)[None]
-            self.forward(ids, depth, causal(ids.shape[1], self.device), cache, "prompt", ids.numel())
-            suffix = continuation(self.tokenizer, [template.suffix])[0].ids
+            before, suffix = self._around(template)
+            cache, ids = Columns(), torch.from_numpy(before).to(self.device)[None]
+            depth = torch.arange(len(before), device=self.device)[None]
+            self.forward(ids, depth, causal(len(before), self.device), cache, "prompt", len(before))
             self._prompts[template] = Prompt(cache, suffix)
         return self._prompts[template]
+
+    def room(self, template: PromptTemplate, max_call_tokens: int) -> int:
+        """Most tokens a text may have to be sampled with this prompt: it stands in the context twice."""
+        fixed = sum(map(len, self._around(template))) + len(self.markers.api) + max_call_tokens
+        return max(0, (self.max_positions - fixed) // 2)
+
+    def _around(self, template: PromptTemplate) -> tuple[np.ndarray, np.ndarray]:
+        """Ids before and after the text. The first begin the sequence, so they are not a continuation."""
+        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        first = self.tokenizer(template.prefix, **plain).input_ids
+        return np.array([*self.markers.bos, *first]), continuation(self.tokenizer, [template.suffix])[0].ids
 
     def automaton(self, tool: ToolName) -> np.ndarray:
         """grammar.automaton of the tool for this vocabulary, made once."""
@@ -140,12 +148,6 @@ class LanguageModel:
             special = self.tokenizer.all_special_ids
             self._automata[tool] = automaton(tool, self.markers.pieces, special, self.vocabulary)
         return self._automata[tool]
-
-    def room(self, template: PromptTemplate, max_call_tokens: int) -> int:
-        """Most tokens a text may have to be sampled with this prompt: it stands in the context twice."""
-        prompt = self.prompt(template)
-        fixed = prompt.length + len(prompt.suffix) + len(self.markers.api) + max_call_tokens
-        return max(0, (self.max_positions - fixed) // 2)
 
     @torch.inference_mode()
     def forward(

@@ -58,7 +58,7 @@ def sample_calls(
     A text that does not fit the context beside the prompt comes back failed. Raises NonFiniteError when the
     model's probabilities are not finite.
     """
-    prompt, room = model.prompt(template), model.room(template, method.max_call_tokens)
+    room = model.room(template, method.max_call_tokens)
     encoded = model.encode([text.text for text in texts])
     out: dict[int, SampledText] = {}
     for index, (text, pieces) in enumerate(zip(texts, encoded, strict=True)):
@@ -69,6 +69,9 @@ def sample_calls(
             )
             out[index] = SampledText(text, tool, failed=reason)
     fitting = [index for index in range(len(texts)) if index not in out]
+    if not fitting:
+        return [out[index] for index in range(len(texts))]
+    prompt = model.prompt(template)
     columns = [2 * len(encoded[index].ids) + len(prompt.suffix) for index in fitting]
     for batch in model.batches(columns, prompt.length, _FORWARDS):
         rows = [fitting[index] for index in batch]

@@ -214,6 +214,12 @@ def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
     assert sampled[1].text.text_id == 101
 
 
+def test_a_prompt_longer_than_the_context_fails_every_text_and_runs_nothing() -> None:
+    model = LanguageModel(causal_lm("gpt2", 420, positions=32), tokenizer("bytes"))
+    assert all("room for 0" in str(one.failed) for one in sample(model, TEXTS))
+    assert not model.tokens_run
+
+
 def test_a_text_of_just_the_room_is_sampled() -> None:
     model = LanguageModel(causal_lm("gpt2", 420, positions=96), tokenizer("bytes"))
     room = model.room(PROMPT, METHOD.max_call_tokens)
