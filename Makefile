@@ -61,7 +61,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
-bench: $(INSTALLED) ## every measurement of bench/, one after the other
+bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
 	@for file in $(sort $(wildcard bench/[a-z]*.py)); do \
 		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
 
