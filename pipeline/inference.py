@@ -94,7 +94,7 @@ class Generator:
             max_new_tokens=max_new_tokens,
             stop_at_newline=stop_at_newline,
         )
-        for batch in self.model.batches([len(state.tokens) for state in states]):
+        for batch in self.model.batches([len(state.tokens) for state in states], forwards=max_new_tokens):
             Decoder(self.model, self.tools, rules, self.beginnings, [states[index] for index in batch]).run()
         return [self._generation(state, stop_at_newline) for state in states]
 

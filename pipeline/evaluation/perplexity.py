@@ -52,19 +52,20 @@ def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) ->
             problem = f"has {len(sequence)} tokens, the context {model.max_positions}"
             raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
     beginnings = Beginnings(model.markers, model.device)
+    predicted = [index for index, sequence in enumerate(sequences) if len(sequence) > 1]
     total, tokens = 0.0, 0
-    with tqdm(total=len(texts), desc="perplexity", unit="texts", leave=False) as bar:
-        for batch in model.batches([max(0, len(sequence) - 1) for sequence in sequences]):
-            predicted = [index for index in batch if len(sequences[index]) > 1]
-            losses = _losses(model, [sequences[index] for index in predicted], beginnings, disabled)
-            for index, loss in zip(predicted, losses, strict=True):
+    with tqdm(total=len(predicted), desc="perplexity", unit="texts", leave=False) as bar:
+        for batch in model.batches([len(sequences[index]) - 1 for index in predicted]):
+            chosen = [predicted[number] for number in batch]
+            losses = _losses(model, [sequences[index] for index in chosen], beginnings, disabled)
+            for index, loss in zip(chosen, losses, strict=True):
                 if not np.isfinite(loss).all():
                     raise PerplexityError(f"a loss is not finite in the held-out text {texts[index][:60]!r}…")
                 total, tokens = total + float(loss.sum()), tokens + len(loss)
             bar.update(len(batch))
     if not tokens:
         raise PerplexityError("no held-out text has a token to predict")
-    fed = sum(max(0, len(sequence) - 1) for sequence in sequences)
+    fed = sum(len(sequences[index]) - 1 for index in predicted)
     return Perplexity(math.exp(total / tokens), tokens, len(texts), fed - tokens)
 
 
@@ -72,8 +73,6 @@ def _losses(
     model: LanguageModel, sequences: Sequence[np.ndarray], beginnings: Beginnings, disabled: bool
 ) -> list[np.ndarray]:
     """For each sequence -ln p, float64, of its tokens but the first and those that spell <API>."""
-    if not sequences:
-        return []
     sizes = [len(sequence) - 1 for sequence in sequences]
     ids = torch.from_numpy(pad([sequence[:-1] for sequence in sequences])).to(model.device)  # [B, Q]
     depth = torch.arange(ids.shape[1], device=model.device).expand(ids.shape)
