@@ -6,14 +6,17 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console, RenderableType
 
-from pipeline.config import MethodConfig
+from pipeline.config import AnnotateConfig, MethodConfig
 from pipeline.counts import count_rows
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult
-from pipeline.records import Annotation, Call, Document, Funnel, Text, ToolName
-from pipeline.report import calls_view, files_table, funnel_table, kept_calls, result_table
+from pipeline.manifest import ROWS, AnnotationManifest, CorpusState
+from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text, ToolName
+from pipeline.report import calls_view, files_table, funnel_table, kept_calls, report, result_table
 
 pytestmark = pytest.mark.unit
 METHOD = MethodConfig(tools=("Calculator", "WikiSearch", "Calendar"))
@@ -122,3 +125,24 @@ def test_brackets_in_names_are_printed_as_they_are() -> None:
     text = printed(files_table({"rows": Path("runs/[bold]x")}))
     assert "runs/[bold]x" in text
     assert "[red]" in printed(result_table(Evaluation(models={"base": result(1, 1, 1, "[red]")})))
+
+
+def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
+    rows = [row(number, call("Calculator", 10, 0.6)) for number in range(3)]
+    (tmp_path / ROWS).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), tmp_path / ROWS / "0.parquet")
+    corpus = CorpusState(files=1, bytes=1, digest="")
+    AnnotationManifest(
+        state="finished",
+        recipe=AnnotateConfig(method=METHOD),
+        versions={},
+        corpus=corpus,
+        sessions=(),
+        counts=count_rows(rows, METHOD),
+    ).write(tmp_path)
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(Evaluation(models={"base": result(0.5, 1, 2.0, "sums")}).model_dump_json())
+    text = printed(report(tmp_path, evaluation, {"rows": tmp_path / ROWS}))
+    for expected in ("texts with one", "The sum is [Calculator(27 + 4) -> 31] 31", "50.0 (1)", "rows"):
+        assert expected in text
+    assert text.count("[Calculator(") == 3
