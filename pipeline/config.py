@@ -7,8 +7,9 @@ out of range are errors that name the field. Nothing here touches a file, a mode
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -277,3 +278,15 @@ class EvaluateConfig(Frozen):
     """Where the result goes."""
     batch_size: PositiveInt = 32
     """Prompts decoded together."""
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``field: before → after`` for what differs between two dumped configurations, with dots for nesting."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: {old!r} → {new!r}")
+    return found

@@ -12,15 +12,12 @@ training.py's.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +31,14 @@ from pipeline.config import FinetuneConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.examples import count_texts, digest, load_examples
 from pipeline.journal import Evaluation, Journal, following, read_evaluations
+from pipeline.manifest import versions
+from pipeline.outputs import now, sole_writer
+from pipeline.runfolder import FinetuneManifest, Run, RunFolder
 
 if TYPE_CHECKING:
     from pipeline.training import Training
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-MANIFEST = "manifest.json"
-METRICS = "metrics.jsonl"
-# What may differ between two starts of the same run: the result does not depend on it.
-_FREE = {"output", "data", "cpus_per_worker", "max_failures", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +68,36 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
     """
     config = _absolute(config)
     _check(config)
-    identity = {"config": config.model_dump(mode="json", exclude=_FREE), "data": digest(config.data)}
-    if force:
-        _clear(config.output)
-    if (config.output / MANIFEST).exists():
-        _same(config.output, config.output / MANIFEST, identity)
-        logger.info("%s: finished before, nothing to do", config.output)
-        return _result(config.output, reused=True)
-    _begin(config.output, identity)
+    folder, run = RunFolder(config.output), Run(recipe=config, data=digest(config.data))
+    folder.check()
+    with sole_writer(config.output):
+        reused = folder.claim(run, force=force)
+        if reused:
+            logger.info("%s: finished before, nothing to do", config.output)
+        else:
+            _run(config, folder, run)
+    return FinetuneResult(config.output, folder.manifest().best, read_evaluations(folder.metrics), reused)
+
+
+def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
     started = time.monotonic()
-    with _cluster(config), following(config.output / METRICS, config.max_steps):
-        result = _fit(config)
+    with _cluster(config), following(folder.metrics, config.max_steps):
+        result = _fit(config, folder)
     outcome: Outcome = result.return_value
     if outcome.error:
         raise outcome.error
-    _publish(
-        config, result, identity | {"texts": outcome.counts, "wall_s": round(time.monotonic() - started, 1)}
+    found = [(Evaluation(**metrics), Path(kept.path)) for kept, metrics in result.best_checkpoints]
+    best, checkpoint = min(found, key=lambda found: (found[0].held_out_loss, found[0].step))
+    manifest = FinetuneManifest(
+        recipe=config,
+        data=run.data,
+        versions=versions(),
+        created=now(),
+        texts=outcome.counts,
+        best=best,
+        wall_s=round(time.monotonic() - started, 1),
     )
-    return _result(config.output, reused=False)
+    folder.publish(checkpoint / "model", manifest)
 
 
 class FinetuningError(PipelineError):
@@ -118,6 +124,11 @@ def _check(config: FinetuneConfig) -> None:
             f"{config.data}: {texts} texts are not enough for held_out = {config.held_out} and one batch of "
             f"batch_size = {config.batch_size}: lower one of them, or merge more annotations"
         )
+    for name, needed in (("model.path", Path(config.model.path)), ("data", config.data)):
+        if needed.is_relative_to(config.output):
+            raise ConfigurationError(
+                f"output = {config.output} holds {name} = {needed}: choose another folder"
+            )
     try:
         model = AutoConfig.from_pretrained(config.model.path)
     except (OSError, ValueError) as error:
@@ -127,57 +138,6 @@ def _check(config: FinetuneConfig) -> None:
         raise ConfigurationError(
             f"sequence_length = {config.sequence_length} is more than the {context} of {config.model.path}"
         )
-
-
-def _begin(output: Path, identity: dict[str, Any]) -> None:
-    """Claim the folder, or find that this very run was begun in it."""
-    begun = output / CHECKPOINTS / "run.json"
-    if begun.exists():
-        _same(output, begun, identity)
-        logger.info("%s: going on with the run begun there", output)
-        return
-    if output.exists() and any(output.iterdir()):
-        raise ConfigurationError(f"{output} is not empty, and not a run of finetune: choose another output")
-    begun.parent.mkdir(parents=True)
-    _write(begun, identity)
-
-
-def _same(output: Path, recorded: Path, identity: dict[str, Any]) -> None:
-    """Refuse to mix two runs in one folder, naming what differs."""
-    try:
-        before = json.loads(recorded.read_text(encoding="utf-8"))
-        old, new = _flat(before["config"]), _flat(identity["config"])
-        changed = [
-            f"{name}: {old.get(name)} → {new.get(name)}"
-            for name in old | new
-            if old.get(name) != new.get(name)
-        ]
-        if before["data"] != identity["data"]:
-            changed.append("data: other content")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{recorded} is damaged ({error}): start over with --force") from error
-    if changed:
-        raise ConfigurationError(
-            f"{output} holds a run with other settings ({', '.join(changed)}): "
-            "start over with --force, or choose another output"
-        )
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Names with dots, as on the command line."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        nested = (
-            {f"{name}.{key}": inner for key, inner in _flat(value).items()} if isinstance(value, dict) else {}
-        )
-        flat |= nested or {name: value}
-    return flat
-
-
-def _clear(output: Path) -> None:
-    """Remove a run, finished or not; leave a folder that is none to `_begin`."""
-    if (output / MANIFEST).exists() or (output / CHECKPOINTS / "run.json").exists():
-        shutil.rmtree(output)
 
 
 @contextmanager
@@ -207,7 +167,7 @@ def _cluster(config: FinetuneConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def _fit(config: FinetuneConfig) -> Any:
+def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
     """The ray.train.Result. (mypy reads the signatures of Ray Train's first version.)"""
     trainer = TorchTrainer(
         _work,  # type: ignore[arg-type]
@@ -219,8 +179,8 @@ def _fit(config: FinetuneConfig) -> Any:
         ),
         # The same name and path again: Ray Train goes on from the checkpoints it finds there.
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-            name=CHECKPOINTS,
-            storage_path=str(config.output),
+            name=folder.checkpoints.name,
+            storage_path=str(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="held_out_loss", checkpoint_score_order="min"
@@ -267,7 +227,8 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     training = Training(config, data, tokenizer, rank=rank, device=get_device())
     checkpoint = ray.train.get_checkpoint()
     done = training.restore(Path(checkpoint.path)) if checkpoint else 0
-    journal = Journal(config.output / METRICS, done) if rank == 0 else None
+    folder = RunFolder(config.output)
+    journal = Journal(folder.metrics, done) if rank == 0 else None
     if not done:
         evaluation = Evaluation(0, *training.evaluate())
         if journal:
@@ -281,7 +242,7 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
             evaluation = Evaluation(step, *training.evaluate())
             if journal:
                 journal.evaluation(evaluation)
-            _report(training, evaluation, config.output / CHECKPOINTS / f"step-{step:06d}")
+            _report(training, evaluation, folder.checkpoints / f"step-{step:06d}")
     return data.counts()
 
 
@@ -293,26 +254,3 @@ def _report(training: Training, evaluation: Evaluation, folder: Path) -> None:
         checkpoint=ray.train.Checkpoint.from_directory(folder),
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )
-
-
-def _publish(config: FinetuneConfig, result: Any, manifest: dict[str, Any]) -> None:
-    """The best checkpoint's model becomes the result; the manifest, written last, says that it is whole."""
-    checkpoint, best = min(
-        result.best_checkpoints or [], key=lambda found: (found[1]["held_out_loss"], found[1]["step"])
-    )
-    shutil.copytree(Path(checkpoint.path) / "model", config.output, dirs_exist_ok=True)
-    packages = ("torch", "transformers", "deepspeed", "ray")
-    manifest |= {"best": best, "versions": {name: version(name) for name in packages}}
-    _write(config.output / MANIFEST, manifest)
-    shutil.rmtree(config.output / CHECKPOINTS)
-
-
-def _result(output: Path, *, reused: bool) -> FinetuneResult:
-    manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    return FinetuneResult(output, Evaluation(**manifest["best"]), read_evaluations(output / METRICS), reused)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)

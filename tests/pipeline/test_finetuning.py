@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from pipeline.config import FinetuneConfig
 from pipeline.errors import ConfigurationError
 from pipeline.examples import digest
-from pipeline.finetuning import CHECKPOINTS, MANIFEST, METRICS, finetune
+from pipeline.finetuning import finetune
 from pipeline.journal import Evaluation, Journal
+from pipeline.runfolder import FinetuneManifest, Run, RunFolder
 from tests.pipeline.finetuning_data import base_model, configuration, rows, write
 
 
@@ -35,23 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def finished(config: FinetuneConfig) -> None:
-    """The files of a finished run that the check for one reads."""
-    config.output.mkdir()
-    journal = Journal(config.output / METRICS, 0)
-    journal.evaluation(Evaluation(2, 1.5, 10))
-    content = {"config": recorded(config), "data": digest(config.data), "best": journal_entry()}
-    (config.output / MANIFEST).write_text(json.dumps(content))
+BEST = Evaluation(2, 1.5, 10)
 
 
-def recorded(config: FinetuneConfig) -> dict[str, Any]:
-    return config.model_dump(
-        mode="json", exclude={"output", "data", "cpus_per_worker", "max_failures", "gradient_checkpointing"}
-    )
-
-
-def journal_entry() -> dict[str, Any]:
-    return {"step": 2, "held_out_loss": 1.5, "tokens": 10}
+def finished(config: FinetuneConfig) -> RunFolder:
+    """A finished run, without its model."""
+    run = RunFolder(config.output)
+    run.path.mkdir()
+    Journal(run.metrics, 0).evaluation(BEST)
+    values: dict[str, Any] = {"versions": {}, "created": "", "texts": {}, "best": BEST, "wall_s": 0.0}
+    manifest = FinetuneManifest(recipe=config, data=digest(config.data), **values)
+    (run.path / "manifest.json").write_text(manifest.model_dump_json())
+    return run
 
 
 @pytest.mark.unit
@@ -93,22 +89,22 @@ def test_a_finished_run_is_left_alone(folder: Path, tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.INFO):
         result = finetune(config.model_copy(update={"max_failures": 7}))
     assert result.reused
-    assert result.best == Evaluation(2, 1.5, 10)
-    assert result.evaluations == (result.best,)
+    assert result.best == BEST
+    assert result.evaluations == (BEST,)
     assert "finished before" in caplog.text
 
 
 @pytest.mark.unit
 def test_other_settings_or_data_are_not_mixed_into_a_run(folder: Path, tmp_path: Path) -> None:
     config = configuration(folder, output=tmp_path / "model")
-    finished(config)
-    with pytest.raises(ConfigurationError, match=r"learning_rate: 0\.001 → 0\.002.*start over with --force"):
+    run = finished(config)
+    with pytest.raises(ConfigurationError, match=r"--force.*Different: learning_rate: 0\.001 → 0\.002$"):
         finetune(config.model_copy(update={"learning_rate": 0.002}))
     other = write(tmp_path / "augmented", [rows(30)])
     with pytest.raises(ConfigurationError, match="data: other content"):
         finetune(config.model_copy(update={"data": other}))
-    (config.output / MANIFEST).write_text("{")
-    with pytest.raises(ConfigurationError, match="damaged"):
+    (run.path / "manifest.json").write_text("{")
+    with pytest.raises(ConfigurationError, match="not one that this version of finetune wrote"):
         finetune(config)
 
 
@@ -123,11 +119,28 @@ def test_a_folder_of_somebody_else_is_not_touched(folder: Path, tmp_path: Path, 
     assert [path.name for path in mine.parent.iterdir()] == ["letters.txt"]
 
 
+@pytest.mark.unit
+def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    run = finished(config)
+    (run.path / "model.safetensors").touch()
+    this = Run(recipe=config, data=digest(config.data))
+    run.check()
+    assert run.claim(this, force=False)
+    assert not run.claim(this, force=True)
+    assert {path.name for path in run.path.iterdir()} == {"checkpoints"}
+    assert not run.claim(this, force=False), "begun, not finished"
+    with pytest.raises(ConfigurationError, match="holds model"):
+        finetune(configuration(folder, output=folder), force=True)
+    with pytest.raises(ConfigurationError, match="holds data"):
+        finetune(configuration(folder, output=folder / "augmented"), force=True)
+
+
 STEPS = 40
 
 
 def steps(config: FinetuneConfig) -> list[dict[str, Any]]:
-    path = config.output / METRICS
+    path = RunFolder(config.output).metrics
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -168,7 +181,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
     finally:
         driver.kill()
         driver.wait()
-    assert not (disturbed.output / MANIFEST).exists()
+    assert not (disturbed.output / "manifest.json").exists()
 
     killer = threading.Thread(target=kill_a_worker_after, args=(disturbed, 25), daemon=True)
     killer.start()
@@ -207,6 +220,6 @@ def check_result(config: FinetuneConfig, best: Evaluation) -> None:
     losses = [event["held_out_loss"] for event in events if "held_out_loss" in event]
     assert best.held_out_loss == min(losses[1:]) < losses[0]
     assert all(math.isfinite(event["loss"]) for event in events if "loss" in event)
-    manifest = json.loads((config.output / MANIFEST).read_text())
-    assert manifest["texts"]["trained_on"] + manifest["texts"]["held_out"] == 30
-    assert not (config.output / CHECKPOINTS).exists()
+    manifest = RunFolder(config.output).manifest()
+    assert (manifest.best, manifest.texts["trained_on"] + manifest.texts["held_out"]) == (best, 30)
+    assert not RunFolder(config.output).checkpoints.exists()
