@@ -25,6 +25,7 @@ from pipeline.config import (
     MethodConfig,
     ModelConfig,
     RayConfig,
+    ToolMethod,
     ToolsConfig,
 )
 
@@ -51,12 +52,18 @@ def demo() -> Recipe:
     runs = Path("runs/demo")
     model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
     tools = ToolsConfig(encyclopedia="demo/encyclopedia", index=runs / "index")
-    generate = _generate(model, tools, runs, max_new_tokens=48)
+    generate = _generate(model, tools, runs, max_new_tokens=16)
     return Recipe(
         annotate=AnnotateConfig(
-            corpus=CorpusConfig(paths=("demo/pages",), max_tokens=192),
+            # The annotator was pretrained on contexts of up to 480 tokens: prompt, text twice, call.
+            corpus=CorpusConfig(paths=("demo/pages",), max_tokens=112),
             model=model,
-            method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar"), prompts=Path("demo/prompts")),
+            method=MethodConfig(
+                tools=("WikiSearch", "Calculator", "Calendar"),
+                prompts=Path("demo/prompts"),
+                # The paper's k = 20 and m = 10 find hardly more here, for several times the work.
+                calculator=ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5),
+            ),
             tools=tools,
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
             output=runs / "annotations",
@@ -82,7 +89,8 @@ def demo() -> Recipe:
         evaluate=EvaluateConfig(
             generation=generate,
             benchmarks=tuple(
-                Path(f"demo/questions/{name}.jsonl") for name in ("calculator", "calendar", "wikisearch")
+                Path(f"demo/questions/{name}.jsonl")
+                for name in ("calculator", "wikisearch", "calendar", "plain")
             ),
             perplexity=("demo/held_out",),
             output=runs / "evaluation.json",
