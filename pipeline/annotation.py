@@ -42,6 +42,7 @@ BATCHES_IN_FLIGHT = 2
 # Reading stays this far ahead of the annotators at most, and a batch's rows are one block, hence one file.
 _BLOCK_BYTES = 8 * 2**20
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a model of many GB may take long to load
+_RAYS_ADVICE = "\nFailed to apply UDF"  # Ray Data lengthens our messages by what to set in its DataContext
 _OTHER_CPUS = 3  # reading, cutting into batches and writing, besides annotators and tools
 
 
@@ -98,8 +99,7 @@ def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids) -> in
     """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
     from tools_service.service import tools_on_ray
 
-    for chatty in ("ray.data", "ray.serve"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    _hush()
     count = TokenCounter(config.model.path)
     with (
         _cluster(config),
@@ -147,11 +147,18 @@ class AnnotateBatch:
         if not config.ray.gpus_per_actor:
             torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
             model = model.model_copy(update={"device": "cpu"})
-        self._annotator = Annotator(LanguageModel.load(model), tools, config.method)
         self._tally = tally
+        try:
+            self._annotator = Annotator(LanguageModel.load(model), tools, config.method)
+        except PipelineError as error:
+            self._refused: str | None = str(error)  # raised here, Ray would make prose of it
+        else:
+            self._refused = None
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """A block of TEXT_SCHEMA → one of ANNOTATION_SCHEMA, row by row."""
+        if self._refused is not None:
+            raise AnnotationError(self._refused)
         texts = from_block(batch)
         try:
             annotations = await self._annotator.aannotate(texts)
@@ -218,24 +225,27 @@ def _data_context() -> DataContext:
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
     return context
+
+
+def _hush() -> None:
+    """Ray's own reports go to its log files only: what matters of them comes back as an exception."""
+    for name in ("ray.data", "ray.serve"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def _typed_errors(output: Path) -> Iterator[None]:
-    """Ray's errors round one of ours become ours again."""
+    """Ours, raised on a worker, as it was raised there; Ray's stay as they are."""
     try:
         yield
-    except Exception as error:
-        ours = _find(error)
-        if ours is None:
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, PipelineError):
             raise
+        message = str(error.cause).partition(_RAYS_ADVICE)[0]
         raise AnnotationError(
-            f"{ours}. What was written to {output} stays; the same command goes on"
+            f"{message}. What was written to {output} stays; the same command goes on"
         ) from error
-
-
-def _find(error: BaseException | None) -> PipelineError | None:
-    while error is not None and not isinstance(error, PipelineError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
