@@ -96,6 +96,20 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
         assert p_alone == pytest.approx(p_beside, rel=1e-3)
 
 
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+def test_giving_up_finished_rows_and_columns_changes_no_draw(
+    architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=6, max_call_tokens=12)
+    never, always = 0.0, 99.0
+    found_with = []
+    for worth in (never, always):
+        monkeypatch.setattr("pipeline.tree._WORTH", worth)
+        found_with.append([(found(one), one.discarded) for one in sample(model, TEXTS, wide)])
+    assert found_with[0] == found_with[1]
+    assert any(calls for calls, _ in found_with[0])
+
+
 def test_batches_of_one_row_give_the_same_draws() -> None:
     together, apart = language_model("llama", "bytes"), language_model("llama", "bytes", batch_tokens=1)
     assert list(map(found, sample(together, TEXTS))) == list(map(found, sample(apart, TEXTS)))
