@@ -22,7 +22,6 @@ KINDS = ["bytes", "words", "merging", "metaspace"]
 PROMPT = "The answer to 27 + 4 is"
 PLAIN = PROMPT + "| thirty."
 CALLS = PROMPT + "| [|Calculator|(|27 + 4|)| ->| 31|]|"
-PAUSED = CALLS.rpartition("| 31")[0]
 
 
 class Asks:
