@@ -15,7 +15,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from pipeline.manifest import (
     ROWS,
     AnnotationManifest,
     ManifestError,
+    read_batches,
     read_manifest,
-    read_rows,
     versions,
 )
 from pipeline.mixture import THRESHOLDS, Mixture, TauF, choose
@@ -95,9 +95,9 @@ def merge(config: MergeConfig) -> MergeManifest:
     sources = {folder: _finished(folder) for folder in config.annotations}
     tau_f = thresholds(config, sources)
     _refuse_twins(config.annotations)
-    mixture = choose(_rows(config), tau_f, config.max_examples, config.seed)
+    mixture = choose(_rows(config, tau_f), tau_f, config.max_examples, config.seed)
     calls: Counter[ToolName] = Counter()
-    table = _table(augment(_rows(config), mixture, calls))
+    table = _table(augment(_rows(config, tau_f), mixture, calls))
     manifest = MergeManifest(
         recipe=config,
         versions=versions(),
@@ -189,8 +189,8 @@ def _refuse_twins(folders: Sequence[Path]) -> None:
     """Slices of a corpus share no text; what does is one annotation named twice, or two of one corpus."""
     seen = np.empty(0, np.int64)
     for folder in folders:
-        own = np.fromiter((row["text_id"] for row in read_rows(folder, ["text_id"])), np.int64)
-        together = np.sort(np.concatenate([seen, own]))
+        own = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
+        together = np.sort(np.concatenate([seen, *own]))
         twins = together[1:][together[1:] == together[:-1]]
         if len(twins):
             raise MergeError(
@@ -200,8 +200,23 @@ def _refuse_twins(folders: Sequence[Path]) -> None:
         seen = together
 
 
-def _rows(config: MergeConfig) -> Iterator[dict[str, Any]]:
-    return chain.from_iterable(read_rows(folder, _COLUMNS) for folder in config.annotations)
+def _rows(config: MergeConfig, tau_f: TauF) -> Iterator[dict[str, Any]]:
+    """The rows that have calls with a gain of at least the lowest tau_f, without their other calls.
+
+    Most calls and texts have none; leaving them out as Arrow makes a merge several times faster.
+    """
+    least = min(tau_f.values(), default=0.0)
+    for folder in config.annotations:
+        for batch in read_batches(folder, _COLUMNS):
+            calls = batch["calls"]
+            keep = pc.greater_equal(calls.flatten().field("gain"), least)
+            parents = pc.list_parent_indices(calls).filter(keep)
+            numbers = np.bincount(parents, minlength=batch.num_rows)
+            left = pa.ListArray.from_arrays(
+                np.concatenate([[0], numbers.cumsum()]), calls.flatten().filter(keep)
+            )
+            index = batch.schema.get_field_index("calls")
+            yield from batch.set_column(index, "calls", left).filter(pa.array(numbers > 0)).to_pylist()
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:

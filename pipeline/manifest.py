@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 from pydantic import ValidationError
 
@@ -173,11 +174,16 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The rows of an annotation folder, streamed, in the order of the files' names."""
     files = [str(path) for path in parquet_files(folder / ROWS)]
-    if not files:
-        return
-    wanted = None if columns is None else list(columns)
-    for batch in pads.dataset(files, format="parquet").to_batches(columns=wanted, batch_size=_BATCH_ROWS):
+    if files:
+        yield from pads.dataset(files, format="parquet").to_batches(
+            columns=list(columns), batch_size=_BATCH_ROWS
+        )
+
+
+def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The same as dictionaries."""
+    for batch in read_batches(folder, columns):
         yield from batch.to_pylist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +30,11 @@ def kept_calls(calls: Iterable[Mapping[str, Any]], text: str, tau_f: TauF) -> li
     comes first in the alphabet: two answers at one place would teach the model to ask twice.
     """
     best: dict[tuple[int, ToolName], Call] = {}
-    for call in (Call(**call) for call in calls):
-        if call.tool not in tau_f or not kept(call, tau_f[call.tool]):
+    for row in calls:
+        if row["gain"] < tau_f.get(row["tool"], math.inf):  # most calls end here, before they cost anything
+            continue
+        call = Call(**row)
+        if not kept(call, tau_f[call.tool]):
             continue
         if call.tool == "MT" and only_after(call.input, text, call.position):
             continue
