@@ -234,10 +234,9 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
         if journal:
             journal.evaluation(evaluation)
     for step in range(done + 1, config.max_steps + 1):
-        rate = training.learning_rate
-        loss = training.step(step)
+        taken = training.step(step)
         if journal:
-            journal.step(step, loss, rate)
+            journal.step(taken)
         if step % config.evaluate_every == 0 or step == config.max_steps:
             evaluation = Evaluation(step, *training.evaluate())
             if journal:

@@ -1,8 +1,8 @@
 """metrics.jsonl of a fine-tuning run: the first worker writes it, whoever started the run follows it.
 
-One line per optimizer step: step, loss (nats per token, before the step), learning_rate. One line per
-evaluation: step, held_out_loss, tokens, perplexity. Steps count from 1; step 0 is the model as it came. A
-step is in the file once, also after restarts.
+One line per optimizer step: step, loss (nats per token, before the step), learning_rate, gradient_norm
+(before clipping; null at ZeRO stage 0). One line per evaluation: step, held_out_loss, tokens, perplexity.
+Steps count from 1; step 0 is the model as it came. A step is in the file once, also after restarts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step, by its number."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,8 @@ class Journal:
         part.write_text("".join(map(_line, kept)), encoding="utf-8")
         part.replace(path)
 
-    def step(self, step: int, loss: float, learning_rate: float) -> None:
-        self._append({"step": step, "loss": loss, "learning_rate": learning_rate})
+    def step(self, step: Step) -> None:
+        self._append(asdict(step))
 
     def evaluation(self, evaluation: Evaluation) -> None:
         self._append(asdict(evaluation) | {"perplexity": evaluation.perplexity})
@@ -72,7 +82,8 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 def following(path: Path, max_steps: int) -> Iterator[None]:
     """Meanwhile show a progress bar (on a terminal) and log one line per evaluation."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(path, max_steps, stop), daemon=True)
+    evaluated = max((evaluation.step for evaluation in read_evaluations(path)), default=-1)
+    thread = threading.Thread(target=_follow, args=(path, max_steps, evaluated, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -81,9 +92,9 @@ def following(path: Path, max_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _follow(path: Path, max_steps: int, stop: threading.Event) -> None:
+def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:
+    """`evaluated`: the last evaluation that an earlier start has logged."""
     shown, loss = -1, math.nan
-    evaluated = max((e.step for e in read_evaluations(path)), default=-1)
     with logging_redirect_tqdm(), tqdm(total=max_steps, unit="step", disable=None) as bar:
         last = False
         while not last:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from pipeline.config import FinetuneConfig
 from pipeline.errors import PipelineError
 from pipeline.examples import IGNORED, Examples, Indices, Order, Split, micro_batches, pad
+from pipeline.journal import Step
 
 DEEPSPEED_CONFIGURATIONS = Path(__file__).parent.parent / "cluster" / "deepspeed"
 _TAG = "state"
@@ -47,6 +48,10 @@ class NonFiniteLossError(PipelineError):
         )
 
 
+class DivergedError(PipelineError):
+    """The losses are finite and their gradient is not."""
+
+
 class Training:
     """Model, optimizer and data of one worker."""
 
@@ -58,11 +63,11 @@ class Training:
         self.order = Order(len(data.train), config.batch_size, config.seed)
         self.engine = _engine(config)
 
-    def step(self, step: int) -> float:
-        """Optimizer step number `step`, from 1; the mean loss of its batch. Raises NonFiniteLossError."""
+    def step(self, step: int) -> Step:
+        """Take optimizer step number `step`, counted from 1. Raises NonFiniteLossError, DivergedError."""
         torch.manual_seed(_seed(self.config.seed, step, self.rank))  # dropout: the same after a restart
         self.engine.train()
-        batch, examples = self.order.batch(step - 1), self.data.train
+        batch, examples, rate = self.order.batch(step - 1), self.data.train, self.engine.get_lr()[0]
         predictions = examples.predictions(batch)
         deals = micro_batches(batch, examples.lengths, self.config.workers, self.config.micro_batch_size)
         # DeepSpeed averages over workers and accumulated micro-batches; this makes it the mean over tokens.
@@ -75,7 +80,13 @@ class Training:
             if number == len(deals):
                 self._check(step, examples.text_ids[deals[:, self.rank].ravel()], torch.cat(losses))
             self.engine.step()
-        return float(self._sum(torch.cat(losses).double().sum())) / predictions
+        loss = float(self._sum(torch.cat(losses).double().sum())) / predictions
+        norm = self.engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(norm):
+            raise DivergedError(
+                f"step {step}: the gradient is not finite, every loss is: lower learning_rate"
+            )
+        return Step(step, loss, rate, None if norm is None else float(norm))
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, int]:
@@ -92,10 +103,6 @@ class Training:
             total += nll.double().sum() if mine < len(batches) else 0.0
         predictions = examples.predictions(by_length)
         return float(self._sum(total)) / predictions, predictions
-
-    @property
-    def learning_rate(self) -> float:
-        return float(self.engine.get_lr()[0])
 
     def save(self, folder: Path, steps: int) -> None:
         """What `restore` needs, in `folder`, by all workers; the model itself in folder/model."""

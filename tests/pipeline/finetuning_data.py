@@ -1,16 +1,21 @@
-"""A base model and a small C* in files, for the tests of fine-tuning."""
+"""A base model and a small C* in files, and fine-tuning in plain torch, for the tests of fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.config import FinetuneConfig, ModelConfig
+from pipeline.examples import Examples, Order, Split, load_examples
 from pipeline.records import AUGMENTED_SCHEMA
+from pipeline.training import rate_factor
 from tests.models import causal_lm, tokenizer
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
@@ -65,3 +70,43 @@ def configuration(folder: Path, **overrides: Any) -> FinetuneConfig:
         "gradient_checkpointing": False,
     }
     return FinetuneConfig(**values | overrides)
+
+
+def load(config: FinetuneConfig, tokenizer: Any) -> Split:
+    return load_examples(
+        config.data,
+        config.column,
+        tokenizer,
+        sequence_length=config.sequence_length,
+        held_out=config.held_out,
+        seed=config.seed,
+    )
+
+
+def mean_loss(model: PreTrainedModel, examples: Examples, indices: Iterable[int]) -> torch.Tensor:
+    """Text by text, without padding."""
+    total, tokens = torch.zeros(()), 0
+    for index in indices:
+        ids = torch.tensor(examples[index], dtype=torch.int64)[None]
+        total = total + F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum")
+        tokens += ids.shape[1] - 1
+    return total / tokens
+
+
+def plain_torch(
+    config: FinetuneConfig, data: Split, steps: int
+) -> tuple[list[float], list[float], PreTrainedModel]:
+    """Losses and gradient norms of the first steps, and the model after them."""
+    model = AutoModelForCausalLM.from_pretrained(config.model.path)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    order, losses, norms = Order(len(data.train), config.batch_size, config.seed), [], []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * rate_factor(config)(step)
+        optimizer.zero_grad()
+        loss = mean_loss(model, data.train, order.batch(step).tolist())
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, norms, model.eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config import FinetuneConfig
 from pipeline.errors import ConfigurationError
@@ -25,7 +25,15 @@ from pipeline.examples import digest
 from pipeline.finetuning import finetune
 from pipeline.journal import Evaluation, Journal
 from pipeline.runfolder import FinetuneManifest, Run, RunFolder
-from tests.pipeline.finetuning_data import base_model, configuration, rows, write
+from tests.pipeline.finetuning_data import (
+    base_model,
+    configuration,
+    load,
+    mean_loss,
+    plain_torch,
+    rows,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -200,26 +208,20 @@ def kill_a_worker_after(config: FinetuneConfig, step: int) -> None:
 
 
 def check_result(config: FinetuneConfig, best: Evaluation) -> None:
-    """The folder loads with transformers, and its held-out loss is the one reported as the best."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from pipeline.examples import load_examples
-
-    model = AutoModelForCausalLM.from_pretrained(config.output)
+    """Two workers took the steps of plain torch, and the best of them is the folder's model."""
     tokenizer = AutoTokenizer.from_pretrained(config.output)
-    data = load_examples(
-        config.data, "text", tokenizer, sequence_length=128, held_out=config.held_out, seed=config.seed
-    )
-    total = 0.0
-    for index in range(len(data.held_out)):
-        ids = torch.tensor(data.held_out[index], dtype=torch.int64)[None]
-        with torch.no_grad():
-            total += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
-    assert best.held_out_loss == pytest.approx(total / best.tokens, abs=1e-5)
+    data = load(config, tokenizer)
+    losses, norms, _ = plain_torch(config, data, 4)
     events = steps(config)
-    losses = [event["held_out_loss"] for event in events if "held_out_loss" in event]
-    assert best.held_out_loss == min(losses[1:]) < losses[0]
-    assert all(math.isfinite(event["loss"]) for event in events if "loss" in event)
+    taken = [event for event in events if "loss" in event]
+    assert [event["loss"] for event in taken[:4]] == pytest.approx(losses, abs=1e-4)
+    assert [event["gradient_norm"] for event in taken[:4]] == pytest.approx(norms, rel=1e-3)
+    evaluations = [event["held_out_loss"] for event in events if "held_out_loss" in event]
+    assert best.held_out_loss == min(evaluations[1:]) < evaluations[0]
+    model = AutoModelForCausalLM.from_pretrained(config.output)
+    with torch.no_grad():
+        loss = mean_loss(model, data.held_out, range(len(data.held_out)))
+    assert best.held_out_loss == pytest.approx(float(loss), abs=1e-5)
     manifest = RunFolder(config.output).manifest()
     assert (manifest.best, manifest.texts["trained_on"] + manifest.texts["held_out"]) == (best, 30)
     assert not RunFolder(config.output).checkpoints.exists()

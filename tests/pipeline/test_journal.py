@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.journal import Evaluation, Journal, following, read_evaluations
+from pipeline.journal import Evaluation, Journal, Step, following, read_evaluations
 
 pytestmark = pytest.mark.unit
 
@@ -24,13 +24,13 @@ def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     journal = Journal(path, 0)
     journal.evaluation(Evaluation(0, 2.0, 10))
     for step in range(1, 6):
-        journal.step(step, 1.0, 0.1)
+        journal.step(Step(step, 1.0, 0.1, None))
         if step == 3:
             journal.evaluation(Evaluation(3, 1.5, 10))
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # killed in the middle of a line
     resumed = Journal(path, 3)
-    resumed.step(4, 1.0, 0.1)
+    resumed.step(Step(4, 1.0, 0.1, None))
     expected = [(0, "perplexity"), (1, "loss"), (2, "loss"), (3, "loss"), (3, "perplexity"), (4, "loss")]
     assert written(path) == expected
     assert read_evaluations(path) == (Evaluation(0, 2.0, 10), Evaluation(3, 1.5, 10))
@@ -50,8 +50,8 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
     with caplog.at_level(logging.INFO, "pipeline.journal"), following(path, 4):
         journal = Journal(path, 0)
         journal.evaluation(Evaluation(0, math.log(9.0), 10))
-        journal.step(1, 2.25, 0.1)
-        journal.step(2, 1.25, 0.1)
+        journal.step(Step(1, 2.25, 0.1, None))
+        journal.step(Step(2, 1.25, 0.1, None))
         journal.evaluation(Evaluation(2, math.log(8.0), 10))
     assert [record.message for record in caplog.records] == [
         "step 2 of 4: loss 1.2500, held-out perplexity 8.0000"

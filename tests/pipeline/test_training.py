@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config import FinetuneConfig
 from pipeline.errors import PipelineError
-from pipeline.examples import Order, Split, load_examples
 from pipeline.training import (
     NonFiniteLossError,
     Training,
@@ -24,7 +22,15 @@ from pipeline.training import (
     prepare_deepspeed,
     rate_factor,
 )
-from tests.pipeline.finetuning_data import base_model, configuration, rows, write
+from tests.pipeline.finetuning_data import (
+    base_model,
+    configuration,
+    load,
+    mean_loss,
+    plain_torch,
+    rows,
+    write,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -63,46 +69,8 @@ def start(config: FinetuneConfig) -> Training:
     return Training(config, load(config, tokenizer), tokenizer, rank=0, device=CPU)
 
 
-def load(config: FinetuneConfig, tokenizer: Any) -> Split:
-    return load_examples(
-        config.data,
-        config.column,
-        tokenizer,
-        sequence_length=config.sequence_length,
-        held_out=config.held_out,
-        seed=config.seed,
-    )
-
-
 def one_worker(folder: Path, **overrides: Any) -> FinetuneConfig:
     return configuration(folder, workers=1, **overrides)
-
-
-def mean_loss(model: PreTrainedModel, sequences: list[Any]) -> torch.Tensor:
-    """Text by text, without padding."""
-    total, tokens = torch.zeros(()), 0
-    for sequence in sequences:
-        ids = torch.tensor(sequence, dtype=torch.int64)[None]
-        total = total + F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum")
-        tokens += ids.shape[1] - 1
-    return total / tokens
-
-
-def plain_torch(config: FinetuneConfig, data: Split, steps: int) -> tuple[list[float], PreTrainedModel]:
-    """The losses of the first steps, and the model after them."""
-    model = AutoModelForCausalLM.from_pretrained(config.model.path)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    order, losses = Order(len(data.train), config.batch_size, config.seed), []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * rate_factor(config)(step)
-        optimizer.zero_grad()
-        loss = mean_loss(model, [data.train[i] for i in order.batch(step)])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses, model.eval()
 
 
 @pytest.mark.parametrize(("zero_stage", "micro_batch_size"), [(0, 8), (1, 1), (2, 4), (3, 2)])
@@ -114,18 +82,21 @@ def test_steps_and_held_out_loss_are_those_of_plain_torch(
     )
     training = start(config)
     data = training.data
-    losses = [training.step(step) for step in (1, 2, 3)]
-    expected, model = plain_torch(config, data, 3)
-    assert losses == pytest.approx(expected, abs=1e-5)
-    held_out = [data.held_out[i] for i in range(len(data.held_out))]
+    steps = [training.step(step) for step in (1, 2, 3)]
+    losses, norms, model = plain_torch(config, data, 3)
+    assert [step.loss for step in steps] == pytest.approx(losses, abs=1e-5)
+    assert [step.learning_rate for step in steps] == [5e-4, 1e-3, 1e-3]
+    if zero_stage:
+        assert [step.gradient_norm for step in steps] == pytest.approx(norms, rel=1e-4)
+    held_out = range(len(data.held_out))
     loss, tokens = training.evaluate()
     with torch.no_grad():
-        assert loss == pytest.approx(float(mean_loss(model, held_out)), abs=1e-5)
-    assert tokens == sum(len(sequence) - 1 for sequence in held_out)
+        assert loss == pytest.approx(float(mean_loss(model, data.held_out, held_out)), abs=1e-5)
+    assert tokens == sum(len(data.held_out[i]) - 1 for i in held_out)
     training.save(tmp_path, 3)
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     with torch.no_grad():
-        assert float(mean_loss(written, held_out)) == pytest.approx(loss, abs=1e-5)
+        assert float(mean_loss(written, data.held_out, held_out)) == pytest.approx(loss, abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert load(config, tokenizer).train.tokens.tolist() == data.train.tokens.tolist()
 
@@ -136,14 +107,14 @@ def test_a_restored_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_pat
         update={"model": config.model.model_copy(update={"path": str(folder / "gpt2")})}
     )
     whole = start(config)
-    losses = [whole.step(step) for step in (1, 2, 3)]
+    for step in (1, 2, 3):
+        whole.step(step)
     whole.save(tmp_path, 3)
-    losses += [whole.step(step) for step in (4, 5)]
+    steps = [whole.step(step) for step in (4, 5)]
     resumed = start(config)
     assert resumed.restore(tmp_path) == 3
-    assert [resumed.step(step) for step in (4, 5)] == losses[3:]
+    assert [resumed.step(step) for step in (4, 5)] == steps
     assert resumed.evaluate() == whole.evaluate()
-    assert resumed.learning_rate == whole.learning_rate
 
 
 def test_without_a_checkpoint_restore_says_so(folder: Path, tmp_path: Path) -> None:
