@@ -54,6 +54,23 @@ def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str
             assert logprob == pytest.approx(math.log(p), abs=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+def test_a_row_that_outlives_the_first_keeps_its_own_cache(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tree._WORTH", 99.0)
+    model = language_model(architecture, "bytes")
+    ids = [pieces.ids for pieces in model.encode(TEXTS[:2])]
+    tree = Tree(model, model.prompt(PROMPT), ids)
+    tree.extend(np.array([0, 1]), np.array([0, 0]), tree.first + np.array([2, 1]), np.array([7, 8]))
+    tree.extend(np.array([1, 1]), np.array([0, 1]), np.array([0, 0]), np.array([9, 10]))
+    assert len(tree.features) == 1
+    found = tree.log_probability(np.array([1, 1]), np.array([0, 1]), np.array([11, 12]))
+    for token, target, logprob in ((9, 11, found[0]), (10, 12, found[1])):
+        plain = oracle.probabilities(model, [*oracle.before(model, PROMPT, TEXTS[1], 1), 8, token])[target]
+        assert logprob == pytest.approx(math.log(plain), abs=1e-4)
+
+
 def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = language_model("llama", "bytes")
     sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids

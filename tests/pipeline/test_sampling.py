@@ -100,7 +100,8 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
 def test_giving_up_finished_rows_and_columns_changes_no_draw(
     architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=6, max_call_tokens=12)
+    """There are draws enough to notice a wrong column."""
+    model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=40, max_call_tokens=12)
     never, always = 0.0, 99.0
     found_with = []
     for worth in (never, always):
