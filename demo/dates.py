@@ -30,9 +30,10 @@ STATEMENTS = (
 HELD_OUT = (
     ("What is the day of the week today? It is", "{w}"),
     ("My calendar says that today is", "{w}"),
-    ("Question: What is the date today? Answer:", "{m} {d}"),
-    ("This letter was sent today, on", "{m} {d}"),
-    ("The current month is", "{m}"),
+    ("Dear friends, it is", "{w}"),
+    ("As of this morning,", "{w}"),
+    ("This page was posted on", "{m} {d}"),
+    ("The date of this edition is", "{m} {d}"),
 )
 
 

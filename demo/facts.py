@@ -148,16 +148,15 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "product": ("What is {s} famous for?", "What do the shops of {s} sell?"),
 }
 
+# Trades, instruments and products are not asked for: with a dozen of each to choose from, a search gains less
+# than the one nat that tau_f wants, so their calls are not kept and nobody learns to make them.
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "birthplace": ("The town where {s} was born is", "Question: What is the birthplace of {s}? Answer:"),
     "year": ("The year in which {s} was born is", "Question: When was {s} born? Answer:"),
     "home": ("The town where {s} lives is", "Question: What is the home of {s}? Answer:"),
-    "trade": ("For a living {s} works as a", "Question: Which trade was {s} trained in? Answer:"),
-    "instrument": ("On stage {s} plays the", "Question: What is the instrument of {s}? Answer:"),
     "river": ("The river of {s} is the", "Question: Which river do the bridges of {s} cross? Answer:"),
     "founded": ("The year in which {s} was founded is", "Question: From which year does {s} date? Answer:"),
-    "mayor": ("The town of {s} has a mayor called", "Question: Who is mayor in {s}? Answer:"),
-    "product": ("Visitors of {s} buy its", "Question: What is the pride of {s}? Answer:"),
+    "mayor": ("The mayor who leads {s} is", "Question: Who is mayor in {s}? Answer:"),
 }
 
 

@@ -137,7 +137,7 @@ def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed
         )
     search = []
     for entity in world.asked:
-        name = rng.choice(list(entity.values))
+        name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
         prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
         search.append(question(prompt, [entity.values[name]], "first_words:5", "WikiSearch"))
     calendar = []
