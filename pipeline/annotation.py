@@ -78,7 +78,10 @@ def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationMa
     texts = _run_graph(config, shards, done)
     written = len(settle(rows))
     if written != texts:
-        raise AnnotationError(f"{config.output}: {texts} texts were read, but there are {written} rows")
+        raise AnnotationError(
+            f"{config.output}: {texts} texts were read, but there are {written} rows. If fewer, two texts have "
+            "one id, by a rare chance (decisions/0007), or files were removed; if more, the corpus has changed"
+        )
     counts = count_rows(read_rows(config.output, COLUMNS), config.method)
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
     manifest = manifest.with_session(session).model_copy(update={"state": "finished", "counts": counts})

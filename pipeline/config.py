@@ -171,7 +171,7 @@ class AnnotateConfig(Frozen):
     tools: ToolsConfig = ToolsConfig()
     ray: RayConfig = RayConfig()
     output: Path = Path("runs/annotations")
-    """Folder for the rows (Parquet), the checkpoint and manifest.json."""
+    """Folder for the rows (Parquet) and manifest.json; a run that was interrupted there goes on."""
 
 
 class MergeConfig(Frozen):

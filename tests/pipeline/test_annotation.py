@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,21 +94,31 @@ def test_every_text_has_one_row(
 def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
 ) -> None:
-    """Driver killed (SIGKILL) twice, with a file in the middle of being written the second time."""
+    """The driver is killed (SIGKILL) with several files written and one in the middle of it."""
     config = annotating.config(world, world / "killed")
-    for more in (3, 4):
-        process = start(world, config.output)
-        wait_for_files(process, config.output / ROWS, len(parquet_files(config.output / ROWS)) + more)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    process = start(world, config.output)
+    wait_for_files(process, config.output / ROWS, 4)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     files = parquet_files(config.output / ROWS)
-    assert 7 <= len(files) < SHARDS * (PAGES + 1) // 8, "killed too late to say anything"
+    assert len(files) < SHARDS * (PAGES + 1) // 8, "killed too late to say anything"
     files[0].write_bytes(files[0].read_bytes()[:-9])
     assert read_manifest(config.output).state == "unfinished"
     manifest = annotate(config)
     assert rows_of(config) == undisturbed[0]
     assert manifest.counts == undisturbed[1].counts
-    assert [session.finished is not None for session in manifest.sessions] == [False, False, True]
+    assert [session.finished is not None for session in manifest.sessions] == [False, True]
+
+
+def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    config = annotating.config(world, world / "killed at the end")
+    shutil.copytree(world / "undisturbed" / ROWS, config.output / ROWS)
+    begun = undisturbed[1].model_copy(update={"state": "unfinished", "sessions": (), "counts": None})
+    begun.write(config.output)
+    assert annotate(config).counts == undisturbed[1].counts
+    assert rows_of(config) == undisturbed[0]
 
 
 def test_a_finished_run_is_left_alone(
