@@ -79,8 +79,9 @@ def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationMa
     written = len(settle(rows))
     if written != texts:
         raise AnnotationError(
-            f"{config.output}: {texts} texts were read, but there are {written} rows. If fewer, two texts have "
-            "one id, by a rare chance (decisions/0007), or files were removed; if more, the corpus has changed"
+            f"{config.output}: {texts} texts were read, but there are {written} rows. If fewer, two texts "
+            "have one id, by a rare chance (decisions/0007), or files were removed; if more, the corpus has "
+            "changed"
         )
     counts = count_rows(read_rows(config.output, COLUMNS), config.method)
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
