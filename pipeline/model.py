@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.calls import Markers, Pieces, continuation
@@ -99,16 +100,19 @@ class LanguageModel:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.path,
                 dtype=getattr(torch, config.dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"model.path {config.path!r}: cannot load it: {error}") from error
-        model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, config.batch_tokens)
+        model, report = loaded
+        if absent := sorted(report["missing_keys"]):
+            raise ModelError(f"model.path {config.path!r}: no weights for {', '.join(absent[:3])}")
+        return cls(model.to(device), tokenizer, config.batch_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Pieces]:
         """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call

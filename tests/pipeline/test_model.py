@@ -203,6 +203,21 @@ def test_a_folder_without_a_model_is_an_error_that_names_it(tmp_path: Any) -> No
         LanguageModel.load(ModelConfig(path=str(tmp_path)))
 
 
+def test_a_model_with_damaged_or_missing_weights_is_an_error(tmp_path: Any) -> None:
+    """Missing weights would otherwise be random ones."""
+    tokenizer("bytes").save_pretrained(tmp_path)
+    model = causal_lm("llama", 420)
+    weights = {name: part for name, part in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
+    with pytest.raises(ModelError, match=r"no weights for model\.layers\.1\.mlp"):
+        LanguageModel.load(config)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="cannot load"):
+        LanguageModel.load(config)
+
+
 def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Any) -> None:
     causal_lm("gptj", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
