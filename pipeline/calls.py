@@ -212,8 +212,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tupl
 
 
 def _starts(spans: np.ndarray) -> np.ndarray:
-    """Where each token begins: at the end of what came before, unless that reaches into its first
-    character."""
+    """Where each token begins: at the end of what came before, unless that reaches into the token."""
     reached = np.maximum.accumulate(np.concatenate([[0], spans[:, 1]]))[:-1]
     return np.where(spans[:, 0] >= reached, reached, -1)
 

@@ -71,8 +71,7 @@ class Columns(DynamicCache):
         return copy
 
     def select(self, rows: torch.Tensor, columns: torch.Tensor, capacity: int) -> None:
-        """Keeps `rows` [B'], and of each of them `columns` [B', T'] in that order, with room for
-        `capacity`."""
+        """Keeps `rows` [B'], and of each `columns` [B', T'] in that order; makes room for `capacity`."""
         for layer, pair in enumerate(self.buffers):
             kept = []
             for part in pair:

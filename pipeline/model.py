@@ -49,8 +49,7 @@ class NonFiniteError(PipelineError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A tool's prompt: what stands before the text with its keys and values, and the ids of what stands
-    after it."""
+    """A tool's prompt: keys and values of what stands before the text, ids of what stands after it."""
 
     cache: Columns
     suffix: np.ndarray
@@ -249,8 +248,7 @@ class LanguageModel:
         return [order[first:end].tolist() for first, end in reversed(ends)]
 
     def _features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """What the output embedding takes; the logits themselves where the model does more than that to
-        them."""
+        """What the output embedding takes, or the logits where the model does more than that to them."""
         if self.separate_head:
             features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
         else:
@@ -276,8 +274,7 @@ def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _max_positions(config: Any) -> int:
-    """The longest context the model is exact for: its positions, or its attention window if that is
-    shorter."""
+    """The longest context the model is exact for: its positions, or a shorter attention window."""
     names = ("max_position_embeddings", "sliding_window", "window_size", "attention_chunk_size")
     found = [getattr(config, name, None) for name in names]
     return min((value for value in found if isinstance(value, int) and value > 0), default=2**31)

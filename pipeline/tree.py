@@ -1,5 +1,4 @@
-"""All draws of a text as branches of one row: the paper's P(x), x_1..x_{i-1}, <API>, … for every i at once
-(section 2).
+"""All draws of a text as branches of one row: P(x), x_1..x_{i-1}, <API>, … for every i (paper section 2).
 
 In: a prompt and texts as ids. Out: p(<API>) at every position, and features of tokens that `extend` puts
 behind any of the tokens before them. A row's context is the prompt (one copy per row, computed once), the
@@ -113,8 +112,7 @@ class Tree:
         self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, where)
 
     def crop(self, last: int) -> None:
-        """Forgets the context's columns behind the one that predicts position `last`: no branch will see
-        them."""
+        """Forgets the context's columns behind the one that predicts position `last`; no branch sees them."""
         self.cache.length = self.context - (self.width - 1) + last
         self.allowed = self.allowed[:, :, : self.cache.length]
 
@@ -126,8 +124,7 @@ class Tree:
         allowed: torch.Tensor,
         where: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Drops rows that are not alive and columns that no token of a row sees, from the cache and the
-        next step."""
+        """Takes rows that are not alive, and columns that no token sees, out of the cache and the next step."""
         rows = self._tensor(alive)
         seen = allowed[rows].any(dim=1)  # [B', T]
         width = int(seen.sum(dim=1).max())
