@@ -124,7 +124,7 @@ class Tree:
         allowed: torch.Tensor,
         where: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Takes rows that are not alive, and columns that no token sees, out of the cache and the next step."""
+        """Takes rows that are not alive, and columns no token sees, out of the cache and the next step."""
         rows = self._tensor(alive)
         seen = allowed[rows].any(dim=1)  # [B', T]
         width = int(seen.sum(dim=1).max())
