@@ -20,7 +20,7 @@ python -m pipeline merge --recipe paper --annotations "$runs/annotations" --outp
 python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
 
 # This script runs where the job was started, on a head without GPU; evaluation is a job of its own on a GPU node.
-ray job submit --entrypoint-num-gpus 1 -- \
+ray job submit --working-dir . --entrypoint-num-gpus 1 -- \
     python -m pipeline evaluate --recipe paper --label toolformer --model "$runs/model" \
     --generation.tools.encyclopedia "$shared/encyclopedia" \
     --benchmarks "$shared"/questions/*.jsonl --perplexity "$shared/held_out" --output "$runs/evaluation.json"
