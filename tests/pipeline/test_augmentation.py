@@ -131,7 +131,7 @@ def test_of_one_tools_calls_at_a_position_the_best_stays() -> None:
 
 def test_translation_of_what_stands_only_later_is_dropped() -> None:
     text = "pollo con arroz, that is pollo"
-    calls = [call("MT", 0, 3.0, "pollo con"), call("MT", 15, 3.0, "pollo"), call("MT", 0, 3.0, "gato")]
+    calls = [call("MT", 0, 3.0, "pollo con"), call("MT", 15, 3.0, "pollo"), call("MT", 0, 2.0, "gato")]
     assert [(one.position, one.input) for one in _kept(calls, text)] == [(0, "gato"), (15, "pollo")]
 
 
