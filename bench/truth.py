@@ -20,7 +20,7 @@ from demo.pages import Marked
 from pipeline.config import MethodConfig
 from pipeline.filtering import kept
 from pipeline.manifest import read_rows
-from pipeline.records import Annotation
+from pipeline.records import ANNOTATION_SCHEMA, Annotation
 
 
 def compare(
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hold the demo's kept calls against the generator's truth.")
     parser.add_argument("--annotations", type=Path, default=Path("runs/demo/annotations"))
     folder = parser.parse_args().annotations
-    rows = (Annotation.from_row(row) for row in read_rows(folder))
+    rows = (Annotation.from_row(row) for row in read_rows(folder, ANNOTATION_SCHEMA.names))
     counts = compare(rows, generate.truth(), MethodConfig())
     for tool in sorted({tool for tool, _ in counts}):
         total = counts[tool, "kept"]

@@ -1,0 +1,33 @@
+"""The check on kept calls counts right calls, right places and passages of pages."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.truth import compare
+from demo.pages import Marked, mark
+from pipeline.config import MethodConfig
+from pipeline.records import Annotation, Call, Document, Text
+
+pytestmark = pytest.mark.unit
+
+PAGE = Marked.parse("A cat slept.\nOne had 1 and 2. It has" + mark("Calculator", "1 + 2", "3") + " 3 eggs.")
+PASSAGE = PAGE.text.split("\n")[1]
+
+
+def call(position: int, argument: str, gain: float) -> Call:
+    return Call("Calculator", position, 0.5, argument, "3", 1.0, 1.0 + gain, 1.0 + gain, gain)
+
+
+def test_calls_are_held_against_their_page() -> None:
+    [gold] = PAGE.calls
+    place = gold.position - len("A cat slept.\n")
+    calls = (
+        call(place, "1 + 2", 0.6),  # right
+        call(place, "2 + 1", 0.6),  # another call at a right place
+        call(0, "1 + 2", 0.6),  # elsewhere
+        call(place, "1 + 2", 0.4),  # not kept
+    )
+    annotation = Annotation(Text(1, Document("a#1"), PASSAGE), "annotated", calls=calls)
+    counts = compare([annotation], {PAGE.text: PAGE}, MethodConfig())
+    assert {what: number for (_, what), number in counts.items()} == {"kept": 3, "place": 2, "right": 1}
