@@ -175,29 +175,30 @@ class AnnotateBatch:
 @contextmanager
 def _cluster(config: AnnotateConfig) -> Iterator[None]:
     """The cluster this process is connected to, or the one that is named, or a local one for this run."""
-    started = not ray.is_initialized()
-    if started:
-        _connect(config)
+    if ray.is_initialized():
+        check_resources(config)
+        yield
+        return
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    _connect(config, address)
     try:
-        _check_resources(config)
+        check_resources(config, local=not address)
         yield
     finally:
-        if started:
-            ray.shutdown()
+        ray.shutdown()
 
 
-def _connect(config: AnnotateConfig) -> None:
+def _connect(config: AnnotateConfig, address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError) as error:
             raise ConfigurationError(f"ray.address {address!r}: no Ray cluster there: {error}") from error
         return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
     # Logical CPUs only bound how many processes run at once; too few, and the graph's operators wait for each
     # other for ever.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
     ray.init(address="local", num_cpus=max(os.cpu_count() or 1, math.ceil(_cpus(config))), **quiet)
 
 
@@ -207,19 +208,21 @@ def _cpus(config: AnnotateConfig) -> float:
     return annotators + tools + _OTHER_CPUS
 
 
-def _check_resources(config: AnnotateConfig) -> None:
-    """Say so where the graph would wait for machines: an autoscaler may bring them, or nobody will."""
+def check_resources(config: AnnotateConfig, local: bool = False) -> None:
+    """Say so where the graph would wait: a cluster may grow, this machine will not."""
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     wanted = {"CPU": _cpus(config), "GPU": config.ray.actors * config.ray.gpus_per_actor}
     for name, amount in wanted.items():
-        if there.get(name, 0) < amount:
-            logger.warning(
-                "ray.actors = %d and the tools need %g %ss, the cluster has %g: waiting until it has grown",
-                config.ray.actors,
-                amount,
-                name,
-                there.get(name, 0),
+        has = there.get(name, 0)
+        if has >= amount:
+            continue
+        want = f"{amount:g} {name}s for {config.ray.actors} actors and the tools"
+        if local:
+            raise ConfigurationError(
+                f"ray.{name.lower()}s_per_actor: {want}, but this machine has {has:g}; lower it (0 GPUs run "
+                "on the CPU) or ray.actors, or name a cluster with ray.address"
             )
+        logger.warning("%s, but the cluster has %g: waiting until it has grown", want, has)
 
 
 def _data_context() -> DataContext:

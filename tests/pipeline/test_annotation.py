@@ -17,10 +17,11 @@ import pytest
 import ray
 import torch
 
-from pipeline.annotation import AnnotationError, annotate
+from pipeline.annotation import AnnotationError, annotate, check_resources
 from pipeline.config import AnnotateConfig, CorpusConfig
 from pipeline.corpus import CorpusError, list_shards, read_corpus
 from pipeline.datasource import TokenCounter
+from pipeline.errors import ConfigurationError
 from pipeline.manifest import ROWS, AnnotationManifest, read_manifest
 from pipeline.outputs import OutputInUseError, parquet_files, sole_writer
 from tests import annotating
@@ -177,3 +178,14 @@ def test_a_corpus_without_a_readable_document_is_an_error(world: Path, tmp_path:
 def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
     with sole_writer(tmp_path / "out"), pytest.raises(OutputInUseError):
         annotate(annotating.config(world, tmp_path / "out"))
+
+
+def test_gpus_that_this_machine_lacks_are_not_waited_for(
+    ray_cluster: None, world: Path, tmp_path: Path
+) -> None:
+    config = annotating.config(world, tmp_path / "out", actors=2)
+    wanting = config.model_copy(update={"ray": config.ray.model_copy(update={"gpus_per_actor": 64.0})})
+    check_resources(config, local=True)
+    with pytest.raises(ConfigurationError, match=r"ray\.gpus_per_actor: 128 GPUs for 2 actors .* lower it"):
+        check_resources(wanting, local=True)
+    check_resources(wanting, local=False)
