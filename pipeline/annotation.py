@@ -34,6 +34,7 @@ from pipeline.outputs import Ids, now, settle, sole_writer
 from pipeline.progress import shown, start_tally
 from pipeline.records import ANNOTATION_SCHEMA
 from tools_service.client import ToolClient
+from tools_service.toolbox import require_available
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def annotate(config: AnnotateConfig) -> AnnotationManifest:
     Raises ConfigurationError before anything runs (no readable document, an output of another recipe or in
     use by another process, no such tool or model), and AnnotationError when the run stops.
     """
+    require_available(config.method.tools, config.tools)
     shards = list_shards(config.corpus)
     require_readable(shards, config.corpus)
     load_tokenizer(config.model.path)

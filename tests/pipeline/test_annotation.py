@@ -24,7 +24,9 @@ from pipeline.datasource import TokenCounter
 from pipeline.errors import ConfigurationError
 from pipeline.manifest import ROWS, AnnotationManifest, read_manifest
 from pipeline.outputs import OutputInUseError, parquet_files, sole_writer
+from pipeline.recipes import paper
 from tests import annotating
+from tools_service.toolbox import ToolUnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -172,6 +174,13 @@ def test_a_corpus_without_a_readable_document_is_an_error(world: Path, tmp_path:
     corpus = CorpusConfig(paths=(str(tmp_path / "pages"),))
     with pytest.raises(CorpusError, match="no readable document"):
         annotate(config.model_copy(update={"corpus": corpus}))
+    assert not config.output.exists()
+
+
+def test_tools_that_are_not_there_yet_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = paper().annotate.model_copy(update={"output": tmp_path / "out"})
+    with pytest.raises(ToolUnavailableError, match="QA and MT are not available yet"):
+        annotate(config)
     assert not config.output.exists()
 
 
