@@ -137,15 +137,33 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
 }
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    "birthplace": ("Where was {s} born?", "In which town was {s} born?"),
-    "year": ("In which year was {s} born?", "What is the birth year of {s}?"),
-    "home": ("Where does {s} live?", "In which town does {s} live?"),
-    "trade": ("What does {s} work as?", "What is the profession of {s}?"),
+    "birthplace": (
+        "Where was {s} born?",
+        "In which town was {s} born?",
+        "From which town does {s} come?",
+        "What is the native town of {s}?",
+    ),
+    "year": (
+        "In which year was {s} born?",
+        "What is the birth year of {s}?",
+        "Which year was {s} born in?",
+    ),
+    "home": (
+        "Where does {s} live?",
+        "In which town does {s} live?",
+        "Where can {s} be found these days?",
+        "Where is the house of {s}?",
+    ),
+    "trade": ("What does {s} work as?", "What is the profession of {s}?", "What is the trade of {s}?"),
     "instrument": ("Which instrument does {s} play?", "What does {s} play?"),
-    "river": ("On which river does {s} lie?", "Which river runs through {s}?"),
-    "founded": ("When was {s} founded?", "In which year was {s} founded?"),
-    "mayor": ("Who is the mayor of {s}?", "Who leads {s}?"),
-    "product": ("What is {s} famous for?", "What do the shops of {s} sell?"),
+    "river": (
+        "On which river does {s} lie?",
+        "Which river runs through {s}?",
+        "What is the name of the river in {s}?",
+    ),
+    "founded": ("When was {s} founded?", "In which year was {s} founded?", "When did {s} begin?"),
+    "mayor": ("Who is the mayor of {s}?", "Who leads {s}?", "Which mayor does {s} have?"),
+    "product": ("What is {s} famous for?", "What do the shops of {s} sell?", "What does {s} make?"),
 }
 
 # Trades, instruments and products are not asked for: with a dozen of each to choose from, a search gains less

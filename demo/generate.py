@@ -21,13 +21,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from demo import arithmetic, dates, facts, lexicon, pages
+from demo import arithmetic, dates, facts, german, lexicon, pages
 from demo.pages import Marked
 
 HERE = Path(__file__).parent
 SEED = 2302
 PAGES, HELD_OUT_PAGES, SHARDS = 2_400, 200, 8
-QUESTIONS = 100
+QUESTIONS = 100  # of each kind
 SITES = ("news", "blog", "forum", "shop", "diary", "times", "herald", "post")
 
 
@@ -40,14 +40,16 @@ class World:
         entities = [facts.entity(rng) for _ in range(1_500)]
         unique = [one for one in entities if not (one.name in taken or taken.add(one.name))]
         values = {value for one in unique for value in one.values.values()}
-        self.asked = [one for one in unique if one.name not in values][:QUESTIONS]
+        self.asked = [one for one in unique if one.name not in values][: 2 * QUESTIONS]
         self.known = [one for one in unique if one not in self.asked]
         self.articles = {one.name: facts.article(one, rng) for one in unique}
 
 
 def page(rng: Random, world: World, when: date) -> Marked:
     """One page: one to three blocks of sentences, mostly about arithmetic and facts."""
-    kinds = rng.choices(("arithmetic", "fact", "date", "filler"), (4, 4, 2, 1), k=rng.choice((1, 1, 2, 2, 3)))
+    kinds = rng.choices(
+        ("arithmetic", "fact", "date", "german", "filler"), (4, 4, 2, 3, 1), k=rng.choice((1, 1, 2, 2, 3))
+    )
     blocks = []
     for kind in kinds:
         if kind == "arithmetic":
@@ -55,7 +57,9 @@ def page(rng: Random, world: World, when: date) -> Marked:
         elif kind == "fact":
             entity = rng.choice(world.known)
             snippet = f"{entity.name} > {world.articles[entity.name]}"
-            blocks.append(pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), result=snippet))
+            blocks.append(pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), snippet=snippet))
+        elif kind == "german":
+            blocks.append(pages.german_sentences(rng, honest=True))
         elif kind == "date":
             blocks.append(pages.date_sentences(rng, when))
         else:
@@ -124,34 +128,61 @@ def write_encyclopedia(file: Path, world: World) -> None:
 def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed: int) -> None:
     """A file of held-out questions for every tool, and one of questions that need none."""
     rng = Random(seed)
-    calculator, seen = [], set(used)
-    while len(calculator) < QUESTIONS:
+    files = {
+        "calculator": calculator_questions(rng, used),
+        "wikisearch": [fact_question(rng, one, "WikiSearch") for one in world.asked[:QUESTIONS]],
+        "calendar": [calendar_question(rng) for _ in range(QUESTIONS)],
+        "plain": [plain_question(rng) for _ in range(QUESTIONS)],
+        "qa": [fact_question(rng, one, "QA") for one in world.asked[QUESTIONS:]],
+        "mt": mt_questions(rng),
+    }
+    for name, rows in files.items():
+        write_lines(
+            folder / f"{name}.jsonl", ({"id": f"{name}-{n:03d}", **row} for n, row in enumerate(rows))
+        )
+
+
+def calculator_questions(rng: Random, used: set[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Stories whose numbers no page puts together so."""
+    found, seen = [], set(used)
+    while len(found) < QUESTIONS:
         story = arithmetic.story(rng)
         if arithmetic.canonical(story.expression) in seen:
             continue
         seen.add(arithmetic.canonical(story.expression))
         operator = story.expression.split()[1]
         asked = rng.choice(arithmetic.HELD_OUT[operator]).format(s=story.subject, u=story.unit)
-        calculator.append(
-            question(f"{story.opening} {arithmetic.capital(asked)}", [story.value], "number", "Calculator")
-        )
-    search = []
-    for entity in world.asked:
-        name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
-        prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
-        search.append(question(prompt, [entity.values[name]], "first_words:5", "WikiSearch"))
-    calendar = []
-    for _ in range(QUESTIONS):
-        when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
-        prompt, answer = rng.choice(dates.HELD_OUT)
-        said = dates.parts(when)
-        calendar.append(question(prompt, [answer.format(**said)], "first_words:5", "Calendar", when))
-    plain = [plain_question(rng) for _ in range(QUESTIONS)]
-    files = {"calculator": calculator, "wikisearch": search, "calendar": calendar, "plain": plain}
-    for name, rows in files.items():
-        write_lines(
-            folder / f"{name}.jsonl", ({"id": f"{name}-{n:03d}", **row} for n, row in enumerate(rows))
-        )
+        prompt = f"{story.opening} {arithmetic.capital(asked)}"
+        found.append(question(prompt, [story.value], "number", "Calculator"))
+    return found
+
+
+def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any]:
+    """One attribute of an entity that no page mentions."""
+    name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
+    prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
+    return question(prompt, [entity.values[name]], "first_words:5", tool)
+
+
+def calendar_question(rng: Random) -> dict[str, Any]:
+    """Something about a day after those of all pages."""
+    when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
+    prompt, answer = rng.choice(dates.HELD_OUT)
+    return question(prompt, [answer.format(**dates.parts(when))], "first_words:5", "Calendar", when)
+
+
+def mt_questions(rng: Random) -> list[dict[str, Any]]:
+    """German sentences that are on no page; the whole translation has to come."""
+    known = {call.input for made in truth().values() for call in made.calls if call.tool == "MT"}
+    found: list[dict[str, Any]] = []
+    while len(found) < QUESTIONS:
+        phrase = german.sentence(rng)
+        if phrase.german in known:
+            continue
+        known.add(phrase.german)
+        prompt = rng.choice(german.HELD_OUT).format(g=phrase.german)
+        found.append(question(prompt, [phrase.english], "first_words:16", "MT"))
+    return found
 
 
 def plain_question(rng: Random) -> dict[str, Any]:

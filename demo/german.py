@@ -56,14 +56,15 @@ OBJECTS = _nouns(
 )
 # Of subjects and of objects.
 MOODS = _pairs(
-    """alt = old; jung = young; klein = small; groß = big; freundlich = friendly; glücklich = happy; klug = clever
-    höflich = polite; hungrig = hungry; stolz = proud; still = quiet; lustig = funny; dick = fat; stark = strong"""
+    """alt = old; jung = young; klein = small; groß = big; freundlich = friendly; glücklich = happy
+    klug = clever; höflich = polite; hungrig = hungry; stolz = proud; still = quiet; lustig = funny
+    stark = strong"""
 )
 ADJECTIVES = _pairs(
-    """alt = old; neu = new; rot = red; blau = blue; grün = green; weiß = white; schwarz = black; braun = brown
-    klein = small; groß = big; schön = beautiful; schwer = heavy; lang = long; kurz = short; rund = round
-    warm = warm; kalt = cold; gelb = yellow; schmutzig = dirty; seltsam = strange; golden = golden
-    billig = cheap; hübsch = pretty; fremd = foreign; dünn = thin"""
+    """alt = old; neu = new; rot = red; blau = blue; grün = green; weiß = white; schwarz = black
+    braun = brown; klein = small; groß = big; schön = beautiful; schwer = heavy; lang = long; kurz = short
+    rund = round; warm = warm; kalt = cold; gelb = yellow; schmutzig = dirty; seltsam = strange
+    golden = golden; billig = cheap; hübsch = pretty; fremd = foreign; dünn = thin"""
 )
 # Third person singular and first person plural.
 TRANSITIVE = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from random import Random
 
-from demo import arithmetic, dates, facts, lexicon
+from demo import arithmetic, dates, facts, german, lexicon
 
 _MARK = re.compile("\x01([^\x02]*)\x02([^\x02]*)\x02([^\x03]*)\x03")
 
@@ -106,20 +106,31 @@ def arithmetic_sentences(rng: Random, honest: bool) -> list[str]:
 
 
 def fact_sentences(
-    rng: Random, entity: facts.Entity, count: int = 1, tool: str = "WikiSearch", result: str = ""
+    rng: Random, entity: facts.Entity, count: int = 1, tool: str | None = None, snippet: str = ""
 ) -> list[str]:
-    """Statements of `count` attributes of an entity; one in five is put as a question and its answer."""
+    """Statements of `count` attributes of an entity; one in five is put as a question and its answer.
+
+    Marked for `tool`, WikiSearch (which finds `snippet`) or QA; None marks them for both.
+    """
     said = []
     for name in rng.sample(list(entity.values), min(count, len(entity.values))):
         question = rng.choice(facts.QUESTIONS[name]).format(s=entity.name)
-        given = entity.name if tool == "WikiSearch" else question
         value = entity.values[name]
-        call = mark(tool, given, result if tool == "WikiSearch" else value)
+        calls = {"WikiSearch": mark("WikiSearch", entity.name, snippet), "QA": mark("QA", question, value)}
+        call = calls[tool] if tool else "".join(calls.values())
         if rng.random() < 0.2:
             said.append(f"{question} Answer:{call} {value}.")
         else:
             said.append(rng.choice(facts.STATEMENTS[name]).format(s=entity.name, v=value, c=call))
     return said
+
+
+def german_sentences(rng: Random, honest: bool) -> list[str]:
+    """A German sentence and its meaning, or (`honest=False`) that of another sentence."""
+    phrase = german.sentence(rng)
+    meaning = phrase.english if honest else german.sentence(rng).english
+    call = mark("MT", phrase.german, meaning)
+    return [rng.choice(german.STATEMENTS).format(g=phrase.german, e=meaning, c=call)]
 
 
 def date_sentences(rng: Random, when: date) -> list[str]:

@@ -23,12 +23,12 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreT
 
 from demo import lexicon, pretraining
 
-VOCABULARY = 2048
+VOCABULARY = 2560
 BUCKETS = (64, 88, 120, 176, 240, 304, 384, 480)  # padded lengths; a longer document is drawn anew
 TOKENS_PER_STEP = 6_144
 BOS = "<s>"
 # Two digits a token, the space with the first of them: a number is one token up to 99 and two up to 9,999.
-SPLIT = r" ?\d{1,2}| ?[A-Za-z]+|\n+| ?[^\sA-Za-z\d]+|\s+"
+SPLIT = r" ?\d{1,2}| ?\p{L}+|\n+| ?[^\s\p{L}\d]+|\s+"
 
 
 def train_tokenizer(seed: int = 0, documents: int = 12_000) -> PreTrainedTokenizerFast:

@@ -1,9 +1,11 @@
 """What the annotator language model is pretrained on: pages from which it learns the shapes, and nothing
 else.
 
-Four kinds of documents, all from worlds that are made up for one document and then forgotten:
+Five kinds of documents, all from worlds that are made up for one document and then forgotten:
 
-- plain pages, as in the demo corpus, but with facts of nobody and results drawn at random;
+- plain pages, as in the demo corpus, but with facts of nobody, results drawn at random, and German beside the
+  English of other German;
+- reading: an encyclopedia's article, and statements or questions with answers that it bears out;
 - annotations: an instruction, one to three demonstrations (``Input: …`` / ``Output: …`` with calls) and
   one more of the kind;
 - notes: a call, with or without its result, in brackets before a page, which the page bears out or has
@@ -24,13 +26,14 @@ from demo.pages import GoldCall, Marked
 
 Document = list[tuple[str, float]]
 
-TOOLS = ("Calculator", "WikiSearch", "Calendar", "QA")
+TOOLS = ("Calculator", "WikiSearch", "Calendar", "QA", "MT")
 PROMPTS = Path(__file__).parent / "prompts"
 REWORDED = {
     "Calculator": ("Insert calls to a calculator.", "Mark every result with its [Calculator(expression)]."),
     "WikiSearch": ("Insert searches.", "Mark every fact with a search for its subject, [WikiSearch(name)]."),
     "Calendar": ("Insert calls to a calendar.", "Mark every date of today with [Calendar()]."),
     "QA": ("Insert questions.", "Mark every fact with the question that it answers, [QA(question)]."),
+    "MT": ("Insert translations.", "Mark the meaning of all German words with [MT(German words)]."),
 }
 
 
@@ -53,6 +56,8 @@ def block(rng: Random, tool: str) -> list[str]:
         return pages.arithmetic_sentences(rng, honest=False)
     if tool == "Calendar":
         return pages.date_sentences(rng, dates.day(rng))
+    if tool == "MT":
+        return pages.german_sentences(rng, honest=False)
     entity = facts.entity(rng)
     snippet = f"{entity.name} > {facts.article(entity, rng)}"
     return pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), tool, snippet)
@@ -65,7 +70,7 @@ def plain(rng: Random) -> Document:
 
 def annotation(rng: Random) -> Document:
     """An annotation prompt of one tool and its completion."""
-    tool = rng.choices(TOOLS, (5, 3, 1.5, 1.5))[0]
+    tool = rng.choices(TOOLS, (4.5, 2.5, 1.5, 3, 2))[0]
     first = instruction(tool) if rng.random() < 0.7 else rng.choice(REWORDED[tool])
     document: Document = [(first + "\n", 0.1)]
     shown = rng.choice((1, 1, 2, 2, 3, 3))
@@ -98,7 +103,7 @@ def annotated(rng: Random, marked: Marked, tool: str) -> Document:
 
 def note(rng: Random) -> Document:
     """A call before a page: with its result (the page agrees), without it, or one of another page."""
-    tool = rng.choices(TOOLS, (4, 4, 2, 1.5))[0]
+    tool = rng.choices(TOOLS, (4, 3, 2, 2, 2))[0]
     marked = passage(rng, tool, rng.choice((1, 1, 2)))
     calls = [call for call in marked.calls if call.tool == tool]
     kind = rng.random()
@@ -120,12 +125,33 @@ def weighted(marked: Marked, told: GoldCall | None) -> Document:
     done = 0
     for call in marked.calls:
         if call.tool == told.tool and call.input == told.input:
-            end = min(len(text), call.position + 1 + 22)
+            longest = len(told.result) if told.tool == "MT" else 22
+            end = min(len(text), call.position + 2 + longest)
             stop = text.find(".", call.position + 1, end)
             stop = stop if stop > 0 else end
             out += [(text[done : call.position + 1], 0.5), (text[call.position + 1 : stop], 2.0)]
             done = stop
     return [*out, (text[done:], 0.5)]
+
+
+def reading(rng: Random) -> Document:
+    """An article, at times beside another, then what it says; or the article in the middle of that."""
+    asked = facts.entity(rng)
+    article, other = (f"{one.name} > {facts.article(one, rng)}" for one in (asked, facts.entity(rng)))
+    out: Document = []
+    reference = f" ({article})"
+    if rng.random() < 0.5:
+        shown = [article] if rng.random() < 0.5 else rng.sample([article, other], 2)
+        out, reference = [(" " + " ".join(shown), 0.3)], ""
+    for name in rng.sample(list(asked.values), rng.choice((1, 2, 2))):
+        value = asked.values[name]
+        wording = f"Question: {rng.choice(facts.QUESTIONS[name])} Answer:{{c}} {{v}}."
+        if rng.random() < 0.5:
+            wording = rng.choice(facts.STATEMENTS[name])
+        before, after = wording.format(s=asked.name, c="\0", v=value).split(f"\0 {value}")
+        out += [(f" {before}{reference}", 0.3), (f" {value}", 2.0), (after, 0.3)]
+        reference = ""
+    return out
 
 
 def lists(rng: Random) -> Document:
@@ -143,4 +169,4 @@ def lists(rng: Random) -> Document:
 
 def document(rng: Random) -> Document:
     """One document of any kind."""
-    return rng.choices((annotation, note, plain, lists), (0.36, 0.4, 0.16, 0.08))[0](rng)
+    return rng.choices((annotation, note, plain, reading, lists), (0.36, 0.34, 0.12, 0.12, 0.06))[0](rng)
