@@ -158,10 +158,11 @@ def calculator_questions(rng: Random, used: set[tuple[str, ...]]) -> list[dict[s
 
 
 def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any]:
-    """One attribute of an entity that no page mentions."""
+    """One attribute of an entity that no page mentions; without the tool that would answer as well."""
+    other = {"WikiSearch": "QA", "QA": "WikiSearch"}[tool]
     name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
     prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
-    return question(prompt, [entity.values[name]], "first_words:5", tool)
+    return question(prompt, [entity.values[name]], "first_words:5", tool) | {"tools_off": [other]}
 
 
 def calendar_question(rng: Random) -> dict[str, Any]:

@@ -6,7 +6,8 @@ A question file is jsonl, one question a line:
 
 `prompt` is what the model continues, `answers` the texts that count as right, `scoring` a name of
 scoring.py, `date` (optional, YYYY-MM-DD) the day on which the question is asked, `tool` (optional) the tool
-expected to help: it is reported, never used. In: paths. Out: a Benchmark, or a QuestionError that names file,
+expected to help: it is reported, never used. `tools_off` (optional, the same in all lines) names tools that
+must not be called, because they would give the benchmark away. In: paths. Out: a Benchmark, or a QuestionError that names file,
 line and field. Readers of published formats produce the same records from modules of their own beside this.
 """
 
@@ -23,7 +24,7 @@ from pipeline.evaluation.scoring import ScoringError, check_scoring
 from pipeline.records import TOOL_NAMES, ToolName
 
 _REQUIRED = ("id", "prompt", "answers", "scoring")
-_OPTIONAL = ("date", "tool")
+_OPTIONAL = ("date", "tool", "tools_off")
 
 
 class QuestionError(ConfigurationError):
@@ -40,6 +41,7 @@ class Question:
     scoring: str
     date: str | None = None
     tool: ToolName | None = None
+    tools_off: frozenset[ToolName] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ def read_benchmark(path: Path) -> Benchmark:
         questions.append(question)
     if not questions:
         raise QuestionError(f"{path}: holds no question")
-    return Benchmark(path.stem, tuple(questions))
+    other = next((q for q in questions if q.tools_off != questions[0].tools_off), None)
+    if other is not None:
+        raise QuestionError(f"{path}: tools_off of {other.id!r} is not that of {questions[0].id!r}")
+    return Benchmark(path.stem, tuple(questions), questions[0].tools_off)
 
 
 def _parse(line: str, where: str) -> Question:
@@ -98,6 +103,7 @@ def _parse(line: str, where: str) -> Question:
         scoring=_text(row, "scoring", where),
         date=_date(row.get("date"), where),
         tool=_tool(row.get("tool"), where),
+        tools_off=_tools_off(row.get("tools_off"), where),
     )
     try:
         check_scoring(question.scoring, question.answers)
@@ -129,3 +135,12 @@ def _tool(value: object, where: str) -> ToolName | None:
         if tool == value:
             return tool
     raise QuestionError(f"{where}: tool must be one of {', '.join(TOOL_NAMES)} or null, got {value!r}")
+
+
+def _tools_off(value: object, where: str) -> frozenset[ToolName]:
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list):
+        raise QuestionError(f"{where}: tools_off must be a list of tools or null, got {value!r}")
+    found = [_tool(one, where) for one in value]
+    return frozenset(one for one in found if one is not None)

@@ -34,6 +34,14 @@ def test_a_file_becomes_a_benchmark_of_its_name(tmp_path: Path) -> None:
     )
 
 
+def test_tools_that_would_give_a_benchmark_away_are_the_same_in_every_line(tmp_path: Path) -> None:
+    off = {"tools_off": ["QA", "MT"]}
+    benchmark = read_benchmark(write(tmp_path, row(**off), row(id="q2", tools_off=["MT", "QA"])))
+    assert benchmark.tools_off == {"QA", "MT"}
+    with pytest.raises(QuestionError, match="tools_off of 'q2' is not that of 'q1'"):
+        read_benchmark(write(tmp_path, row(**off), row(id="q2")))
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -49,6 +57,8 @@ def test_a_file_becomes_a_benchmark_of_its_name(tmp_path: Path) -> None:
         (row(scoring="f1"), "scoring: unknown scoring 'f1'"),
         (row(date="30 January"), "date must be YYYY-MM-DD"),
         (row(tool="calculator"), "tool must be one of"),
+        (row(tools_off="QA"), "tools_off must be a list"),
+        (row(tools_off=["qa"]), "tool must be one of"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:
