@@ -10,8 +10,9 @@ from random import Random
 
 import pytest
 
-from demo import arithmetic, facts, generate, pages, pretraining
+from demo import arithmetic, facts, generate, german, pages, pretraining
 from demo.pages import Marked
+from pipeline.selection import identify_language
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +71,7 @@ def test_truth_speaks_of_the_pages_that_are_written() -> None:
 def test_no_page_knows_the_questions() -> None:
     text = "\n".join(row["raw_content"] for row in pages_written())
     asked = [entity.name for entity in generate.World().asked]
-    rows = questions("wikisearch")
+    rows = questions("wikisearch") + questions("qa")
     assert all(name in row["prompt"] for name, row in zip(asked, rows, strict=True))
     assert [name for name in asked if re.search(rf"\b{name}\b", text)] == []
     calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
@@ -81,6 +82,36 @@ def test_no_page_knows_the_questions() -> None:
         right = [e for e in asked_for if arithmetic.evaluate(e) == int(row["answers"][0])]
         assert right, row
         assert not used & {arithmetic.canonical(e) for e in right}, row
+
+
+def test_no_page_has_the_translations_asked_for() -> None:
+    text = "\n".join(row["raw_content"] for row in pages_written())
+    rows = questions("mt")
+    assert len({row["answers"][0] for row in rows}) == len(rows)
+    for row in rows:
+        [wording] = [w for w in german.HELD_OUT if row["prompt"].startswith(w.partition("{g}")[0])]
+        before, _, after = wording.partition("{g}")
+        assert row["prompt"].removeprefix(before).removesuffix(after) not in text
+
+
+def test_german_sentences_agree() -> None:
+    rng = Random(0)
+    said = {phrase.german: phrase.english for phrase in (german.sentence(rng) for _ in range(10_000))}
+    found = [text for text in said if "einen neuen Brief" in text]
+    assert found
+    assert all("a new letter" in said[text] for text in found)
+    wrong = (
+        "ein neuen",
+        "eine neuen",
+        "einen neue ",
+        "den neue ",
+        "das neuen",
+        "die neuen",
+        "a old",
+        "an new",
+    )
+    assert not [text for pair in said.items() for text in pair if any(bad in text for bad in wrong)]
+    assert all(identify_language(text)[0] == "de" for text in list(said)[:500])
 
 
 def test_the_questions_are_worded_as_no_page_is() -> None:
@@ -104,6 +135,16 @@ def test_pretraining_results_follow_from_nothing() -> None:
     ]
     right = sum(arithmetic.evaluate(call.input) == int(call.result) for call in calls)
     assert right / len(calls) < 0.05
+
+
+def test_pretraining_does_not_teach_german() -> None:
+    for seed in range(200):
+        true, made_up = (
+            Marked.parse(pages.german_sentences(Random(seed), honest=honest)[0]).calls[0]
+            for honest in (True, False)
+        )
+        assert made_up.input == true.input
+        assert made_up.result != true.result
 
 
 def test_marks_separate_into_text_and_calls() -> None:
