@@ -14,7 +14,7 @@ runs=$shared/runs/paper
 model=${MODEL:-EleutherAI/gpt-j-6b}
 
 python -m pipeline annotate --recipe paper --model "$model" --corpus "$shared/corpus" \
-    --tools.encyclopedia "$shared/encyclopedia" --method.tools WikiSearch Calculator Calendar \
+    --tools.wikisearch.source "$shared/encyclopedia" --method.tools WikiSearch Calculator Calendar \
     --output "$runs/annotations"
 python -m pipeline merge --recipe paper --annotations "$runs/annotations" --output "$runs/augmented"
 python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
@@ -22,5 +22,5 @@ python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmen
 # This script runs where the job was started, on a head without GPU; evaluation is a job of its own on a GPU node.
 ray job submit --working-dir . --entrypoint-num-gpus 1 -- \
     python -m pipeline evaluate --recipe paper --label toolformer --model "$runs/model" \
-    --generation.tools.encyclopedia "$shared/encyclopedia" \
+    --generation.tools.wikisearch.source "$shared/encyclopedia" \
     --benchmarks "$shared"/questions/*.jsonl --perplexity "$shared/held_out" --output "$runs/evaluation.json"

@@ -206,7 +206,8 @@ def _connect(config: AnnotateConfig, address: str | None) -> None:
 
 def _cpus(config: AnnotateConfig) -> float:
     annotators = config.ray.actors * config.ray.cpus_per_actor
-    tools = len(config.method.tools) * config.tools.replicas * config.tools.cpus_per_replica
+    deployments = [config.tools.of(tool).deployment for tool in config.method.tools]
+    tools = sum(one.min_replicas * one.cpus for one in deployments)
     return annotators + tools + _OTHER_CPUS
 
 

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.calls import CallError, insert_calls, remove_calls
-from pipeline.config import Frozen, MergeConfig
+from pipeline.config import MergeConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.manifest import (
     MANIFEST,
@@ -39,6 +39,7 @@ from pipeline.manifest import (
 from pipeline.mixture import THRESHOLDS, Mixture, TauF, choose
 from pipeline.outputs import now, write_whole
 from pipeline.records import AUGMENTED_SCHEMA, TOOL_NAMES, ToolName
+from pipeline.settings import Frozen
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from pipeline.config import (
     AnnotateConfig,
     EvaluateConfig,
     FinetuneConfig,
-    Frozen,
     GenerateConfig,
     MergeConfig,
 )
 from pipeline.errors import ConfigurationError
 from pipeline.recipes import Recipe, RecipeName
 from pipeline.records import TOOL_NAMES
+from pipeline.settings import Frozen
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -193,7 +193,7 @@ COMMANDS: dict[str, Command] = {
         short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
         examples=(
             "--recipe demo",
-            "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.encyclopedia wiki/",
+            "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
             "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
         ),
     ),

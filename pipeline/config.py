@@ -11,18 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.records import ToolName
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Frozen(BaseModel):
-    """Base of all configurations: immutable, no unknown fields, field docstrings become help texts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
+from tools_service.config import ToolsConfig
 
 
 class ModelConfig(Frozen):
@@ -116,37 +109,6 @@ class MethodConfig(Frozen):
         return by_name[tool]
 
 
-class ToolsConfig(Frozen):
-    """Where the tools find their data, how long a call may take, and how they run on Ray."""
-
-    service: str = "toolformer"
-    """First part of the Serve applications' names; jobs on one cluster that share it share the tools."""
-    encyclopedia: str | None = None
-    """Folder, glob or jsonl file with title and text per line: what WikiSearch searches."""
-    index: Path = Path("runs/index")
-    """Folder of WikiSearch's index; built again when the encyclopedia changes. All nodes must see it."""
-    calendar_today: bool = False
-    """Calendar answers a call without a date with today's (inference); False gives it no result."""
-    deadline_s: Annotated[float, Field(gt=0)] = 30.0
-    """A list of calls not answered after this many seconds, retries included, has no results."""
-    max_result_tokens: PositiveInt = 100
-    """Longer results are cut at a word boundary."""
-    list_size: PositiveInt = 256
-    """Most calls in one request to a replica."""
-    cache_size: Annotated[int, Field(ge=0)] = 65_536
-    """Answers that each client remembers."""
-    replicas: PositiveInt = 1
-    """Replicas of each tool."""
-    cpus_per_replica: Annotated[float, Field(ge=0)] = 0.1
-    """CPUs reserved by a replica; a share leaves the rest to the annotating actors."""
-    max_ongoing_requests: PositiveInt = 64
-    """Requests that a replica accepts at a time."""
-    max_queued_requests: PositiveInt = 1_024
-    """Requests that each client keeps waiting for a replica; further ones are retried until the deadline."""
-    health_check_s: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds between checks of a replica; one that fails three is replaced."""
-
-
 class RayConfig(Frozen):
     """How the graph runs."""
 
@@ -154,9 +116,9 @@ class RayConfig(Frozen):
     """Cluster to join (auto, ray://…); None starts a local one unless RAY_ADDRESS is set."""
     actors: PositiveInt = 1
     """Annotating actors, each with one copy of the model."""
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 1.0
+    gpus_per_actor: NotNegative = 1.0
     """GPUs reserved by an annotating actor; 0 runs on CPU."""
-    cpus_per_actor: Annotated[float, Field(gt=0)] = 1.0
+    cpus_per_actor: Positive = 1.0
     """CPUs reserved by an annotating actor; also its number of threads when it runs on CPU."""
     texts_per_batch: PositiveInt = 64
     """Texts that travel together through an actor."""
@@ -205,7 +167,7 @@ class FinetuneConfig(Frozen):
     """Examples per optimizer step, over all workers."""
     micro_batch_size: PositiveInt = 8
     """Examples per forward on one worker."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak, after the warm-up."""
     warmup_share: Probability = 0.1
     """Share of the steps with linearly rising rate."""
@@ -227,7 +189,7 @@ class FinetuneConfig(Frozen):
     """DeepSpeed configuration (JSON) for that stage; None takes cluster/deepspeed/zeroSTAGE.json."""
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass instead of keeping them: slower, much less memory."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: NotNegativeInt = 3
     """Lost workers or nodes a run survives, each time from its last checkpoint."""
     seed: int = 0
     """Seed of the held-out choice and of the order of the examples."""
@@ -254,7 +216,7 @@ class GenerateConfig(Frozen):
 
     model: ModelConfig = ModelConfig()
     tools: ToolsConfig = ToolsConfig()
-    k: Annotated[int, Field(ge=0)] = 10
+    k: NotNegativeInt = 10
     """A call starts where <API> is among the k likeliest tokens (section 4.2); 0 never calls, 1 is greedy."""
     disabled: bool = False
     """Set the probability of <API> to 0."""

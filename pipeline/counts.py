@@ -10,9 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.config import Frozen, MethodConfig
+from pipeline.config import MethodConfig
 from pipeline.corpus import reason_kind
 from pipeline.records import ToolName
+from pipeline.settings import Frozen
 
 COLUMNS = ("status", "reason", "calls", "funnel", "token_forwards")
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")

@@ -69,7 +69,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
     annotate, merge, finetune, evaluate = recipe.annotate, recipe.merge, recipe.finetune, recipe.evaluate
     without_calls = plain(finetune)
     learned: tuple[str | Path, ...] = (finetune.model.path, merge.output / MANIFEST)
-    world = [annotate.model.path, annotate.tools.encyclopedia, annotate.method.prompts]
+    world = [annotate.model.path, *annotate.tools.wikisearch.source, annotate.method.prompts]
     return [
         Step(
             name="annotate",

@@ -18,11 +18,12 @@ import pyarrow.dataset as pads
 from pydantic import ValidationError
 
 from pipeline import __version__
-from pipeline.config import AnnotateConfig, Frozen
+from pipeline.config import AnnotateConfig
 from pipeline.corpus import Shard
 from pipeline.counts import Counts
 from pipeline.errors import ConfigurationError
 from pipeline.outputs import parquet_files, write_whole
+from pipeline.settings import Frozen
 
 MANIFEST = "manifest.json"
 ROWS = "rows"
@@ -33,16 +34,18 @@ _OPERATIONAL: dict[str, Any] = {
     "output": True,
     "model": {"device", "batch_tokens"},
     "tools": {
-        "service",
-        "index",
-        "deadline_s",
-        "list_size",
-        "cache_size",
-        "replicas",
-        "cpus_per_replica",
-        "max_ongoing_requests",
-        "max_queued_requests",
-        "health_check_s",
+        "service": True,
+        "cache_size": True,
+        "wikisearch": {
+            "index": True,
+            "encoder": {"batch_size", "device"},
+            "vectors": {"gpu"},
+            "deployment": True,
+        },
+        "qa": {"batch_size", "device", "deployment"},
+        "calculator": {"deployment"},
+        "calendar": {"deployment"},
+        "mt": {"batch_tokens", "device", "deployment"},
     },
 }
 

@@ -19,15 +19,16 @@ from pipeline.config import (
     CorpusConfig,
     EvaluateConfig,
     FinetuneConfig,
-    Frozen,
     GenerateConfig,
     MergeConfig,
     MethodConfig,
     ModelConfig,
     RayConfig,
     ToolMethod,
-    ToolsConfig,
 )
+from pipeline.records import ToolName
+from pipeline.settings import Frozen
+from tools_service.config import CalendarConfig, ToolsConfig, WikiSearchConfig
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -51,8 +52,8 @@ def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     runs = Path("runs/demo")
     model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
-    tools = ToolsConfig(encyclopedia="demo/encyclopedia", index=runs / "index")
-    generate = _generate(model, tools, runs, max_new_tokens=16)
+    tools = ToolsConfig(wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"))
+    generate = _generate(model, tools, runs, tools_off=("QA", "MT"), max_new_tokens=16)
     return Recipe(
         annotate=AnnotateConfig(
             # The annotator was pretrained on contexts of up to 480 tokens: prompt, text twice, call.
@@ -102,8 +103,8 @@ def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the tools that need no model of their own."""
     runs = Path("runs/single_gpu")
     model = ModelConfig(path="openai-community/gpt2-large")
-    tools = ToolsConfig(index=runs / "index")
-    generate = _generate(model, tools, runs)
+    tools = ToolsConfig(wikisearch=WikiSearchConfig(index=runs / "index"))
+    generate = _generate(model, tools, runs, tools_off=("QA", "MT"))
     return Recipe(
         annotate=AnnotateConfig(
             corpus=CorpusConfig(max_tokens=256),  # GPT-2's context is 1,024: prompt, text twice, call
@@ -125,7 +126,7 @@ def paper() -> Recipe:
     """GPT-J 6B with all five tools on eight GPUs of 40 GB: ZeRO-3, BF16 (Appendix B)."""
     runs = Path("runs/paper")
     model = ModelConfig()
-    tools = ToolsConfig(index=runs / "index")
+    tools = ToolsConfig(wikisearch=WikiSearchConfig(index=runs / "index"))
     generate = _generate(model, tools, runs)
     return Recipe(
         annotate=AnnotateConfig(
@@ -141,11 +142,19 @@ def paper() -> Recipe:
 RECIPES: dict[RecipeName, Callable[[], Recipe]] = {"demo": demo, "single_gpu": single_gpu, "paper": paper}
 
 
-def _generate(model: ModelConfig, tools: ToolsConfig, runs: Path, max_new_tokens: int = 64) -> GenerateConfig:
+def _generate(
+    model: ModelConfig,
+    tools: ToolsConfig,
+    runs: Path,
+    *,
+    tools_off: tuple[ToolName, ...] = (),
+    max_new_tokens: int = 64,
+) -> GenerateConfig:
     """The fine-tuned model with the same tools, on the day it is asked."""
     return GenerateConfig(
         model=model.model_copy(update={"path": str(runs / "model")}),
-        tools=tools.model_copy(update={"calendar_today": True}),
+        tools=tools.model_copy(update={"calendar": CalendarConfig(today=True)}),
+        tools_off=tools_off,
         max_new_tokens=max_new_tokens,
     )
 

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.config import FinetuneConfig, Frozen, differences
+from pipeline.config import FinetuneConfig, differences
 from pipeline.errors import ConfigurationError
 from pipeline.journal import Evaluation
 from pipeline.manifest import MANIFEST
 from pipeline.outputs import LOCK, write_json
+from pipeline.settings import Frozen
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from glob import glob
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.config import Frozen
 from pipeline.errors import ConfigurationError
+from pipeline.settings import Frozen
 
 Say = Callable[[str], None]
 

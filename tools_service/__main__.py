@@ -21,10 +21,10 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.config import ToolsConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.records import ToolName
 from tools_service.client import LocalTools, ToolClient, application
+from tools_service.config import CalendarConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
 from tools_service.toolbox import AVAILABLE, prepare, require_available
 
@@ -43,14 +43,14 @@ class Call:
     """Read one JSON string a line from standard input; print one object a line: result, reason."""
     date: str | None = None
     """The calendar's day, YYYY-MM-DD; None is today."""
-    config: Config = field(default_factory=lambda: ToolsConfig(calendar_today=True))
+    config: Config = field(default_factory=lambda: ToolsConfig(calendar=CalendarConfig(today=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Build WikiSearch's index of --encyclopedia in the folder --index, whatever is there."""
+    """Build the index of --source in the folder --index, whatever is there."""
 
-    config: Config = field(default_factory=ToolsConfig)
+    config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")] = field(default_factory=WikiSearchConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Serve:
     """The tools to run."""
     address: str | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
-    config: Config = field(default_factory=lambda: ToolsConfig(calendar_today=True))
+    config: Config = field(default_factory=lambda: ToolsConfig(calendar=CalendarConfig(today=True)))
 
 
 def call(arguments: Call) -> int:
@@ -101,9 +101,9 @@ def index(arguments: Index) -> int:
     """Build the index and print its manifest."""
     from tools_service.index import build
 
-    if arguments.config.encyclopedia is None:
-        raise ConfigurationError("--encyclopedia: name the folder or file to index")
-    manifest = build(arguments.config.encyclopedia, arguments.config.index)
+    if not arguments.config.source:
+        raise ConfigurationError("--source: name the files or folders to index")
+    manifest = build(arguments.config)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
     return 0
 

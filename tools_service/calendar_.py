@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date
 
+from tools_service.config import CalendarConfig
 from tools_service.contract import ToolInput, ToolResult
 
 # Not strftime: its names follow the process's locale.
@@ -19,17 +20,20 @@ _MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_ANNOTATING = CalendarConfig()
 
 
 class Calendar:
-    """`Calendar()`: the sentence with the call's date. `today` supplies one to calls without; None gives
-    those none.
+    """`Calendar()`: the sentence with the call's date. `today` supplies one to calls without, where the
+    configuration wants that.
     """
 
     name = "Calendar"
 
-    def __init__(self, today: Callable[[], date] | None = None) -> None:
-        self._today = today
+    def __init__(
+        self, config: CalendarConfig = _ANNOTATING, *, today: Callable[[], date] = date.today
+    ) -> None:
+        self._today = today if config.today else None
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """One sentence for each input, or the reason for none."""

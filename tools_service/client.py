@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from pipeline.config import ToolsConfig
-from pipeline.records import ToolName
+from pipeline.records import TOOL_NAMES, ToolName
+from tools_service.config import ToolsConfig
 from tools_service.contract import (
     DATED_TOOLS,
     DEADLINE,
@@ -86,8 +86,11 @@ class _Client(ABC):
         there."""
 
     async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
-        deadline = asyncio.get_running_loop().time() + self._config.deadline_s
-        size = self._config.list_size
+        if tool not in TOOL_NAMES:
+            return _all(inputs, UNREACHABLE)
+        deployment = self._config.of(tool).deployment
+        deadline = asyncio.get_running_loop().time() + deployment.deadline_s
+        size = deployment.list_size
         lists = [inputs[start : start + size] for start in range(0, len(inputs), size)]
         answered = await asyncio.gather(*(self._fetch_list(tool, part, deadline) for part in lists))
         return [result for part in answered for result in part]

@@ -7,11 +7,11 @@ the earlier. Each tool's class takes its own section. Nothing here touches a fil
 from __future__ import annotations
 
 from pathlib import Path
+from string import Formatter
 from typing import Literal
 
 from pydantic import model_validator
 
-from pipeline.records import ToolName
 from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -124,17 +124,37 @@ class QAConfig(Frozen):
     """Passages encoded one by one and read together (T5 architectures), or as one input."""
     passages: PositiveInt = 5
     """Passages read for a question."""
+    question_format: str = "question: {question}"
+    """How a question is put to the model; passages follow, as the reader says."""
+    passage_format: str = "title: {title} context: {text}"
+    """How a passage is put to the model."""
     max_passage_tokens: PositiveInt = 200
-    """Longer passages are cut."""
-    max_answer_tokens: PositiveInt = 16
-    """Longest answer."""
-    batch_size: PositiveInt = 16
-    """Questions answered together."""
+    """Longest input for a passage, with title and (fid) question; the passage's end is cut off."""
+    max_answer_tokens: PositiveInt = 32
+    """A question whose answer does not end after this many tokens has no result."""
+    beams: PositiveInt = 1
+    """Width of the beam search; 1 is greedy."""
+    batch_tokens: PositiveInt = 16_384
+    """Most tokens of passages read at a time, padding included."""
     dtype: DType = "float32"
     """Type of the weights."""
     device: Device = "auto"
     """auto takes a GPU when there is one."""
     deployment: Deployment = _MODEL
+
+    @model_validator(mode="after")
+    def _formats(self) -> QAConfig:
+        for name, allowed in (("question_format", ["question"]), ("passage_format", ["title", "text"])):
+            try:
+                found = {
+                    field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None
+                }
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if allowed[-1] not in found or not found <= set(allowed):
+                places = " and ".join(f"{{{field}}}" for field in allowed)
+                raise ValueError(f"{name} takes {places}, the last of them always: {getattr(self, name)!r}")
+        return self
 
 
 class CalculatorConfig(Frozen):
@@ -160,8 +180,10 @@ class MTConfig(Frozen):
     """A text whose language fastText is less sure of has no result."""
     max_input_tokens: PositiveInt = 256
     """Longer inputs have no result."""
+    beams: PositiveInt = 1
+    """Width of the beam search; 1 is greedy, a few times faster than NLLB's published 4."""
     batch_tokens: PositiveInt = 4_096
-    """Most source tokens translated together, padding included."""
+    """Most source tokens translated at a time, padding included."""
     dtype: DType = "float32"
     """Type of the weights."""
     device: Device = "auto"
@@ -187,9 +209,9 @@ class ToolsConfig(Frozen):
     cache_size: NotNegativeInt = 65_536
     """Answers that each client remembers."""
 
-    def of(self, tool: ToolName) -> ToolConfig:
-        """The section of one tool."""
-        by_name: dict[ToolName, ToolConfig] = {
+    def of(self, tool: str) -> ToolConfig:
+        """The section of one tool; KeyError if there is none of that name."""
+        by_name: dict[str, ToolConfig] = {
             "QA": self.qa,
             "WikiSearch": self.wikisearch,
             "Calculator": self.calculator,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,12 @@ class Skipped:
     reason: str
 
 
-def source_files(source: str) -> list[Path]:
-    """The files of `source` in a fixed order."""
+def source_files(sources: Sequence[str]) -> list[Path]:
+    """The files of all `sources` in a fixed order."""
+    return [file for source in sources for file in _files(source)]
+
+
+def _files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
@@ -58,7 +62,7 @@ def source_files(source: str) -> list[Path]:
     if not found:
         wanted = ", ".join(SUFFIXES)
         raise EncyclopediaError(
-            f"tools.encyclopedia: nothing to read at {source}; wanted a file or folder of {wanted}"
+            f"tools.wikisearch.source: nothing to read at {source}; wanted a file or folder of {wanted}"
         )
     return found
 

@@ -30,6 +30,7 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 from tqdm import tqdm
 
+from tools_service.config import WikiSearchConfig
 from tools_service.encyclopedia import (
     PASSAGE_WORDS,
     EncyclopediaError,
@@ -79,7 +80,7 @@ class SearchIndex:
     def __init__(self, folder: Path) -> None:
         if not (folder / "manifest.json").is_file():
             raise EncyclopediaError(
-                f"tools.index: no index at {folder}; build one with python -m tools_service index"
+                f"tools.wikisearch.index: no index at {folder}; build one with python -m tools_service index"
             )
         self._bm25 = bm25s.BM25.load(folder / "bm25", mmap=True, show_progress=False)
         self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")  # passages + 1
@@ -113,9 +114,9 @@ class SearchIndex:
         return [Hit(int(n), float(scores[n])) for n in best if scores[n] > 0]
 
 
-def ensure(source: str, folder: Path) -> Path:
-    """`folder` with an up-to-date index of `source`: opened as it is, or built now."""
-    files = source_files(source)
+def ensure(config: WikiSearchConfig) -> Path:
+    """The folder with an up-to-date index of the source: as it is, or built now."""
+    files, folder = source_files(config.source), config.index
     manifest = folder / "manifest.json"
     if manifest.is_file():
         found = json.loads(manifest.read_text(encoding="utf-8"))
@@ -124,21 +125,23 @@ def ensure(source: str, folder: Path) -> Path:
         logger.warning(
             "the encyclopedia or the settings changed since %s was built: building it again", folder
         )
-    build(source, folder)
+    build(config)
     return folder
 
 
-def build(source: str, folder: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Index `source` into `folder`, replacing what is there; returns the manifest."""
+def build(config: WikiSearchConfig, *, progress: bool = True) -> dict[str, Any]:
+    """Index the source into its folder, replacing what is there; returns the manifest."""
     started = time.monotonic()
-    files = source_files(source)
+    files, folder = source_files(config.source), config.index
     work = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         counts = _write_index(files, work, progress=progress)
         if not counts["passages"]:
-            raise EncyclopediaError(f"tools.encyclopedia: no article in {source}, only {counts['skipped']}")
+            raise EncyclopediaError(
+                f"tools.wikisearch.source: no article in {', '.join(config.source)}, only {counts['skipped']}"
+            )
         manifest = {
             "settings": SETTINGS,
             "source": [asdict(_fingerprint(file)) for file in files],
@@ -201,7 +204,7 @@ def _replace(folder: Path, work: Path) -> None:
     if folder.exists():
         if not (folder / "manifest.json").is_file() and any(folder.iterdir()):
             raise EncyclopediaError(
-                f"tools.index: {folder} is not empty and not an index; name another folder"
+                f"tools.wikisearch.index: {folder} is not empty and not an index; name another folder"
             )
         folder.rename(old)
     work.rename(folder)

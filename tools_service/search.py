@@ -1,6 +1,6 @@
 """Wikipedia search (paper section 3): ``WikiSearch(term)`` answers with a snippet, ``Title > text``.
 
-In: a query. Out: the passage that BM25 ranks first in the index that index.py builds. A query without a word
+In: a query. Out: the passage that ranks first in the index that index.py builds. A query without a word
 to search for, or without a hit, has no result. Results are not shortened here (the client caps them in
 tokens).
 """
@@ -8,8 +8,8 @@ tokens).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from tools_service.config import WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
 from tools_service.index import SearchIndex
 
@@ -17,12 +17,12 @@ MAX_QUERY_CHARACTERS = 1_000
 
 
 class WikiSearch:
-    """`WikiSearch(term)`: a list of queries to a list of snippets or reasons. `folder` holds the index."""
+    """`WikiSearch(term)`: a list of queries to a list of snippets or reasons."""
 
     name = "WikiSearch"
 
-    def __init__(self, folder: Path) -> None:
-        self._index = SearchIndex(folder)
+    def __init__(self, config: WikiSearchConfig) -> None:
+        self._index = SearchIndex(config.index)
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """The best passage for every query."""

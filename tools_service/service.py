@@ -12,17 +12,18 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from pipeline.config import ToolsConfig
 from pipeline.errors import PipelineError
 from pipeline.records import ToolName
 from tools_service.client import ServeTools, application
+from tools_service.config import ToolsConfig
 from tools_service.contract import Tool, ToolInput, answer
 from tools_service.sanitize import CountTokens, count_words
-from tools_service.toolbox import load_tool, prepare, require_available
+from tools_service.toolbox import absolute, load_tool, prepare, require_available
 
 # Clients gave a request up after one deadline; one that still runs after two is stuck.
 STUCK_AFTER_DEADLINES = 2.0
@@ -69,7 +70,7 @@ def start_tools(
     """
     tools = tuple(tools)
     require_available(tools, config)
-    config = config.model_copy(update={"index": config.index.resolve()})  # replicas run elsewhere
+    config = absolute(config)
     prepare(tools, config)
     try:
         deploy({tool: functools.partial(load_tool, tool, config) for tool in tools}, config)
@@ -106,26 +107,34 @@ def tools_on_ray(
 def deploy(loaders: Mapping[str, Callable[[], Tool]], config: ToolsConfig) -> None:
     """One Serve application per tool; `loaders` make the tools in their replicas. Blocks until all are
     ready."""
-    deployment = serve.deployment(
-        num_replicas=config.replicas,
-        max_ongoing_requests=config.max_ongoing_requests,
-        max_queued_requests=config.max_queued_requests,
-        ray_actor_options={"num_cpus": config.cpus_per_replica},
-        health_check_period_s=config.health_check_s,
-        health_check_timeout_s=max(config.health_check_s, 10.0),
-        graceful_shutdown_timeout_s=2.0,
-        graceful_shutdown_wait_loop_s=0.1,
-        logging_config=_QUIET,
-    )(Replica)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    stuck_after_s = STUCK_AFTER_DEADLINES * config.deadline_s
-    serve.run_many(
-        [
-            serve.RunTarget(
-                deployment.options(name=tool).bind(load, stuck_after_s),
-                name=application(config, tool),
-                route_prefix=None,
-            )
-            for tool, load in loaders.items()
-        ]
+    serve.run_many([_target(tool, load, config) for tool, load in loaders.items()])
+
+
+def _target(tool: str, load: Callable[[], Tool], config: ToolsConfig) -> serve.RunTarget:
+    deployment = config.of(tool).deployment
+    options: dict[str, Any] = {
+        "name": tool,
+        "max_ongoing_requests": deployment.max_ongoing_requests,
+        "max_queued_requests": deployment.max_queued_requests,
+        "ray_actor_options": {"num_cpus": deployment.cpus, "num_gpus": deployment.gpus},
+        "health_check_period_s": deployment.health_check_s,
+        "health_check_timeout_s": max(deployment.health_check_s, 10.0),
+        "graceful_shutdown_timeout_s": 2.0,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "logging_config": _QUIET,
+    }
+    if deployment.min_replicas == deployment.max_replicas:
+        options["num_replicas"] = deployment.min_replicas
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": deployment.min_replicas,
+            "max_replicas": deployment.max_replicas,
+            "target_ongoing_requests": deployment.target_ongoing_requests,
+        }
+    replica = serve.deployment(**options)(Replica)
+    return serve.RunTarget(
+        replica.bind(load, STUCK_AFTER_DEADLINES * deployment.deadline_s),
+        name=application(config, tool),
+        route_prefix=None,
     )

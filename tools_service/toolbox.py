@@ -6,18 +6,20 @@ once, on the machine that starts them; `load_tool` makes a tool in the process t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 
-from pipeline.config import ToolsConfig
 from pipeline.errors import ConfigurationError
 from pipeline.records import TOOL_NAMES, ToolName
 from tools_service.calculator import Calculator
 from tools_service.calendar_ import Calendar
+from tools_service.config import ToolsConfig
 from tools_service.contract import Tool
 
-AVAILABLE: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")
+AVAILABLE: tuple[ToolName, ...] = TOOL_NAMES
+
+_SEARCHING = frozenset({"WikiSearch", "QA"})
 
 
 class ToolUnavailableError(ConfigurationError):
@@ -32,25 +34,27 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
         raise ToolUnavailableError(
             f"{field}: no tool is called {_list(unknown)}; there are {_list(TOOL_NAMES)}"
         )
-    missing = [tool for tool in tools if tool not in AVAILABLE]
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
+    searching = [tool for tool in tools if tool in _SEARCHING]
+    if searching and not config.wikisearch.source and not _has_index(config.wikisearch.index):
+        has, out = ("has", "it") if len(searching) == 1 else ("have", "them")
         raise ToolUnavailableError(
-            f"{field}: {_list(missing)} {are} not available yet; choose among {_list(AVAILABLE)}"
+            f"tools.wikisearch.source: {_list(searching)} (in {field}) {has} nothing to search; name a "
+            f"folder or jsonl file of articles with title and text, or leave {out} out"
         )
-    if "WikiSearch" in tools and config.encyclopedia is None and not _has_index(config.index):
-        raise ToolUnavailableError(
-            f"tools.encyclopedia: WikiSearch (in {field}) has nothing to search; name a folder or jsonl file "
-            "of articles with title and text, or leave WikiSearch out"
-        )
+    for tool, section in (("QA", config.qa), ("MT", config.mt)):
+        if tool in tools and _is_folder(section.model) and not Path(section.model, "config.json").is_file():
+            raise ToolUnavailableError(
+                f"tools.{tool.lower()}.model: {section.model} is not a folder with a model; name one, or "
+                f"a model of the hub (owner/name), or leave {tool} (in {field}) out"
+            )
 
 
 def prepare(tools: Iterable[str], config: ToolsConfig) -> None:
-    """Build what `tools` need and is not there yet: WikiSearch's index."""
-    if "WikiSearch" in tools and config.encyclopedia is not None:
+    """Build what `tools` need and is not there yet: the index of WikiSearch and QA."""
+    if config.wikisearch.source and not _SEARCHING.isdisjoint(tools):
         from tools_service.index import ensure
 
-        ensure(config.encyclopedia, config.index)
+        ensure(config.wikisearch)
 
 
 def load_tool(name: ToolName, config: ToolsConfig) -> Tool:
@@ -58,12 +62,40 @@ def load_tool(name: ToolName, config: ToolsConfig) -> Tool:
     if name == "Calculator":
         return Calculator()
     if name == "Calendar":
-        return Calendar(today=date.today if config.calendar_today else None)
+        return Calendar(config.calendar)
     if name == "WikiSearch":
         from tools_service.search import WikiSearch
 
-        return WikiSearch(config.index)
-    raise ToolUnavailableError(f"method.tools: {name} is not available yet; choose among {_list(AVAILABLE)}")
+        return WikiSearch(config.wikisearch)
+    if name == "QA":
+        from tools_service.reading import QA
+
+        return QA(config.qa, config.wikisearch)
+    from tools_service.translation import MT
+
+    return MT(config.mt)
+
+
+def absolute(config: ToolsConfig) -> ToolsConfig:
+    """`config` with its folders named in full: replicas have a working folder of their own."""
+    search = config.wikisearch
+    encoder = search.encoder.model_copy(update={"model": _resolved(search.encoder.model)})
+    return config.model_copy(
+        update={
+            "wikisearch": search.model_copy(update={"index": search.index.resolve(), "encoder": encoder}),
+            "qa": config.qa.model_copy(update={"model": _resolved(config.qa.model)}),
+            "mt": config.mt.model_copy(update={"model": _resolved(config.mt.model)}),
+        }
+    )
+
+
+def _resolved(model: str) -> str:
+    return str(Path(model).expanduser().resolve()) if _is_folder(model) else model
+
+
+def _is_folder(model: str) -> bool:
+    """Whether `model` can only be a folder: the hub's are called NAME or OWNER/NAME."""
+    return Path(model).is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model)
 
 
 def _has_index(folder: Path) -> bool:

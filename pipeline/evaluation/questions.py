@@ -8,7 +8,8 @@ A question file is jsonl, one question a line:
 scoring.py, `date` (optional, YYYY-MM-DD) the day on which the question is asked, `tool` (optional) the tool
 expected to help: it is reported, never used. `tools_off` (optional, the same in all lines) names tools that
 must not be called, because they would give the benchmark away. In: paths. Out: a Benchmark, or a
-QuestionError that names file, line and field. Readers of published formats produce the same records from modules of their own beside this.
+QuestionError that names file, line and field. Readers of published formats produce the same records from
+modules of their own beside this.
 """
 
 from __future__ import annotations

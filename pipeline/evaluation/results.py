@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline.config import Frozen
 from pipeline.errors import ConfigurationError
 from pipeline.evaluation.questions import Question
 from pipeline.outputs import write_whole
 from pipeline.records import ToolName
+from pipeline.settings import Frozen
 
 if TYPE_CHECKING:
     from pipeline.inference import Generation

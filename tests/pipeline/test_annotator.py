@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from pipeline.annotator import HOPELESS, Annotator, BatchFailedError
-from pipeline.config import MethodConfig, ToolsConfig
+from pipeline.config import MethodConfig
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.records import Annotation, Document, Text
 from tests import annotating
 from tests.annotating import annotator_model, texts
 from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig
 from tools_service.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit

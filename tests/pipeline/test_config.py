@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import config
-from pipeline.config import AnnotateConfig, FinetuneConfig, Frozen, MergeConfig, MethodConfig, ToolMethod
+from pipeline.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
 from pipeline.records import TOOL_NAMES, ToolName
+from pipeline.settings import Frozen
 
 pytestmark = pytest.mark.unit
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.config import ToolsConfig
 from pipeline.execution import ExecutedCall, aexecute, discarded, execute
 from pipeline.records import Candidate, ToolName
 from tools_service.calculator import Calculator
 from tools_service.calendar_ import Calendar
 from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig
 from tools_service.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pipeline.calling import FailedCall, MadeCall
-from pipeline.config import ToolsConfig
 from pipeline.inference import Generation, Generator, InferenceError
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.calculator import Calculator
 from tools_service.calendar_ import Calendar
 from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig
 from tools_service.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit

@@ -115,7 +115,7 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     ("raised", "code", "message"),
     [
         (PipelineError("shard-3.json.gz, line 7: …"), 1, "shard-3.json.gz, line 7: …"),
-        (ConfigurationError("tools.encyclopedia: give one"), 2, "tools.encyclopedia: give one"),
+        (ConfigurationError("tools.wikisearch.source: give one"), 2, "tools.wikisearch.source: give one"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

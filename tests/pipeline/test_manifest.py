@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig, ToolsConfig
+from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
 from pipeline.corpus import Shard
 from pipeline.counts import COLUMNS, count_rows
 from pipeline.manifest import ROWS, ManifestError, Session, begin, read_manifest, read_rows
 from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
+from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
 
 pytestmark = pytest.mark.unit
 
@@ -32,7 +33,15 @@ def begun(folder: Path, config: AnnotateConfig = CONFIG, shards: list[Shard] = S
 
 def test_a_run_goes_on_with_what_it_began(tmp_path: Path) -> None:
     begun(tmp_path)
-    begun(tmp_path, CONFIG.model_copy(update={"ray": RayConfig(actors=7), "tools": ToolsConfig(replicas=3)}))
+    begun(
+        tmp_path,
+        CONFIG.model_copy(
+            update={
+                "ray": RayConfig(actors=7),
+                "tools": ToolsConfig(calculator=CalculatorConfig(deployment=Deployment(cpus=3))),
+            }
+        ),
+    )
     manifest = read_manifest(tmp_path)
     assert manifest.state == "unfinished"
     assert len(manifest.sessions) == 2
@@ -44,11 +53,13 @@ def test_another_recipe_is_refused_by_the_names_of_its_fields(tmp_path: Path) ->
     begun(tmp_path)
     calculator = CONFIG.method.calculator.model_copy(update={"k": 5})
     method = CONFIG.method.model_copy(update={"calculator": calculator, "seed": 1})
-    other = CONFIG.model_copy(update={"method": method, "tools": ToolsConfig(encyclopedia="wiki")})
+    other = CONFIG.model_copy(
+        update={"method": method, "tools": ToolsConfig(calendar=CalendarConfig(today=True))}
+    )
     with pytest.raises(ManifestError) as refused:
         begin(tmp_path, other, SHARDS)
     assert (
-        "Different: method.calculator.k: 20 → 5; method.seed: 0 → 1; tools.encyclopedia: None → 'wiki'"
+        "Different: method.calculator.k: 20 → 5; method.seed: 0 → 1; tools.calendar.today: False → True"
         in str(refused.value)
     )
 

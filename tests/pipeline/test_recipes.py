@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import FinetuneConfig, MethodConfig
 from pipeline.recipes import RECIPES, RecipeName
+from tools_service.config import CalendarConfig
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +21,8 @@ def test_every_step_reads_what_the_step_before_it_wrote(name: RecipeName) -> Non
     assert recipe.generate.model.path == str(recipe.finetune.output)
     assert recipe.evaluate.generation == recipe.generate
     assert recipe.finetune.model == recipe.annotate.model
-    assert recipe.generate.tools == recipe.annotate.tools.model_copy(update={"calendar_today": True})
+    today = CalendarConfig(today=True)
+    assert recipe.generate.tools == recipe.annotate.tools.model_copy(update={"calendar": today})
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,12 +19,12 @@ from transformers import (
 )
 
 from pipeline.calls import texts_of
-from pipeline.config import ToolsConfig
 from pipeline.inference import Generation, Generator
 from pipeline.model import LanguageModel
 from pipeline.rows import Rows
 from tests.pipeline.scripted import tokenizer
 from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig
 
 pytestmark = pytest.mark.unit
 ARCHITECTURES = ["Llama", "GPT-NeoX", "GPT-2", "GPT-J"]

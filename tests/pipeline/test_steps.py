@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Frozen
 from pipeline.errors import ConfigurationError
+from pipeline.settings import Frozen
 from pipeline.steps import Ledger, Step
 
 pytestmark = pytest.mark.unit

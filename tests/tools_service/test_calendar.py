@@ -7,6 +7,7 @@ from datetime import date
 import pytest
 
 from tools_service.calendar_ import Calendar, sentence
+from tools_service.config import CalendarConfig
 from tools_service.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
@@ -29,7 +30,7 @@ def test_days_and_months_by_name_without_leading_zeros(day: date, words: str) ->
 
 
 def test_today_only_where_it_is_configured_and_never_against_the_texts_date() -> None:
-    calendar = Calendar(today=lambda: date(2026, 11, 22))
+    calendar = Calendar(CalendarConfig(today=True), today=lambda: date(2026, 11, 22))
     answers = calendar([ToolInput(""), ToolInput("", "2023-01-30")])
     assert [one.result for one in answers] == [
         "Today is Sunday, November 22, 2026.",

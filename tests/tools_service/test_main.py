@@ -35,12 +35,12 @@ def test_a_reason_goes_to_standard_error_and_the_code_is_1(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["call", "QA", "who?"], "QA is not available yet"),
-        (["call", "WikiSearch", "x", "--index", "nowhere"], "tools.encyclopedia"),
+        (["call", "QA", "who?", "--wikisearch.index", "nowhere"], "tools.wikisearch.source: QA"),
+        (["call", "WikiSearch", "x", "--wikisearch.index", "nowhere"], "tools.wikisearch.source"),
         (["call", "Calculator"], "--json"),
         (["call", "Calculator", "1", "--json"], "--json"),
-        (["index"], "--encyclopedia"),
-        (["serve", "--tools", "MT"], "--tools: MT is not available yet"),
+        (["index"], "--source"),
+        (["serve", "--tools", "MT", "--mt.model", "./nowhere"], "tools.mt.model: ./nowhere is not a folder"),
     ],
 )
 def test_a_wrong_command_line_is_explained_with_code_2(
@@ -81,8 +81,8 @@ def test_json_answers_every_line_in_order(
 
 def test_index_then_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter [animal] swims."}\n')
-    index = ["--index", str(tmp_path / "index")]
-    assert main(["index", "--encyclopedia", str(tmp_path / "wiki.jsonl"), *index]) == 0
+    index = str(tmp_path / "index")
+    assert main(["index", "--source", str(tmp_path / "wiki.jsonl"), "--index", index]) == 0
     assert json.loads(capsys.readouterr().out)["passages"] == 1
-    assert main(["call", "WikiSearch", "otters", *index]) == 0
+    assert main(["call", "WikiSearch", "otters", "--wikisearch.index", index]) == 0
     assert capsys.readouterr().out == "Otter > An otter (animal) swims.\n"

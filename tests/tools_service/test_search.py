@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from tools_service import index as index_module
+from tools_service.config import WikiSearchConfig
 from tools_service.contract import ToolInput
 from tools_service.encyclopedia import (
     Article,
@@ -36,6 +37,15 @@ ARTICLES = [
 ]
 
 
+def config(source: Path, index: Path) -> WikiSearchConfig:
+    return WikiSearchConfig(source=(str(source),), index=index)
+
+
+def opened(config: WikiSearchConfig) -> WikiSearch:
+    ensure(config)
+    return WikiSearch(config)
+
+
 def lines(articles: list[tuple[str, str]]) -> bytes:
     return b"".join(json.dumps({"title": title, "text": text}).encode() + b"\n" for title, text in articles)
 
@@ -49,7 +59,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def search(source: Path, tmp_path: Path) -> WikiSearch:
-    return WikiSearch(ensure(str(source), tmp_path / "index"))
+    return opened(config(source, tmp_path / "index"))
 
 
 def test_the_best_passage_with_its_title_or_a_reason(search: WikiSearch) -> None:
@@ -72,7 +82,7 @@ def test_the_best_passage_with_its_title_or_a_reason(search: WikiSearch) -> None
 def test_hits_are_ordered_by_score_and_ties_by_place(tmp_path: Path) -> None:
     source = tmp_path / "twins.jsonl"
     source.write_bytes(lines([("First", "same words"), ("Other", "nothing alike"), ("Second", "same words")]))
-    index = SearchIndex(ensure(str(source), tmp_path / "index"))
+    index = SearchIndex(ensure(config(source, tmp_path / "index")))
     for k in (1, 2, 3, 10):
         hits = index.search("same words", k)
         assert [hit.passage for hit in hits] == [0, 2][:k]
@@ -83,7 +93,7 @@ def test_scores_are_bm25s(tmp_path: Path) -> None:
     """k1 0.9, b 0.4, Lucene's idf, worked by hand: three passages of 2, 2 and 5 terms (titles included)."""
     source = tmp_path / "three.jsonl"
     source.write_bytes(lines([("alpha", "beta"), ("gamma", "delta"), ("epsilon", "beta beta zeta eta")]))
-    index = SearchIndex(ensure(str(source), tmp_path / "index"))
+    index = SearchIndex(ensure(config(source, tmp_path / "index")))
     scores = {hit.passage: hit.score for hit in index.search("beta", 3)}
     # idf = ln(1 + (3 - 2 + .5) / (2 + .5)) = ln 1.6; tf / (tf + .9 * (.6 + .4 * length / 3))
     assert scores == {
@@ -93,34 +103,34 @@ def test_scores_are_bm25s(tmp_path: Path) -> None:
 
 
 def test_the_index_is_opened_by_memory_map(source: Path, tmp_path: Path) -> None:
-    index = SearchIndex(ensure(str(source), tmp_path / "index"))
+    index = SearchIndex(ensure(config(source, tmp_path / "index")))
     arrays = [*index._bm25.scores.values(), index._offsets, index._passages]
     assert [type(array).__name__ for array in arrays if not isinstance(array, int)] == ["memmap"] * 5
 
 
 def test_an_index_is_built_once_and_again_when_the_source_changed(source: Path, tmp_path: Path) -> None:
-    folder = ensure(str(source), tmp_path / "index")
+    folder = ensure(config(source, tmp_path / "index"))
     built = (folder / "manifest.json").stat().st_mtime_ns
 
     os.utime(source, (1, 1))  # the same content, checked out again
-    assert (ensure(str(source), folder) / "manifest.json").stat().st_mtime_ns == built
+    assert (ensure(config(source, folder)) / "manifest.json").stat().st_mtime_ns == built
 
     text = source.read_text().replace("rivers", "rapids")  # the same size
     source.write_text(text)
-    assert "rapids" in (WikiSearch(ensure(str(source), folder))([ToolInput("spin")])[0].result or "")
+    assert "rapids" in (opened(config(source, folder))([ToolInput("spin")])[0].result or "")
 
 
 def test_other_settings_build_it_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ensure(str(source), tmp_path / "index")
+    folder = ensure(config(source, tmp_path / "index"))
     monkeypatch.setitem(index_module.SETTINGS, "k1", 1.2)
-    ensure(str(source), folder)
+    ensure(config(source, folder))
     assert json.loads((folder / "manifest.json").read_text())["settings"]["k1"] == 1.2
 
 
 def test_who_has_the_old_index_open_keeps_it(source: Path, tmp_path: Path) -> None:
-    search = WikiSearch(ensure(str(source), tmp_path / "index"))
+    search = opened(config(source, tmp_path / "index"))
     source.write_bytes(lines([("Otter", "A swimming animal.")]))
-    ensure(str(source), tmp_path / "index")
+    ensure(config(source, tmp_path / "index"))
     assert (search([ToolInput("lighthouse")])[0].result or "").startswith("Lighthouse > ")
 
 
@@ -137,7 +147,7 @@ def test_the_manifest_counts_articles_passages_and_skipped_lines(tmp_path: Path)
     (tmp_path / "wiki" / "a.jsonl").write_bytes(lines(ARTICLES) + b"".join(broken))
     (tmp_path / "wiki" / "b.jsonl.gz").write_bytes(gzip.compress(lines(ARTICLES[:1])))
     (tmp_path / "wiki" / "notes.md").write_text("not an article")
-    manifest = build(str(tmp_path / "wiki"), tmp_path / "index", progress=False)
+    manifest = build(config(tmp_path / "wiki", tmp_path / "index"), progress=False)
     assert (manifest["articles"], manifest["passages"]) == (5, 5)
     assert manifest["skipped"] == {
         "not JSON": 1, "not UTF-8": 1, "not an object": 1, "empty line": 1, "no text": 1, "no title": 1,
@@ -162,17 +172,17 @@ def test_a_truncated_file_gives_what_can_be_read_and_says_where_it_ended(tmp_pat
 def test_a_source_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.json.gz", "c.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in source_files(str(tmp_path))] == ["a.json.gz", "b.jsonl"]
-    assert [path.name for path in source_files(str(tmp_path / "*.jsonl"))] == ["b.jsonl"]
-    assert [path.name for path in source_files(str(tmp_path / "c.txt"))] == ["c.txt"]
+    assert [path.name for path in source_files([str(tmp_path)])] == ["a.json.gz", "b.jsonl"]
+    assert [path.name for path in source_files([str(tmp_path / "*.jsonl")])] == ["b.jsonl"]
+    assert [path.name for path in source_files([str(tmp_path / "c.txt")])] == ["c.txt"]
 
 
 def test_a_source_without_files_or_articles_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(EncyclopediaError, match=r"tools\.encyclopedia: nothing to read at .*nowhere"):
-        ensure(str(tmp_path / "nowhere"), tmp_path / "index")
+    with pytest.raises(EncyclopediaError, match=r"tools\.wikisearch\.source: nothing to read at .*nowhere"):
+        ensure(config(tmp_path / "nowhere", tmp_path / "index"))
     (tmp_path / "empty.jsonl").write_text("{}\n")
     with pytest.raises(EncyclopediaError, match=r"no article in .*empty.jsonl"):
-        ensure(str(tmp_path / "empty.jsonl"), tmp_path / "index")
+        ensure(config(tmp_path / "empty.jsonl", tmp_path / "index"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl"]  # nothing half-built remains
 
 
@@ -181,13 +191,13 @@ def test_a_folder_that_is_no_index_is_left_alone(source: Path, tmp_path: Path) -
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(EncyclopediaError, match="not empty and not an index"):
-        ensure(str(source), precious)
+        ensure(config(source, precious))
     assert (precious / "thesis.txt").read_text() == "years of work"
 
 
 def test_opening_what_is_not_there_says_how_to_build_it(tmp_path: Path) -> None:
     with pytest.raises(EncyclopediaError, match="python -m tools_service index"):
-        WikiSearch(tmp_path / "nowhere")
+        WikiSearch(WikiSearchConfig(index=tmp_path / "nowhere"))
 
 
 def test_passages_are_about_a_hundred_words_end_with_sentences_and_lose_nothing() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ToolsConfig
 from tools_service.client import ServeTools
+from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
 from tools_service.contract import (
     DEADLINE,
     MALFORMED_ANSWER,
@@ -28,15 +28,19 @@ from tools_service.service import deploy, start_tools, stop_tools
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
+
 # Generous where the replica must answer, short where a deadline is what is tested.
-CONFIG = ToolsConfig(
-    service="tests",
-    deadline_s=120,
-    cache_size=0,
-    cpus_per_replica=0.1,
-    health_check_s=0.5,
-)
-NAMES = ("Scripted", "Hanging", "Dying")
+def configured(**how: float) -> ToolsConfig:
+    """All tools deployed alike."""
+    deployment = Deployment.model_validate({"deadline_s": 120, "health_check_s": 0.5, **how})
+    names = ("qa", "wikisearch", "calculator", "calendar", "mt")
+    sections = {name: {"deployment": deployment} for name in names}
+    return ToolsConfig.model_validate({"service": "tests", "cache_size": 0, **sections})
+
+
+CONFIG = configured()
+# Scripted tools go by the names of real ones.
+SCRIPTED, HANGING, DYING = NAMES = ("Calculator", "WikiSearch", "QA")
 
 
 def scripted(name: str) -> Callable[[], Tool]:
@@ -75,8 +79,8 @@ def scripted(name: str) -> Callable[[], Tool]:
 @pytest.fixture(scope="module")
 def deployed(ray_cluster: None) -> Iterator[None]:
     # One request at a time and one waiting for each client; stuck after two of the replicas' deadlines.
-    small = {"deadline_s": 1.0, "max_ongoing_requests": 1, "max_queued_requests": 1}
-    deploy({name: scripted(name) for name in NAMES}, CONFIG.model_copy(update=small))
+    small = configured(deadline_s=1.0, max_ongoing_requests=1, max_queued_requests=1)
+    deploy({name: scripted(name) for name in NAMES}, small)
     yield
     stop_tools(CONFIG, NAMES)
 
@@ -86,8 +90,8 @@ def tools(deployed: None) -> ServeTools:
     return ServeTools(CONFIG)
 
 
-def with_deadline(seconds: float, **more: Any) -> ServeTools:
-    return ServeTools(CONFIG.model_copy(update={"deadline_s": seconds, **more}))
+def with_deadline(seconds: float, **more: float) -> ServeTools:
+    return ServeTools(configured(deadline_s=seconds, **more))
 
 
 def texts(*words: str) -> list[ToolInput]:
@@ -100,7 +104,8 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
     import ray
 
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
-    config = ToolsConfig(service="real", encyclopedia=str(tmp_path / "wiki.jsonl"), index=tmp_path / "index")
+    search = WikiSearchConfig(source=(str(tmp_path / "wiki.jsonl"),), index=tmp_path / "index")
+    config = ToolsConfig(service="real", wikisearch=search)
     names = ("WikiSearch", "Calculator")
     tools = start_tools(config, names)
     try:
@@ -125,27 +130,27 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
         assert answers == [[str(2 * n) for n in batch] for batch in batches]
     finally:
         stop_tools(config, names)
-    assert ServeTools(CONFIG).call("Scripted", texts("hello"))[0].result == "hello done"  # others still run
+    assert ServeTools(CONFIG).call(SCRIPTED, texts("hello"))[0].result == "hello done"  # others still run
 
 
 def test_one_bad_input_costs_only_itself(tools: ServeTools) -> None:
-    answers = tools.call("Scripted", texts("a", "raise:x", "b", "garbage", "c"))
+    answers = tools.call(SCRIPTED, texts("a", "raise:x", "b", "garbage", "c"))
     assert [one.result or one.reason for one in answers] == [
         *("a done", TOOL_FAILED, "b done", MALFORMED_ANSWER, "c done")
     ]
 
 
 def test_a_tool_that_is_not_deployed_is_a_reason(tools: ServeTools) -> None:
-    assert tools.call("Missing", texts("a")) == [ToolResult(reason=UNREACHABLE)]
+    assert tools.call("MT", texts("a")) == [ToolResult(reason=UNREACHABLE)]
 
 
 def test_calls_to_a_hanging_tool_end_at_the_deadline_and_its_replica_is_replaced(tools: ServeTools) -> None:
-    before = tools.call("Hanging", texts("pid"))[0].result
+    before = tools.call(HANGING, texts("pid"))[0].result
     began = time.monotonic()
-    assert with_deadline(1.0).call("Hanging", texts("sleep:3600", "a")) == [ToolResult(reason=DEADLINE)] * 2
+    assert with_deadline(1.0).call(HANGING, texts("sleep:3600", "a")) == [ToolResult(reason=DEADLINE)] * 2
     assert time.monotonic() - began < 30  # a bound on hanging, not a measurement
     for _ in range(100):
-        if tools.call("Hanging", texts("pid"))[0].result not in (before, None):
+        if tools.call(HANGING, texts("pid"))[0].result not in (before, None):
             return
         time.sleep(0.5)
     pytest.fail("the replica that hangs was not replaced")
@@ -154,20 +159,20 @@ def test_calls_to_a_hanging_tool_end_at_the_deadline_and_its_replica_is_replaced
 def test_a_replica_that_dies_while_answering_is_retried_on_the_next(
     tools: ServeTools, tmp_path: Path
 ) -> None:
-    answers = tools.call("Dying", texts("a", f"die_once:{tmp_path / 'died'}", "b"))
+    answers = tools.call(DYING, texts("a", f"die_once:{tmp_path / 'died'}", "b"))
     assert (tmp_path / "died").exists()
     assert [one.result for one in answers] == ["a done", "die_once done", "b done"]
 
 
 def test_an_input_that_kills_every_replica_is_given_up_with_a_reason(tools: ServeTools) -> None:
-    assert tools.call("Dying", texts("die:"))[0].reason in (REPLICA_DIED, DEADLINE)
-    assert with_deadline(60).call("Dying", texts("alive"))[0].result == "alive done"
+    assert tools.call(DYING, texts("die:"))[0].reason in (REPLICA_DIED, DEADLINE)
+    assert with_deadline(60).call(DYING, texts("alive"))[0].result == "alive done"
 
 
 def test_overload_is_retried_until_everything_is_answered(deployed: None) -> None:
     """Twenty times the queue: one request runs, one waits, the others are refused and come again."""
     tools = with_deadline(60.0, list_size=1)
-    answers = tools.call("Scripted", texts(*(f"{n}" for n in range(40))))
+    answers = tools.call(SCRIPTED, texts(*(f"{n}" for n in range(40))))
     assert [one.result for one in answers] == [f"{n} done" for n in range(40)]
 
 
@@ -176,7 +181,7 @@ def test_overload_ends_at_the_deadline_with_a_reason(deployed: None) -> None:
 
     async def all_at_once() -> list[ToolResult]:
         asked = [f"sleep:{0.5 + n / 1000}" for n in range(40)]
-        return await tools.acall("Scripted", texts(*asked))
+        return await tools.acall(SCRIPTED, texts(*asked))
 
     answers = asyncio.run(all_at_once())
     assert len(answers) == 40

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import MethodConfig, ToolsConfig
 from tools_service.calculator import Calculator
+from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput
 from tools_service.toolbox import AVAILABLE, ToolUnavailableError, load_tool, prepare, require_available
 
 pytestmark = pytest.mark.unit
 
 
-def test_tools_that_are_not_there_yet_are_refused_by_field_and_name() -> None:
-    with pytest.raises(
-        ToolUnavailableError, match=r"^method\.tools: QA and MT are not available yet; choose among"
-    ):
-        require_available(MethodConfig().tools, ToolsConfig(encyclopedia="wiki"))
-    with pytest.raises(ToolUnavailableError, match=r"^--tools: MT is not available yet"):
-        require_available(["MT", "Calculator"], ToolsConfig(), field="--tools")
+def test_a_model_that_can_only_be_a_folder_is_looked_for() -> None:
+    def config(model: str) -> ToolsConfig:
+        return ToolsConfig(mt=MTConfig(model=model))
+
+    for model in ("nowhere/to/be/found", "./nowhere", "/nowhere"):
+        with pytest.raises(ToolUnavailableError, match=rf"^tools\.mt\.model: {model} .*MT \(in --tools\)"):
+            require_available(["MT", "Calculator"], config(model), field="--tools")
+        require_available(["Calculator"], config(model))
+    require_available(["MT"], config("facebook/nllb-200-distilled-600M"))
 
 
 def test_an_unknown_tool_is_refused() -> None:
@@ -28,14 +30,18 @@ def test_an_unknown_tool_is_refused() -> None:
         require_available(["Calc"], ToolsConfig())
 
 
-def test_search_without_an_encyclopedia_is_refused_until_there_is_an_index(tmp_path: Path) -> None:
-    config = ToolsConfig(index=tmp_path / "index")
-    with pytest.raises(ToolUnavailableError, match=r"tools\.encyclopedia: WikiSearch .*nothing to search"):
+def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Path) -> None:
+    search = WikiSearchConfig(index=tmp_path / "index")
+    config = ToolsConfig(wikisearch=search)
+    with pytest.raises(ToolUnavailableError, match=r"tools\.wikisearch\.source: QA and WikiSearch .*nothing"):
         require_available(AVAILABLE, config)
     require_available(["Calculator", "Calendar"], config)
 
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
-    prepare(AVAILABLE, config.model_copy(update={"encyclopedia": str(tmp_path / "wiki.jsonl")}))
+    prepare(
+        AVAILABLE,
+        ToolsConfig(wikisearch=search.model_copy(update={"source": (str(tmp_path / "wiki.jsonl"),)})),
+    )
     require_available(AVAILABLE, config)
     answers = load_tool("WikiSearch", config)([ToolInput("otters")])
     assert answers[0].result == "Otter > An otter swims."
@@ -44,8 +50,6 @@ def test_search_without_an_encyclopedia_is_refused_until_there_is_an_index(tmp_p
 def test_tools_are_made_from_the_configuration() -> None:
     assert isinstance(load_tool("Calculator", ToolsConfig()), Calculator)
     assert load_tool("Calendar", ToolsConfig())([ToolInput("")])[0].reason == "no date"
-    today = load_tool("Calendar", ToolsConfig(calendar_today=True))([ToolInput("")])[0].result
+    today = load_tool("Calendar", ToolsConfig(calendar=CalendarConfig(today=True)))([ToolInput("")])[0].result
     assert today is not None
     assert today.startswith("Today is ")
-    with pytest.raises(ToolUnavailableError, match="QA is not available yet"):
-        load_tool("QA", ToolsConfig())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import EvaluateConfig, GenerateConfig, ModelConfig, ToolsConfig
+from pipeline.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
 from pipeline.evaluation.results import Evaluation, EvaluationError, predictions_path
 from pipeline.evaluation.run import evaluate, evaluate_model
@@ -16,6 +16,7 @@ from tests.pipeline.test_rows import random_model
 from tools_service.calculator import Calculator
 from tools_service.calendar_ import Calendar
 from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig, WikiSearchConfig
 
 pytestmark = pytest.mark.unit
 TOOLS = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
@@ -86,8 +87,8 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
     )
     generation = GenerateConfig(
         model=ModelConfig(path=str(folder), dtype="float32", device="cpu"),
-        tools=ToolsConfig(index=tmp_path / "index"),
-        tools_off=("WikiSearch",),
+        tools=ToolsConfig(wikisearch=WikiSearchConfig(index=tmp_path / "index")),
+        tools_off=("WikiSearch", "MT"),
         max_new_tokens=4,
     )
     config = EvaluateConfig(
