@@ -69,12 +69,14 @@ def steps_of(recipe: Recipe) -> list[Step]:
     annotate, merge, finetune, evaluate = recipe.annotate, recipe.merge, recipe.finetune, recipe.evaluate
     without_calls = plain(finetune)
     learned: tuple[str | Path, ...] = (finetune.model.path, merge.output / MANIFEST)
-    world = [annotate.model.path, *annotate.tools.wikisearch.source, annotate.method.prompts]
+    tools = annotate.tools
+    world = [annotate.model.path, *tools.wikisearch.source, tools.qa.model, tools.mt.model]
+    prompts = [annotate.method.prompts] if annotate.method.prompts else []
     return [
         Step(
             name="annotate",
             config=annotate,
-            reads=(*annotate.corpus.paths, *(path for path in world if path)),
+            reads=(*annotate.corpus.paths, *world, *prompts),
             output=annotate.output,
             run=lambda: _annotate(recipe),
         ),

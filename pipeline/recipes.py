@@ -28,7 +28,7 @@ from pipeline.config import (
 )
 from pipeline.records import ToolName
 from pipeline.settings import Frozen
-from tools_service.config import CalendarConfig, ToolsConfig, WikiSearchConfig
+from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -52,19 +52,20 @@ def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     runs = Path("runs/demo")
     model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
-    tools = ToolsConfig(wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"))
-    generate = _generate(model, tools, runs, tools_off=("QA", "MT"), max_new_tokens=16)
+    tools = ToolsConfig(
+        wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"),
+        qa=QAConfig(model="demo/models/reader", reader="fid", passages=3, device="cpu", dtype="float32"),
+        mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+    )
+    generate = _generate(model, tools, runs, max_new_tokens=24)
+    # The paper's k = 20 and m = 10 find hardly more here, for several times the work.
+    calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5)
     return Recipe(
         annotate=AnnotateConfig(
             # The annotator was pretrained on contexts of up to 480 tokens: prompt, text twice, call.
             corpus=CorpusConfig(paths=("demo/pages",), max_tokens=112),
             model=model,
-            method=MethodConfig(
-                tools=("WikiSearch", "Calculator", "Calendar"),
-                prompts=Path("demo/prompts"),
-                # The paper's k = 20 and m = 10 find hardly more here, for several times the work.
-                calculator=ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5),
-            ),
+            method=MethodConfig(prompts=Path("demo/prompts"), calculator=calculator, mt=mt),
             tools=tools,
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
             output=runs / "annotations",
@@ -91,7 +92,7 @@ def demo() -> Recipe:
             generation=generate,
             benchmarks=tuple(
                 Path(f"demo/questions/{name}.jsonl")
-                for name in ("calculator", "wikisearch", "calendar", "plain")
+                for name in ("calculator", "wikisearch", "qa", "calendar", "mt", "plain")
             ),
             perplexity=("demo/held_out",),
             output=runs / "evaluation.json",

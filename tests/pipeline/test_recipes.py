@@ -53,4 +53,8 @@ def test_demo_needs_no_gpu_and_no_network() -> None:
     assert recipe.annotate.model.device == recipe.generate.model.device == "cpu"
     assert recipe.annotate.ray.gpus_per_actor == 0
     assert not recipe.finetune.use_gpu
-    assert recipe.annotate.model.path.startswith("demo/")
+    tools = recipe.annotate.tools
+    assert tools.qa.device == tools.mt.device == "cpu"
+    assert all(
+        path.startswith("demo/") for path in (recipe.annotate.model.path, tools.qa.model, tools.mt.model)
+    )
