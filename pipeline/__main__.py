@@ -15,13 +15,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_origin
 
 import tyro
 
-from pipeline.commands import COMMANDS, DEFAULT_RECIPE, Arguments
+from pipeline.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.recipes import RECIPES, RecipeName
+from tools_service.toolsfile import tools_file_of, with_tools_file
 
 OUR_PACKAGES = ("pipeline", "tools_service")
 
@@ -35,10 +36,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"python -m pipeline: unknown command {argv[0]!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     command = COMMANDS[argv[0]]
-    arguments = parse(argv[0], argv[1:])
     _log()
     try:
-        command.run(arguments)
+        command.run(parse(argv[0], argv[1:]))
     except PipelineError as error:
         print(f"python -m pipeline {argv[0]}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
@@ -53,7 +53,10 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     command = COMMANDS[name]
     argv = [_expand(argument, command.short) for argument in argv]
     recipe = _recipe_of(argv)
-    default = command.arguments(recipe=recipe, config=command.config(RECIPES[recipe]()))
+    config = command.config(RECIPES[recipe]())
+    if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
+        config = with_tools_file(config, tools_file_of(argv))
+    default = command.arguments(recipe=recipe, config=config)
     return tyro.cli(
         command.arguments,
         prog=f"python -m pipeline {name}",

@@ -211,10 +211,16 @@ def _cpus(config: AnnotateConfig) -> float:
     return annotators + tools + _OTHER_CPUS
 
 
+def _gpus(config: AnnotateConfig) -> float:
+    deployments = [config.tools.of(tool).deployment for tool in config.method.tools]
+    tools = sum(one.min_replicas * one.gpus for one in deployments)
+    return config.ray.actors * config.ray.gpus_per_actor + tools
+
+
 def check_resources(config: AnnotateConfig, local: bool = False) -> None:
     """Say so where the graph would wait: a cluster may grow, this machine will not."""
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    wanted = {"CPU": _cpus(config), "GPU": config.ray.actors * config.ray.gpus_per_actor}
+    wanted = {"CPU": _cpus(config), "GPU": _gpus(config)}
     for name, amount in wanted.items():
         has = there.get(name, 0)
         if has >= amount:

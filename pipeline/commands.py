@@ -42,6 +42,14 @@ class Arguments(Generic[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolsArguments(Arguments[C]):
+    """Arguments, and the tools' own file."""
+
+    tools_file: Path | None = None
+    """TOML file with the configuration of the tools (cluster/tools.toml): over the recipe, under options."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneArguments(Arguments[FinetuneConfig]):
     """Arguments, and whether to start over."""
 
@@ -50,7 +58,7 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateArguments(Arguments[GenerateConfig]):
+class GenerateArguments(ToolsArguments[GenerateConfig]):
     """Arguments, and the prompts."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -62,7 +70,7 @@ class GenerateArguments(Arguments[GenerateConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(Arguments[EvaluateConfig]):
+class EvaluateArguments(ToolsArguments[EvaluateConfig]):
     """Arguments, and the model's name in the result."""
 
     label: str = "model"
@@ -70,14 +78,14 @@ class EvaluateArguments(Arguments[EvaluateConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoArguments(Arguments[Recipe]):
+class DemoArguments(ToolsArguments[Recipe]):
     """Arguments, and whether to start over."""
 
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Do finished steps again."""
 
 
-def annotate(arguments: Arguments[AnnotateConfig]) -> None:
+def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
     """Annotate, and say how many calls were scored and would be kept."""
     from pipeline.annotation import annotate
 
@@ -188,7 +196,7 @@ COMMANDS: dict[str, Command] = {
     "annotate": Command(
         summary="Steps 1-4: select texts, sample calls, execute them, score them.",
         run=annotate,
-        arguments=Arguments[AnnotateConfig],
+        arguments=ToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
         short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
         examples=(

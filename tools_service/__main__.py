@@ -3,30 +3,31 @@
     call TOOL TEXT     ask one tool; exit code 0 with a result, 1 with the reason on standard error
     call TOOL --json   one JSON string a line in, one object with result and reason a line out, in order
     index              build WikiSearch's index
-    serve              run the tools on Ray until interrupted
+    serve              run the tools on Ray until interrupted; with --http also over HTTP
 
-Exit code 2: the command line or the configuration is wrong.
+Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
+Exit codes: 0 done, 1 no result or the tools could not start, 2 wrong command line or configuration.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
+import logging
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.records import ToolName
-from tools_service.client import LocalTools, ToolClient, application
-from tools_service.config import CalendarConfig, ToolsConfig, WikiSearchConfig
+from tools_service.client import LocalTools, ToolClient
+from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.toolbox import AVAILABLE, prepare, require_available
+from tools_service.toolbox import AVAILABLE, require_available
+from tools_service.toolsfile import tools_file_of, with_tools_file
 
 Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
 
@@ -43,14 +44,18 @@ class Call:
     """Read one JSON string a line from standard input; print one object a line: result, reason."""
     date: str | None = None
     """The calendar's day, YYYY-MM-DD; None is today."""
-    config: Config = field(default_factory=lambda: ToolsConfig(calendar=CalendarConfig(today=True)))
+    tools_file: Path | None = None
+    """TOML file with the configuration of the tools."""
+    config: Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """Build the index of --source in the folder --index, whatever is there."""
 
-    config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")] = field(default_factory=WikiSearchConfig)
+    tools_file: Path | None = None
+    """TOML file with the configuration of the tools; its section wikisearch is used."""
+    config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,12 @@ class Serve:
     """The tools to run."""
     address: str | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
-    config: Config = field(default_factory=lambda: ToolsConfig(calendar=CalendarConfig(today=True)))
+    http: HttpConfig = field(default_factory=HttpConfig)
+    over_http: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="http")] = False
+    """Answer HTTP as well: POST /TOOL with a JSON list; see docs/tools.md."""
+    tools_file: Path | None = None
+    """TOML file with the configuration of the tools."""
+    config: Config
 
 
 def call(arguments: Call) -> int:
@@ -109,42 +119,42 @@ def index(arguments: Index) -> int:
 
 
 def serve(arguments: Serve) -> int:
-    """Start the tools, say how to reach them, wait for an interrupt, stop them."""
+    """Run the tools until an interrupt."""
+    from tools_service.serving import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_available(arguments.tools, arguments.config, field="--tools")
-    prepare(arguments.tools, arguments.config)
-
-    import ray
-
-    from tools_service.service import tools_on_ray
-
-    ray.init(address=arguments.address, namespace="toolformer", log_to_driver=False)
-    with tools_on_ray(arguments.config, arguments.tools):
-        print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
-        for tool in arguments.tools:
-            print(f"  {tool:<10}  serve.get_app_handle({application(arguments.config, tool)!r})")
-        print("from Python: tools_service.client.ServeTools(config).call(tool, [ToolInput(text)])")
-        print("Ctrl-C stops them", flush=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+    http = arguments.http if arguments.over_http else None
+    serve(arguments.config, arguments.tools, arguments.address, http)
     return 0
+
+
+def parse(argv: Sequence[str]) -> Call | Index | Serve:
+    """The typed arguments; the values of --tools-file are their defaults."""
+    config = ToolsConfig(calendar=CalendarConfig(today=True))
+    config = with_tools_file(config, tools_file_of(argv))
+    commands: dict[str, Any] = {
+        "call": Call(tool=tyro.MISSING, config=config),
+        "index": Index(config=config.wikisearch),
+        "serve": Serve(config=config),
+    }
+    parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
+    parsed: Call | Index | Serve = tyro.cli(
+        parsers, prog="python -m tools_service", description=__doc__, args=list(argv)
+    )
+    return parsed
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit code."""
-    arguments = tyro.cli(
-        Call | Index | Serve,
-        prog="python -m tools_service",
-        description=__doc__,
-        args=list(argv),
-    )
     try:
+        arguments = parse(argv)
         if isinstance(arguments, Call):
             return call(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
     except PipelineError as error:
         print(f"python -m tools_service: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigurationError) else 1
 
 
 if __name__ == "__main__":

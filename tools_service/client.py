@@ -36,11 +36,13 @@ from tools_service.contract import (
     answer,
 )
 from tools_service.sanitize import CountTokens, clean, count_words
+from tools_service.sharing import application
 from tools_service.toolbox import load_tool, prepare, require_available
 
 T = TypeVar("T")
 
-MAX_DEATHS = 3  # replicas lost under one list before its calls are given up
+MAX_DEATHS = 3  # replicas lost under one list before it is taken apart
+LIST_PARTS = 16  # in so many parts; every lost replica may be a large model to load again
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
 
@@ -82,8 +84,7 @@ class _Client(ABC):
 
     @abstractmethod
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        """What the tool says to one list; `deadline` is on the running loop's clock. It is cancelled
-        there."""
+        """What the tool says to one list, at the latest at `deadline` on the running loop's clock."""
 
     async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
         if tool not in TOOL_NAMES:
@@ -92,15 +93,8 @@ class _Client(ABC):
         deadline = asyncio.get_running_loop().time() + deployment.deadline_s
         size = deployment.list_size
         lists = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-        answered = await asyncio.gather(*(self._fetch_list(tool, part, deadline) for part in lists))
+        answered = await asyncio.gather(*(self._ask(tool, part, deadline) for part in lists))
         return [result for part in answered for result in part]
-
-    async def _fetch_list(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._ask(tool, inputs, deadline)
-        except TimeoutError:
-            return _all(inputs, DEADLINE)
 
     def _cleaned(self, answered: ToolResult) -> ToolResult:
         if answered.result is None:
@@ -122,6 +116,9 @@ class LocalTools(_Client):
     ) -> None:
         super().__init__(config, count_tokens)
         self._tools = dict(tools)
+        self._slots = {
+            tool: threading.BoundedSemaphore(config.of(tool).deployment.threads) for tool in self._tools
+        }
 
     @classmethod
     def start(
@@ -136,24 +133,52 @@ class LocalTools(_Client):
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._tools:
             return _all(inputs, UNREACHABLE)
-        return await asyncio.wrap_future(_in_thread(functools.partial(answer, self._tools[tool], inputs)))
+        work = functools.partial(self._answer, tool, inputs)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.wrap_future(_in_thread(work))
+        except TimeoutError:
+            return _all(inputs, DEADLINE)
+
+    def _answer(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
+        with self._slots[tool]:
+            return answer(self._tools[tool], inputs)
 
 
 class ServeTools(_Client):
     """Tools on Ray Serve, as service.py deployed them. Small to pickle: each process finds its own
     handles."""
 
-    def __init__(self, config: ToolsConfig, count_tokens: CountTokens = count_words) -> None:
+    def __init__(
+        self,
+        config: ToolsConfig,
+        count_tokens: CountTokens = count_words,
+        applications: Mapping[str, str] | None = None,
+    ) -> None:
+        """`applications` names those to ask, by tool; without it, those that run tools as `config` wants
+        them."""
         import ray.serve  # noqa: F401  seconds on a busy machine: not within the first call's deadline
 
         super().__init__(config, count_tokens)
+        self.applications = applications or {tool: application(config, tool) for tool in TOOL_NAMES}
         self._handles: dict[str, Any] = {}
 
-    def __reduce__(self) -> tuple[type[ServeTools], tuple[ToolsConfig, CountTokens]]:
-        return ServeTools, (self._config, self._count_tokens)
+    def __reduce__(self) -> tuple[type[ServeTools], tuple[Any, ...]]:
+        return ServeTools, (self._config, self._count_tokens, self.applications)
 
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        """Send one list until it is answered: overload waits for the deadline, deaths are counted."""
+        if tool not in self.applications:
+            return _all(inputs, UNREACHABLE)
+        return await self._ask_until(tool, inputs, deadline, MAX_DEATHS)
+
+    async def _ask_until(
+        self, tool: str, inputs: list[ToolInput], deadline: float, deaths: int
+    ) -> list[ToolResult]:
+        """Send one list until it is answered, or the deadline is near, or `deaths` replicas died under it.
+
+        Then its parts are sent one after the other, down to single calls: what kills its replica costs
+        itself its result. At most MAX_DEATHS + 1 + 2 replicas for one such call among LIST_PARTS² others.
+        """
         from ray.exceptions import RayActorError, RayError
         from ray.serve.exceptions import (
             BackPressureError,
@@ -162,39 +187,49 @@ class ServeTools(_Client):
             ReplicaUnavailableError,
         )
 
-        deaths, wait_s = 0, FIRST_WAIT_S
+        wait_s = FIRST_WAIT_S
         while True:
             try:
-                return await self._send(tool, inputs)
+                async with asyncio.timeout_at(deadline):
+                    return await self._send(tool, inputs, deadline)
+            except TimeoutError:
+                return _all(inputs, DEADLINE)
             except BackPressureError:
                 reason = OVERLOADED
             except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
-                reason, deaths = REPLICA_DIED, deaths + 1
+                reason, deaths = REPLICA_DIED, deaths - 1
             except RayServeException:
                 return _all(inputs, UNREACHABLE)
             except RayError:
                 return _all(inputs, TOOL_FAILED)
+            if not deaths and len(inputs) > 1:
+                return await self._ask_parts(tool, inputs, deadline)
             pause_s = wait_s * random.uniform(0.5, 1.5)
-            if deaths == MAX_DEATHS or asyncio.get_running_loop().time() + pause_s >= deadline:
+            if not deaths or asyncio.get_running_loop().time() + pause_s >= deadline:
                 return _all(inputs, reason)
             await asyncio.sleep(pause_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    async def _send(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
+    async def _ask_parts(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
+        """One after the other, so that no part dies of another; what is answered stays answered."""
+        size = -(-len(inputs) // LIST_PARTS)
+        answers: list[ToolResult] = []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            answers += await self._ask_until(tool, part, deadline, 1 if size > 1 else 2)
+        return answers
+
+    async def _send(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._handles:
-            self._handles[tool] = await asyncio.to_thread(_handle, application(self._config, tool))
+            self._handles[tool] = await asyncio.to_thread(_handle, self.applications[tool])
+        left_s = deadline - asyncio.get_running_loop().time()
         # Pairs, not our dataclasses: those cost more to pickle than the calculator takes to answer.
-        response = self._handles[tool].remote([(one.text, one.date) for one in inputs])
+        response = self._handles[tool].remote([(one.text, one.date) for one in inputs], left_s)
         try:
             return [ToolResult(result, reason) for result, reason in await response]
         except asyncio.CancelledError:
             response.cancel()
             raise
-
-
-def application(config: ToolsConfig, tool: str) -> str:
-    """The name of the Serve application that runs `tool`."""
-    return f"{config.service}-{tool}"
 
 
 def _handle(name: str) -> Any:

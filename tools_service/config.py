@@ -7,10 +7,9 @@ the earlier. Each tool's class takes its own section. Nothing here touches a fil
 from __future__ import annotations
 
 from pathlib import Path
-from string import Formatter
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
 
@@ -144,16 +143,17 @@ class QAConfig(Frozen):
 
     @model_validator(mode="after")
     def _formats(self) -> QAConfig:
-        for name, allowed in (("question_format", ["question"]), ("passage_format", ["title", "text"])):
+        for name, places in (("question_format", ["question"]), ("passage_format", ["title", "text"])):
+            written = getattr(self, name)
             try:
-                found = {
-                    field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None
-                }
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if allowed[-1] not in found or not found <= set(allowed):
-                places = " and ".join(f"{{{field}}}" for field in allowed)
-                raise ValueError(f"{name} takes {places}, the last of them always: {getattr(self, name)!r}")
+                used = written.format(**dict.fromkeys(places, "\0"))
+            except (LookupError, ValueError, AttributeError):
+                used = ""
+            if "\0" not in used:
+                raise ValueError(
+                    f"{name} = {written!r}: say with {' and '.join(map('{{{}}}'.format, places))} "
+                    "where things go, and write other braces twice"
+                )
         return self
 
 
@@ -197,7 +197,7 @@ ToolConfig = WikiSearchConfig | QAConfig | CalculatorConfig | CalendarConfig | M
 class ToolsConfig(Frozen):
     """The five tools, and what their clients do with all answers."""
 
-    service: str = "toolformer"
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "toolformer"
     """First part of the Serve applications' names; jobs on one cluster that share it share the tools."""
     wikisearch: WikiSearchConfig = WikiSearchConfig()
     qa: QAConfig = QAConfig()
@@ -219,3 +219,18 @@ class ToolsConfig(Frozen):
             "MT": self.mt,
         }
         return by_name[tool]
+
+
+class HttpConfig(Frozen):
+    """The optional HTTP endpoint of `python -m tools_service serve --http`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own requires a token."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8_700
+    """Port to listen on; 0 takes a free one."""
+    token_file: Path | None = None
+    """File with the token that callers must send; None reads the variable TOOLS_TOKEN, if it is set."""
+    max_body_bytes: PositiveInt = 4 * 2**20
+    """Larger requests are refused."""
+    max_inputs: PositiveInt = 4_096
+    """Longer lists are refused."""

@@ -6,10 +6,12 @@ once, on the machine that starts them; `load_tool` makes a tool in the process t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline import __version__
 from pipeline.errors import ConfigurationError
 from pipeline.records import TOOL_NAMES, ToolName
 from tools_service.calculator import Calculator
@@ -57,7 +59,7 @@ def prepare(tools: Iterable[str], config: ToolsConfig) -> None:
         ensure(config.wikisearch)
 
 
-def load_tool(name: ToolName, config: ToolsConfig) -> Tool:
+def load_tool(name: str, config: ToolsConfig) -> Tool:
     """The tool called `name`, ready to answer; `prepare` has run before, here or on another machine."""
     if name == "Calculator":
         return Calculator()
@@ -71,9 +73,11 @@ def load_tool(name: ToolName, config: ToolsConfig) -> Tool:
         from tools_service.reading import QA
 
         return QA(config.qa, config.wikisearch)
-    from tools_service.translation import MT
+    if name == "MT":
+        from tools_service.translation import MT
 
-    return MT(config.mt)
+        return MT(config.mt)
+    raise ToolUnavailableError(f"no tool is called {name}; there are {_list(TOOL_NAMES)}")
 
 
 def absolute(config: ToolsConfig) -> ToolsConfig:
@@ -87,6 +91,28 @@ def absolute(config: ToolsConfig) -> ToolsConfig:
             "mt": config.mt.model_copy(update={"model": _resolved(config.mt.model)}),
         }
     )
+
+
+def ingredients(config: ToolsConfig, tool: str) -> str:
+    """Everything that the replicas of `tool` are made from, as one text: equal texts, equal replicas.
+
+    Settings, this package's version, and the state of the folders that are read: a model trained again in the
+    same place is another one.
+    """
+    config = absolute(config)
+    parts: list[object] = [__version__, config.of(tool).model_dump_json()]
+    if tool in _SEARCHING:
+        search = config.wikisearch
+        parts += [search.model_dump_json(exclude={"deployment"}), _state(search.index)]
+    if tool in ("QA", "MT"):
+        parts.append(_state(Path((config.qa if tool == "QA" else config.mt).model)))
+    return json.dumps(parts)
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file in `folder`, without its subfolders; nothing where there is none."""
+    files = sorted(file for file in folder.glob("*") if file.is_file())
+    return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
 
 
 def _resolved(model: str) -> str:
