@@ -96,7 +96,13 @@ def merge(config: MergeConfig) -> MergeManifest:
     sources = {folder: _finished(folder) for folder in config.annotations}
     tau_f = thresholds(config, sources)
     _refuse_twins(config.annotations)
-    mixture = choose(_rows(config, tau_f), tau_f, config.max_examples, config.seed)
+    mixture = choose(
+        _rows(config, tau_f),
+        tau_f,
+        config.max_examples,
+        config.seed,
+        one_per_position=config.one_call_per_position,
+    )
     calls: Counter[ToolName] = Counter()
     table = _table(augment(_rows(config, tau_f), mixture, calls))
     manifest = MergeManifest(

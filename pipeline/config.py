@@ -147,8 +147,10 @@ class MergeConfig(Frozen):
     """Thresholds by tool, none below what was annotated with; None takes those of the annotations' recipe."""
     max_examples: PositiveInt = 25_000
     """Most texts per tool (section 4.1); a seeded choice when there are more."""
+    one_call_per_position: bool = False
+    """Where several tools help at one position, keep the call of one, drawn by text; False keeps all."""
     seed: int = 0
-    """Seed of that choice."""
+    """Seed of both choices."""
 
 
 class FinetuneConfig(Frozen):

@@ -79,23 +79,35 @@ class Mixture:
     tau_f: TauF
     seed: int
     tools: dict[ToolName, ToolChoice]
+    one_per_position: bool = False
+    """Of several tools with calls at one position, only the one that a seeded choice prefers stays."""
 
     def calls(self, row: Mapping[str, Any]) -> list[Call]:
         """The calls to put into this text; none if it is not in C*."""
         found = kept_calls(row["calls"], row["text"], self.tau_f)
-        taken = {
-            tool: self.tools[tool].takes(rank(self.seed, tool, row["text_id"]))
-            for tool in {call.tool for call in found}
-        }
-        return [call for call in found if taken[call.tool]]
+        ranks = {tool: rank(self.seed, tool, row["text_id"]) for tool in {call.tool for call in found}}
+        left = [call for call in found if self.tools[call.tool].takes(ranks[call.tool])]
+        if not self.one_per_position:
+            return left
+        first: dict[int, Call] = {}
+        for call in sorted(left, key=lambda call: ranks[call.tool]):
+            first.setdefault(call.position, call)
+        return [call for call in left if first[call.position] is call]
 
 
-def choose(rows: Iterable[Mapping[str, Any]], tau_f: TauF, max_examples: int, seed: int) -> Mixture:
+def choose(
+    rows: Iterable[Mapping[str, Any]],
+    tau_f: TauF,
+    max_examples: int,
+    seed: int,
+    *,
+    one_per_position: bool = False,
+) -> Mixture:
     """Look at every text once. For each tool the max_examples texts with the lowest ranks stay.
 
     That is a random choice which depends on seed, tool and text alone, not on the order of the rows.
     """
-    mixture = Mixture(tau_f, seed, {tool: ToolChoice(max_examples) for tool in tau_f})
+    mixture = Mixture(tau_f, seed, {tool: ToolChoice(max_examples) for tool in tau_f}, one_per_position)
     for row in rows:
         for tool in {call.tool for call in kept_calls(row["calls"], row["text"], tau_f)}:
             mixture.tools[tool].offer(rank(seed, tool, row["text_id"]))

@@ -207,6 +207,21 @@ def test_the_seed_changes_the_choice() -> None:
     assert chosen[0] != chosen[1]
 
 
+def test_at_one_position_one_of_the_tools_can_be_kept(tmp_path: Path) -> None:
+    both = (call("QA", 5, 2.0), call("WikiSearch", 5, 2.0))
+    found = [annotated(n, "some text", *both, call("Calendar", 0, 2.0)) for n in range(40)]
+    for one, wanted in ((False, {("QA", "WikiSearch", "Calendar")}), (True, None)):
+        rows, manifest = merged(tmp_path / str(one), found, one_call_per_position=one)
+        tools = Counter(tuple(row["tools"]) for row in rows)
+        assert len(rows) == 40
+        if wanted is not None:
+            assert set(tools) == wanted
+        else:
+            assert set(tools) == {("QA", "Calendar"), ("WikiSearch", "Calendar")}
+            assert min(tools.values()) > 8
+            assert manifest.tools["QA"].calls + manifest.tools["WikiSearch"].calls == 40
+
+
 def test_a_capped_tools_calls_go_and_the_others_stay(tmp_path: Path) -> None:
     found = [annotated(n, "some text", call("QA", 0, 2.0), call("Calendar", 5, 2.0)) for n in range(3)]
     found += [annotated(9, "some text", call("QA", 0, 2.0))]
