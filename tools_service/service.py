@@ -160,8 +160,16 @@ def deploy(
 
 
 def _target(tool: str, load: Callable[[], Tool], deployment: Deployment, name: str) -> serve.RunTarget:
-    options: dict[str, Any] = {
-        "name": tool,
+    replica = serve.deployment(name=tool, **options(deployment))(Replica)
+    stuck_after_s = STUCK_AFTER_DEADLINES * deployment.deadline_s
+    return serve.RunTarget(
+        replica.bind(load, deployment.threads, stuck_after_s), name=name, route_prefix=None
+    )
+
+
+def options(deployment: Deployment) -> dict[str, Any]:
+    """Ray Serve's words for `deployment`."""
+    common: dict[str, Any] = {
         "max_ongoing_requests": deployment.max_ongoing_requests,
         "max_queued_requests": deployment.max_queued_requests,
         "ray_actor_options": {"num_cpus": deployment.cpus, "num_gpus": deployment.gpus},
@@ -172,15 +180,10 @@ def _target(tool: str, load: Callable[[], Tool], deployment: Deployment, name: s
         "logging_config": _QUIET,
     }
     if deployment.min_replicas == deployment.max_replicas:
-        options["num_replicas"] = deployment.min_replicas
-    else:
-        options["autoscaling_config"] = {
-            "min_replicas": deployment.min_replicas,
-            "max_replicas": deployment.max_replicas,
-            "target_ongoing_requests": deployment.target_ongoing_requests,
-        }
-    replica = serve.deployment(**options)(Replica)
-    stuck_after_s = STUCK_AFTER_DEADLINES * deployment.deadline_s
-    return serve.RunTarget(
-        replica.bind(load, deployment.threads, stuck_after_s), name=name, route_prefix=None
-    )
+        return common | {"num_replicas": deployment.min_replicas}
+    bounds = {
+        "min_replicas": deployment.min_replicas,
+        "max_replicas": deployment.max_replicas,
+        "target_ongoing_requests": deployment.target_ongoing_requests,
+    }
+    return common | {"autoscaling_config": bounds}

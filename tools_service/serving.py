@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -28,6 +29,8 @@ def serve(
     config: ToolsConfig, tools: Sequence[ToolName], address: str | None, http: HttpConfig | None
 ) -> None:
     """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP. What is wrong is raised at once."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    started_here = address in (None, "local") and "RAY_ADDRESS" not in os.environ
     token = ingress.token_of(http) if http else None
     listener = ingress.listen(http) if http else None
     with (
@@ -39,6 +42,8 @@ def serve(
         print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
         for tool in tools:
             print(f"  {tool:<10}  {client.applications[tool]}")
+        if started_here:  # Ray protects clusters that it starts by itself with a token in ~/.ray
+            print("to join: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
         print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
             print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.records import ToolName
 from tools_service.client import ServeTools
 from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
 from tools_service.contract import (
@@ -24,7 +25,8 @@ from tools_service.contract import (
     ToolInput,
     ToolResult,
 )
-from tools_service.service import deploy, start_tools, stop_tools
+from tools_service.service import deploy, options, running_applications, stop_unused, tools_on_ray
+from tools_service.sharing import Lease
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -41,6 +43,7 @@ def configured(**how: float) -> ToolsConfig:
 CONFIG = configured()
 # Scripted tools go by the names of real ones.
 SCRIPTED, HANGING, DYING = NAMES = ("Calculator", "WikiSearch", "QA")
+APPLICATIONS = {name: f"tests-{name}-scripted" for name in NAMES}
 
 
 def scripted(name: str) -> Callable[[], Tool]:
@@ -80,18 +83,20 @@ def scripted(name: str) -> Callable[[], Tool]:
 def deployed(ray_cluster: None) -> Iterator[None]:
     # One request at a time and one waiting for each client; stuck after two of the replicas' deadlines.
     small = configured(deadline_s=1.0, max_ongoing_requests=1, max_queued_requests=1)
-    deploy({name: scripted(name) for name in NAMES}, small)
+    lease = Lease(CONFIG.service, APPLICATIONS.values())
+    deploy({name: scripted(name) for name in NAMES}, small, APPLICATIONS)
     yield
-    stop_tools(CONFIG, NAMES)
+    lease.release()
+    stop_unused(CONFIG.service)
 
 
 @pytest.fixture
 def tools(deployed: None) -> ServeTools:
-    return ServeTools(CONFIG)
+    return ServeTools(CONFIG, applications=APPLICATIONS)
 
 
 def with_deadline(seconds: float, **more: float) -> ServeTools:
-    return ServeTools(configured(deadline_s=seconds, **more))
+    return ServeTools(configured(deadline_s=seconds, **more), applications=APPLICATIONS)
 
 
 def texts(*words: str) -> list[ToolInput]:
@@ -106,9 +111,8 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
     search = WikiSearchConfig(source=(str(tmp_path / "wiki.jsonl"),), index=tmp_path / "index")
     config = ToolsConfig(service="real", wikisearch=search)
-    names = ("WikiSearch", "Calculator")
-    tools = start_tools(config, names)
-    try:
+    names: tuple[ToolName, ...] = ("WikiSearch", "Calculator")
+    with tools_on_ray(config, names) as tools:
         assert tools.call("WikiSearch", texts("otters", "unicorns")) == [
             ToolResult("Otter > An otter swims."),
             ToolResult(reason="nothing found"),
@@ -128,9 +132,8 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
         batches = [range(10), range(10, 30), range(5)]
         answers = ray.get([doubler.double.remote(batch) for batch in batches])
         assert answers == [[str(2 * n) for n in batch] for batch in batches]
-    finally:
-        stop_tools(config, names)
-    assert ServeTools(CONFIG).call(SCRIPTED, texts("hello"))[0].result == "hello done"  # others still run
+    assert not running_applications("real")
+    assert running_applications("tests") == set(APPLICATIONS.values())  # others still run
 
 
 def test_one_bad_input_costs_only_itself(tools: ServeTools) -> None:
@@ -164,9 +167,13 @@ def test_a_replica_that_dies_while_answering_is_retried_on_the_next(
     assert [one.result for one in answers] == ["a done", "die_once done", "b done"]
 
 
-def test_an_input_that_kills_every_replica_is_given_up_with_a_reason(tools: ServeTools) -> None:
-    assert tools.call(DYING, texts("die:"))[0].reason in (REPLICA_DIED, DEADLINE)
-    assert with_deadline(60).call(DYING, texts("alive"))[0].result == "alive done"
+def test_an_input_that_kills_every_replica_costs_only_itself(tools: ServeTools) -> None:
+    words = [f"w{n}" for n in range(20)]
+    words[7] = "die:"
+    answers = tools.call(DYING, texts(*words))
+    assert answers[7].reason == REPLICA_DIED
+    others = [one.result for n, one in enumerate(answers) if n != 7]
+    assert others == [f"{word} done" for word in words if word != "die:"]
 
 
 def test_overload_is_retried_until_everything_is_answered(deployed: None) -> None:
@@ -193,6 +200,21 @@ def test_overload_ends_at_the_deadline_with_a_reason(deployed: None) -> None:
 def test_a_client_travels_by_pickle() -> None:
     import pickle
 
-    copy = pickle.loads(pickle.dumps(ServeTools(CONFIG, count_tokens=len)))  # noqa: S301
+    client = ServeTools(CONFIG, len, APPLICATIONS)
+    copy = pickle.loads(pickle.dumps(client))  # noqa: S301
+    assert copy.applications == APPLICATIONS
     assert copy._config == CONFIG
     assert copy._count_tokens is len
+
+
+def test_replicas_are_fixed_or_scale_between_their_bounds() -> None:
+    fixed = options(Deployment(min_replicas=3, max_replicas=3, cpus=0.5, gpus=0.25))
+    assert fixed["num_replicas"] == 3
+    assert fixed["ray_actor_options"] == {"num_cpus": 0.5, "num_gpus": 0.25}
+    scaling = options(Deployment(min_replicas=1, max_replicas=3, target_ongoing_requests=4))
+    assert "num_replicas" not in scaling
+    assert scaling["autoscaling_config"] == {
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 4.0,
+    }
