@@ -83,8 +83,8 @@ def bart(vocabulary: int) -> PreTrainedModel:
     return model
 
 
-def t5(vocabulary: int) -> PreTrainedModel:
-    """A random T5 whose attention matters."""
+def t5(vocabulary: int, *, tied: bool = True) -> PreTrainedModel:
+    """A random T5."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=vocabulary,
@@ -96,6 +96,7 @@ def t5(vocabulary: int) -> PreTrainedModel:
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
         decoder_start_token_id=0,
+        tie_word_embeddings=tied,
     )
     return T5ForConditionalGeneration(config)
 

@@ -5,7 +5,7 @@ once: with one part that is plain generation, with several it is fusion-in-decod
 2007.01282). Inputs are grouped by length under a budget of tokens; padding stands behind and is masked, so
 that an output does not depend on what else is in the list. It knows nothing of languages, questions or Ray.
 
-Shapes: B rows, T encoded tokens of a row, D hidden size.
+Shapes: B rows, T encoded tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Seq2Seq:
         if first_token is not None:
             kept["forced_bos_token_id"] = first_token
         ends = kept["eos_token_id"]
-        self._ends = torch.tensor([ends] if isinstance(ends, int) else ends, device=model.device)
+        self._ends = frozenset([ends] if isinstance(ends, int) else ends)
         settings: Any = GenerationConfig
         self.model.generation_config = settings(**kept)
         self._batch_tokens, self._beams = batch_tokens, beams
@@ -69,21 +69,27 @@ class Seq2Seq:
         """The longest part the encoder has positions for; None where positions are relative."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
-    @torch.inference_mode()
     def generate(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[str | None]:
         """The text generated for each input; None if it does not end within its limit of tokens.
 
         Greedy, or a beam search. Special tokens are left out of the texts.
         """
-        texts: list[str | None] = [None] * len(inputs)
-        lengths = [sum(map(len, parts)) for parts in inputs]
-        for batch in by_length(lengths, self._batch_tokens):
-            states = self._encode([part for index in batch for part in inputs[index]])
-            fused = [torch.cat([next(states) for _ in inputs[index]]) for index in batch]
-            outputs = self._decode(fused, max(limits[index] for index in batch))
-            for index, output in zip(batch, outputs, strict=True):
-                texts[index] = self._text(output, limits[index])
-        return texts
+        return [self._text(ids) for ids in self.generate_ids(inputs, limits)]
+
+    @torch.inference_mode()
+    def generate_ids(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[Ids]:
+        """The ids generated for each input: up to its end token, which is the last, or to its limit."""
+        outputs: list[Ids] = [[]] * len(inputs)
+        for limit in sorted(set(limits)):  # a beam search may end differently with more room
+            chosen = [index for index, own in enumerate(limits) if own == limit]
+            lengths = [sum(map(len, inputs[index])) for index in chosen]
+            for rows in by_length(lengths, self._batch_tokens):
+                batch = [chosen[row] for row in rows]
+                states = self._encode([part for index in batch for part in inputs[index]])
+                fused = [torch.cat([next(states) for _ in inputs[index]]) for index in batch]
+                for index, ids in zip(batch, self._decode(fused, limit), strict=True):
+                    outputs[index] = ids
+        return outputs
 
     def _encode(self, parts: Sequence[Ids]) -> Iterator[torch.Tensor]:
         """The encoder's states of each part, [its tokens, D]."""
@@ -97,24 +103,26 @@ class Seq2Seq:
                 states[index] = row[: len(parts[index])]
         return iter(states)
 
-    def _decode(self, states: Sequence[torch.Tensor], limit: int) -> torch.Tensor:  # [B, at most 1 + limit]
-        """Generated ids, the decoder's start token in front."""
+    def _decode(self, states: Sequence[torch.Tensor], limit: int) -> list[Ids]:
+        """What the decoder writes to each of `states` [T, D]."""
         model: Any = self.model
-        ids: torch.Tensor = model.generate(
+        found = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=pad_sequence(list(states), batch_first=True)),
             attention_mask=_mask(states),
             do_sample=False,
             num_beams=self._beams,
             max_new_tokens=limit,
         )
-        return ids
+        outputs = []
+        for _start, *ids in found.tolist():  # BART and NLLB start with the token they end with
+            end = next((at for at, token in enumerate(ids) if token in self._ends), limit)
+            outputs.append(ids[: end + 1])
+        return outputs
 
-    def _text(self, output: torch.Tensor, limit: int) -> str | None:
-        # The start token may be the same as the end token (BART, NLLB).
-        ends = torch.isin(output[1:], self._ends).nonzero()
-        if not len(ends) or ends[0] >= limit:
+    def _text(self, ids: Ids) -> str | None:
+        if not ids or ids[-1] not in self._ends:
             return None
-        return str(self.tokenizer.decode(output[1 : 1 + ends[0]], skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

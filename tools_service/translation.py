@@ -20,8 +20,9 @@ from tools_service.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well
 # No tokenizer makes fewer tokens than this of a text on average, so longer texts need not be read.
 _CHARACTERS_PER_TOKEN = 32
 
-# A translation that is still going on after this many tokens repeats itself.
-_LIMIT_PER_TOKEN, _LIMIT = 3, 16
+# A translation that is still going on after three times the tokens of its source repeats itself. Limits are
+# multiples of 64: only texts with the same limit are translated together.
+_LIMIT_PER_TOKEN, _LIMIT_STEP = 3, 64
 
 
 class NoTranslationError(ValueError):
@@ -63,7 +64,7 @@ class MT:
                 results.append(None)
             except NoTranslationError as error:
                 results.append(ToolResult(reason=str(error)))
-        limits = [_LIMIT + _LIMIT_PER_TOKEN * len(source) for source in sources]
+        limits = [_LIMIT_STEP * (1 + _LIMIT_PER_TOKEN * len(source) // _LIMIT_STEP) for source in sources]
         texts = iter(self._translator.generate([[source] for source in sources], limits))
         return [result or _result(next(texts)) for result in results]
 

@@ -127,7 +127,7 @@ def test_special_tokens_in_a_text_are_text(mt: MT) -> None:
 def test_a_translation_that_does_not_end_in_time_has_no_result(
     mt: MT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(translation, "_LIMIT", 3)
+    monkeypatch.setattr(translation, "_LIMIT_STEP", 3)
     monkeypatch.setattr(translation, "_LIMIT_PER_TOKEN", 0)
     assert ask(mt, TAUGHT[0][1]) == [ToolResult(reason="translation too long")]
 
