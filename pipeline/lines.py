@@ -7,6 +7,7 @@ rest is still read. At most one line is held in memory. Knows nothing of JSON, d
 
 from __future__ import annotations
 
+import bz2
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class _Decompressor(Protocol):
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream; `compression` is "", "gz" or "zst". A damaged stream ends with a problem."""
+    """The lines of a stream; `compression` is "", "gz", "bz2" or "zst". A damaged stream ends with a problem."""
     number = 1
     pending = bytearray()
     length = 0
@@ -79,6 +80,8 @@ def _decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
         yield from chunks
     elif compression == "gz":
         yield from _inflated(chunks, lambda: zlib.decompressobj(wbits=31), "gzip")
+    elif compression == "bz2":
+        yield from _inflated(chunks, bz2.BZ2Decompressor, "bzip2")
     else:
         yield from _inflated(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
 
@@ -92,7 +95,7 @@ def _inflated(chunks: Iterable[bytes], new: Callable[[], _Decompressor], name: s
             within = True
             try:
                 yield decompressor.decompress(data)
-            except (zlib.error, zstandard.ZstdError) as error:
+            except (zlib.error, zstandard.ZstdError, OSError) as error:  # OSError is bz2's
                 raise _DamagedError(f"not {name}: {error}") from error
             data = b""
             if decompressor.eof:

@@ -1,0 +1,230 @@
+"""What WikiSearch's index is built from: files of articles in, articles out, a block of lines at a time.
+
+Read are, recognised by content and not by name, also compressed (gzip, zstandard, bzip2):
+
+    KILT's knowledge source   jsonl: wikipedia_title; text, paragraphs with BULLET:::: and Section:::: marks
+    DPR's passages            tsv: id, text, title, quoted as csv; every row is a passage already
+    Dolma's documents         jsonl: text, id, metadata; the title is that of the URL, or the first line
+    plain jsonl               title, text
+
+A line that gives no article is `Skipped` with file, line and reason, and reading goes on; a file that is none
+of these is an error, found before any is read. At most a block of lines is held. Cuts nothing into passages.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import ConfigurationError
+from pipeline.lines import MAX_LINE_BYTES, Line, read_lines
+
+SUFFIXES = tuple(
+    kind + packed for kind in (".jsonl", ".json", ".tsv") for packed in ("", ".gz", ".zst", ".bz2")
+)
+MAX_TITLE_CHARACTERS = 1_000
+
+Dialect = Literal["jsonl", "tsv"]
+
+_BLOCK_CHARACTERS = 96 * 2**20  # some 400 blocks in KILT's 37 GB
+_CHUNK_BYTES = 2**20
+_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zst"}
+_LINES_TO_RECOGNISE = 64
+_TSV_COLUMNS = ["id", "text", "title"]
+_HEADING = "Section::::"
+_BULLET = re.compile(r"^BULLET::::[-*\s]*")
+
+csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit, 128 KiB, is for the whole process
+
+
+class SourceError(ConfigurationError):
+    """The source cannot be used; names the file or folder and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """A title and a text. One that is a `passage` already is not cut."""
+
+    title: str
+    text: str
+    passage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A line that gave no article: the reason, with details after a colon. Lines count from 1."""
+
+    file: str
+    line: int
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without details, for counting."""
+        return self.reason.partition(":")[0]
+
+
+@dataclass(slots=True)
+class Block:
+    """Lines that follow each other in one file, numbered, and those among them that could not be read."""
+
+    file: str
+    dialect: Dialect
+    lines: list[tuple[int, str]] = field(default_factory=list)
+    unreadable: list[Skipped] = field(default_factory=list)
+
+
+def source_files(sources: Sequence[str]) -> list[Path]:
+    """The files of all `sources` (files, folders, globs) in a fixed order."""
+    return [file for source in sources for file in _files(source)]
+
+
+def _files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    elif path.is_file():
+        found = [path]
+    else:
+        anchor = Path(path.anchor)
+        found = sorted(anchor.glob(str(path.relative_to(anchor)))) if path.parts else []
+    if not found:
+        raise SourceError(
+            f"tools.wikisearch.source: nothing to read at {source}; wanted a file or a folder of "
+            f"{', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def recognise(file: Path) -> Dialect | None:
+    """How `file` is written; None if it is empty. SourceError if it is nothing that can be read here."""
+    first = list(islice(_lines(file), _LINES_TO_RECOGNISE))
+    for line in first:
+        if line.text.lstrip().startswith("{"):
+            return "jsonl"
+        if line.text.count("\t") >= len(_TSV_COLUMNS) - 1:
+            return "tsv"
+    if not first:
+        return None
+    shown = first[0].problem or f"it begins with {first[0].text[:60]!r}"
+    raise SourceError(
+        f"tools.wikisearch.source: {file} is neither jsonl (an object with title and text a line) nor tsv "
+        f"(id, text, title): {shown}; convert it or leave it out"
+    )
+
+
+def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> Iterator[Block]:
+    """All lines of all files, in blocks of about so many characters; no block spans files."""
+    dialects = [recognise(file) for file in files]
+    for file, dialect in zip(files, dialects, strict=True):
+        if dialect is None:
+            yield Block(str(file), "jsonl", unreadable=[Skipped(str(file), 1, "empty file")])
+            continue
+        block, size = Block(str(file), dialect), 0
+        for line in _lines(file):
+            if line.problem:
+                block.unreadable.append(Skipped(str(file), line.number, line.problem))
+            else:
+                block.lines.append((line.number, line.text))
+                size += len(line.text)
+            if size >= characters:
+                yield block
+                block, size = Block(str(file), dialect), 0
+        if block.lines or block.unreadable:
+            yield block
+
+
+def _lines(file: Path) -> Iterator[Line]:
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(4)
+            stream.seek(0)
+            compression = next((name for mark, name in _MAGIC.items() if magic.startswith(mark)), "")
+            yield from read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), compression)
+    except OSError as error:
+        raise SourceError(f"tools.wikisearch.source: {file} cannot be read: {error}") from error
+
+
+def read_articles(block: Block) -> Iterator[Article | Skipped]:
+    """Every line of a block, as an article or as skipped."""
+    yield from block.unreadable
+    parse = _from_json if block.dialect == "jsonl" else _from_tsv
+    for number, line in block.lines:
+        article = parse(line) if line.strip() else "empty line"
+        yield Skipped(block.file, number, article) if isinstance(article, str) else article
+
+
+def _from_tsv(line: str) -> Article | str:
+    try:
+        (row,) = csv.reader([line], delimiter="\t", strict=True)
+    except (csv.Error, ValueError) as error:
+        return f"not a tsv row: {error}"
+    if len(row) != len(_TSV_COLUMNS):
+        return f"not a tsv row: {len(row)} columns, wanted {', '.join(_TSV_COLUMNS)}"
+    return "header" if row == _TSV_COLUMNS else _article(row[2], row[1], passage=True)
+
+
+def _from_json(line: str) -> Article | str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return "not JSON"
+    if not isinstance(record, dict):
+        return "not an object"
+    if "wikipedia_title" in record:
+        return _from_kilt(record["wikipedia_title"], record.get("text"))
+    text = record.get("text")
+    if not isinstance(text, str) or not text.strip():
+        return "no text"
+    title = record.get("title")
+    return _article(_found_title(record, text) if title is None else title, text)
+
+
+def _from_kilt(title: Any, paragraphs: Any) -> Article | str:
+    """Headings are left out, as is the first paragraph, which repeats the title; of bullets the mark is."""
+    if not isinstance(paragraphs, list) or not all(isinstance(one, str) for one in paragraphs):
+        return "no text"
+    if paragraphs and isinstance(title, str) and paragraphs[0].strip() == title.strip():
+        paragraphs = paragraphs[1:]
+    kept = (_BULLET.sub("", one) for one in paragraphs if not one.startswith(_HEADING))
+    return _article(title, "\n".join(kept))
+
+
+def _found_title(record: dict[str, Any], text: str) -> str:
+    """The title of a document of the web: its metadata's, its URL's last part, or its first line."""
+    metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
+    if isinstance(metadata.get("title"), str) and metadata["title"].strip():
+        return str(metadata["title"])
+    for url in (record.get("url"), metadata.get("url"), record.get("id")):
+        if isinstance(url, str) and (title := _title_of(url)):
+            return title
+    return text.strip().partition("\n")[0][:MAX_TITLE_CHARACTERS]
+
+
+def _title_of(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    name = unquote(parts.path).rstrip("/").rpartition("/")[2] if parts.scheme and parts.netloc else ""
+    title = re.sub(r"[-_+\s]+", " ", re.sub(r"\.[A-Za-z]{2,5}$", "", name)).strip()
+    return title if re.search(r"[^\W\d_]", title) else None
+
+
+def _article(title: Any, text: str, *, passage: bool = False) -> Article | str:
+    if not isinstance(title, str) or not title.strip():
+        return "no title"
+    if len(title) > MAX_TITLE_CHARACTERS:
+        return "title too long"
+    return Article(_folded(title), text, passage) if text.strip() else "no text"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
