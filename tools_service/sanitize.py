@@ -16,9 +16,12 @@ CountTokens = Callable[[str], int]
 # Every character that is, or that NFKC turns into, one of the markers' characters.
 _OPENING, _CLOSING = "[\uff3b\ufe47", "]\uff3d\ufe48"
 _BRACKETS = str.maketrans(dict.fromkeys(_OPENING, "(") | dict.fromkeys(_CLOSING, ")"))
-# Joiners stay, scripts need them, but must not hide a marker from us that a tokenizer would reveal by
-# dropping them.
-_ARROW = re.compile("[-\uff0d\ufe63][\u200c\u200d]*[>\uff1e\ufe65]")
+# Joiners and combining marks stay, scripts need them, but must not hide a marker from us that a tokenizer
+# would reveal by dropping them.
+_MARKS = (
+    "[\u0300-\u036f\u180b-\u180f\u200c\u200d\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\U000e0100-\U000e01ef]"
+)
+_ARROW = re.compile(f"[-\uff0d\ufe63]{_MARKS}*[>\uff1e\ufe65\u226f]")
 _SPACE = re.compile(r"[\s\u0000-\u001f\u007f-\u009f\u200b\u2060\ufeff]+")
 # Soft hyphens, direction and annotation marks, halves of surrogate pairs, tags.
 _INVISIBLE = re.compile(

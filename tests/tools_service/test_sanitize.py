@@ -29,6 +29,8 @@ def bytes_of(text: str) -> int:
         ("\x1b[31mred", "(31mred"),
         ("［x］ －＞ ﹇y﹈", "(x) => (y)"),
         ("-\u200d> -\u202e>", "=> =>"),
+        ("-\ufe0f> -\u0338> -\U000e0101> \uff0d\u0301\u200c\ufe65", "=> => => =>"),
+        ("\u202d[\u200d]\u2060", "(\u200d)"),
         ("half \ud800 a pair", "half a pair"),
         ("\u202eturned\u202c", "turned"),
         ("می\u200cخواهم", "می\u200cخواهم"),
@@ -61,6 +63,19 @@ def test_a_megabyte_counts_few_tokens_and_ends_at_a_word() -> None:
     assert sum(counted) < 50_000
 
 
+def test_every_character_that_a_tokenizer_may_fold_to_a_marker_is_replaced() -> None:
+    variants: dict[str, list[str]] = {marker: [] for marker in "[]->"}
+    for character in map(chr, (*range(0xD800), *range(0xE000, 0x11000))):
+        for marker in variants.keys() & set(unicodedata.normalize("NFKD", character)):
+            variants[marker].append(character)
+    assert all(len(found) >= 3 for found in variants.values())
+    for character in (*variants["["], *variants["]"]):
+        assert clean(f"a {character} b", 100) in ("a ( b", "a ) b")
+    for dash in variants["-"]:
+        for angle in variants[">"]:
+            assert clean(f"a {dash}{angle} b", 100) == "a => b"
+
+
 @given(st.text(), st.integers(1, 30))
 def test_any_text_keeps_to_the_rules(text: str, most: int) -> None:
     cleaned = clean(text, most, bytes_of)
@@ -75,8 +90,9 @@ def test_any_text_keeps_to_the_rules(text: str, most: int) -> None:
     assert clean(cleaned, most, bytes_of) == cleaned
 
 
-@given(st.text(alphabet="-> [](\x00\n\u200d\u200b\uff0d\uff1ea)", max_size=12))
+@given(st.text(alphabet="-> [](\x00\n\u200d\u200b\ufe0f\uff0d\uff1ea)", max_size=12))
 def test_no_arrangement_of_the_markers_survives(text: str) -> None:
-    folded = unicodedata.normalize("NFKC", clean(text, 100)).replace("\u200d", "")
+    folded = unicodedata.normalize("NFKC", clean(text, 100))
+    folded = folded.replace("\u200d", "").replace("\ufe0f", "")
     assert not {"[", "]"} & set(folded)
     assert "->" not in folded
