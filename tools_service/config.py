@@ -89,7 +89,9 @@ class VectorsConfig(Frozen):
     probes: PositiveInt = 32
     """ivfpq: cells searched for a query."""
     code_bytes: PositiveInt = 64
-    """ivfpq: bytes per passage."""
+    """ivfpq: bytes per passage; a divisor of the encoder's dimensions."""
+    refine: NotNegativeInt = 10
+    """ivfpq: candidates per wanted passage, ranked again by vectors kept in float16; 0 keeps none."""
     neighbours: PositiveInt = 32
     """hnsw: links per passage."""
     build_effort: PositiveInt = 200

@@ -2,7 +2,7 @@
 Appendix A).
 
 The folder holds the passages and the BM25 postings (merging.py), vectors if the retriever wants them
-(vectors.py), the lines that were skipped (skipped.jsonl) and manifest.json, which says what was indexed and
+(dense.py), the lines that were skipped (skipped.jsonl) and manifest.json, which says what was indexed and
 how. `ensure` builds it when it is missing, or when the source or the settings are no longer those of the
 manifest. `build` streams: blocks of lines become segments, here or in tasks on Ray, segments are merged; the
 index is the same either way. It appears under its name only when it is complete.
@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from tools_service.config import WikiSearchConfig
 from tools_service.merging import K1, B, merge
-from tools_service.parallel import in_order
+from tools_service.parallel import cluster, in_order
 from tools_service.passages import PASSAGE_WORDS
 from tools_service.segments import Segment, write_segment
 from tools_service.sources import Block, SourceError, read_blocks, source_files
@@ -77,7 +77,7 @@ def settings(config: WikiSearchConfig) -> dict[str, Any]:
     """What the manifest of an index for `config` says of how it was built."""
     if config.retriever == "bm25":
         return dict(SETTINGS)
-    from tools_service.vectors import vector_settings
+    from tools_service.dense import vector_settings
 
     return {**SETTINGS, **vector_settings(config)}
 
@@ -127,9 +127,10 @@ def build(config: WikiSearchConfig, *, workers: int | None = None, progress: boo
 def _write_index(
     config: WikiSearchConfig, files: Sequence[Path], work: Path, workers: int, progress: bool
 ) -> dict[str, Any]:
-    with in_order(workers) as run:
+    with cluster(workers):
         blocks = tqdm(read_blocks(files), desc="blocks of the source", unit="", disable=not progress)
-        segments = _write_segments(run, blocks, (work / "segments").resolve())
+        numbered = ((block, work.resolve() / "segments" / f"{n:06}") for n, block in enumerate(blocks))
+        segments = list(in_order(_segment_writer, numbered, workers=workers))
         skipped = sum((segment.skipped for segment in segments), Counter[str]())
         passages = sum(segment.passages for segment in segments)
         if not passages:
@@ -138,10 +139,10 @@ def _write_index(
             )
         terms = merge(segments, work)
         shutil.rmtree(work / "segments")
-    if config.retriever != "bm25":
-        from tools_service.vectors import build_vectors
+        if config.retriever != "bm25":
+            from tools_service.dense import build_vectors
 
-        build_vectors(config, work, workers=workers, progress=progress)
+            build_vectors(config, work, workers=workers, progress=progress)
     return {
         "lines": sum(segment.lines for segment in segments),  # articles and skipped together
         "articles": sum(segment.articles for segment in segments),
@@ -151,11 +152,8 @@ def _write_index(
     }
 
 
-def _write_segments(
-    run: Callable[..., Iterable[Segment]], blocks: Iterable[Block], folder: Path
-) -> list[Segment]:
-    numbered = ((block, folder / f"{number:06}") for number, block in enumerate(blocks))
-    return list(run(write_segment, numbered))
+def _segment_writer() -> Callable[[Block, Path], Segment]:
+    return write_segment
 
 
 def _replace(folder: Path, work: Path) -> None:

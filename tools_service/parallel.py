@@ -1,4 +1,4 @@
-"""A function over a stream of arguments, here or in tasks on Ray, in order and in bounded memory."""
+"""A function over a stream of arguments, here or in processes on Ray, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @contextmanager
-def in_order(workers: int) -> Iterator[Run]:
-    """``run(function, arguments)``, which gives the function's result for every tuple of arguments, in order.
+def cluster(workers: int) -> Iterator[None]:
+    """Ray for the length of a block, if there are workers: the cluster this process is connected to.
 
-    With 0 workers it calls the function here. Otherwise at most so many Ray tasks work at a time, on the
-    cluster this process is connected to; without one RAY_ADDRESS is joined, or a local one started for the
-    block. A task whose worker or node dies runs again.
+    Without one, RAY_ADDRESS is joined, or a local cluster started.
     """
     if not workers:
-        yield _here
+        yield
         return
     import ray
 
@@ -30,26 +27,45 @@ def in_order(workers: int) -> Iterator[Run]:
         local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
         ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
     try:
-        yield lambda function, arguments: _on_ray(function, arguments, workers)
+        yield
     finally:
         if ours:
             ray.shutdown()
 
 
-def _here(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-    return (function(*one) for one in arguments)
-
-
-def _on_ray(
-    function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], workers: int
+def in_order(
+    make: Callable[[], Callable[..., Result]],
+    arguments: Iterable[tuple[Any, ...]],
+    *,
+    workers: int,
+    gpus: float = 0.0,
 ) -> Iterator[Result]:
+    """What the function that `make` gives says to every tuple of arguments, in order.
+
+    With 0 workers it is called here. Otherwise so many Ray actors make one each, and have at most two calls
+    waiting; an actor whose process or node dies is made again and its calls repeated, which the function must
+    bear.
+    """
+    if not workers:
+        function = make()
+        yield from (function(*one) for one in arguments)
+        return
     import ray
 
-    task = ray.remote(num_cpus=1)(function)
+    actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    actors = [actor.remote(make) for _ in range(workers)]
     pending: deque[Any] = deque()
-    for one in arguments:
-        if len(pending) > workers:  # one waits, so that no worker does
+    for number, one in enumerate(arguments):
+        if len(pending) == 2 * workers:
             yield ray.get(pending.popleft())
-        pending.append(task.remote(*one))
+        pending.append(actors[number % workers].call.remote(*one))
     while pending:
         yield ray.get(pending.popleft())
+
+
+class _Worker:
+    def __init__(self, make: Callable[[], Callable[..., Any]]) -> None:
+        self._function = make()
+
+    def call(self, *arguments: Any) -> Any:
+        return self._function(*arguments)

@@ -21,7 +21,7 @@ from tools_service.index import read_manifest
 from tools_service.passages import Hit, Passage, PassageStore
 
 if TYPE_CHECKING:
-    from tools_service.vectors import Vectors
+    from tools_service.dense import DenseIndex
 
 __all__ = ["Hit", "Passage", "Retriever", "WikiSearch", "open_retriever"]
 
@@ -47,14 +47,15 @@ class Retriever(Protocol):
 def open_retriever(config: WikiSearchConfig) -> Retriever:
     """What searches the index at `config.index` in the way that `config.retriever` says.
 
-    IndexFolderError if there is no index, or none with vectors of that encoder where they are wanted.
+    IndexFolderError if there is no index; VectorsError if vectors of that kind and encoder are wanted and it
+    has others, or none.
     """
-    read_manifest(config.index)
+    manifest = read_manifest(config.index)
     if config.retriever == "bm25":
         return _Lexical(config.index)
-    from tools_service.vectors import Vectors
+    from tools_service.dense import DenseIndex
 
-    vectors = Vectors(config)
+    vectors = DenseIndex(config, manifest)
     return _Dense(config.index, vectors) if config.retriever == "dense" else _Hybrid(config.index, vectors)
 
 
@@ -76,7 +77,7 @@ class _Lexical(_Opened):
 
 
 class _Dense(_Opened):
-    def __init__(self, folder: Path, vectors: Vectors) -> None:
+    def __init__(self, folder: Path, vectors: DenseIndex) -> None:
         super().__init__(folder)
         self._vectors = vectors
 
@@ -85,7 +86,7 @@ class _Dense(_Opened):
 
 
 class _Hybrid(_Lexical):
-    def __init__(self, folder: Path, vectors: Vectors) -> None:
+    def __init__(self, folder: Path, vectors: DenseIndex) -> None:
         super().__init__(folder)
         self._vectors = vectors
 

@@ -1,0 +1,97 @@
+"""Dense and hybrid retrieval from a source to ranked passages, and indexes that do not fit what is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tools_service.encoders import bert
+from tests.tools_service.encyclopedia import indexed
+from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
+from tools_service.contract import ToolInput
+from tools_service.encoder import Encoder
+from tools_service.fusion import fuse
+from tools_service.index import ensure, read_manifest
+from tools_service.passages import PassageStore
+from tools_service.search import WikiSearch, open_retriever
+from tools_service.vectors import VectorsError
+
+pytestmark = pytest.mark.unit
+
+WORDS = [f"w{n}" for n in range(40)]
+ARTICLES = [(WORDS[n % 40], " ".join(WORDS[(n * m) % 40] for m in range(3, 9))) for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> WikiSearchConfig:
+    folder = tmp_path_factory.mktemp("dense")
+    encoder = EncoderConfig(model=bert(folder / "bert", WORDS), max_tokens=32, device="cpu")
+    return indexed(folder, ARTICLES, retriever="hybrid", encoder=encoder, vectors=VectorsConfig(gpu="never"))
+
+
+def test_dense_search_is_exact_search_with_the_encoder(made: WikiSearchConfig) -> None:
+    store, encoder = PassageStore(made.index), Encoder(made.encoder)
+    queries = ["w3 w9", "w17", "w2 w4 w8"]
+    scores = encoder.queries(queries) @ encoder.passages([store[n] for n in range(len(store))]).T
+    found = open_retriever(made.model_copy(update={"retriever": "dense"})).search(queries, 5)
+    for row, its in zip(found, scores, strict=True):
+        np.testing.assert_allclose([hit.score for hit in row], np.sort(its)[::-1][:5], atol=1e-5)
+        np.testing.assert_allclose([its[hit.passage] for hit in row], [hit.score for hit in row], atol=1e-5)
+
+
+def test_hybrid_search_fuses_both_rankings(made: WikiSearchConfig) -> None:
+    lexical, dense, hybrid = (
+        open_retriever(made.model_copy(update={"retriever": kind})) for kind in ("bm25", "dense", "hybrid")
+    )
+    query = ["w5 w7"]
+    wanted = fuse([lexical.search(query, 100)[0], dense.search(query, 100)[0]])
+    assert hybrid.search(query, 4) == [wanted[:4]]
+    assert hybrid.search([], 4) == []
+    assert WikiSearch(made)([ToolInput("w5"), ToolInput("")])[1].reason == "empty query"
+
+
+def test_an_index_with_vectors_serves_bm25_and_is_kept(made: WikiSearchConfig) -> None:
+    before = read_manifest(made.index)
+    ensure(made.model_copy(update={"retriever": "bm25"}))
+    ensure(made)
+    assert read_manifest(made.index) == before
+    assert before["settings"]["vectors"] == {"kind": "flat"}
+    assert before["settings"]["encoder"]["passage_prefix"] == "passage: "
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("encoder", {"pooling": "cls"}, r"encoder\.pooling = 'cls': .* was built with 'mean'"),
+        ("encoder", {"passage_prefix": ""}, r"encoder\.passage_prefix = '': .* was built with 'passage: '"),
+        ("vectors", {"kind": "hnsw"}, r"vectors\.kind = 'hnsw': .* was built with 'flat'"),
+    ],
+)
+def test_opening_with_other_settings_is_refused(
+    made: WikiSearchConfig, section: str, change: dict[str, Any], message: str
+) -> None:
+    other = getattr(made, section).model_copy(update=change)
+    with pytest.raises(VectorsError, match=message):
+        open_retriever(made.model_copy(update={section: other}))
+
+
+def test_opening_with_another_encoder_is_refused_and_with_a_copy_is_not(
+    made: WikiSearchConfig, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        model = bert(tmp_path / str(seed), WORDS, seed=seed)
+        config = made.model_copy(update={"encoder": made.encoder.model_copy(update={"model": model})})
+        if seed == 0:
+            open_retriever(config)
+        else:
+            with pytest.raises(VectorsError, match=r"encoder\.model: .* is not the encoder that .* build"):
+                open_retriever(config)
+
+
+def test_an_index_without_vectors_says_how_to_build_them(tmp_path: Path) -> None:
+    made = indexed(tmp_path, ARTICLES)
+    with pytest.raises(VectorsError, match=r"no vectors; build it with .* index --retriever dense"):
+        open_retriever(made.model_copy(update={"retriever": "dense"}))
