@@ -41,7 +41,7 @@ from tools_service.toolbox import load_tool, prepare, require_available
 
 T = TypeVar("T")
 
-MAX_DEATHS = 3  # replicas lost under one list before it is taken apart
+MAX_DEATHS = 2  # replicas lost under one list before it is taken apart
 LIST_PARTS = 16  # in so many parts; every lost replica may be a large model to load again
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
@@ -177,7 +177,7 @@ class ServeTools(_Client):
         """Send one list until it is answered, or the deadline is near, or `deaths` replicas died under it.
 
         Then its parts are sent one after the other, down to single calls: what kills its replica costs
-        itself its result. At most MAX_DEATHS + 1 + 2 replicas for one such call among LIST_PARTS² others.
+        itself its result. So one such call among LIST_PARTS² costs five replicas.
         """
         from ray.exceptions import RayActorError, RayError
         from ray.serve.exceptions import (

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 # Generous where the replica must answer, short where a deadline is what is tested.
 def configured(**how: float) -> ToolsConfig:
     """All tools deployed alike."""
-    deployment = Deployment.model_validate({"deadline_s": 120, "health_check_s": 0.5, **how})
+    deployment = Deployment.model_validate({"deadline_s": 240, "health_check_s": 0.5, **how})
     names = ("qa", "wikisearch", "calculator", "calendar", "mt")
     sections = {name: {"deployment": deployment} for name in names}
     return ToolsConfig.model_validate({"service": "tests", "cache_size": 0, **sections})
