@@ -1,0 +1,184 @@
+"""What the trainings of the demo's small models share: a tokenizer, an optimizer, a loop that resumes.
+
+CPU suffices: bfloat16 arithmetic over float32 master weights, Muon for the matrices and AdamW for the rest.
+A training is a folder: ``tokenizer``, ``checkpoint.pt``, ``log.jsonl`` and at the end ``model``. The same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Batch = TypeVar("Batch")
+
+# Two digits a token, the space with the first of them: a number is one token up to 99 and two up to 9,999.
+SPLIT = r" ?\d{1,2}| ?\p{L}+|\n+| ?[^\s\p{L}\d]+|\s+"
+
+
+def byte_level_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
+    """A byte-level BPE tokenizer of `vocabulary` tokens, `special` the first of them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+class Trainer:
+    """Steps, checkpoints and the export of one model."""
+
+    def __init__(self, model: PreTrainedModel, steps: int, device: str) -> None:
+        self.steps, self.device, self.step = steps, device, 0
+        self.model = model.to(device)
+        self.master = {
+            name: p.detach().float().clone().requires_grad_() for name, p in self.model.named_parameters()
+        }
+        self.model = self.model.to(torch.bfloat16)
+        embeddings = {
+            id(p)
+            for part in self.model.modules()
+            if isinstance(part, torch.nn.Embedding)
+            for p in part.parameters()
+        }
+        matrices = {
+            name for name, p in self.model.named_parameters() if p.ndim == 2 and id(p) not in embeddings
+        }
+        self.optimizers = [
+            torch.optim.Muon(
+                [p for name, p in self.master.items() if name in matrices],
+                lr=0.02,
+                momentum=0.95,
+                weight_decay=0.01,
+            ),
+            torch.optim.AdamW(
+                [p for name, p in self.master.items() if name not in matrices],
+                lr=3e-3,
+                betas=(0.9, 0.95),
+                weight_decay=0.0,
+            ),
+        ]
+        self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One optimizer step down the gradient of `loss`."""
+        loss.backward()
+        progress = self.step / self.steps
+        scale = min(1.0, (self.step + 1) / 100) * min(1.0, max(0.02, (1 - progress) / 0.4))
+        groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
+        for rate, group in zip(self.rates, groups, strict=True):
+            group["lr"] = rate * scale
+        for name, parameter in self.model.named_parameters():
+            assert parameter.grad is not None
+            self.master[name].grad = parameter.grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(self.master.values(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._show()
+        self.step += 1
+
+    def _show(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(self.master[name])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {"step": self.step, "master": {k: v.detach() for k, v in self.master.items()}}
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint."""
+        state = torch.load(path, map_location=self.device)
+        self.step = state["step"]
+        with torch.no_grad():
+            for name, parameter in self.master.items():
+                parameter.copy_(state["master"][name])
+        self._show()
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def export(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the model as bfloat16 safetensors, with its tokenizer."""
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def command_line(description: str | None, output: str, steps: int) -> argparse.ArgumentParser:
+    """The options of a training: --output, --steps, --device, --save-every, --export."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
+    parser.add_argument("--output", type=Path, default=Path(output), help="checkpoint and log")
+    parser.add_argument("--steps", type=int, default=steps, help="optimizer steps")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument(
+        "--export", type=Path, help="only write the model of the last checkpoint to this folder"
+    )
+    return parser
+
+
+def run(
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    args: argparse.Namespace,
+    batches: Callable[[int], Iterable[Batch]],
+    loss_of: Callable[[Any, Batch], tuple[torch.Tensor, dict[str, float]]],
+) -> None:
+    """Go on from the last checkpoint to the last step and write the model, or only export the checkpoint's.
+
+    `batches` takes a seed; `loss_of` gives a batch's loss and what is logged beside it: the number of
+    "tokens" that went through, and values to be averaged (NaN where there is none). A line of log.jsonl every
+    20 steps.
+    """
+    checkpoint = args.output / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    if args.export:
+        trainer.export(args.export, tokenizer)
+        return
+    source = iter(batches(trainer.step + 1))
+    recent: list[dict[str, float]] = []
+    since = time.monotonic()
+    while trainer.step < trainer.steps:
+        loss, values = loss_of(trainer.model, next(source))
+        trainer.update(loss)
+        recent.append({"loss": loss.item(), **values})
+        if trainer.step % 20 == 0:
+            _log(args.output, trainer.step, recent, time.monotonic() - since)
+            recent, since = [], time.monotonic()
+        if trainer.step % args.save_every == 0 or trainer.step == trainer.steps:
+            trainer.save(checkpoint)
+    trainer.export(args.output / "model", tokenizer)
+
+
+def _log(output: Path, step: int, recent: list[dict[str, float]], seconds: float) -> None:
+    line: dict[str, float] = {"step": step}
+    for name in recent[0]:
+        if name != "tokens":
+            line[name] = torch.tensor([one[name] for one in recent]).nanmean().item()
+    line["tokens_per_s"] = round(sum(one["tokens"] for one in recent) / seconds)
+    print(json.dumps(line), flush=True)
+    with (output / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
