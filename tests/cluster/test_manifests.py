@@ -1,4 +1,4 @@
-"""The repository's manifests against the rules of KubeRay's controller; the rules against broken ones."""
+"""The repository's manifests: the rules, the two clusters, bounded, unprivileged pods, names that exist."""
 
 from __future__ import annotations
 
@@ -6,162 +6,235 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.manifests import documents, faults, main, schema_faults, strict_schema
+from cluster.manifests import MANIFESTS, ROOT, check, documents, main
 from pipeline.__main__ import parse
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
-MANIFESTS = [ROOT / "ray_job.yaml", *sorted((ROOT / "cluster").glob("*.yaml"))]
+Object = dict[str, Any]
+SETUP = ROOT / "cluster" / "kubernetes" / "setup"
+RAY_CLUSTER = ROOT / "cluster" / "kubernetes" / "ray_cluster.yaml"
+AWS = ROOT / "cluster" / "aws.yaml"
+PLACEHOLDER = re.compile(r"example\.com|shared-files|fs-0+\.|us-west-2|2Ti|monitoring }")
 
 
-def job() -> dict[str, Any]:
+def job() -> Object:
     (document,) = documents(ROOT / "ray_job.yaml")
-    separate: dict[str, Any] = json.loads(json.dumps(document))  # YAML's aliases share what they name
-    return separate
+    return document
 
 
-def groups(document: dict[str, Any]) -> list[dict[str, Any]]:
-    cluster = document["spec"]["rayClusterSpec"]
-    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+def groups() -> dict[str, Object]:
+    cluster = job()["spec"]["rayClusterSpec"]
+    return {"head": cluster["headGroupSpec"]} | {one["groupName"]: one for one in cluster["workerGroupSpecs"]}
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_no_manifest_breaks_a_rule(path: Path) -> None:
-    found = [fault for document in documents(path) for fault in faults(document)]
-    assert found == []
+def objects(kind: str) -> list[Object]:
+    return [one for path in MANIFESTS for one in documents(path) if one["kind"] == kind]
 
 
-def test_the_head_takes_no_work_and_every_container_is_bounded_and_unprivileged() -> None:
-    head, gpu, _cpu = groups(job())
-    assert head["resources"] == {"CPU": "0"}
-    assert gpu["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-    for group in groups(job()):
-        pod = group["template"]["spec"]
-        assert pod["securityContext"]["runAsNonRoot"]
-        for container in pod["containers"]:
-            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-            assert container["resources"]["limits"] == container["resources"]["requests"]
-            assert not container["securityContext"]["allowPrivilegeEscalation"]
-            secret = [v for v in container["env"] if re.search("TOKEN|KEY|PASSWORD|SECRET", v["name"])]
-            assert all("value" not in variable for variable in secret)
+def pods() -> dict[str, Object]:
+    """Every pod template (metadata and spec) by what it is for."""
+    templates = {name: group["template"] for name, group in groups().items()}
+    templates["submitter"] = job()["spec"]["submitterPodTemplate"]
+    templates["redis"] = objects("StatefulSet")[0]["spec"]["template"]
+    return templates
 
 
-def test_versions_are_those_of_the_requirements() -> None:
+def values(document: Any, name: str) -> Iterator[Any]:
+    """Everything that stands under `name`, at any depth."""
+    if isinstance(document, dict):
+        yield from (value for key, value in document.items() if key == name)
+    for inner in document.values() if isinstance(document, dict) else document:
+        if isinstance(inner, dict | list):
+            yield from values(inner, name)
+
+
+def test_no_manifest_breaks_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(MANIFESTS) == []
+    assert main([]) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+
+
+def test_the_command_names_file_object_and_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "job.yaml"
+    wrong.write_text(RAY_CLUSTER.read_text().replace("maxReplicas", "maxReplica"))
+    assert main([str(wrong)]) == 1
+    assert f"{wrong}: RayCluster toolformer: workerGroupSpecs gpu: no field" in capsys.readouterr().out
+    wrong.write_text("kind: RayJob\nspec: {}\nspec: {}\n")
+    assert main([str(wrong)]) == 2
+    assert "spec stands twice" in capsys.readouterr().err
+    assert main([str(RAY_CLUSTER), "--crds", str(tmp_path / "nowhere")]) == 2
+    assert "RayCluster is missing" in capsys.readouterr().err
+
+
+def test_the_standing_cluster_is_the_job_s() -> None:
+    """Line for line, so that a change of one is a change of the other."""
+    of_job = (ROOT / "ray_job.yaml").read_text().partition("  rayClusterSpec:\n")[2]
+    of_job = of_job.partition("\n  # Asks the head's dashboard")[0].replace("\n  ", "\n").removeprefix("  ")
+    assert RAY_CLUSTER.read_text().partition("\nspec:\n")[2] == of_job
+
+
+def test_what_the_job_is_asked_for() -> None:
+    spec = job()["spec"]
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["backoffLimit"] > 0
+    assert spec["entrypointNumCpus"] > 0  # not on the head
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["autoscalerOptions"]["version"] == "v2"
     pinned = re.search(r"^ray\[.*\]==(.*)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert pinned
-    assert job()["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+    assert cluster["rayVersion"] == pinned[1]
 
 
-BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "ttl": (lambda d: d["spec"].update(shutdownAfterJobFinishes=False), "ttlSecondsAfterFinished needs"),
-    "name": (lambda d: d["metadata"].update(name="1-Toolformer"), "DNS-1035"),
-    "long name": (lambda d: d["metadata"].update(name="t" * 48), "at most 47"),
-    "version": (lambda d: d.update(apiVersion="ray.io/v1alpha1"), "not ray.io/v1"),
-    "selector": (
-        lambda d: d["spec"].update(clusterSelector={"ray.io/cluster": "c"}),
-        "excludes backoffLimit",
-    ),
-    "nothing to run on": (lambda d: d["spec"].pop("rayClusterSpec"), "one of rayClusterSpec"),
-    "restart": (lambda d: groups(d)[1]["template"]["spec"].update(restartPolicy="Always"), "restartPolicy"),
-    "both": (lambda d: groups(d)[0].update(rayStartParams={"num-cpus": "0"}), "not both"),
-    "numbers": (lambda d: groups(d)[2].update(rayStartParams={"block": 1}), "quote the numbers"),
-    "labels": (lambda d: groups(d)[1].update(rayStartParams={"labels": "a=b"}), "labels belong"),
-    "replicas": (lambda d: groups(d)[1].update(minReplicas=2), "minReplicas <= replicas"),
-    "no maximum": (lambda d: groups(d)[2].pop("maxReplicas"), "minReplicas <= replicas"),
-    "no container": (lambda d: groups(d)[2]["template"]["spec"].update(containers=[]), "no container"),
-    "volume": (lambda d: groups(d)[2]["template"]["spec"]["volumes"].pop(), "volumes and volumeMounts"),
-    "same name": (lambda d: groups(d)[2].update(groupName="gpu"), "used twice"),
-    "token": (lambda d: d["spec"]["rayClusterSpec"].pop("rayVersion"), "needs rayVersion"),
-    "autoscaler": (lambda d: d["spec"]["rayClusterSpec"].pop("enableInTreeAutoscaling"), "do nothing"),
-    "runtime environment": (lambda d: d["spec"].update(runtimeEnvYAML="- a"), "runtimeEnvYAML"),
-    "redis": (
-        lambda d: groups(d)[0]["template"]["spec"]["containers"][0].update(
-            env=[{"name": "RAY_REDIS_ADDRESS", "value": "redis:6379"}]
-        ),
-        "gcsFaultToleranceOptions",
-    ),
-}
+def test_the_autoscaler_of_the_pinned_ray_reads_the_groups_as_meant() -> None:
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    cluster = {"metadata": {"name": "c", "namespace": "n"}, "spec": job()["spec"]["rayClusterSpec"]}
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    types = config["available_node_types"]
+    resources = {name: one["resources"] for name, one in types.items()}
+    assert [resources[name].get("CPU") for name in ("headgroup", "gpu", "tools", "cpu")] == [0, 32, 6, 16]
+    assert [resources[name].get("GPU", 0) for name in ("headgroup", "gpu", "tools", "cpu")] == [0, 8, 1, 0]
+    assert {name: (one["min_workers"], one["max_workers"]) for name, one in types.items()} == {
+        "headgroup": (0, 0),
+        "gpu": (0, 1),
+        "tools": (0, 4),
+        "cpu": (1, 8),
+    }
+    assert types["gpu"]["idle_timeout_s"] == 900
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_each_rule_finds_what_breaks_it(case: str) -> None:
-    damage, expected = BROKEN[case]
-    document = job()
-    damage(document)
-    assert any(expected in fault for fault in faults(document)), list(faults(document))
+def test_the_groups_hold_what_the_paper_s_run_asks_for() -> None:
+    tools = ["--tools-file", str(ROOT / "cluster" / "tools.toml")]
+    annotate = parse("annotate", ["--recipe", "paper", *tools]).config
+    finetune = parse("finetune", ["--recipe", "paper"]).config
+    limits = {
+        name: group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        for name, group in groups().items()
+    }
+    gpus = {name: int(limit.get("nvidia.com/gpu", 0)) for name, limit in limits.items()}
+    most = {name: group.get("maxReplicas", 1) for name, group in groups().items()}
+    assert annotate.ray.actors * annotate.ray.gpus_per_actor == gpus["gpu"] * most["gpu"] == finetune.workers
+    deployments = [annotate.tools.of(tool).deployment for tool in annotate.method.tools]
+    assert sum(one.gpus * one.max_replicas for one in deployments) <= gpus["tools"] * most["tools"]
+    assert all(one.gpus <= gpus["tools"] and one.cpus <= int(limits["tools"]["cpu"]) for one in deployments)
 
 
-CRD = {
-    "kind": "CustomResourceDefinition",
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "metadata": {"name": "rayjobs.ray.io"},
-    "spec": {
-        "names": {"kind": "RayJob"},
-        "versions": [
-            {
-                "name": "v1",
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "apiVersion": {"type": "string"},
-                            "kind": {"type": "string"},
-                            "spec": {
-                                "type": "object",
-                                "required": ["entrypoint", "backoffLimit"],
-                                "properties": {
-                                    "entrypoint": {"type": "string"},
-                                    "backoffLimit": {"type": "integer", "format": "int32", "default": 0},
-                                    "port": {"x-kubernetes-int-or-string": True, "type": "integer"},
-                                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                                    "open": {
-                                        "type": "object",
-                                        "properties": {},
-                                        "x-kubernetes-preserve-unknown-fields": True,
-                                    },
-                                },
-                            },
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
+@pytest.mark.parametrize("name", pods())
+def test_every_pod_is_bounded_and_unprivileged(name: str) -> None:
+    pod = pods()[name]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (name == "head") or pod[
+        "automountServiceAccountToken"
+    ] is False  # the head's is for the autoscaler
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert all("hostPath" not in volume for volume in pod.get("volumes", []))
+    for container in pod["containers"]:
+        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
+        assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", container["image"])  # a version, never :latest
+        secret = [v for v in container.get("env", []) if re.search("TOKEN|KEY|PASSWORD|SECRET", v["name"])]
+        assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
 
 
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ({"entrypoint": "run", "port": "http", "labels": {"any": "x"}, "open": {"any": 1}}, None),
-        ({"entrypoint": "run", "entryPoint": "run"}, "'entryPoint' was unexpected"),
-        ({"backoffLimit": 1}, "'entrypoint' is a required property"),
-        ({"entrypoint": "run", "backoffLimit": "1"}, "is not of type 'integer'"),
-    ],
-)
-def test_unknown_and_missing_fields_are_faults_and_defaulted_ones_are_not(
-    spec: dict[str, Any], expected: str | None
-) -> None:
-    schemas = {"RayJob": strict_schema(CRD)}
-    document = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "a"}, "spec": spec}
-    found = list(schema_faults(document, schemas))
-    assert len(found) == (expected is not None)
-    assert expected is None or expected in found[0]
+def test_the_autoscaler_beside_the_head_is_bounded_and_unprivileged_too() -> None:
+    options = job()["spec"]["rayClusterSpec"]["autoscalerOptions"]
+    assert {"cpu", "memory"} <= set(options["resources"]["limits"])
+    assert options["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_command_reads_definitions_by_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "rayjobs.yaml").write_text(yaml.safe_dump(CRD))
-    assert main([str(ROOT / "ray_job.yaml")]) == 0
-    assert main([str(ROOT / "ray_job.yaml"), "--crds", str(tmp_path)]) == 1
-    assert "'submissionMode'" in capsys.readouterr().out.replace('"', "'")
+def test_claims_secrets_and_services_exist_under_the_names_used() -> None:
+    used = [one for kind in ("RayJob", "RayCluster", "StatefulSet") for one in objects(kind)]
+    claims = {claim["claimName"] for claim in values(used, "persistentVolumeClaim")}
+    assert claims == {one["metadata"]["name"] for one in objects("PersistentVolumeClaim")}
+    assert objects("PersistentVolumeClaim")[0]["spec"]["accessModes"] == ["ReadWriteMany"]
+    example = ROOT / "cluster" / "kubernetes" / "secrets.yaml.example"
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in documents(example)}
+    assert {(one["name"], one["key"]) for one in values(used, "secretKeyRef")} == {
+        (name, key) for name, keys in secrets.items() for key in keys
+    }
+    assert not any(value for keys in secrets.values() for value in keys.values())
+    (redis,) = objects("Service")
+    address = f"{redis['metadata']['name']}:{redis['spec']['ports'][0]['port']}"
+    assert {options["redisAddress"] for options in values(used, "gcsFaultToleranceOptions")} == {address}
+
+
+def test_services_and_network_policies_select_the_pods_they_mean() -> None:
+    """With the labels that KubeRay adds to Ray's pods."""
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods().items()}
+    for name in groups():
+        labels[name] = labels[name] | {"ray.io/is-ray-node": "yes"}
+        labels[name]["ray.io/node-type"] = "head" if name == "head" else "worker"
+
+    def selected(selector: Object) -> set[str]:
+        return {name for name, own in labels.items() if matches(selector, own)}
+
+    ray = set(groups())
+    policies = {one["metadata"]["name"]: one["spec"] for one in objects("NetworkPolicy")}
+    assert {name: selected(spec["podSelector"]) for name, spec in policies.items()} == {
+        "toolformer": ray | {"submitter"},
+        "toolformer-ray": ray,
+        "toolformer-redis": {"redis"},
+    }
+    inside = policies["toolformer-ray"]["ingress"][0]["from"][0]["podSelector"]
+    assert selected(inside) == ray | {"submitter"}
+    assert selected(policies["toolformer-redis"]["ingress"][0]["from"][0]["podSelector"]) == {"head"}
+    assert selected(policies["toolformer"]["egress"][0]["to"][0]["podSelector"]) == {
+        *ray,
+        "submitter",
+        "redis",
+    }
+    assert selected({"matchLabels": objects("Service")[0]["spec"]["selector"]}) == {"redis"}
+    assert selected(objects("StatefulSet")[0]["spec"]["selector"]) == {"redis"}
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    found = [labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()]
+    for one in selector.get("matchExpressions", []):
+        assert one["operator"] in ("In", "NotIn")
+        found.append((labels.get(one["key"]) in one["values"]) == (one["operator"] == "In"))
+    return all(found)
+
+
+@pytest.mark.parametrize("path", [*MANIFESTS, AWS], ids=lambda path: path.name)
+def test_what_another_cluster_has_to_change_is_marked(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if PLACEHOLDER.search(line) and not line.lstrip().startswith(("#", "fs-")):
+            assert "# YOURS" in line or "# YOURS" in before, line
+
+
+def test_ray_up_accepts_the_aws_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(AWS.read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    types = prepared["available_node_types"]
+    assert {name: one["resources"].get("GPU", 0) for name, one in types.items()} == {
+        "head": 0,
+        "gpu": 8,
+        "tools": 1,
+        "cpu": 0,
+    }
+    assert types["head"]["resources"]["CPU"] == 0
+    assert config["max_workers"] == sum(one["max_workers"] for one in types.values())
+    started = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in command for command in started if "ray start" in command)
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
 
 
 def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
@@ -185,9 +258,20 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     assert {arguments.recipe for arguments in parsed} == {"paper"}
     assert "--entrypoint-num-gpus" in calls[3]
     annotate, merge, finetune, evaluate = (arguments.config for arguments in parsed)
+    assert set(annotate.method.tools) == {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
     assert merge.annotations == (annotate.output,)
     assert finetune.data == merge.output
     assert evaluate.generation.model.path == str(finetune.output)
+    assert evaluate.generation.tools.wikisearch == annotate.tools.wikisearch
+    assert (annotate.tools.calendar.today, evaluate.generation.tools.calendar.today) == (False, True)
+
+
+def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "cluster/paper.sh", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 2
+    assert "no question file" in done.stderr
 
 
 def test_there_is_a_deepspeed_file_for_each_stage() -> None:
