@@ -120,10 +120,12 @@ def index(arguments: Index) -> int:
 
 def serve(arguments: Serve) -> int:
     """Run the tools until an interrupt."""
-    from tools_service.serving import serve
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_available(arguments.tools, arguments.config, field="--tools")
+
+    from tools_service.serving import serve  # seconds: Ray
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tools_service").setLevel(logging.INFO)
     http = arguments.http if arguments.over_http else None
     serve(arguments.config, arguments.tools, arguments.address, http)
     return 0

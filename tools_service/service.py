@@ -89,7 +89,8 @@ def tools_on_ray(
     tools = tuple(tools)
     require_available(tools, config)
     config = absolute(config)
-    prepare(tools, config)
+    with exclusively(config.service):
+        prepare(tools, config)
     names: dict[str, str] = {tool: application(config, tool) for tool in tools}
     with _used(config.service, names.values()):
         with exclusively(config.service):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from datetime import date
 
@@ -123,6 +124,27 @@ def test_a_hanging_tool_costs_its_list_a_reason_and_the_other_lists_nothing() ->
     answers = client(tool, list_size=1, deadline_s=0.3).call("Calculator", texts("a", "hang", "b"))
     tool.released.set()
     assert answers == [ToolResult("a"), ToolResult(reason=DEADLINE), ToolResult("b")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_tool_works_on_as_many_lists_at_a_time_as_its_deployment_says(threads: int) -> None:
+    class Counting(Recording):
+        now = most = 0
+        lock = threading.Lock()
+
+        def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+            with self.lock:
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(0.01)
+            with self.lock:
+                self.now -= 1
+            return super().__call__(inputs)
+
+    tool = Counting()
+    client(tool, threads=threads, list_size=1).call("Calculator", texts(*"abcdefghij"))
+    assert len(tool.lists) == 10
+    assert 1 <= tool.most <= threads
 
 
 def test_results_are_cleaned_and_capped() -> None:

@@ -4,6 +4,7 @@ much to do."""
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tools_service.contract import (
     ToolInput,
     ToolResult,
 )
-from tools_service.service import deploy, options, running_applications, stop_unused, tools_on_ray
+from tools_service.service import Replica, deploy, options, running_applications, stop_unused, tools_on_ray
 from tools_service.sharing import Lease
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -218,3 +219,34 @@ def test_replicas_are_fixed_or_scale_between_their_bounds() -> None:
         "max_replicas": 3,
         "target_ongoing_requests": 4.0,
     }
+
+
+class Waiting:
+    """A tool that waits until it is released."""
+
+    name = "Waiting"
+
+    def __init__(self) -> None:
+        self.began, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        self.began.set()
+        self.released.wait()
+        return [ToolResult(one.text) for one in inputs]
+
+
+def test_a_replica_drops_what_nobody_waits_for_any_more_and_says_when_it_is_stuck() -> None:
+    tool = Waiting()
+    replica = Replica(lambda: tool, threads=1, stuck_after_s=0.05)
+    work = threading.Thread(target=replica, args=([("a", None)], 60.0))
+    work.start()
+    tool.began.wait()
+    assert replica([("b", None), ("c", None)], 0.01) == [(None, DEADLINE)] * 2
+    assert replica([("d", None)], -1.0) == [(None, DEADLINE)]
+    time.sleep(0.1)
+    with pytest.raises(RuntimeError, match="Waiting: a request runs for more than"):
+        replica.check_health()
+    tool.released.set()
+    work.join()
+    replica.check_health()
+    assert replica([("e", None)], 60.0) == [("e", None)]
