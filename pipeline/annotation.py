@@ -31,6 +31,7 @@ from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, lo
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_rows
 from pipeline.outputs import Ids, now, settle, sole_writer
+from pipeline.planning import ModelShape
 from pipeline.progress import shown, start_tally
 from pipeline.records import ANNOTATION_SCHEMA
 from tools_service.client import ToolClient
@@ -87,7 +88,7 @@ def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationMa
         )
     counts = count_rows(read_rows(config.output, COLUMNS), config.method)
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
-    manifest = manifest.with_session(session).model_copy(update={"state": "finished", "counts": counts})
+    manifest = manifest.with_session(session).completed(counts, ModelShape.of_path(config.model.path))
     manifest.write(config.output)
     return manifest
 

@@ -22,7 +22,7 @@ from pipeline.execution import ExecutedCall, aexecute
 from pipeline.filtering import ScoredText, score_calls
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.prompts import load_prompt
-from pipeline.records import Annotation, Funnel, Text, ToolName
+from pipeline.records import Annotation, Funnel, Status, Text, ToolName
 from pipeline.sampling import SampledText, sample_calls
 from pipeline.selection import Selection, select
 from tools_service.client import ToolClient
@@ -140,10 +140,9 @@ class Annotator:
 
     def _annotation(self, work: _Work, scored: ScoredText) -> Annotation:
         funnel = tuple(_funnel(tool, work, scored) for tool in self._prompts)
-        run = sum(sampled.token_forwards for sampled in work.sampled.values()) + scored.token_forwards
-        return Annotation(
-            work.text, "annotated" if scored.calls else "no_calls", None, scored.calls, funnel, run
-        )
+        spent = [part for sampled in work.sampled.values() for part in sampled.work]
+        status: Status = "annotated" if scored.calls else "no_calls"
+        return Annotation(work.text, status, None, scored.calls, funnel, (*spent, *scored.work))
 
 
 def _funnel(tool: ToolName, work: _Work, scored: ScoredText) -> Funnel:

@@ -24,7 +24,6 @@ class Columns(DynamicCache):
         super().__init__()
         self.length = 0
         self.capacity = 0
-        self.width = 0  # columns of this forward, if its tokens come packed
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.places: Places | None = None  # where the tokens of this forward belong, if they come packed
@@ -36,7 +35,7 @@ class Columns(DynamicCache):
 
         Packed ones [1, H, M, E] go to their `places`.
         """
-        end = self.length + (key_states.shape[2] if self.places is None else self.width)
+        end = self.length + (key_states.shape[2] if self.places is None else self.places.columns)
         if layer_idx == len(self.buffers):  # the first forward of an empty cache
             self.capacity = max(self.capacity, end)
             self.buffers.append((_room(key_states, self.capacity), _room(value_states, self.capacity)))
@@ -47,7 +46,7 @@ class Columns(DynamicCache):
             keys[:, :, self.length : end] = key_states
             values[:, :, self.length : end] = value_states
         else:
-            row, column = self.places
+            row, column = self.places.row, self.places.column
             keys[row, :, self.length + column] = key_states[0].transpose(0, 1)
             values[row, :, self.length + column] = value_states[0].transpose(0, 1)
         return keys[:, :, :end], values[:, :, :end]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.config import MethodConfig
 from pipeline.corpus import reason_kind
-from pipeline.records import ToolName
+from pipeline.records import TOOL_NAMES, Cost, Phase, ToolName, Work
 from pipeline.settings import Frozen
 
-COLUMNS = ("status", "reason", "calls", "funnel", "token_forwards")
+COLUMNS = ("status", "reason", "calls", "funnel", "work")
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")
 
 
@@ -51,6 +51,8 @@ class Counts(Frozen):
     """Scored calls in the rows."""
     token_forwards: int
     """Tokens run through the model for these texts; padding and the shared prompts are not in it."""
+    work: tuple[Work, ...] = ()
+    """The same with padding, attention and logits, by tool and phase, beside the least there is to do."""
     tools: dict[ToolName, ToolCounts]
 
 
@@ -60,10 +62,13 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     tools = {tool: _ToolSum() for tool in method.tools}
+    work: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
     for row in rows:
         status[row["status"]] += 1
         totals["calls"] += len(row["calls"])
-        totals["token_forwards"] += row["token_forwards"]
+        for part in row["work"]:
+            least, run = work.get((part["tool"], part["phase"]), (Cost(), Cost()))
+            work[part["tool"], part["phase"]] = least + Cost(**part["least"]), run + Cost(**part["run"])
         if row["reason"] is not None:
             reasons[row["status"]][reason_kind(row["reason"])] += 1
         for stage in row["funnel"]:
@@ -76,9 +81,16 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         status=dict(status),
         reasons={name: dict(by_kind.most_common()) for name, by_kind in reasons.items()},
         calls=totals["calls"],
-        token_forwards=totals["token_forwards"],
+        token_forwards=sum(run.tokens for _, run in work.values()),
+        work=tuple(Work(*key, *costs) for key, costs in sorted(work.items(), key=_order)),
         tools={tool: found.counts() for tool, found in tools.items()},
     )
+
+
+def _order(item: tuple[tuple[ToolName | None, Phase], Any]) -> tuple[int, int]:
+    """Tools as the paper lists them, what they share last; phases as they are run."""
+    tool, phase = item[0]
+    return len(TOOL_NAMES) if tool is None else TOOL_NAMES.index(tool), get_args(Phase).index(phase)
 
 
 class _ToolSum:

@@ -106,7 +106,7 @@ def _draw(tree: Tree, row: np.ndarray, slot: np.ndarray, node: np.ndarray, u: np
     grid = np.zeros((len(row), int(turn.max()) + 1))
     grid[node, turn] = u
     chances, parts, done = torch.from_numpy(grid).to(tree.device), [], 0
-    for logits in tree.model.logits(tree.flat(row, slot)):
+    for logits in tree.logits(row, slot):
         parts.append(invert_cdf(logits, chances[done : done + len(logits)]))
         done += len(logits)
     drawn: np.ndarray = torch.cat(parts).cpu().numpy()[node, turn]

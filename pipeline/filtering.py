@@ -16,21 +16,22 @@ import numpy as np
 
 from pipeline.calls import CallError, continuation, linearise
 from pipeline.execution import ExecutedCall
-from pipeline.model import LanguageModel, NonFiniteError, Phase
-from pipeline.records import Call, Candidate, Text, ToolName
+from pipeline.model import LanguageModel, NonFiniteError
+from pipeline.planning import least_scoring
+from pipeline.records import Call, Candidate, Cost, Phase, Text, ToolName, Work
 
 WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15  # w_t = max(0, 1 - 0.2 t), normalised once over all t
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """One text's scored calls, by position; what was not scored, by tool and reason; the tokens run for
-    this text."""
+    """One text's scored calls, by position; what was not scored, by tool and reason; the work of the phases
+    empty, plus and call."""
 
     text: Text
     calls: tuple[Call, ...] = ()
     discarded: dict[ToolName, dict[str, int]] = field(default_factory=dict)
-    token_forwards: int = 0
+    work: tuple[Work, ...] = ()
 
 
 def weighted_loss(logprobs: np.ndarray) -> float:
@@ -84,7 +85,7 @@ def score_calls(
             text,
             tuple(sorted(calls[index], key=lambda call: call.position)),
             {tool: dict(reasons) for tool, reasons in scorer.discarded[index].items()},
-            scorer.run[index],
+            scorer.work(index),
         )
         for index, text in enumerate(texts)
     ]
@@ -104,6 +105,17 @@ class _Job:
             return ""
         result = self.result if phase == "plus" else None
         return linearise(self.candidate.tool, self.candidate.input, result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One sequence that was scored, and the number of its log-probabilities."""
+
+    tool: ToolName | None
+    phase: Phase
+    ids: Sequence[int]
+    targets: int
+    cost: Cost
 
 
 def _call(job: _Job, l_plus: float, l_empty: float, l_call: float | None) -> Call:
@@ -130,7 +142,7 @@ class _Scorer:
     ) -> None:
         self.model, self.texts = model, texts
         self.ids = [pieces.ids for pieces in model.encode([text.text for text in texts])]
-        self.run = [0] * len(texts)
+        self.runs: list[list[_Run]] = [[] for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
         self.prefixes: dict[str, np.ndarray] = {"": np.array(model.markers.bos, dtype=np.int64)}
         jobs = [
@@ -157,8 +169,12 @@ class _Scorer:
             sequences.append(np.concatenate([before, ids[: targets[-1] + 1]]))
             wanted.append(len(before) + targets)
             starts.append(targets)
-            self.run[text] += len(sequences[-1]) - 1
-        found = self.model.token_logprobs(sequences, wanted, phase)
+        found, costs = self.model.token_logprobs(sequences, wanted, phase)
+        for (text, _), group, ids, targets, cost in zip(
+            together, together.values(), sequences, starts, costs, strict=True
+        ):
+            tool = None if phase == "empty" else group[0].candidate.tool
+            self.runs[text].append(_Run(tool, phase, ids.tolist(), len(targets), cost))
         out: dict[_Job, float] = {}
         for group, targets, logprobs in zip(together.values(), starts, found, strict=True):
             for job in group:
@@ -169,6 +185,18 @@ class _Scorer:
                     text_id, tool = self.texts[job.text].text_id, job.candidate.tool
                     raise NonFiniteError(f"the loss ({phase})", text_id, tool, first)
         return out
+
+    def work(self, text: int) -> tuple[Work, ...]:
+        """What was run for one text, by tool and phase. Of a beginning that several sequences share, the
+        least counts once: under the earliest phase, then the earliest sequence."""
+        order: list[Phase] = ["empty", "plus", "call"]
+        runs = sorted(self.runs[text], key=lambda run: order.index(run.phase))
+        least = least_scoring([run.ids for run in runs], [run.targets for run in runs])
+        sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
+        for run, smallest in zip(runs, least, strict=True):
+            before = sums.get((run.tool, run.phase), (Cost(), Cost()))
+            sums[run.tool, run.phase] = before[0] + smallest, before[1] + run.cost
+        return tuple(Work(*key, *costs) for key, costs in sums.items())
 
     def _writable(self, job: _Job) -> bool:
         """Whether the call can be written with its result; tools clean theirs, so this is the last resort."""

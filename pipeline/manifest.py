@@ -23,6 +23,8 @@ from pipeline.corpus import Shard
 from pipeline.counts import Counts
 from pipeline.errors import ConfigurationError
 from pipeline.outputs import parquet_files, write_whole
+from pipeline.planning import ModelShape
+from pipeline.records import Cost, Phase
 from pipeline.settings import Frozen
 
 MANIFEST = "manifest.json"
@@ -81,6 +83,45 @@ class Session(Frozen):
     wall_s: float | None = None
 
 
+class Compute(Frozen):
+    """What the model ran for the rows, beside the least there was to do (planning.py)."""
+
+    shape: ModelShape
+    overhead: float
+    """Tokens fed, padding included, per token of the least work."""
+    overheads: dict[str, dict[Phase, float]]
+    """The same by tool and phase; "shared" is what all tools of a text have in common."""
+    flops: int
+    """Of what was run."""
+    flops_least: int
+    flops_per_s: float | None
+    """Of what was run, over the wall time of all sessions; None if one was killed, and its time unknown."""
+
+    @staticmethod
+    def of(counts: Counts, shape: ModelShape, sessions: Sequence[Session]) -> Compute:
+        """From sums over the rows."""
+        least = sum((part.least for part in counts.work), Cost())
+        run = sum((part.run for part in counts.work), Cost())
+        overheads: dict[str, dict[Phase, float]] = {}
+        for part in counts.work:
+            overheads.setdefault(part.tool or "shared", {})[part.phase] = _overhead(part.least, part.run)
+        times = [session.wall_s for session in sessions if session.wall_s is not None]
+        known = len(times) == len(sessions) and sum(times) > 0
+        return Compute(
+            shape=shape,
+            overhead=_overhead(least, run),
+            overheads=overheads,
+            flops=shape.flops(run),
+            flops_least=shape.flops(least),
+            flops_per_s=float(f"{shape.flops(run) / sum(times):.4g}") if known else None,
+        )
+
+
+def _overhead(least: Cost, run: Cost) -> float:
+    """One where there was nothing to do."""
+    return round((run.tokens + run.padding) / least.tokens, 4) if least.tokens else 1.0
+
+
 class AnnotationManifest(Frozen):
     """manifest.json, typed."""
 
@@ -90,10 +131,16 @@ class AnnotationManifest(Frozen):
     corpus: CorpusState
     sessions: tuple[Session, ...]
     counts: Counts | None = None
+    compute: Compute | None = None
 
     def with_session(self, session: Session) -> AnnotationManifest:
         """The same with one session more."""
         return self.model_copy(update={"sessions": (*self.sessions, session)})
+
+    def completed(self, counts: Counts, shape: ModelShape) -> AnnotationManifest:
+        """The same, finished, with what became of the texts and what that took."""
+        compute = Compute.of(counts, shape, self.sessions)
+        return self.model_copy(update={"state": "finished", "counts": counts, "compute": compute})
 
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest, whole."""
@@ -127,7 +174,7 @@ def begin(folder: Path, config: AnnotateConfig, shards: Sequence[Shard]) -> Anno
                 f"Different: {'; '.join(differing)}"
             )
         return manifest.model_copy(
-            update={"state": before.state, "sessions": before.sessions, "counts": before.counts}
+            update={name: getattr(before, name) for name in ("state", "sessions", "counts", "compute")}
         )
     if parquet_files(folder / ROWS):
         raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")

@@ -1,8 +1,8 @@
 """The language model engine: what the steps ask of M, at little more than the least work (paper section 2).
 
 In: token ids, and a transformers causal LM. Out: hidden states over a shared cache (`forward`, used by
-tree.py), logits, log-probabilities of given tokens (`token_logprobs`), counts of the tokens run. It knows
-no tools, thresholds or losses, and nothing of Ray. How sequences are composed is said in docs/method.md;
+tree.py), logits, log-probabilities of given tokens (`token_logprobs`), and what all that cost. It knows no
+tools, thresholds or losses, and nothing of Ray. How sequences are composed is said in docs/method.md;
 that the model really honours masks, positions and a cache given by hand is checked when it is loaded
 (probe.py).
 
@@ -11,10 +11,9 @@ Shapes: B rows, Q tokens fed now, T columns of the cache after them, D hidden si
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +25,10 @@ from pipeline.columns import Columns
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.grammar import automaton
+from pipeline.packing import Places
 from pipeline.prompts import PromptTemplate
-from pipeline.records import ToolName
+from pipeline.records import Cost, Phase, ToolName
 
-Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
 _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
 _FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
 _START = 128  # what starting a forward costs, in tokens
@@ -74,22 +73,21 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
         self.device = model.device
+        self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
         self.markers = Markers.of(tokenizer)
         self.max_positions = _max_positions(model.config)
         self.vocabulary: int = model.config.get_text_config().vocab_size
         if len(tokenizer) > self.vocabulary:
             message = f"the tokenizer has {len(tokenizer)} tokens, the model {self.vocabulary} embeddings"
             raise ModelError(message)
-        self.tokens_run: Counter[Phase] = Counter()
-        self.padding_run: Counter[Phase] = Counter()
+        self.spent: dict[Phase, Cost] = {}
         self._prompts: dict[PromptTemplate, Prompt] = {}
         self._automata: dict[ToolName, np.ndarray] = {}
         self.packs = False
         self.separate_head = check_head(self)
         check_tree(self)
         self.packs = check_packing(self)
-        self.tokens_run.clear()
-        self.padding_run.clear()
+        self.spent.clear()
 
     @classmethod
     def load(cls, config: ModelConfig) -> LanguageModel:
@@ -161,40 +159,55 @@ class LanguageModel:
         cache: Columns,
         phase: Phase,
         real: int,  # tokens that are not padding, for the counts
-        where: torch.Tensor | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
+        where: np.ndarray | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
     ) -> torch.Tensor:  # [B, Q, D]
         """Runs tokens behind `cache`, which grows by their Q columns; returns what `logits` takes."""
         dtype = self.model.dtype
         mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
         mask = mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
         inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
-        if where is None or not self.packs or real > _FULL * ids.numel():
-            features = self._features(ids, position_ids=depth, **inputs)
-            self._count(phase, real, ids.numel())
-        else:
-            row, column = where.nonzero(as_tuple=True)
-            cache.places, cache.width = (row, column), ids.shape[1]
-            inputs |= {"position_ids": depth[where][None], "places": cache.places}
-            packed = self._features(ids[where][None], **inputs)
-            features = packed.new_zeros(*ids.shape, packed.shape[2])
-            features[row, column] = packed[0]
+        packed = where is not None and self.leaves_padding_out(real, ids.numel())
+        if packed and where is not None:
+            cache.places = places = Places.of(where, self.device)
+            inputs |= {"position_ids": places.pack(depth), "places": places}
+            features = places.spread(self._features(places.pack(ids), **inputs))
             cache.places = None
-            self._count(phase, real, real)
+        else:
+            features = self._features(ids, position_ids=depth, **inputs)
+        self.spend(phase, self.cost(real, ids.numel(), ids.numel() * allowed.shape[2], packed))
         cache.length += ids.shape[1]
         return features
 
-    def logits(self, features: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Float32 logits [rows, V] of features [M, D], a bounded number of rows at a time and in order."""
+    def leaves_padding_out(self, real: int, size: int) -> bool:
+        """Whether a batch of this size, of which `real` tokens are no padding, is run without the padding."""
+        return self.packs and real <= _FULL * size
+
+    def cost(self, real: int, size: int, seen: int, packed: bool) -> Cost:
+        """Of a forward, or of some rows of it, without the logits that are asked for afterwards."""
+        padding = 0 if packed else size - real
+        return Cost(real, padding, seen, 0 if self.separate_head else real + padding)
+
+    def spend(self, phase: Phase, cost: Cost) -> None:
+        """Add to what has been spent since the model was made."""
+        self.spent[phase] = self.spent.get(phase, Cost()) + cost
+
+    def logits(self, features: torch.Tensor, phase: Phase | None = None) -> Iterator[torch.Tensor]:
+        """Float32 logits [rows, V] of features [M, D], a bounded number of rows at a time and in order.
+
+        Counted under `phase`, if any.
+        """
+        if phase and self.separate_head:
+            self.spend(phase, Cost(logits=len(features)))
         model: Any = self.model
         head = model.get_output_embeddings() if self.separate_head else torch.nn.Identity()
         with torch.inference_mode():
             for chunk in torch.split(features, max(1, _LOGITS // self.vocabulary)):
                 yield head(chunk).float()
 
-    def log_probability(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def log_probability(self, features: torch.Tensor, targets: torch.Tensor, phase: Phase) -> torch.Tensor:
         """Natural log of p(target) [M], float32, after each of features [M, D]."""
         parts, done = [], 0
-        for logits in self.logits(features):
+        for logits in self.logits(features, phase):
             chosen = targets[done : done + len(logits), None]
             parts.append(logits.gather(1, chosen)[:, 0] - logits.logsumexp(1))
             done += len(logits)
@@ -202,29 +215,45 @@ class LanguageModel:
 
     def token_logprobs(
         self, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
-    ) -> list[np.ndarray]:
+    ) -> tuple[list[np.ndarray], list[Cost]]:
         """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted` indices,
-        from 1.
+        from 1; and what each cost, its share of the padding included.
 
         Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
         Sequences are batched by length under `batch_tokens`; the last token of a sequence is never fed.
         """
-        out: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+        out, costs = [np.zeros(0)] * len(sequences), [Cost()] * len(sequences)
         for batch in self.batches([len(sequence) - 1 for sequence in sequences]):
-            fed = [sequences[index][:-1] for index in batch]
-            ids = torch.from_numpy(pad(fed)).to(self.device)
-            with torch.inference_mode():
-                features = self._features(ids, use_cache=False)
-            self._count(phase, sum(map(len, fed)), ids.numel())
+            features, spent = self._alone([sequences[index][:-1] for index in batch])
+            for index, cost in zip(batch, spent, strict=True):
+                costs[index] = cost + Cost(logits=len(wanted[index]) if self.separate_head else 0)
+                self.spend(phase, cost)
             row = np.repeat(np.arange(len(batch)), [len(wanted[index]) for index in batch])
             column = np.concatenate([wanted[index] for index in batch])
             targets = np.concatenate([sequences[index][wanted[index]] for index in batch])
             at = torch.from_numpy(row).to(self.device), torch.from_numpy(column - 1).to(self.device)
-            found = self.log_probability(features[at], torch.from_numpy(targets).to(self.device))
+            found = self.log_probability(features[at], torch.from_numpy(targets).to(self.device), phase)
             ends = np.cumsum([len(wanted[index]) for index in batch])
             for index, part in zip(batch, np.split(found.double().cpu().numpy(), ends[:-1]), strict=True):
                 out[index] = part
-        return out
+        return out, costs
+
+    @torch.inference_mode()
+    def _alone(self, rows: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[Cost]]:
+        """Features [B, Q, D] of rows that are contexts of their own, and what each row cost."""
+        sizes, ids = np.array([len(row) for row in rows]), torch.from_numpy(pad(rows)).to(self.device)
+        longest = ids.shape[1]
+        packed = self.leaves_padding_out(int(sizes.sum()), ids.numel())
+        if packed:
+            places = Places.of(np.arange(longest) < sizes[:, None], self.device, causal=True)
+            # A mask of four dimensions is passed on as it is: the model must not make one from the positions.
+            mask = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype, device=self.device)
+            inputs = {"position_ids": places.column[None], "attention_mask": mask, "places": places}
+            features = places.spread(self._features(places.pack(ids), use_cache=False, **inputs))
+        else:
+            features = self._features(ids, use_cache=False)
+        pairs = longest * longest if self.eager else longest * (longest + 1) // 2
+        return features, [self.cost(int(size), longest, pairs, packed) for size in sizes]
 
     def batches(self, lengths: Sequence[int], shared: int = 0, forwards: int = 1) -> list[list[int]]:
         """Indices grouped into batches of like length, the longest first, at the least cost.
@@ -254,10 +283,6 @@ class LanguageModel:
         else:
             features = self.model(input_ids=ids, **inputs).logits
         return features
-
-    def _count(self, phase: Phase, real: int, run: int) -> None:
-        self.tokens_run[phase] += real
-        self.padding_run[phase] += run - real
 
 
 def causal(length: int, device: torch.device) -> torch.Tensor:

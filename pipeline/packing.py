@@ -11,35 +11,68 @@ Shapes: B rows, Q columns, M tokens that are no padding, H heads, T columns of t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "packed_sdpa"
-Places = tuple[torch.Tensor, torch.Tensor]  # rows [M] and columns [M]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where M packed tokens stand in a batch, row by row.
+
+    `causal`: each row is a sequence of its own from its first column on, nothing is cached, and the mask that
+    comes along means nothing.
+    """
+
+    row: torch.Tensor  # [M]
+    column: torch.Tensor  # [M]
+    rows: int
+    columns: int
+    causal: bool = False
+
+    @classmethod
+    def of(cls, real: np.ndarray, device: torch.device, causal: bool = False) -> Places:
+        """Of the tokens that are `real` [B, Q] bool."""
+        row, column = (torch.from_numpy(index).to(device) for index in real.nonzero())
+        return cls(row, column, real.shape[0], real.shape[1], causal)
+
+    def pack(self, batch: torch.Tensor) -> torch.Tensor:
+        """[B, Q, …] → [1, M, …]."""
+        return batch[self.row, self.column][None]
+
+    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """[1, M, …] → [B, Q, …], zeros between: a key that nothing looks at must still be a number."""
+        batch = packed.new_zeros(self.rows, self.columns, *packed.shape[2:])
+        batch[self.row, self.column] = packed[0]
+        return batch
 
 
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # [1, H, M, E] with places, else [B, H, Q, E]
-    key: torch.Tensor,  # [B, H, T, E]
+    key: torch.Tensor,  # [B, H, T, E]; [1, H, M, E] with causal places
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # [B, 1, Q, T]
     places: Places | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention output [1, M, H, E], or [B, Q, H, E] without places."""
-    if places is None or attention_mask is None:
+    if places is None:
         plain: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return plain, None
-    rows, _, columns, _ = attention_mask.shape
-    wide = query.new_empty(rows, columns, query.shape[1], query.shape[3])
-    wide[places] = query[0].transpose(0, 1)
-    found = sdpa_attention_forward(module, wide.transpose(1, 2), key, value, attention_mask, **options)[0]
-    return found[places][None], None
+    if places.causal:
+        attention_mask = None  # sdpa then takes its causal path, which needs none
+        key, value = (places.spread(part.transpose(1, 2)).transpose(1, 2) for part in (key, value))
+    wide = places.spread(query.transpose(1, 2)).transpose(1, 2)
+    found = sdpa_attention_forward(module, wide, key, value, attention_mask, **options)[0]
+    return places.pack(found), None
 
 
 AttentionInterface.register(NAME, packed_attention)

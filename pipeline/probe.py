@@ -54,8 +54,7 @@ def check_tree(model: LanguageModel) -> None:
     wrong = _plain(model, np.concatenate([prompt, long, suffix, long, mark]))
     effect = float((wrong - plain[1]).abs().max())
     worst = max(float((a - b).abs().max()) for a, b in zip(found, plain, strict=True))
-    limit = _EXACT if model.model.dtype == torch.float32 else max(_EXACT, _ROUGH * effect)
-    if not worst <= limit:
+    if not worst <= _limit(model, effect):
         raise ModelError(
             f"{_name(model)}: a branch of the tree is {worst:.2g} nats off the same tokens run plainly. The "
             "architecture does not honour a 4D mask, position ids or a cache given to it; use one that does "
@@ -73,14 +72,18 @@ def check_packing(model: LanguageModel) -> bool:
     before = lm.config._attn_implementation
     if before != "sdpa":
         return False
+    padded, joined = _scores(model)
     try:
         lm.set_attn_implementation(NAME)
         model.packs = True
         check_tree(model)
+        worst = float(np.abs(_scores(model)[0] - padded).max())
+        same = worst <= _limit(model, float(np.abs(joined - padded).max()))
     except (ModelError, TypeError, ValueError, AttributeError):
+        same = False
+    if not same:
         lm.set_attn_implementation(before)
-        return False
-    return True
+    return same
 
 
 def _branches(
@@ -98,6 +101,21 @@ def _branches(
     tree.extend(rows, slots, slots, np.repeat(mark[1:], 3))
     logits = torch.cat(list(model.logits(tree.flat(rows, slots))))
     return list(logits.log_softmax(-1)[[0, 2]])
+
+
+def _scores(model: LanguageModel) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of a sequence's tokens when it is scored beside a shorter one, and when it follows
+    that one in the same row."""
+    short, long = np.split(_ids(model, 16).cpu().numpy(), [4])
+    wanted = np.arange(1, len(long))
+    (_, beside), _ = model.token_logprobs([short, long], [wanted[:3], wanted], "plus")
+    [joined], _ = model.token_logprobs([np.concatenate([short, long])], [len(short) + wanted], "plus")
+    return beside, joined
+
+
+def _limit(model: LanguageModel, effect: float) -> float:
+    """Largest difference that is only rounding, in nats; `effect` is that of a wrong context."""
+    return _EXACT if model.model.dtype == torch.float32 else max(_EXACT, _ROUGH * effect)
 
 
 def _plain(model: LanguageModel, ids: np.ndarray) -> torch.Tensor:

@@ -14,6 +14,9 @@ import pyarrow as pa
 
 ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
+Status = Literal["annotated", "no_calls", "skipped", "failed"]
+Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
+"""What the model runs for: a prompt's keys and values; p_i; the draws; the three losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +108,50 @@ class Funnel:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Forwards of the model, in the sizes that its FLOPs follow from (planning.py).
+
+    `tokens` went through it and `padding` along with them; attention compared `seen` pairs of tokens, masked
+    ones included; `logits` counts rows of logits.
+    """
+
+    tokens: int = 0
+    padding: int = 0
+    seen: int = 0
+    logits: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.tokens + other.tokens,
+            self.padding + other.padding,
+            self.seen + other.seen,
+            self.logits + other.logits,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one phase took for one text: the least that the exact method can do, and what was run.
+
+    `tool` is None for L_i(empty), which all tools of the text share.
+    """
+
+    tool: ToolName | None
+    phase: Phase
+    least: Cost
+    run: Cost
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One text with every scored call; `reason` says why when it was skipped or failed."""
 
     text: Text
-    status: Literal["annotated", "no_calls", "skipped", "failed"]
+    status: Status
     reason: str | None = None
     calls: tuple[Call, ...] = ()
     funnel: tuple[Funnel, ...] = ()
-    token_forwards: int = 0
+    work: tuple[Work, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
         """The row that ANNOTATION_SCHEMA describes."""
@@ -126,7 +164,7 @@ class Annotation:
             "reason": self.reason,
             "calls": [asdict(call) for call in self.calls],
             "funnel": funnel,
-            "token_forwards": self.token_forwards,
+            "work": [asdict(part) for part in self.work],
         }
 
     @staticmethod
@@ -135,7 +173,11 @@ class Annotation:
         text = Text(row["text_id"], Document(**row["document"]), row["text"])
         funnel = tuple(Funnel(**{**stage, "discarded": dict(stage["discarded"])}) for stage in row["funnel"])
         calls = tuple(Call(**call) for call in row["calls"])
-        return Annotation(text, row["status"], row["reason"], calls, funnel, row["token_forwards"])
+        work = tuple(
+            Work(**{**part, "least": Cost(**part["least"]), "run": Cost(**part["run"])})
+            for part in row["work"]
+        )
+        return Annotation(text, row["status"], row["reason"], calls, funnel, work)
 
 
 _DOCUMENT = pa.struct(
@@ -173,6 +215,12 @@ _FUNNEL = pa.struct(
     ]
 )
 
+_COST = pa.struct(
+    [("tokens", pa.int64()), ("padding", pa.int64()), ("seen", pa.int64()), ("logits", pa.int64())]
+)
+
+_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("least", _COST), ("run", _COST)])
+
 ANNOTATION_SCHEMA = pa.schema(
     [
         ("text_id", pa.int64()),
@@ -182,7 +230,7 @@ ANNOTATION_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("calls", pa.list_(_CALL)),
         ("funnel", pa.list_(_FUNNEL)),
-        ("token_forwards", pa.int64()),
+        ("work", pa.list_(_WORK)),
     ]
 )
 

@@ -8,7 +8,7 @@ which texts are sampled together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,9 @@ from pipeline.calls import Malformed, Pieces, parse_call, texts_of
 from pipeline.config import ToolMethod
 from pipeline.draws import grow, stream_keys
 from pipeline.model import LanguageModel, NonFiniteError, Prompt
+from pipeline.planning import Layout, least_decode, least_positions
 from pipeline.prompts import PromptTemplate
-from pipeline.records import Candidate, Text, ToolName
+from pipeline.records import Candidate, Cost, Text, ToolName, Work
 from pipeline.tree import Tree
 
 _FORWARDS = (
@@ -31,8 +32,7 @@ class SampledText:
     """One text under one tool. `positions` is the size of I, `draws` m times that; `discarded` counts draws
     by reason.
 
-    `failed` says why the text could not be sampled at all. `token_forwards` are the tokens run for this
-    text alone, padding and the shared prompt not counted.
+    `failed` says why the text could not be sampled at all. `work` has the phases positions and decode.
     """
 
     text: Text
@@ -41,7 +41,7 @@ class SampledText:
     draws: int = 0
     candidates: tuple[Candidate, ...] = ()
     discarded: dict[str, int] = field(default_factory=dict)
-    token_forwards: int = 0
+    work: tuple[Work, ...] = ()
     failed: str | None = None
 
 
@@ -117,6 +117,7 @@ def _sample_batch(
     row = np.repeat(np.arange(len(texts)), [len(positions) for positions in chosen])
     position = np.concatenate(chosen)
     calls: list[Counter[tuple[int, str]]] = [Counter() for _ in texts]
+    draws: list[dict[int, list[tuple[int, ...]]]] = [{int(i): [] for i in positions} for positions in chosen]
     if len(row):
         names = [texts[int(r)].text_id for r in row]
         keys = [
@@ -125,6 +126,7 @@ def _sample_batch(
         drawn = grow(tree, tool, row, position, np.stack(keys), method.max_call_tokens, names)
         for index, call in enumerate(_read(model, tool, drawn)):
             r, i = row[index // method.m], int(position[index // method.m])
+            draws[r][i].append(drawn[index])
             if isinstance(call, Malformed):
                 discarded[r][call.reason] += 1
             else:
@@ -140,10 +142,23 @@ def _sample_batch(
                 for (i, call), count in calls[r].items()
             ),
             discarded=dict(discarded[r]),
-            token_forwards=int(tree.fed[r]),
+            work=_work(tool, tree, prompt, r, draws[r]),
         )
         for r, text in enumerate(texts)
     ]
+
+
+def _work(
+    tool: ToolName, tree: Tree, prompt: Prompt, row: int, draws: Mapping[int, Sequence[tuple[int, ...]]]
+) -> tuple[Work, ...]:
+    """The two phases of the text in a row, given its draws by position."""
+    api = len(tree.model.markers.api)
+    layout = Layout(prompt.length, int(tree.lengths[row]), len(prompt.suffix), api)
+    decoded = tree.spent["decode"][row] if "decode" in tree.spent else Cost()
+    return (
+        Work(tool, "positions", least_positions(layout), tree.spent["positions"][row]),
+        Work(tool, "decode", least_decode(layout, draws), decoded),
+    )
 
 
 def _read(model: LanguageModel, tool: ToolName, drawn: Sequence[tuple[int, ...]]) -> list[str | Malformed]:

@@ -13,12 +13,13 @@ last, or the context at first), T columns of the cache, M branches or positions 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from pipeline.model import LanguageModel, Phase, Prompt, causal, pad
+from pipeline.model import LanguageModel, Prompt, causal, pad
+from pipeline.records import Cost, Phase
 
 _SPARE = 32  # columns a cache is made with beyond its context
 _WORTH = 0.7  # copy the cache when it shrinks to this share
@@ -47,10 +48,10 @@ class Tree:
         seen = self._tensor(real)[:, None] & causal(ids.shape[1], self.device)
         before = torch.ones(1, 1, prompt.length, dtype=torch.bool, device=self.device)
         allowed = torch.cat([before.expand(*seen.shape[:2], -1), seen], dim=2)
-        self.fed = real.sum(axis=1)  # tokens run for each text, padding not counted
+        self.spent: dict[Phase, list[Cost]] = {}  # on each text
         self.context = prompt.length + ids.shape[1]
         self.cache = prompt.cache.repeated(rows, self.context + _SPARE)
-        self._run(self._tensor(ids), self._tensor(depth), allowed, "positions", self._tensor(real))
+        self._run(self._tensor(ids), self._tensor(depth), allowed, "positions", real)
 
     def positions(self) -> list[np.ndarray]:
         """p(<API>) [n] at every position of each text, float64: the product along the ids of ``<API>``.
@@ -68,15 +69,23 @@ class Tree:
                 previous = np.full(len(row), self.model.markers.api[depth - 1])
                 self.extend(row, column, at, previous, "positions")
                 at = column
-            total += self.log_probability(row, at, np.full(len(row), token))
+            total += self.log_probability(row, at, np.full(len(row), token), "positions")
         self.features, self.allowed, self.depth, self.cache.length = saved
         return np.split(np.exp(total), np.cumsum(self.lengths)[:-1])
 
-    def log_probability(self, row: np.ndarray, at: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def log_probability(
+        self, row: np.ndarray, at: np.ndarray, tokens: np.ndarray, phase: Phase = "decode"
+    ) -> np.ndarray:
         """ln p(token) [M], float64, after the frontier's token in column `at` of each row."""
-        found = self.model.log_probability(self.flat(row, at), self._tensor(tokens))
+        self._spend_logits(row, phase)
+        found = self.model.log_probability(self.flat(row, at), self._tensor(tokens), phase)
         numbers: np.ndarray = found.double().cpu().numpy()
         return numbers
+
+    def logits(self, row: np.ndarray, at: np.ndarray) -> Iterator[torch.Tensor]:
+        """LanguageModel.logits after the frontier's token in column `at` of each row, to draw from."""
+        self._spend_logits(row, "decode")
+        return self.model.logits(self.flat(row, at), "decode")
 
     def flat(self, row: np.ndarray, at: np.ndarray) -> torch.Tensor:
         """Features [M, D] of the frontier's tokens."""
@@ -96,20 +105,19 @@ class Tree:
         While decoding, rows without a token and columns that no token sees are given up once that is worth
         a copy.
         """
-        self.fed += np.bincount(row, minlength=len(self.fed))
         here = self.place[row]
         shape = (len(self.depth), int(slot.max()) + 1)
         fed, parents = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         fed[here, slot], parents[here, slot] = ids, parent
         real = np.zeros(shape, dtype=bool)
         real[here, slot] = True
-        tokens, behind, where = self._tensor(fed), self._tensor(parents), self._tensor(real)
+        tokens, behind = self._tensor(fed), self._tensor(parents)
         allowed = self.allowed.gather(1, behind[..., None].expand(-1, -1, self.cache.length))
         depth = self.depth.gather(1, behind) + 1
         if phase == "decode":
-            tokens, depth, allowed, where = self._compact(np.unique(here), tokens, depth, allowed, where)
+            tokens, depth, allowed, real = self._compact(np.unique(here), tokens, depth, allowed, real)
         own = torch.eye(shape[1], dtype=torch.bool, device=self.device).expand(len(depth), -1, -1)
-        self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, where)
+        self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, real)
 
     def crop(self, last: int) -> None:
         """Forgets the context's columns behind the one that predicts position `last`; no branch sees them."""
@@ -122,29 +130,45 @@ class Tree:
         tokens: torch.Tensor,
         depth: torch.Tensor,
         allowed: torch.Tensor,
-        where: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        real: np.ndarray,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
         """Takes rows that are not alive, and columns no token sees, out of the cache and the next step."""
         rows = self._tensor(alive)
         seen = allowed[rows].any(dim=1)  # [B', T]
         width = int(seen.sum(dim=1).max())
         if len(alive) * width > _WORTH * len(depth) * self.cache.length:
-            return tokens, depth, allowed, where
+            return tokens, depth, allowed, real
         columns = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
         self.cache.select(rows, columns, width + _SPARE)
         places = np.full(len(depth), -1)
         places[alive] = np.arange(len(alive))
         self.place = np.where(self.place >= 0, places[self.place], -1)
         allowed = allowed[rows].gather(2, columns[:, None].expand(-1, allowed.shape[1], -1))
-        return tokens[rows], depth[rows], allowed, where[rows]
+        return tokens[rows], depth[rows], allowed, real[alive]
 
     def _run(
-        self, ids: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, phase: Phase, where: torch.Tensor
+        self, ids: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, phase: Phase, real: np.ndarray
     ) -> None:
-        real = int(where.sum())
-        self.features = self.model.forward(ids, depth, allowed, self.cache, phase, real, where)
+        total = int(real.sum())
+        packed = self.model.leaves_padding_out(total, real.size)
+        columns = real.shape[1]
+        costs = [
+            self.model.cost(size, columns, columns * allowed.shape[2], packed)
+            for size in real.sum(axis=1).tolist()
+        ]
+        self._spend(phase, [costs[row] if row >= 0 else Cost() for row in self.place])
+        self.features = self.model.forward(ids, depth, allowed, self.cache, phase, total, real)
         self.allowed = allowed
         self.depth = depth
+
+    def _spend_logits(self, row: np.ndarray, phase: Phase) -> None:
+        if self.model.separate_head:
+            counts = np.bincount(row, minlength=len(self.place)).tolist()
+            self._spend(phase, [Cost(logits=count) for count in counts])
+
+    def _spend(self, phase: Phase, costs: Sequence[Cost]) -> None:
+        before = self.spent.get(phase, [Cost()] * len(costs))
+        self.spent[phase] = [one + more for one, more in zip(before, costs, strict=True)]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)

@@ -12,7 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from pipeline.calls import Markers, continuation, texts_of
 from pipeline.columns import Columns
-from pipeline.model import LanguageModel, Phase
+from pipeline.model import LanguageModel
+from pipeline.records import Phase
 
 _PAGES = [
     " The answer to 27 + 4 is [Calculator(27 + 4) -> 31] 31.",

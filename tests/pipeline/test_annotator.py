@@ -7,6 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ import torch
 from pipeline.annotator import HOPELESS, Annotator, BatchFailedError
 from pipeline.config import MethodConfig
 from pipeline.model import LanguageModel, NonFiniteError
-from pipeline.records import Annotation, Document, Text
+from pipeline.records import Annotation, Cost, Document, Text
 from tests import annotating
 from tests.annotating import annotator_model, texts
+from tests.models import language_model
 from tools_service.client import LocalTools
 from tools_service.config import ToolsConfig
 from tools_service.contract import ToolInput, ToolResult
@@ -45,7 +47,51 @@ def test_every_text_comes_out_once_and_in_order(annotator: Annotator) -> None:
     assert [one.text for one in found] == given
     assert found[2] == Annotation(given[2], "skipped", "not JSON: at pages.jsonl#3")
     assert all(one.status == ("annotated" if one.calls else "no_calls") for one in found[:2] + found[3:])
-    assert all(one.token_forwards > 0 for one in found[:2] + found[3:])
+    assert all(one.work for one in found[:2] + found[3:])
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+def test_the_rows_account_for_every_forward(
+    architecture: str, kind: str, method: MethodConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens through the first MLP, rows through the head and, with sdpa, pairs in attention."""
+    model = language_model(architecture, kind)
+    config = model.model.config
+    fed, rows, pairs = [], [], []
+    first = next(part for name, part in model.model.named_modules() if name.endswith(("up_proj", "fc_in")))
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        batch, heads, size, _ = query.shape
+        each = size * (size + 1) // 2 if options.get("is_causal") else size * key.shape[2]
+        pairs.append(batch * heads * each)
+        return attention(query, key, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    hooks = [
+        first.register_forward_hook(lambda _, inputs, __: fed.append(inputs[0].shape[:-1].numel())),
+        model.model.get_output_embeddings().register_forward_hook(
+            lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel())
+        ),
+    ]
+    before = model.spent.get("prompt", Cost())
+    try:
+        found = Annotator(model, local_tools(), method).annotate(texts(9))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    prompts = model.spent["prompt"]
+    shared = Cost(prompts.tokens - before.tokens, seen=prompts.seen - before.seen)
+    work = [part for one in found for part in one.work]
+    total = sum((part.run for part in work), shared)
+    assert {part.phase for part in work} == {"positions", "decode", "empty", "plus", "call"}
+    assert (total.tokens + total.padding, total.logits) == (sum(fed), sum(rows))
+    if architecture == "llama":
+        assert total.seen * config.num_hidden_layers * config.num_attention_heads == sum(pairs)
+    for part in work:
+        assert part.run.tokens >= part.least.tokens > 0
+        assert part.run.seen >= part.least.seen
+        assert part.run.logits == part.least.logits
 
 
 def test_funnels_add_up(annotator: Annotator) -> None:

@@ -57,6 +57,10 @@ def score(model: LanguageModel, floor: float = -1e9) -> list[ScoredText]:
     return score_calls(model, TEXTS, examples(model), dict.fromkeys(ALWAYS, floor))
 
 
+def tokens(scored: ScoredText) -> int:
+    return sum(part.run.tokens for part in scored.work)
+
+
 def test_the_weights_are_five_fifteenths_and_down_and_sum_to_one() -> None:
     """Mistakes seen elsewhere: weights that sum to 3, a plain mean."""
     assert pytest.approx([5 / 15, 4 / 15, 3 / 15, 2 / 15, 1 / 15]) == WEIGHTS.tolist()
@@ -103,7 +107,8 @@ def test_losses_do_not_depend_on_what_is_scored_beside_them() -> None:
     together = score(model)
     for index, text in enumerate(TEXTS):
         [alone] = score_calls(apart, [text], [examples(model)[index]], ALWAYS)
-        assert alone.token_forwards == together[index].token_forwards
+        assert [part.least for part in alone.work] == [part.least for part in together[index].work]
+        assert tokens(alone) == tokens(together[index])
         for one, other in zip(alone.calls, together[index].calls, strict=True):
             assert one.l_plus == pytest.approx(other.l_plus, abs=1e-4)
             assert one.gain == pytest.approx(other.gain, abs=1e-4)
@@ -122,7 +127,7 @@ def test_l_call_is_run_only_where_it_can_matter() -> None:
         assert kept(call, floor) == kept(full, floor)
         if call.l_call is None:
             assert call.gain == call.l_empty - call.l_plus < floor
-    assert sum(one.token_forwards for one in lazy) < sum(one.token_forwards for one in everything)
+    assert sum(map(tokens, lazy)) < sum(map(tokens, everything))
 
 
 def test_the_gain_counts_the_call_without_its_result() -> None:
@@ -156,7 +161,7 @@ def test_one_forward_serves_every_position_of_a_call() -> None:
     [scored] = score_calls(model, [text], [calls], {"Calculator": 1e9})
     reach = 9 + len(WEIGHTS)
     assert len(ids) > reach
-    assert scored.token_forwards == (reach - 1) + (z + reach - 1)
+    assert tokens(scored) == (reach - 1) + (z + reach - 1)
 
 
 def test_without_a_bos_the_first_position_is_never_scored_shifted() -> None:
@@ -179,7 +184,7 @@ def test_calls_without_a_result_are_left_to_the_execution_and_unwritable_ones_re
     model = language_model("llama", "bytes")
     calls = [executed(model, TEXTS[0], 4, "48", None), executed(model, TEXTS[0], 4, "48", "a ] b")]
     [scored] = score_calls(model, TEXTS[:1], [calls], ALWAYS)
-    assert (scored.calls, scored.token_forwards) == ((), 0)
+    assert (scored.calls, scored.work) == ((), ())
     assert scored.discarded == {"Calculator": {"unwritable": 1}}
 
 

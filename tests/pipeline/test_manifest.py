@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
 from pipeline.corpus import Shard
-from pipeline.counts import COLUMNS, count_rows
+from pipeline.counts import COLUMNS, Counts, count_rows
 from pipeline.manifest import ROWS, ManifestError, Session, begin, read_manifest, read_rows
-from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
+from pipeline.planning import ModelShape
+from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, Text, Work
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
 
 pytestmark = pytest.mark.unit
@@ -102,7 +103,8 @@ def calculated(gain: float) -> Call:
 
 def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
     chosen = Funnel("Calculator", "an equals sign", 3, 30, 9, 8, 2, {"bracket": 21, "tool: deadline": 1})
-    every: dict[str, Any] = {"token_forwards": 10}
+    drawn = Work("Calculator", "decode", Cost(4, 0, 20, 5), Cost(5, 1, 30, 5))
+    every: dict[str, Any] = {"work": (Work(None, "empty", Cost(4), Cost(5)), drawn)}
     write(
         tmp_path,
         [
@@ -128,9 +130,38 @@ def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
     assert counts.status == {"annotated": 1, "no_calls": 2, "skipped": 2, "failed": 1}
     assert counts.reasons == {"skipped": {"not JSON": 2}, "failed": {"LookupError": 1}}
     assert (counts.calls, counts.token_forwards) == (2, 20)
+    assert counts.work == (
+        Work("Calculator", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
+        Work(None, "empty", Cost(8), Cost(10)),
+    )
     question, sums = counts.tools["QA"], counts.tools["Calculator"]
     assert (question.texts, question.selected) == (3, 1)
     assert question.selection == {"no: context": 2, "every text": 1}
     assert (sums.texts, sums.selected, sums.draws, sums.executed, sums.scored) == (2, 2, 60, 16, 4)
     assert (sums.kept, sums.texts_kept) == (1, 1)
     assert sums.discarded == {"bracket": 42, "tool: deadline": 2}
+
+
+def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Path) -> None:
+    shape = ModelShape(parameters=100, layers=2, heads=2, head_size=5, hidden=10, vocabulary=30)
+    work = (
+        Work("QA", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
+        Work("QA", "plus", Cost(0), Cost(0)),
+        Work(None, "empty", Cost(8), Cost(8)),
+    )
+    counts = Counts(texts=1, status={}, reasons={}, calls=0, token_forwards=18, work=work, tools={})
+    ended = Session(started="2023-01-30T10:00:00+00:00", finished="2023-01-30T10:00:02+00:00", wall_s=2.0)
+    manifest = begin(tmp_path, CONFIG, SHARDS).with_session(ended)
+    compute = manifest.with_session(ended).completed(counts, shape).compute
+    assert compute is not None
+    assert compute.overhead == 20 / 16
+    assert compute.overheads == {"QA": {"decode": 1.5, "plus": 1.0}, "shared": {"empty": 1.0}}
+    assert compute.flops == 2 * 100 * 20 + 4 * 2 * 2 * 5 * 60 + 2 * 10 * 30 * 10
+    assert compute.flops_least == 2 * 100 * 16 + 4 * 2 * 2 * 5 * 40 + 2 * 10 * 30 * 10
+    assert compute.flops_per_s == compute.flops / 4
+    killed = manifest.with_session(Session(started="2023-01-30T11:00:00+00:00"))
+    unknown = killed.completed(counts, shape)
+    assert unknown.compute is not None
+    assert unknown.compute.flops_per_s is None
+    unknown.write(tmp_path)
+    assert read_manifest(tmp_path) == unknown

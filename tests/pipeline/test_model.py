@@ -47,7 +47,7 @@ def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str
     model = language_model(architecture, kind)
     sequences = [pieces.ids for pieces in model.encode(TEXTS[:2])]
     wanted = [np.array([2, len(sequence) - 1]) for sequence in sequences]
-    found = model.token_logprobs(sequences, wanted, "plus")
+    found, _ = model.token_logprobs(sequences, wanted, "plus")
     for sequence, indices, logprobs in zip(sequences, wanted, found, strict=True):
         for index, logprob in zip(indices, logprobs, strict=True):
             p = oracle.probabilities(model, sequence[:index].tolist())[sequence[index]]
@@ -75,9 +75,9 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     model = language_model("llama", "bytes")
     sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids
     wanted = [np.arange(1, len(sequence))]
-    [whole] = model.token_logprobs([sequence], wanted, "plus")
+    [whole], _ = model.token_logprobs([sequence], wanted, "plus")
     monkeypatch.setattr("pipeline.model._LOGITS", 2 * model.vocabulary)
-    [chunked] = model.token_logprobs([sequence], wanted, "plus")
+    [chunked], _ = model.token_logprobs([sequence], wanted, "plus")
     np.testing.assert_allclose(whole, chunked, atol=1e-5)
 
 
@@ -106,23 +106,14 @@ def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
     model = language_model(architecture, "bytes")
     assert model.packs == packs
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    before = model.padding_run["positions"]
-    packed = Tree(model, model.prompt(PROMPT), ids).positions()
-    assert (model.padding_run["positions"] == before) == packs
+    tree = Tree(model, model.prompt(PROMPT), ids)
+    packed = tree.positions()
+    assert (sum(cost.padding for cost in tree.spent["positions"]) == 0) == packs
     model.packs = False
     padded = Tree(model, model.prompt(PROMPT), ids).positions()
     model.packs = packs
     for one, other in zip(packed, padded, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)
-
-
-def test_real_tokens_and_padding_are_counted_by_phase() -> None:
-    model = LanguageModel(causal_lm("llama", 420), tokenizer("bytes"))
-    assert not model.tokens_run
-    rows = [np.arange(1, 9), np.arange(1, 5)]
-    model.token_logprobs(rows, [np.array([3]), np.array([2])], "empty")
-    assert model.tokens_run == {"empty": 7 + 3}
-    assert model.padding_run == {"empty": 4}
 
 
 def test_room_counts_the_text_twice() -> None:
@@ -182,7 +173,7 @@ def test_logits_that_are_scaled_after_the_head_are_right() -> None:
     model = LanguageModel(scaled.eval(), tokenizer("bytes"))
     assert not model.separate_head
     sequence = model.encode(["The bakery sold 48"])[0].ids
-    [[found]] = model.token_logprobs([sequence], [np.array([3])], "plus")
+    [[found]], _ = model.token_logprobs([sequence], [np.array([3])], "plus")
     plain = oracle.probabilities(model, sequence[:3].tolist())[sequence[3]]
     assert found == pytest.approx(math.log(plain), abs=1e-4)
 

@@ -14,9 +14,11 @@ from pipeline.records import (
     TOOL_NAMES,
     Annotation,
     Call,
+    Cost,
     Document,
     Funnel,
     Text,
+    Work,
 )
 
 pytestmark = pytest.mark.unit
@@ -31,8 +33,12 @@ FUNNEL = (
     Funnel("Calculator", "a result announced", 20, 200, 9, 7, 7, {"not closed": 3, "malformed": 2}),
     Funnel("Calendar", "no: no URL"),
 )
+WORK = (
+    Work("Calculator", "decode", Cost(90, 0, 8_000, 91), Cost(95, 3, 9_000, 91)),
+    Work(None, "empty", Cost(20, 0, 210, 5), Cost(20, 1, 231, 5)),
+)
 ANNOTATIONS = [
-    Annotation(TEXT, "annotated", calls=CALLS, funnel=FUNNEL, token_forwards=3_100),
+    Annotation(TEXT, "annotated", calls=CALLS, funnel=FUNNEL, work=WORK),
     Annotation(Text(0, Document("web/b.jsonl#1"), ""), "skipped", reason="empty document: no text"),
     Annotation(Text(1, Document("web/b.jsonl#2"), "x"), "failed", reason="non-finite loss"),
 ]
@@ -52,6 +58,10 @@ def test_a_row_has_exactly_the_columns_of_its_schema() -> None:
     funnel_fields = [field.name for field in ANNOTATION_SCHEMA.field("funnel").type.value_type]
     assert list(row["calls"][0]) == call_fields
     assert list(row["funnel"][0]) == funnel_fields
+    work = ANNOTATION_SCHEMA.field("work").type.value_type
+    assert list(row["work"][0]) == [field.name for field in work]
+    for half in ("least", "run"):
+        assert list(row["work"][0][half]) == [field.name for field in work.field(half).type]
 
 
 def test_the_largest_text_id_fits_its_column() -> None:

@@ -39,6 +39,10 @@ def sample(model: LanguageModel, given: list[Text], method: ToolMethod = METHOD)
     return sample_calls(model, "Calculator", PROMPT, given, method, SEED)
 
 
+def tokens(sampled: SampledText) -> int:
+    return sum(part.run.tokens for part in sampled.work)
+
+
 def found(sampled: SampledText) -> Counter[tuple[int, str]]:
     return Counter({(call.token_index, call.input): call.draws for call in sampled.candidates})
 
@@ -91,7 +95,8 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
         [alone] = sample(model, [text])
         assert found(alone) == found(sampled)
         assert alone.discarded == sampled.discarded
-        assert alone.token_forwards == sampled.token_forwards
+        assert [part.least for part in alone.work] == [part.least for part in sampled.work]
+        assert tokens(alone) == tokens(sampled)
         p_alone, p_beside = ([call.p_api for call in one.candidates] for one in (alone, sampled))
         assert p_alone == pytest.approx(p_beside, rel=1e-3)
 
@@ -217,7 +222,7 @@ def test_equal_prefixes_of_draws_cost_one_token() -> None:
     few, many = (sample(model, TEXTS[:1], METHOD.model_copy(update={"m": m}))[0] for m in (4, 64))
     context = 2 * len(model.encode([TEXTS[0].text])[0].ids) + len(model.prompt(PROMPT).suffix) - 1
     assert many.draws == 16 * few.draws
-    assert many.token_forwards - context < 8 * (few.token_forwards - context)
+    assert tokens(many) - context < 8 * (tokens(few) - context)
 
 
 def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
@@ -232,7 +237,7 @@ def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
 def test_a_prompt_longer_than_the_context_fails_every_text_and_runs_nothing() -> None:
     model = LanguageModel(causal_lm("gpt2", 420, positions=32), tokenizer("bytes"))
     assert all("room for 0" in str(one.failed) for one in sample(model, TEXTS))
-    assert not model.tokens_run
+    assert not model.spent
 
 
 def test_a_text_of_just_the_room_is_sampled() -> None:
