@@ -1,17 +1,20 @@
 """BM25 over an index that merging.py wrote, by memory map: exact, and without scoring every passage.
 
-A query's terms are taken from the rarest to the most frequent. The highest score of each term is known, so
-after every term it is known what the terms still to come can add at most, and passages that cannot reach the
-k best any more are dropped, or never taken up (the idea of MaxScore, on whole arrays). The results are those
-of adding up all postings. Nothing is kept between queries: any number of threads may search at once.
+The highest score of each term is known. So once `k` passages are known to reach some score, the weakest terms
+cannot lift a passage over it that has none of the others (MaxScore; Turtle and Flood 1995): the postings of
+the strong terms are added up, a range of passages at a time, and only what can still be among the best is
+looked up in those of the weak. The results are those of adding up all postings. Any number of threads may
+search at once.
 """
 
 from __future__ import annotations
 
 import mmap
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +25,9 @@ from tools_service.terms import analyze
 # Bounds are compared with this much room, as sums of floats depend on their order.
 _ROOM = 1e-9
 # Passages scored in full before the search begins, to know what the k best have at least.
-_TRIED = 2_048
-
-_NOWHERE = np.empty(0, dtype=np.int64)
+_TRIED = 256
+# Passages whose scores are added up at a time: the sums stay in a processor's cache.
+_RANGE = 2**17
 
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
@@ -58,28 +61,28 @@ class Vocabulary:
 class _List:
     """The postings of one term of a query: passages in order, their scores, the highest, the weight."""
 
-    __slots__ = ("maximum", "passages", "scores", "weight")
+    __slots__ = ("edges", "maximum", "passages", "scores", "weight")
 
-    def __init__(
-        self, passages: Int32s, scores: npt.NDArray[np.float32], maximum: float, weight: int
-    ) -> None:
+    def __init__(self, passages: Int32s, scores: Float32s, maximum: float, weight: int) -> None:
         self.passages, self.scores, self.weight = passages, scores, weight
         self.maximum = weight * maximum
+        self.edges: list[int] = []  # where each range of passages begins
 
-    def add_to(self, totals: Floats, passages: Int32s) -> Places:
-        """Add this term's scores to the `totals` of sorted `passages`; where in this list they stand."""
-        if len(passages) <= len(self.passages):
-            here = np.searchsorted(self.passages, passages)
-            here[here == len(self.passages)] = 0
-            there = np.flatnonzero(self.passages[here] == passages)
-            here = here[there]
-        else:
-            there = np.searchsorted(passages, self.passages)
-            there[there == len(passages)] = 0
-            here = np.flatnonzero(passages[there] == self.passages)
-            there = there[here]
-        totals[there] += self.weight * self.scores[here].astype(np.float64)
-        return here
+    def part(self, number: int) -> tuple[Int32s, Floats]:
+        """The passages of one range, and what this term gives them."""
+        part = slice(self.edges[number], self.edges[number + 1])
+        return self.passages[part], self.weighed(part)
+
+    def weighed(self, part: slice | Places) -> Floats:
+        """Scores as this query counts them."""
+        return np.multiply(self.scores[part], self.weight, dtype=np.float64)
+
+    def add_to(self, totals: Floats, passages: Int32s) -> None:
+        """Add this term's scores to the `totals` of some `passages`."""
+        at = np.searchsorted(self.passages, passages)
+        at[at == len(self.passages)] = 0
+        known = np.flatnonzero(self.passages[at] == passages)
+        totals[known] += self.weighed(at[known])
 
 
 class Bm25:
@@ -91,6 +94,8 @@ class Bm25:
         self._passages = _opened(folder / "postings.npy")
         self._scores = _opened(folder / "scores.npy")
         self._maxima = _opened(folder / "maxima.npy")
+        self._total = len(_opened(folder / "passages.npy")) - 1
+        self._own = threading.local()
 
     def search(self, query: str, k: int) -> list[Hit]:
         """The `k` best passages that share a term with `query`, best first; ties go to the earlier one."""
@@ -105,9 +110,54 @@ class Bm25:
         ]
         if not lists or k < 1:
             return []
-        passages, scores = _best(sorted(lists, key=lambda one: len(one.passages)), k)
+        # Sums are formed in this order whatever is left out, so equal passages have equal scores.
+        lists.sort(key=lambda one: -one.maximum)
+        passages, scores = self._best(lists, k)
         order = np.lexsort((passages, -scores))[:k]
         return [Hit(int(passages[n]), float(scores[n])) for n in order]
+
+    def _best(self, lists: Sequence[_List], k: int) -> tuple[Int32s, Floats]:
+        """Passages and scores, the `k` best among them; `lists` from the strongest to the weakest."""
+        # int32 as the postings are: searchsorted would copy them otherwise
+        edges = np.arange(0, self._total + _RANGE, _RANGE, dtype=np.int32)
+        for one in lists:
+            one.edges = np.searchsorted(one.passages, edges).tolist()
+        weaker = [*np.cumsum([one.maximum for one in reversed(lists)])[::-1].tolist(), 0.0]
+        floor = _floor(lists, k)
+        passages, scores = np.empty(0, dtype=np.int32), np.empty(0)
+        for number in range(len(edges) - 1):
+            strong = next(n for n, most in enumerate(weaker) if most < floor - _ROOM or n == len(lists))
+            found, sums = self._added(lists[:strong], number, floor - weaker[strong] - _ROOM)
+            for n in range(strong, len(lists)):
+                lists[n].add_to(sums, found)
+                alive = sums >= floor - weaker[n + 1] - _ROOM
+                found, sums = found[alive], sums[alive]
+            if len(found):
+                passages, scores = np.concatenate([passages, found]), np.concatenate([scores, sums])
+                if len(scores) >= k:
+                    floor = max(floor, _kth(scores, k))
+        return passages, scores
+
+    def _added(self, lists: Sequence[_List], number: int, need: float) -> tuple[Int32s, Floats]:
+        """The passages of one range that the postings of `lists` give what they `need`, and their sums."""
+        parts = [part for one in lists if len((part := one.part(number))[0])]
+        if len(parts) < 2:
+            found, sums = parts[0] if parts else (np.empty(0, dtype=np.int32), np.empty(0))
+            alive = sums >= need
+            return found[alive], sums[alive]
+        totals: Floats | None = getattr(self._own, "totals", None)  # all zero between uses
+        if totals is None:
+            totals = self._own.totals = np.zeros(_RANGE)
+        places = [found - np.int32(number * _RANGE) for found, _ in parts]
+        for at, (_, its) in zip(places, parts, strict=True):
+            totals[at] += its
+        kept = []
+        for at, (found, _) in zip(places, parts, strict=True):
+            sums = totals[at]
+            totals[at] = 0.0  # so that no passage is found twice
+            alive = np.flatnonzero(sums >= max(need, _ROOM))
+            kept.append((found[alive], sums[alive]))
+        return np.concatenate([one for one, _ in kept]), np.concatenate([its for _, its in kept])
 
     def postings(self, term: str) -> tuple[Int32s, Float32s]:
         """The passages that hold `term`, in order, and its score in each."""
@@ -117,47 +167,18 @@ class Bm25:
         one = self._list(number, 1)
         return one.passages, one.scores
 
+    def matrix(self) -> dict[str, Any]:
+        """All postings as bm25s holds them: compressed sparse columns, one a term."""
+        return {
+            "data": self._scores,
+            "indices": self._passages,
+            "indptr": self._starts,
+            "num_docs": self._total,
+        }
+
     def _list(self, number: int, weight: int) -> _List:
         part = slice(int(self._starts[number]), int(self._starts[number + 1]))
         return _List(self._passages[part], self._scores[part], float(self._maxima[number]), weight)
-
-
-def _best(lists: Sequence[_List], k: int) -> tuple[Int32s, Floats]:
-    """Passages and scores, the `k` best among them; `lists` from the shortest to the longest."""
-    to_come = [*np.cumsum([one.maximum for one in reversed(lists)])[::-1].tolist(), 0.0]
-    floor = _floor(lists, k)
-    passages, scores = np.empty(0, dtype=np.int32), np.empty(0)
-    for n, one in enumerate(lists):
-        known = one.add_to(scores, passages) if len(passages) else _NOWHERE
-        need = floor - to_come[n + 1] - _ROOM
-        if to_come[n] >= floor - _ROOM:
-            passages, scores = _with_new(one, known, passages, scores, need)
-        alive = scores >= need
-        if not alive.all():
-            passages, scores = passages[alive], scores[alive]
-        if len(scores) >= k and n + 1 < len(lists):
-            floor = max(floor, _kth(scores, k))
-    return passages, scores
-
-
-def _with_new(
-    one: _List, known: Places, passages: Int32s, scores: Floats, need: float
-) -> tuple[Int32s, Floats]:
-    """Take up what is new in `one` and has what it will `need`; what stands at `known` is there already."""
-    if need > 0:
-        fresh = one.scores >= np.float32(need / one.weight * (1 - 1e-6))
-    else:
-        fresh = np.ones(len(one.scores), dtype=bool)
-    fresh[known] = False
-    at = np.flatnonzero(fresh)
-    if not len(at):
-        return passages, scores
-    new, its = one.passages[at], one.weight * one.scores[at].astype(np.float64)
-    if not len(passages):
-        return new, its
-    both, totals = np.concatenate([passages, new]), np.concatenate([scores, its])
-    order = np.argsort(both, kind="stable")  # two sorted runs: merged in linear time
-    return both[order], totals[order]
 
 
 def _floor(lists: Sequence[_List], k: int) -> float:
@@ -165,12 +186,9 @@ def _floor(lists: Sequence[_List], k: int) -> float:
     first = next((one for one in lists if len(one.passages) >= k), None)
     if first is None:
         return 0.0
-    tried = max(_TRIED, k)
-    if len(first.passages) > tried:
-        at = np.sort(np.argpartition(first.scores, -tried)[-tried:])
-    else:
-        at = np.arange(len(first.passages))
-    passages, scores = first.passages[at], first.weight * first.scores[at].astype(np.float64)
+    tried = min(max(_TRIED, k), len(first.passages))
+    at = np.sort(np.argpartition(first.scores, -tried)[-tried:])
+    passages, scores = first.passages[at], first.weighed(at)
     for one in lists:
         if one is not first:
             one.add_to(scores, passages)
