@@ -133,16 +133,21 @@ class LocalTools(_Client):
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._tools:
             return _all(inputs, UNREACHABLE)
-        work = functools.partial(self._answer, tool, inputs)
+        left_s = deadline - asyncio.get_running_loop().time()
+        work = functools.partial(self._answer, tool, inputs, left_s)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.wrap_future(_in_thread(work))
         except TimeoutError:
             return _all(inputs, DEADLINE)
 
-    def _answer(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
-        with self._slots[tool]:
+    def _answer(self, tool: str, inputs: list[ToolInput], left_s: float) -> list[ToolResult]:
+        if not self._slots[tool].acquire(timeout=max(left_s, 0.0)):
+            return _all(inputs, DEADLINE)
+        try:
             return answer(self._tools[tool], inputs)
+        finally:
+            self._slots[tool].release()
 
 
 class ServeTools(_Client):
