@@ -62,7 +62,7 @@ types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
-	@for file in $(sort $(wildcard bench/[a-z]*.py)); do \
+	@for file in $(sort $(shell grep -l __main__ bench/*.py)); do \
 		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
 
 constraints: $(INSTALLED) ## pin again what the requirements pull in
