@@ -53,6 +53,8 @@ class Call:
 class Index:
     """Build the index of --source in the folder --index, whatever is there."""
 
+    workers: int | None = None
+    """Processes on Ray (RAY_ADDRESS, or this machine); 0 stays in this one; None decides by the size."""
     tools_file: Path | None = None
     """TOML file with the configuration of the tools; its section wikisearch is used."""
     config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")]
@@ -113,7 +115,9 @@ def index(arguments: Index) -> int:
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")
-    manifest = build(arguments.config)
+    if arguments.workers is not None and arguments.workers < 0:
+        raise ConfigurationError(f"--workers = {arguments.workers}: name a number from 0")
+    manifest = build(arguments.config, workers=arguments.workers)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
     return 0
 

@@ -66,12 +66,13 @@ class _List:
     def __init__(self, passages: Int32s, scores: Float32s, maximum: float, weight: int) -> None:
         self.passages, self.scores, self.weight = passages, scores, weight
         self.maximum = weight * maximum
-        self.edges: list[int] = []  # where each range of passages begins
+        self.edges: list[int] = []  # where each range of passages begins, and the end
 
-    def part(self, number: int) -> tuple[Int32s, Floats]:
-        """The passages of one range, and what this term gives them."""
-        part = slice(self.edges[number], self.edges[number + 1])
-        return self.passages[part], self.weighed(part)
+    def reaching(self, need: float, start: int) -> tuple[Int32s, Floats]:
+        """The passages from place `start` on that this term alone gives what they `need`, and its scores."""
+        least = np.float32(need / self.weight * (1 - 1e-6))  # below any score that is lost to rounding
+        at = start + np.flatnonzero(self.scores[start:] >= least)
+        return self.passages[at], self.weighed(at)
 
     def weighed(self, part: slice | Places) -> Floats:
         """Scores as this query counts them."""
@@ -125,13 +126,20 @@ class Bm25:
         weaker = [*np.cumsum([one.maximum for one in reversed(lists)])[::-1].tolist(), 0.0]
         floor = _floor(lists, k)
         passages, scores = np.empty(0, dtype=np.int32), np.empty(0)
-        for number in range(len(edges) - 1):
+        number = 0
+        while number < len(edges) - 1:
             strong = next(n for n, most in enumerate(weaker) if most < floor - _ROOM or n == len(lists))
-            found, sums = self._added(lists[:strong], number, floor - weaker[strong] - _ROOM)
+            need = floor - weaker[strong] - _ROOM
+            if strong == 1:
+                found, sums = lists[0].reaching(need, lists[0].edges[number])
+                number = len(edges) - 1
+            else:
+                found, sums = self._added(lists[:strong], number, need)
+                number += 1
             for n in range(strong, len(lists)):
                 lists[n].add_to(sums, found)
-                alive = sums >= floor - weaker[n + 1] - _ROOM
-                found, sums = found[alive], sums[alive]
+                reaching = sums >= floor - weaker[n + 1] - _ROOM
+                found, sums = found[reaching], sums[reaching]
             if len(found):
                 passages, scores = np.concatenate([passages, found]), np.concatenate([scores, sums])
                 if len(scores) >= k:
@@ -140,24 +148,22 @@ class Bm25:
 
     def _added(self, lists: Sequence[_List], number: int, need: float) -> tuple[Int32s, Floats]:
         """The passages of one range that the postings of `lists` give what they `need`, and their sums."""
-        parts = [part for one in lists if len((part := one.part(number))[0])]
-        if len(parts) < 2:
-            found, sums = parts[0] if parts else (np.empty(0, dtype=np.int32), np.empty(0))
-            alive = sums >= need
-            return found[alive], sums[alive]
         totals: Floats | None = getattr(self._own, "totals", None)  # all zero between uses
         if totals is None:
             totals = self._own.totals = np.zeros(_RANGE)
-        places = [found - np.int32(number * _RANGE) for found, _ in parts]
-        for at, (_, its) in zip(places, parts, strict=True):
-            totals[at] += its
-        kept = []
-        for at, (found, _) in zip(places, parts, strict=True):
-            sums = totals[at]
+        places = []
+        for one in lists:
+            part = slice(one.edges[number], one.edges[number + 1])
+            places.append(one.passages[part] - np.int32(number * _RANGE))
+            totals[places[-1]] += one.weighed(part)
+        found, sums = [], []
+        for at in places:
+            its = totals[at]
             totals[at] = 0.0  # so that no passage is found twice
-            alive = np.flatnonzero(sums >= max(need, _ROOM))
-            kept.append((found[alive], sums[alive]))
-        return np.concatenate([one for one, _ in kept]), np.concatenate([its for _, its in kept])
+            reaching = np.flatnonzero(its >= max(need, _ROOM))
+            found.append(at[reaching] + np.int32(number * _RANGE))
+            sums.append(its[reaching])
+        return np.concatenate(found), np.concatenate(sums)
 
     def postings(self, term: str) -> tuple[Int32s, Float32s]:
         """The passages that hold `term`, in order, and its score in each."""

@@ -42,9 +42,9 @@ def in_order(
 ) -> Iterator[Result]:
     """What the function that `make` gives says to every tuple of arguments, in order.
 
-    With 0 workers it is called here. Otherwise so many Ray actors make one each, and have at most two calls
-    waiting; an actor whose process or node dies is made again and its calls repeated, which the function must
-    bear.
+    With 0 workers it is called here. Otherwise so many Ray actors, and no more than there are CPUs, make one
+    each and have at most two calls waiting; an actor whose process or node dies is made again and its calls
+    repeated, which the function must bear.
     """
     if not workers:
         function = make()
@@ -53,6 +53,8 @@ def in_order(
     import ray
 
     actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # more would wait for ever
     actors = [actor.remote(make) for _ in range(workers)]
     pending: deque[Any] = deque()
     for number, one in enumerate(arguments):

@@ -17,7 +17,7 @@ from tools_service.config import EncoderConfig, WikiSearchConfig
 from tools_service.index import build, read_manifest
 from tools_service.parallel import in_order
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 WORDS = [f"w{n}" for n in range(50)]
 ARTICLES = [(f"Title {n}", " ".join(WORDS[n * m % 50] for m in range(n + 1))) for n in range(120)]
