@@ -1,0 +1,52 @@
+"""Wall time, CPU time and peak memory of a piece of work, and what a matrix product reaches meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+LEAST_RATE_S = 1.0
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[dict[str, float]]:
+    """wall_s, cpu_s and peak_mib of what is done inside; the process's memory, or the GPU's."""
+    took: dict[str, float] = {}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is the present again
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield took
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    took["wall_s"], took["cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
+    took["peak_mib"] = _peak(device)
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), float("nan"))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a square matrix product, the best of those of a second."""
+    size = 8_192 if device.type == "cuda" else 1_024
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, began = 0.0, time.perf_counter()
+    while time.perf_counter() - began < LEAST_RATE_S:
+        start = time.perf_counter()
+        _ = one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
