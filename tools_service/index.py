@@ -84,15 +84,17 @@ def settings(config: WikiSearchConfig) -> dict[str, Any]:
 
 def ensure(config: WikiSearchConfig) -> Path:
     """The folder with an up-to-date index of the source: as it is, or built now."""
-    files, folder = source_files(config.source), config.index
-    if (folder / "manifest.json").is_file():
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        same = settings(config).items() <= found["settings"].items()
-        if same and _unchanged(found["source"], files):
-            return folder
-        logger.warning("the source or the settings changed since %s was built: building it again", folder)
+    files = source_files(config.source)
+    try:
+        found = read_manifest(config.index)
+    except IndexFolderError as error:
+        logger.info("building an index: %s", error)
+    else:
+        if settings(config).items() <= found["settings"].items() and _unchanged(found["source"], files):
+            return config.index
+        logger.warning("source or settings changed since %s was built: building it again", config.index)
     build(config)
-    return folder
+    return config.index
 
 
 def build(config: WikiSearchConfig, *, workers: int | None = None, progress: bool = True) -> dict[str, Any]:
@@ -106,6 +108,9 @@ def build(config: WikiSearchConfig, *, workers: int | None = None, progress: boo
     if workers is None:
         large = sum(file.stat().st_size for file in files) >= _LARGE_BYTES
         workers = os.cpu_count() or 1 if large else 0
+    _require_replaceable(folder)
+    # Taken before anything is read: what changes under the build is noticed by the next `ensure`.
+    fingerprints = [asdict(_fingerprint(file)) for file in files]
     work = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -113,7 +118,7 @@ def build(config: WikiSearchConfig, *, workers: int | None = None, progress: boo
         counts = _write_index(config, files, work, workers, progress)
         manifest = {
             "settings": settings(config),
-            "source": [asdict(_fingerprint(file)) for file in files],
+            "source": fingerprints,
             **counts,
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -156,14 +161,18 @@ def _segment_writer() -> Callable[[Block, Path], Segment]:
     return write_segment
 
 
+def _require_replaceable(folder: Path) -> None:
+    if folder.exists() and not (folder / "manifest.json").is_file() and any(folder.iterdir()):
+        raise IndexFolderError(
+            f"tools.wikisearch.index: {folder} is not empty and not an index; name another folder"
+        )
+
+
 def _replace(folder: Path, work: Path) -> None:
     """Put `work` in the place of `folder`; who has the old one open keeps it until closing it."""
+    _require_replaceable(folder)
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
-        if not (folder / "manifest.json").is_file() and any(folder.iterdir()):
-            raise IndexFolderError(
-                f"tools.wikisearch.index: {folder} is not empty and not an index; name another folder"
-            )
         folder.rename(old)
     work.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

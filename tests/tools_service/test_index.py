@@ -57,6 +57,12 @@ def test_other_settings_build_it_again(made: WikiSearchConfig, monkeypatch: pyte
     assert read_manifest(made.index)["settings"]["k1"] == 1.2
 
 
+def test_an_index_that_cannot_be_read_is_built_again(made: WikiSearchConfig) -> None:
+    (made.index / "manifest.json").write_text("{broken")
+    ensure(made)
+    assert read_manifest(made.index)["articles"] == 4
+
+
 def test_who_has_the_old_index_open_keeps_it(made: WikiSearchConfig) -> None:
     search = WikiSearch(made)
     Path(made.source[0]).write_bytes(lines([("Otter", "A swimming animal.")]))
