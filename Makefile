@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench constraints clean
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench submit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -64,6 +64,15 @@ types: $(INSTALLED)
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
 	@for file in $(sort $(shell grep -l __main__ bench/*.py)); do \
 		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
+
+# What `make submit` runs: python -m pipeline STEP --recipe RECIPE ARGS. `python -m cluster.submit` runs anything.
+STEP ?= annotate
+RECIPE ?= paper
+
+submit: $(INSTALLED) ## run a step on a cluster: ADDRESS=http://... [STEP=annotate] [RECIPE=paper] [ARGS='...']
+	@if [[ -z "$(ADDRESS)" ]]; then \
+		echo "make: name the cluster's dashboard: make submit ADDRESS=http://127.0.0.1:8265" >&2; exit 2; fi
+	$(PYTHON) -m cluster.submit --address "$(ADDRESS)" -- python -m pipeline $(STEP) --recipe $(RECIPE) $(ARGS)
 
 constraints: $(INSTALLED) ## pin again what the requirements pull in
 	@{ echo "# Versions of everything that requirements*.txt pull in, as tested. Refreshed with \`make constraints\`."; \

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from cluster.manifests import MANIFESTS, ROOT, check, documents, main
+from cluster.submit import parse as submission
 from pipeline.__main__ import parse
 
 pytestmark = pytest.mark.unit
@@ -272,6 +273,29 @@ def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "no question file" in done.stderr
+
+
+def test_make_submit_sends_one_step_of_a_recipe() -> None:
+    options = [
+        "ADDRESS=http://127.0.0.1:8265",
+        "STEP=merge",
+        "RECIPE=single_gpu",
+        "ARGS=--output '/shared/a b'",
+    ]
+    printed = subprocess.run(
+        ["make", "--dry-run", "submit", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    words = shlex.split(printed.stdout.splitlines()[-1])
+    sent = submission(words[words.index("cluster.submit") + 1 :])
+    assert sent.address == "http://127.0.0.1:8265"
+    assert sent.command[:4] == ["python", "-m", "pipeline", "merge"]
+    arguments = parse("merge", sent.command[4:])
+    assert (arguments.recipe, arguments.config.output) == ("single_gpu", Path("/shared/a b"))
 
 
 def test_there_is_a_deepspeed_file_for_each_stage() -> None:

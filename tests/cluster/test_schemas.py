@@ -151,7 +151,7 @@ with_definitions = pytest.mark.skipif(
     not CRDS, reason="KUBERAY_CRDS names no folder with KubeRay's definitions"
 )
 # Names that are the user's to choose, not Kubernetes's.
-CHOSEN = {"labels", "matchLabels", "requests", "limits", "resources", "selector"}
+CHOSEN = {"annotations", "labels", "matchLabels", "requests", "limits", "resources", "selector"}
 
 
 @pytest.fixture(scope="module")
