@@ -30,6 +30,7 @@ SUFFIXES = tuple(
     kind + packed for kind in (".jsonl", ".json", ".tsv") for packed in ("", ".gz", ".zst", ".bz2")
 )
 MAX_TITLE_CHARACTERS = 1_000
+_FOUND_TITLE_CHARACTERS = 100  # of a first line; every passage of the document is indexed with it
 
 Dialect = Literal["jsonl", "tsv"]
 
@@ -201,11 +202,17 @@ def _found_title(record: dict[str, Any], text: str) -> str:
     """The title of a document of the web: its metadata's, its URL's last part, or its first line."""
     metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
     if isinstance(metadata.get("title"), str) and metadata["title"].strip():
-        return str(metadata["title"])
+        return str(metadata["title"])[:MAX_TITLE_CHARACTERS]
     for url in (record.get("url"), metadata.get("url"), record.get("id")):
         if isinstance(url, str) and (title := _title_of(url)):
             return title
-    return text.strip().partition("\n")[0][:MAX_TITLE_CHARACTERS]
+    return _shortened(text.strip().partition("\n")[0])
+
+
+def _shortened(line: str) -> str:
+    """The words that a title has room for; of a longer first word its beginning."""
+    kept = line[:_FOUND_TITLE_CHARACTERS]
+    return kept if len(line) <= len(kept) else kept.rpartition(" ")[0] or kept
 
 
 def _title_of(url: str) -> str | None:

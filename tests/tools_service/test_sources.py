@@ -110,6 +110,12 @@ def test_documents_of_the_web_are_called_after_their_url_or_first_line(
     assert read(jsonl(tmp_path / "web", {"text": text, **record})) == [Article(title, text)]
 
 
+def test_a_first_line_is_cut_to_a_title_of_whole_words(tmp_path: Path) -> None:
+    texts = ["many words " * 50, "x" * 200]
+    titles = [item.title for item in read(jsonl(tmp_path / "a", *({"text": text} for text in texts)))]  # type: ignore[union-attr]
+    assert titles == [("many words " * 9).strip(), "x" * 100]
+
+
 def test_what_gives_no_article_is_skipped_with_file_line_and_reason(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(
