@@ -19,7 +19,7 @@ from tools_service.contract import ToolInput, ToolResult
 from tools_service.service import running_applications, tools_on_ray
 from tools_service.sharing import SharedToolsError, application, exclusively, leased
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 # What `serve --service shared --tools Calculator Calendar` runs.
 CONFIG = ToolsConfig(service="shared", calendar=CalendarConfig(today=True))
