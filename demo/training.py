@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,14 @@ def byte_level_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) ->
 class Trainer:
     """Steps, checkpoints and the export of one model."""
 
-    def __init__(self, model: PreTrainedModel, steps: int, device: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        steps: int,
+        device: str,
+        slower: Mapping[str, float] | None = None,
+    ) -> None:
+        """`slower` scales the rate of matrices, by the end of their names."""
         self.steps, self.device, self.step = steps, device, 0
         self.model = model.to(device)
         self.master = {
@@ -63,19 +70,15 @@ class Trainer:
         matrices = {
             name for name, p in self.model.named_parameters() if p.ndim == 2 and id(p) not in embeddings
         }
+        groups: dict[float, list[torch.Tensor]] = {}
+        for name in sorted(matrices):
+            scale = next((by for end, by in (slower or {}).items() if name.endswith(end)), 1.0)
+            groups.setdefault(scale, []).append(self.master[name])
+        muon = [{"params": found, "lr": 0.02 * scale} for scale, found in groups.items()]
+        others = [p for name, p in self.master.items() if name not in matrices]
         self.optimizers = [
-            torch.optim.Muon(
-                [p for name, p in self.master.items() if name in matrices],
-                lr=0.02,
-                momentum=0.95,
-                weight_decay=0.01,
-            ),
-            torch.optim.AdamW(
-                [p for name, p in self.master.items() if name not in matrices],
-                lr=3e-3,
-                betas=(0.9, 0.95),
-                weight_decay=0.0,
-            ),
+            torch.optim.Muon(muon, lr=0.02, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
