@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import resource
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ from tools_service.segments import Segment
 K1, B = 0.9, 0.4  # Anserini's, which the paper's BM25 baselines use
 
 _RANGE_POSTINGS = 8 * 2**20
+_OTHER_FILES = 256
 
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
@@ -73,6 +75,7 @@ def _merge_terms(segments: Sequence[Segment], folder: Path) -> list[array[int]]:
     """Write all terms; for each segment, the numbers that its terms have among them."""
     numbers = [array("i") for _ in segments]
     starts = array("q", [0])
+    _allow_files(len(segments))
     with ExitStack() as stack, (folder / "terms.bin").open("wb") as file:
         sources = [
             _numbered(stack.enter_context((segment.folder / "terms.txt").open("rb")), n)
@@ -84,6 +87,14 @@ def _merge_terms(segments: Sequence[Segment], folder: Path) -> list[array[int]]:
                 numbers[segment].append(number)
     np.save(folder / "terms.npy", np.frombuffer(starts, dtype=np.int64))
     return numbers
+
+
+def _allow_files(number: int) -> None:
+    """Raise this process's own limit of open files, as far as it may: every segment is open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < number + _OTHER_FILES:
+        wanted = number + _OTHER_FILES
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def _numbered(lines: Iterator[bytes], segment: int) -> Iterator[tuple[bytes, int]]:

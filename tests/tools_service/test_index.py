@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_the_index_does_not_depend_on_how_the_source_was_cut_into_blocks(
     monkeypatch.setattr("tools_service.merging._RANGE_POSTINGS", 100)
     build(cut, progress=False)
     assert contents(cut.index) == contents(whole.index)
+
+
+def test_more_segments_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.read_blocks, "__defaults__", (1,))  # a block for each line
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        made = indexed(tmp_path, ARTICLES * 50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert read_manifest(made.index)["passages"] == 200
 
 
 def test_the_arrays_are_opened_by_memory_map(made: WikiSearchConfig) -> None:
