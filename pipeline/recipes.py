@@ -54,7 +54,14 @@ def demo() -> Recipe:
     model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
     tools = ToolsConfig(
         wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"),
-        qa=QAConfig(model="demo/models/reader", reader="fid", passages=3, device="cpu", dtype="float32"),
+        qa=QAConfig(
+            model="demo/models/reader",
+            reader="fid",
+            passages=1,
+            max_passage_tokens=128,
+            device="cpu",
+            dtype="float32",
+        ),
         mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
     )
     generate = _generate(model, tools, runs, max_new_tokens=24)
