@@ -92,6 +92,9 @@ def test_every_text_has_one_row(
     assert counts.tools["Calendar"].kept > 0
     assert counts.calls == sum(len(row["calls"]) for row in rows)
     assert manifest.state == "finished"
+    assert manifest.compute is not None
+    assert manifest.compute.overhead >= 1
+    assert manifest.compute.flops_per_s is not None
 
 
 def test_a_killed_run_goes_on_and_leaves_the_same_rows(
@@ -111,6 +114,8 @@ def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     assert rows_of(config) == undisturbed[0]
     assert manifest.counts == undisturbed[1].counts
     assert [session.finished is not None for session in manifest.sessions] == [False, True]
+    assert manifest.compute is not None
+    assert manifest.compute.flops_per_s is None
 
 
 def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
