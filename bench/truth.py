@@ -5,7 +5,8 @@
 The generator of the demo's pages knows where a perfect annotator would call a tool, and with which
 input. The pipeline does not use any of that; this script holds what it kept (gain >= tau_f) against it,
 after the fact. Out: a line for each tool with the number of kept calls and the shares that stand at a
-right place, and that are the right call there.
+right place, and that are the right call there: the generator's input, or for QA, where a question can be
+worded in many ways, the generator's answer.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ def compare(
         text = annotation.text.text
         page = truth.get(text) or next(made for whole, made in truth.items() if text in whole)
         shift = page.text.index(text)
-        gold = {(call.tool, call.position - shift): call.input for call in page.calls}
+        gold = {(call.tool, call.position - shift): call for call in page.calls}
         for call in annotation.calls:
             if not kept(call, method.of(call.tool).tau_f):
                 continue
             counts[call.tool, "kept"] += 1
             wanted = gold.get((call.tool, call.position))
             counts[call.tool, "place"] += wanted is not None
-            counts[call.tool, "right"] += wanted == call.input
+            counts[call.tool, "right"] += wanted is not None and (
+                call.input == wanted.input or (call.tool == "QA" and call.result == wanted.result)
+            )
     return counts
 
 

@@ -31,3 +31,15 @@ def test_calls_are_held_against_their_page() -> None:
     annotation = Annotation(Text(1, Document("a#1"), PASSAGE), "annotated", calls=calls)
     counts = compare([annotation], {PAGE.text: PAGE}, MethodConfig())
     assert {what: number for (_, what), number in counts.items()} == {"kept": 3, "place": 2, "right": 1}
+
+
+def test_a_question_is_right_by_its_answer() -> None:
+    page = Marked.parse("Ana lives in" + mark("QA", "Where does Ana live?", "Tuvale") + " Tuvale.")
+    asked = [("Where is the house of Ana?", "Tuvale"), ("Where does Ana live?", "Kadale"), ("Who?", "Ana")]
+    calls = tuple(
+        Call("QA", page.calls[0].position, 0.5, question, result, 1.0, 3.0, 3.0, 2.0)
+        for question, result in asked
+    )
+    annotation = Annotation(Text(1, Document("a#1"), page.text), "annotated", calls=calls)
+    counts = compare([annotation], {page.text: page}, MethodConfig())
+    assert {what: number for (_, what), number in counts.items()} == {"kept": 3, "place": 3, "right": 2}
