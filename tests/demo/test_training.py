@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from demo import train_reader, train_translator, training
-from demo.train_reader import READER, example, known, loss_of, whole_article
+from demo.train_reader import PASSAGES, READER, example, known, loss_of, whole_article
 from demo.train_translator import held_out, phrases
 from tests.seq2seq import byte_level_tokenizer, t5
 from tools_service.reading import encode, parts
@@ -29,7 +29,7 @@ def test_an_example_says_its_answer_in_a_passage_on_its_subject_or_has_none() ->
     examples = [example(rng) for _ in range(500)]
     for one in examples:
         about = [passage for passage in one.passages if passage.title in one.question]
-        assert 1 <= len(one.passages) <= READER.passages
+        assert 1 <= len(one.passages) <= PASSAGES
         assert [one.answer in passage.text for passage in about] == [True] * bool(one.answer), one
     assert 10 < sum(not one.answer for one in examples) < 100
 
