@@ -87,7 +87,11 @@ def _new_index(config: VectorsConfig, dimension: int, total: int) -> Any:
             f"tools.wikisearch.vectors.kind = ivfpq needs {_CODEBOOK} passages, there are {total}: use flat"
         )
     lists = config.lists or max(1, min(int(4 * math.sqrt(total)), total // _TRAINING_PER_LIST))
-    return faiss.IndexIVFPQ(faiss.IndexFlatIP(dimension), dimension, lists, config.code_bytes, 8, metric)
+    cells = faiss.IndexIVFPQ(faiss.IndexFlatIP(dimension), dimension, lists, config.code_bytes, 8, metric)
+    index.pq.cp.min_points_per_centroid = (
+        1  # a small index has few; that is no reason to warn of each codebook
+    )
+    return index
 
 
 class VectorIndex:
