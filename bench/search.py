@@ -224,7 +224,7 @@ def passage_vectors(index: Path, number: int) -> np.ndarray[Any, np.dtype[np.flo
     """[number, D]: the first passages by latent semantic analysis, of length 1.
 
     That is tf-idf projected on the strongest directions of these passages, found with random vectors and one
-    power iteration (Halko, Martinsson and Tropp 2011): few directions matter much, as in an encoder's vectors.
+    power iteration (Halko, Martinsson and Tropp 2011): a few matter much, as in an encoder's vectors.
     """
     store, bm25 = PassageStore(index), Bm25(index)
     numbers: dict[str, int] = {}

@@ -88,10 +88,8 @@ def _new_index(config: VectorsConfig, dimension: int, total: int) -> Any:
         )
     lists = config.lists or max(1, min(int(4 * math.sqrt(total)), total // _TRAINING_PER_LIST))
     cells = faiss.IndexIVFPQ(faiss.IndexFlatIP(dimension), dimension, lists, config.code_bytes, 8, metric)
-    index.pq.cp.min_points_per_centroid = (
-        1  # a small index has few; that is no reason to warn of each codebook
-    )
-    return index
+    cells.pq.cp.min_points_per_centroid = 1  # a small index has few: no reason to warn of every codebook
+    return cells
 
 
 class VectorIndex:
