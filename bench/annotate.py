@@ -89,10 +89,12 @@ def make_model(name: str, device: str, dtype: str, batch_tokens: int) -> Languag
     return LanguageModel(model.to(on, getattr(torch, dtype)), tokenizer, batch_tokens)
 
 
-def make_texts(model: LanguageModel, method: MethodConfig, count: int, corpus: Sequence[str]) -> list[Text]:
+def make_texts(
+    model: LanguageModel, method: MethodConfig, count: int, corpus: Sequence[str], max_tokens: int
+) -> list[Text]:
     """The first texts that the tool would be tried on."""
     [tool] = method.tools
-    config = CorpusConfig(paths=tuple(corpus), max_tokens=112)
+    config = CorpusConfig(paths=tuple(corpus), max_tokens=max_tokens)
     texts = read_corpus(list_shards(config), config, lambda text: len(model.encode([text])[0].ids))
     chosen = (text for text in texts if not text.skipped and select(tool, text, method).chosen)
     found = [text for text, _ in zip(chosen, range(count), strict=False)]
@@ -211,7 +213,7 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
     settings = ToolMethod.model_validate(MethodConfig().of(tool).model_dump() | given)
     method = MethodConfig.model_validate({"tools": (tool,), "prompts": PROMPTS, tool.lower(): settings})
     tools = make_tools()
-    texts = make_texts(model, method, args.texts, args.corpus)
+    texts = make_texts(model, method, args.texts, args.corpus, args.max_tokens)
     annotator = Annotator(model, tools, method)
     annotator.annotate(texts[:1])  # prompts and tables are made once
     rate = matrix_rate(model.device, model.model.dtype)
@@ -262,6 +264,7 @@ def main() -> None:
         "--plain-texts", type=int, default=4, help="how many of them the plain procedure gets"
     )
     parser.add_argument("--corpus", nargs="+", default=["demo/pages"])
+    parser.add_argument("--max-tokens", type=int, default=112, help="of a text; the demo recipe's")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch-tokens", type=int, default=ModelConfig().batch_tokens)

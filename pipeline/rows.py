@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pipeline.columns import Columns
-from pipeline.model import LanguageModel, Phase
+from pipeline.model import LanguageModel
+from pipeline.records import Phase
 
 
 class Rows:
