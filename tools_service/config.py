@@ -86,7 +86,7 @@ class VectorsConfig(Frozen):
     """flat is exact; ivfpq is small; hnsw is fast."""
     lists: PositiveInt | None = None
     """ivfpq: cells; None takes a number from the number of passages."""
-    probes: PositiveInt = 32
+    probes: PositiveInt = 64
     """ivfpq: cells searched for a query."""
     code_bytes: PositiveInt = 64
     """ivfpq: bytes per passage; a divisor of the encoder's dimensions."""
