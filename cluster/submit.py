@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,10 @@ ROOT = Path(__file__).parents[1]
 EXCLUDED = (".git", ".venv", "/runs", "/tests", "/bench", "/docs", ".*_cache", ".hypothesis", "__pycache__")
 # Passed on where the caller has it. Ray shows a job's variables to whoever may open the dashboard.
 SECRETS = ("HF_TOKEN",)
+
+# What the dashboard of a cluster says that has only just started, and how long that is waited for.
+NOT_YET = "No available agent"
+PATIENCE_S = 120.0
 
 
 class SubmitError(Exception):
@@ -65,21 +71,36 @@ def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
     # Ray prefers these to what it is told.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""  # EXCLUDED has them; Ray would warn
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(arguments.address)
-        return client, client.submit_job(
-            entrypoint=shlex.join(arguments.command),
-            submission_id=arguments.submission_id,
-            runtime_env=environment,
-            metadata=metadata(arguments.command),
-            entrypoint_num_cpus=arguments.cpus,
-            entrypoint_num_gpus=arguments.gpus,
-        )
+        return client, _submission_id(client, arguments, environment)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise SubmitError(f"--address {arguments.address}: {error}") from error
+
+
+def _submission_id(
+    client: JobSubmissionClient, arguments: argparse.Namespace, environment: dict[str, Any]
+) -> str:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(arguments.command),
+                submission_id=arguments.submission_id,
+                runtime_env=environment,
+                metadata=metadata(arguments.command),
+                entrypoint_num_cpus=arguments.cpus,
+                entrypoint_num_gpus=arguments.gpus,
+            )
+        except RuntimeError as error:
+            if NOT_YET not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(2.0)
 
 
 async def follow(client: JobSubmissionClient, submission_id: str) -> bool:

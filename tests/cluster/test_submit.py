@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -9,6 +10,8 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,16 +24,6 @@ import pytest
 from cluster.submit import ROOT, main
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-# A cluster of its own: the one that other tests share has no dashboard and no token. It ends with its input.
-CLUSTER = """
-import ray, sys
-context = ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1",
-                   dashboard_port=int(sys.argv[1]), object_store_memory=100 * 1024**2, log_to_driver=False)
-print("http://" + context.dashboard_url, flush=True)
-sys.stdin.read()
-ray.shutdown()
-"""
 
 
 @dataclass(frozen=True)
@@ -51,43 +44,67 @@ class Cluster:
             timeout=300,
         )
 
-    def job(self, submission_id: str) -> dict[str, Any]:
-        request = urllib.request.Request(f"{self.address}/api/jobs/{submission_id}")
+    def ready(self, process: subprocess.Popen[bytes]) -> Cluster:
+        while process.poll() is None:  # the test's timeout ends this, if nothing else does
+            try:
+                self.ask("version")
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.5)
+            else:
+                return self
+        raise AssertionError(f"ray start ended with {process.returncode}")
+
+    def ask(self, path: str) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self.address}/api/{path}")
         request.add_header("Authorization", f"Bearer {self.environment['RAY_AUTH_TOKEN']}")
         with urllib.request.urlopen(request, timeout=60) as answer:
-            described: dict[str, Any] = json.load(answer)
-        return described
+            answered: dict[str, Any] = json.load(answer)
+        return answered
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def cluster() -> Iterator[Cluster]:
+    """A cluster of its own: the one that other tests share has no dashboard and no token."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HF_"))}
-    environment = inherited | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path_factory.mktemp("home")),  # no token of whoever runs the tests
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",  # a busy machine needs more than Ray's 60
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(port)],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        address = process.stdout.readline().strip()
-        assert address == f"http://127.0.0.1:{port}", process.stderr.read()
-        yield Cluster(address, environment)
-        process.stdin.close()
-        assert process.wait(60) == 0
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short, for the sockets in it
+        environment = inherited | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": folder,  # no token of whoever runs the tests
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",  # a busy machine needs more than Ray's 60
+        }
+        # The agent's port as well: its usual one may be another cluster's, and jobs are started through it.
+        ports = [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}", "--port=0"]
+        size = ["--num-cpus=2", f"--object-store-memory={100 * 1024**2}"]
+        process = subprocess.Popen(
+            [
+                "ray",
+                "start",
+                "--head",
+                "--block",
+                "--disable-usage-stats",
+                f"--temp-dir={folder}",
+                *ports,
+                *size,
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield Cluster(f"http://127.0.0.1:{port}", environment).ready(process)
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 SEEN = """
@@ -113,7 +130,7 @@ def test_a_job_runs_in_this_folder_with_its_variables_and_says_what_it_is(cluste
     assert {"pipeline", "tools_service", "cluster", "demo", "requirements.txt"} <= set(seen["there"])
     assert not {".git", ".venv", "runs", "tests", "docs", "bench"} & set(seen["there"])
     assert "python -m pipeline COMMAND" in done.stdout
-    job = cluster.job("seen")
+    job = cluster.ask("jobs/seen")
     assert job["status"] == "SUCCEEDED"
     assert shlex.split(job["metadata"]["command"]) == ["bash", "-c", command]
     assert job["metadata"]["commit"]
