@@ -42,7 +42,7 @@ class _Decompressor(Protocol):
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream; `compression` is "", "gz", "bz2" or "zst". A damaged stream ends with a problem."""
+    """The lines of a stream; `compression` is "", "gz", "bz2" or "zst". A damaged one ends with a problem."""
     number = 1
     pending = bytearray()
     length = 0

@@ -77,7 +77,7 @@ def demo() -> Recipe:
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
             output=runs / "annotations",
         ),
-        # WikiSearch and QA know the same facts here; with both calls in a row nobody learns to read a snippet.
+        # WikiSearch and QA know the same facts; behind a QA call nobody learns to read a snippet.
         merge=_merge(runs).model_copy(update={"one_call_per_position": True}),
         finetune=FinetuneConfig(
             model=model,

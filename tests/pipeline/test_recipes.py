@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config import FinetuneConfig, MethodConfig
 from pipeline.recipes import RECIPES, RecipeName
-from tools_service.config import CalendarConfig
+from tools_service.config import CalendarConfig, ToolsConfig
+from tools_service.toolsfile import with_tools_file
 
 pytestmark = pytest.mark.unit
 
@@ -46,6 +47,11 @@ def test_paper_is_the_papers_method_and_training() -> None:
     wanted = FinetuneConfig(data=recipe.merge.output, output=recipe.finetune.output)
     assert recipe.finetune == wanted
     assert recipe.finetune.model.path == "EleutherAI/gpt-j-6b"
+
+
+def test_the_demos_tools_file_says_what_its_recipe_says() -> None:
+    file = Path(__file__).parents[2] / "demo" / "tools.toml"
+    assert with_tools_file(ToolsConfig(), file) == RECIPES["demo"]().annotate.tools
 
 
 def test_demo_needs_no_gpu_and_no_network() -> None:
