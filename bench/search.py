@@ -27,13 +27,13 @@ import numpy as np
 import psutil
 
 from bench import results, texts
-from tools_service.bm25 import Bm25
 from tools_service.config import VectorsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput
-from tools_service.index import build
-from tools_service.passages import PassageStore
+from tools_service.retrieval.bm25 import Bm25
+from tools_service.retrieval.index import build
+from tools_service.retrieval.passages import PassageStore
+from tools_service.retrieval.terms import analyze
 from tools_service.search import WikiSearch
-from tools_service.terms import analyze
 
 PASSAGES_PER_ARTICLE = 3.8
 LEAST_PER_S, MOST_P99_MS, MOST_MEMORY_MB, LEAST_RECALL = 200, 50, 300, 0.95
@@ -188,7 +188,10 @@ def measure_exhaustive(index: Path, queries: Sequence[str]) -> dict[str, Any]:
 
 def measure_recall(index: Path, folder: Path) -> dict[str, Any]:
     """Share of the exact ten that each kind of FAISS index finds, on vectors of the first passages."""
-    from tools_service.vectors import VectorIndex, VectorWriter  # FAISS, which replicas of BM25 do not load
+    from tools_service.retrieval.vectors import (  # FAISS, which replicas of BM25 do not load
+        VectorIndex,
+        VectorWriter,
+    )
 
     vectors = passage_vectors(index, _VECTORS + _VECTOR_QUERIES)
     queries, vectors = vectors[:_VECTOR_QUERIES], vectors[_VECTOR_QUERIES:]

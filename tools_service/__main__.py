@@ -111,7 +111,7 @@ def answers(
 
 def index(arguments: Index) -> int:
     """Build the index and print its manifest."""
-    from tools_service.index import build
+    from tools_service.retrieval.index import build
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")

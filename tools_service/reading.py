@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.passages import Hit, Passage
+from tools_service.retrieval.passages import Hit, Passage
 from tools_service.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
 
 if TYPE_CHECKING:

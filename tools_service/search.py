@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tools_service.bm25 import Bm25
 from tools_service.config import WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.fusion import fuse
-from tools_service.index import read_manifest
-from tools_service.passages import Hit, Passage, PassageStore
+from tools_service.retrieval.bm25 import Bm25
+from tools_service.retrieval.fusion import fuse
+from tools_service.retrieval.index import read_manifest
+from tools_service.retrieval.passages import Hit, Passage, PassageStore
 
 if TYPE_CHECKING:
-    from tools_service.dense import DenseIndex
+    from tools_service.retrieval.dense import DenseIndex
 
 __all__ = ["Hit", "Passage", "Retriever", "WikiSearch", "open_retriever"]
 
@@ -53,7 +53,7 @@ def open_retriever(config: WikiSearchConfig) -> Retriever:
     manifest = read_manifest(config.index)
     if config.retriever == "bm25":
         return _Lexical(config.index)
-    from tools_service.dense import DenseIndex
+    from tools_service.retrieval.dense import DenseIndex
 
     vectors = DenseIndex(config, manifest)
     return _Dense(config.index, vectors) if config.retriever == "dense" else _Hybrid(config.index, vectors)

@@ -54,7 +54,7 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
 def prepare(tools: Iterable[str], config: ToolsConfig) -> None:
     """Build what `tools` need and is not there yet: the index of WikiSearch and QA."""
     if config.wikisearch.source and not _SEARCHING.isdisjoint(tools):
-        from tools_service.index import ensure
+        from tools_service.retrieval.index import ensure
 
         ensure(config.wikisearch)
 

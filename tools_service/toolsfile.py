@@ -68,8 +68,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     for name, value in above.items():
         under = below.get(name)
         if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = _merged(under, value)
-        merged[name] = value
+            merged[name] = _merged(under, value)
+        else:
+            merged[name] = value
     return merged
 
 

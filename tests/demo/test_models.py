@@ -15,8 +15,8 @@ from demo.train_reader import READER
 from demo.train_translator import phrases
 from tools_service.config import MTConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.index import ensure
 from tools_service.reading import QA
+from tools_service.retrieval.index import ensure
 from tools_service.translation import MT
 
 pytestmark = pytest.mark.unit

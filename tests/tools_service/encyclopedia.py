@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools_service.config import WikiSearchConfig
-from tools_service.index import build
+from tools_service.retrieval.index import build
 
 ARTICLES = [
     ("Spin fishing", "Spin fishing uses a fast and lightweight reel. It is popular on rivers."),

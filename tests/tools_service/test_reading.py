@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from tests.seq2seq import bart, byte_level_tokenizer, save, t5, teach
 from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.passages import Hit, Passage
 from tools_service.reading import QA, encode, parts
+from tools_service.retrieval.passages import Hit, Passage
 from tools_service.seq2seq import Seq2SeqError
 
 pytestmark = pytest.mark.unit

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tools_service.passages import Passage, split, stored
-from tools_service.sources import Block, Skipped, read_articles
-from tools_service.terms import TermNumbers
+from tools_service.retrieval.passages import Passage, split, stored
+from tools_service.retrieval.sources import Block, Skipped, read_articles
+from tools_service.retrieval.terms import TermNumbers
 
 Int32s = npt.NDArray[np.int32]
 

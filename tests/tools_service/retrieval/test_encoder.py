@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from tests.tools_service.encoders import DIMENSION, bert
 from tools_service.config import EncoderConfig
-from tools_service.encoder import Encoder, EncoderError
-from tools_service.passages import Passage
+from tools_service.retrieval.encoder import Encoder, EncoderError
+from tools_service.retrieval.passages import Passage
 
 pytestmark = pytest.mark.unit
 

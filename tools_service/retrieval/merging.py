@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tools_service.segments import Segment
+from tools_service.retrieval.segments import Segment
 
 K1, B = 0.9, 0.4  # Anserini's, which the paper's BM25 baselines use
 

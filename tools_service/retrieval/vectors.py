@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigurationError
 from tools_service.config import VectorsConfig
-from tools_service.passages import Hit
+from tools_service.retrieval.passages import Hit
 
 _TRAINING_PER_LIST = 64  # vectors that k-means sees for each cell; FAISS wants 39 at least
 _CODEBOOK = 256  # entries of a product quantizer's codebook, and as many vectors are needed to learn it

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tools_service.config import WikiSearchConfig
-from tools_service.encoder import Encoder
-from tools_service.parallel import in_order
-from tools_service.passages import Hit, Passage, PassageStore
-from tools_service.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
+from tools_service.retrieval.encoder import Encoder
+from tools_service.retrieval.parallel import in_order
+from tools_service.retrieval.passages import Hit, Passage, PassageStore
+from tools_service.retrieval.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
 
 _RANGE = 2_048  # passages encoded together
 _PROBE = Passage("Probe", "What the encoder makes of these words identifies it.")

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from pipeline.errors import ConfigurationError
 from tools_service.config import EncoderConfig
-from tools_service.passages import Passage
+from tools_service.retrieval.passages import Passage
 
 Vectors = npt.NDArray[np.float32]  # [texts, D]
 

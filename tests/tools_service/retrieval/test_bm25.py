@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.tools_service.encyclopedia import indexed
-from tools_service.bm25 import Bm25
-from tools_service.passages import PassageStore
-from tools_service.terms import STOP_WORDS, TermNumbers, analyze
+from tools_service.retrieval.bm25 import Bm25
+from tools_service.retrieval.passages import PassageStore
+from tools_service.retrieval.terms import STOP_WORDS, TermNumbers, analyze
 
 pytestmark = pytest.mark.unit
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, written
-from tools_service import index as index_module
-from tools_service import sources
-from tools_service.bm25 import Bm25
 from tools_service.config import WikiSearchConfig
 from tools_service.contract import ToolInput
-from tools_service.index import IndexFolderError, build, ensure, read_manifest
+from tools_service.retrieval import index as index_module
+from tools_service.retrieval import sources
+from tools_service.retrieval.bm25 import Bm25
+from tools_service.retrieval.index import IndexFolderError, build, ensure, read_manifest
+from tools_service.retrieval.sources import SourceError
 from tools_service.search import WikiSearch, open_retriever
-from tools_service.sources import SourceError
 
 pytestmark = pytest.mark.unit
 
@@ -98,7 +98,7 @@ def test_the_index_does_not_depend_on_how_the_source_was_cut_into_blocks(
     whole = indexed(tmp_path, articles)
     cut = config(Path(whole.source[0]), tmp_path / "cut")
     monkeypatch.setattr(sources.read_blocks, "__defaults__", (2_000,))
-    monkeypatch.setattr("tools_service.merging._RANGE_POSTINGS", 100)
+    monkeypatch.setattr("tools_service.retrieval.merging._RANGE_POSTINGS", 100)
     build(cut, progress=False)
     assert contents(cut.index) == contents(whole.index)
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tools_service.passages import Hit
-from tools_service.terms import analyze
+from tools_service.retrieval.passages import Hit
+from tools_service.retrieval.terms import analyze
 
 # Bounds are compared with this much room, as sums of floats depend on their order.
 _ROOM = 1e-9

@@ -25,12 +25,12 @@ from typing import Any
 from tqdm import tqdm
 
 from tools_service.config import WikiSearchConfig
-from tools_service.merging import K1, B, merge
-from tools_service.parallel import cluster, in_order
-from tools_service.passages import PASSAGE_WORDS
-from tools_service.segments import Segment, write_segment
-from tools_service.sources import Block, SourceError, read_blocks, source_files
-from tools_service.terms import ANALYSIS
+from tools_service.retrieval.merging import K1, B, merge
+from tools_service.retrieval.parallel import cluster, in_order
+from tools_service.retrieval.passages import PASSAGE_WORDS
+from tools_service.retrieval.segments import Segment, write_segment
+from tools_service.retrieval.sources import Block, SourceError, read_blocks, source_files
+from tools_service.retrieval.terms import ANALYSIS
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def settings(config: WikiSearchConfig) -> dict[str, Any]:
     """What the manifest of an index for `config` says of how it was built."""
     if config.retriever == "bm25":
         return dict(SETTINGS)
-    from tools_service.dense import vector_settings
+    from tools_service.retrieval.dense import vector_settings
 
     return {**SETTINGS, **vector_settings(config)}
 
@@ -145,7 +145,7 @@ def _write_index(
         terms = merge(segments, work)
         shutil.rmtree(work / "segments")
         if config.retriever != "bm25":
-            from tools_service.dense import build_vectors
+            from tools_service.retrieval.dense import build_vectors
 
             build_vectors(config, work, workers=workers, progress=progress)
     return {

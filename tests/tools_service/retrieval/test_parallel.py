@@ -12,10 +12,10 @@ import ray
 
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import config, indexed
-from tools_service import sources
 from tools_service.config import EncoderConfig, WikiSearchConfig
-from tools_service.index import build, read_manifest
-from tools_service.parallel import in_order
+from tools_service.retrieval import sources
+from tools_service.retrieval.index import build, read_manifest
+from tools_service.retrieval.parallel import in_order
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools_service.passages import Passage, PassageStore, split, stored
+from tools_service.retrieval.passages import Passage, PassageStore, split, stored
 
 pytestmark = pytest.mark.unit
 

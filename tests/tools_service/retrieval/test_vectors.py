@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tools_service.config import VectorsConfig
-from tools_service.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
+from tools_service.retrieval.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
 
 pytestmark = pytest.mark.unit
 

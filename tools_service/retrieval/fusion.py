@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tools_service.passages import Hit
+from tools_service.retrieval.passages import Hit
 
 K = 60  # the authors' value: the first ranks differ little, so that agreement decides
 

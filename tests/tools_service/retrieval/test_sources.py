@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from tests.tools_service.encyclopedia import ARTICLES, lines
-from tools_service.sources import (
+from tools_service.retrieval.sources import (
     Article,
     Block,
     Skipped,
