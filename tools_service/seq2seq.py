@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import ConfigurationError
 from tools_service.config import MTConfig, QAConfig
@@ -133,6 +134,7 @@ def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedMod
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(

@@ -118,7 +118,7 @@ def _merge_postings(parts: Sequence[_Part], starts: Int64s, folder: Path) -> Non
     lengths = [part.lengths for part in parts]
     shifts = np.concatenate([[0], np.cumsum([len(one) for one in lengths])])
     passages = int(shifts[-1])
-    mean = sum(int(one.sum()) for one in lengths) / max(1, passages)
+    mean = max(1, sum(int(one.sum()) for one in lengths)) / max(1, passages)
     norms = [K1 * ((1 - B) + B * one / mean) for one in lengths]
     idf = _idf(np.diff(starts), passages)
     maxima = np.zeros(len(idf), dtype=np.float32)
