@@ -26,7 +26,7 @@ from demo.pages import Marked
 
 HERE = Path(__file__).parent
 SEED = 2302
-PAGES, HELD_OUT_PAGES, SHARDS = 2_400, 200, 8
+PAGES, HELD_OUT_PAGES, SHARDS = 2_000, 200, 8
 QUESTIONS = 100  # of each kind
 SITES = ("news", "blog", "forum", "shop", "diary", "times", "herald", "post")
 
