@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import config, indexed
@@ -17,17 +16,10 @@ from tools_service.retrieval import sources
 from tools_service.retrieval.index import build, read_manifest
 from tools_service.retrieval.parallel import in_order
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
 
 WORDS = [f"w{n}" for n in range(50)]
 ARTICLES = [(f"Title {n}", " ".join(WORDS[n * m % 50] for m in range(n + 1))) for n in range(120)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
