@@ -44,7 +44,7 @@ demo: $(INSTALLED) ## the whole method on the embedded world (FORCE=1 redoes fin
 
 test: test-unit test-ray ## all tests
 
-test-unit: $(INSTALLED) ## no Ray, under a minute
+test-unit: $(INSTALLED) ## no Ray, about a minute
 	$(PYTHON) -m pytest -q -m unit
 
 test-ray: $(INSTALLED) ## real local clusters; gpu tests where there is one
