@@ -22,11 +22,11 @@ from typing import Annotated, Any
 import tyro
 
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.records import ToolName
+from pipeline.records import TOOL_NAMES, ToolName
 from tools_service.client import LocalTools, ToolClient
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput, ToolResult
-from tools_service.toolbox import AVAILABLE, require_available
+from tools_service.toolbox import require_available
 from tools_service.toolsfile import tools_file_of, with_tools_file
 
 Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
@@ -64,7 +64,7 @@ class Index:
 class Serve:
     """Run tools on Ray Serve until interrupted."""
 
-    tools: tuple[ToolName, ...] = AVAILABLE
+    tools: tuple[ToolName, ...] = TOOL_NAMES
     """The tools to run."""
     address: str | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""

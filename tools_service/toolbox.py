@@ -13,13 +13,11 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import ConfigurationError
-from pipeline.records import TOOL_NAMES, ToolName
+from pipeline.records import TOOL_NAMES
 from tools_service.calculator import Calculator
 from tools_service.calendar_ import Calendar
 from tools_service.config import ToolsConfig
 from tools_service.contract import Tool
-
-AVAILABLE: tuple[ToolName, ...] = TOOL_NAMES
 
 _SEARCHING = frozenset({"WikiSearch", "QA"})
 

@@ -33,7 +33,7 @@ from pipeline.inference import Generation, Generator
 from pipeline.model import LanguageModel
 from pipeline.records import TOOL_NAMES, ToolName
 from tools_service.client import LocalTools, ToolClient
-from tools_service.toolbox import AVAILABLE, ToolUnavailableError, require_available
+from tools_service.toolbox import ToolUnavailableError, require_available
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def evaluate_model(
 def tools_at_hand(config: GenerateConfig) -> tuple[ToolName, ...]:
     """The tools that are not switched off and can be had; a model may have learned fewer than there are."""
     tools: list[ToolName] = []
-    for tool in AVAILABLE:
+    for tool in TOOL_NAMES:
         if tool in config.tools_off:
             continue
         try:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.records import TOOL_NAMES
 from tools_service.calculator import Calculator
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract import ToolInput
-from tools_service.toolbox import AVAILABLE, ToolUnavailableError, load_tool, prepare, require_available
+from tools_service.toolbox import ToolUnavailableError, load_tool, prepare, require_available
 
 pytestmark = pytest.mark.unit
 
@@ -34,15 +35,15 @@ def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Pa
     search = WikiSearchConfig(index=tmp_path / "index")
     config = ToolsConfig(wikisearch=search)
     with pytest.raises(ToolUnavailableError, match=r"tools\.wikisearch\.source: QA and WikiSearch .*nothing"):
-        require_available(AVAILABLE, config)
+        require_available(TOOL_NAMES, config)
     require_available(["Calculator", "Calendar"], config)
 
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
     prepare(
-        AVAILABLE,
+        TOOL_NAMES,
         ToolsConfig(wikisearch=search.model_copy(update={"source": (str(tmp_path / "wiki.jsonl"),)})),
     )
-    require_available(AVAILABLE, config)
+    require_available(TOOL_NAMES, config)
     answers = load_tool("WikiSearch", config)([ToolInput("otters")])
     assert answers[0].result == "Otter > An otter swims."
 
