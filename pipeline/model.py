@@ -44,7 +44,11 @@ class NonFiniteError(PipelineError):
 
     def __init__(self, what: str, text_id: int, tool: ToolName, position: int) -> None:
         super().__init__(f"text {text_id}, {tool}, position {position}: {what} is not finite")
-        self.text_id, self.tool, self.position = text_id, tool, position
+        self.what, self.text_id, self.tool, self.position = what, text_id, tool, position
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An exception is pickled by its message otherwise, and could not be made again from that."""
+        return type(self), (self.what, self.text_id, self.tool, self.position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class LanguageModel:
         self.device = model.device
         self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
         self.markers = Markers.of(tokenizer)
-        self.max_positions = _max_positions(model.config)
+        self.max_positions = max_positions(model.config)
         self.vocabulary: int = model.config.get_text_config().vocab_size
         if len(tokenizer) > self.vocabulary:
             message = f"the tokenizer has {len(tokenizer)} tokens, the model {self.vocabulary} embeddings"
@@ -300,7 +304,7 @@ def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _max_positions(config: Any) -> int:
+def max_positions(config: Any) -> int:
     """The longest context the model is exact for: its positions, or a shorter attention window."""
     names = ("max_position_embeddings", "sliding_window", "window_size", "attention_chunk_size")
     found = [getattr(config, name, None) for name in names]

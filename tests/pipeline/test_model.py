@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from pipeline.config import ModelConfig
-from pipeline.model import LanguageModel, ModelError
+from pipeline.model import LanguageModel, ModelError, NonFiniteError
 from pipeline.prompts import PromptTemplate
 from pipeline.tree import Tree
 from tests.models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
@@ -216,3 +217,10 @@ def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Any) -> None:
     model = LanguageModel.load(config)
     assert (model.batch_tokens, model.model.dtype) == (99, torch.bfloat16)
     assert model.markers.pieces[model.markers.api[0]] == " ["
+
+
+def test_a_score_that_is_not_finite_survives_the_way_to_another_process() -> None:
+    sent = NonFiniteError("the loss (plus)", 7, "Calendar", 3)
+    came = pickle.loads(pickle.dumps(sent))  # noqa: S301
+    assert str(came) == str(sent) == "text 7, Calendar, position 3: the loss (plus) is not finite"
+    assert (came.text_id, came.tool, came.position) == (7, "Calendar", 3)
