@@ -40,7 +40,7 @@ from pipeline.model import LanguageModel
 from pipeline.planning import ModelShape
 from pipeline.prompts import load_prompt
 from pipeline.records import TOOL_NAMES, Annotation, Call, Cost, Phase, Text, ToolName
-from pipeline.sampling import sample_calls
+from pipeline.sampling import Order, sample_calls
 from pipeline.selection import select
 from tests.models import teach
 from tools_service.calculator import Calculator
@@ -200,7 +200,8 @@ def agreement(
     given = [annotator.executed[text.text_id] for text in texts]
     floor = {tool: method.of(tool).tau_f}
     rounded = score_calls(half, [text for text, _ in given], [calls for _, calls in given], floor)
-    drawn = sample_calls(half, tool, load_prompt(tool, method.prompts), texts, method.of(tool), method.seed)
+    prompts = {tool: load_prompt(tool, method.prompts)}
+    drawn = sample_calls(half, [Order(text, tool) for text in texts], prompts, method)
     return same_calls(exact, [one.calls for one in rounded], floor[tool]) | {
         "drawn": [sum(len(calls) for _, calls in given), sum(len(one.candidates) for one in drawn)]
     }

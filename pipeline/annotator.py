@@ -23,7 +23,7 @@ from pipeline.filtering import ScoredText, score_calls
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.prompts import load_prompt
 from pipeline.records import Annotation, Funnel, Status, Text, ToolName
-from pipeline.sampling import SampledText, sample_calls
+from pipeline.sampling import Order, SampledText, sample_calls
 from pipeline.selection import Selection, select
 from tools_service.client import ToolClient
 
@@ -124,14 +124,15 @@ class Annotator:
 
     def _select_and_sample(self, works: Sequence[_Work]) -> None:
         """Steps 1 and 2."""
-        for tool, prompt in self._prompts.items():
+        orders = []
+        for tool in self._prompts:
             for work in works:
                 work.selected[tool] = select(tool, work.text, self._method)
-            chosen = [work for work in works if work.selected[tool].chosen]
-            texts = [work.text for work in chosen]
-            found = sample_calls(self._model, tool, prompt, texts, self._method.of(tool), self._method.seed)
-            for work, sampled in zip(chosen, found, strict=True):
-                work.sampled[tool] = sampled
+                if work.selected[tool].chosen:
+                    orders.append((work, Order(work.text, tool)))
+        found = sample_calls(self._model, [order for _, order in orders], self._prompts, self._method)
+        for (work, order), sampled in zip(orders, found, strict=True):
+            work.sampled[order.tool] = sampled
 
     def _score(self, works: Sequence[_Work]) -> list[ScoredText]:
         """Step 4."""

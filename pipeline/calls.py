@@ -259,6 +259,8 @@ def texts_of(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[in
 
     Bytes that are no whole character give a replacement character.
     """
+    if not sequences:
+        return []  # batch_decode would make one string of no sequences
     anchor = _encode(tokenizer, ["a"])[0][0].tolist()
     spelt = tokenizer.batch_decode(
         [[*anchor, *ids] for ids in sequences], skip_special_tokens=False, clean_up_tokenization_spaces=False

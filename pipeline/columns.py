@@ -9,6 +9,7 @@ Shapes: B rows, H key-value heads, T columns, E size of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,16 +70,36 @@ class Columns(DynamicCache):
             copy.buffers.append(tuple(_grown(part, self.length, capacity) for part in wide))  # type: ignore[arg-type]
         return copy
 
-    def select(self, rows: torch.Tensor, columns: torch.Tensor, capacity: int) -> None:
-        """Keeps `rows` [B'], and of each `columns` [B', T'] in that order; makes room for `capacity`."""
-        for layer, pair in enumerate(self.buffers):
-            kept = []
-            for part in pair:
-                _, heads, _, size = part.shape
-                index = columns[:, None, :, None].expand(-1, heads, -1, size)
-                kept.append(_grown(part[rows].gather(2, index), columns.shape[1], capacity))
-            self.buffers[layer] = (kept[0], kept[1])
-        self.length, self.capacity = columns.shape[1], capacity
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Columns, torch.Tensor, torch.Tensor]], capacity: int) -> Columns:
+        """Of each cache `rows` [B'], and of each of those `columns` [B', T'] in that order, with room for
+        `capacity`; the rows of all parts below each other, and zeros behind the shorter ones.
+
+        The caches are emptied, layer by layer, so that no more than one layer is held twice.
+        """
+        joined = cls()
+        joined.length, joined.capacity = max(columns.shape[1] for _, _, columns in parts), capacity
+        rows = sum(len(kept) for _, kept, _ in parts)
+        for layer, pair in enumerate(parts[0][0].buffers):
+            new = tuple(part.new_empty(rows, part.shape[1], capacity, part.shape[3]) for part in pair)
+            done = 0
+            for cache, kept, columns in parts:
+                end, width = done + len(kept), columns.shape[1]
+                for old, part in zip(cache.buffers[layer], new, strict=True):
+                    part[done:end, :, :width] = _chosen(old, kept.to(old.device), columns.to(old.device))
+                    part[done:end, :, width:] = 0  # a masked column must still be a number
+                cache.buffers[layer] = (pair[0].new_empty(0), pair[1].new_empty(0))
+                done = end
+            joined.buffers.append((new[0], new[1]))
+        return joined
+
+
+def _chosen(part: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """[B, H, T, E] at rows [B'], and of each of those at columns [B', T']."""
+    _, heads, width, size = part.shape
+    head = rows[:, None] * heads + torch.arange(heads, device=part.device)  # [B', H], of all rows' heads
+    index = head[:, :, None] * width + columns[:, None]
+    return part.reshape(-1, size).index_select(0, index.flatten()).view(*index.shape, size)
 
 
 def _room(like: torch.Tensor, capacity: int) -> torch.Tensor:

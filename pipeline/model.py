@@ -261,18 +261,22 @@ class LanguageModel:
         pairs = longest * longest if self.eager else longest * (longest + 1) // 2
         return features, [self.cost(int(size), longest, pairs, packed) for size in sizes]
 
-    def batches(self, lengths: Sequence[int], shared: int = 0, forwards: int = 1) -> list[list[int]]:
+    def batches(
+        self, lengths: Sequence[int], shared: int = 0, forwards: int = 1, share: float = 1.0
+    ) -> list[list[int]]:
         """Indices grouped into batches of like length, the longest first, at the least cost.
 
         A batch costs its rows times its longest, and what it takes to start its `forwards`; its rows, each
-        `shared` longer, stay under `batch_tokens` when padded. (Shortest path over the sorted lengths.)
+        `shared` longer, stay under this `share` of `batch_tokens` when padded. (Shortest path over the sorted
+        lengths.)
         """
+        most = int(self.batch_tokens * share)
         order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
         cost = np.full(len(order) + 1, np.inf)
         cost[0], origin = 0.0, np.zeros(len(order) + 1, dtype=np.int64)
         for first in range(len(order)):
             longest = lengths[order[first]]
-            rows = np.arange(1, 1 + max(1, min(len(order) - first, self.batch_tokens // (longest + shared))))
+            rows = np.arange(1, 1 + max(1, min(len(order) - first, most // (longest + shared))))
             reached = cost[first] + _START * forwards + rows * longest
             better = reached < cost[first + rows]
             cost[first + rows[better]], origin[first + rows[better]] = reached[better], first

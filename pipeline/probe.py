@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.columns import Columns
+from pipeline.contexts import Contexts
 from pipeline.model import LanguageModel, ModelError, Prompt, causal
 from pipeline.packing import NAME
-from pipeline.tree import Tree
 
 _EXACT = 1e-4  # nats, float32
 _ROUGH = 0.25  # of the difference that a wrong context makes, for half-precision weights
@@ -95,7 +95,7 @@ def _branches(
     ids = torch.from_numpy(prompt).to(model.device)[None]
     depth = torch.arange(len(prompt), device=model.device)[None]
     model.forward(ids, depth, causal(len(prompt), model.device), cache, "prompt", len(prompt))
-    tree = Tree(model, Prompt(cache, suffix), texts)
+    tree = Contexts(model, Prompt(cache, suffix), texts, [{} for _ in texts])
     rows, slots = np.array([0, 1, 1]), np.array([0, 0, 1])
     tree.extend(rows, slots, tree.first + np.array([1, 2, 5]), np.repeat(mark[:1], 3))
     tree.extend(rows, slots, slots, np.repeat(mark[1:], 3))

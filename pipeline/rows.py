@@ -70,7 +70,8 @@ class Rows:
         columns = self._filled[index].long().argsort(dim=1, stable=True)[:, -widest:]
         self._filled = self._filled[index].gather(1, columns)
         device = self._model.device
-        self._cache.select(index.to(device), columns.to(device), widest + widest // 4)
+        kept = (self._cache, index.to(device), columns.to(device))
+        self._cache = Columns.joined([kept], widest + widest // 4)
         self.logits = self.logits[index.to(device)]
 
     def _run(self, ids: Tensor, depth: Tensor, allowed: Tensor, phase: Phase, real: int) -> None:

@@ -1,8 +1,9 @@
 """Step 2, sample: where calls might help, and which (paper section 2, "Sampling API Calls").
 
-In: texts, a tool's prompt and its settings (tau_s, k, m). Out: for each text the distinct candidate calls,
-and what became of every other draw, by reason. Nothing is executed or judged here. Results do not depend on
-which texts are sampled together.
+In: texts, each under a tool, the tools' prompts and settings (tau_s, k, m). Out: for each the distinct
+candidate calls, and what became of every other draw, by reason. Texts of all tools are drawn for together;
+as draws end, further texts join. Nothing is executed or judged here. Results do not depend on which texts are
+sampled together.
 """
 
 from __future__ import annotations
@@ -14,17 +15,25 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.calls import Malformed, Pieces, parse_call, texts_of
-from pipeline.config import ToolMethod
-from pipeline.draws import grow, stream_keys
-from pipeline.model import LanguageModel, NonFiniteError, Prompt
+from pipeline.config import MethodConfig, ToolMethod
+from pipeline.contexts import Contexts
+from pipeline.draws import Draws, stream_keys
+from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.planning import Layout, least_decode, least_positions
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Candidate, Cost, Text, ToolName, Work
-from pipeline.tree import Tree
+from pipeline.tree import Account
 
-_FORWARDS = (
-    8  # a batch of texts is worth about that many forwards: the positions, and a step a token of the calls
-)
+_FORWARDS = 2  # of a batch of contexts: the contexts themselves, and <API> behind the positions
+_SHARE = 0.5  # of a forward's tokens for new contexts, so that others can run on beside them
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A text to sample calls of a tool for."""
+
+    text: Text
+    tool: ToolName
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +56,21 @@ class SampledText:
 
 def sample_calls(
     model: LanguageModel,
-    tool: ToolName,
-    template: PromptTemplate,
-    texts: Sequence[Text],
-    method: ToolMethod,
-    seed: int,
+    orders: Sequence[Order],
+    prompts: Mapping[ToolName, PromptTemplate],
+    method: MethodConfig,
 ) -> list[SampledText]:
-    """Candidate calls of `tool` for each text, in the order of `texts`.
+    """Candidate calls for every order, in that sequence.
 
     A text that does not fit the context beside the prompt comes back failed. Raises NonFiniteError when the
     model's probabilities are not finite.
     """
-    room = model.room(template, method.max_call_tokens)
-    encoded = model.encode([text.text for text in texts])
-    out: dict[int, SampledText] = {}
-    for index, (text, pieces) in enumerate(zip(texts, encoded, strict=True)):
-        size = len(pieces.ids)
-        if not 0 < size <= room:
-            reason = (
-                f"context: the text has {size} tokens, beside the prompt of {tool} there is room for {room}"
-            )
-            out[index] = SampledText(text, tool, failed=reason)
-    fitting = [index for index in range(len(texts)) if index not in out]
-    if not fitting:
-        return [out[index] for index in range(len(texts))]
-    prompt = model.prompt(template)
-    columns = [2 * len(encoded[index].ids) + len(prompt.suffix) for index in fitting]
-    for batch in model.batches(columns, prompt.length, _FORWARDS):
-        rows = [fitting[index] for index in batch]
-        sampled = _sample_batch(
-            model, tool, prompt, [texts[i] for i in rows], [encoded[i] for i in rows], method, seed
-        )
-        out.update(zip(rows, sampled, strict=True))
-    return [out[index] for index in range(len(texts))]
+    sampler = _Sampler(model, orders, prompts, method)
+    for batch in sampler.batches():
+        sampler.make_room(len(batch) * sampler.columns(batch[0]))
+        sampler.start(batch)
+    sampler.make_room()
+    return sampler.sampled()
 
 
 def select_positions(p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int) -> np.ndarray:
@@ -92,73 +83,167 @@ def select_positions(p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int
     return np.sort(best)
 
 
-def _sample_batch(
-    model: LanguageModel,
-    tool: ToolName,
-    prompt: Prompt,
-    texts: Sequence[Text],
-    encoded: Sequence[Pieces],
-    method: ToolMethod,
-    seed: int,
-) -> list[SampledText]:
-    tree = Tree(model, prompt, [pieces.ids for pieces in encoded])
-    p_api = tree.positions()
-    chosen, discarded = [], []
-    for text, pieces, p in zip(texts, encoded, p_api, strict=True):
-        if not np.isfinite(p).all():
-            raise NonFiniteError("p(<API>)", text.text_id, tool, int(np.flatnonzero(~np.isfinite(p))[0]))
-        usable = pieces.starts >= 0
+@dataclass(slots=True)
+class _Progress:
+    """What has become of an order."""
+
+    pieces: Pieces
+    failed: str | None = None
+    chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # I
+    p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
+    unscorable: bool = False
+    draws: range = range(0)  # their numbers, position by position
+    spent: Account = field(default_factory=dict)
+
+
+class _Sampler:
+    """Texts join the draws under way as others end; every forward is shared by whatever is there."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        orders: Sequence[Order],
+        prompts: Mapping[ToolName, PromptTemplate],
+        method: MethodConfig,
+    ) -> None:
+        self.model, self.orders, self.prompts, self.method = model, orders, prompts, method
+        encoded = model.encode([order.text.text for order in orders])
+        self.progress = [_Progress(pieces) for pieces in encoded]
+        self.draws = Draws(model)
+        for order, progress in zip(orders, self.progress, strict=True):
+            size = len(progress.pieces.ids)
+            room = model.room(prompts[order.tool], method.of(order.tool).max_call_tokens)
+            if not 0 < size <= room:
+                progress.failed = (
+                    f"context: the text has {size} tokens, beside the prompt of {order.tool} there is room "
+                    f"for {room}"
+                )
+
+    def batches(self) -> list[list[int]]:
+        """Orders of one tool and like length each, the longest contexts first."""
+        by_tool: dict[ToolName, list[int]] = {}
+        for index, order in enumerate(self.orders):
+            if self.progress[index].failed is None:
+                by_tool.setdefault(order.tool, []).append(index)
+        batches = []
+        for tool, mine in by_tool.items():
+            prompt = self.model.prompt(self.prompts[tool]).length
+            own = [self.columns(index) - prompt for index in mine]
+            found = self.model.batches(own, prompt, _FORWARDS, _SHARE)
+            batches += [[mine[place] for place in batch] for batch in found]
+        return sorted(batches, key=lambda batch: -self.columns(batch[0]))
+
+    def columns(self, index: int) -> int:
+        """Tokens of an order's context."""
+        prompt = self.model.prompt(self.prompts[self.orders[index].tool])
+        return prompt.length + 2 * len(self.progress[index].pieces.ids) + len(prompt.suffix)
+
+    def make_room(self, columns: int | None = None) -> None:
+        """Goes on drawing until a batch of so many columns may join; without a number, to the end."""
+        while held := self.draws.held:
+            if columns is not None and held + columns <= self.model.batch_tokens:
+                break
+            self.draws.step()
+
+    def start(self, batch: Sequence[int]) -> None:
+        """Runs the contexts of a batch, chooses the positions, and lets their draws begin."""
+        tool = self.orders[batch[0]].tool
+        settings, mine = self.method.of(tool), [self.progress[index] for index in batch]
+        text_ids = [self.orders[index].text.text_id for index in batch]
+        contexts = Contexts(
+            self.model,
+            self.model.prompt(self.prompts[tool]),
+            [progress.pieces.ids for progress in mine],
+            [progress.spent for progress in mine],
+        )
+        for progress, text_id, p in zip(mine, text_ids, contexts.positions(), strict=True):
+            if not np.isfinite(p).all():
+                raise NonFiniteError("p(<API>)", text_id, tool, int(np.flatnonzero(~np.isfinite(p))[0]))
+            progress.p_api = p
+            self._choose(progress, settings)
+        counts = [len(progress.chosen) for progress in mine]
+        if not sum(counts):
+            return
+        row = np.repeat(np.arange(len(batch)), counts)
+        position = np.concatenate([progress.chosen for progress in mine])
+        names = [text_ids[text] for text in row]
+        keys = np.stack(
+            [
+                stream_keys(self.method.seed, name, tool, int(i), settings.m)
+                for name, i in zip(names, position, strict=True)
+            ]
+        )
+        numbers = self.draws.add(contexts, tool, row, position, keys, settings.max_call_tokens, names)
+        ends = np.cumsum(counts) * settings.m
+        for progress, end, count in zip(mine, ends.tolist(), counts, strict=True):
+            progress.draws = numbers[end - count * settings.m : end]
+
+    def _choose(self, progress: _Progress, settings: ToolMethod) -> None:
         # Without a BOS the model says nothing about a text's first token alone: no loss, so no call can be
         # kept.
-        unscorable = bool(usable[0] and not model.markers.bos and p[0] > method.tau_s)
-        usable[0] &= bool(model.markers.bos)
-        chosen.append(select_positions(p, usable, method.tau_s, method.k))
-        discarded.append(Counter({"position_not_scorable": 1} if unscorable else {}))
-    row = np.repeat(np.arange(len(texts)), [len(positions) for positions in chosen])
-    position = np.concatenate(chosen)
-    calls: list[Counter[tuple[int, str]]] = [Counter() for _ in texts]
-    draws: list[dict[int, list[tuple[int, ...]]]] = [{int(i): [] for i in positions} for positions in chosen]
-    if len(row):
-        names = [texts[int(r)].text_id for r in row]
-        keys = [
-            stream_keys(seed, name, tool, int(i), method.m) for name, i in zip(names, position, strict=True)
-        ]
-        drawn = grow(tree, tool, row, position, np.stack(keys), method.max_call_tokens, names)
-        for index, call in enumerate(_read(model, tool, drawn)):
-            r, i = row[index // method.m], int(position[index // method.m])
-            draws[r][i].append(drawn[index])
+        bos, usable = bool(self.model.markers.bos), progress.pieces.starts >= 0
+        progress.unscorable = bool(usable[0] and not bos and progress.p_api[0] > settings.tau_s)
+        usable[0] &= bos
+        progress.chosen = select_positions(progress.p_api, usable, settings.tau_s, settings.k)
+
+    def sampled(self) -> list[SampledText]:
+        """What was found, once all draws have ended."""
+        drawn = [tuple(tokens) for tokens in self.draws.tokens]
+        read: list[str | Malformed] = [Malformed("")] * len(drawn)
+        for tool in self.prompts:
+            mine = [
+                number
+                for order, progress in zip(self.orders, self.progress, strict=True)
+                if order.tool == tool
+                for number in progress.draws
+            ]
+            for number, call in zip(mine, _read(self.model, tool, [drawn[n] for n in mine]), strict=True):
+                read[number] = call
+        return [self._sampled(index, drawn, read) for index in range(len(self.orders))]
+
+    def _sampled(
+        self, index: int, drawn: Sequence[tuple[int, ...]], read: Sequence[str | Malformed]
+    ) -> SampledText:
+        order, progress = self.orders[index], self.progress[index]
+        if progress.failed is not None:
+            return SampledText(order.text, order.tool, failed=progress.failed)
+        calls: Counter[tuple[int, str]] = Counter()
+        discarded = Counter({"position_not_scorable": 1} if progress.unscorable else {})
+        at = np.repeat(progress.chosen, self.method.of(order.tool).m).tolist()
+        draws: dict[int, list[tuple[int, ...]]] = {int(i): [] for i in progress.chosen}
+        for i, number in zip(at, progress.draws, strict=True):
+            draws[i].append(drawn[number])
+            call = read[number]
             if isinstance(call, Malformed):
-                discarded[r][call.reason] += 1
+                discarded[call.reason] += 1
             else:
-                calls[r][i, call] += 1
-    return [
-        SampledText(
-            text,
-            tool,
-            positions=len(chosen[r]),
-            draws=len(chosen[r]) * method.m,
-            candidates=tuple(
-                Candidate(tool, int(encoded[r].starts[i]), i, float(p_api[r][i]), call, count)
-                for (i, call), count in calls[r].items()
-            ),
-            discarded=dict(discarded[r]),
-            work=_work(tool, tree, prompt, r, draws[r]),
+                calls[i, call] += 1
+        starts, p_api = progress.pieces.starts, progress.p_api
+        candidates = tuple(
+            Candidate(order.tool, int(starts[i]), i, float(p_api[i]), call, count)
+            for (i, call), count in calls.items()
         )
-        for r, text in enumerate(texts)
-    ]
+        return SampledText(
+            order.text,
+            order.tool,
+            positions=len(progress.chosen),
+            draws=len(progress.draws),
+            candidates=candidates,
+            discarded=dict(discarded),
+            work=self._work(order.tool, progress, draws),
+        )
 
-
-def _work(
-    tool: ToolName, tree: Tree, prompt: Prompt, row: int, draws: Mapping[int, Sequence[tuple[int, ...]]]
-) -> tuple[Work, ...]:
-    """The two phases of the text in a row, given its draws by position."""
-    api = len(tree.model.markers.api)
-    layout = Layout(prompt.length, int(tree.lengths[row]), len(prompt.suffix), api)
-    decoded = tree.spent["decode"][row] if "decode" in tree.spent else Cost()
-    return (
-        Work(tool, "positions", least_positions(layout), tree.spent["positions"][row]),
-        Work(tool, "decode", least_decode(layout, draws), decoded),
-    )
+    def _work(
+        self, tool: ToolName, progress: _Progress, draws: Mapping[int, Sequence[tuple[int, ...]]]
+    ) -> tuple[Work, ...]:
+        """The two phases of a text, given its draws by position."""
+        prompt = self.model.prompt(self.prompts[tool])
+        n, api = len(progress.pieces.ids), len(self.model.markers.api)
+        layout = Layout(prompt.length, n, len(prompt.suffix), api)
+        return (
+            Work(tool, "positions", least_positions(layout), progress.spent.get("positions", Cost())),
+            Work(tool, "decode", least_decode(layout, draws), progress.spent.get("decode", Cost())),
+        )
 
 
 def _read(model: LanguageModel, tool: ToolName, drawn: Sequence[tuple[int, ...]]) -> list[str | Malformed]:

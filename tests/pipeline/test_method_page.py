@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ToolMethod
+from pipeline.config import MethodConfig, ToolMethod
 from pipeline.execution import ExecutedCall
 from pipeline.filtering import score_calls
 from pipeline.prompts import load_prompt
 from pipeline.records import Annotation, Document, Text
-from pipeline.sampling import sample_calls
+from pipeline.sampling import Order, sample_calls
 from tests.models import language_model
 
 pytestmark = pytest.mark.unit
@@ -39,7 +39,8 @@ def test_a_row_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
         load_prompt("Calculator", tmp_path),
         ToolMethod(tau_s=0.0, k=4, m=3, max_call_tokens=12),
     )
-    [sampled] = sample_calls(model, "Calculator", template, [text], method, seed=3)
+    wanted = MethodConfig(calculator=method, seed=3)
+    [sampled] = sample_calls(model, [Order(text, "Calculator")], {"Calculator": template}, wanted)
     executed = [ExecutedCall(candidate, "115", None) for candidate in sampled.candidates]
     [scored] = score_calls(model, [text], [executed], {"Calculator": -1e9})
     row = Annotation(text, "annotated", calls=scored.calls).to_row()

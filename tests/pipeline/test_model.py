@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from pipeline.config import ModelConfig
+from pipeline.contexts import Contexts
 from pipeline.model import LanguageModel, ModelError, NonFiniteError
 from pipeline.prompts import PromptTemplate
-from pipeline.tree import Tree
 from tests.models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
 from tests.pipeline import oracle
 
@@ -36,7 +36,8 @@ TEXTS = ["The bakery sold 48 rolls.", "é “x” 67", "67"]
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, kind: str) -> None:
     model = language_model(architecture, kind)
-    tree = Tree(model, model.prompt(PROMPT), [pieces.ids for pieces in model.encode(TEXTS)])
+    ids = [pieces.ids for pieces in model.encode(TEXTS)]
+    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     for text, found in zip(TEXTS, tree.positions(), strict=True):
         plain = [oracle.p_api(model, PROMPT, text, position) for position in range(len(found))]
         np.testing.assert_allclose(found, plain, rtol=1e-3, atol=1e-7)
@@ -62,7 +63,7 @@ def test_a_row_that_outlives_the_first_keeps_its_own_cache(
     monkeypatch.setattr("pipeline.tree._WORTH", 99.0)
     model = language_model(architecture, "bytes")
     ids = [pieces.ids for pieces in model.encode(TEXTS[:2])]
-    tree = Tree(model, model.prompt(PROMPT), ids)
+    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     tree.extend(np.array([0, 1]), np.array([0, 0]), tree.first + np.array([2, 1]), np.array([7, 8]))
     tree.extend(np.array([1, 1]), np.array([0, 1]), np.array([0, 0]), np.array([9, 10]))
     assert len(tree.features) == 1
@@ -107,11 +108,11 @@ def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
     model = language_model(architecture, "bytes")
     assert model.packs == packs
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    tree = Tree(model, model.prompt(PROMPT), ids)
+    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     packed = tree.positions()
-    assert (sum(cost.padding for cost in tree.spent["positions"]) == 0) == packs
+    assert (sum(cost.padding for cost in (one["positions"] for one in tree.accounts)) == 0) == packs
     model.packs = False
-    padded = Tree(model, model.prompt(PROMPT), ids).positions()
+    padded = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids]).positions()
     model.packs = packs
     for one, other in zip(packed, padded, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)

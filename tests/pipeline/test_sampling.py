@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from pipeline.calls import Malformed, insert_calls, parse_call
-from pipeline.config import ToolMethod
+from pipeline.config import MethodConfig, ToolMethod
 from pipeline.draws import invert_cdf, stream_keys, uniforms
 from pipeline.grammar import CLOSED, DEAD, automaton
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Call, Document, Text, ToolName
-from pipeline.sampling import SampledText, sample_calls, select_positions
+from pipeline.sampling import Order, SampledText, sample_calls, select_positions
+from pipeline.tree import Tree
 from tests.models import causal_lm, language_model, tokenizer
 from tests.pipeline import oracle
 
@@ -36,7 +37,8 @@ TEXTS = texts("The bakery sold 48 rolls.", "48 café “x” on Tuesday, 115 in 
 
 
 def sample(model: LanguageModel, given: list[Text], method: ToolMethod = METHOD) -> list[SampledText]:
-    return sample_calls(model, "Calculator", PROMPT, given, method, SEED)
+    orders = [Order(text, "Calculator") for text in given]
+    return sample_calls(model, orders, {"Calculator": PROMPT}, MethodConfig(calculator=method, seed=SEED))
 
 
 def tokens(sampled: SampledText) -> int:
@@ -119,6 +121,39 @@ def test_giving_up_finished_rows_and_columns_changes_no_draw(
 def test_batches_of_one_row_give_the_same_draws() -> None:
     together, apart = language_model("llama", "bytes"), language_model("llama", "bytes", batch_tokens=1)
     assert list(map(found, sample(together, TEXTS))) == list(map(found, sample(apart, TEXTS)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", "pieces"), ("gptj", "split_marker"), ("gpt2", "bytes")]
+)
+def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
+    architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model(architecture, kind)
+    other = PromptTemplate("QA", "Ask for what is missing, or do not.\n\nInput:", "\nOutput:")
+    prompts: dict[ToolName, PromptTemplate] = {"Calculator": PROMPT, "QA": other}
+    wide = ToolMethod(tau_s=0.0, k=3, m=20, max_call_tokens=12)
+    method = MethodConfig(calculator=wide, qa=wide.model_copy(update={"m": 7, "max_call_tokens": 9}))
+    given = TEXTS + texts("On Monday 30 rolls", "It sold twice as many on Tuesday as on Monday.")
+    orders = [Order(text, tool) for tool in prompts for text in given]
+    alone = [sample_calls(model, [order], prompts, method)[0] for order in orders]
+    joined: list[int] = []
+    join = Tree.join
+    monkeypatch.setattr(Tree, "join", lambda tree, other: (joined.append(tree.held), join(tree, other))[1])
+    longest = max(sum(model.prompt(one).length + 160 for one in prompts.values()), 1)
+    for batch_tokens in (longest, 4 * longest, 16_384):
+        model.batch_tokens = batch_tokens
+        joined.clear()
+        together = sample_calls(model, orders, prompts, method)
+        assert joined, "nothing joined"
+        for one, beside in zip(alone, together, strict=True):
+            assert (one.text, one.tool, one.draws) == (beside.text, beside.tool, beside.draws)
+            assert found(one) == found(beside)
+            assert one.discarded == beside.discarded
+            assert [part.least for part in one.work] == [part.least for part in beside.work]
+            assert tokens(one) == tokens(beside)
+    assert any(one.candidates for one in alone)
+    model.batch_tokens = 16_384
 
 
 def test_draws_differ_by_seed_text_tool_position_and_number() -> None:
