@@ -21,6 +21,7 @@ from pipeline.config import (
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
+    PlanConfig,
 )
 from pipeline.errors import ConfigurationError
 from pipeline.recipes import Recipe, RecipeName
@@ -93,6 +94,18 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
     if counts is not None:
         kept = sum(tool.kept for tool in counts.tools.values())
         print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
+    print(arguments.config.output)
+
+
+def plan(arguments: ToolsArguments[PlanConfig]) -> None:
+    """Plan, and print what annotating will take."""
+    from pipeline.demo import console
+    from pipeline.estimation import plan
+    from pipeline.outlook import outlook
+
+    made = plan(arguments.config)
+    made.write(arguments.config.output)
+    console().print(outlook(made), highlight=False)
     print(arguments.config.output)
 
 
@@ -192,7 +205,24 @@ class Command:
     examples: tuple[str, ...]
 
 
+def _plan_of(recipe: Recipe) -> PlanConfig:
+    """The recipe's annotate, to be planned for; the file stands beside the annotations."""
+    annotate = recipe.annotate
+    return PlanConfig(**{**dict(annotate), "output": annotate.output.parent / "plan.json"})
+
+
 COMMANDS: dict[str, Command] = {
+    "plan": Command(
+        summary="What annotating will take: work, time, cost, tools, disk. Runs no model.",
+        run=plan,
+        arguments=ToolsArguments[PlanConfig],
+        config=_plan_of,
+        short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
+        examples=(
+            "--recipe demo --like runs/demo/annotations",
+            "--recipe paper --corpus s3://b/ccnet --hardware A100 --price-per-hour 2.5 --deadline-hours 48",
+        ),
+    ),
     "annotate": Command(
         summary="Steps 1-4: select texts, sample calls, execute them, score them.",
         run=annotate,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.hardware import Hardware
 from pipeline.records import ToolName
 from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
 from tools_service.config import ToolsConfig
@@ -27,8 +28,12 @@ class ModelConfig(Frozen):
     """Type of the weights. Log-probabilities are always computed in float32 or wider."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    batch_tokens: PositiveInt = 16_384
-    """Most tokens in one forward, padding included."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens in one forward, padding included; None: what fits a GPU, 16,384 on a CPU."""
+    gpus: PositiveInt = 1
+    """GPUs to spread the layers over, if one cannot hold them; annotate takes ray.gpus_per_actor."""
+    compile: bool = False
+    """Compile the model (torch.compile) while it runs first; needs a C++ compiler."""
 
 
 class CorpusConfig(Frozen):
@@ -134,6 +139,29 @@ class AnnotateConfig(Frozen):
     ray: RayConfig = RayConfig()
     output: Path = Path("runs/annotations")
     """Folder for the rows (Parquet) and manifest.json; a run that was interrupted there goes on."""
+
+
+class PlanConfig(AnnotateConfig):
+    """What annotate would be given, and what a plan of it needs besides."""
+
+    output: Path = Path("runs/plan.json")
+    """File for the plan; nothing else is written."""
+    sample: PositiveInt = 2_000
+    """Texts to read, select and tokenise, spread over the corpus."""
+    like: Path | None = None
+    """Finished folder of annotations to take assumptions from; None takes the demo's."""
+    hardware: Hardware | None = None
+    """What an annotating actor runs on; with utilisation this gives its speed."""
+    utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.3
+    """Share of the hardware's BF16 peak that is reached: an assumption until a run of yours has shown it."""
+    flops_per_s: Positive | None = None
+    """Speed of an annotating actor, as measured; goes before hardware and utilisation."""
+    price_per_hour: Positive | None = None
+    """Of one GPU (of one actor where none has a GPU), in any currency."""
+    deadline_hours: Positive | None = None
+    """When annotating is to be done; gives the number of actors."""
+    calls_per_s: dict[ToolName, float] | None = None
+    """Calls that one replica of a tool answers (bench.tools measures it); None: pipeline/hardware.py's."""
 
 
 class MergeConfig(Frozen):

@@ -119,9 +119,9 @@ class Expected:
     """Share of the calls whose L_i(e(c)) is needed."""
 
 
-def forecast(expected: Expected) -> dict[Phase, Cost]:
-    """The least work for one such text, to whole tokens. An average of products is taken for the product of
-    averages, so texts of very unequal length cost more than this says."""
+def forecast(expected: Expected, texts: float = 1) -> dict[Phase, Cost]:
+    """The least work for so many such texts, to whole tokens. An average of products is taken for the product
+    of averages, so texts of very unequal length cost more than this says."""
     e = expected
     text = e.prompt + e.n + e.suffix
     drawn = e.positions * e.draws * max(0.0, e.draw - 1) * e.distinct
@@ -132,11 +132,13 @@ def forecast(expected: Expected) -> dict[Phase, Cost]:
     scored["call"] = (e.calls * e.close, e.call, e.shared)
     costs: dict[Phase, Cost] = {
         "positions": _cost(
+            texts,
             2 * e.n + e.suffix - 1 + further,
             before + further * (middle - e.api / 2),
             e.api * e.n,
         ),
         "decode": _cost(
+            texts,
             e.positions + drawn,
             e.positions * middle + drawn * (middle + e.draw / 2),
             e.positions + drawn,
@@ -144,7 +146,7 @@ def forecast(expected: Expected) -> dict[Phase, Cost]:
     }
     for phase, (times, prefix, known) in scored.items():
         size = max(0.0, prefix + e.reach - 1 - known)
-        costs[phase] = _cost(times * size, times * _pairs(known, size), times * e.targets)  # type: ignore[index]
+        costs[phase] = _cost(texts, times * size, times * _pairs(known, size), times * e.targets)  # type: ignore[index]
     return costs
 
 
@@ -152,8 +154,8 @@ def _pairs(depth: float, tokens: float) -> float:
     return tokens * depth + tokens * (tokens + 1) / 2
 
 
-def _cost(tokens: float, seen: float, logits: float) -> Cost:
-    return Cost(round(tokens), seen=round(seen), logits=round(logits))
+def _cost(texts: float, tokens: float, seen: float, logits: float) -> Cost:
+    return Cost(round(texts * tokens), seen=round(texts * seen), logits=round(texts * logits))
 
 
 class ModelShape(Frozen):

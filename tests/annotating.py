@@ -6,11 +6,23 @@ import json
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.annotator import Annotator
 from pipeline.calls import continuation
 from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, ModelConfig, RayConfig, ToolMethod
+from pipeline.corpus import list_shards, read_corpus
+from pipeline.counts import count_rows
+from pipeline.datasource import TokenCounter
+from pipeline.manifest import ROWS, AnnotationManifest, Session, begin
 from pipeline.model import LanguageModel
-from pipeline.records import Document, Text
+from pipeline.outputs import now
+from pipeline.planning import ModelShape
+from pipeline.records import ANNOTATION_SCHEMA, Document, Text
 from tests.models import causal_lm, teach, tokenizer
+from tools_service.client import LocalTools
+from tools_service.config import ToolsConfig
 
 PROMPTS = {
     "calculator": "Add calls. 2 and 3 make [Calculator(2 + 3)] 5.\n\nInput: {text}\nOutput:",
@@ -87,3 +99,24 @@ def config(world: Path, output: Path, *, actors: int = 1, texts_per_batch: int =
         ray=RayConfig(actors=actors, gpus_per_actor=0, cpus_per_actor=1, texts_per_batch=texts_per_batch),
         output=output,
     )
+
+
+def finished(world: Path, output: Path, batch: int = 8) -> AnnotationManifest:
+    """Annotate `world` in this process, without Ray, into a folder like annotate's."""
+    made = config(world, output)
+    shards = list_shards(made.corpus)
+    texts = list(read_corpus(shards, made.corpus, TokenCounter(made.model.path)))
+    begun = begin(output, made, shards).with_session(Session(started=now(), finished=now(), wall_s=1.0))
+    tools = LocalTools.start(ToolsConfig(), made.method.tools)
+    annotator = Annotator(annotator_model(), tools, made.method)
+    (output / ROWS).mkdir(parents=True)
+    rows = []
+    for start in range(0, len(texts), batch):
+        block = [one.to_row() for one in annotator.annotate(texts[start : start + batch])]
+        pq.write_table(
+            pa.Table.from_pylist(block, schema=ANNOTATION_SCHEMA), output / ROWS / f"{start:06}.parquet"
+        )
+        rows += block
+    manifest = begun.completed(count_rows(rows, made.method), ModelShape.of(annotator_model().model))
+    manifest.write(output)
+    return manifest
