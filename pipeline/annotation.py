@@ -25,7 +25,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import AnnotateConfig
-from pipeline.corpus import Shard, list_shards, require_readable
+from pipeline.corpus import Shard, all_shards, list_shards, require_readable
 from pipeline.counts import COLUMNS, count_rows
 from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, load_tokenizer, read_groups
 from pipeline.errors import ConfigurationError, PipelineError
@@ -62,8 +62,9 @@ def annotate(config: AnnotateConfig) -> AnnotationManifest:
     shards = list_shards(config.corpus)
     require_readable(shards, config.corpus)
     load_tokenizer(config.model.path)
+    whole = None if config.corpus.slice is None else all_shards(config.corpus)
     with sole_writer(config.output):
-        manifest = begin(config.output, config, shards)
+        manifest = begin(config.output, config, shards, whole)
         if manifest.state == "finished":
             logger.info("%s: finished before, nothing to do", config.output)
             return manifest

@@ -37,9 +37,10 @@ from pipeline.manifest import (
     versions,
 )
 from pipeline.mixture import THRESHOLDS, Mixture, TauF, choose
-from pipeline.outputs import now, write_whole
+from pipeline.outputs import Ids, now, write_whole
 from pipeline.records import AUGMENTED_SCHEMA, TOOL_NAMES, ToolName
 from pipeline.settings import Frozen
+from pipeline.slices import expand, require_together
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Source(Frozen):
     """An annotation folder that went in."""
 
     folder: Path
+    slice: str | None = None
     texts: int
     model: str
 
@@ -89,11 +91,14 @@ class MergeManifest(Frozen):
 def merge(config: MergeConfig) -> MergeManifest:
     """Write C*, replacing an earlier one in the same folder once the new one is complete.
 
-    Raises ManifestError for a folder that is not a finished annotation, ConfigurationError for a threshold
-    its calls were not scored for, and MergeError when a text comes twice or a call does not fit its text.
+    Raises ManifestError for a folder that is not a finished annotation, SliceError for slices that do not
+    fit together, ConfigurationError for a threshold that calls were not scored for, and MergeError when a
+    text comes twice or a call does not fit its text.
     """
     _refuse_foreign(config.output)
+    config = config.model_copy(update={"annotations": expand(config.annotations)})
     sources = {folder: _finished(folder) for folder in config.annotations}
+    require_together(sources, config.missing_slices)
     tau_f = thresholds(config, sources)
     _refuse_twins(config.annotations)
     mixture = choose(
@@ -112,6 +117,7 @@ def merge(config: MergeConfig) -> MergeManifest:
         sources=tuple(
             Source(
                 folder=folder,
+                slice=found.recipe.corpus.slice,
                 texts=counts.texts if (counts := found.counts) else 0,
                 model=found.recipe.model.path,
             )
@@ -194,17 +200,20 @@ def _finished(folder: Path) -> AnnotationManifest:
 
 def _refuse_twins(folders: Sequence[Path]) -> None:
     """Slices of a corpus share no text; what does is one annotation named twice, or two of one corpus."""
-    seen = np.empty(0, np.int64)
-    for folder in folders:
-        own = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
-        together = np.sort(np.concatenate([seen, *own]))
-        twins = together[1:][together[1:] == together[:-1]]
-        if len(twins):
-            raise MergeError(
-                f"annotations: {len(twins)} texts of {folder} are in another folder too, text {twins[0]} for "
-                "one; merge annotations of different texts"
-            )
-        seen = together
+    ids = np.concatenate([np.empty(0, np.int64), *(_ids(folder) for folder in folders)])
+    ids.sort()
+    twins = ids[1:][ids[1:] == ids[:-1]]
+    if len(twins):
+        having = [str(folder) for folder in folders if twins[0] in _ids(folder)]
+        raise MergeError(
+            f"annotations: {len(twins)} texts stand twice, text {twins[0]} for one, in {', '.join(having)}; "
+            "merge annotations of different texts"
+        )
+
+
+def _ids(folder: Path) -> Ids:
+    parts = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _rows(config: MergeConfig, tau_f: TauF) -> Iterator[dict[str, Any]]:

@@ -211,13 +211,20 @@ def _plan_of(recipe: Recipe) -> PlanConfig:
     return PlanConfig(**{**dict(annotate), "output": annotate.output.parent / "plan.json"})
 
 
+_SHORT = {
+    "--corpus": "--corpus.paths",
+    "--slice": "--corpus.slice",
+    "--model": "--model.path",
+    "--tools": "--method.tools",
+}
+
 COMMANDS: dict[str, Command] = {
     "plan": Command(
         summary="What annotating will take: work, time, cost, tools, disk. Runs no model.",
         run=plan,
         arguments=ToolsArguments[PlanConfig],
         config=_plan_of,
-        short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
+        short=_SHORT,
         examples=(
             "--recipe demo --like runs/demo/annotations",
             "--recipe paper --corpus s3://b/ccnet --hardware A100 --price-per-hour 2.5 --deadline-hours 48",
@@ -228,11 +235,12 @@ COMMANDS: dict[str, Command] = {
         run=annotate,
         arguments=ToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
-        short={"--corpus": "--corpus.paths", "--model": "--model.path", "--tools": "--method.tools"},
+        short=_SHORT,
         examples=(
             "--recipe demo",
             "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
             "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
+            "--recipe paper --corpus /shared/corpus --slice 17/4096 --output /shared/runs/slices/17",
         ),
     ),
     "merge": Command(
@@ -243,6 +251,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
+            "--annotations 'runs/slices/*' --output runs/augmented",
         ),
     ),
     "finetune": Command(

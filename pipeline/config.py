@@ -57,6 +57,21 @@ class CorpusConfig(Frozen):
     """Longer documents (dumps, logs) are skipped with a reason; in a text file, longer lines."""
     max_texts: int | None = Field(default=None, ge=1)
     """Stop after this many texts; None reads everything."""
+    slice: Annotated[str, Field(pattern=r"^[0-9]+/[0-9]+$")] | None = None
+    """i/N, i from 0: only every N-th file of the list, from the i-th on; a job each (docs/operations.md)."""
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """i and N; a whole corpus is 0 of 1."""
+        index, of = (self.slice or "0/1").split("/")
+        return int(index), int(of)
+
+    @model_validator(mode="after")
+    def _slice_there(self) -> CorpusConfig:
+        index, of = self.part
+        if index >= of:
+            raise ValueError(f"slice = {self.slice}: the slices of {of} are 0/{of} to {of - 1}/{of}")
+        return self
 
 
 class ToolMethod(Frozen):
@@ -168,7 +183,9 @@ class MergeConfig(Frozen):
     """Step 5: keep by threshold, cap per tool, insert the calls."""
 
     annotations: tuple[Path, ...] = (Path("runs/annotations"),)
-    """Folders that annotate wrote."""
+    """Folders that annotate wrote, or globs of such; of a sliced corpus all slices."""
+    missing_slices: bool = False
+    """Merge although slices of a corpus are missing."""
     output: Path = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
     tau_f: dict[ToolName, float] | None = None

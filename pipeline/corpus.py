@@ -18,11 +18,12 @@ from pipeline.config import CorpusConfig
 from pipeline.documents import Record, read_records
 from pipeline.passages import split_passages
 from pipeline.records import Text
-from pipeline.shards import CorpusError, Shard, list_shards
+from pipeline.shards import CorpusError, Shard, all_shards, list_shards
 
 __all__ = [
     "CorpusError",
     "Shard",
+    "all_shards",
     "list_shards",
     "read_corpus",
     "read_shard",

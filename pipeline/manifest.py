@@ -34,7 +34,7 @@ _BATCH_ROWS = 1_024
 _OPERATIONAL: dict[str, Any] = {
     "ray": True,
     "output": True,
-    "model": {"device", "batch_tokens"},
+    "model": {"device", "batch_tokens", "gpus", "compile"},
     "tools": {
         "service": True,
         "cache_size": True,
@@ -62,16 +62,21 @@ class CorpusState(Frozen):
     files: int
     bytes: int | None
     digest: str
+    sliced_from: str | None = None
+    """Digest of all files of the corpus, where these are those of a slice."""
 
     @staticmethod
-    def of(shards: Sequence[Shard]) -> CorpusState:
-        """From names and sizes; contents are not read."""
+    def of(shards: Sequence[Shard], whole: Sequence[Shard] | None = None) -> CorpusState:
+        """From names and sizes; contents are not read. `whole` is the corpus that `shards` are a slice of."""
         sizes = [shard.size for shard in shards]
         listing = "\n".join(sorted(f"{shard.name} {shard.size}" for shard in shards))
         known = [size for size in sizes if size is not None]
         digest = hashlib.blake2b(listing.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return CorpusState(
-            files=len(sizes), bytes=sum(known) if len(known) == len(sizes) else None, digest=digest
+            files=len(sizes),
+            bytes=sum(known) if len(known) == len(sizes) else None,
+            digest=digest,
+            sliced_from=None if whole is None else CorpusState.of(whole).digest,
         )
 
 
@@ -158,20 +163,27 @@ def read_manifest(folder: Path) -> AnnotationManifest:
         raise ManifestError(f"{path}: not a manifest of this version of annotate: {error}") from error
 
 
-def begin(folder: Path, config: AnnotateConfig, shards: Sequence[Shard]) -> AnnotationManifest:
-    """The manifest to go on with: a new one, or that of an earlier run of the same recipe on the same files.
+def begin(
+    folder: Path, config: AnnotateConfig, shards: Sequence[Shard], whole: Sequence[Shard] | None = None
+) -> AnnotationManifest:
+    """The manifest to go on with: a new one, or that of an earlier run of the same recipe on the same files
+    (a slice of the `whole` corpus, or all of it).
 
     ManifestError, naming the fields, if rows of another recipe are in the folder.
     """
     manifest = AnnotationManifest(
-        state="unfinished", recipe=config, versions=versions(), corpus=CorpusState.of(shards), sessions=()
+        state="unfinished",
+        recipe=config,
+        versions=versions(),
+        corpus=CorpusState.of(shards, whole),
+        sessions=(),
     )
     if (folder / MANIFEST).exists():
         before = read_manifest(folder)
-        if differing := _differences(before, manifest):
+        if changed := _differences(before, manifest):
             raise ManifestError(
                 f"{folder} was begun with another recipe; choose another output, or remove it to start over. "
-                f"Different: {'; '.join(differing)}"
+                f"Different: {'; '.join(changed)}"
             )
         return manifest.model_copy(
             update={name: getattr(before, name) for name in ("state", "sessions", "counts", "compute")}
@@ -198,20 +210,23 @@ def _version(package: str) -> str:
 
 def _differences(before: AnnotationManifest, after: AnnotationManifest) -> list[str]:
     """``field: before → now`` for everything the rows depend on."""
-    then, now = (
-        _flat(manifest.recipe.model_dump(mode="json", exclude=_OPERATIONAL)) for manifest in (before, after)
-    )
-    fields = [
-        f"{name}: {then.get(name)!r} → {now.get(name)!r}"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
+    fields = differing(before.recipe, after.recipe)
     if not fields and before.corpus != after.corpus:
         fields.append(
             f"the files of the corpus: {before.corpus.files} of {before.corpus.bytes} bytes → "
             f"{after.corpus.files} of {after.corpus.bytes} bytes"
         )
     return fields
+
+
+def differing(before: AnnotateConfig, after: AnnotateConfig) -> list[str]:
+    """``field: before → after`` for what the rows of equal files would depend on."""
+    then, now = (_flat(recipe.model_dump(mode="json", exclude=_OPERATIONAL)) for recipe in (before, after))
+    return [
+        f"{name}: {then.get(name)!r} → {now.get(name)!r}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

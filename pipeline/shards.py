@@ -1,9 +1,9 @@
 """Which files a corpus consists of: files, folders, globs and URIs become a list of shards.
 
-In: `CorpusConfig.paths`. Out: one small, picklable `Shard` per file, in the order given and sorted within a
-folder or glob, so that any process of a cluster can open it. Local paths, and URIs of every filesystem that
-pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. Nothing of a file's content is read
-here (documents.py does that). No Ray.
+In: `CorpusConfig.paths`, and which slice of them. Out: one small, picklable `Shard` per file, in the order
+given and sorted within a folder or glob, so that any process of a cluster can open it. Local paths, and URIs
+of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. Nothing of
+a file's content is read here (documents.py does that). No Ray.
 """
 
 from __future__ import annotations
@@ -88,7 +88,25 @@ class Shard:
 
 
 def list_shards(config: CorpusConfig) -> list[Shard]:
-    """Every file that `config.paths` names, each once. CorpusError if one of the paths leads to none."""
+    """The files of the slice, of every file that `config.paths` names if there is none; each once.
+
+    CorpusError if one of the paths leads to no file, or there are fewer files than slices.
+    """
+    shards = all_shards(config)
+    if config.slice is None:
+        return shards
+    index, of = config.part
+    if of > len(shards):
+        raise CorpusError(
+            f"corpus.slice = {config.slice}: a slice has whole files, and there are only {len(shards)}; "
+            "make fewer slices, or cut the files"
+        )
+    # By name, so that the order in which paths are given means nothing.
+    return sorted(shards, key=lambda shard: shard.name)[index::of]
+
+
+def all_shards(config: CorpusConfig) -> list[Shard]:
+    """Every file that `config.paths` names, whatever the slice: what a file is called depends on all."""
     if not config.paths:
         raise CorpusError("corpus.paths: nothing named; give files, folders, globs or URIs")
     files: dict[str, tuple[str, str, int | None]] = {}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.annotator import Annotator
 from pipeline.calls import continuation
 from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, ModelConfig, RayConfig, ToolMethod
-from pipeline.corpus import list_shards, read_corpus
+from pipeline.corpus import all_shards, list_shards, read_corpus
 from pipeline.counts import count_rows
 from pipeline.datasource import TokenCounter
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin
@@ -90,10 +90,12 @@ def write_corpus(folder: Path, shards: int, pages: int) -> None:
         (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def config(world: Path, output: Path, *, actors: int = 1, texts_per_batch: int = 8) -> AnnotateConfig:
-    """To annotate `world`: a folder with model/, prompts/ and pages/."""
+def config(
+    world: Path, output: Path, *, actors: int = 1, texts_per_batch: int = 8, slice_: str | None = None
+) -> AnnotateConfig:
+    """To annotate `world`, or a slice of it: a folder with model/, prompts/ and pages/."""
     return AnnotateConfig(
-        corpus=CorpusConfig(paths=(str(world / "pages"),)),
+        corpus=CorpusConfig(paths=(str(world / "pages"),), slice=slice_),
         model=ModelConfig(path=str(world / "model"), dtype="float32", device="cpu"),
         method=method(world / "prompts"),
         ray=RayConfig(actors=actors, gpus_per_actor=0, cpus_per_actor=1, texts_per_batch=texts_per_batch),
@@ -101,12 +103,15 @@ def config(world: Path, output: Path, *, actors: int = 1, texts_per_batch: int =
     )
 
 
-def finished(world: Path, output: Path, batch: int = 8) -> AnnotationManifest:
+def finished(world: Path, output: Path, *, batch: int = 8, slice_: str | None = None) -> AnnotationManifest:
     """Annotate `world` in this process, without Ray, into a folder like annotate's."""
-    made = config(world, output)
+    made = config(world, output, slice_=slice_)
     shards = list_shards(made.corpus)
+    whole = None if slice_ is None else all_shards(made.corpus)
     texts = list(read_corpus(shards, made.corpus, TokenCounter(made.model.path)))
-    begun = begin(output, made, shards).with_session(Session(started=now(), finished=now(), wall_s=1.0))
+    begun = begin(output, made, shards, whole).with_session(
+        Session(started=now(), finished=now(), wall_s=1.0)
+    )
     tools = LocalTools.start(ToolsConfig(), made.method.tools)
     annotator = Annotator(annotator_model(), tools, made.method)
     (output / ROWS).mkdir(parents=True)

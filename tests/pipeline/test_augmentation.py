@@ -262,7 +262,7 @@ def test_slices_are_merged_together_and_twins_refused(tmp_path: Path) -> None:
     manifest = merge(MergeConfig(annotations=(first, second), output=tmp_path / "c"))
     assert manifest.texts == 2
     third = annotations(tmp_path / "d", [annotated(2, "text", call("QA", 0, 2.0))])
-    with pytest.raises(MergeError, match=r"1 texts of .*d are in another folder too, text 2"):
+    with pytest.raises(MergeError, match=r"1 texts stand twice, text 2 for one, in .*d;"):
         merge(MergeConfig(annotations=(first, second, third), output=tmp_path / "e"))
 
 

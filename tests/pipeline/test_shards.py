@@ -8,9 +8,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline.config import CorpusConfig
-from pipeline.shards import CorpusError, Shard, list_shards
+from pipeline.corpus import text_id
+from pipeline.shards import CorpusError, Shard, all_shards, list_shards
 
 pytestmark = pytest.mark.unit
 
@@ -139,3 +143,42 @@ def test_no_path_at_all() -> None:
 def test_the_format_is_the_names(name: str, format_: str, compression: str) -> None:
     shard = Shard(f"a/{name}", f"/a/{name}", "", 0)
     assert (shard.format, shard.compression) == (format_, compression)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirteen files in three folders; two of them have names that only their folders tell apart."""
+    root = tmp_path_factory.mktemp("many")
+    for number in range(12):
+        path = root / "abc"[number % 3] / f"{number % 11:02}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}\n" * number)
+    (root / "a" / "b").mkdir()
+    (root / "a" / "b" / "00.jsonl").write_text("{}\n")
+    return root
+
+
+@given(of=st.integers(1, 13), backwards=st.booleans())
+def test_slices_are_disjoint_and_together_everything(many: Path, of: int, backwards: bool) -> None:
+    """Whatever the order in which the paths are named; shards, and with them text ids, are the same."""
+    paths = tuple(str(many / name) for name in ("abc"[::-1] if backwards else "abc"))
+    whole = all_shards(CorpusConfig(paths=paths))
+    slices = [list_shards(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
+    together = [shard for part in slices for shard in part]
+    assert len(together) == len(whole) == 13
+    assert set(together) == set(whole)
+    assert {text_id(shard.name, 1, 0) for shard in together} == {text_id(one.name, 1, 0) for one in whole}
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+    reversed_ = CorpusConfig(paths=paths[::-1], slice=f"0/{of}")
+    assert list_shards(reversed_) == slices[0]
+
+
+def test_more_slices_than_files_are_refused(many: Path) -> None:
+    with pytest.raises(CorpusError, match=r"slice = 2/14: a slice has whole files, and there are only 13"):
+        list_shards(CorpusConfig(paths=(str(many),), slice="2/14"))
+
+
+@pytest.mark.parametrize("given_", ["4/4", "0/0", "-1/4", "1", "1/4/2", "a/b"])
+def test_a_slice_that_cannot_be_is_refused(given_: str) -> None:
+    with pytest.raises(ValidationError, match="slice"):
+        CorpusConfig(slice=given_)
