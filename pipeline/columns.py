@@ -47,7 +47,8 @@ class Columns(DynamicCache):
             keys[:, :, self.length : end] = key_states
             values[:, :, self.length : end] = value_states
         else:
-            row, column = self.places.row, self.places.column
+            places = self.places.to(keys.device)
+            row, column = places.row, places.column
             keys[row, :, self.length + column] = key_states[0].transpose(0, 1)
             values[row, :, self.length + column] = value_states[0].transpose(0, 1)
         return keys[:, :, :end], values[:, :, :end]

@@ -37,10 +37,10 @@ class Contexts(Tree):
         real = np.concatenate([once < n, np.ones((rows, tail), dtype=bool), again < n - 1], axis=1)
         depth = np.concatenate([once + 0 * n, n + np.arange(tail), n + tail + again], axis=1)
         depth = np.where(real, depth + prompt.length, 0)  # padding must not ask for positions the model lacks
-        seen = self._tensor(real)[:, None] & causal(ids.shape[1], self.device)
+        seen = model.tensor(real)[:, None] & causal(ids.shape[1], self.device)
         before = torch.ones(1, 1, prompt.length, dtype=torch.bool, device=self.device)
         allowed = torch.cat([before.expand(*seen.shape[:2], -1), seen], dim=2)
-        self._run(self._tensor(ids), self._tensor(depth), allowed, "positions", real)
+        self._run(model.tensor(ids), model.tensor(depth), allowed, "positions", real)
 
     def positions(self) -> list[np.ndarray]:
         """p(<API>) [n] at every position of each text, float64: the product along the ids of ``<API>``.

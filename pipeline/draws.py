@@ -96,6 +96,10 @@ class Draws:
         """Columns of the cache that the texts under way hold, in all."""
         return self._tree.held if self._tree else 0
 
+    def running(self) -> set[int]:
+        """Numbers of the draws that have not ended."""
+        return set(self._running.number.tolist()) if self._running else set()
+
     def add(
         self,
         contexts: Contexts,

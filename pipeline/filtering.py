@@ -19,6 +19,7 @@ from pipeline.execution import ExecutedCall
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.planning import least_scoring
 from pipeline.records import Call, Candidate, Cost, Phase, Text, ToolName, Work
+from pipeline.sequences import token_logprobs
 
 WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15  # w_t = max(0, 1 - 0.2 t), normalised once over all t
 
@@ -169,7 +170,7 @@ class _Scorer:
             sequences.append(np.concatenate([before, ids[: targets[-1] + 1]]))
             wanted.append(len(before) + targets)
             starts.append(targets)
-        found, costs = self.model.token_logprobs(sequences, wanted, phase)
+        found, costs = token_logprobs(self.model, sequences, wanted, phase)
         for (text, _), group, ids, targets, cost in zip(
             together, together.values(), sequences, starts, costs, strict=True
         ):

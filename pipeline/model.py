@@ -1,7 +1,7 @@
 """The language model engine: what the steps ask of M, at little more than the least work (paper section 2).
 
 In: token ids, and a transformers causal LM. Out: hidden states over a shared cache (`forward`, used by
-tree.py), logits, log-probabilities of given tokens (`token_logprobs`), and what all that cost. It knows no
+tree.py and sequences.py), logits, log-probabilities of given tokens, and what all that cost. It knows no
 tools, thresholds or losses, and nothing of Ray. How sequences are composed is said in docs/method.md;
 that the model really honours masks, positions and a cache given by hand is checked when it is loaded
 (probe.py).
@@ -11,32 +11,30 @@ Shapes: B rows, Q tokens fed now, T columns of the cache after them, D hidden si
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.calls import Markers, Pieces, continuation
 from pipeline.columns import Columns
 from pipeline.config import ModelConfig
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.grammar import automaton
+from pipeline.loading import ModelError, load_causal_lm
 from pipeline.packing import Places
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Cost, Phase, ToolName
 
+logger = logging.getLogger(__name__)
+
 _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
 _FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
 _START = 128  # what starting a forward costs, in tokens
-
-
-class ModelError(ConfigurationError):
-    """A model that cannot be loaded or that the engine would run wrongly."""
 
 
 class NonFiniteError(PipelineError):
@@ -96,26 +94,31 @@ class LanguageModel:
 
     @classmethod
     def load(cls, config: ModelConfig) -> LanguageModel:
-        """The model and tokenizer at `config.path`; safetensors only, no code from the folder."""
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                config.path,
-                dtype=getattr(torch, config.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model.path {config.path!r}: cannot load it: {error}") from error
-        model, report = loaded
-        if absent := sorted(report["missing_keys"]):
-            raise ModelError(f"model.path {config.path!r}: no weights for {', '.join(absent[:3])}")
-        return cls(model.to(device), tokenizer, config.batch_tokens)
+        """The model at `config.path`; without `config.batch_tokens`, what fits is measured."""
+        from pipeline.memory import batch_tokens
+
+        engine = cls(*load_causal_lm(config), config.batch_tokens or 0)
+        engine.batch_tokens = config.batch_tokens or batch_tokens(engine)
+        return engine
+
+    def shrink(self, least: int, why: str) -> None:
+        """Half as many tokens in a forward from now on, because a forward found no room.
+
+        Raises ModelError where even the smallest batch, of `least` tokens, was run by itself.
+        """
+        if self.batch_tokens <= least:
+            raise ModelError(f"out of memory with {least} tokens in a forward: {why}")
+        self.batch_tokens = max(least, self.batch_tokens // 2)
+        logger.warning("out of memory: forwards have at most %d tokens from now on", self.batch_tokens)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """The array on the model's device, without waiting for what that is doing."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return (
+            tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        )
 
     def encode(self, texts: Sequence[str]) -> list[Pieces]:
         """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call
@@ -132,7 +135,7 @@ class LanguageModel:
         """The tool's prompt with its keys and values, computed once."""
         if template not in self._prompts:
             before, suffix = self._around(template)
-            cache, ids = Columns(), torch.from_numpy(before).to(self.device)[None]
+            cache, ids = Columns(), self.tensor(before)[None]
             depth = torch.arange(len(before), device=self.device)[None]
             self.forward(ids, depth, causal(len(before), self.device), cache, "prompt", len(before))
             self._prompts[template] = Prompt(cache, suffix)
@@ -176,10 +179,10 @@ class LanguageModel:
         if packed and where is not None:
             cache.places = places = Places.of(where, self.device)
             inputs |= {"position_ids": places.pack(depth), "places": places}
-            features = places.spread(self._features(places.pack(ids), **inputs))
+            features = places.spread(self.features(places.pack(ids), **inputs))
             cache.places = None
         else:
-            features = self._features(ids, position_ids=depth, **inputs)
+            features = self.features(ids, position_ids=depth, **inputs)
         self.spend(phase, self.cost(real, ids.numel(), ids.numel() * allowed.shape[2], packed))
         cache.length += ids.shape[1]
         return features
@@ -208,7 +211,7 @@ class LanguageModel:
         head = model.get_output_embeddings() if self.separate_head else torch.nn.Identity()
         with torch.inference_mode():
             for chunk in torch.split(features, max(1, _LOGITS // self.vocabulary)):
-                yield head(chunk).float()
+                yield head(chunk).to(self.device).float()
 
     def log_probability(self, features: torch.Tensor, targets: torch.Tensor, phase: Phase) -> torch.Tensor:
         """Natural log of p(target) [M], float32, after each of features [M, D]."""
@@ -218,48 +221,6 @@ class LanguageModel:
             parts.append(logits.gather(1, chosen)[:, 0] - logits.logsumexp(1))
             done += len(logits)
         return torch.cat(parts) if parts else torch.zeros(0)
-
-    def token_logprobs(
-        self, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
-    ) -> tuple[list[np.ndarray], list[Cost]]:
-        """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted` indices,
-        from 1; and what each cost, its share of the padding included.
-
-        Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
-        Sequences are batched by length under `batch_tokens`; the last token of a sequence is never fed.
-        """
-        out, costs = [np.zeros(0)] * len(sequences), [Cost()] * len(sequences)
-        for batch in self.batches([len(sequence) - 1 for sequence in sequences]):
-            features, spent = self._alone([sequences[index][:-1] for index in batch])
-            for index, cost in zip(batch, spent, strict=True):
-                costs[index] = cost + Cost(logits=len(wanted[index]) if self.separate_head else 0)
-                self.spend(phase, cost)
-            row = np.repeat(np.arange(len(batch)), [len(wanted[index]) for index in batch])
-            column = np.concatenate([wanted[index] for index in batch])
-            targets = np.concatenate([sequences[index][wanted[index]] for index in batch])
-            at = torch.from_numpy(row).to(self.device), torch.from_numpy(column - 1).to(self.device)
-            found = self.log_probability(features[at], torch.from_numpy(targets).to(self.device), phase)
-            ends = np.cumsum([len(wanted[index]) for index in batch])
-            for index, part in zip(batch, np.split(found.double().cpu().numpy(), ends[:-1]), strict=True):
-                out[index] = part
-        return out, costs
-
-    @torch.inference_mode()
-    def _alone(self, rows: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[Cost]]:
-        """Features [B, Q, D] of rows that are contexts of their own, and what each row cost."""
-        sizes, ids = np.array([len(row) for row in rows]), torch.from_numpy(pad(rows)).to(self.device)
-        longest = ids.shape[1]
-        packed = self.leaves_padding_out(int(sizes.sum()), ids.numel())
-        if packed:
-            places = Places.of(np.arange(longest) < sizes[:, None], self.device, causal=True)
-            # A mask of four dimensions is passed on as it is: the model must not make one from the positions.
-            mask = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype, device=self.device)
-            inputs = {"position_ids": places.column[None], "attention_mask": mask, "places": places}
-            features = places.spread(self._features(places.pack(ids), use_cache=False, **inputs))
-        else:
-            features = self._features(ids, use_cache=False)
-        pairs = longest * longest if self.eager else longest * (longest + 1) // 2
-        return features, [self.cost(int(size), longest, pairs, packed) for size in sizes]
 
     def batches(
         self, lengths: Sequence[int], shared: int = 0, forwards: int = 1, share: float = 1.0
@@ -276,7 +237,7 @@ class LanguageModel:
         cost[0], origin = 0.0, np.zeros(len(order) + 1, dtype=np.int64)
         for first in range(len(order)):
             longest = lengths[order[first]]
-            rows = np.arange(1, 1 + max(1, min(len(order) - first, most // (longest + shared))))
+            rows = np.arange(1, 1 + max(1, min(len(order) - first, most // max(1, longest + shared))))
             reached = cost[first] + _START * forwards + rows * longest
             better = reached < cost[first + rows]
             cost[first + rows[better]], origin[first + rows[better]] = reached[better], first
@@ -286,13 +247,13 @@ class LanguageModel:
             end = int(origin[end])
         return [order[first:end].tolist() for first, end in reversed(ends)]
 
-    def _features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the output embedding takes, or the logits where the model does more than that to them."""
         if self.separate_head:
             features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
         else:
             features = self.model(input_ids=ids, **inputs).logits
-        return features
+        return features.to(self.device)
 
 
 def causal(length: int, device: torch.device) -> torch.Tensor:

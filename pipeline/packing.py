@@ -11,7 +11,7 @@ Shapes: B rows, Q columns, M tokens that are no padding, H heads, T columns of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class Places:
         """Of the tokens that are `real` [B, Q] bool."""
         row, column = (torch.from_numpy(index).to(device) for index in real.nonzero())
         return cls(row, column, real.shape[0], real.shape[1], causal)
+
+    def to(self, device: torch.device | str | int, **_: object) -> Places:
+        """On another device, where a model is spread over several."""
+        return replace(self, row=self.row.to(device), column=self.column.to(device))
 
     def pack(self, batch: torch.Tensor) -> torch.Tensor:
         """[B, Q, …] → [1, M, …]."""

@@ -15,8 +15,10 @@ import torch
 
 from pipeline.columns import Columns
 from pipeline.contexts import Contexts
-from pipeline.model import LanguageModel, ModelError, Prompt, causal
+from pipeline.loading import ModelError
+from pipeline.model import LanguageModel, Prompt, causal
 from pipeline.packing import NAME
+from pipeline.sequences import token_logprobs
 
 _EXACT = 1e-4  # nats, float32
 _ROUGH = 0.25  # of the difference that a wrong context makes, for half-precision weights
@@ -108,8 +110,8 @@ def _scores(model: LanguageModel) -> tuple[np.ndarray, np.ndarray]:
     that one in the same row."""
     short, long = np.split(_ids(model, 16).cpu().numpy(), [4])
     wanted = np.arange(1, len(long))
-    (_, beside), _ = model.token_logprobs([short, long], [wanted[:3], wanted], "plus")
-    [joined], _ = model.token_logprobs([np.concatenate([short, long])], [len(short) + wanted], "plus")
+    (_, beside), _ = token_logprobs(model, [short, long], [wanted[:3], wanted], "plus")
+    [joined], _ = token_logprobs(model, [np.concatenate([short, long])], [len(short) + wanted], "plus")
     return beside, joined
 
 

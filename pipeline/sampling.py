@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from pipeline.calls import Malformed, Pieces, parse_call, texts_of
 from pipeline.config import MethodConfig, ToolMethod
@@ -66,10 +67,15 @@ def sample_calls(
     model's probabilities are not finite.
     """
     sampler = _Sampler(model, orders, prompts, method)
-    for batch in sampler.batches():
-        sampler.make_room(len(batch) * sampler.columns(batch[0]))
-        sampler.start(batch)
-    sampler.make_room()
+    while left := sampler.left():
+        failed = None
+        try:
+            sampler.run(left)
+        except torch.OutOfMemoryError as error:
+            failed = str(error)
+        sampler.harvest()
+        if failed:  # out of the handler, which holds on to the tensors of the forward that failed
+            model.shrink(min(map(sampler.columns, sampler.left()), default=1), failed)
     return sampler.sampled()
 
 
@@ -92,7 +98,9 @@ class _Progress:
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # I
     p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
     unscorable: bool = False
-    draws: range = range(0)  # their numbers, position by position
+    started: bool = False
+    draws: range = range(0)  # their numbers while they are under way, position by position
+    drawn: list[tuple[int, ...]] | None = None  # their tokens, once all have ended
     spent: Account = field(default_factory=dict)
 
 
@@ -119,12 +127,32 @@ class _Sampler:
                     f"for {room}"
                 )
 
-    def batches(self) -> list[list[int]]:
+    def left(self) -> list[int]:
+        """Orders that are still to be drawn for."""
+        return [n for n, one in enumerate(self.progress) if one.failed is None and one.drawn is None]
+
+    def run(self, left: Sequence[int]) -> None:
+        """Draws for these orders, from their contexts to the last token."""
+        for batch in self._batches(left):
+            self._make_room(len(batch) * self.columns(batch[0]))
+            self._start(batch)
+        self._make_room()
+
+    def harvest(self) -> None:
+        """Keeps the draws of orders whose draws have all ended; the others will be drawn again, the same."""
+        running = self.draws.running()
+        for index in self.left():
+            progress = self.progress[index]
+            if progress.started and not running.intersection(progress.draws):
+                progress.drawn = [tuple(self.draws.tokens[number]) for number in progress.draws]
+            progress.started = False
+        self.draws = Draws(self.model)
+
+    def _batches(self, left: Sequence[int]) -> list[list[int]]:
         """Orders of one tool and like length each, the longest contexts first."""
         by_tool: dict[ToolName, list[int]] = {}
-        for index, order in enumerate(self.orders):
-            if self.progress[index].failed is None:
-                by_tool.setdefault(order.tool, []).append(index)
+        for index in left:
+            by_tool.setdefault(self.orders[index].tool, []).append(index)
         batches = []
         for tool, mine in by_tool.items():
             prompt = self.model.prompt(self.prompts[tool]).length
@@ -138,14 +166,14 @@ class _Sampler:
         prompt = self.model.prompt(self.prompts[self.orders[index].tool])
         return prompt.length + 2 * len(self.progress[index].pieces.ids) + len(prompt.suffix)
 
-    def make_room(self, columns: int | None = None) -> None:
+    def _make_room(self, columns: int | None = None) -> None:
         """Goes on drawing until a batch of so many columns may join; without a number, to the end."""
         while held := self.draws.held:
             if columns is not None and held + columns <= self.model.batch_tokens:
                 break
             self.draws.step()
 
-    def start(self, batch: Sequence[int]) -> None:
+    def _start(self, batch: Sequence[int]) -> None:
         """Runs the contexts of a batch, chooses the positions, and lets their draws begin."""
         tool = self.orders[batch[0]].tool
         settings, mine = self.method.of(tool), [self.progress[index] for index in batch]
@@ -161,19 +189,27 @@ class _Sampler:
                 raise NonFiniteError("p(<API>)", text_id, tool, int(np.flatnonzero(~np.isfinite(p))[0]))
             progress.p_api = p
             self._choose(progress, settings)
-        counts = [len(progress.chosen) for progress in mine]
+        self._draw(contexts, tool, mine, text_ids)
+        for progress in mine:
+            progress.started = True
+
+    def _draw(
+        self, contexts: Contexts, tool: ToolName, mine: Sequence[_Progress], text_ids: Sequence[int]
+    ) -> None:
+        """Lets the draws at the chosen positions begin, if there are any."""
+        settings, counts = self.method.of(tool), [len(progress.chosen) for progress in mine]
         if not sum(counts):
             return
-        row = np.repeat(np.arange(len(batch)), counts)
+        row = np.repeat(np.arange(len(mine)), counts)
         position = np.concatenate([progress.chosen for progress in mine])
-        names = [text_ids[text] for text in row]
-        keys = np.stack(
-            [
-                stream_keys(self.method.seed, name, tool, int(i), settings.m)
-                for name, i in zip(names, position, strict=True)
-            ]
+        names = [text_ids[text] for text in row.tolist()]
+        keys = [
+            stream_keys(self.method.seed, name, tool, int(i), settings.m)
+            for name, i in zip(names, position, strict=True)
+        ]
+        numbers = self.draws.add(
+            contexts, tool, row, position, np.stack(keys), settings.max_call_tokens, names
         )
-        numbers = self.draws.add(contexts, tool, row, position, keys, settings.max_call_tokens, names)
         ends = np.cumsum(counts) * settings.m
         for progress, end, count in zip(mine, ends.tolist(), counts, strict=True):
             progress.draws = numbers[end - count * settings.m : end]
@@ -188,22 +224,9 @@ class _Sampler:
 
     def sampled(self) -> list[SampledText]:
         """What was found, once all draws have ended."""
-        drawn = [tuple(tokens) for tokens in self.draws.tokens]
-        read: list[str | Malformed] = [Malformed("")] * len(drawn)
-        for tool in self.prompts:
-            mine = [
-                number
-                for order, progress in zip(self.orders, self.progress, strict=True)
-                if order.tool == tool
-                for number in progress.draws
-            ]
-            for number, call in zip(mine, _read(self.model, tool, [drawn[n] for n in mine]), strict=True):
-                read[number] = call
-        return [self._sampled(index, drawn, read) for index in range(len(self.orders))]
+        return [self._sampled(index) for index in range(len(self.orders))]
 
-    def _sampled(
-        self, index: int, drawn: Sequence[tuple[int, ...]], read: Sequence[str | Malformed]
-    ) -> SampledText:
+    def _sampled(self, index: int) -> SampledText:
         order, progress = self.orders[index], self.progress[index]
         if progress.failed is not None:
             return SampledText(order.text, order.tool, failed=progress.failed)
@@ -211,9 +234,9 @@ class _Sampler:
         discarded = Counter({"position_not_scorable": 1} if progress.unscorable else {})
         at = np.repeat(progress.chosen, self.method.of(order.tool).m).tolist()
         draws: dict[int, list[tuple[int, ...]]] = {int(i): [] for i in progress.chosen}
-        for i, number in zip(at, progress.draws, strict=True):
-            draws[i].append(drawn[number])
-            call = read[number]
+        drawn = progress.drawn or []
+        for i, tokens, call in zip(at, drawn, _read(self.model, order.tool, drawn), strict=True):
+            draws[i].append(tokens)
             if isinstance(call, Malformed):
                 discarded[call.reason] += 1
             else:
@@ -227,7 +250,7 @@ class _Sampler:
             order.text,
             order.tool,
             positions=len(progress.chosen),
-            draws=len(progress.draws),
+            draws=len(drawn),
             candidates=candidates,
             discarded=dict(discarded),
             work=self._work(order.tool, progress, draws),

@@ -59,7 +59,7 @@ class Tree:
     ) -> np.ndarray:
         """ln p(token) [M], float64, after the frontier's token in column `at` of each text `row`."""
         self._spend_logits(row, phase)
-        found = self.model.log_probability(self.flat(row, at), self._tensor(tokens), phase)
+        found = self.model.log_probability(self.flat(row, at), self.model.tensor(tokens), phase)
         numbers: np.ndarray = found.double().cpu().numpy()
         return numbers
 
@@ -70,7 +70,7 @@ class Tree:
 
     def flat(self, row: np.ndarray, at: np.ndarray) -> torch.Tensor:
         """Features [M, D] of the frontier's tokens."""
-        features: torch.Tensor = self.features[self._tensor(self.place[row]), self._tensor(at)]
+        features: torch.Tensor = self.features[self.model.tensor(self.place[row]), self.model.tensor(at)]
         return features
 
     def extend(
@@ -92,7 +92,7 @@ class Tree:
         fed[here, slot], parents[here, slot] = ids, parent
         real = np.zeros(shape, dtype=bool)
         real[here, slot] = True
-        tokens, behind = self._tensor(fed), self._tensor(parents)
+        tokens, behind = self.model.tensor(fed), self.model.tensor(parents)
         allowed = self.allowed.gather(1, behind[..., None].expand(-1, -1, self.cache.length))
         depth = self.depth.gather(1, behind) + 1
         self.alive = np.unique(here)
@@ -108,7 +108,7 @@ class Tree:
         it and columns that no token sees are left behind.
         """
         trees = (self, other)
-        rows = [tree._tensor(tree.alive) for tree in trees]
+        rows = [tree.model.tensor(tree.alive) for tree in trees]
         columns = [_seen(tree.allowed[kept]) for tree, kept in zip(trees, rows, strict=True)]
         width = max(part.shape[1] for part in columns)
         queries = max(tree.depth.shape[1] for tree in trees)
@@ -131,7 +131,7 @@ class Tree:
         self, tokens: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, real: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
         """Takes rows that are not alive, and columns no token sees, out of the cache and the next step."""
-        rows = self._tensor(self.alive)
+        rows = self.model.tensor(self.alive)
         columns = _seen(allowed[rows])
         width = columns.shape[1]
         if len(self.alive) * width > _WORTH * len(depth) * self.cache.length:
@@ -159,8 +159,8 @@ class Tree:
             self.model.cost(size, columns, columns * allowed.shape[2], packed)
             for size in real.sum(axis=1).tolist()
         ]
-        self._spend(phase, [costs[row] if row >= 0 else None for row in self.place])
         self.features = self.model.forward(ids, depth, allowed, self.cache, phase, total, real)
+        self._spend(phase, [costs[row] if row >= 0 else None for row in self.place])
         self.allowed = allowed
         self.depth = depth
 
@@ -173,9 +173,6 @@ class Tree:
         for account, cost in zip(self.accounts, costs, strict=True):
             if cost is not None:
                 account[phase] = account.get(phase, Cost()) + cost
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _spare(queries: int) -> int:

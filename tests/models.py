@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -130,6 +131,27 @@ def teach(model: PreTrainedModel, ids: Sequence[int], strength: float = 2.0) -> 
         seen.mul_(1.0 / seen.std())
         for first, second in sorted(set(pairwise(ids))):
             said[second] += strength * seen[first] / seen[first].norm()
+
+
+@contextmanager
+def little_memory(model: LanguageModel, tokens: int) -> Iterator[list[int]]:
+    """Meanwhile a forward of more than so many tokens finds no room, as on a GPU; yields the sizes that did
+    not fit. Afterwards the model's forwards are as large as before."""
+    refused: list[int] = []
+
+    def refuse(_: torch.nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+        size = inputs["input_ids"].numel()
+        if size > tokens:
+            refused.append(size)
+            raise torch.OutOfMemoryError(f"no room for {size} tokens")
+
+    lm: Any = model.model
+    before, hook = model.batch_tokens, lm.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        yield refused
+    finally:
+        hook.remove()
+        model.batch_tokens = before
 
 
 @cache

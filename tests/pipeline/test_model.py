@@ -21,9 +21,12 @@ from transformers import (
 
 from pipeline.config import ModelConfig
 from pipeline.contexts import Contexts
-from pipeline.model import LanguageModel, ModelError, NonFiniteError
+from pipeline.loading import ModelError
+from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.prompts import PromptTemplate
-from tests.models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
+from pipeline.records import Cost
+from pipeline.sequences import token_logprobs
+from tests.models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, little_memory, tokenizer
 from tests.pipeline import oracle
 
 pytestmark = pytest.mark.unit
@@ -49,7 +52,7 @@ def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str
     model = language_model(architecture, kind)
     sequences = [pieces.ids for pieces in model.encode(TEXTS[:2])]
     wanted = [np.array([2, len(sequence) - 1]) for sequence in sequences]
-    found, _ = model.token_logprobs(sequences, wanted, "plus")
+    found, _ = token_logprobs(model, sequences, wanted, "plus")
     for sequence, indices, logprobs in zip(sequences, wanted, found, strict=True):
         for index, logprob in zip(indices, logprobs, strict=True):
             p = oracle.probabilities(model, sequence[:index].tolist())[sequence[index]]
@@ -77,10 +80,28 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     model = language_model("llama", "bytes")
     sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids
     wanted = [np.arange(1, len(sequence))]
-    [whole], _ = model.token_logprobs([sequence], wanted, "plus")
+    [whole], _ = token_logprobs(model, [sequence], wanted, "plus")
     monkeypatch.setattr("pipeline.model._LOGITS", 2 * model.vocabulary)
-    [chunked], _ = model.token_logprobs([sequence], wanted, "plus")
+    [chunked], _ = token_logprobs(model, [sequence], wanted, "plus")
     np.testing.assert_allclose(whole, chunked, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: str) -> None:
+    model = language_model(architecture, "bytes")
+    sequences = [pieces.ids for pieces in model.encode(TEXTS[:2] * 3)]
+    wanted = [np.arange(1, len(sequence)) for sequence in sequences]
+    expected, _ = token_logprobs(model, sequences, wanted, "plus")
+    model.spent.clear()
+    with little_memory(model, 24) as refused:
+        found, costs = token_logprobs(model, sequences, wanted, "plus")
+        assert model.batch_tokens < 16_384
+    assert refused
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert sum(costs, Cost()) == model.spent["plus"]
+    with little_memory(model, 5), pytest.raises(ModelError, match="out of memory"):
+        token_logprobs(model, sequences, wanted, "plus")
 
 
 def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
@@ -175,7 +196,7 @@ def test_logits_that_are_scaled_after_the_head_are_right() -> None:
     model = LanguageModel(scaled.eval(), tokenizer("bytes"))
     assert not model.separate_head
     sequence = model.encode(["The bakery sold 48"])[0].ids
-    [[found]], _ = model.token_logprobs([sequence], [np.array([3])], "plus")
+    [[found]], _ = token_logprobs(model, [sequence], [np.array([3])], "plus")
     plain = oracle.probabilities(model, sequence[:3].tolist())[sequence[3]]
     assert found == pytest.approx(math.log(plain), abs=1e-4)
 

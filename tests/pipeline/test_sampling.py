@@ -14,12 +14,13 @@ from pipeline.calls import Malformed, insert_calls, parse_call
 from pipeline.config import MethodConfig, ToolMethod
 from pipeline.draws import invert_cdf, stream_keys, uniforms
 from pipeline.grammar import CLOSED, DEAD, automaton
+from pipeline.loading import ModelError
 from pipeline.model import LanguageModel, NonFiniteError
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Call, Document, Text, ToolName
 from pipeline.sampling import Order, SampledText, sample_calls, select_positions
 from pipeline.tree import Tree
-from tests.models import causal_lm, language_model, tokenizer
+from tests.models import causal_lm, language_model, little_memory, tokenizer
 from tests.pipeline import oracle
 
 pytestmark = pytest.mark.unit
@@ -41,7 +42,7 @@ def sample(model: LanguageModel, given: list[Text], method: ToolMethod = METHOD)
     return sample_calls(model, orders, {"Calculator": PROMPT}, MethodConfig(calculator=method, seed=SEED))
 
 
-def tokens(sampled: SampledText) -> int:
+def ran(sampled: SampledText) -> int:
     return sum(part.run.tokens for part in sampled.work)
 
 
@@ -98,7 +99,7 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
         assert found(alone) == found(sampled)
         assert alone.discarded == sampled.discarded
         assert [part.least for part in alone.work] == [part.least for part in sampled.work]
-        assert tokens(alone) == tokens(sampled)
+        assert ran(alone) == ran(sampled)
         p_alone, p_beside = ([call.p_api for call in one.candidates] for one in (alone, sampled))
         assert p_alone == pytest.approx(p_beside, rel=1e-3)
 
@@ -151,9 +152,52 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
             assert found(one) == found(beside)
             assert one.discarded == beside.discarded
             assert [part.least for part in one.work] == [part.least for part in beside.work]
-            assert tokens(one) == tokens(beside)
+            assert ran(one) == ran(beside)
     assert any(one.candidates for one in alone)
     model.batch_tokens = 16_384
+
+
+@pytest.mark.parametrize(("architecture", "tokens"), [("llama", 60), ("gptj", 100)])
+def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: str, tokens: int) -> None:
+    model = language_model(architecture, "pieces")
+    given, wide = [*TEXTS, *texts("On Monday 30 rolls", "It sold 4")], METHOD.model_copy(update={"m": 30})
+    expected = sample(model, given, wide)
+    model.spent.clear()
+    with little_memory(model, tokens) as refused:
+        got = sample(model, given, wide)
+        assert model.batch_tokens < 16_384
+    assert refused
+    assert [(found(one), one.discarded, one.draws) for one in got] == [
+        (found(one), one.discarded, one.draws) for one in expected
+    ]
+    assert sum(map(ran, got)) == sum(cost.tokens for cost in model.spent.values())
+
+
+@pytest.mark.parametrize("forward", range(2, 9))
+def test_a_step_that_finds_no_memory_loses_no_draw(forward: int) -> None:
+    model = language_model("llama", "pieces")
+    model.prompt(PROMPT)
+    wide = METHOD.model_copy(update={"m": 30})
+    expected = sample(model, TEXTS, wide)
+    count = iter(range(1, 1000))
+
+    def refuse(*_: object) -> None:
+        if next(count) == forward:
+            raise torch.OutOfMemoryError("once")
+
+    hook = model.model.base_model.register_forward_pre_hook(refuse)
+    got = sample(model, TEXTS, wide)
+    hook.remove()
+    assert (model.batch_tokens, next(count) > forward) == (8_192, True)
+    model.batch_tokens = 16_384
+    assert [(found(one), one.discarded) for one in got] == [(found(one), one.discarded) for one in expected]
+
+
+def test_a_context_that_finds_no_memory_by_itself_is_an_error() -> None:
+    model = language_model("llama", "pieces")
+    model.prompt(PROMPT)
+    with little_memory(model, 10), pytest.raises(ModelError, match="out of memory with"):
+        sample(model, TEXTS)
 
 
 def test_draws_differ_by_seed_text_tool_position_and_number() -> None:
@@ -257,7 +301,7 @@ def test_equal_prefixes_of_draws_cost_one_token() -> None:
     few, many = (sample(model, TEXTS[:1], METHOD.model_copy(update={"m": m}))[0] for m in (4, 64))
     context = 2 * len(model.encode([TEXTS[0].text])[0].ids) + len(model.prompt(PROMPT).suffix) - 1
     assert many.draws == 16 * few.draws
-    assert tokens(many) - context < 8 * (tokens(few) - context)
+    assert ran(many) - context < 8 * (ran(few) - context)
 
 
 def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
