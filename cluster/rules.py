@@ -54,6 +54,12 @@ _METADATA = frozenset({"name", "namespace", "labels", "annotations", "finalizers
 _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
     kind: (version, frozenset(fields.split()))
     for kind, version, fields in (
+        (
+            "Job",
+            "batch/v1",
+            "activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions "
+            "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy suspend template ttlSecondsAfterFinished",
+        ),
         ("NetworkPolicy", "networking.k8s.io/v1", "podSelector policyTypes ingress egress"),
         ("PersistentVolumeClaim", "v1", "accessModes resources storageClassName volumeMode volumeName"),
         ("Service", "v1", "clusterIP ports selector type"),

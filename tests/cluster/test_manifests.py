@@ -44,6 +44,7 @@ def pods() -> dict[str, Object]:
     """Every pod template (metadata and spec) by what it is for."""
     templates = {name: group["template"] for name, group in groups().items()}
     templates["submitter"] = job()["spec"]["submitterPodTemplate"]
+    templates["slices"] = objects("Job")[0]["spec"]["template"]
     templates["redis"] = objects("StatefulSet")[0]["spec"]["template"]
     return templates
 
@@ -186,7 +187,7 @@ def test_services_and_network_policies_select_the_pods_they_mean() -> None:
     ray = set(groups())
     policies = {one["metadata"]["name"]: one["spec"] for one in objects("NetworkPolicy")}
     assert {name: selected(spec["podSelector"]) for name, spec in policies.items()} == {
-        "toolformer": ray | {"submitter"},
+        "toolformer": ray | {"submitter", "slices"},
         "toolformer-ray": ray,
         "toolformer-redis": {"redis"},
     }
@@ -273,6 +274,36 @@ def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "no question file" in done.stderr
+
+
+def test_slices_of_slurm_and_kubernetes_are_all_there_once(tmp_path: Path) -> None:
+    """cluster/slices.sh with a command that writes down how it was called; the real one parses that."""
+    indexed = objects("Job")[0]["spec"]
+    assert indexed["completionMode"] == "Indexed"
+    command = indexed["template"]["spec"]["containers"][0]["command"]
+    assert command[:2] == ["bash", "cluster/slices.sh"]
+    assert command[3] == str(indexed["completions"])
+    text = (ROOT / command[1]).read_text()
+    assert re.search(r"^#SBATCH --array=0-63$", text, re.MULTILINE)
+    assert "sbatch cluster/slices.sh FOLDER 64 " in text
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{tmp_path}/calls"\n')
+    python.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for index in ({"SLURM_ARRAY_TASK_ID": "0"}, {"JOB_COMPLETION_INDEX": "63"}, {"INDEX": "5"}):
+        subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path | index, check=True, timeout=20)
+    calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    found = [parse("annotate", call[call.index("annotate") + 1 :]).config for call in calls]
+    assert [one.corpus.slice for one in found] == ["0/64", "63/64", "5/64"]
+    assert len({one.output for one in found}) == 3
+    gpus = int(indexed["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    wanted = found[0].ray.actors + sum(
+        found[0].tools.of(tool).deployment.min_replicas * found[0].tools.of(tool).deployment.gpus
+        for tool in found[0].method.tools
+    )
+    assert wanted <= gpus
+    unnamed = subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path, capture_output=True, check=False)
+    assert unnamed.returncode != 0
 
 
 def test_make_submit_sends_one_step_of_a_recipe() -> None:
