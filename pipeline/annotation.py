@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,10 @@ class AnnotationError(PipelineError):
     """The run stopped. What was written stays; the same command goes on."""
 
 
-def annotate(config: AnnotateConfig) -> AnnotationManifest:
+def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) -> AnnotationManifest:
     """Annotate the corpus into `config.output`, or go on with it, or find that it is done.
+
+    `actor` is what measurements of the graph put in the place of AnnotateBatch.
 
     Raises ConfigurationError before anything runs (no readable document, an output of another recipe or in
     use by another process, no such tool or model), and AnnotationError when the run stops.
@@ -68,10 +70,12 @@ def annotate(config: AnnotateConfig) -> AnnotationManifest:
         if manifest.state == "finished":
             logger.info("%s: finished before, nothing to do", config.output)
             return manifest
-        return _run(_absolute(config), shards, manifest)
+        return _run(_absolute(config), shards, manifest, actor or AnnotateBatch)
 
 
-def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationManifest) -> AnnotationManifest:
+def _run(
+    config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationManifest, actor: Callable[..., Any]
+) -> AnnotationManifest:
     rows = config.output / ROWS
     rows.mkdir(exist_ok=True)
     session, clock = Session(started=now()), time.monotonic()
@@ -79,7 +83,7 @@ def _run(config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationMa
     done = settle(rows)
     if len(done):
         logger.info("%s: going on after %d texts", config.output, len(done))
-    texts = _run_graph(config, shards, done)
+    texts = _run_graph(config, shards, done, actor)
     written = len(settle(rows))
     if written != texts:
         raise AnnotationError(
@@ -103,7 +107,7 @@ def _absolute(config: AnnotateConfig) -> AnnotateConfig:
     return config.model_copy(update={"model": model, "method": method, "output": config.output.resolve()})
 
 
-def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids) -> int:
+def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids, actor: Callable[..., Any]) -> int:
     """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
     from tools_service.service import tools_on_ray
 
@@ -123,7 +127,7 @@ def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids) -> in
         # computed in the same company, and its row is the same to the last bit.
         batches = texts.repartition(target_num_rows_per_block=config.ray.texts_per_batch, strict=True)
         annotated = batches.map_batches(
-            AnnotateBatch,
+            actor,
             fn_constructor_args=(config, tools, tally),
             batch_size=config.ray.texts_per_batch,
             batch_format="pyarrow",
