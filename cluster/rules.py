@@ -58,7 +58,8 @@ _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
             "Job",
             "batch/v1",
             "activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions "
-            "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy suspend template ttlSecondsAfterFinished",
+            "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy suspend template "
+            "ttlSecondsAfterFinished",
         ),
         ("NetworkPolicy", "networking.k8s.io/v1", "podSelector policyTypes ingress egress"),
         ("PersistentVolumeClaim", "v1", "accessModes resources storageClassName volumeMode volumeName"),

@@ -197,6 +197,7 @@ def test_services_and_network_policies_select_the_pods_they_mean() -> None:
     assert selected(policies["toolformer"]["egress"][0]["to"][0]["podSelector"]) == {
         *ray,
         "submitter",
+        "slices",
         "redis",
     }
     assert selected({"matchLabels": objects("Service")[0]["spec"]["selector"]}) == {"redis"}
