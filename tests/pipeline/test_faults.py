@@ -1,0 +1,43 @@
+"""Faults at random moments on a cluster of two nodes: every text once, as if nothing had happened.
+
+One round of a kind, each with its own seed; `python -m bench.faults` does as many as wanted, and the kinds
+that take long.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from bench.faults import Trial, can_mount, record_of, repeated
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+TEXTS = 243
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    with Trial(tmp_path_factory.mktemp("faults"), TEXTS) as ready:
+        yield ready
+
+
+@pytest.mark.parametrize("kind", ["actor", "node", "half", "twice", "disk"])
+def test_a_fault_leaves_the_rows_of_an_undisturbed_run(trial: Trial, kind: str) -> None:
+    if kind == "disk" and not can_mount():
+        pytest.skip("no right to mount a file system that can be full")
+    found = trial.round(kind, random.Random(f"test {kind}"))
+    assert found.passed, found
+    assert found.starts == (2 if kind in ("half", "disk") else 1)
+    if kind == "disk":
+        assert "No space left" in found.said
+
+
+def test_what_was_computed_is_on_record(trial: Trial) -> None:
+    """Else nothing would ever have been done again."""
+    output = trial.undisturbed
+    done = [line for path in record_of(output).iterdir() for line in path.read_text().splitlines()]
+    assert sum(len(line.split()) - 1 for line in done if line.startswith("done")) == trial.rows.num_rows
+    assert repeated(output, "begun") == repeated(output, "done") == 0
