@@ -84,7 +84,7 @@ class DiskPlan(Frozen):
     bytes: int
     files: int
     ids_bytes: int
-    """Ids of finished texts, in every process that reads, when a run goes on."""
+    """Ids of finished texts, in the driver and once on each node that reads, when a run goes on."""
 
 
 class Plan(Frozen):

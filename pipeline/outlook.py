@@ -36,7 +36,8 @@ def warnings(plan: Plan) -> list[str]:
         found.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
     elif plan.recipe.flops_per_s is None and plan.recipe.hardware is not None:
         found.append(
-            f"--utilisation {plan.recipe.utilisation} is an assumption; a finished run's manifest has its own"
+            f"--utilisation {plan.recipe.utilisation} is an assumption; the compute.flops_per_s of a finished "
+            "run shows yours"
         )
     for tool, part in plan.tools.items():
         if part.replicas is not None and part.replicas > part.allowed:
@@ -71,7 +72,7 @@ def _corpus(plan: Plan, survey: Survey) -> str:
 
 
 def _time(time: TimePlan, config: PlanConfig) -> str:
-    hours = f"{_hours(time.hours)} with {time.actors} actors" + (
+    hours = f"{_hours(time.hours)} with {time.actors} actor{'s' * (time.actors > 1)}" + (
         f" (the fewest for {_hours(config.deadline_hours)})" if config.deadline_hours is not None else ""
     )
     used = (
@@ -83,7 +84,7 @@ def _time(time: TimePlan, config: PlanConfig) -> str:
 
 
 def _disk(disk: DiskPlan) -> str:
-    ids = f"ids of finished texts take {_bytes(disk.ids_bytes)} in each process that reads"
+    ids = f"ids of finished texts take {_bytes(disk.ids_bytes)} on each node that reads"
     return f"{_bytes(disk.bytes)} of annotations in {disk.files:,} files; {ids}"
 
 
