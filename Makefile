@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench submit constraints clean
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench faults local-cluster submit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -64,6 +64,18 @@ types: $(INSTALLED)
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
 	@for file in $(sort $(shell grep -l __main__ bench/*.py)); do \
 		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
+
+# Rounds of `make faults`; python -m bench.faults --help has the rest.
+ROUNDS ?= 20
+SEED ?= 0
+
+faults: $(INSTALLED) ## kill what can be killed while annotating, and compare the rows [ROUNDS=20] [SEED=0]
+	$(PYTHON) -m bench.faults --rounds $(ROUNDS) --seed $(SEED)
+
+NODES ?= cpus=2 cpus=2,gpus=1
+
+local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1']
+	$(PYTHON) -m cluster.local --dashboard --nodes $(NODES)
 
 # What `make submit` runs: python -m pipeline STEP --recipe RECIPE ARGS. `python -m cluster.submit` runs anything.
 STEP ?= annotate
