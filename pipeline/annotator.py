@@ -105,7 +105,8 @@ class Annotator:
 
     async def _steps(self, texts: Sequence[Text]) -> list[Annotation]:
         works = [_Work(text) for text in texts]
-        await self._with_model(lambda: self._select_and_sample(works))
+        await asyncio.to_thread(self._select, works)  # beside another batch's use of the model
+        await self._with_model(lambda: self._sample(works))
         candidates = [
             [call for found in work.sampled.values() for call in found.candidates] for work in works
         ]
@@ -122,17 +123,18 @@ class Annotator:
 
         return await asyncio.to_thread(alone)
 
-    def _select_and_sample(self, works: Sequence[_Work]) -> None:
-        """Steps 1 and 2."""
-        orders = []
-        for tool in self._prompts:
-            for work in works:
-                work.selected[tool] = select(tool, work.text, self._method)
-                if work.selected[tool].chosen:
-                    orders.append((work, Order(work.text, tool)))
-        found = sample_calls(self._model, [order for _, order in orders], self._prompts, self._method)
-        for (work, order), sampled in zip(orders, found, strict=True):
-            work.sampled[order.tool] = sampled
+    def _select(self, works: Sequence[_Work]) -> None:
+        """Step 1."""
+        for work in works:
+            work.selected = {tool: select(tool, work.text, self._method) for tool in self._prompts}
+
+    def _sample(self, works: Sequence[_Work]) -> None:
+        """Step 2."""
+        asked = [(work, tool) for tool in self._prompts for work in works if work.selected[tool].chosen]
+        orders = [Order(work.text, tool) for work, tool in asked]
+        found = sample_calls(self._model, orders, self._prompts, self._method)
+        for (work, tool), sampled in zip(asked, found, strict=True):
+            work.sampled[tool] = sampled
 
     def _score(self, works: Sequence[_Work]) -> list[ScoredText]:
         """Step 4."""

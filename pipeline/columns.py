@@ -25,6 +25,7 @@ class Columns(DynamicCache):
         super().__init__()
         self.length = 0
         self.capacity = 0
+        self.bucket = 1  # columns are shown in multiples of it; those behind the filled ones are to be masked
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.places: Places | None = None  # where the tokens of this forward belong, if they come packed
@@ -32,16 +33,18 @@ class Columns(DynamicCache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes keys and values [B, H, Q, E] behind the filled columns; returns all of them [B, H, T, E].
+        """Writes keys and values [B, H, Q, E] behind the filled columns; returns all of them [B, H, T, E],
+        T a multiple of `bucket`.
 
         Packed ones [1, H, M, E] go to their `places`.
         """
         end = self.length + (key_states.shape[2] if self.places is None else self.places.columns)
         if layer_idx == len(self.buffers):  # the first forward of an empty cache
-            self.capacity = max(self.capacity, end)
+            self.capacity = max(self.capacity, self._shown(end))
             self.buffers.append((_room(key_states, self.capacity), _room(value_states, self.capacity)))
-        if end > self.capacity:
-            self.reserve(end + end // 4)
+        shown = self._shown(end)
+        if shown > self.capacity:
+            self.reserve(shown + shown // 4)
         keys, values = self.buffers[layer_idx]
         if self.places is None:
             keys[:, :, self.length : end] = key_states
@@ -51,7 +54,10 @@ class Columns(DynamicCache):
             row, column = places.row, places.column
             keys[row, :, self.length + column] = key_states[0].transpose(0, 1)
             values[row, :, self.length + column] = value_states[0].transpose(0, 1)
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[:, :, :shown], values[:, :, :shown]
+
+    def _shown(self, end: int) -> int:
+        return -(-end // self.bucket) * self.bucket
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Filled columns, the same in every layer."""

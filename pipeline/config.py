@@ -32,8 +32,6 @@ class ModelConfig(Frozen):
     """Most tokens in one forward, padding included; None: what fits a GPU, 16,384 on a CPU."""
     gpus: PositiveInt = 1
     """GPUs to spread the layers over, if one cannot hold them; annotate takes ray.gpus_per_actor."""
-    compile: bool = False
-    """Compile the model (torch.compile) while it runs first; needs a C++ compiler."""
 
 
 class CorpusConfig(Frozen):
@@ -137,11 +135,17 @@ class RayConfig(Frozen):
     actors: PositiveInt = 1
     """Annotating actors, each with one copy of the model."""
     gpus_per_actor: NotNegative = 1.0
-    """GPUs reserved by an annotating actor; 0 runs on CPU."""
+    """GPUs reserved by an annotating actor; 0 runs on the CPU, 2 and more share the layers of one model."""
     cpus_per_actor: Positive = 1.0
     """CPUs reserved by an annotating actor; also its number of threads when it runs on CPU."""
     texts_per_batch: PositiveInt = 64
     """Texts that travel together through an actor."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> RayConfig:
+        if self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor = {self.gpus_per_actor}: more than one must be a whole number")
+        return self
 
 
 class AnnotateConfig(Frozen):
@@ -152,6 +156,10 @@ class AnnotateConfig(Frozen):
     method: MethodConfig = MethodConfig()
     tools: ToolsConfig = ToolsConfig()
     ray: RayConfig = RayConfig()
+    max_failed_share: Probability = 0.01
+    """Stop when more than this share of the texts fail (of 1,000 texts at least)."""
+    retry_failed: bool = False
+    """Before going on with a run, remove the rows of the texts that failed, so that they are tried again."""
     output: Path = Path("runs/annotations")
     """Folder for the rows (Parquet) and manifest.json; a run that was interrupted there goes on."""
 

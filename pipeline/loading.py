@@ -8,6 +8,7 @@ checked afterwards (probe.py).
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 
 class ModelError(ConfigurationError):
     """A model that cannot be loaded or that the engine would run wrongly."""
@@ -26,6 +29,8 @@ class ModelError(ConfigurationError):
 def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Raises ModelError for what cannot be loaded, and for devices that are not there."""
     device, placement = _device(config), _placement(config)
+    if device == "cpu" and config.dtype == "bfloat16" and not _multiplies_bfloat16():
+        logger.warning("model.dtype bfloat16: this processor has no BF16 arithmetic, float32 is faster on it")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
@@ -44,10 +49,11 @@ def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedToke
         raise ModelError(f"model.path {config.path!r}: no weights for {', '.join(absent[:3])}")
     if not placement:
         model = model.to(device)
-    if config.compile:
-        # In place, so that the names of the weights stay. What cannot be compiled runs as it is.
-        model.base_model.compile(dynamic=True)
     return model, tokenizer
+
+
+def _multiplies_bfloat16() -> bool:
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def _device(config: ModelConfig) -> str:

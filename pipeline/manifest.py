@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from pydantic import ValidationError
 
@@ -34,7 +35,9 @@ _BATCH_ROWS = 1_024
 _OPERATIONAL: dict[str, Any] = {
     "ray": True,
     "output": True,
-    "model": {"device", "batch_tokens", "gpus", "compile"},
+    "max_failed_share": True,
+    "retry_failed": True,
+    "model": {"device", "batch_tokens", "gpus"},
     "tools": {
         "service": True,
         "cache_size": True,
@@ -142,6 +145,10 @@ class AnnotationManifest(Frozen):
         """The same with one session more."""
         return self.model_copy(update={"sessions": (*self.sessions, session)})
 
+    def reopened(self) -> AnnotationManifest:
+        """The same, unfinished again."""
+        return self.model_copy(update={"state": "unfinished", "counts": None, "compute": None})
+
     def completed(self, counts: Counts, shape: ModelShape) -> AnnotationManifest:
         """The same, finished, with what became of the texts and what that took."""
         compute = Compute.of(counts, shape, self.sessions)
@@ -246,6 +253,13 @@ def read_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatc
         yield from pads.dataset(files, format="parquet").to_batches(
             columns=list(columns), batch_size=_BATCH_ROWS
         )
+
+
+def read_failed(folder: Path) -> Iterator[tuple[int, str]]:
+    """Id and reason of each text that failed; other rows are skipped as Arrow."""
+    for batch in read_batches(folder, ["text_id", "status", "reason"]):
+        failed = batch.filter(pc.equal(batch["status"], "failed"))
+        yield from zip(failed["text_id"].to_pylist(), failed["reason"].to_pylist(), strict=True)
 
 
 def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

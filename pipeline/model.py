@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
 _FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
+_BUCKET = 64  # columns of a cache are shown by as many to a GPU: its kernels want few and aligned shapes
 _START = 128  # what starting a forward costs, in tokens
 
 
@@ -77,6 +78,7 @@ class LanguageModel:
         self.batch_tokens = batch_tokens
         self.device = model.device
         self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
+        self.bucket = _BUCKET if model.device.type == "cuda" else 1
         self.markers = Markers.of(tokenizer)
         self.max_positions = max_positions(model.config)
         self.vocabulary: int = model.config.get_text_config().vocab_size
@@ -171,10 +173,12 @@ class LanguageModel:
         where: np.ndarray | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
     ) -> torch.Tensor:  # [B, Q, D]
         """Runs tokens behind `cache`, which grows by their Q columns; returns what `logits` takes."""
-        dtype = self.model.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=self.device)
-        mask = mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
-        inputs: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
+        dtype, cache.bucket = self.model.dtype, self.bucket
+        shown = -(-allowed.shape[2] // self.bucket) * self.bucket
+        mask = torch.empty(*allowed.shape[:2], shown, dtype=dtype, device=self.device)
+        mask.fill_(torch.finfo(dtype).min)
+        mask[..., : allowed.shape[2]].masked_fill_(allowed, 0)
+        inputs: dict[str, Any] = {"attention_mask": mask[:, None], "past_key_values": cache}
         packed = where is not None and self.leaves_padding_out(real, ids.numel())
         if packed and where is not None:
             cache.places = places = Places.of(where, self.device)

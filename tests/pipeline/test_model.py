@@ -19,7 +19,6 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from pipeline.config import ModelConfig
 from pipeline.contexts import Contexts
 from pipeline.loading import ModelError
 from pipeline.model import LanguageModel, NonFiniteError
@@ -210,35 +209,6 @@ def test_a_sliding_window_bounds_the_context() -> None:
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     with pytest.raises(ModelError, match="embeddings"):
         LanguageModel(causal_lm("llama", 100), tokenizer("bytes"))
-
-
-def test_a_folder_without_a_model_is_an_error_that_names_it(tmp_path: Any) -> None:
-    with pytest.raises(ModelError, match=str(tmp_path)):
-        LanguageModel.load(ModelConfig(path=str(tmp_path)))
-
-
-def test_a_model_with_damaged_or_missing_weights_is_an_error(tmp_path: Any) -> None:
-    """Missing weights would otherwise be random ones."""
-    tokenizer("bytes").save_pretrained(tmp_path)
-    model = causal_lm("llama", 420)
-    weights = {name: part for name, part in model.state_dict().items() if "layers.1.mlp" not in name}
-    model.save_pretrained(tmp_path, state_dict=weights)
-    config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
-    with pytest.raises(ModelError, match=r"no weights for model\.layers\.1\.mlp"):
-        LanguageModel.load(config)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="cannot load"):
-        LanguageModel.load(config)
-
-
-def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Any) -> None:
-    causal_lm("gptj", 420).save_pretrained(tmp_path)
-    tokenizer("bytes").save_pretrained(tmp_path)
-    config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu", batch_tokens=99)
-    model = LanguageModel.load(config)
-    assert (model.batch_tokens, model.model.dtype) == (99, torch.bfloat16)
-    assert model.markers.pieces[model.markers.api[0]] == " ["
 
 
 def test_a_score_that_is_not_finite_survives_the_way_to_another_process() -> None:

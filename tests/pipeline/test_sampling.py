@@ -157,6 +157,17 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
     model.batch_tokens = 16_384
 
 
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+def test_showing_the_cache_in_multiples_of_columns_changes_no_draw(architecture: str, kind: str) -> None:
+    """As on a GPU; what is behind the filled columns is masked."""
+    model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=40, max_call_tokens=12)
+    exact = [(found(one), one.discarded) for one in sample(model, TEXTS, wide)]
+    model.bucket = 16
+    shown = [(found(one), one.discarded) for one in sample(model, TEXTS, wide)]
+    model.bucket = 1
+    assert shown == exact
+
+
 @pytest.mark.parametrize(("architecture", "tokens"), [("llama", 60), ("gptj", 100)])
 def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: str, tokens: int) -> None:
     model = language_model(architecture, "pieces")
