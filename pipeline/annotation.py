@@ -24,16 +24,17 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.config import AnnotateConfig
+from pipeline.config import AnnotateConfig, ModelConfig
 from pipeline.corpus import Shard, all_shards, list_shards, require_readable
 from pipeline.counts import COLUMNS, count_rows
 from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, load_tokenizer, read_groups
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_rows
-from pipeline.outputs import Ids, now, settle, sole_writer
+from pipeline.isolation import DEATHS, Failures, Turns
+from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
+from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer
 from pipeline.planning import ModelShape
 from pipeline.progress import shown, start_tally
-from pipeline.records import ANNOTATION_SCHEMA
+from pipeline.records import ANNOTATION_SCHEMA, Annotation, Text
 from tools_service.client import ToolClient
 from tools_service.toolbox import require_available
 
@@ -45,6 +46,8 @@ BATCHES_IN_FLIGHT = 2
 _BLOCK_BYTES = 8 * 2**20
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a model of many GB may take long to load
 _RAYS_ADVICE = "\nFailed to apply UDF"  # Ray Data lengthens our messages by what to set in its DataContext
+_STARTS = 3  # times that each annotator may die before the first of them has its model
+_AGAIN = "When the cause is gone, go on with --retry-failed; if that many may fail, raise --max-failed-share"
 _OTHER_CPUS = 3  # reading, cutting into batches and writing, besides annotators and tools
 
 
@@ -67,6 +70,8 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
     whole = None if config.corpus.slice is None else all_shards(config.corpus)
     with sole_writer(config.output):
         manifest = begin(config.output, config, shards, whole)
+        if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):
+            manifest = manifest.reopened()
         if manifest.state == "finished":
             logger.info("%s: finished before, nothing to do", config.output)
             return manifest
@@ -81,9 +86,15 @@ def _run(
     session, clock = Session(started=now()), time.monotonic()
     manifest.with_session(session).write(config.output)
     done = settle(rows)
+    if config.retry_failed and (again := remove_rows(rows, [text for text, _ in read_failed(config.output)])):
+        logger.info("%s: trying %d failed texts again", config.output, again)
+        done = settle(rows)
+    failures = Failures(config.max_failed_share, read_failed(config.output))
+    if verdict := failures.verdict(len(done)):
+        raise AnnotationError(f"{config.output}: {verdict}. {_AGAIN}")
     if len(done):
         logger.info("%s: going on after %d texts", config.output, len(done))
-    texts = _run_graph(config, shards, done, actor)
+    texts = _run_graph(config, shards, done, failures, actor)
     written = len(settle(rows))
     if written != texts:
         raise AnnotationError(
@@ -107,7 +118,13 @@ def _absolute(config: AnnotateConfig) -> AnnotateConfig:
     return config.model_copy(update={"model": model, "method": method, "output": config.output.resolve()})
 
 
-def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids, actor: Callable[..., Any]) -> int:
+def _run_graph(
+    config: AnnotateConfig,
+    shards: Sequence[Shard],
+    done: Ids,
+    failures: Failures,
+    actor: Callable[..., Any],
+) -> int:
     """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
     from tools_service.service import tools_on_ray
 
@@ -119,7 +136,7 @@ def _run_graph(config: AnnotateConfig, shards: Sequence[Shard], done: Ids, actor
         DataContext.current(_data_context()),
     ):
         groups = read_groups(shards, config.corpus)
-        tally = start_tally(len(groups), len(done))
+        tally = start_tally(len(groups), len(done), failures)
         texts = ray.data.read_datasource(
             TextSource(groups, Corpus(config.corpus, count, ray.put(done), tally))
         )
@@ -155,17 +172,22 @@ class AnnotateBatch:
         from pipeline.annotator import Annotator
         from pipeline.model import LanguageModel
 
-        model = config.model
-        if not config.ray.gpus_per_actor:
-            torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
-            model = model.model_copy(update={"device": "cpu"})
-        self._tally = tally
+        # Beside other actors, a thread more than was reserved is one that somebody waits for.
+        torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
+        self._tally, self._turns = tally, Turns()
+        starts = ray.get(tally.starting.remote())
+        if starts >= _STARTS * config.ray.actors:  # Ray would go on starting them for ever
+            self._refused: str | None = (
+                f"annotators died {starts} times while they loaded the model: too little memory?"
+            )
+            return
         try:
-            self._annotator = Annotator(LanguageModel.load(model), tools, config.method)
+            self._annotator = Annotator(LanguageModel.load(_placed(config)), tools, config.method)
         except PipelineError as error:
-            self._refused: str | None = str(error)  # raised here, Ray would make prose of it
+            self._refused = str(error)  # raised here, Ray would make prose of it
         else:
             self._refused = None
+        ray.get(tally.ready.remote())
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """A block of TEXT_SCHEMA → one of ANNOTATION_SCHEMA, row by row."""
@@ -173,11 +195,42 @@ class AnnotateBatch:
             raise AnnotationError(self._refused)
         texts = from_block(batch)
         try:
-            annotations = await self._annotator.aannotate(texts)
+            annotations = await self._surviving(texts)
         except PipelineError as error:
             raise AnnotationError(str(error)) from error  # survives the way to the driver, whatever it was
-        self._tally.annotated.remote(len(texts))
+        failed = [(one.text.text_id, one.reason) for one in annotations if one.status == "failed"]
+        if verdict := await self._tally.annotated.remote(len(texts), failed):
+            raise AnnotationError(f"{verdict}. {_AGAIN}")
         return pa.Table.from_pylist([one.to_row() for one in annotations], schema=ANNOTATION_SCHEMA)
+
+    async def _surviving(self, texts: Sequence[Text]) -> list[Annotation]:
+        """One annotation per text; what annotators have died with is taken apart, each text alone."""
+        found: list[Annotation] | None = None
+        ids = [text.text_id for text in texts]
+        async with self._turns.shared():
+            if await self._tally.begin.remote(ids) < DEATHS:
+                found = await self._annotator.aannotate(texts)
+        if found is None:
+            logger.warning("annotators died with texts %d to %d: now one by one", ids[0], ids[-1])
+            async with self._turns.alone():
+                found = [await self._alone(text) for text in texts]
+        await self._tally.end.remote(ids)
+        return found
+
+    async def _alone(self, text: Text) -> Annotation:
+        if await self._tally.begin.remote([text.text_id]) >= DEATHS:
+            reason = f"process died: {DEATHS} times, while it was annotating this text and nothing else"
+            return Annotation(text, "failed", reason)
+        [found] = await self._annotator.aannotate([text])
+        await self._tally.end.remote([text.text_id])
+        return found
+
+
+def _placed(config: AnnotateConfig) -> ModelConfig:
+    """The model where the actor's resources are: on the CPU, on its GPU, or spread over its GPUs."""
+    gpus = config.ray.gpus_per_actor
+    where: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+    return config.model.model_copy(update=where)
 
 
 @contextmanager

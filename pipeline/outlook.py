@@ -36,7 +36,7 @@ def warnings(plan: Plan) -> list[str]:
         found.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
     elif plan.recipe.flops_per_s is None and plan.recipe.hardware is not None:
         found.append(
-            f"--utilisation {plan.recipe.utilisation} is an assumption; the compute.flops_per_s of a finished "
+            f"--utilisation {plan.recipe.utilisation} is an assumption; compute.flops_per_s of a finished "
             "run shows yours"
         )
     for tool, part in plan.tools.items():

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -106,6 +107,29 @@ def settle(folder: Path) -> Ids:
     return np.unique(together)
 
 
+def remove_rows(folder: Path, ids: Iterable[int]) -> int:
+    """Remove the rows of these texts, so that they are done again; how many. While nothing writes."""
+    wanted, removed = pa.array(sorted(ids), pa.int64()), 0
+    for path in parquet_files(folder) if len(wanted) else []:
+        gone = pc.is_in(pq.read_table(path, columns=["text_id"])["text_id"], wanted)
+        if number := pc.sum(gone).as_py():
+            _keep(path, pc.invert(gone))
+            removed += number
+    return removed
+
+
+def _keep(path: Path, rows: pa.Array) -> None:
+    """Rewrite a file with the rows at these indices, or where this mask is true; without any it goes."""
+    whole = pq.read_table(path)
+    left = whole.filter(rows) if pa.types.is_boolean(rows.type) else whole.take(rows)
+    if not left.num_rows:
+        path.unlink()
+        return
+    part = path.with_name(path.name + _PART)
+    pq.write_table(left, part)
+    part.replace(path)
+
+
 def _ids_or_remove(path: Path) -> Ids:
     try:
         ids: Ids = pq.read_table(path, columns=["text_id"])["text_id"].to_numpy()
@@ -123,12 +147,7 @@ def _remove_twins(files: Sequence[Path], ids: Sequence[Ids]) -> None:
         if len(fresh) == len(own):
             continue
         logger.warning("%s: %d rows stand in other files too and are removed", path, len(own) - len(fresh))
-        if not fresh:
-            path.unlink()
-            continue
-        part = path.with_name(path.name + _PART)
-        pq.write_table(pq.read_table(path).take(pa.array(fresh)), part)
-        part.replace(path)
+        _keep(path, pa.array(fresh, pa.int64()))
 
 
 def _seen(seen: set[int], text_id: int) -> bool:

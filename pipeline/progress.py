@@ -1,6 +1,7 @@
 """How far a run is: one counter for all processes, one line for the user.
 
-`Tally` is an actor on the driver's node that read tasks and annotators report to. `shown` draws it meanwhile
+`Tally` is an actor on the driver's node that read tasks and annotators report to; what it says to annotators
+is isolation.py's. `shown` draws it meanwhile
 as a progress bar; the total appears once every shard has been read.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +17,20 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
+from pipeline.isolation import Attempts, Failed, Failures
+
 _EVERY_S = 0.5
 _EVERY_S_IN_LOGS = 30.0
 
 
 class Tally:
-    """Texts read, by read task, and texts annotated."""
+    """Texts read, by read task, texts annotated, and what annotators died with."""
 
-    def __init__(self, tasks: int, done: int) -> None:
+    def __init__(self, tasks: int, done: int, failures: Failures) -> None:
         self._tasks = tasks
+        self._failures = failures
+        self._attempts = Attempts()
+        self._starts = 0
         self._texts: dict[str, int] = {}
         self._done = done
 
@@ -32,9 +38,31 @@ class Tally:
         """A read task came to its end. A repeated one says the same again."""
         self._texts[task] = texts
 
-    def annotated(self, texts: int) -> None:
-        """So many more texts came out of an annotator; counted again if their task is repeated."""
+    def starting(self) -> int:
+        """An annotator starts; how many did since the last one that is ready."""
+        self._starts += 1
+        return self._starts - 1
+
+    def ready(self) -> None:
+        """An annotator has its model."""
+        self._starts = 0
+
+    def begin(self, texts: Sequence[int]) -> int:
+        """isolation.Attempts.begin, for all annotators."""
+        return self._attempts.begin(texts)
+
+    def end(self, texts: Sequence[int]) -> None:
+        """isolation.Attempts.end."""
+        self._attempts.end(texts)
+
+    def annotated(self, texts: int, failed: Sequence[Failed] = ()) -> str | None:
+        """So many more texts came out of an annotator; counted again if their task is repeated.
+
+        Why to stop, if too many `failed` so far.
+        """
         self._done += texts
+        self._failures.add(failed)
+        return self._failures.verdict(self._done)
 
     def done(self) -> int:
         return self._done
@@ -44,10 +72,10 @@ class Tally:
         return sum(self._texts.values()) if len(self._texts) == self._tasks else None
 
 
-def start_tally(tasks: int, done: int) -> Any:
+def start_tally(tasks: int, done: int, failures: Failures) -> Any:
     """The tally's actor handle. It lives as long as the handle and costs no CPU share."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done)
+    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done, failures)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import ray
 from pipeline.config import CorpusConfig
 from pipeline.corpus import list_shards, read_corpus
 from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, read_groups, to_block
+from pipeline.isolation import Failures
 from pipeline.progress import start_tally
 from pipeline.records import TEXT_SCHEMA
 from tests import annotating
@@ -34,7 +35,7 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     done = texts[1:12] + texts[-3:]
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = read_groups(shards, config)
-    tally = start_tally(len(groups), len(done))
+    tally = start_tally(len(groups), len(done), Failures(1.0))
     tasks = TextSource(groups, Corpus(config, count, ray.put(ids), tally)).get_read_tasks(1)
     assert len(tasks) == len(shards)
     blocks = [block for task in tasks[:2] for block in task()]

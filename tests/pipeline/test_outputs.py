@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.outputs import OutputInUseError, parquet_files, settle, sole_writer, write_whole
+from pipeline.outputs import OutputInUseError, parquet_files, remove_rows, settle, sole_writer, write_whole
 
 pytestmark = pytest.mark.unit
 
@@ -90,3 +90,15 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.json", "zweiter é")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "zweiter é"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None:
+    for number in range(3):
+        table = pa.table({"text_id": pa.array([3 * number, 3 * number + 1, 3 * number + 2], pa.int64())})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    untouched = (tmp_path / "2.parquet").stat().st_mtime_ns
+    assert remove_rows(tmp_path, []) == 0
+    assert remove_rows(tmp_path, [1, 3, 4, 5, 77]) == 4
+    assert [path.name for path in parquet_files(tmp_path)] == ["0.parquet", "2.parquet"]
+    assert settle(tmp_path).tolist() == [0, 2, 6, 7, 8]
+    assert (tmp_path / "2.parquet").stat().st_mtime_ns == untouched
