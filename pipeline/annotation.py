@@ -11,6 +11,7 @@ annotator.py; nothing is decided about calls here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -31,7 +32,7 @@ from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, lo
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.isolation import DEATHS, Failures, Turns
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
-from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer
+from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer, write_rows
 from pipeline.planning import ModelShape
 from pipeline.progress import shown, start_tally
 from pipeline.records import ANNOTATION_SCHEMA, Annotation, Text
@@ -42,13 +43,13 @@ logger = logging.getLogger(__name__)
 
 BATCHES_IN_FLIGHT = 2
 """Per actor: while one waits for tools, the other has the model."""
-# Reading stays this far ahead of the annotators at most, and a batch's rows are one block, hence one file.
+# Reading stays this far ahead of the annotators at most.
 _BLOCK_BYTES = 8 * 2**20
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a model of many GB may take long to load
 _RAYS_ADVICE = "\nFailed to apply UDF"  # Ray Data lengthens our messages by what to set in its DataContext
 _STARTS = 3  # times that each annotator may die before the first of them has its model
 _AGAIN = "When the cause is gone, go on with --retry-failed; if that many may fail, raise --max-failed-share"
-_OTHER_CPUS = 3  # reading, cutting into batches and writing, besides annotators and tools
+_OTHER_CPUS = 3  # reading and cutting into batches, besides annotators and tools
 
 
 class AnnotationError(PipelineError):
@@ -159,7 +160,8 @@ def _run_graph(
             ),
         )
         with shown(tally, "annotate"), _typed_errors(config.output):
-            annotated.write_parquet(str(config.output / ROWS))
+            for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
+                pass  # the actors have written the rows
         return int(ray.get(tally.total.remote()))
 
 
@@ -174,7 +176,7 @@ class AnnotateBatch:
 
         # Beside other actors, a thread more than was reserved is one that somebody waits for.
         torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
-        self._tally, self._turns = tally, Turns()
+        self._tally, self._turns, self._rows = tally, Turns(), config.output / ROWS
         starts = ray.get(tally.starting.remote())
         if starts >= _STARTS * config.ray.actors:  # Ray would go on starting them for ever
             self._refused: str | None = (
@@ -190,7 +192,11 @@ class AnnotateBatch:
         ray.get(tally.ready.remote())
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """A block of TEXT_SCHEMA → one of ANNOTATION_SCHEMA, row by row."""
+        """A block of TEXT_SCHEMA → a file of ANNOTATION_SCHEMA, row by row; returns only how many.
+
+        Written here, rows are safe as soon as they are there. On the way to a task that writes them they
+        would wait for all batches before theirs, which takes long where an actor has been lost.
+        """
         if self._refused is not None:
             raise AnnotationError(self._refused)
         texts = from_block(batch)
@@ -201,7 +207,12 @@ class AnnotateBatch:
         failed = [(one.text.text_id, one.reason) for one in annotations if one.status == "failed"]
         if verdict := await self._tally.annotated.remote(len(texts), failed):
             raise AnnotationError(f"{verdict}. {_AGAIN}")
-        return pa.Table.from_pylist([one.to_row() for one in annotations], schema=ANNOTATION_SCHEMA)
+        rows = pa.Table.from_pylist([one.to_row() for one in annotations], schema=ANNOTATION_SCHEMA)
+        try:
+            await asyncio.to_thread(write_rows, self._rows, rows)
+        except OSError as error:
+            raise AnnotationError(f"{self._rows}: cannot write: {error}") from error
+        return pa.table({"texts": [len(texts)]})
 
     async def _surviving(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text; what annotators have died with is taken apart, each text alone."""

@@ -1,18 +1,21 @@
 """Output folders: one writer at a time, every row once, small files written whole.
 
-What `annotate` writes is a folder of Parquet files, each written by one task and complete or unreadable: a
-Parquet file's index stands at its end. So the rows on disk are the only record of what is done; there is no
-second one that could disagree (docs/decisions/0004). `settle` brings such a folder into order after anything
-that may have happened to the process that wrote it. Knows nothing of what is in the rows but their `text_id`.
+What `annotate` writes is a folder of Parquet files, one for each batch, which get their names when they are
+complete; and a Parquet file's index stands at its end. So the rows on disk are the only record of what is
+done; there is no second one that could disagree (docs/decisions/0004). `settle` brings such a folder into
+order after anything that may have happened to the processes that wrote it. Knows nothing of what is in the
+rows but their `text_id`.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,6 +84,23 @@ def write_whole(path: Path, text: str) -> None:
 def now() -> str:
     """The time, ISO 8601, UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_rows(folder: Path, rows: pa.Table) -> None:
+    """One batch as a file of its own, on disk when this returns. The same batch again is the same file."""
+    ids = rows["text_id"].to_numpy()
+    path = folder / f"{hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest()}.parquet"
+    # Two processes may be at it: one that was given up may still run.
+    part = folder / f"{path.name}.{uuid.uuid4().hex}{_PART}"
+    try:
+        with part.open("wb") as file:
+            pq.write_table(rows, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def parquet_files(folder: Path) -> list[Path]:

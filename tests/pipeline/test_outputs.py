@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.outputs import OutputInUseError, parquet_files, remove_rows, settle, sole_writer, write_whole
+from pipeline.outputs import (
+    OutputInUseError,
+    parquet_files,
+    remove_rows,
+    settle,
+    sole_writer,
+    write_rows,
+    write_whole,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -102,3 +110,31 @@ def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None
     assert [path.name for path in parquet_files(tmp_path)] == ["0.parquet", "2.parquet"]
     assert settle(tmp_path).tolist() == [0, 2, 6, 7, 8]
     assert (tmp_path / "2.parquet").stat().st_mtime_ns == untouched
+
+
+def test_a_batch_is_a_file_of_its_own_and_the_same_one_the_second_time(tmp_path: Path) -> None:
+    rows = pa.table({"text_id": pa.array([7, 3], pa.int64()), "text": ["a", "b"]})
+    other = rows.slice(1)
+    for batch in (rows, other, rows):
+        write_rows(tmp_path, batch)
+    assert len(parquet_files(tmp_path)) == len(list(tmp_path.iterdir())) == 2
+    assert all_ids(tmp_path) == [3, 3, 7]
+    assert settle(tmp_path).tolist() == [3, 7]
+
+
+def test_a_full_disk_leaves_nothing_of_a_batch(tmp_path: Path) -> None:
+    """By a limit on the size of files, which fails in the middle of a write as a full disk does."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; import pyarrow as pa\n"
+        "from pipeline.outputs import write_rows\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "rows = pa.table({'text_id': list(range(9999)), 'text': [str(n) for n in range(9999)]})\n"
+        "try: write_rows(Path(sys.argv[1]), rows)\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "File too large"
+    assert list(tmp_path.iterdir()) == []
