@@ -12,6 +12,10 @@ tokenizer, taught by hand which token follows which in a calculator's call: it w
 except by chance, so it measures speed and says nothing of quality. Calculator and calendar are real; the
 other tools answer from what the demo's pages say, or with a phrase, at no cost: the model is measured alone.
 Prompts and tables are made before the clock starts. The peak is the whole process's, libraries included.
+
+With `--against vllm --vllm-python PYTHON` the same job goes through vLLM too (bench/vllm_job.py), in an
+environment of its own. It draws with other random numbers; so its losses and kept calls in the table are
+those of the engine's own calls, scored by vLLM.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from bench import results
 from bench.contestants import Run, run_engine, run_plain, without_shortcuts
 from bench.measuring import matrix_rate
 from bench.plain import Plain
+from bench.vllm_job import contest
 from demo import generate
 from pipeline.annotator import Annotator
 from pipeline.calls import continuation
@@ -126,6 +131,7 @@ class Scale:
             "texts_per_cpu_s": round(count / run.took["cpu_s"], 3),
             "candidates_per_s": round(run.candidates / wall, 2),
             "tokens_per_text": round(sum(fed.values()) / count, 1),
+            "forwards_per_text": round(run.forwards / count, 2),
             "padding_per_text": round(sum(cost.padding for cost in run.spent.values()) / count, 1),
             "per_least": round(sum(fed.values()) / sum(cost.tokens for cost in least.values()), 4),
             "tokens_by_phase": fed,
@@ -223,14 +229,18 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
     scale = Scale([least_work(one) for one in found], ModelShape.of(model.model), rate)
     rows = []
 
-    def report(run: Run) -> None:
-        same = same_calls(engine.calls[: len(run.calls)], run.calls, settings.tau_f)
-        rows.append(scale.row(run) | {"beside_engine": same})
+    def report(run: Run, scored: Sequence[Sequence[Call]] | None = None, **more: Any) -> None:
+        scored = run.calls if scored is None else scored
+        same = same_calls(engine.calls[: len(run.calls)], scored, settings.tau_f)
+        rows.append(scale.row(run) | {"beside_engine": same} | more)
         print(line(rows[-1]), flush=True)
 
     report(engine)
     if args.plain_texts:
         report(run_plain(Plain(model, tools, method), model, texts[: args.plain_texts]))
+    if args.against == "vllm":
+        run, scored, about = contest(args.vllm_python, model, tools, method, texts, engine.calls)
+        report(run, scored, vllm=about | {"candidates": [engine.candidates, run.candidates]})
     for run in without_shortcuts(model, tools, method, texts) if args.shortcuts else ():
         report(run)
     out = {"model": name, "tool": tool, "method": settings.model_dump(), "shape": scale.shape.model_dump()}
@@ -279,7 +289,11 @@ def main() -> None:
     parser.add_argument(
         "--agreement", action="store_true", help="score the float32 model's calls in bfloat16 too"
     )
+    parser.add_argument("--against", choices=("vllm",), help="the same job, in --dtype, through vLLM too")
+    parser.add_argument("--vllm-python", help="the interpreter of an environment that has vLLM")
     args = parser.parse_args()
+    if (args.against is None) != (args.vllm_python is None):
+        parser.error("--against vllm and --vllm-python go together")
     if args.threads:
         torch.set_num_threads(args.threads)
     runs = [compare(name, tool, args) for name in args.model for tool in args.tool]
