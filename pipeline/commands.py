@@ -94,6 +94,9 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
     if counts is not None:
         kept = sum(tool.kept for tool in counts.tools.values())
         print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
+        if reasons := counts.reasons.get("failed"):
+            said = ", ".join(f"{number} x {reason}" for reason, number in reasons.items())
+            print(f"{sum(reasons.values())} texts failed ({said}); --retry-failed tries them again")
     print(arguments.config.output)
 
 

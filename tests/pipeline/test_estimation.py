@@ -22,8 +22,9 @@ from pipeline.hardware import CALLS_PER_S, HARDWARE, PEAK_FLOPS_PER_S
 from pipeline.manifest import MANIFEST, ROWS, AnnotationManifest, ManifestError
 from pipeline.outlook import outlook, warnings
 from pipeline.outputs import parquet_files
+from pipeline.planning import ModelShape
 from pipeline.prompts import load_prompt
-from pipeline.records import TOOL_NAMES
+from pipeline.records import TOOL_NAMES, Cost
 from tests import annotating
 
 pytestmark = pytest.mark.unit
@@ -141,20 +142,20 @@ def test_tools_that_the_run_did_not_have_are_taken_from_the_demo(
     assert set(made.tools) == {"Calendar", "QA"}
 
 
+@pytest.mark.parametrize("actors", [1, 2])
 def test_the_speed_of_a_run_counts_from_when_all_actors_work(
-    world: Path, real: AnnotationManifest, tmp_path: Path
+    actors: int, world: Path, real: AnnotationManifest, tmp_path: Path
 ) -> None:
     """Seven files, ten seconds apart, the first after a minute; then a copy that lost the times."""
     folder = tmp_path / "annotations"
     shutil.copytree(world / "annotations", folder)
-    session = real.sessions[0].model_copy(
-        update={
-            "started": "2026-01-01T00:00:00+00:00",
-            "finished": "2026-01-01T00:02:00+00:00",
-            "wall_s": 120.0,
-        }
-    )
-    real.model_copy(update={"sessions": (session,)}).write(folder)
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
+    ray = real.recipe.ray.model_copy(update={"actors": actors})
+    changed = {
+        "sessions": (real.sessions[0].model_copy(update=times),),
+        "recipe": real.recipe.model_copy(update={"ray": ray}),
+    }
+    real.model_copy(update=changed).write(folder)
     start = 1_767_225_600
     files = parquet_files(folder / ROWS)
     for number, path in enumerate(files):
@@ -162,15 +163,17 @@ def test_the_speed_of_a_run_counts_from_when_all_actors_work(
     found = experience(folder).pace
     assert found is not None
     assert real.compute is not None
-    share = 1 - len(ids_in(files[0])) / 50
-    assert found.flops_per_s == pytest.approx(real.compute.flops * share / 60, rel=0.1)
-    assert found.start_s == pytest.approx(120 - 60 / share, abs=5)
+    later = sum(flops_of(path, real.compute.shape) for path in files[actors:])
+    speed = later / (10 * (7 - actors))
+    assert found.flops_per_s == pytest.approx(speed / actors, rel=0.01)
+    assert found.start_s == pytest.approx(120 - real.compute.flops / speed, abs=0.1)
     os.utime(files[-1], (start + 10_000,) * 2)
     assert experience(folder).pace is None
 
 
-def ids_in(path: Path) -> list[int]:
-    return pq.read_table(path)["text_id"].to_pylist()
+def flops_of(path: Path, shape: ModelShape) -> int:
+    parts = [part["run"] for work in pq.read_table(path)["work"].to_pylist() for part in work]
+    return sum(shape.flops(Cost(**part)) for part in parts)
 
 
 def test_no_speed_but_a_deadline_is_refused(world: Path) -> None:
