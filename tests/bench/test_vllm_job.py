@@ -43,6 +43,7 @@ class Answers:
         took = {
             "wall_s": 0.5,
             "cpu_s": 0.25,
+            "forwards": 3,
             "peak_mib": 7.0,
             "fed": [len(one) for one in fields.get("ids", ())],
         }
@@ -167,6 +168,7 @@ def test_the_whole_job(method: MethodConfig, tools: LocalTools) -> None:
     assert {call.result for found in calls for call in found} <= {str(n) for n in range(10_000)}
     assert job.spent.keys() >= {"positions", "decode", "plus", "empty"}
     assert job.wall_s["draw"] == 0.5
+    assert job.forwards >= 9
     assert job.peak_mib == 7.0
 
 
@@ -179,7 +181,14 @@ def test_draws_are_read_as_calls(method: MethodConfig, tools: LocalTools) -> Non
 
     special = [*ids("Calculator(1"), model.tokenizer.all_special_ids[0]]
     drawn = [ids("Calculator(1 + 2)]"), ids("Calculator(1 + 2)]"), ids("Calendar()]"), special, ids("Calc[")]
-    job.ask = lambda do, **_: {"drawn": [drawn], "fed": [3], "wall_s": 0, "cpu_s": 0, "peak_mib": 0}
+    job.ask = lambda do, **_: {
+        "drawn": [drawn],
+        "fed": [3],
+        "wall_s": 0,
+        "cpu_s": 0,
+        "forwards": 0,
+        "peak_mib": 0,
+    }
     assert job.draw([[1, 2, 3]]) == [{"1 + 2": 2}]
     assert {draw[-1] for draw in drawn} <= {*job.stop}
 
