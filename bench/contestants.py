@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.measuring import measured
 from bench.plain import Plain
+from pipeline import sampling
 from pipeline.annotator import Annotator
 from pipeline.calls import END
 from pipeline.config import MethodConfig
@@ -29,13 +30,15 @@ BATCH = 64  # texts, as RayConfig has it
 
 @dataclass(frozen=True)
 class Run:
-    """One contestant on its texts. `took` has wall_s, cpu_s and peak_mib; `spent` is by phase."""
+    """One contestant on its texts. `took` has wall_s, cpu_s and peak_mib; `spent` is by phase; `forwards` are
+    the model's."""
 
     name: str
     took: dict[str, float]
     candidates: int
     calls: list[list[Call]]
     spent: dict[Phase, Cost]
+    forwards: int = 0
 
 
 def run_engine(
@@ -43,13 +46,14 @@ def run_engine(
 ) -> tuple[Run, list[Annotation]]:
     """The engine on all texts, `batch` at a time; all that the model ran, prompts included."""
     model.spent.clear()
-    with measured(model.device) as took:
+    with counted(model) as forwards, measured(model.device) as took:
         parts = [annotator.annotate(texts[i : i + batch]) for i in range(0, len(texts), batch)]
     found = [one for part in parts for one in part]
     if failed := [one for one in found if one.status == "failed"]:
         raise SystemExit(f"{name}: {len(failed)} texts failed: {failed[0].reason}")
     candidates = sum(stage.candidates for one in found for stage in one.funnel)
-    return Run(name, took, candidates, [list(one.calls) for one in found], dict(model.spent)), found
+    calls = [list(one.calls) for one in found]
+    return Run(name, took, candidates, calls, dict(model.spent), len(forwards)), found
 
 
 def run_plain(plain: Plain, model: LanguageModel, texts: Sequence[Text]) -> Run:
@@ -57,9 +61,19 @@ def run_plain(plain: Plain, model: LanguageModel, texts: Sequence[Text]) -> Run:
     plain.annotate(texts[:1])
     plain.spent.clear()
     plain.candidates = 0
-    with measured(model.device) as took:
+    with counted(model) as forwards, measured(model.device) as took:
         calls = plain.annotate(texts)
-    return Run("plain procedure", took, plain.candidates, calls, dict(plain.spent))
+    return Run("plain procedure", took, plain.candidates, calls, dict(plain.spent), len(forwards))
+
+
+@contextmanager
+def counted(model: LanguageModel) -> Iterator[list[None]]:
+    """One element for every forward of the model."""
+    forwards: list[None] = []
+    lm: Any = model.model
+    hook = lm.base_model.register_forward_pre_hook(lambda *_: forwards.append(None))
+    yield forwards
+    hook.remove()
 
 
 def without_shortcuts(
@@ -71,6 +85,8 @@ def without_shortcuts(
     yield run_engine("texts one by one", whole, model, texts, batch=1)[0]
     afresh = PromptAfresh(model, tools, method)
     yield run_engine("texts one by one, each with its prompt", afresh, model, texts, batch=1)[0]
+    with _set(sampling, "_SHARE", 1.0):
+        yield run_engine("no text joins others under way", whole, model, texts)[0]
     if model.packs:
         with _set(model, "packs", False):
             yield run_engine("padding fed", whole, model, texts)[0]
@@ -118,10 +134,10 @@ def patient(model: LanguageModel) -> np.ndarray:
 
 
 @contextmanager
-def _set(model: LanguageModel, name: str, value: Any) -> Iterator[None]:
-    before = getattr(model, name)
-    setattr(model, name, value)
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(model, name, before)
+        setattr(owner, name, before)

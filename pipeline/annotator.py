@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -64,7 +64,9 @@ class Annotator:
         self._method = method
         self._prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
         self._tau_floor = {tool: method.of(tool).tau_f for tool in method.tools}
-        self._model_in_use = threading.Lock()
+        # One thread: the model is for one at a time, and memory that a thread has freed it takes again, while
+        # another would keep a store of its own.
+        self._with_model = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     def annotate(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text, in order."""
@@ -106,22 +108,19 @@ class Annotator:
     async def _steps(self, texts: Sequence[Text]) -> list[Annotation]:
         works = [_Work(text) for text in texts]
         await asyncio.to_thread(self._select, works)  # beside another batch's use of the model
-        await self._with_model(lambda: self._sample(works))
+        await self._in_turn(lambda: self._sample(works))
         candidates = [
             [call for found in work.sampled.values() for call in found.candidates] for work in works
         ]
         executed = await aexecute(candidates, [work.date for work in works], self._tools)
         for work, calls in zip(works, executed, strict=True):
             work.executed = calls
-        scored = await self._with_model(lambda: self._score(works))
+        scored = await self._in_turn(lambda: self._score(works))
         return [self._annotation(work, found) for work, found in zip(works, scored, strict=True)]
 
-    async def _with_model(self, work: Callable[[], T]) -> T:
-        def alone() -> T:
-            with self._model_in_use:
-                return work()
-
-        return await asyncio.to_thread(alone)
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        """Work that needs the model, after what has asked before."""
+        return await asyncio.get_running_loop().run_in_executor(self._with_model, work)
 
     def _select(self, works: Sequence[_Work]) -> None:
         """Step 1."""

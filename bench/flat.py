@@ -1,0 +1,74 @@
+"""Whether the memory of an annotating process stays flat: its resident set after each thousand texts.
+
+    python -m bench.flat [--texts 10000] [--tool Calculator]
+
+The bare engine with the demo's model and settings on the demo's texts, over and over with new ids, batches of
+64. The bar: after the last thousand within 5 % of after the first. Out: a line per thousand, and
+runs/bench/flat.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+
+from bench import results
+from pipeline.annotator import Annotator
+from pipeline.config import AnnotateConfig
+from pipeline.corpus import list_shards, read_corpus
+from pipeline.datasource import TokenCounter
+from pipeline.model import LanguageModel
+from pipeline.recipes import demo
+from pipeline.records import TOOL_NAMES, Text
+from tools_service.client import LocalTools
+
+BAR = 0.05
+EVERY = 1_000
+
+
+def endless(config: AnnotateConfig) -> Iterator[Text]:
+    """The corpus again and again, each time with other text ids, hence other draws."""
+    counter = TokenCounter(config.model.path)
+    for turn in count():
+        for text in read_corpus(list_shards(config.corpus), config.corpus, counter):
+            yield replace(text, text_id=(text.text_id + turn) % 2**62)
+
+
+def resident_mib() -> float:
+    """Of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS"))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Memory of an annotating process.")
+    parser.add_argument("--texts", type=int, default=10_000)
+    parser.add_argument("--tool", nargs="+", choices=TOOL_NAMES, default=["Calculator", "Calendar"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    config = demo().annotate
+    method = config.method.model_copy(update={"tools": tuple(args.tool)})
+    tools = LocalTools.start(config.tools, method.tools)
+    annotator = Annotator(LanguageModel.load(config.model), tools, method)
+    texts, done, after = endless(config), 0, {}
+    while done < args.texts:
+        for annotation in annotator.annotate(list(islice(texts, config.ray.texts_per_batch))):
+            annotation.to_row()
+            done += 1
+        if done // EVERY > len(after):
+            after[done] = round(resident_mib(), 1)
+            print(f"{done:7} texts: {after[done]:8.1f} MiB", flush=True)
+    sizes = list(after.values())
+    growth = sizes[-1] / sizes[0] - 1
+    print(f"from the first thousand to the last: {growth:+.1%} (bar {BAR:.0%})")
+    print(f"written: {results.write('flat', vars(args), {'resident_mib': after, 'growth': growth})}")
+
+
+if __name__ == "__main__":
+    main()
