@@ -4,9 +4,10 @@
 
 A round starts `annotate` (small real model, calculator and calendar on Ray Serve, two actors on the two nodes
 of a cluster.local), lets one thing happen at a seeded moment, starts the same command again until it ends
-well, and compares: rows equal to the last bit and in any order, none missing, none twice, and at most
-`allowed` texts annotated again. Kinds of faults: KINDS. Out: a line a round, runs/bench/faults.json; exit
-code 1 if a round failed. `disk` needs the right to mount a tmpfs and is left out where there is none.
+well, and compares: rows equal to the last bit and in any order, none missing, none twice; at most `allowed`
+texts whose annotation had ended, and twice as many that were in work, are annotated again. Kinds of faults:
+KINDS. Out: a line a round, runs/bench/faults.json; exit code 1 if a round failed. `disk` needs the right to
+mount a tmpfs and is left out where there is none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import pyarrow.parquet as pq
 
 from bench import results
 from cluster.local import ROOT, LocalCluster
-from pipeline.annotation import AnnotateBatch, annotate
+from pipeline.annotation import BATCHES_IN_FLIGHT, AnnotateBatch, annotate
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, ROWS, read_manifest
 from pipeline.outputs import parquet_files
@@ -121,6 +122,8 @@ class Round:
     begun_again: int
     """The same and those that were being worked on."""
     allowed: int
+    """SHARE_AGAIN of the texts, or a batch per actor if that is more; of those begun, BATCHES_IN_FLIGHT times
+    as many."""
     seconds: float
     said: str = ""
     """The last line of the run that the fault ended."""
@@ -128,7 +131,8 @@ class Round:
     @property
     def passed(self) -> bool:
         """Whether it is as if nothing had happened."""
-        return not (self.missing or self.twice or self.different) and self.again <= self.allowed
+        sound = not (self.missing or self.twice or self.different)
+        return sound and self.again <= self.allowed and self.begun_again <= BATCHES_IN_FLIGHT * self.allowed
 
     def __str__(self) -> str:
         return (

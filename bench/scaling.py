@@ -41,6 +41,8 @@ from pipeline.annotation import annotate
 from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
 from pipeline.datasource import from_block
 from pipeline.execution import ExecutedCall, aexecute
+from pipeline.manifest import ROWS
+from pipeline.outputs import write_rows
 from pipeline.recipes import demo
 from pipeline.records import (
     ANNOTATION_SCHEMA,
@@ -62,6 +64,8 @@ GPUS_PER_NODE = 8
 BARS = {16: 0.95, 32: 0.90}
 LARGER = 10
 MOST_GROWTH = 0.10
+SECONDS = "seconds"
+"""File beside a run's output: the model's time for a batch. The nodes do not have the driver's variables."""
 _SAMPLE_S = 2.0
 _SHARDS = 16
 
@@ -70,8 +74,8 @@ class TimedBatch:
     """An annotating actor whose model only takes time; batches, calls and rows are as always."""
 
     def __init__(self, config: AnnotateConfig, tools: Any, tally: Any) -> None:
-        self._tools, self._tally = tools, tally
-        self._seconds = float(os.environ["SCALING_SECONDS"])
+        self._tools, self._tally, self._rows = tools, tally, config.output / ROWS
+        self._seconds = float((config.output.parent / SECONDS).read_text(encoding="ascii"))
         self._actors = config.ray.actors
         self._folder = times_of(config.output)
         self._times = (self._folder / str(os.getpid())).open("a", encoding="ascii")
@@ -92,9 +96,10 @@ class TimedBatch:
             ended = time.monotonic()
         lost = sum(call.result is None for calls in executed for call in calls)
         print(began, ended, lost, file=self._times, flush=True)
-        self._tally.annotated.remote(len(texts))
+        await self._tally.annotated.remote(len(texts), [])
         rows = [annotation(*pair).to_row() for pair in zip(texts, executed, strict=True)]
-        return pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA)
+        write_rows(self._rows, pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA))
+        return pa.table({"texts": [len(texts)]})
 
 
 def calls_of(text: Text) -> list[Candidate]:
@@ -258,12 +263,13 @@ def measure(cluster: LocalCluster, folder: Path, actors: int, batches: int, seco
     write_pages(world / "pages", actors * batches * TEXTS_PER_BATCH)
     output = world / "out"
     times_of(output).mkdir(parents=True)
+    (world / SECONDS).write_text(str(seconds), encoding="ascii")
     code = f"from bench.scaling import drive; drive({str(world)!r}, {str(output)!r}, {actors})"
     before, began = psutil.cpu_times(), time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=cluster.environment | {"OMP_NUM_THREADS": "1", "SCALING_SECONDS": str(seconds)},
+        env=cluster.environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
