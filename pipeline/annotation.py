@@ -31,7 +31,9 @@ from pipeline.counts import COLUMNS, count_rows
 from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, load_tokenizer, read_groups
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.isolation import DEATHS, Failures, Turns
+from pipeline.logs import log_into, logged
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
+from pipeline.metrics import BatchMetrics
 from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer, write_rows
 from pipeline.planning import ModelShape
 from pipeline.progress import shown, start_tally
@@ -69,7 +71,7 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
     require_readable(shards, config.corpus)
     load_tokenizer(config.model.path)
     whole = None if config.corpus.slice is None else all_shards(config.corpus)
-    with sole_writer(config.output):
+    with sole_writer(config.output), logged(config.output):
         manifest = begin(config.output, config, shards, whole)
         if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):
             manifest = manifest.reopened()
@@ -137,7 +139,7 @@ def _run_graph(
         DataContext.current(_data_context()),
     ):
         groups = read_groups(shards, config.corpus)
-        tally = start_tally(len(groups), len(done), failures)
+        tally = start_tally(len(groups), len(done), failures, str(config.output))
         texts = ray.data.read_datasource(
             TextSource(groups, Corpus(config.corpus, count, ray.put(done), tally))
         )
@@ -176,6 +178,7 @@ class AnnotateBatch:
 
         # Beside other actors, a thread more than was reserved is one that somebody waits for.
         torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
+        log_into(config.output)
         self._tally, self._turns, self._rows = tally, Turns(), config.output / ROWS
         starts = ray.get(tally.starting.remote())
         if starts >= _STARTS * config.ray.actors:  # Ray would go on starting them for ever
@@ -184,7 +187,9 @@ class AnnotateBatch:
             )
             return
         try:
-            self._annotator = Annotator(LanguageModel.load(_placed(config)), tools, config.method)
+            model = LanguageModel.load(_placed(config))
+            self._annotator = Annotator(model, tools, config.method)
+            self._metrics = BatchMetrics(config, model.model)
         except PipelineError as error:
             self._refused = str(error)  # raised here, Ray would make prose of it
         else:
@@ -199,10 +204,11 @@ class AnnotateBatch:
         """
         if self._refused is not None:
             raise AnnotationError(self._refused)
-        texts = from_block(batch)
+        texts, began = from_block(batch), time.monotonic()
         try:
             annotations = await self._surviving(texts)
         except PipelineError as error:
+            logger.error("the run stops", exc_info=True)
             raise AnnotationError(str(error)) from error  # survives the way to the driver, whatever it was
         failed = [(one.text.text_id, one.reason) for one in annotations if one.status == "failed"]
         if verdict := await self._tally.annotated.remote(len(texts), failed):
@@ -212,6 +218,7 @@ class AnnotateBatch:
             await asyncio.to_thread(write_rows, self._rows, rows)
         except OSError as error:
             raise AnnotationError(f"{self._rows}: cannot write: {error}") from error
+        self._metrics.batch(annotations, time.monotonic() - began)
         return pa.table({"texts": [len(texts)]})
 
     async def _surviving(self, texts: Sequence[Text]) -> list[Annotation]:
@@ -231,6 +238,7 @@ class AnnotateBatch:
     async def _alone(self, text: Text) -> Annotation:
         if await self._tally.begin.remote([text.text_id]) >= DEATHS:
             reason = f"process died: {DEATHS} times, while it was annotating this text and nothing else"
+            logger.warning("text %d failed", text.text_id, extra={"text_id": text.text_id, "error": reason})
             return Annotation(text, "failed", reason)
         [found] = await self._annotator.aannotate([text])
         await self._tally.end.remote([text.text_id])

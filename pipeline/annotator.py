@@ -26,6 +26,7 @@ from pipeline.records import Annotation, Funnel, Status, Text, ToolName
 from pipeline.sampling import Order, SampledText, sample_calls
 from pipeline.selection import Selection, select
 from tools_service.client import ToolClient
+from tools_service.contract import TRANSIENT
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class Annotator:
             raise
         except Exception as error:  # isolation: the failure becomes a row
             if len(texts) == 1:
-                logger.warning("text %d failed", texts[0].text_id, exc_info=True)
+                failed = texts[0].text_id
+                logger.warning("text %d failed", failed, exc_info=True, extra={"text_id": failed})
                 return [Annotation(texts[0], "failed", f"{type(error).__name__}: {error}")]
             half = len(texts) // 2
         return [*await self._isolated(texts[:half]), *await self._isolated(texts[half:])]
@@ -115,6 +117,7 @@ class Annotator:
         executed = await aexecute(candidates, [work.date for work in works], self._tools)
         for work, calls in zip(works, executed, strict=True):
             work.executed = calls
+        _log_lost_calls(works)
         scored = await self._in_turn(lambda: self._score(works))
         return [self._annotation(work, found) for work, found in zip(works, scored, strict=True)]
 
@@ -145,6 +148,29 @@ class Annotator:
         spent = [part for sampled in work.sampled.values() for part in sampled.work]
         status: Status = "annotated" if scored.calls else "no_calls"
         return Annotation(work.text, status, None, scored.calls, funnel, (*spent, *scored.work))
+
+
+def _log_lost_calls(works: Sequence[_Work]) -> None:
+    """A line for each tool and each reason that says nothing about the input: a deadline, a lost replica."""
+    lost: dict[tuple[ToolName, str], list[tuple[int, int]]] = {}
+    for work in works:
+        for call in work.executed:
+            if call.reason in TRANSIENT:
+                key = (call.candidate.tool, call.reason)
+                lost.setdefault(key, []).append((work.text.text_id, call.candidate.position))
+    for (tool, reason), calls in lost.items():
+        text_id, position = calls[0]
+        logger.warning(
+            "%s: %d calls of a batch have no result (%s), the first of text %d",
+            *(tool, len(calls), reason, text_id),
+            extra={
+                "tool": tool,
+                "error": reason,
+                "calls": len(calls),
+                "text_id": text_id,
+                "position": position,
+            },
+        )
 
 
 def _funnel(tool: ToolName, work: _Work, scored: ScoredText) -> Funnel:

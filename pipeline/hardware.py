@@ -9,6 +9,7 @@ it with --calls-per-s.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 from pipeline.records import ToolName
@@ -27,6 +28,27 @@ PEAK_FLOPS_PER_S: dict[Hardware, float] = {
     "B200": 2_250e12,  # NVIDIA HGX B200 (DGX B200's eight: 36 PFLOPS BF16 with sparsity): 2,250 TFLOPS each
     "MI300X": 1_307e12,  # AMD Instinct MI300X data sheet: BF16 1,307.4 TFLOPS
 }
+
+_DEVICE_NAMES: dict[Hardware, str] = {
+    "A10": r"NVIDIA A10",
+    "L4": r"NVIDIA L4",
+    "L40S": r"NVIDIA L40S",
+    "A100": r"NVIDIA A100[- ].*",
+    "H100-PCIe": r"NVIDIA H100 PCIe",
+    "H100": r"NVIDIA H100 80GB HBM3",
+    "H200": r"NVIDIA H200",
+    "B200": r"NVIDIA B200",
+    "MI300X": r"AMD Instinct MI300X.*",
+}
+
+
+def peak_of_device(name: str) -> float | None:
+    """Peak FLOP/s of the GPU that its driver calls `name`; None if it is none of these, or a part of one."""
+    if " MIG " in name:
+        return None
+    known = (hardware for hardware, names in _DEVICE_NAMES.items() if re.fullmatch(names, name))
+    return next((PEAK_FLOPS_PER_S[hardware] for hardware in known), None)
+
 
 CALLS_PER_S: dict[ToolName, float] = {
     "QA": 100.0,

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipeline.isolation import Attempts, Failed, Failures
+from pipeline.metrics import DONE, EXPECTED, Recorder
 
 _EVERY_S = 0.5
 _EVERY_S_IN_LOGS = 30.0
@@ -26,17 +27,20 @@ _EVERY_S_IN_LOGS = 30.0
 class Tally:
     """Texts read, by read task, texts annotated, and what annotators died with."""
 
-    def __init__(self, tasks: int, done: int, failures: Failures) -> None:
+    def __init__(self, tasks: int, done: int, failures: Failures, run: str) -> None:
         self._tasks = tasks
+        self._recorder = Recorder(run)
         self._failures = failures
         self._attempts = Attempts()
         self._starts = 0
         self._texts: dict[str, int] = {}
         self._done = done
+        self._show()
 
     def read(self, task: str, texts: int) -> None:
         """A read task came to its end. A repeated one says the same again."""
         self._texts[task] = texts
+        self._show()
 
     def starting(self) -> int:
         """An annotator starts; how many did since the last one that is ready."""
@@ -61,8 +65,16 @@ class Tally:
         Why to stop, if too many `failed` so far.
         """
         self._done += texts
+        self._show()
         self._failures.add(failed)
         return self._failures.verdict(self._done)
+
+    def _show(self) -> None:
+        """In the metrics, with what the files read so far let expect of the others."""
+        samples = [(DONE, (), float(self._done))]
+        if self._texts:
+            samples.append((EXPECTED, (), sum(self._texts.values()) * self._tasks / len(self._texts)))
+        self._recorder.record(samples)
 
     def done(self) -> int:
         return self._done
@@ -72,10 +84,11 @@ class Tally:
         return sum(self._texts.values()) if len(self._texts) == self._tasks else None
 
 
-def start_tally(tasks: int, done: int, failures: Failures) -> Any:
-    """The tally's actor handle. It lives as long as the handle and costs no CPU share."""
+def start_tally(tasks: int, done: int, failures: Failures, run: str) -> Any:
+    """The tally's actor handle; `run` is its name in the metrics. It lives as long as the handle and costs no
+    CPU share."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done, failures)
+    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done, failures, run)
 
 
 @contextmanager

@@ -103,6 +103,12 @@ def config(
     )
 
 
+def local_annotator(prompts: Path) -> Annotator:
+    """The model with its tools in this process."""
+    settings = method(prompts)
+    return Annotator(annotator_model(), LocalTools.start(ToolsConfig(), settings.tools), settings)
+
+
 def finished(world: Path, output: Path, *, batch: int = 8, slice_: str | None = None) -> AnnotationManifest:
     """Annotate `world` in this process, without Ray, into a folder like annotate's."""
     made = config(world, output, slice_=slice_)
@@ -112,8 +118,7 @@ def finished(world: Path, output: Path, *, batch: int = 8, slice_: str | None = 
     begun = begin(output, made, shards, whole).with_session(
         Session(started=now(), finished=now(), wall_s=1.0)
     )
-    tools = LocalTools.start(ToolsConfig(), made.method.tools)
-    annotator = Annotator(annotator_model(), tools, made.method)
+    annotator = local_annotator(world / "prompts")
     (output / ROWS).mkdir(parents=True)
     rows = []
     for start in range(0, len(texts), batch):

@@ -35,7 +35,7 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     done = texts[1:12] + texts[-3:]
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = read_groups(shards, config)
-    tally = start_tally(len(groups), len(done), Failures(1.0))
+    tally = start_tally(len(groups), len(done), Failures(1.0), "tests")
     tasks = TextSource(groups, Corpus(config, count, ray.put(ids), tally)).get_read_tasks(1)
     assert len(tasks) == len(shards)
     blocks = [block for task in tasks[:2] for block in task()]
