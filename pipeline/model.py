@@ -26,7 +26,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import PipelineError
 from pipeline.grammar import automaton
 from pipeline.loading import ModelError, load_causal_lm
-from pipeline.packing import Places
+from pipeline.packing import Handed, Places
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Cost, Phase, ToolName
 
@@ -88,7 +88,7 @@ class LanguageModel:
         self.spent: dict[Phase, Cost] = {}
         self._prompts: dict[PromptTemplate, Prompt] = {}
         self._automata: dict[ToolName, np.ndarray] = {}
-        self.packs = False
+        self.packs, self.handed = False, Handed()
         self.separate_head = check_head(self)
         check_tree(self)
         self.packs = check_packing(self)
@@ -253,10 +253,11 @@ class LanguageModel:
 
     def features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the output embedding takes, or the logits where the model does more than that to them."""
-        if self.separate_head:
-            features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
-        else:
-            features = self.model(input_ids=ids, **inputs).logits
+        with self.handed.meanwhile(inputs.get("places")):
+            if self.separate_head:
+                features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
+            else:
+                features = self.model(input_ids=ids, **inputs).logits
         return features.to(self.device)
 
 

@@ -11,6 +11,8 @@ Shapes: B rows, Q columns, M tokens that are no padding, H heads, T columns of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +58,22 @@ class Places:
         batch = packed.new_zeros(self.rows, self.columns, *packed.shape[2:])
         batch[self.row, self.column] = packed[0]
         return batch
+
+
+@dataclass
+class Handed:
+    """The places of the forward that is under way, for layers to which a model hands nothing on."""
+
+    places: Places | None = None
+
+    @contextmanager
+    def meanwhile(self, places: Places | None) -> Iterator[None]:
+        """Within, these are the places."""
+        self.places = places
+        try:
+            yield
+        finally:
+            self.places = None
 
 
 def packed_attention(

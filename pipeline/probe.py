@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline import gptj
 from pipeline.columns import Columns
 from pipeline.contexts import Contexts
 from pipeline.loading import ModelError
@@ -65,25 +66,31 @@ def check_tree(model: LanguageModel) -> None:
 
 
 def check_packing(model: LanguageModel) -> bool:
-    """Whether tokens may be fed without their padding: the model's sdpa is replaced by one that can, if it
-    can.
+    """Whether tokens may be fed without their padding: the model's attention is replaced by one that can, if
+    it can.
 
-    Otherwise, as with GPT-J's own attention, padding is fed as well; the results are the same.
+    Otherwise padding is fed as well; the results are the same.
     """
     lm: Any = model.model
     before = lm.config._attn_implementation
-    if before != "sdpa":
-        return False
     padded, joined = _scores(model)
+    own = gptj.install(lm, model.handed)
+    if before != "sdpa" and not own:
+        return False
     try:
-        lm.set_attn_implementation(NAME)
+        if not own:
+            lm.set_attn_implementation(NAME)
         model.packs = True
         check_tree(model)
         worst = float(np.abs(_scores(model)[0] - padded).max())
         same = worst <= _limit(model, float(np.abs(joined - padded).max()))
     except (ModelError, TypeError, ValueError, AttributeError):
         same = False
-    if not same:
+    if same:
+        model.eager = False
+    elif own:
+        gptj.uninstall(lm)
+    else:
         lm.set_attn_implementation(before)
     return same
 

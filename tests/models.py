@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from pipeline import gptj
 from pipeline.calls import TOOLS, continuation
 from pipeline.model import LanguageModel
 
@@ -156,8 +157,15 @@ def little_memory(model: LanguageModel, tokens: int) -> Iterator[list[int]]:
 
 @cache
 def language_model(architecture: str, kind: str, batch_tokens: int = 16_384) -> LanguageModel:
-    """The engine over a small model that writes calculator calls; tests share it and its counters."""
+    """The engine over a small model that writes calculator calls; tests share it and its counters.
+
+    `gptj_padded` is GPT-J with its own attention, run as every architecture is that needs its padding.
+    """
     words = tokenizer(kind)
-    model = causal_lm(architecture, len(words) + 3)
+    model = causal_lm(architecture.removesuffix("_padded"), len(words) + 3)
     teach(model, continuation(words, [" " + TAUGHT])[0].ids.tolist())
-    return LanguageModel(model, words, batch_tokens)
+    engine = LanguageModel(model, words, batch_tokens)
+    if architecture.endswith("_padded"):
+        gptj.uninstall(model)
+        engine.packs, engine.eager = False, True
+    return engine

@@ -50,7 +50,7 @@ def test_every_text_comes_out_once_and_in_order(annotator: Annotator) -> None:
     assert all(one.work for one in found[:2] + found[3:])
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj_padded", "split_marker")])
 def test_the_rows_account_for_every_forward(
     architecture: str, kind: str, method: MethodConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

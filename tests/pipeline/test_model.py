@@ -35,7 +35,7 @@ TEXTS = ["The bakery sold 48 rolls.", "é “x” 67", "67"]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gptj_padded"])
 def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, kind: str) -> None:
     model = language_model(architecture, kind)
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
@@ -46,7 +46,7 @@ def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, k
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gptj_padded"])
 def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str) -> None:
     model = language_model(architecture, kind)
     sequences = [pieces.ids for pieces in model.encode(TEXTS[:2])]
@@ -58,7 +58,7 @@ def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str
             assert logprob == pytest.approx(math.log(p), abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+@pytest.mark.parametrize("architecture", ["llama", "gptj", "gptj_padded"])
 def test_a_row_that_outlives_the_first_keeps_its_own_cache(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +85,7 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(whole, chunked, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+@pytest.mark.parametrize("architecture", ["llama", "gptj", "gptj_padded"])
 def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: str) -> None:
     model = language_model(architecture, "bytes")
     sequences = [pieces.ids for pieces in model.encode(TEXTS[:2] * 3)]
@@ -120,7 +120,7 @@ def test_rows_share_a_batch_only_while_their_padding_costs_less_than_a_forward()
 
 
 @pytest.mark.parametrize(
-    ("architecture", "packs"), [("llama", True), ("gpt_neox", True), ("gpt2", True), ("gptj", False)]
+    ("architecture", "packs"), [(name, True) for name in ARCHITECTURES] + [("gptj_padded", False)]
 )
 def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
     architecture: str, packs: bool

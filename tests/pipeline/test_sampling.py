@@ -59,6 +59,7 @@ def found(sampled: SampledText) -> Counter[tuple[int, str]]:
         ("gpt_neox", "pieces"),
         ("gpt2", "bytes"),
         ("gptj", "split_marker"),
+        ("gptj_padded", "split_marker"),
     ],
 )
 def test_draws_are_those_of_the_plain_procedure(architecture: str, kind: str) -> None:
@@ -87,7 +88,8 @@ def test_the_test_models_do_draw_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "kind"), [("llama", "pieces"), ("gptj", "bytes"), ("gpt2", "split_marker")]
+    ("architecture", "kind"),
+    [("llama", "pieces"), ("gptj", "bytes"), ("gptj_padded", "bytes"), ("gpt2", "split_marker")],
 )
 def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
     architecture: str, kind: str
@@ -104,7 +106,9 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
         assert p_alone == pytest.approx(p_beside, rel=1e-3)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker"), ("gptj_padded", "split_marker")]
+)
 def test_giving_up_finished_rows_and_columns_changes_no_draw(
     architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +129,8 @@ def test_batches_of_one_row_give_the_same_draws() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "kind"), [("llama", "pieces"), ("gptj", "split_marker"), ("gpt2", "bytes")]
+    ("architecture", "kind"),
+    [("llama", "pieces"), ("gptj", "split_marker"), ("gptj_padded", "pieces"), ("gpt2", "bytes")],
 )
 def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
     architecture: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +162,9 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
     model.batch_tokens = 16_384
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker")])
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", "bytes"), ("gptj", "split_marker"), ("gptj_padded", "split_marker")]
+)
 def test_showing_the_cache_in_multiples_of_columns_changes_no_draw(architecture: str, kind: str) -> None:
     """As on a GPU; what is behind the filled columns is masked."""
     model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=40, max_call_tokens=12)
@@ -168,7 +175,7 @@ def test_showing_the_cache_in_multiples_of_columns_changes_no_draw(architecture:
     assert shown == exact
 
 
-@pytest.mark.parametrize(("architecture", "tokens"), [("llama", 60), ("gptj", 100)])
+@pytest.mark.parametrize(("architecture", "tokens"), [("llama", 60), ("gptj_padded", 100)])
 def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: str, tokens: int) -> None:
     model = language_model(architecture, "pieces")
     given, wide = [*TEXTS, *texts("On Monday 30 rolls", "It sold 4")], METHOD.model_copy(update={"m": 30})
