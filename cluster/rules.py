@@ -62,6 +62,11 @@ _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
             "ttlSecondsAfterFinished",
         ),
         ("NetworkPolicy", "networking.k8s.io/v1", "podSelector policyTypes ingress egress"),
+        (
+            "PodMonitor",
+            "monitoring.coreos.com/v1",
+            "jobLabel namespaceSelector podMetricsEndpoints podTargetLabels selector",
+        ),
         ("PersistentVolumeClaim", "v1", "accessModes resources storageClassName volumeMode volumeName"),
         ("Service", "v1", "clusterIP ports selector type"),
         (

@@ -201,6 +201,12 @@ def test_services_and_network_policies_select_the_pods_they_mean() -> None:
         "redis",
     }
     assert selected({"matchLabels": objects("Service")[0]["spec"]["selector"]}) == {"redis"}
+    (monitor,) = objects("PodMonitor")
+    assert selected(monitor["spec"]["selector"]) == ray
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    port = {one["name"]: one["containerPort"] for one in next(values(objects("RayCluster"), "ports"))}
+    admitted = policies["toolformer-ray"]["ingress"][-1]["ports"]
+    assert admitted == [{"protocol": "TCP", "port": port[endpoint["port"]]}]
     assert selected(objects("StatefulSet")[0]["spec"]["selector"]) == {"redis"}
 
 
