@@ -15,7 +15,7 @@ from bench.faults import Trial, can_mount, record_of, repeated
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-TEXTS = 243
+TEXTS = 123
 
 
 @pytest.fixture(scope="module")
