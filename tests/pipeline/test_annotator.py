@@ -21,7 +21,7 @@ from tests.annotating import annotator_model, texts
 from tests.models import language_model
 from tools_service.client import LocalTools
 from tools_service.config import ToolsConfig
-from tools_service.contract import ToolInput, ToolResult
+from tools_service.contract import DEADLINE, ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 
@@ -158,6 +158,26 @@ def test_a_text_that_breaks_a_batch_fails_alone(annotator: Annotator, method: Me
     assert [one.funnel for one in found if one.status != "failed"] == [
         one.funnel for one in sound if one is not sound[1]
     ]
+
+
+class SlowTools(TouchyTools):
+    """The calculator is late each time."""
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        late = [ToolResult(reason=DEADLINE)] * len(inputs)
+        return late if tool == "Calculator" else await super().acall(tool, inputs)
+
+
+def test_calls_that_lost_their_result_are_logged_once_a_reason(
+    method: MethodConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = texts(5)
+    found = Annotator(annotator_model(), SlowTools(set()), method).annotate(given)
+    [line] = [vars(record) for record in caplog.records if record.levelname == "WARNING"]
+    lost = [one.funnel[0].discarded["tool: deadline"] for one in found]
+    assert (line["tool"], line["error"], line["calls"]) == ("Calculator", "deadline", sum(lost))
+    assert line["text_id"] == given[0].text_id
+    assert 0 <= line["position"] < len(given[0].text)
 
 
 def test_when_all_fail_the_run_stops(method: MethodConfig) -> None:

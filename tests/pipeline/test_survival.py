@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.annotation import AnnotateBatch, AnnotationError, annotate
 from pipeline.config import AnnotateConfig
+from pipeline.logs import LOGS
 from pipeline.manifest import ROWS, read_failed, read_manifest
 from pipeline.model import LanguageModel
 from pipeline.records import Annotation, Text
@@ -86,6 +88,10 @@ def test_a_text_that_kills_the_process_fails_alone_and_can_be_tried_again(
     [failed] = [row for row in rows if row["status"] == "failed"]
     assert failed["text"].startswith(DEADLY)
     assert failed["reason"].startswith("process died: 2 times, while it was annotating this text")
+    files = (config.output / LOGS).glob("*.jsonl")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    said = [(line["text_id"], line["error"]) for line in lines if "text_id" in line]
+    assert said == [(failed["text_id"], failed["reason"])]
     again = annotate(config.model_copy(update={"retry_failed": True}))
     assert again.counts is not None
     assert "failed" not in again.counts.status
