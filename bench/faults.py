@@ -72,7 +72,8 @@ class Recorded(AnnotateBatch):
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         ids = " ".join(map(str, batch["text_id"].to_pylist()))
-        os.write(self._record, f"begun {ids}\n".encode())
+        if self._refused is None:
+            os.write(self._record, f"begun {ids}\n".encode())
         annotated = await super().__call__(batch)
         os.write(self._record, f"done {ids}\n".encode())
         return annotated

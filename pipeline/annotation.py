@@ -217,7 +217,8 @@ class AnnotateBatch:
         try:
             await asyncio.to_thread(write_rows, self._rows, rows)
         except OSError as error:
-            raise AnnotationError(f"{self._rows}: cannot write: {error}") from error
+            self._refused = f"{self._rows}: cannot write: {error}"  # no further batch is computed in vain
+            raise AnnotationError(self._refused) from error
         self._metrics.batch(annotations, time.monotonic() - began)
         return pa.table({"texts": [len(texts)]})
 
