@@ -77,7 +77,7 @@ def make_tools() -> LocalTools:
     return LocalTools({**tools, "Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
 
 
-def make_model(name: str, device: str, dtype: str, batch_tokens: int) -> LanguageModel:
+def make_model(name: str, device: str, dtype: str, batch_tokens: int | None) -> LanguageModel:
     """`demo`, `gpt2-small`, or a folder or hub name."""
     if name != "gpt2-small":
         path = DEMO if name == "demo" else name

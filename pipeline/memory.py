@@ -1,6 +1,6 @@
 """How many tokens one forward may have: measured on the GPU that the model is on.
 
-In: an engine. Out: a number of tokens for `LanguageModel.batch_tokens`. Sampling and scoring are rehearsed
+In: an engine. Out: a number of tokens for its `batch_tokens`. Sampling and scoring are rehearsed
 with few and with many tokens; memory grows with their number along a line, and the free memory says where to
 stop. A forward that finds no room all the same is halved by those who run it (sampling.py, model.py).
 """
@@ -17,18 +17,15 @@ from pipeline.contexts import Contexts
 from pipeline.model import LanguageModel, Prompt, causal
 from pipeline.sequences import token_logprobs
 
-CPU_TOKENS = 16_384
 _SAFE = 0.85  # of the free memory: what is rehearsed is not all there is
 _MOST = 2**18
 _PROMPT, _TEXT, _BRANCHES = 256, 384, 16  # tokens, tokens, branches of each text
 _FEW, _MANY = 2, 6  # texts in a rehearsal, twice
 
 
-def batch_tokens(model: LanguageModel) -> int:
-    """Most tokens of a forward, padding included."""
-    devices = {weight.device for weight in model.model.parameters() if weight.is_cuda}
-    if not devices:
-        return CPU_TOKENS
+def fitting_tokens(model: LanguageModel) -> int:
+    """Most tokens of a forward, padding included, of a model on one GPU or several."""
+    devices = {weight.device for weight in model.model.parameters()}
     rehearse(model, 1)  # libraries take their workspaces once
     peaks = {}
     for texts in (_FEW, _MANY):

@@ -32,6 +32,7 @@ from pipeline.records import Cost, Phase, ToolName
 
 logger = logging.getLogger(__name__)
 
+CPU_TOKENS = 16_384  # batch_tokens on a CPU, if none are given
 _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
 _FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
 _BUCKET = 64  # columns of a cache are shown by as many to a GPU: its kernels want few and aligned shapes
@@ -67,15 +68,19 @@ class LanguageModel:
     """One causal LM with its tokenizer. Not for use by several threads at once."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16_384
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int | None = None
     ) -> None:
-        """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise."""
+        """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise.
+
+        Without `batch_tokens`, what fits is measured on a GPU.
+        """
+        from pipeline.memory import fitting_tokens
         from pipeline.probe import check_head, check_packing, check_tree
 
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or CPU_TOKENS
         self.device = model.device
         self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
         self.bucket = _BUCKET if model.device.type == "cuda" else 1
@@ -92,16 +97,14 @@ class LanguageModel:
         self.separate_head = check_head(self)
         check_tree(self)
         self.packs = check_packing(self)
+        if batch_tokens is None and self.device.type == "cuda":
+            self.batch_tokens = fitting_tokens(self)
         self.spent.clear()
 
     @classmethod
     def load(cls, config: ModelConfig) -> LanguageModel:
-        """The model at `config.path`; without `config.batch_tokens`, what fits is measured."""
-        from pipeline.memory import batch_tokens
-
-        engine = cls(*load_causal_lm(config), config.batch_tokens or 0)
-        engine.batch_tokens = config.batch_tokens or batch_tokens(engine)
-        return engine
+        """The model at `config.path`."""
+        return cls(*load_causal_lm(config), config.batch_tokens)
 
     def shrink(self, least: int, why: str) -> None:
         """Half as many tokens in a forward from now on, because a forward found no room.

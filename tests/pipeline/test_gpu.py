@@ -10,7 +10,6 @@ import torch
 
 from pipeline.annotator import Annotator
 from pipeline.config import MethodConfig, ModelConfig
-from pipeline.memory import batch_tokens
 from pipeline.model import LanguageModel
 from pipeline.records import Annotation
 from tests import annotating
@@ -68,7 +67,6 @@ def test_losses_in_bfloat16_are_close(architecture: str, method: MethodConfig) -
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_measured_batches_fit(architecture: str, method: MethodConfig) -> None:
     model = on_gpu(architecture)
-    model.batch_tokens = batch_tokens(model)
     assert model.batch_tokens > 4_000
     torch.cuda.reset_peak_memory_stats()
     annotate(model, method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.memory import CPU_TOKENS, batch_tokens, fitting, rehearse
+from pipeline.memory import fitting, rehearse
 from tests.models import language_model
 
 pytestmark = pytest.mark.unit
@@ -30,7 +30,3 @@ def test_a_rehearsal_grows_with_its_texts_and_is_not_counted(architecture: str) 
     few, many = rehearse(model, 1), rehearse(model, 2)
     assert many == 2 * few
     assert (model.spent, model.batch_tokens) == (before, 16_384)
-
-
-def test_a_cpu_is_not_measured() -> None:
-    assert batch_tokens(language_model("llama", "bytes")) == CPU_TOKENS
