@@ -49,8 +49,7 @@ def rehearse(model: LanguageModel, texts: int) -> int:
     """Two batches of contexts, the second joining the draws of the first, and a batch of sequences to score;
     how many tokens that were. Nothing of it is counted as spent."""
     spent = dict(model.spent)
-    n = min(_TEXT, (model.max_positions - _PROMPT) // 3)
-    prompt = min(_PROMPT, model.max_positions - 3 * n)
+    prompt, n = min(_PROMPT, model.max_positions // 4), min(_TEXT, model.max_positions // 3)
     trees = []
     for _ in range(2):
         ids = np.arange(texts * n).reshape(texts, n) % model.vocabulary

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.memory import fitting, rehearse
-from tests.models import language_model
+from pipeline.model import LanguageModel
+from tests.models import causal_lm, language_model, tokenizer
 
 pytestmark = pytest.mark.unit
 
@@ -30,3 +31,7 @@ def test_a_rehearsal_grows_with_its_texts_and_is_not_counted(architecture: str) 
     few, many = rehearse(model, 1), rehearse(model, 2)
     assert many == 2 * few
     assert (model.spent, model.batch_tokens) == (before, 16_384)
+
+
+def test_a_short_context_can_be_rehearsed() -> None:
+    assert rehearse(LanguageModel(causal_lm("gpt2", 420, positions=96), tokenizer("bytes")), 1) > 0
