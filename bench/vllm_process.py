@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,10 +51,11 @@ class Vllm:
         return answer
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, which may have ended before it read all that it was asked."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # the question is still in the pipe's buffer
+                    pipe.close()
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:

@@ -257,13 +257,16 @@ def test_an_interpreter_without_vllm_is_named() -> None:
     assert vllm.process.returncode == 0
 
 
-def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", [True, False], ids=["before it is asked", "at some time"])
+def test_an_interpreter_that_is_none_is_named(tmp_path: Path, ended: bool) -> None:
     with pytest.raises(SystemExit, match=r"no-python: .*No such file"):
         Vllm(str(tmp_path / "no-python"), {})
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho it is broken >&2\nexit 3\n")
     broken.chmod(0o755)
     vllm = Vllm(str(broken), {})
+    if ended:
+        vllm.process.wait()
     try:
         with pytest.raises(SystemExit, match="it is broken"):
             vllm.ask("load", model="anything")
