@@ -15,7 +15,8 @@ Prompts and tables are made before the clock starts. The peak is the whole proce
 
 With `--against vllm --vllm-python PYTHON` the same job goes through vLLM too (bench/vllm_job.py), in an
 environment of its own. It draws with other random numbers; so its losses and kept calls in the table are
-those of the engine's own calls, scored by vLLM.
+those of the engine's own calls, scored by vLLM. With `--processes N` the engine and vLLM also run as N
+processes at once (bench/processes.py), which is how annotating actors share a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -23,22 +24,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from bench import results
 from bench.contestants import Run, run_engine, run_plain, without_shortcuts
 from bench.measuring import matrix_rate
 from bench.plain import Plain
+from bench.processes import in_processes
+from bench.subject import Subject, make_model
 from bench.vllm_job import contest
-from demo import generate
 from pipeline.annotator import Annotator
-from pipeline.calls import continuation
-from pipeline.config import CorpusConfig, MethodConfig, ModelConfig, ToolMethod
-from pipeline.corpus import list_shards, read_corpus
+from pipeline.config import MethodConfig, ModelConfig
 from pipeline.execution import ExecutedCall
 from pipeline.filtering import ScoredText, kept, score_calls
 from pipeline.model import LanguageModel
@@ -46,66 +44,7 @@ from pipeline.planning import ModelShape
 from pipeline.prompts import load_prompt
 from pipeline.records import TOOL_NAMES, Annotation, Call, Cost, Phase, Text, ToolName
 from pipeline.sampling import Order, sample_calls
-from pipeline.selection import select
-from tests.models import teach
-from tools_service.calculator import Calculator
-from tools_service.calendar_ import Calendar
 from tools_service.client import LocalTools
-from tools_service.config import ToolsConfig
-from tools_service.contract import Tool, ToolInput, ToolResult
-
-DEMO = "demo/models/annotator"
-PROMPTS = Path("demo/prompts")
-TAUGHT = " sold [Calculator(48 + 67)] 48 + 67 [Calculator(115 / 5)] on [Calculator(12 * 4)] 12 [Calculator(7"
-
-
-class Answers:
-    """A tool that answers at once: what the demo's pages say, or a phrase."""
-
-    def __init__(self, name: ToolName) -> None:
-        self.name = name
-        calls = (call for page in generate.truth().values() for call in page.calls)
-        self.known = {call.input: call.result for call in calls if call.tool == name}
-
-    def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        return [ToolResult(self.known.get(one.text, "It is not known to many.")) for one in inputs]
-
-
-def make_tools() -> LocalTools:
-    """Calculator and calendar as they are, the others without their cost."""
-    tools: dict[str, Tool] = {name: Answers(name) for name in TOOL_NAMES}
-    return LocalTools({**tools, "Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
-
-
-def make_model(name: str, device: str, dtype: str, batch_tokens: int | None) -> LanguageModel:
-    """`demo`, `gpt2-small`, or a folder or hub name."""
-    if name != "gpt2-small":
-        path = DEMO if name == "demo" else name
-        return LanguageModel.load(
-            ModelConfig.model_validate(
-                {"path": path, "device": device, "dtype": dtype, "batch_tokens": batch_tokens}
-            )
-        )
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    model = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)).eval()
-    teach(model, continuation(tokenizer, [TAUGHT])[0].ids.tolist(), strength=0.5)
-    on = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return LanguageModel(model.to(on, getattr(torch, dtype)), tokenizer, batch_tokens)
-
-
-def make_texts(
-    model: LanguageModel, method: MethodConfig, count: int, corpus: Sequence[str], max_tokens: int
-) -> list[Text]:
-    """The first texts that the tool would be tried on."""
-    [tool] = method.tools
-    config = CorpusConfig(paths=tuple(corpus), max_tokens=max_tokens)
-    texts = read_corpus(list_shards(config), config, lambda text: len(model.encode([text])[0].ids))
-    chosen = (text for text in texts if not text.skipped and select(tool, text, method).chosen)
-    found = [text for text, _ in zip(chosen, range(count), strict=False)]
-    if not found:
-        raise SystemExit(f"{', '.join(corpus)}: no text that {tool} is tried on")
-    return found
 
 
 @dataclass(frozen=True)
@@ -215,17 +154,11 @@ def agreement(
 
 def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, Any]:
     """All contestants for one model and tool."""
-    model = make_model(name, args.device, args.dtype, args.batch_tokens)
-    given = {key: getattr(args, key) for key in ("k", "m", "tau_s") if getattr(args, key) is not None}
-    settings = ToolMethod.model_validate(MethodConfig().of(tool).model_dump() | given)
-    method = MethodConfig.model_validate({"tools": (tool,), "prompts": PROMPTS, tool.lower(): settings})
-    tools = make_tools()
-    texts = make_texts(model, method, args.texts, args.corpus, args.max_tokens)
-    annotator = Annotator(model, tools, method)
-    annotator.annotate(texts[:1])  # prompts and tables are made once
+    subject = Subject.of(name, tool, args)
+    model, method, texts, settings = subject.model, subject.method, subject.texts, subject.settings
     rate = matrix_rate(model.device, model.model.dtype)
     print(f"\n{name}, {tool}, {settings}\nmatrix product: {rate / 1e12:.3f} TFLOP/s in {model.model.dtype}")
-    engine, found = run_engine("engine", annotator, model, texts)
+    engine, found = run_engine("engine", subject.annotator(), model, texts)
     scale = Scale([least_work(one) for one in found], ModelShape.of(model.model), rate)
     rows = []
 
@@ -237,19 +170,35 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
 
     report(engine)
     if args.plain_texts:
-        report(run_plain(Plain(model, tools, method), model, texts[: args.plain_texts]))
+        report(run_plain(Plain(model, subject.tools, method), model, texts[: args.plain_texts]))
     if args.against == "vllm":
-        run, scored, about = contest(args.vllm_python, model, tools, method, texts, engine.calls)
-        report(run, scored, vllm=about | {"candidates": [engine.candidates, run.candidates]})
-    for run in without_shortcuts(model, tools, method, texts) if args.shortcuts else ():
+        vllm = contest(args.vllm_python, subject, engine.calls)
+        report(vllm.run, vllm.scored, vllm=vllm.about)
+    if args.processes > 1:
+        alike = in_processes(args.processes, name, tool, args)
+        report(alike.engine)
+        if alike.vllm:
+            report(alike.vllm.run, alike.vllm.scored, vllm=alike.vllm.about)
+    for run in without_shortcuts(model, subject.tools, method, texts) if args.shortcuts else ():
         report(run)
     out = {"model": name, "tool": tool, "method": settings.model_dump(), "shape": scale.shape.model_dump()}
-    out |= {"matrix_flops_per_s": rate, "contestants": rows}
+    out |= {"matrix_flops_per_s": rate, "contestants": rows, "times_vllm": times_vllm(rows)}
+    if out["times_vllm"]:
+        print(f"the engine's best is {out['times_vllm']:.2f} times vLLM's best in texts/s")
     if args.agreement:
         half = make_model(name, args.device, "bfloat16", args.batch_tokens)
-        out["bfloat16"] = agreement(model, half, tools, method, texts)
+        out["bfloat16"] = agreement(model, half, subject.tools, method, texts)
         print(f"bfloat16: {out['bfloat16']}")
     return out
+
+
+def times_vllm(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The engine's texts/s over vLLM's, each in as many processes as suit it best."""
+    engine, vllm = (
+        [row["texts_per_s"] for row in rows if row["contestant"].split(",")[0] == name]
+        for name in ("engine", "vLLM")
+    )
+    return round(max(engine) / max(vllm), 3) if vllm else None
 
 
 def line(row: dict[str, Any]) -> str:
@@ -291,7 +240,15 @@ def main() -> None:
     )
     parser.add_argument("--against", choices=("vllm",), help="the same job, in --dtype, through vLLM too")
     parser.add_argument("--vllm-python", help="the interpreter of an environment that has vLLM")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="engine and vLLM also in so many, each with its share of cores",
+    )
     args = parser.parse_args()
+    if args.processes > 1 and args.device != "cpu":
+        parser.error("--processes shares the cores out: with --device cpu only")
     if (args.against is None) != (args.vllm_python is None):
         parser.error("--against vllm and --vllm-python go together")
     if args.threads:

@@ -6,7 +6,7 @@ scored calls, to be compared. Shortcuts are switched off from outside, where tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +41,22 @@ class Run:
     forwards: int = 0
 
 
+def nothing() -> None:
+    """To wait for before the clock starts."""
+
+
 def run_engine(
-    name: str, annotator: Annotator, model: LanguageModel, texts: Sequence[Text], batch: int = BATCH
+    name: str,
+    annotator: Annotator,
+    model: LanguageModel,
+    texts: Sequence[Text],
+    batch: int = BATCH,
+    ready: Callable[[], Any] = nothing,
 ) -> tuple[Run, list[Annotation]]:
-    """The engine on all texts, `batch` at a time; all that the model ran, prompts included."""
+    """The engine on all texts, `batch` at a time, from when `ready` returns; all that the model ran, prompts
+    included."""
     model.spent.clear()
+    ready()
     with counted(model) as forwards, measured(model.device) as took:
         parts = [annotator.annotate(texts[i : i + batch]) for i in range(0, len(texts), batch)]
     found = [one for part in parts for one in part]

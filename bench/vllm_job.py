@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.contestants import Run
+from bench.contestants import Run, nothing
 from bench.measuring import measured
+from bench.subject import Subject
 from bench.vllm_process import Vllm, engine_settings, environment, folder
 from pipeline.calls import CONTROLS, Malformed, Pieces, continuation, linearise, parse_call, texts_of
 from pipeline.config import MethodConfig, ToolMethod
@@ -51,27 +52,35 @@ Where = tuple[int, str, int]
 """A loss: the number of its text, the prefix z, the token i of the text."""
 
 
+@dataclass(frozen=True)
+class Contest:
+    """What vLLM made of it."""
+
+    run: Run
+    scored: list[list[Call]]
+    """The given calls of each text, as vLLM scores them."""
+    about: dict[str, Any]
+    """How it was set up, and where its time went."""
+
+
 def contest(
-    python: str,
-    model: LanguageModel,
-    tools: ToolClient,
-    method: MethodConfig,
-    texts: Sequence[Text],
-    given: Sequence[Sequence[Call]],
-) -> tuple[Run, list[list[Call]], dict[str, Any]]:
-    """vLLM's run of the texts; the `given` calls of each text as vLLM scores them; and how it was set up.
+    python: str, subject: Subject, given: Sequence[Sequence[Call]], ready: Callable[[], Any] = nothing
+) -> Contest:
+    """vLLM's run of the texts, which begins when `ready` returns; and the `given` calls of each text scored.
 
     On the clock is all but starting, loading, compiling and a warm-up; the CPU time is both processes', the
     peak of memory vLLM's, with the cache it allots itself.
     """
+    model, texts = subject.model, subject.texts
     env = environment(python, model.device)
     with folder(model) as path:
         settings = engine_settings(model, path)
         vllm = Vllm(python, env)
         try:
             loaded = vllm.ask("load", **settings)
-            job = Job(vllm.ask, model, tools, method)
+            job = Job(vllm.ask, model, subject.tools, subject.method)
             job.warm_up(texts[:WARM_UP])
+            ready()
             with measured(torch.device("cpu")) as took:
                 calls = job.annotate(texts)
             took |= {"cpu_s": took["cpu_s"] + sum(job.cpu_s.values()), "peak_mib": job.peak_mib}
@@ -82,15 +91,10 @@ def contest(
                 "environment": {
                     name: env[name] for name in sorted(env) if name.startswith(("VLLM_", "LD_P"))
                 },
-                "wall_s": took["wall_s"],
                 "wall_s_in_vllm": dict(job.wall_s),
-                "candidates": job.candidates,
             }
-            return (
-                run,
-                job.score(texts, [executed_again(model, *pair) for pair in zip(texts, given, strict=True)]),
-                about,
-            )
+            again = [executed_again(model, *pair) for pair in zip(texts, given, strict=True)]
+            return Contest(run, job.score(texts, again), about)
         finally:
             vllm.close()
 

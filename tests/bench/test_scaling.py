@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from bench.scaling import CALLS, annotation, calls_of, cpu_load, summary, times_of, write_pages
+from bench.scaling import CALLS, annotation, busy, calls_of, cpu_load, summary, times_of, write_pages
 from pipeline.config import CorpusConfig
 from pipeline.corpus import list_shards, read_corpus
 from pipeline.execution import aexecute
@@ -22,16 +23,24 @@ TEXT = Text(12_345, Document("pages.jsonl#1", None), " ".join(f"word{n}" for n i
 
 
 def test_throughput_is_held_against_that_of_gpus_which_never_wait(tmp_path: Path) -> None:
-    """Two actors, three batches of 10 s: ideal are 15 s. They took 20, and 30 with the start."""
+    """Two actors, three batches of 10 s: ideal are 15 s. They took 22, and 30 with the start. From 101, when
+    both had begun, until 113, when one had done its last, each worked for 10 of 12 seconds."""
     times = times_of(tmp_path / "out")
     times.mkdir()
-    (times / "1").write_text("100.0 110.0 0\n110.0 120.0 2\n")
-    (times / "2").write_text("101.0 111.0 1\n")
+    (times / "1").write_text("100 105 105 110 0\n112 117 117 122 2\n")
+    (times / "2").write_text("101 106 108 113 1\n")
     seen = {"wall_s": 30.0, "driver_mib": 300.0, "store_mib": 5.0}
     found = summary(tmp_path / "out", actors=2, seconds=10.0, load=0.5, seen=seen)
-    assert (found.batches, found.share, found.share_with_start, found.calls_lost) == (3, 0.75, 0.5, 3)
-    assert found.calls_per_s == 3 * 64 * sum(CALLS.values()) / 20
-    assert "75.0%" in str(found)
+    assert (found.batches, found.share_with_start, found.calls_lost) == (3, 0.5, 3)
+    assert found.share == pytest.approx(20 / 24)
+    assert found.share_of_batches == pytest.approx(15 / 22)
+    assert found.calls_per_s == 3 * 64 * sum(CALLS.values()) / 22
+    assert "83.3%" in str(found)
+
+
+def test_gpus_that_never_worked_side_by_side_have_no_share() -> None:
+    assert math.isnan(busy([[(0.0, 5.0)], [(6.0, 9.0)]]))
+    assert math.isnan(busy([[(0.0, 5.0)], []]))
 
 
 def test_load_is_what_was_not_idle() -> None:

@@ -1,0 +1,120 @@
+"""The engine, or vLLM, in several processes at once, as the annotating actors of one machine share its cores.
+
+In: what bench.annotate was asked. Out: one `Run` for all processes together. Each has an equal share of the
+cores, to which it is bound, as many threads, and every so manieth text. All begin at one moment; the time is
+the slowest's, CPU time and memory are everyone's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from threading import BrokenBarrierError
+from typing import Any, TypeVar
+
+import torch
+
+from bench.contestants import Run, run_engine
+from bench.subject import Subject
+from bench.vllm_job import Contest, contest
+from pipeline.records import Cost, Phase, ToolName
+
+PATIENCE_S = 900.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Together:
+    """What all processes did."""
+
+    engine: Run
+    vllm: Contest | None
+
+
+def in_processes(processes: int, name: str, tool: ToolName, args: argparse.Namespace) -> Together:
+    """The engine's run, and vLLM's if `args` say so. SystemExit if there are fewer cores than processes."""
+    cores = sorted(os.sched_getaffinity(0))
+    if processes > len(cores):
+        raise SystemExit(f"--processes {processes}: this machine gives us {len(cores)} cores")
+    context = get_context("spawn")
+    begin = context.Barrier(processes, timeout=PATIENCE_S)
+    with ProcessPoolExecutor(processes, context, _share, (begin, cores, processes)) as pool:
+        jobs = [pool.submit(_run, number, processes, name, tool, args) for number in range(processes)]
+        parts = _results([job.result for job in jobs])
+    engine = merged([run for run, _ in parts])
+    contests = [one for _, one in parts if one is not None]
+    if not contests:
+        return Together(engine, None)
+    scored = interleaved([one.scored for one in contests])
+    return Together(
+        engine,
+        Contest(merged([one.run for one in contests]), scored, {"processes": [c.about for c in contests]}),
+    )
+
+
+def _results(ask: Sequence[Callable[[], T]]) -> list[T]:
+    """What each gives; of several errors the one that the others are a consequence of."""
+    found, errors = [], []
+    for one in ask:
+        try:
+            found.append(one())
+        except BaseException as error:
+            errors.append(error)
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
+    return found
+
+
+_begin: Any = None
+_cores: list[int] = []
+
+
+def _share(begin: Any, cores: list[int], processes: int) -> None:
+    """What a process keeps for its job."""
+    global _begin, _cores
+    _begin, _cores = begin, cores
+
+
+def _run(
+    number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace
+) -> tuple[Run, Contest | None]:
+    """One process's part, beside the others'."""
+    mine = _cores[number * len(_cores) // of : (number + 1) * len(_cores) // of]
+    os.sched_setaffinity(0, mine)
+    torch.set_num_threads(len(mine))
+    try:
+        whole = Subject.of(name, tool, args)
+        part = replace(whole, texts=whole.texts[number::of])
+        run, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_begin.wait)
+        if args.against != "vllm":
+            return run, None
+        return run, contest(args.vllm_python, part, run.calls, ready=_begin.wait)
+    except BaseException:
+        _begin.abort()  # nobody is to wait for this one
+        raise
+
+
+def merged(runs: Sequence[Run]) -> Run:
+    """Runs that began together, each of every so manieth text, as one."""
+    spent: dict[Phase, Cost] = {}
+    for run in runs:
+        for phase, cost in run.spent.items():
+            spent[phase] = spent.get(phase, Cost()) + cost
+    took = {name: sum(run.took[name] for run in runs) for name in ("cpu_s", "peak_mib")}
+    return Run(
+        f"{runs[0].name}, {len(runs)} processes",
+        took | {"wall_s": max(run.took["wall_s"] for run in runs)},
+        sum(run.candidates for run in runs),
+        interleaved([run.calls for run in runs]),
+        spent,
+        sum(run.forwards for run in runs),
+    )
+
+
+def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
+    """Every so manieth element from each, as they were dealt out."""
+    return [parts[n % len(parts)][n // len(parts)] for n in range(sum(map(len, parts)))]
