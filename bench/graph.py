@@ -1,8 +1,9 @@
 """What Ray costs: the same texts through the annotation graph with one actor, and through the bare engine.
 
-    python -m bench.graph [--texts 2000] [--threads 1]
+    python -m bench.graph [--copies 6] [--threads 1]
 
-Both have the demo's model, prompts and settings, `--threads` threads of torch, batches of 64 texts, and
+Both have the demo's model, prompts and settings, its pages as often as `--copies` says (six: five minutes
+and more on one core), `--threads` threads of torch, batches of 64 texts, and
 calculator and calendar as tools, which cost next to nothing: whatever the graph loses, it loses to Ray. The
 bare engine reads, annotates and makes rows in one process, one batch after the other. The graph is what
 `python -m pipeline annotate` runs, on a local cluster, reading, serving tools and writing beside the actor.
@@ -14,6 +15,7 @@ runs/bench/graph.json.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,15 +44,20 @@ COMPARED = ("status", "reason", "calls", "funnel")
 Rows = dict[int, dict[str, Any]]
 
 
-def configuration(texts: int, threads: int, output: Path) -> AnnotateConfig:
-    """The demo's, with one actor and two tools."""
+def configuration(folder: Path, copies: int, texts: int | None, threads: int) -> AnnotateConfig:
+    """The demo's on copies of its pages in the folder, with one actor and two tools."""
     recipe = demo().annotate
+    pages = folder / "pages"
+    pages.mkdir()
+    for shard in list_shards(recipe.corpus):
+        for copy in range(copies):
+            shutil.copy(shard.path, pages / f"{copy}-{Path(shard.path).name}")
     return recipe.model_copy(
         update={
-            "corpus": recipe.corpus.model_copy(update={"max_texts": texts}),
+            "corpus": recipe.corpus.model_copy(update={"paths": (str(pages),), "max_texts": texts}),
             "method": recipe.method.model_copy(update={"tools": ("Calculator", "Calendar")}),
             "ray": RayConfig(actors=1, gpus_per_actor=0, cpus_per_actor=threads),
-            "output": output,
+            "output": folder / "out",
         }
     )
 
@@ -97,11 +104,12 @@ def _rates(texts: int, later: int, steady_s: float, wall_s: float) -> dict[str, 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="The annotation graph beside the bare engine.")
-    parser.add_argument("--texts", type=int, default=6_000, help="at most; the demo has about as many")
+    parser.add_argument("--texts", type=int, help="at most")
+    parser.add_argument("--copies", type=int, default=6, help="of the demo's pages")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(args.texts, args.threads, Path(folder))
+        config = configuration(Path(folder), args.copies, args.texts, args.threads)
         alone, expected = bare(config)
         print(f"bare engine  {alone}", flush=True)
         through, found = graph(config)
