@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,10 +24,11 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import AnnotateConfig, ModelConfig
+from pipeline.connection import Needs, connected
 from pipeline.corpus import Shard, all_shards, list_shards, require_readable
 from pipeline.counts import COLUMNS, count_rows
 from pipeline.datasource import Corpus, TextSource, TokenCounter, from_block, load_tokenizer, read_groups
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.isolation import DEATHS, Failures, Turns
 from pipeline.logs import log_into, logged
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
@@ -134,7 +133,7 @@ def _run_graph(
     _hush()
     count = TokenCounter(config.model.path)
     with (
-        _cluster(config),
+        connected(needs(config), config.ray.address),
         tools_on_ray(config.tools, config.method.tools, count) as tools,
         DataContext.current(_data_context()),
     ):
@@ -253,64 +252,16 @@ def _placed(config: AnnotateConfig) -> ModelConfig:
     return config.model.model_copy(update=where)
 
 
-@contextmanager
-def _cluster(config: AnnotateConfig) -> Iterator[None]:
-    """The cluster this process is connected to, or the one that is named, or a local one for this run."""
-    if ray.is_initialized():
-        check_resources(config)
-        yield
-        return
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    _connect(config, address)
-    try:
-        check_resources(config, local=not address)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _connect(config: AnnotateConfig, address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigurationError(f"ray.address {address!r}: no Ray cluster there: {error}") from error
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
-    # Logical CPUs only bound how many processes run at once; too few, and the graph's operators wait for each
-    # other for ever.
-    ray.init(address="local", num_cpus=max(os.cpu_count() or 1, math.ceil(_cpus(config))), **quiet)
-
-
-def _cpus(config: AnnotateConfig) -> float:
-    annotators = config.ray.actors * config.ray.cpus_per_actor
-    deployments = [config.tools.of(tool).deployment for tool in config.method.tools]
-    tools = sum(one.min_replicas * one.cpus for one in deployments)
-    return annotators + tools + _OTHER_CPUS
-
-
-def _gpus(config: AnnotateConfig) -> float:
-    deployments = [config.tools.of(tool).deployment for tool in config.method.tools]
-    tools = sum(one.min_replicas * one.gpus for one in deployments)
-    return config.ray.actors * config.ray.gpus_per_actor + tools
-
-
-def check_resources(config: AnnotateConfig, local: bool = False) -> None:
-    """Say so where the graph would wait: a cluster may grow, this machine will not."""
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    wanted = {"CPU": _cpus(config), "GPU": _gpus(config)}
-    for name, amount in wanted.items():
-        has = there.get(name, 0)
-        if has >= amount:
-            continue
-        want = f"{amount:g} {name}s for {config.ray.actors} actors and the tools"
-        if local:
-            raise ConfigurationError(
-                f"ray.{name.lower()}s_per_actor: {want}, but this machine has {has:g}; lower it (0 GPUs run "
-                "on the CPU) or ray.actors, or name a cluster with ray.address"
-            )
-        logger.warning("%s, but the cluster has %g: waiting until it has grown", want, has)
+def needs(config: AnnotateConfig) -> Needs:
+    """What annotators, tools, reading and batches need at once."""
+    actors, tools = config.ray.actors, [config.tools.of(tool).deployment for tool in config.method.tools]
+    cpus = actors * config.ray.cpus_per_actor + sum(one.min_replicas * one.cpus for one in tools)
+    return Needs(
+        cpus=cpus + _OTHER_CPUS,
+        gpus=actors * config.ray.gpus_per_actor + sum(one.min_replicas * one.gpus for one in tools),
+        of=f"{actors} actors and the tools",
+        remedy="lower ray.gpus_per_actor (0 runs on the CPU) or ray.actors, or name a cluster in ray.address",
+    )
 
 
 def _data_context() -> DataContext:

@@ -13,10 +13,7 @@ training.py's.
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.config import FinetuneConfig
+from pipeline.connection import Needs, connected
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.examples import count_texts, digest, load_examples
 from pipeline.journal import Evaluation, Journal, following, read_evaluations
@@ -81,7 +79,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
 
 def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
     started = time.monotonic()
-    with _cluster(config), following(folder.metrics, config.max_steps):
+    with connected(needs(config)), following(folder.metrics, config.max_steps):
         result = _fit(config, folder)
     outcome: Outcome = result.return_value
     if outcome.error:
@@ -140,31 +138,14 @@ def _check(config: FinetuneConfig) -> None:
         )
 
 
-@contextmanager
-def _cluster(config: FinetuneConfig) -> Iterator[None]:
-    """The cluster this process is connected to, or RAY_ADDRESS names, or a local one for this run only."""
-    needed = config.workers * config.cpus_per_worker
-    started = not ray.is_initialized()
-    if started:
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        cpus = max(os.cpu_count() or 1, needed) if address == "local" else None
-        ray.init(address=address, num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)
-    try:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = config.workers if config.use_gpu else 0
-        if resources.get("CPU", 0) < needed or resources.get("GPU", 0) < gpus:
-            logger.warning(
-                "%d workers need %d CPUs and %d GPUs; the cluster has %d and %d: waiting until it has grown",
-                config.workers,
-                needed,
-                gpus,
-                resources.get("CPU", 0),
-                resources.get("GPU", 0),
-            )
-        yield
-    finally:
-        if started:
-            ray.shutdown()
+def needs(config: FinetuneConfig) -> Needs:
+    """What the workers need at once."""
+    return Needs(
+        cpus=config.workers * config.cpus_per_worker,
+        gpus=config.workers if config.use_gpu else 0,
+        of=f"{config.workers} workers",
+        remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
+    )
 
 
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:

@@ -17,8 +17,9 @@ import pytest
 import ray
 import torch
 
-from pipeline.annotation import AnnotationError, annotate, check_resources
+from pipeline.annotation import AnnotationError, annotate, needs
 from pipeline.config import AnnotateConfig, CorpusConfig
+from pipeline.connection import check_resources
 from pipeline.corpus import CorpusError, list_shards, read_corpus
 from pipeline.datasource import TokenCounter
 from pipeline.errors import ConfigurationError
@@ -199,7 +200,7 @@ def test_gpus_that_this_machine_lacks_are_not_waited_for(
 ) -> None:
     config = annotating.config(world, tmp_path / "out", actors=2)
     wanting = config.model_copy(update={"ray": config.ray.model_copy(update={"gpus_per_actor": 64.0})})
-    check_resources(config, local=True)
-    with pytest.raises(ConfigurationError, match=r"ray\.gpus_per_actor: 128 GPUs for 2 actors .* lower it"):
-        check_resources(wanting, local=True)
-    check_resources(wanting, local=False)
+    check_resources(needs(config), local=True)
+    with pytest.raises(ConfigurationError, match=r"128 GPUs for 2 actors .*: lower ray\.gpus_per_actor"):
+        check_resources(needs(wanting), local=True)
+    check_resources(needs(wanting), local=False)
