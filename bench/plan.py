@@ -5,7 +5,7 @@
 Annotates the first texts of the demo's corpus, plans the whole like that part, and again with the built-in
 assumptions at that part's speed, and compares both with the whole run: `--real`, a finished folder of the
 recipe `demo`, or one made here. Times mean something only if both ran on one idle machine. Out: the
-ratios foreseen / real, the assumptions of the whole run (for pipeline/assumptions.py), and
+ratios foreseen / real, the assumptions of the whole run (for pipeline/forecast/assumptions.py), and
 runs/bench/plan.json.
 """
 
@@ -20,8 +20,8 @@ from bench import results
 from pipeline.annotation import annotate
 from pipeline.commands import COMMANDS
 from pipeline.config import AnnotateConfig, PlanConfig
-from pipeline.estimation import plan
-from pipeline.experience import experience
+from pipeline.forecast.estimation import plan
+from pipeline.forecast.experience import experience
 from pipeline.manifest import AnnotationManifest, read_manifest
 from pipeline.recipes import demo
 

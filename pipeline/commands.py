@@ -103,8 +103,8 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
 def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Plan, and print what annotating will take."""
     from pipeline.demo import console
-    from pipeline.estimation import plan
-    from pipeline.outlook import outlook
+    from pipeline.forecast.estimation import plan
+    from pipeline.forecast.outlook import outlook
 
     made = plan(arguments.config)
     made.write(arguments.config.output)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.hardware import Hardware
+from pipeline.forecast.hardware import Hardware
 from pipeline.records import ToolName
 from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
 from tools_service.config import ToolsConfig
@@ -184,7 +184,7 @@ class PlanConfig(AnnotateConfig):
     deadline_hours: Positive | None = None
     """When annotating is to be done; gives the number of actors."""
     calls_per_s: dict[ToolName, float] | None = None
-    """Calls that one replica of a tool answers (bench.tools measures it); None: pipeline/hardware.py's."""
+    """Calls that one replica of a tool answers (bench.tools measures it); None: those of forecast/hardware.py."""
 
 
 class MergeConfig(Frozen):

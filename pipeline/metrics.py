@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pipeline.config import AnnotateConfig, MethodConfig
 from pipeline.corpus import reason_kind
-from pipeline.hardware import peak_of_device
+from pipeline.forecast.hardware import peak_of_device
 from pipeline.planning import ModelShape
 from pipeline.records import Annotation, Cost
 

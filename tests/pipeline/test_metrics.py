@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.counts import count_rows
-from pipeline.hardware import PEAK_FLOPS_PER_S, peak_of_device
+from pipeline.forecast.hardware import PEAK_FLOPS_PER_S, peak_of_device
 from pipeline.logs import LOGS, logged
 from pipeline.metrics import (
     DISCARDED,

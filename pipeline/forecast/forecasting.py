@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.assumptions import Assumptions, Habit, Overhead
 from pipeline.calls import Markers, continuation
 from pipeline.config import MethodConfig, ToolMethod
+from pipeline.forecast.assumptions import Assumptions, Habit, Overhead
 from pipeline.planning import Expected, forecast
 from pipeline.prompts import load_prompt
 from pipeline.records import Cost, Phase, ToolName

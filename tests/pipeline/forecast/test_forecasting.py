@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.assumptions import Assumptions, Habit, Overhead, Size
 from pipeline.config import MethodConfig, ToolMethod
-from pipeline.forecasting import Sizes, expected, foresee
+from pipeline.forecast.assumptions import Assumptions, Habit, Overhead, Size
+from pipeline.forecast.forecasting import Sizes, expected, foresee
 from pipeline.planning import forecast
 
 pytestmark = pytest.mark.unit

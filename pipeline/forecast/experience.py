@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.assumptions import Assumptions, Habit, Overhead, Pace, Size
 from pipeline.calls import Pieces, continuation, linearise
 from pipeline.config import MethodConfig
 from pipeline.datasource import load_tokenizer
-from pipeline.forecasting import WINDOW, Costs, Sizes, foresee
+from pipeline.forecast.assumptions import Assumptions, Habit, Overhead, Pace, Size
+from pipeline.forecast.forecasting import WINDOW, Costs, Sizes, foresee
 from pipeline.manifest import ROWS, AnnotationManifest, ManifestError, read_manifest, read_rows
 from pipeline.outputs import parquet_files
 from pipeline.records import Cost, Phase, ToolName

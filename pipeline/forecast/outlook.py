@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pipeline.config import PlanConfig
-from pipeline.estimation import DiskPlan, Plan, TimePlan, ToolPlan, WorkPlan
-from pipeline.survey import Survey
+from pipeline.forecast.estimation import DiskPlan, Plan, TimePlan, ToolPlan, WorkPlan
+from pipeline.forecast.survey import Survey
 
 _PHASES = ("positions", "decode", "empty", "plus", "call")
 

@@ -13,21 +13,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.assumptions import DEMO, Assumptions, Pace
 from pipeline.config import PlanConfig
 from pipeline.corpus import list_shards, require_readable
 from pipeline.datasource import TokenCounter, load_tokenizer
 from pipeline.errors import ConfigurationError
-from pipeline.experience import experience
-from pipeline.forecasting import Costs, Sizes, foresee
-from pipeline.hardware import CALLS_PER_S, PEAK_FLOPS_PER_S
+from pipeline.forecast.assumptions import DEMO, Assumptions, Pace
+from pipeline.forecast.experience import experience
+from pipeline.forecast.forecasting import Costs, Sizes, foresee
+from pipeline.forecast.hardware import CALLS_PER_S, PEAK_FLOPS_PER_S
+from pipeline.forecast.survey import Survey, survey
 from pipeline.manifest import versions
 from pipeline.outputs import now, write_whole
 from pipeline.planning import ModelShape
 from pipeline.records import Cost, Phase, Text, ToolName
 from pipeline.selection import select
 from pipeline.settings import Frozen
-from pipeline.survey import Survey, survey
 
 _HOUR = 3_600
 

@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.assumptions import DEMO
 from pipeline.config import PlanConfig
 from pipeline.errors import ConfigurationError
-from pipeline.estimation import Plan, plan
-from pipeline.experience import experience
-from pipeline.forecasting import Sizes
-from pipeline.hardware import CALLS_PER_S, HARDWARE, PEAK_FLOPS_PER_S
+from pipeline.forecast.assumptions import DEMO
+from pipeline.forecast.estimation import Plan, plan
+from pipeline.forecast.experience import experience
+from pipeline.forecast.forecasting import Sizes
+from pipeline.forecast.hardware import CALLS_PER_S, HARDWARE, PEAK_FLOPS_PER_S
+from pipeline.forecast.outlook import outlook, warnings
 from pipeline.manifest import MANIFEST, ROWS, AnnotationManifest, ManifestError
-from pipeline.outlook import outlook, warnings
 from pipeline.outputs import parquet_files
 from pipeline.planning import ModelShape
 from pipeline.prompts import load_prompt

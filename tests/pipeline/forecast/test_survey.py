@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config import CorpusConfig
 from pipeline.corpus import list_shards, read_corpus
-from pipeline.survey import Survey, survey
+from pipeline.forecast.survey import Survey, survey
 
 pytestmark = pytest.mark.unit
 
