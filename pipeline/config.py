@@ -184,7 +184,7 @@ class PlanConfig(AnnotateConfig):
     deadline_hours: Positive | None = None
     """When annotating is to be done; gives the number of actors."""
     calls_per_s: dict[ToolName, float] | None = None
-    """Calls that a replica of a tool answers (bench.tools measures it); None: as forecast/hardware.py says."""
+    """Calls a replica of a tool answers (bench.tools measures it); None: as forecast/hardware.py says."""
 
 
 class MergeConfig(Frozen):
