@@ -57,6 +57,7 @@ from pipeline.records import (
     ToolName,
     Work,
 )
+from tools_service.contract import TRANSIENT
 
 TEXTS_PER_BATCH = 64
 TOOLS: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")
@@ -91,7 +92,7 @@ class TimedBatch:
         candidates = [calls_of(text) for text in texts]
         executed = await aexecute(candidates, ["2019-03-05"] * len(texts), self._tools)
         halves += await self._half()
-        lost = sum(call.result is None for calls in executed for call in calls)
+        lost = sum(call.reason in TRANSIENT for calls in executed for call in calls)
         print(*halves, lost, file=self._times, flush=True)
         await self._tally.annotated.remote(len(texts), [])
         rows = [annotation(*pair).to_row() for pair in zip(texts, executed, strict=True)]
@@ -238,6 +239,7 @@ class Measured:
     """Of all cores, by everything on the machine, during the run."""
     calls_per_s: float
     calls_lost: int
+    """Because a tool was late, overloaded or gone; a search may also find nothing."""
     driver_mib: float
     store_mib: float
 

@@ -2,17 +2,19 @@
 
 To see scheduling, nodes that go away and nodes that come, without a second machine. In: the nodes' CPUs, GPUs
 and memory, all of them pretended. Out, line by line: the address of a head that does no work, and the nodes;
-then commands are read (COMMANDS). Ctrl-C, SIGTERM or the end of standard input stops everything and removes
-what it wrote. All ports are on loopback, and chosen so that other clusters on the machine do not mind. Who
-joins it needs two variables, which are printed: Ray takes 127.0.0.1 for the machine's address otherwise.
+then commands are read (COMMANDS). With --grow, Ray's autoscaler starts nodes that are wanted, and ends those
+that idle. Ctrl-C, SIGTERM or the end of standard input stops everything and removes what it wrote. All ports
+are on loopback, and chosen so that other clusters on the machine do not mind. Who joins it needs two
+variables, which are printed: Ray takes 127.0.0.1 for the machine's address otherwise.
 
-`LocalCluster` does the same for programs. Why not `ray start`, and why no autoscaler: docs/decisions/0015.
+`LocalCluster` does the same for programs. Why not `ray start`: docs/decisions/0015.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -27,6 +29,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import psutil
+import yaml
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "commands: add cpus=2,gpus=1 | kill NODE"
@@ -39,6 +42,9 @@ _PATIENCE_S = 180.0  # a raylet and its agents, on a busy machine
 _STORE_BYTES = 128 * 2**20
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
+_IDLE_MINUTES = 0.25  # then a node that the autoscaler started goes
+_UPDATE_S = 1  # how often the autoscaler looks
+_HEAD_TYPE = "ray.head.default"
 
 
 class LocalClusterError(Exception):
@@ -91,15 +97,89 @@ class LocalNode:
     """Of its raylet, the ancestor of every other process of the node."""
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Nodes that Ray's autoscaler starts where they are wanted, at most so many."""
+
+    size: NodeSize
+    most: int
+
+    @classmethod
+    def parse(cls, size: str | None, most: int | None) -> Growth | None:
+        """From what the command was given, if anything. LocalClusterError if it makes no sense."""
+        if size is None and most is not None:
+            raise LocalClusterError(f"--most {most}: of what? --grow gives the size")
+        if most is not None and most < 1:
+            raise LocalClusterError(f"--most {most}: at least one node")
+        return None if size is None else cls(NodeSize.parse(size), most or 1)
+
+    def head(self) -> dict[str, Any]:
+        """What a head needs for it, and what its processes find in their environment.
+
+        Nodes come from Ray's own provider of pretended nodes, which starts raylets. It is named as one from
+        outside because Ray's wheel lacks the defaults that belong to its name.
+        """
+        from ray import autoscaler
+        from ray.autoscaler._private.fake_multi_node import node_provider
+
+        head_id = node_provider.FAKE_HEAD_NODE_ID
+        size, port = self.size, _free_port()
+        resources: dict[str, float] = {"CPU": size.cpus, "GPU": size.gpus, "object_store_memory": size.store}
+        if size.memory is not None:
+            resources["memory"] = size.memory
+        whole = (
+            Path(autoscaler.__file__).parent / "_private/readonly/defaults.yaml"
+        )  # has every field there is
+        config = yaml.safe_load(whole.read_text(encoding="utf-8")) | {
+            "cluster_name": "local",
+            "max_workers": self.most,
+            "idle_timeout_minutes": _IDLE_MINUTES,
+            "provider": {
+                "type": "external",
+                "module": f"{node_provider.__name__}.FakeMultiNodeProvider",
+                "gcs_address": f"{_LOOPBACK}:{port}",
+                "head_node_id": head_id,
+                "launch_multiple": True,
+                "disable_node_updaters": True,
+            },
+            "head_node_type": _HEAD_TYPE,
+            "available_node_types": {
+                _HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                "grown": {
+                    "resources": resources,
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": self.most,
+                },
+            },
+        }
+        file = Path(os.environ["RAY_TMPDIR"]) / "autoscaling.json"
+        file.write_text(json.dumps(config), encoding="ascii")
+        os.environ |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": str(_UPDATE_S),
+        }
+        own = {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
+        return {"autoscaling_config": str(file), "gcs_server_port": port, "env_vars": own}
+
+
 class LocalCluster:
     """A cluster for the length of a `with` block, in processes of its own.
 
     The processes end with the block, and also if this process is killed inside it.
     """
 
-    def __init__(self, nodes: Sequence[str], *, dashboard: bool = False) -> None:
-        """`nodes`: what NodeSize.parse takes, one each. LocalClusterError when the block is entered."""
+    def __init__(
+        self, nodes: Sequence[str], *, dashboard: bool = False, grow: str | None = None, most: int = 1
+    ) -> None:
+        """`nodes`: what NodeSize.parse takes, one each; the autoscaler starts at most `most` of size `grow`.
+
+        LocalClusterError when the block is entered.
+        """
         self._arguments = ["--nodes", *nodes, *["--dashboard"] * dashboard]
+        if grow is not None:
+            self._arguments += ["--grow", grow, "--most", str(most)]
         self.address = ""
         """For RAY_ADDRESS and, where Ray was imported with LOOPBACK_ONLY set, for ray.init."""
         self.nodes: dict[str, LocalNode] = {}
@@ -189,14 +269,16 @@ class LocalCluster:
 class _Nodes:
     """The nodes of this process."""
 
-    def __init__(self, dashboard: bool) -> None:
+    def __init__(self, dashboard: bool, growth: Growth | None = None) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(shutdown_at_exit=False)
         self._numbered: dict[str, Any] = {}
         self._started = 0
-        ports = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
-        self._add(NodeSize(cpus=0), include_dashboard=dashboard, ray_client_server_port=None, **ports)
+        head = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0} | (
+            growth.head() if growth else {}
+        )
+        self._add(NodeSize(cpus=0), include_dashboard=dashboard, ray_client_server_port=None, **head)
         self.address = self._cluster.address
         print(f"address {self.address}", flush=True)
         if dashboard:
@@ -268,10 +350,12 @@ def _nothing_left() -> Iterator[None]:
                 _kill(found)
 
 
-def serve(sizes: Sequence[NodeSize], commands: Iterator[str], dashboard: bool) -> None:
+def serve(
+    sizes: Sequence[NodeSize], commands: Iterator[str], dashboard: bool, growth: Growth | None = None
+) -> None:
     """Start a cluster, say what it is, do what is commanded, and stop it when no more commands come."""
     with _nothing_left():
-        nodes = _Nodes(dashboard)
+        nodes = _Nodes(dashboard, growth)
         for size in sizes:
             nodes.add(size)
         joining = " ".join(f"{name}={value}" for name, value in LOOPBACK_ONLY.items())
@@ -315,11 +399,14 @@ def main(argv: Sequence[str]) -> int:
         "--nodes", nargs="*", default=["cpus=2", "cpus=2"], metavar="cpus=2,gpus=1,memory=4G,store=200M"
     )
     parser.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
+    parser.add_argument("--grow", metavar="cpus=2,gpus=1", help="size of nodes that the autoscaler may start")
+    parser.add_argument("--most", type=int, help="of those at once (1)")
     arguments = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        serve([NodeSize.parse(one) for one in arguments.nodes], _stdin(), arguments.dashboard)
+        growth = Growth.parse(arguments.grow, arguments.most)
+        serve([NodeSize.parse(one) for one in arguments.nodes], _stdin(), arguments.dashboard, growth)
     except KeyboardInterrupt:
         return 130
     except LocalClusterError as error:

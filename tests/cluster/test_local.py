@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local import ROOT, LocalCluster, LocalClusterError, NodeSize
+from cluster.local import ROOT, Growth, LocalCluster, LocalClusterError, NodeSize
 
 
 @pytest.mark.unit
@@ -45,6 +45,17 @@ def test_sizes(text: str, size: NodeSize) -> None:
 def test_sizes_that_are_none(text: str, named: str) -> None:
     with pytest.raises(LocalClusterError, match=named):
         NodeSize.parse(text)
+
+
+@pytest.mark.unit
+def test_growth() -> None:
+    assert Growth.parse(None, None) is None
+    assert Growth.parse("cpus=2", None) == Growth(NodeSize(cpus=2), 1)
+    assert Growth.parse("gpus=1", 3) == Growth(NodeSize(gpus=1), 3)
+    with pytest.raises(LocalClusterError, match=r"--most 2: of what\? --grow"):
+        Growth.parse(None, 2)
+    with pytest.raises(LocalClusterError, match="--most 0: at least one"):
+        Growth.parse("cpus=1", 0)
 
 
 LOOK = """
@@ -113,6 +124,51 @@ def test_a_node_goes_and_another_comes(cluster: LocalCluster) -> None:
     finally:
         driver.kill()
         driver.wait()
+
+
+GROW = """
+import time, ray
+ray.init(log_to_driver=False)
+
+def see(*numbers): print("seen", *numbers, flush=True)
+
+def nodes(): return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+@ray.remote(num_gpus=1)
+class Holder:
+    def where(self): return ray.get_runtime_context().get_node_id()
+
+see(len(nodes()))
+holders = [Holder.remote() for _ in range(3)]
+asked = [holder.where.remote() for holder in holders]
+there, waiting = ray.wait(asked, num_returns=2, timeout=200)
+see(len(set(ray.get(there))), len(waiting))
+see(sum(node.get("GPU", 0) for node in nodes()))
+del holders, asked, there, waiting
+while len(nodes()) > 2: time.sleep(0.5)
+see(len(nodes()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_nodes_come_where_they_are_wanted_and_go_when_they_idle() -> None:
+    """Three actors want a GPU each; there is none, and there may be two nodes with one."""
+    with LocalCluster(["cpus=1"], grow="cpus=1,gpus=1", most=2) as cluster:
+        done = subprocess.run(
+            [sys.executable, "-c", GROW],
+            env=cluster.environment
+            | {"RAY_SCHEDULER_EVENTS": "0"},  # what the autoscaler does, in the output
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=380,
+        )
+        started = psutil.Process(cluster.pid).children(recursive=True)
+    seen = [line for line in done.stdout.splitlines() if line.startswith("seen")]  # the autoscaler talks too
+    assert seen == ["seen 2", "seen 2 1", "seen 2.0", "seen 2"]
+    assert started
+    assert not any(one.is_running() for one in started)
 
 
 @pytest.mark.ray
