@@ -15,8 +15,8 @@ Prompts and tables are made before the clock starts. The peak is the whole proce
 
 With `--against vllm --vllm-python PYTHON` the same job goes through vLLM too (bench/vllm_job.py), in an
 environment of its own. It draws with other random numbers; so its losses and kept calls in the table are
-those of the engine's own calls, scored by vLLM. With `--processes N` the engine and vLLM also run as N
-processes at once (bench/processes.py), which is how annotating actors share a machine without a GPU.
+those of the engine's own calls, scored by vLLM. With `--processes N` everyone also runs as N processes at
+once (bench/processes.py), which is how annotating actors share a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -177,14 +177,16 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
     if args.processes > 1:
         alike = in_processes(args.processes, name, tool, args)
         report(alike.engine)
+        if alike.plain:
+            report(alike.plain)
         if alike.vllm:
             report(alike.vllm.run, alike.vllm.scored, vllm=alike.vllm.about)
     for run in without_shortcuts(model, subject.tools, method, texts) if args.shortcuts else ():
         report(run)
     out = {"model": name, "tool": tool, "method": settings.model_dump(), "shape": scale.shape.model_dump()}
-    out |= {"matrix_flops_per_s": rate, "contestants": rows, "times_vllm": times_vllm(rows)}
-    if out["times_vllm"]:
-        print(f"the engine's best is {out['times_vllm']:.2f} times vLLM's best in texts/s")
+    out |= {"matrix_flops_per_s": rate, "contestants": rows, "engine_over": ratios(rows)}
+    for other, ratio in out["engine_over"].items():
+        print(f"texts/s, each in as many processes as suit it best: {ratio:.2f} times those of {other}")
     if args.agreement:
         half = make_model(name, args.device, "bfloat16", args.batch_tokens)
         out["bfloat16"] = agreement(model, half, subject.tools, method, texts)
@@ -192,13 +194,17 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
     return out
 
 
-def times_vllm(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The engine's texts/s over vLLM's, each in as many processes as suit it best."""
-    engine, vllm = (
-        [row["texts_per_s"] for row in rows if row["contestant"].split(",")[0] == name]
-        for name in ("engine", "vLLM")
-    )
-    return round(max(engine) / max(vllm), 3) if vllm else None
+def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The engine's texts/s over the others', each in as many processes as suit it best."""
+    best: dict[str, float] = {}
+    for row in rows:
+        name = row["contestant"].split(",")[0]
+        best[name] = max(best.get(name, 0.0), row["texts_per_s"])
+    return {
+        other: round(best["engine"] / best[other], 3)
+        for other in ("plain procedure", "vLLM")
+        if other in best
+    }
 
 
 def line(row: dict[str, Any]) -> str:
@@ -244,7 +250,7 @@ def main() -> None:
         "--processes",
         type=int,
         default=1,
-        help="engine and vLLM also in so many, each with its share of cores",
+        help="also everyone in so many, each with its share of cores",
     )
     args = parser.parse_args()
     if args.processes > 1 and args.device != "cpu":

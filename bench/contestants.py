@@ -67,11 +67,15 @@ def run_engine(
     return Run(name, took, candidates, calls, dict(model.spent), len(forwards)), found
 
 
-def run_plain(plain: Plain, model: LanguageModel, texts: Sequence[Text]) -> Run:
-    """The plain procedure, after a text to warm up; its phase plus has all three losses."""
+def run_plain(
+    plain: Plain, model: LanguageModel, texts: Sequence[Text], ready: Callable[[], Any] = nothing
+) -> Run:
+    """The plain procedure, after a text to warm up, from when `ready` returns; its phase plus has all three
+    losses."""
     plain.annotate(texts[:1])
     plain.spent.clear()
     plain.candidates = 0
+    ready()
     with counted(model) as forwards, measured(model.device) as took:
         calls = plain.annotate(texts)
     return Run("plain procedure", took, plain.candidates, calls, dict(plain.spent), len(forwards))

@@ -1,4 +1,4 @@
-"""The engine, or vLLM, in several processes at once, as the annotating actors of one machine share its cores.
+"""The contestants in several processes at once, as the annotating actors of one machine share its cores.
 
 In: what bench.annotate was asked. Out: one `Run` for all processes together. Each has an equal share of the
 cores, to which it is bound, as many threads, and every so manieth text. All begin at one moment; the time is
@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.contestants import Run, run_engine
+from bench.contestants import Run, run_engine, run_plain
+from bench.plain import Plain
 from bench.subject import Subject
 from bench.vllm_job import Contest, contest
 from pipeline.records import Cost, Phase, ToolName
@@ -32,11 +33,12 @@ class Together:
     """What all processes did."""
 
     engine: Run
+    plain: Run | None
     vllm: Contest | None
 
 
 def in_processes(processes: int, name: str, tool: ToolName, args: argparse.Namespace) -> Together:
-    """The engine's run, and vLLM's if `args` say so. SystemExit if there are fewer cores than processes."""
+    """The runs that `args` ask for. SystemExit if there are fewer cores than processes."""
     cores = sorted(os.sched_getaffinity(0))
     if processes > len(cores):
         raise SystemExit(f"--processes {processes}: this machine gives us {len(cores)} cores")
@@ -45,15 +47,18 @@ def in_processes(processes: int, name: str, tool: ToolName, args: argparse.Names
     with ProcessPoolExecutor(processes, context, _share, (begin, cores, processes)) as pool:
         jobs = [pool.submit(_run, number, processes, name, tool, args) for number in range(processes)]
         parts = _results([job.result for job in jobs])
-    engine = merged([run for run, _ in parts])
-    contests = [one for _, one in parts if one is not None]
-    if not contests:
-        return Together(engine, None)
-    scored = interleaved([one.scored for one in contests])
+    plain = [part.plain for part in parts if part.plain]
+    vllm = [part.vllm for part in parts if part.vllm]
     return Together(
-        engine,
-        Contest(merged([one.run for one in contests]), scored, {"processes": [c.about for c in contests]}),
+        merged([part.engine for part in parts]),
+        merged(plain) if plain else None,
+        _merged_contests(vllm) if vllm else None,
     )
+
+
+def _merged_contests(parts: Sequence[Contest]) -> Contest:
+    scored = interleaved([one.scored for one in parts])
+    return Contest(merged([one.run for one in parts]), scored, {"processes": [one.about for one in parts]})
 
 
 def _results(ask: Sequence[Callable[[], T]]) -> list[T]:
@@ -79,9 +84,7 @@ def _share(begin: Any, cores: list[int], processes: int) -> None:
     _begin, _cores = begin, cores
 
 
-def _run(
-    number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace
-) -> tuple[Run, Contest | None]:
+def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace) -> Together:
     """One process's part, beside the others'."""
     mine = _cores[number * len(_cores) // of : (number + 1) * len(_cores) // of]
     os.sched_setaffinity(0, mine)
@@ -89,10 +92,14 @@ def _run(
     try:
         whole = Subject.of(name, tool, args)
         part = replace(whole, texts=whole.texts[number::of])
-        run, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_begin.wait)
-        if args.against != "vllm":
-            return run, None
-        return run, contest(args.vllm_python, part, run.calls, ready=_begin.wait)
+        engine, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_begin.wait)
+        plain = vllm = None
+        if args.plain_texts:
+            texts = whole.texts[: args.plain_texts][number::of]
+            plain = run_plain(Plain(part.model, part.tools, part.method), part.model, texts, _begin.wait)
+        if args.against == "vllm":
+            vllm = contest(args.vllm_python, part, engine.calls, _begin.wait)
+        return Together(engine, plain, vllm)
     except BaseException:
         _begin.abort()  # nobody is to wait for this one
         raise

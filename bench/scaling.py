@@ -70,7 +70,7 @@ MOST_GROWTH = 0.10
 SECONDS = "seconds"
 """File beside a run's output: the model's time for a batch. The nodes do not have the driver's variables."""
 _SAMPLE_S = 2.0
-_SHARDS = 16
+_SHARDS = 4
 
 
 class TimedBatch:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.annotate import same_calls, times_vllm
+from bench.annotate import ratios, same_calls
 from bench.contestants import Run, run_engine
 from bench.processes import in_processes, interleaved, merged
 from bench.subject import Subject
@@ -28,6 +28,7 @@ ARGS = argparse.Namespace(
     corpus=["demo/pages"],
     max_tokens=112,
     against=None,
+    plain_texts=2,
 )
 several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 
@@ -36,13 +37,18 @@ several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core"
 def test_two_processes_find_what_one_finds() -> None:
     subject = Subject.of("demo", "Calculator", ARGS)
     alone, _ = run_engine("engine", subject.annotator(), subject.model, subject.texts)
-    both = in_processes(2, "demo", "Calculator", ARGS).engine
+    found = in_processes(2, "demo", "Calculator", ARGS)
+    both = found.engine
     assert both.name == "engine, 2 processes"
     same = same_calls(alone.calls, both.calls, subject.settings.tau_f)
     assert same["scored"][0] == same["scored_by_both"] > 0
     assert same["same_kept"]
     assert same["largest_difference_of_a_loss"] < 1e-4
     assert both.candidates == alone.candidates
+    assert found.plain is not None
+    plainly = same_calls(both.calls[:2], found.plain.calls, subject.settings.tau_f)
+    assert plainly["scored"][0] == plainly["scored_by_both"] > 0
+    assert plainly["same_kept"]
 
 
 @several
@@ -81,5 +87,5 @@ def test_each_side_of_the_ratio_is_its_best() -> None:
             "plain procedure": 9.0,
         }.items()
     ]
-    assert times_vllm(rows) == 2.0
-    assert times_vllm([row for row in rows if row["contestant"] != "vLLM"]) is None
+    assert ratios(rows) == {"vLLM": 2.0, "plain procedure": 0.667}
+    assert ratios(rows[:2]) == {}
