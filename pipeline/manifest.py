@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline import __version__
@@ -247,12 +247,14 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of an annotation folder, streamed, in the order of the files' names."""
-    files = [str(path) for path in parquet_files(folder / ROWS)]
-    if files:
-        yield from pads.dataset(files, format="parquet").to_batches(
-            columns=list(columns), batch_size=_BATCH_ROWS
-        )
+    """The rows of an annotation folder, streamed, in the order of the files' names.
+
+    File by file: a dataset of them all keeps 100 kB and more of each until it is done, and there are many.
+    """
+    for path in parquet_files(folder / ROWS):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
+                yield batch.select(columns)  # also where one is missing, which is an error
 
 
 def read_failed(folder: Path) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
 from pipeline.corpus import Shard
 from pipeline.counts import COLUMNS, Counts, count_rows
-from pipeline.manifest import ROWS, ManifestError, Session, begin, read_manifest, read_rows
+from pipeline.manifest import ROWS, ManifestError, Session, begin, read_batches, read_manifest, read_rows
 from pipeline.planning import ModelShape
 from pipeline.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, Text, Work
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
@@ -85,11 +85,11 @@ def test_rows_without_a_manifest_are_refused(tmp_path: Path) -> None:
         begin(tmp_path, CONFIG, SHARDS)
 
 
-def write(folder: Path, found: list[Annotation]) -> None:
-    (folder / ROWS).mkdir()
+def write(folder: Path, found: list[Annotation], name: str = "0.parquet") -> None:
+    (folder / ROWS).mkdir(exist_ok=True)
     pq.write_table(
         pa.Table.from_pylist([one.to_row() for one in found], schema=ANNOTATION_SCHEMA),
-        folder / ROWS / "0.parquet",
+        folder / ROWS / name,
     )
 
 
@@ -165,3 +165,27 @@ def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Pat
     assert unknown.compute.flops_per_s is None
     unknown.write(tmp_path)
     assert read_manifest(tmp_path) == unknown
+
+
+def test_rows_are_read_a_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is open at once would grow with the corpus: there are 16,000 files to a million texts."""
+    opened: list[Any] = []
+
+    class Watched(pq.ParquetFile):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self)
+
+    for number in range(3):
+        write(tmp_path, [Annotation(text(number), "no_calls")], f"{number}.parquet")
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
+    for number, batch in enumerate(read_batches(tmp_path, ["status", "text_id"])):
+        assert batch.to_pylist() == [{"status": "no_calls", "text_id": number}]
+        assert [file.closed for file in opened] == [True] * number + [False]
+    assert len(opened) == 3
+
+
+def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, [Annotation(text(1), "no_calls")])
+    with pytest.raises(KeyError, match="colour"):
+        list(read_batches(tmp_path, ["text_id", "colour"]))
