@@ -84,7 +84,11 @@ class TimedBatch:
         self._folder = times_of(config.output)
         self._name = str(os.getpid())
         self._times = (self._folder / self._name).open("a", encoding="ascii")
-        self._gpu, self._waited = asyncio.Lock(), False
+        self._gpu, self._begun = asyncio.Lock(), False
+        # Ray Data hands batches to whoever is ready: all are, or none.
+        while len(names := sorted(path.name for path in self._folder.iterdir())) < self._actors:
+            time.sleep(0.1)
+        self._late_s = names.index(self._name) / self._actors * self._seconds
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """As AnnotateBatch's."""
@@ -103,17 +107,12 @@ class TimedBatch:
     async def _half(self) -> tuple[float, float]:
         """Half of a batch's time on the GPU; from when to when it was."""
         async with self._gpu:
-            if not self._waited:
-                await self._turn()
-                self._waited = True
+            if not self._begun:
+                await asyncio.sleep(self._late_s)
+                self._begun = True
             began = time.monotonic()
             await asyncio.sleep(self._seconds / 2)
             return began, time.monotonic()
-
-    async def _turn(self) -> None:
-        while len(names := sorted(path.name for path in self._folder.iterdir())) < self._actors:
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(names.index(self._name) / self._actors * self._seconds)
 
 
 def calls_of(text: Text) -> list[Candidate]:
@@ -231,6 +230,8 @@ class Measured:
     """Of one batch on the GPU."""
     share: float
     """Of the ideal throughput, while all actors had work."""
+    steady_s: float
+    """How long that was."""
     share_of_batches: float
     """The same from the first batch begun to the last one done."""
     share_with_start: float
@@ -246,15 +247,15 @@ class Measured:
 
     def __str__(self) -> str:
         return (
-            f"{self.actors:>6}{self.batches:>9}{self.share:>9.1%}{self.share_of_batches:>10.1%}{self.share_with_start:>12.1%}{self.wall_s:>9.1f}"
-            f"{self.cpu_load:>7.0%}{self.calls_per_s:>9.0f}{self.calls_lost:>6}{self.driver_mib:>12.0f}"
-            f"{self.store_mib:>11.1f}"
+            f"{self.actors:>6}{self.batches:>9}{self.share:>9.1%}{self.steady_s:>10.0f}"
+            f"{self.share_of_batches:>10.1%}{self.share_with_start:>12.1%}{self.wall_s:>9.1f}{self.cpu_load:>7.0%}"
+            f"{self.calls_per_s:>9.0f}{self.calls_lost:>6}{self.driver_mib:>12.0f}{self.store_mib:>11.1f}"
         )
 
 
 HEADER = (
-    f"{'actors':>6}{'batches':>9}{'share':>9}{'all':>10}{'with start':>12}{'wall s':>9}{'CPU':>7}"
-    f"{'calls/s':>9}{'lost':>6}{'driver MiB':>12}{'store MiB':>11}"
+    f"{'actors':>6}{'batches':>9}{'share':>9}{'steady s':>10}{'all':>10}{'with start':>12}{'wall s':>9}"
+    f"{'CPU':>7}{'calls/s':>9}{'lost':>6}{'driver MiB':>12}{'store MiB':>11}"
 )
 
 
@@ -308,18 +309,15 @@ def summary(output: Path, actors: int, seconds: float, load: float, seen: dict[s
     written = [path.read_text(encoding="ascii").splitlines() for path in times_of(output).iterdir()]
     lines = [[[float(number) for number in line.split()] for line in actor] for actor in written]
     batches = [line for actor in lines for line in actor]
+    share, steady_s = busy([[span for line in actor for span in (line[:2], line[2:4])] for actor in lines])
     ideal_s = len(batches) * seconds / actors
     took_s = max(line[3] for line in batches) - min(line[0] for line in batches)
     return Measured(
         actors=actors,
         batches=len(batches),
         seconds=seconds,
-        share=busy(
-            [
-                [(line[0], line[1]) for line in actor] + [(line[2], line[3]) for line in actor]
-                for actor in lines
-            ]
-        ),
+        share=share,
+        steady_s=steady_s,
         share_of_batches=ideal_s / took_s,
         share_with_start=ideal_s / seen["wall_s"],
         wall_s=seen["wall_s"],
@@ -331,16 +329,19 @@ def summary(output: Path, actors: int, seconds: float, load: float, seen: dict[s
     )
 
 
-def busy(actors: Sequence[Sequence[tuple[float, float]]]) -> float:
+def busy(actors: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float]:
     """The share of the time that GPUs were busy, given from when to when each was, for as long as all had
-    work: from when the last begins until the first ends for good. Not a number if that is no time at all."""
+    work: from when the last begins until the first ends for good; and how long that is. Not a number if it is
+    no time at all."""
     if not all(actors):
-        return float("nan")
+        return float("nan"), 0.0
     since = max(min(began for began, _ in actor) for actor in actors)
     until = min(max(ended for _, ended in actor) for actor in actors)
+    if until <= since:
+        return float("nan"), 0.0
     spans = ((began, ended) for actor in actors for began, ended in actor)
     worked = sum(max(0.0, min(ended, until) - max(began, since)) for began, ended in spans)
-    return worked / (len(actors) * (until - since)) if until > since else float("nan")
+    return worked / (len(actors) * (until - since)), until - since
 
 
 def main(argv: Sequence[str] | None = None) -> int:

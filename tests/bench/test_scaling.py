@@ -32,15 +32,15 @@ def test_throughput_is_held_against_that_of_gpus_which_never_wait(tmp_path: Path
     seen = {"wall_s": 30.0, "driver_mib": 300.0, "store_mib": 5.0}
     found = summary(tmp_path / "out", actors=2, seconds=10.0, load=0.5, seen=seen)
     assert (found.batches, found.share_with_start, found.calls_lost) == (3, 0.5, 3)
-    assert found.share == pytest.approx(20 / 24)
+    assert (found.share, found.steady_s) == (pytest.approx(20 / 24), 12)
     assert found.share_of_batches == pytest.approx(15 / 22)
     assert found.calls_per_s == 3 * 64 * sum(CALLS.values()) / 22
     assert "83.3%" in str(found)
 
 
 def test_gpus_that_never_worked_side_by_side_have_no_share() -> None:
-    assert math.isnan(busy([[(0.0, 5.0)], [(6.0, 9.0)]]))
-    assert math.isnan(busy([[(0.0, 5.0)], []]))
+    assert math.isnan(busy([[(0.0, 5.0)], [(6.0, 9.0)]])[0])
+    assert math.isnan(busy([[(0.0, 5.0)], []])[0])
 
 
 def test_load_is_what_was_not_idle() -> None:
