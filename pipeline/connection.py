@@ -41,13 +41,14 @@ def connected(needs: Needs, address: str | None = None) -> Iterator[None]:
         check_resources(needs)
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address in (None, "local"):
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    if local:
         _start(needs)
     else:
-        _join(str(address))
+        _join(address)
     try:
-        check_resources(needs, local=address in (None, "local"))
+        check_resources(needs, local=local)
         yield
     finally:
         ray.shutdown()

@@ -35,11 +35,14 @@ class FakeRay:
         self.asked.append((address, num_cpus))
 
 
+@pytest.mark.parametrize("variable", [None, "", "local"])
 def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, variable: str | None
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     there = FakeRay(monkeypatch, CPU=5, GPU=2)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
     with connected(NEEDS):
         assert there.asked == [("local", 5)]
     assert there.asked[1:] == ["shutdown"]
