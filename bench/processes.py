@@ -1,7 +1,7 @@
 """The contestants in several processes at once, as the annotating actors of one machine share its cores.
 
 In: what bench.annotate was asked. Out: one `Run` for all processes together. Each has an equal share of the
-cores, to which it is bound, as many threads, and every so manieth text. All begin at one moment; the time is
+cores, to which it is bound, as many threads, and every Nth text. All begin at one moment; the time is
 the slowest's, CPU time and memory are everyone's.
 """
 
@@ -106,7 +106,7 @@ def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespa
 
 
 def merged(runs: Sequence[Run]) -> Run:
-    """Runs that began together, each of every so manieth text, as one."""
+    """Runs that began together, each of every Nth text, as one."""
     spent: dict[Phase, Cost] = {}
     for run in runs:
         for phase, cost in run.spent.items():
@@ -123,5 +123,5 @@ def merged(runs: Sequence[Run]) -> Run:
 
 
 def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
-    """Every so manieth element from each, as they were dealt out."""
+    """One element from each in turn, as they were dealt out."""
     return [parts[n % len(parts)][n // len(parts)] for n in range(sum(map(len, parts)))]
