@@ -6,13 +6,14 @@ Annotates the first texts of the demo's corpus, plans the whole like that part, 
 assumptions at that part's speed, and compares both with the whole run: `--real`, a finished folder of the
 recipe `demo`, or one made here. Times mean something only if both ran on one idle machine. Out: the
 ratios foreseen / real, the assumptions of the whole run (for pipeline/forecast/assumptions.py), and
-runs/bench/plan.json.
+runs/bench/plan.json; exit code 1 if a plan is off by more than it may be.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def compare(config: PlanConfig, real: AnnotationManifest) -> dict[str, float]:
     return {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
-def main() -> None:
-    """Command line."""
+def main() -> int:
+    """Command line; the exit code."""
     parser = argparse.ArgumentParser(description="Hold plans of the demo against a run of it.")
     parser.add_argument("--texts", type=int, default=512, help="of the part that is planned from")
     parser.add_argument("--real", type=Path, help="finished annotations of the whole demo")
@@ -69,14 +70,17 @@ def main() -> None:
         f"like {arguments.texts} texts": compare(config.model_copy(update={"like": part}), real),
         "built in": compare(config.model_copy(update={"flops_per_s": seen.pace.flops_per_s}), real),
     }
+    off = []
     for name, ratios in found.items():
-        off = max(abs(ratios["token_forwards"] - 1) / MOST_TOKENS, abs(ratios["time"] - 1) / MOST_TIME)
-        print(f"{name}: {ratios}{'' if off <= 1 else '  (off by more than it may be)'}")
+        if abs(ratios["token_forwards"] - 1) > MOST_TOKENS or abs(ratios["time"] - 1) > MOST_TIME:
+            off.append(name)
+        print(f"{name}: {ratios}{'  (off by more than it may be)' * (name in off)}")
     whole = experience(arguments.real or FOLDER / "whole")
     print(whole.model_dump_json(indent=1))
     summary = {"foreseen_per_real": found, "assumptions": whole.model_dump(mode="json")}
     print(results.write("plan", vars(arguments), summary))
+    return int(bool(off))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

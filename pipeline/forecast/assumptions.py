@@ -62,8 +62,6 @@ class Pace(Frozen):
     actors: int
     flops_per_s: float
     """Of one actor, once all had their models."""
-    start_s: float
-    """What the run took besides: starting Ray, the tools and the models."""
 
 
 class Assumptions(Frozen):
@@ -73,6 +71,8 @@ class Assumptions(Frozen):
     tools: dict[ToolName, Habit]
     overheads: dict[Phase, Overhead]
     size: Size
+    start_s: NotNegative
+    """What a run takes besides its work: starting Ray, the tools and the models."""
     pace: Pace | None = None
 
 
@@ -148,5 +148,6 @@ DEMO = Assumptions(
         "call": Overhead(tokens=1.01, padding=0.004, seen=1.34),
     },
     size=Size(text=0.6, rest=860.0),
+    start_s=60.0,
 )
 """Measured on a whole run of the recipe `demo` (`python -m bench.plan` prints them anew)."""

@@ -17,7 +17,7 @@ from pipeline.config import PlanConfig
 from pipeline.corpus import list_shards, require_readable
 from pipeline.datasource import TokenCounter, load_tokenizer
 from pipeline.errors import ConfigurationError
-from pipeline.forecast.assumptions import DEMO, Assumptions, Pace
+from pipeline.forecast.assumptions import DEMO, Assumptions
 from pipeline.forecast.experience import experience
 from pipeline.forecast.forecasting import Costs, Sizes, foresee
 from pipeline.forecast.hardware import CALLS_PER_S, PEAK_FLOPS_PER_S
@@ -69,6 +69,7 @@ class TimePlan(Frozen):
     flops_per_s: float
     """Of one actor."""
     start_s: float
+    """Of the whole run, before its actors are at work."""
     actor_hours: float
     gpu_hours: float
     actors: int
@@ -131,7 +132,7 @@ def plan(config: PlanConfig) -> Plan:
     tried = _tried(config, sample, sizes)
     work = _work(config, tried, scale, sizes, assumed, shape)
     flops = sum(part.flops for part in work)
-    time = _time(config, flops, assumed.pace)
+    time = _time(config, flops, assumed)
     return Plan(
         created=now(),
         versions=versions(),
@@ -185,9 +186,9 @@ def _work(
     )
 
 
-def _time(config: PlanConfig, flops: int, pace: Pace | None) -> TimePlan | None:
+def _time(config: PlanConfig, flops: int, assumed: Assumptions) -> TimePlan | None:
     """A speed given outright goes before named hardware, that before the speed of the run to go by."""
-    start_s = 0.0
+    start_s, pace = assumed.start_s, assumed.pace
     if config.flops_per_s is not None:
         speed, source = config.flops_per_s, "as given"
     elif config.hardware is not None:
@@ -195,7 +196,7 @@ def _time(config: PlanConfig, flops: int, pace: Pace | None) -> TimePlan | None:
         speed = PEAK_FLOPS_PER_S[config.hardware] * config.utilisation * share
         source = f"{config.hardware} at {config.utilisation:.0%} of its BF16 peak"
     elif pace is not None:
-        speed, start_s, source = pace.flops_per_s, pace.start_s, f"measured in {config.like}"
+        speed, source = pace.flops_per_s, f"measured in {config.like}"
     elif config.price_per_hour is not None or config.deadline_hours is not None:
         raise ConfigurationError(
             "hardware: a price or a deadline needs a speed; name hardware, flops_per_s, or a run (like)"

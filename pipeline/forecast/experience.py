@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline.calls import Pieces, continuation, linearise
 from pipeline.config import MethodConfig
 from pipeline.datasource import load_tokenizer
-from pipeline.forecast.assumptions import Assumptions, Habit, Overhead, Pace, Size
+from pipeline.forecast.assumptions import DEMO, Assumptions, Habit, Overhead, Pace, Size
 from pipeline.forecast.forecasting import WINDOW, Costs, Sizes, foresee
 from pipeline.manifest import ROWS, AnnotationManifest, ManifestError, read_manifest, read_rows
 from pipeline.outputs import parquet_files
@@ -84,12 +84,15 @@ def experience(folder: Path) -> Assumptions:
     if not texts:
         raise ManifestError(f"{folder}: no text of this run went through the model")
     habits = {tool: found.habit(recipe.method.of(tool).k) for tool, found in seen.items()}
-    plain = Assumptions(source=str(folder), tools=habits, overheads={}, size=_size(folder))
+    start_s, pace = _pace(folder, manifest) or (DEMO.start_s, None)
+    plain = Assumptions(
+        source=str(folder), tools=habits, overheads={}, size=_size(folder), start_s=start_s, pace=pace
+    )
     foreseen: Costs = {}
     for (n, tools), number in texts.items():
         for key, cost in foresee(n, tools, _FINE * number, sizes, recipe.method, plain).items():
             foreseen[key] = foreseen.get(key, Cost()) + cost
-    return plain.model_copy(update={"overheads": _overheads(foreseen, run), "pace": _pace(folder, manifest)})
+    return plain.model_copy(update={"overheads": _overheads(foreseen, run)})
 
 
 def _worked(row: Mapping[str, Any], tool: ToolName) -> bool:
@@ -193,9 +196,10 @@ def _columns(path: Path) -> Iterator[tuple[str, int]]:
             yield column.path_in_schema, column.total_compressed_size
 
 
-def _pace(folder: Path, manifest: AnnotationManifest) -> Pace | None:
-    """From the times at which files were finished: each actor's first batch ends its start. None unless one
-    session did all, with several batches an actor, and the files' times are its own (a copy has others)."""
+def _pace(folder: Path, manifest: AnnotationManifest) -> tuple[float, Pace] | None:
+    """The start's seconds, and the speed after it, from the times at which files were finished: each actor's
+    first batch ends its start. None unless one session did all, with several batches an actor, and the files'
+    times are its own (a copy has others)."""
     compute, actors = manifest.compute, manifest.recipe.ray.actors
     files = sorted((path.stat().st_mtime, path) for path in parquet_files(folder / ROWS))
     if compute is None or len(manifest.sessions) != 1 or len(files) < 3 * actors:
@@ -210,9 +214,8 @@ def _pace(folder: Path, manifest: AnnotationManifest) -> Pace | None:
     later = sum((_cost(path) for _, path in files[actors:]), Cost())
     flops_per_s = compute.shape.flops(later) / (last - first)
     start_s = session.wall_s - compute.flops / flops_per_s
-    return Pace(
-        actors=actors, flops_per_s=float(f"{flops_per_s / actors:.4g}"), start_s=round(max(0.0, start_s), 1)
-    )
+    pace = Pace(actors=actors, flops_per_s=float(f"{flops_per_s / actors:.4g}"))
+    return round(max(0.0, start_s), 1), pace
 
 
 def _cost(path: Path) -> Cost:

@@ -32,6 +32,11 @@ def warnings(plan: Plan) -> list[str]:
             f"what a text brings under {tools} is assumed to be as in the demo; annotate some hundred texts "
             "of your own and name that folder with --like"
         )
+    if plan.recipe.like is not None and plan.assumptions.pace is None:
+        found.append(
+            f"{plan.recipe.like} shows no speed: that takes one session, three batches an actor or more, and "
+            "its files with their own times (a copy has others)"
+        )
     if plan.time is None:
         found.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
     elif plan.recipe.flops_per_s is None and plan.recipe.hardware is not None:

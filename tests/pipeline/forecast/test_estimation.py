@@ -81,14 +81,17 @@ def test_a_runs_own_averages_foresee_that_run(made: Plan, real: AnnotationManife
         assert part.cost.tokens == pytest.approx(took.tokens, rel=0.1, abs=20)
 
 
-def test_time_is_work_over_speed(made: Plan) -> None:
+def test_time_is_work_over_speed_and_what_starting_takes(made: Plan) -> None:
     time = made.time
     assert time is not None
     assert time.actor_hours == pytest.approx(made.flops / 1e9 / 3_600)
-    assert (time.hours, time.gpu_hours, time.cost) == (time.actor_hours, 0, None)
+    assert time.start_s == made.assumptions.start_s > 0
+    assert time.hours == pytest.approx(time.actor_hours + time.start_s / 3_600)
+    assert (time.gpu_hours, time.cost) == (0, None)
 
 
 def test_hardware_price_and_deadline(world: Path) -> None:
+    deadline = DEMO.start_s / 3_600 + 1e-9
     on_gpus = config(world).ray.model_copy(update={"gpus_per_actor": 1.0})
     made = plan(
         config(
@@ -97,7 +100,7 @@ def test_hardware_price_and_deadline(world: Path) -> None:
             hardware="A100",
             utilisation=0.5,
             price_per_hour=2.0,
-            deadline_hours=1e-9,
+            deadline_hours=deadline,
             sample=20,
         )
     )
@@ -107,7 +110,7 @@ def test_hardware_price_and_deadline(world: Path) -> None:
     assert time.gpu_hours == pytest.approx(made.flops / time.flops_per_s / 3_600)
     assert time.cost == pytest.approx(2 * time.gpu_hours)
     assert time.actors == math.ceil(time.actor_hours / 1e-9) > 1
-    assert time.hours <= 1e-9
+    assert time.hours <= deadline
     calculator = made.tools["Calculator"]
     needed = calculator.calls / (time.actor_hours * 3_600) / CALLS_PER_S["Calculator"]
     assert calculator.replicas_per_actor == pytest.approx(needed, rel=0.01)
@@ -160,15 +163,16 @@ def test_the_speed_of_a_run_counts_from_when_all_actors_work(
     files = parquet_files(folder / ROWS)
     for number, path in enumerate(files):
         os.utime(path, (start + 60 + 10 * number,) * 2)
-    found = experience(folder).pace
-    assert found is not None
+    found = experience(folder)
+    assert found.pace is not None
     assert real.compute is not None
     later = sum(flops_of(path, real.compute.shape) for path in files[actors:])
     speed = later / (10 * (7 - actors))
-    assert found.flops_per_s == pytest.approx(speed / actors, rel=0.01)
+    assert found.pace.flops_per_s == pytest.approx(speed / actors, rel=0.01)
     assert found.start_s == pytest.approx(120 - real.compute.flops / speed, abs=0.1)
     os.utime(files[-1], (start + 10_000,) * 2)
-    assert experience(folder).pace is None
+    unknown = experience(folder)
+    assert (unknown.start_s, unknown.pace) == (DEMO.start_s, None)
 
 
 def flops_of(path: Path, shape: ModelShape) -> int:
@@ -179,6 +183,21 @@ def flops_of(path: Path, shape: ModelShape) -> int:
 def test_no_speed_but_a_deadline_is_refused(world: Path) -> None:
     with pytest.raises(ConfigurationError, match="name hardware, flops_per_s"):
         plan(config(world, deadline_hours=5.0))
+
+
+def test_a_run_that_shows_no_speed_is_said_to(world: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "annotations"
+    shutil.copytree(world / "annotations", copy)
+    for path in parquet_files(copy / ROWS):
+        os.utime(path, (0, 0))
+    made = plan(config(world, like=copy))
+    assert made.time is None
+    assert any(f"{copy} shows no speed" in line for line in warnings(made))
+
+
+def test_a_deadline_within_the_start_is_refused(world: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"deadline_hours = 0.01: starting takes 60 s"):
+        plan(config(world, deadline_hours=0.01, flops_per_s=1e9))
 
 
 def test_a_run_that_is_not_finished_says_nothing(

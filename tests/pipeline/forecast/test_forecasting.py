@@ -30,7 +30,11 @@ METHOD = MethodConfig(tools=("QA", "Calendar"), qa=ToolMethod(k=4, m=7), calenda
 
 def assumed(qa: Habit, **overheads: Overhead) -> Assumptions:
     return Assumptions(
-        source="", tools={"QA": qa, "Calendar": RARE}, overheads=overheads, size=Size(text=1, rest=1)
+        source="",
+        tools={"QA": qa, "Calendar": RARE},
+        overheads=overheads,
+        size=Size(text=1, rest=1),
+        start_s=0,
     )
 
 
