@@ -77,6 +77,34 @@ _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
     )
 }
 """API version and fields of the other kinds that belong to a cluster."""
+_ENDPOINT = frozenset(
+    [
+        "authorization",
+        "basicAuth",
+        "bearerTokenSecret",
+        "enableHttp2",
+        "filterRunning",
+        "followRedirects",
+        "honorLabels",
+        "honorTimestamps",
+        "interval",
+        "metricRelabelings",
+        "noProxy",
+        "oauth2",
+        "params",
+        "path",
+        "port",
+        "portNumber",
+        "proxyUrl",
+        "relabelings",
+        "scheme",
+        "scrapeTimeout",
+        "targetPort",
+        "tlsConfig",
+        "trackTimestampsStaleness",
+    ]
+)
+"""Fields of a PodMonitor's podMetricsEndpoints, in the Prometheus operator's monitoring.coreos.com/v1."""
 _RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
@@ -101,6 +129,8 @@ def faults(document: Object) -> Iterator[str]:
     yield from _unknown(fields, "spec", spec)
     if kind == "RayJob":
         yield from _job_faults(spec)
+    for endpoint in spec.get("podMetricsEndpoints", ()):
+        yield from _unknown(_ENDPOINT, "podMetricsEndpoints", endpoint)
     cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec")
     if cluster:
         yield from _unknown(FIELDS["RayCluster"], "the cluster", cluster)

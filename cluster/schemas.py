@@ -26,6 +26,8 @@ PARTS: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     ),
     "Service": ((("spec",), ("headGroupSpec", "headService", "spec")),),
     "PersistentVolumeClaim": ((("spec",), (*_CLAIM, "spec")),),
+    "Job": ((("spec", "template"), _POD),),
+    "PodMonitor": ((("spec", "selector"), _SELECTOR),),
     "NetworkPolicy": (
         (("spec", "ingress"), (*_NETWORK, "ingressRules")),
         (("spec", "egress"), (*_NETWORK, "egressRules")),

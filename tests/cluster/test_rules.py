@@ -140,3 +140,11 @@ def test_what_is_missing_is_a_fault_and_no_crash(job: Object, damage: Callable[[
 
 def test_every_known_field_of_the_job_is_known_once() -> None:
     assert FIELDS["RayJob"].isdisjoint(FIELDS["RayCluster"] - {"managedBy", "suspend"})
+
+
+def test_a_misspelt_field_of_a_monitor_s_endpoint_is_named() -> None:
+    (monitor,) = documents(ROOT / "cluster" / "kubernetes" / "pod_monitor.yaml")
+    assert [*faults(monitor)] == []
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    endpoint["intervall"] = endpoint.pop("interval")
+    assert [*faults(monitor)] == ["podMetricsEndpoints: no field is called intervall"]

@@ -133,9 +133,10 @@ def test_only_what_the_definition_allows_passes(schemas: Schemas, spec: Object, 
         assert re.search(expected, found[0]), found
 
 
-def test_pods_of_other_kinds_are_checked_as_the_cluster_s_are(schemas: Schemas) -> None:
+@pytest.mark.parametrize("kind", ["StatefulSet", "Job"])
+def test_pods_of_other_kinds_are_checked_as_the_cluster_s_are(schemas: Schemas, kind: str) -> None:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "redis"}]}}
-    good = {"kind": "StatefulSet", "spec": {"template": template}}
+    good = {"kind": kind, "spec": {"template": template}}
     assert list(schemas.faults(good)) == []
     template["spec"]["containers"][0]["imagePolicy"] = "Always"  # type: ignore[index]
     assert [fault.partition(": ")[0] for fault in schemas.faults(good)] == ["spec.template.spec.containers.0"]
