@@ -243,7 +243,9 @@ def test_ray_up_accepts_the_aws_file() -> None:
     assert config["max_workers"] == sum(one["max_workers"] for one in types.values())
     started = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token" in command for command in started if "ray start" in command)
-    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    # Ray publishes the address it listens on: jobs on other nodes, as paper.sh's, submit through it.
+    assert "--dashboard-host=0.0.0.0" in config["head_start_ray_commands"][-1]
+    assert "security_group" not in config["provider"], "Ray's own lets in the cluster's nodes and ssh only"
 
 
 def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
