@@ -230,7 +230,10 @@ def _load(config: FinetuneConfig, settings: dict[str, Any]) -> Any:
 
     # from_pretrained looks for this object; it has to live until the model is loaded.
     sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
-    model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=getattr(torch, config.model.dtype))
+    dtype = getattr(torch, config.model.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
     del sharding
     return model
 

@@ -156,3 +156,15 @@ def test_sizes_come_from_the_configuration_and_the_rest_from_the_file(folder: Pa
     broken.write_text("{")
     with pytest.raises(PipelineError, match=r"broken\.json"):
         deepspeed_configuration(configuration(folder, deepspeed=broken))
+
+
+def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Loading them could run code."""
+    config = one_worker(folder)
+    model = AutoModelForCausalLM.from_pretrained(config.model.path)
+    model.config.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(config.model.path).save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    pickled = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path)})})
+    with pytest.raises(OSError, match="safetensors"):
+        start(pickled)
