@@ -33,7 +33,7 @@ from pipeline.isolation import DEATHS, Failures, Turns
 from pipeline.logs import log_into, logged
 from pipeline.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
 from pipeline.metrics import BatchMetrics
-from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer, write_rows
+from pipeline.outputs import Ids, now, remove_rows, settle, sole_writer, write_rows, writing
 from pipeline.planning import ModelShape
 from pipeline.progress import shown, start_tally
 from pipeline.records import ANNOTATION_SCHEMA, Annotation, Text
@@ -84,7 +84,8 @@ def _run(
     config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationManifest, actor: Callable[..., Any]
 ) -> AnnotationManifest:
     rows = config.output / ROWS
-    rows.mkdir(exist_ok=True)
+    with writing(rows):
+        rows.mkdir(exist_ok=True)
     session, clock = Session(started=now()), time.monotonic()
     manifest.with_session(session).write(config.output)
     done = settle(rows)

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, PipelineError
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +43,46 @@ class OutputInUseError(ConfigurationError):
     """Another process writes into the folder."""
 
 
+class OutputError(PipelineError):
+    """What cannot be written: no space, no right, a file system that is gone."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The operating system's refusals as an OutputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot write: {error}. Once it can be, the same command goes on"
+        ) from error
+
+
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Make `folder`, and keep it from every other process that asks. OutputInUseError if one has it already.
+    """Make `folder`, and keep it from every other process that asks. OutputInUseError if one has it already,
+    OutputError if it cannot be written.
 
     The operating system lets go of the lock when its holder dies, however it dies, so none is ever stale. The
     file says who holds it; it stays behind, empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        unlocked = (folder / LOCK).open("ab+", buffering=0)
+    with unlocked as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             raise OutputInUseError(
-                f"{folder}: {lock.read() or 'another process'} is writing here; wait for it, stop it, or "
-                "choose another output"
+                f"{folder}: {lock.read().decode() or 'another process'} is writing here; wait for it, stop "
+                "it, or choose another output"
             ) from error
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: cannot be locked (%s); start only one run on it at a time", folder, error)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()},")
-        lock.flush()
+        with writing(folder):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()},".encode())
         try:
             yield
         finally:
@@ -72,13 +90,15 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
+    """Write a small file so that a reader sees the old content or the new, never a part. OutputError if it
+    cannot be written."""
     part = path.with_name(path.name + _PART)
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with writing(path):
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def now() -> str:

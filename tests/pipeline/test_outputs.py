@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.outputs import (
+    OutputError,
     OutputInUseError,
     parquet_files,
     remove_rows,
@@ -31,6 +35,28 @@ def write(path: Path, ids: list[int]) -> None:
 
 def all_ids(folder: Path) -> list[int]:
     return sorted(i for path in parquet_files(folder) for i in pq.read_table(path)["text_id"].to_pylist())
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file can grow, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_an_error_that_names_what_could_not_be_written(tmp_path: Path) -> None:
+    write_whole(tmp_path / "manifest.json", "old")
+    with no_room(), pytest.raises(OutputError, match=rf"{tmp_path}/manifest\.json: cannot write: .*Errno"):
+        write_whole(tmp_path / "manifest.json", "new")
+    assert (tmp_path / "manifest.json").read_text() == "old"
+    with no_room(), pytest.raises(OutputError, match=f"{tmp_path}: cannot write"), sole_writer(tmp_path):
+        pass
+    with sole_writer(tmp_path):  # nobody has it
+        pass
 
 
 def test_a_sound_folder_is_left_as_it_is(tmp_path: Path) -> None:
