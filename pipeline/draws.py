@@ -179,7 +179,7 @@ def _draw(tree: Tree, row: np.ndarray, slot: np.ndarray, node: np.ndarray, u: np
     turn[order] = rank(node[order])
     grid = np.zeros((len(row), int(turn.max()) + 1))
     grid[node, turn] = u
-    chances, parts, done = torch.from_numpy(grid).to(tree.device), [], 0
+    chances, parts, done = tree.model.tensor(grid), [], 0
     for logits in tree.logits(row, slot):
         parts.append(invert_cdf(logits, chances[done : done + len(logits)]))
         done += len(logits)

@@ -29,6 +29,7 @@ from pipeline.loading import ModelError, load_causal_lm
 from pipeline.packing import Handed, Places
 from pipeline.prompts import PromptTemplate
 from pipeline.records import Cost, Phase, ToolName
+from pipeline.transfer import sent
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +121,7 @@ class LanguageModel:
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """The array on the model's device, without waiting for what that is doing."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return (
-            tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
-        )
+        return sent(array, self.device)
 
     def encode(self, texts: Sequence[str]) -> list[Pieces]:
         """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call

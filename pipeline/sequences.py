@@ -28,8 +28,8 @@ def token_logprobs(
     Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
     Sequences are batched by length under `batch_tokens`; the last token of a sequence is never fed.
     """
-    out, costs = [np.zeros(0)] * len(sequences), [Cost()] * len(sequences)
-    left = list(range(len(sequences)))
+    parts: list[tuple[list[int], torch.Tensor]] = []  # stay on the device: to fetch them is to wait for it
+    costs, left = [Cost()] * len(sequences), list(range(len(sequences)))
     while left:
         lengths, done, failed = [len(sequences[index]) - 1 for index in left], set(), None
         for batch in model.batches(lengths):
@@ -39,19 +39,25 @@ def token_logprobs(
             except torch.OutOfMemoryError as error:
                 failed = str(error)
                 break
-            for index, logprobs, cost in zip(mine, found, spent, strict=True):
-                out[index], costs[index] = logprobs, cost
+            parts.append((mine, found))
+            for index, cost in zip(mine, spent, strict=True):
+                costs[index] = cost
             done.update(mine)
         left = [index for index in left if index not in done]
         if failed:  # out of the handler, which holds on to the tensors of the forward that failed
             model.shrink(min(len(sequences[index]) - 1 for index in left), failed)
+    out = [np.zeros(0)] * len(sequences)
+    for mine, found in parts:
+        ends = np.cumsum([len(wanted[index]) for index in mine])
+        for index, logprobs in zip(mine, np.split(found.cpu().numpy(), ends[:-1]), strict=True):
+            out[index] = logprobs
     return out, costs
 
 
 def _scored(
     model: LanguageModel, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
-) -> tuple[list[np.ndarray], list[Cost]]:
-    """token_logprobs of one batch."""
+) -> tuple[torch.Tensor, list[Cost]]:
+    """token_logprobs of one batch, in one row."""
     features, spent = _alone(model, [sequence[:-1] for sequence in sequences])
     sizes = [len(indices) for indices in wanted]
     costs = [
@@ -61,10 +67,10 @@ def _scored(
     row, column = np.repeat(np.arange(len(sizes)), sizes), np.concatenate(wanted)
     targets = np.concatenate([ids[at] for ids, at in zip(sequences, wanted, strict=True)])
     chosen = features[model.tensor(row), model.tensor(column - 1)]
-    found = model.log_probability(chosen, model.tensor(targets), phase).double().cpu().numpy()
+    found = model.log_probability(chosen, model.tensor(targets), phase).double()
     for cost in spent:  # log_probability has counted the logits
         model.spend(phase, cost)
-    return np.split(found, np.cumsum(sizes)[:-1]), costs
+    return found, costs
 
 
 @torch.inference_mode()
@@ -72,7 +78,10 @@ def _alone(model: LanguageModel, rows: Sequence[np.ndarray]) -> tuple[torch.Tens
     """Features [B, Q, D] of rows that are contexts of their own, and what each row cost."""
     sizes, ids = np.array([len(row) for row in rows]), model.tensor(pad(rows))
     longest = ids.shape[1]
-    packed = model.leaves_padding_out(int(sizes.sum()), ids.numel())
+    # A model without a mask looks whether positions begin anew, for which a GPU would be waited for.
+    packed = model.leaves_padding_out(int(sizes.sum()), ids.numel()) or (
+        model.packs and model.device.type == "cuda"
+    )
     if packed:
         places = Places.of(np.arange(longest) < sizes[:, None], model.device, causal=True)
         # A mask of four dimensions is passed on as it is: the model must not make one from the positions.
