@@ -23,6 +23,7 @@ def install(model: PreTrainedModel, handed: Handed) -> bool:
         return False
     for layer in _attentions(model):
         layer._attn = partial(_attend, layer, handed)  # type: ignore[method-assign]
+        layer._get_embed_positions = partial(_positions, layer)  # type: ignore[method-assign]
     return True
 
 
@@ -30,10 +31,17 @@ def uninstall(model: PreTrainedModel) -> None:
     """Gives the layers their own attention back."""
     for layer in _attentions(model):
         layer.__dict__.pop("_attn", None)
+        layer.__dict__.pop("_get_embed_positions", None)
 
 
 def _attentions(model: PreTrainedModel) -> list[GPTJAttention]:
     return [part for part in model.modules() if isinstance(part, GPTJAttention)]
+
+
+def _positions(layer: GPTJAttention, position_ids: torch.Tensor) -> torch.Tensor:
+    """The table of rotary positions, seen by every row; transformers' layer copies it for each of them."""
+    layer.embed_positions = layer.embed_positions.to(position_ids.device)  # type: ignore[assignment]
+    return layer.embed_positions.expand(len(position_ids), -1, -1)
 
 
 def _attend(

@@ -22,7 +22,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pipeline.transfer import sent
+
 NAME = "packed_sdpa"
+_CHANGES = frozenset({"softcap", "position_bias"})  # what transformers' function does, or refuses, besides
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Places:
     @classmethod
     def of(cls, real: np.ndarray, device: torch.device, causal: bool = False) -> Places:
         """Of the tokens that are `real` [B, Q] bool."""
-        row, column = (torch.from_numpy(index).to(device) for index in real.nonzero())
+        row, column = (sent(index, device) for index in real.nonzero())
         return cls(row, column, real.shape[0], real.shape[1], causal)
 
     def to(self, device: torch.device | str | int, **_: object) -> Places:
@@ -87,14 +90,37 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention output [1, M, H, E], or [B, Q, H, E] without places."""
     if places is None:
-        plain: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-        return plain, None
+        return _attended(module, query, key, value, attention_mask, **options), None
     if places.causal:
         attention_mask = None  # sdpa then takes its causal path, which needs none
         key, value = (places.spread(part.transpose(1, 2)).transpose(1, 2) for part in (key, value))
     wide = places.spread(query.transpose(1, 2)).transpose(1, 2)
-    found = sdpa_attention_forward(module, wide, key, value, attention_mask, **options)[0]
-    return places.pack(found), None
+    return places.pack(_attended(module, wide, key, value, attention_mask, **options)), None
+
+
+def _attended(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [B, H, Q, E]
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **options: Any,
+) -> torch.Tensor:
+    """[B, Q, H, E]. Where several heads share keys and values, and a mask keeps transformers from using that,
+    their queries stand in one row behind each other, and no keys and values are copied."""
+    groups: int = getattr(module, "num_key_value_groups", 1)
+    rows, heads, columns, size = query.shape
+    if groups == 1 or mask is None or mask.shape[1] != 1 or options.keys() & _CHANGES:
+        found: torch.Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+        return found
+    together = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, heads // groups, groups * columns, size),
+        key,
+        value,
+        attn_mask=mask.repeat(1, 1, groups, 1),
+        scale=options.get("scaling"),
+    )
+    return together.reshape(rows, heads, columns, -1).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, packed_attention)

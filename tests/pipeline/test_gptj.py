@@ -53,3 +53,15 @@ def test_a_forward_that_fails_leaves_no_places_behind() -> None:
     with pytest.raises(IndexError):
         model.features(torch.tensor([[10**6, 1, 2]]), places=Places.of(real, model.device))
     assert model.handed.places is None
+
+
+def test_the_table_of_positions_is_seen_and_not_copied_by_the_rows() -> None:
+    model = causal_lm("gptj", 420)
+    attention = model.transformer.h[0].attn
+    own = attention._get_embed_positions(IDS)
+    assert gptj.install(model, Handed())
+    seen = attention._get_embed_positions(IDS)
+    assert torch.equal(seen, own)
+    assert seen.stride(0) == 0
+    gptj.uninstall(model)
+    assert attention._get_embed_positions(IDS).stride(0) > 0
