@@ -66,15 +66,18 @@ class Columns(DynamicCache):
     def reserve(self, capacity: int) -> None:
         """Room for `capacity` columns."""
         self.capacity = capacity
-        self.buffers = [tuple(_grown(part, self.length, capacity) for part in pair) for pair in self.buffers]  # type: ignore[misc]
+        # One by one, so that no more than one layer is held twice.
+        for layer, (keys, values) in enumerate(self.buffers):
+            self.buffers[layer] = _grown(keys, self.length, capacity), _grown(values, self.length, capacity)
 
     def repeated(self, rows: int, capacity: int) -> Columns:
         """A copy of this cache of one row as `rows` rows, with room for `capacity` columns."""
         copy = Columns()
-        copy.length, copy.capacity = self.length, capacity
+        copy.length, copy.bucket = self.length, self.bucket
+        copy.capacity = copy._shown(capacity)
         for keys, values in self.buffers:
             wide = (part.expand(rows, -1, -1, -1) for part in (keys, values))
-            copy.buffers.append(tuple(_grown(part, self.length, capacity) for part in wide))  # type: ignore[arg-type]
+            copy.buffers.append(tuple(_grown(part, self.length, copy.capacity) for part in wide))  # type: ignore[arg-type]
         return copy
 
     @classmethod
@@ -85,10 +88,11 @@ class Columns(DynamicCache):
         The caches are emptied, layer by layer, so that no more than one layer is held twice.
         """
         joined = cls()
-        joined.length, joined.capacity = max(columns.shape[1] for _, _, columns in parts), capacity
+        joined.length, joined.bucket = max(columns.shape[1] for _, _, columns in parts), parts[0][0].bucket
+        joined.capacity = joined._shown(capacity)
         rows = sum(len(kept) for _, kept, _ in parts)
         for layer, pair in enumerate(parts[0][0].buffers):
-            new = tuple(part.new_empty(rows, part.shape[1], capacity, part.shape[3]) for part in pair)
+            new = tuple(part.new_empty(rows, part.shape[1], joined.capacity, part.shape[3]) for part in pair)
             done = 0
             for cache, kept, columns in parts:
                 end, width = done + len(kept), columns.shape[1]

@@ -14,12 +14,14 @@ import torch
 
 from pipeline.columns import Columns
 from pipeline.contexts import Contexts
+from pipeline.draws import invert_cdf
 from pipeline.model import LanguageModel, Prompt, causal
 from pipeline.sequences import token_logprobs
 
 _SAFE = 0.85  # of the free memory: what is rehearsed is not all there is
 _MOST = 2**18
 _PROMPT, _TEXT, _BRANCHES = 256, 384, 16  # tokens, tokens, branches of each text
+_DRAWS, _STEPS = 64, 2  # nodes of each text while drawing, and for so many tokens
 _FEW, _MANY = 2, 6  # texts in a rehearsal, twice
 
 
@@ -46,8 +48,8 @@ def fitting(peaks: Mapping[int, int], free: int) -> int:
 
 
 def rehearse(model: LanguageModel, texts: int) -> int:
-    """Two batches of contexts, the second joining the draws of the first, and a batch of sequences to score;
-    how many tokens that were. Nothing of it is counted as spent."""
+    """Two batches of contexts, the second joining the draws of the first, some tokens of many draws, and a
+    batch of sequences to score; how many tokens the contexts were. Nothing of it is counted as spent."""
     spent = dict(model.spent)
     prompt, n = min(_PROMPT, model.max_positions // 4), min(_TEXT, model.max_positions // 3)
     trees = []
@@ -61,6 +63,13 @@ def rehearse(model: LanguageModel, texts: int) -> int:
     first, second = trees
     first.join(second)
     tokens = first.held
+    row, slot = np.repeat(np.arange(2 * texts), _DRAWS), np.tile(np.arange(_DRAWS), 2 * texts)
+    parent = slot % min(_BRANCHES, n)
+    for _ in range(_STEPS):
+        first.extend(row, slot, parent, slot % model.vocabulary)
+        parent = slot
+        for logits in first.logits(row, slot):
+            invert_cdf(logits, torch.zeros(len(logits), 1, dtype=torch.float64, device=model.device))
     sequences = [np.arange(n) % model.vocabulary] * (tokens // n)
     before, model.batch_tokens = model.batch_tokens, tokens
     token_logprobs(model, sequences, [np.arange(n - 5, n)] * len(sequences), "plus")

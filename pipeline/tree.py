@@ -109,13 +109,14 @@ class Tree:
         """
         trees = (self, other)
         rows = [tree.model.tensor(tree.alive) for tree in trees]
-        columns = [_seen(tree.allowed[kept]) for tree, kept in zip(trees, rows, strict=True)]
+        own = [tree.allowed[kept] for tree, kept in zip(trees, rows, strict=True)]
+        columns = [_seen(part, _width(part)) for part in own]
         width = max(part.shape[1] for part in columns)
         queries = max(tree.depth.shape[1] for tree in trees)
         allowed, depth, features = [], [], []
-        for tree, kept, seen in zip(trees, rows, columns, strict=True):
+        for tree, kept, part, seen in zip(trees, rows, own, columns, strict=True):
             more = queries - tree.depth.shape[1]
-            allowed.append(pad(_columns(tree.allowed[kept], seen), (0, width - seen.shape[1], 0, more)))
+            allowed.append(pad(_columns(part, seen), (0, width - seen.shape[1], 0, more)))
             depth.append(pad(tree.depth[kept], (0, more)))
             features.append(pad(tree.features[kept], (0, 0, 0, more)))
         caches = [tree.cache for tree in trees]
@@ -132,10 +133,10 @@ class Tree:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
         """Takes rows that are not alive, and columns no token sees, out of the cache and the next step."""
         rows = self.model.tensor(self.alive)
-        columns = _seen(allowed[rows])
-        width = columns.shape[1]
+        width = _width(allowed[rows])
         if len(self.alive) * width > _WORTH * len(depth) * self.cache.length:
             return tokens, depth, allowed, real
+        columns = _seen(allowed[rows], width)
         self.cache = Columns.joined([(self.cache, rows, columns)], width + _spare(tokens.shape[1]))
         real = real[self.alive]
         self.place = self._renumbered()
@@ -179,12 +180,15 @@ def _spare(queries: int) -> int:
     return SPARE + _STEPS * queries
 
 
-def _seen(allowed: torch.Tensor) -> torch.Tensor:
-    """Of each row of [B, Q, T] the columns that a token sees, in their order, and others until all rows have
-    as many: [B, T']."""
-    seen = allowed.any(dim=1)
-    width = int(seen.sum(dim=1).max())
-    return seen.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+def _width(allowed: torch.Tensor) -> int:
+    """Most columns that the tokens of a row of [B, Q, T] see."""
+    return int(allowed.any(dim=1).sum(dim=1).max())
+
+
+def _seen(allowed: torch.Tensor, width: int) -> torch.Tensor:
+    """Of each row of [B, Q, T] the columns that a token sees, in their order, and others until there are
+    `width` in all: [B, width]."""
+    return allowed.any(dim=1).byte().argsort(dim=1, descending=True, stable=True)[:, :width]
 
 
 def _columns(allowed: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
