@@ -29,13 +29,14 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contestants import Run, run_engine, run_plain, without_shortcuts
+from bench.contestants import BATCH, Run, run_engine, run_plain, without_shortcuts
 from bench.measuring import matrix_rate
 from bench.plain import Plain
 from bench.processes import in_processes
 from bench.subject import Subject, make_model
 from bench.vllm_job import contest
 from pipeline.annotator import Annotator
+from pipeline.compiling import compile_parts
 from pipeline.config import MethodConfig, ModelConfig
 from pipeline.execution import ExecutedCall
 from pipeline.filtering import ScoredText, kept, score_calls
@@ -183,6 +184,9 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
             report(alike.vllm.run, alike.vllm.scored, vllm=alike.vllm.about)
     for run in without_shortcuts(model, subject.tools, method, texts) if args.shortcuts else ():
         report(run)
+    if args.compile and compile_parts(model.model):
+        subject.annotator().annotate(texts[:BATCH])
+        report(run_engine("norms and MLPs compiled", subject.annotator(), model, texts)[0])
     out = {"model": name, "tool": tool, "method": settings.model_dump(), "shape": scale.shape.model_dump()}
     out |= {"matrix_flops_per_s": rate, "contestants": rows, "engine_over": ratios(rows)}
     for other, ratio in out["engine_over"].items():
@@ -243,6 +247,11 @@ def main() -> None:
     )
     parser.add_argument(
         "--agreement", action="store_true", help="score the float32 model's calls in bfloat16 too"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="the engine also as model.compile has it, from its second batch on",
     )
     parser.add_argument("--against", choices=("vllm",), help="the same job, in --dtype, through vLLM too")
     parser.add_argument("--vllm-python", help="the interpreter of an environment that has vLLM")

@@ -108,7 +108,8 @@ def without_shortcuts(
     with _set(model, "_automata", {tool: patient(model)}):
         yield run_engine("no early end of draws", whole, model, texts)[0]
     if model.separate_head:
-        with _set(model, "separate_head", False):
+        # All logits may not fit: what then shrinks is for this contestant only.
+        with _set(model, "separate_head", False), _set(model, "batch_tokens", model.batch_tokens):
             yield run_engine("logits everywhere", whole, model, texts)[0]
     yield run_engine("each call scored by itself", EachAlone(model, tools, method), model, texts)[0]
     settings = {**method.of(tool).model_dump(), "tau_f": -1e9}

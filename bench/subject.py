@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from bench.contestants import BATCH
 from demo import generate
 from pipeline.annotator import Annotator
 from pipeline.calls import continuation
@@ -100,7 +101,8 @@ class Subject:
         method = MethodConfig.model_validate({"tools": (tool,), "prompts": PROMPTS, tool.lower(): settings})
         texts = make_texts(model, method, args.texts, args.corpus, args.max_tokens)
         subject = cls(model, make_tools(), method, texts)
-        subject.annotator().annotate(texts[:1])
+        warm = 1 if model.device.type == "cpu" else BATCH  # a GPU's libraries make their plans by size
+        subject.annotator().annotate(texts[:warm])
         return subject
 
     @property

@@ -30,6 +30,8 @@ class ModelConfig(Frozen):
     """auto takes a GPU when there is one."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one forward, padding included; None: what fits a GPU, 16,384 on a CPU."""
+    compile: bool = False
+    """Compile norms and MLPs (torch.compile): a wait of minutes, then fewer kernels; for GPUs."""
     gpus: PositiveInt = 1
     """GPUs to spread the layers over, if one cannot hold them; annotate takes ray.gpus_per_actor."""
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from pipeline.compiling import compile_parts
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigurationError
 
@@ -49,6 +50,14 @@ def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedToke
         raise ModelError(f"model.path {config.path!r}: no weights for {', '.join(absent[:3])}")
     if not placement:
         model = model.to(device)
+    if config.compile and not placement:
+        compile_parts(model)
+    elif config.compile:
+        logger.warning("model.compile: nothing is compiled of a model that is spread over GPUs")
+    if device == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(
+            False
+        )  # it plans anew for each shape, and every step has another
     return model, tokenizer
 
 

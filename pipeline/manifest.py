@@ -37,7 +37,7 @@ _OPERATIONAL: dict[str, Any] = {
     "output": True,
     "max_failed_share": True,
     "retry_failed": True,
-    "model": {"device", "batch_tokens", "gpus"},
+    "model": {"device", "batch_tokens", "gpus", "compile"},
     "tools": {
         "service": True,
         "cache_size": True,
@@ -47,7 +47,7 @@ _OPERATIONAL: dict[str, Any] = {
             "vectors": {"gpu"},
             "deployment": True,
         },
-        "qa": {"batch_size", "device", "deployment"},
+        "qa": {"batch_tokens", "device", "deployment"},
         "calculator": {"deployment"},
         "calendar": {"deployment"},
         "mt": {"batch_tokens", "device", "deployment"},

@@ -35,7 +35,7 @@ _OPERATIONAL: dict[str, Any] = {
     "cpus_per_worker": True,
     "max_failures": True,
     "gradient_checkpointing": True,
-    "model": {"device", "batch_tokens", "gpus"},
+    "model": {"device", "batch_tokens", "gpus", "compile"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from pipeline.annotator import Annotator
+from pipeline.compiling import compile_parts
 from pipeline.config import MethodConfig, ModelConfig
+from pipeline.draws import Draws
 from pipeline.model import LanguageModel
 from pipeline.records import Annotation
 from tests import annotating
@@ -34,7 +37,11 @@ def on_gpu(architecture: str, dtype: torch.dtype = torch.float32) -> LanguageMod
     model = language_model(architecture, "pieces")
     copied = causal_lm(architecture, model.vocabulary)
     copied.load_state_dict(model.model.state_dict())
-    return LanguageModel(copied.to("cuda", dtype), model.tokenizer)
+    for (
+        weight
+    ) in copied.parameters():  # and no more: rotary frequencies stay float32, as from_pretrained has them
+        weight.data = weight.data.to(dtype)
+    return LanguageModel(copied.to("cuda"), model.tokenizer)
 
 
 def annotate(model: LanguageModel, method: MethodConfig) -> list[Annotation]:
@@ -51,6 +58,38 @@ def test_calls_and_losses_are_those_of_the_cpu(architecture: str, method: Method
             assert (call.input, call.position) == (found.input, found.position)
             assert found.l_plus == pytest.approx(call.l_plus, abs=1e-3)
             assert found.gain == pytest.approx(call.gain, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compiled_norms_and_mlps_change_nothing(architecture: str, method: MethodConfig) -> None:
+    expected, model = annotate(on_gpu(architecture), method), on_gpu(architecture)
+    assert compile_parts(model.model)
+    for one, other in zip(expected, annotate(model, method), strict=True):
+        assert one.funnel == other.funnel
+        assert [c.l_plus for c in other.calls] == pytest.approx([c.l_plus for c in one.calls], abs=1e-3)
+
+
+def test_a_step_of_drawing_waits_for_the_card_twice(
+    method: MethodConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the tokens, and to see whether rows can be given up."""
+    waits: list[int] = []
+    step = Draws.step
+
+    def watched(draws: Draws) -> None:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                step(draws)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("called a synchronizing" in str(one.message) for one in seen))
+
+    monkeypatch.setattr(Draws, "step", watched)
+    annotate(on_gpu("llama"), method)
+    assert len(waits) > 5
+    assert max(waits) == 2
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
+from pipeline import manifest, runfolder
+from pipeline.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
 from pipeline.corpus import Shard
 from pipeline.counts import COLUMNS, Counts, count_rows
 from pipeline.manifest import ROWS, ManifestError, Session, begin, read_batches, read_manifest, read_rows
@@ -189,3 +190,20 @@ def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, [Annotation(text(1), "no_calls")])
     with pytest.raises(KeyError, match="colour"):
         list(read_batches(tmp_path, ["text_id", "colour"]))
+
+
+def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
+    """A name that is none would let nothing change, unnoticed."""
+
+    def check(names: Any, fields: Any, path: str) -> None:
+        for name in names:
+            assert name in fields, f"{path}.{name}"
+            if isinstance(names, dict) and names[name] is not True:
+                [inner] = [one for one in models_in(fields[name].annotation) if hasattr(one, "model_fields")]
+                check(names[name], inner.model_fields, f"{path}.{name}")
+
+    def models_in(kind: Any) -> tuple[Any, ...]:
+        return get_args(kind) or (kind,)
+
+    check(manifest._OPERATIONAL, AnnotateConfig.model_fields, "annotate")
+    check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
