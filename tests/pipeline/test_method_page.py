@@ -1,8 +1,11 @@
-"""docs/method.md promises that its few lines of transformers recompute a row; here they do."""
+"""docs/method.md promises that its few lines of transformers recompute a row; here they do. What its table
+names is there."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,14 @@ PROMPT = "Add calls. [Calculator(1 + 2)]\n\nInput: {text}\nOutput:\n"
 def recipe() -> str:
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     return str(code)
+
+
+def test_the_functions_of_the_table_are_there() -> None:
+    table = [line for line in PAGE.read_text().splitlines() if re.match(r"\| (§|the recomp)", line)]
+    named = re.findall(r"`([a-z_]+)\.([A-Za-z_.]+)`", "\n".join(table))
+    assert len(named) > 15
+    for module, name in named:
+        reduce(getattr, name.split("."), importlib.import_module(f"pipeline.{module}"))
 
 
 @pytest.mark.parametrize(
