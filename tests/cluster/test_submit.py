@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from cluster.submit import ROOT, main
+from pipeline.manifest import read_manifest, read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -84,7 +85,7 @@ def cluster() -> Iterator[Cluster]:
         }
         # The agent's port as well: its usual one may be another cluster's, and jobs are started through it.
         ports = [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}", "--port=0"]
-        size = ["--num-cpus=2", f"--object-store-memory={100 * 1024**2}"]
+        size = ["--num-cpus=8", f"--object-store-memory={100 * 1024**2}"]
         process = subprocess.Popen(
             [
                 "ray",
@@ -134,6 +135,21 @@ def test_a_job_runs_in_this_folder_with_its_variables_and_says_what_it_is(cluste
     assert job["status"] == "SUCCEEDED"
     assert shlex.split(job["metadata"]["command"]) == ["bash", "-c", command]
     assert job["metadata"]["commit"]
+
+
+def test_a_submitted_annotate_leaves_its_rows_where_it_was_told_to(cluster: Cluster, tmp_path: Path) -> None:
+    """The job's folder is a copy: model, prompts and pages come with it, the output is a path outside."""
+    output = tmp_path / "annotations"
+    done = cluster.submit(
+        *("--", "python", "-m", "pipeline", "annotate", "--recipe", "demo", "--output", str(output)),
+        *("--method.tools", "Calculator", "Calendar", "--corpus.max-texts", "12", "--ray.actors", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(output)
+    assert manifest.state == "finished"
+    assert manifest.counts is not None
+    assert manifest.counts.texts == len(list(read_rows(output, ["text_id"]))) == 12
+    assert any(row["calls"] for row in read_rows(output, ["calls"]))
 
 
 def test_a_job_that_fails_is_a_failure_here(cluster: Cluster) -> None:

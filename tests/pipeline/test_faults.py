@@ -24,13 +24,13 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
         yield ready
 
 
-@pytest.mark.parametrize("kind", ["actor", "node", "half", "twice", "disk"])
+@pytest.mark.parametrize("kind", ["actor", "node", "restart", "half", "twice", "disk"])
 def test_a_fault_leaves_the_rows_of_an_undisturbed_run(trial: Trial, kind: str) -> None:
     if kind == "disk" and not can_mount():
         pytest.skip("no right to mount a file system that can be full")
     found = trial.round(kind, random.Random(f"test {kind}"))
     assert found.passed, found
-    assert found.starts == (2 if kind in ("half", "disk") else 1)
+    assert found.starts == (2 if kind in ("restart", "half", "disk") else 1)
     if kind == "disk":
         assert "No space left" in found.said
 
