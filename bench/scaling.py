@@ -3,7 +3,8 @@
     python -m bench.scaling [--actors 1 2 4 8 16 32] [--seconds 60] [--batches 4]
 
 Everything is what `python -m pipeline annotate` runs (reading, batches, scheduling, the tools on Ray Serve
-with their calls, writing, progress) on a cluster.local, except the actors: `TimedBatch` keeps its GPU for
+with their calls, writing, progress) on a cluster.local, except the actors, which keep no metrics and no list
+of what they have begun (two small messages a batch): `TimedBatch` keeps its GPU for
 `--seconds` a batch by sleeping, half before the calls and half after, and sends calls for every text (CALLS)
 to calculator, calendar and search. Two batches share an actor's GPU, as in production. (`plan` gives an A100
 30 s for 64 web texts of 400 tokens with GPT-J under calculator and calendar alone.)
