@@ -31,9 +31,7 @@ def compile_parts(model: PreTrainedModel, backend: Backend = "inductor") -> bool
     try:
         with torch.inference_mode():
             model(input_ids=ids, use_cache=False)
-    except (
-        Exception
-    ) as error:  # of a compiler: torch, Triton and the C++ compiler have no common class of them
+    except Exception as error:  # torch's, Triton's and the C++ compiler's have no class in common
         for part in parts:
             part._compiled_call_impl = None
         why = " ".join(str(error).split("\n")[:2])  # what torch was at, and what stopped it

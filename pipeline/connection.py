@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,14 @@ def connected(needs: Needs, address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _forget_serve()
+
+
+def _forget_serve() -> None:
+    """Serve keeps its controller's handle beyond ray.shutdown, and takes the next cluster for the same one if
+    this process has the same job id in both, as it has in clusters of its own (ray-project/ray#64647)."""
+    if context := sys.modules.get("ray.serve.context"):
+        context._set_global_client(None)
 
 
 def _join(address: str) -> None:

@@ -55,9 +55,8 @@ def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedToke
     elif config.compile:
         logger.warning("model.compile: nothing is compiled of a model that is spread over GPUs")
     if device == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(
-            False
-        )  # it plans anew for each shape, and every step has another
+        # cuDNN's attention plans anew for each shape, and every step of drawing has another.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return model, tokenizer
 
 

@@ -190,6 +190,30 @@ def test_tools_that_cannot_be_had_are_refused_before_anything_is_loaded(tmp_path
     assert not config.output.exists()
 
 
+TWICE = """
+from ray import serve
+from pipeline.connection import Needs, connected
+for _ in range(2):
+    with connected(Needs(cpus=1, gpus=0, of="a test", remedy="")):
+        assert serve.status().applications == {}
+        serve.start(proxy_location="Disabled")
+"""
+
+
+def test_one_process_can_have_one_local_cluster_after_another(tmp_path: Path) -> None:
+    """Serve remembers the first, which the second looks like to it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
     with sole_writer(tmp_path / "out"), pytest.raises(OutputInUseError):
         annotate(annotating.config(world, tmp_path / "out"))
