@@ -81,7 +81,7 @@ DEMO = Assumptions(
     tools={
         "QA": Habit(
             fill=0.131,
-            step=4.06,
+            step=4.17,
             candidates=0.479,
             scored=0.464,
             plus=15.7,
@@ -93,7 +93,7 @@ DEMO = Assumptions(
         ),
         "WikiSearch": Habit(
             fill=0.131,
-            step=1.22,
+            step=1.45,
             candidates=0.239,
             scored=0.165,
             plus=46.0,
@@ -105,7 +105,7 @@ DEMO = Assumptions(
         ),
         "Calculator": Habit(
             fill=1.0,
-            step=1.79,
+            step=1.85,
             candidates=0.344,
             scored=0.193,
             plus=10.8,
@@ -117,7 +117,7 @@ DEMO = Assumptions(
         ),
         "Calendar": Habit(
             fill=0.056,
-            step=0.2,
+            step=0.36,
             candidates=0.2,
             scored=0.183,
             plus=14.0,
@@ -129,7 +129,7 @@ DEMO = Assumptions(
         ),
         "MT": Habit(
             fill=1.0,
-            step=6.8,
+            step=6.87,
             candidates=0.312,
             scored=0.161,
             plus=34.4,
@@ -141,13 +141,13 @@ DEMO = Assumptions(
         ),
     },
     overheads={
-        "positions": Overhead(tokens=1.0, padding=0.001, seen=1.62),
-        "decode": Overhead(tokens=0.99, padding=0.0, seen=2.39),
-        "empty": Overhead(tokens=1.25, padding=0.001, seen=2.42),
+        "positions": Overhead(tokens=1.0, padding=0.011, seen=1.45),
+        "decode": Overhead(tokens=1.0, padding=0.0, seen=3.07),
+        "empty": Overhead(tokens=1.25, padding=0.001, seen=2.43),
         "plus": Overhead(tokens=1.06, padding=0.021, seen=1.32),
         "call": Overhead(tokens=1.01, padding=0.004, seen=1.34),
     },
-    size=Size(text=0.6, rest=860.0),
-    start_s=60.0,
+    size=Size(text=0.6, rest=870.0),
+    start_s=80.0,
 )
 """Measured on a whole run of the recipe `demo` (`python -m bench.plan` prints them anew)."""
