@@ -20,6 +20,7 @@ from pipeline.calls import continuation
 from pipeline.config import CorpusConfig, MethodConfig, ModelConfig, ToolMethod
 from pipeline.corpus import list_shards, read_corpus
 from pipeline.model import LanguageModel
+from pipeline.prompts import load_prompt
 from pipeline.records import TOOL_NAMES, Text, ToolName
 from pipeline.selection import select
 from tests.models import teach
@@ -72,11 +73,19 @@ def make_model(name: str, device: str, dtype: str, batch_tokens: int | None) -> 
 def make_texts(
     model: LanguageModel, method: MethodConfig, count: int, corpus: Sequence[str], max_tokens: int
 ) -> list[Text]:
-    """The first texts that the tool would be tried on."""
+    """The first texts that the tool would be tried on; its prompt leaves room for them."""
     [tool] = method.tools
     config = CorpusConfig(paths=tuple(corpus), max_tokens=max_tokens)
-    texts = read_corpus(list_shards(config), config, lambda text: len(model.encode([text])[0].ids))
-    chosen = (text for text in texts if not text.skipped and select(tool, text, method).chosen)
+    room = model.room(load_prompt(tool, method.prompts), method.of(tool).max_call_tokens)
+
+    def tokens(text: str) -> int:
+        return len(model.encode([text])[0].ids)
+
+    chosen = (
+        text
+        for text in read_corpus(list_shards(config), config, tokens)
+        if not text.skipped and select(tool, text, method).chosen and tokens(text.text) <= room
+    )
     found = [text for text, _ in zip(chosen, range(count), strict=False)]
     if not found:
         raise SystemExit(f"{', '.join(corpus)}: no text that {tool} is tried on")
