@@ -20,6 +20,7 @@ import torch
 from pipeline.model import LanguageModel
 
 ROOT = Path(__file__).parent.parent
+_OF_FREE = 0.9  # of a GPU's free memory is for vLLM
 
 
 class Vllm:
@@ -71,7 +72,7 @@ def _tail(log: IO[bytes]) -> str:
 
 def engine_settings(model: LanguageModel, path: str) -> dict[str, Any]:
     """Arguments of vllm.LLM for this model; docs/decisions/0014 says how they were found."""
-    return {
+    settings: dict[str, Any] = {
         "model": path,
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "enable_prefix_caching": True,
@@ -84,6 +85,11 @@ def engine_settings(model: LanguageModel, path: str) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": 0,
     }
+    if model.device.type == "cuda":  # vLLM counts the whole card as its own; the engine's model stays on it
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(model.device)
+        settings["gpu_memory_utilization"] = round(_OF_FREE * free / total, 3)
+    return settings
 
 
 def environment(python: str, device: torch.device) -> dict[str, str]:
