@@ -54,7 +54,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot write: {error}. Once it can be, the same command goes on"
+            f"{path}: cannot write: {error}. Mend that and give the command again, or name another output"
         ) from error
 
 
@@ -140,7 +140,8 @@ def settle(folder: Path) -> Ids:
     files = parquet_files(folder)
     with ThreadPoolExecutor(_READERS) as pool:
         ids = list(pool.map(_ids_or_remove, files))
-    together = np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
+    together = np.concatenate([np.empty(0, np.int64), *ids])
+    together.sort()  # in place: there may be 10^9 of them
     if not (together[1:] == together[:-1]).any():
         return together
     _remove_twins(files, ids)

@@ -56,8 +56,7 @@ def test_annotations_are_those_of_the_model_as_it_is(architecture: str, method: 
     for one, other in zip(annotate(model, method), compiled, strict=True):
         assert one.funnel == other.funnel
         assert [call.l_plus for call in other.calls] == pytest.approx([call.l_plus for call in one.calls])
-    sizes = {part.numel() for graph in graphs for part in graph.parameters()}
-    assert 0 < len(graphs) <= 12, f"compiled {len(graphs)} times, {sizes}"
+    assert 0 < len(graphs) <= 4, "compiled anew for every length or layer"
 
 
 def test_without_a_compiler_the_model_runs_as_it_is(
