@@ -29,23 +29,23 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contestants import BATCH, Run, run_engine, run_plain, without_shortcuts
 from bench.measuring import matrix_rate
 from bench.plain import Plain
 from bench.processes import in_processes
-from bench.subject import Subject, make_model
-from bench.vllm_job import contest
-from pipeline.annotator import Annotator
-from pipeline.compiling import compile_parts
-from pipeline.config import MethodConfig, ModelConfig
-from pipeline.execution import ExecutedCall
-from pipeline.filtering import ScoredText, kept, score_calls
-from pipeline.model import LanguageModel
-from pipeline.planning import ModelShape
-from pipeline.prompts import load_prompt
-from pipeline.records import TOOL_NAMES, Annotation, Call, Cost, Phase, Text, ToolName
-from pipeline.sampling import Order, sample_calls
-from tools_service.client import LocalTools
+from bench.systems import BATCH, Run, run_engine, run_plain, without_shortcuts
+from bench.vllm.job import contest
+from bench.workload import Subject, make_model
+from pipeline.base.config import MethodConfig, ModelConfig
+from pipeline.base.cost import ModelShape
+from pipeline.base.records import TOOL_NAMES, Annotation, Call, Cost, Phase, Text, ToolName
+from pipeline.engine.compiling import compile_parts
+from pipeline.engine.model import LanguageModel
+from pipeline.method.annotator import Annotator
+from pipeline.method.execution import ExecutedCall
+from pipeline.method.filtering import ScoredText, kept, score_calls
+from pipeline.method.sampling import Order, sample_calls
+from pipeline.syntax.prompts import load_prompt
+from tools_service.serving.client import LocalTools
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench import results
+from bench.fixtures import small_run as annotating
 from cluster.local import ROOT, LocalCluster
-from pipeline.annotation import BATCHES_IN_FLIGHT, AnnotateBatch, annotate
-from pipeline.errors import PipelineError
-from pipeline.manifest import MANIFEST, ROWS, read_manifest
-from pipeline.outputs import parquet_files
-from tests import annotating
+from pipeline.annotation.run import BATCHES_IN_FLIGHT, AnnotateBatch, annotate
+from pipeline.storage.manifest import MANIFEST, ROWS, read_manifest
+from pipeline.storage.row_files import parquet_files
+from tools_service.base.errors import PipelineError
 
 KINDS = {
     "actor": "SIGKILL to the process of an annotating actor",

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from bench import results
-from pipeline.annotator import Annotator
-from pipeline.config import AnnotateConfig
-from pipeline.corpus import list_shards, read_corpus
-from pipeline.datasource import TokenCounter
-from pipeline.model import LanguageModel
-from pipeline.recipes import demo
-from pipeline.records import TOOL_NAMES, Text
-from tools_service.client import LocalTools
+from pipeline.annotation.source import TokenCounter
+from pipeline.base.config import AnnotateConfig
+from pipeline.base.records import TOOL_NAMES, Text
+from pipeline.cli.recipes import demo
+from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.engine.model import LanguageModel
+from pipeline.method.annotator import Annotator
+from tools_service.serving.client import LocalTools
 
 BAR = 0.05
 EVERY = 1_000

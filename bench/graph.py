@@ -26,16 +26,16 @@ from typing import Any
 import torch
 
 from bench import results
-from pipeline.annotation import annotate
-from pipeline.annotator import Annotator
-from pipeline.config import AnnotateConfig, RayConfig
-from pipeline.corpus import list_shards, read_corpus
-from pipeline.datasource import TokenCounter
-from pipeline.manifest import ROWS, read_rows
-from pipeline.model import LanguageModel
-from pipeline.recipes import demo
-from pipeline.records import Text
-from tools_service.client import LocalTools
+from pipeline.annotation.run import annotate
+from pipeline.annotation.source import TokenCounter
+from pipeline.base.config import AnnotateConfig, RayConfig
+from pipeline.base.records import Text
+from pipeline.cli.recipes import demo
+from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.engine.model import LanguageModel
+from pipeline.method.annotator import Annotator
+from pipeline.storage.manifest import ROWS, read_rows
+from tools_service.serving.client import LocalTools
 
 BAR = 0.9
 LEAST_S = 300

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools_service.languages import FLORES, flores_code, identify_language
+from tools_service.tools.languages import FLORES, flores_code, identify_language
 
 THRESHOLDS = (0.5, 0.8)
 

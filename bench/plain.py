@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from pipeline.calls import END, Malformed, continuation, linearise, parse_call, texts_of
-from pipeline.config import MethodConfig
-from pipeline.draws import invert_cdf, stream_keys, uniforms
-from pipeline.execution import ExecutedCall, execute
-from pipeline.filtering import only_after, weighted_loss
-from pipeline.model import LanguageModel
-from pipeline.prompts import load_prompt
-from pipeline.records import Call, Candidate, Cost, Phase, Text, ToolName
-from pipeline.sampling import select_positions
-from pipeline.selection import select
-from tools_service.client import ToolClient
+from pipeline.base.config import MethodConfig
+from pipeline.base.records import Call, Candidate, Cost, Phase, Text, ToolName
+from pipeline.engine.model import LanguageModel
+from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
+from pipeline.method.execution import ExecutedCall, execute
+from pipeline.method.filtering import only_after, weighted_loss
+from pipeline.method.sampling import select_positions
+from pipeline.method.selection import select
+from pipeline.syntax.calls import END, Malformed, continuation, linearise, parse_call, texts_of
+from pipeline.syntax.prompts import load_prompt
+from tools_service.serving.client import ToolClient
 
 
 class Streams(LogitsProcessor):

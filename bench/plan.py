@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from pipeline.annotation import annotate
-from pipeline.commands import COMMANDS
-from pipeline.config import AnnotateConfig, PlanConfig
-from pipeline.forecast.estimation import plan
-from pipeline.forecast.experience import experience
-from pipeline.manifest import AnnotationManifest, read_manifest
-from pipeline.recipes import demo
+from pipeline.annotation.run import annotate
+from pipeline.base.config import AnnotateConfig, PlanConfig
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.recipes import demo
+from pipeline.planning.estimate import plan
+from pipeline.planning.from_run import experience
+from pipeline.storage.manifest import AnnotationManifest, read_manifest
 
 FOLDER = results.FOLDER / "plan"
 MOST_TOKENS, MOST_TIME = 0.25, 0.35  # that a plan may be off

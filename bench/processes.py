@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.contestants import Run, run_engine, run_plain
 from bench.plain import Plain
-from bench.subject import Subject
-from bench.vllm_job import Contest, contest
-from pipeline.records import Cost, Phase, ToolName
+from bench.systems import Run, run_engine, run_plain
+from bench.vllm.job import Contest, contest
+from bench.workload import Subject
+from pipeline.base.records import Cost, Phase, ToolName
 
 PATIENCE_S = 900.0
 T = TypeVar("T")

@@ -41,14 +41,10 @@ import pyarrow as pa
 
 from bench import results
 from cluster.local import LOOPBACK_ONLY, ROOT, LocalCluster
-from pipeline.annotation import annotate
-from pipeline.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
-from pipeline.datasource import from_block, load_tokenizer
-from pipeline.execution import ExecutedCall, aexecute
-from pipeline.manifest import ROWS
-from pipeline.outputs import write_rows
-from pipeline.recipes import demo
-from pipeline.records import (
+from pipeline.annotation.run import annotate
+from pipeline.annotation.source import from_block, load_tokenizer
+from pipeline.base.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
+from pipeline.base.records import (
     ANNOTATION_SCHEMA,
     Annotation,
     Call,
@@ -59,7 +55,11 @@ from pipeline.records import (
     ToolName,
     Work,
 )
-from tools_service.contract import TRANSIENT
+from pipeline.cli.recipes import demo
+from pipeline.method.execution import ExecutedCall, aexecute
+from pipeline.storage.manifest import ROWS
+from pipeline.storage.row_files import write_rows
+from tools_service.tools.contract import TRANSIENT
 
 TEXTS_PER_BATCH = 64
 TOOLS: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")

@@ -28,12 +28,12 @@ import psutil
 
 from bench import results, texts
 from tools_service.config import VectorsConfig, WikiSearchConfig
-from tools_service.contract import ToolInput
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import build
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.terms import analyze
-from tools_service.search import WikiSearch
+from tools_service.tools.contract import ToolInput
+from tools_service.tools.wikisearch import WikiSearch
 
 PASSAGES_PER_ARTICLE = 3.8
 LEAST_PER_S, MOST_P99_MS, MOST_MEMORY_MB, LEAST_RECALL = 200, 50, 300, 0.95

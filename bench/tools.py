@@ -21,15 +21,15 @@ from datetime import date, timedelta
 from typing import Any
 
 from bench import results
-from pipeline.recipes import demo
-from pipeline.records import TOOL_NAMES
-from tests.tools_service.hostile import REASONS, VALUES
-from tools_service.calculator import Calculator
-from tools_service.client import ToolClient
+from bench.fixtures.hostile_expressions import REASONS, VALUES
+from pipeline.base.records import TOOL_NAMES
+from pipeline.cli.recipes import demo
 from tools_service.config import ToolsConfig
-from tools_service.contract import TRANSIENT, Tool, ToolInput, answer
-from tools_service.service import tools_on_ray
-from tools_service.toolbox import load_tool
+from tools_service.serving.client import ToolClient
+from tools_service.serving.deployment import tools_on_ray
+from tools_service.tools.calculator import Calculator
+from tools_service.tools.contract import TRANSIENT, Tool, ToolInput, answer
+from tools_service.tools.registry import load_tool
 
 SIZES = (1, 64, 512)
 MODEL_TOOLS = ("QA", "MT")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from demo import generate
 from demo.pages import Marked
-from pipeline.config import MethodConfig
-from pipeline.filtering import kept
-from pipeline.manifest import read_rows
-from pipeline.records import ANNOTATION_SCHEMA, Annotation
+from pipeline.base.config import MethodConfig
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation
+from pipeline.method.filtering import kept
+from pipeline.storage.manifest import read_rows
 
 
 def compare(

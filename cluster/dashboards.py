@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.metrics import METRICS
+from pipeline.annotation.metrics import METRICS
 
 DASHBOARD = Path(__file__).parent / "monitoring" / "grafana" / "dashboards" / "toolformer.json"
 VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}

@@ -34,9 +34,9 @@ from transformers import (
 from demo import facts, generate, training
 from demo.facts import Entity
 from tools_service.config import QAConfig
-from tools_service.reading import encode, parts
 from tools_service.retrieval.passages import Passage
-from tools_service.seq2seq import Ids, Seq2Seq, load_seq2seq
+from tools_service.tools.qa import encode, parts
+from tools_service.tools.seq2seq import Ids, Seq2Seq, load_seq2seq
 
 # The reader's settings in the demo: its examples are put to it in exactly this form, but with up to PASSAGES.
 READER = QAConfig(model="demo/models/reader", reader="fid", passages=1, max_passage_tokens=128)

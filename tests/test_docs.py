@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.submit import ROOT
-from pipeline.__main__ import parse
+from pipeline.cli.main import parse
 
 pytestmark = pytest.mark.unit
 

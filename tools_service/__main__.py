@@ -21,13 +21,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.records import TOOL_NAMES, ToolName
-from tools_service.client import LocalTools, ToolClient
+from pipeline.base.records import TOOL_NAMES, ToolName
+from tools_service.base.errors import ConfigurationError, PipelineError
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
-from tools_service.contract import ToolInput, ToolResult
-from tools_service.toolbox import require_available
-from tools_service.toolsfile import tools_file_of, with_tools_file
+from tools_service.serving.client import LocalTools, ToolClient
+from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.tools.registry import require_available
+from tools_service.tools_file import tools_file_of, with_tools_file
 
 Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
 
@@ -126,7 +126,7 @@ def serve(arguments: Serve) -> int:
     """Run the tools until an interrupt."""
     require_available(arguments.tools, arguments.config, field="--tools")
 
-    from tools_service.serving import serve  # seconds: Ray
+    from tools_service.serving.serve import serve  # seconds: Ray
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tools_service").setLevel(logging.INFO)

@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Frozen, NotNegative, NotNegativeInt, Positive, PositiveInt, Probability
+from tools_service.base.settings import (
+    Frozen,
+    NotNegative,
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+)
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]

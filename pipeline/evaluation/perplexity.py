@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.calling import Beginnings
-from pipeline.columns import Columns
-from pipeline.errors import PipelineError
-from pipeline.model import LanguageModel, causal, pad
+from pipeline.engine.kv_cache import Columns
+from pipeline.engine.model import LanguageModel, causal, pad
+from pipeline.inference.call_parser import Beginnings
+from tools_service.base.errors import PipelineError
 
 
 class PerplexityError(PipelineError):

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigurationError
+from pipeline.base.records import ToolName
 from pipeline.evaluation.questions import Question
-from pipeline.outputs import write_whole
-from pipeline.records import ToolName
-from pipeline.settings import Frozen
+from pipeline.storage.row_files import write_whole
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.settings import Frozen
 
 if TYPE_CHECKING:
-    from pipeline.inference import Generation
+    from pipeline.inference.generator import Generation
 
 
 class EvaluationError(ConfigurationError):

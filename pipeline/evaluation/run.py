@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
-from pipeline.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
-from pipeline.corpus import list_shards, read_corpus, require_readable
+from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.base.records import TOOL_NAMES, ToolName
+from pipeline.corpus.texts import list_shards, read_corpus, require_readable
+from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.questions import Benchmark, read_benchmark
 from pipeline.evaluation.results import (
@@ -29,11 +31,9 @@ from pipeline.evaluation.results import (
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
-from pipeline.inference import Generation, Generator
-from pipeline.model import LanguageModel
-from pipeline.records import TOOL_NAMES, ToolName
-from tools_service.client import LocalTools, ToolClient
-from tools_service.toolbox import ToolUnavailableError, require_available
+from pipeline.inference.generator import Generation, Generator
+from tools_service.serving.client import LocalTools, ToolClient
+from tools_service.tools.registry import ToolUnavailableError, require_available
 
 logger = logging.getLogger(__name__)
 

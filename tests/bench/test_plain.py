@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from bench.annotate import same_calls
-from bench.contestants import EachAlone, PromptAfresh, patient
+from bench.fixtures import small_run as annotating
+from bench.fixtures.small_run import annotator_model, texts
 from bench.plain import Plain
-from pipeline.annotator import Annotator
-from pipeline.config import MethodConfig
-from pipeline.records import Call
-from tests import annotating
-from tests.annotating import annotator_model, texts
-from tools_service.client import LocalTools
+from bench.systems import EachAlone, PromptAfresh, patient
+from pipeline.base.config import MethodConfig
+from pipeline.base.records import Call
+from pipeline.method.annotator import Annotator
 from tools_service.config import ToolsConfig
+from tools_service.serving.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

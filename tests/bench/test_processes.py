@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.annotate import ratios, same_calls
-from bench.contestants import Run, run_engine
 from bench.processes import in_processes, interleaved, merged
-from bench.subject import Subject
-from pipeline.errors import PipelineError
-from pipeline.records import Cost
+from bench.systems import Run, run_engine
+from bench.workload import Subject
+from pipeline.base.records import Cost
+from tools_service.base.errors import PipelineError
 
 pytestmark = pytest.mark.unit
 

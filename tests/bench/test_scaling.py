@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from bench.scaling import CALLS, annotation, busy, calls_of, cpu_load, summary, times_of, write_pages
-from pipeline.config import CorpusConfig
-from pipeline.corpus import list_shards, read_corpus
-from pipeline.execution import aexecute
-from pipeline.records import Annotation, Document, Text
-from tools_service.client import LocalTools
+from pipeline.base.config import CorpusConfig
+from pipeline.base.records import Annotation, Document, Text
+from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.method.execution import aexecute
 from tools_service.config import ToolsConfig
+from tools_service.serving.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.tools import Measured, in_turns, inputs_of, lost, slowest_hostile, uncached
-from pipeline.recipes import demo
-from pipeline.records import TOOL_NAMES
+from pipeline.base.records import TOOL_NAMES
+from pipeline.cli.recipes import demo
 
 pytestmark = pytest.mark.unit
 

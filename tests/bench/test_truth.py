@@ -6,8 +6,8 @@ import pytest
 
 from bench.truth import compare
 from demo.pages import Marked, mark
-from pipeline.config import MethodConfig
-from pipeline.records import Annotation, Call, Document, Text
+from pipeline.base.config import MethodConfig
+from pipeline.base.records import Annotation, Call, Document, Text
 
 pytestmark = pytest.mark.unit
 

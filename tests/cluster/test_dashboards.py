@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.fixtures import small_run as annotating
 from cluster.dashboards import DASHBOARD, OURS, RAYS, Panel, faults, main, read_panels
 from cluster.local import ROOT, LocalCluster
-from pipeline.metrics import BATCH_SECONDS
-from tests import annotating
+from pipeline.annotation.metrics import BATCH_SECONDS
 
 MONITORING = ROOT / "cluster" / "monitoring"
 # What nothing can be shown of on a machine without a GPU.

@@ -15,7 +15,7 @@ import yaml
 
 from cluster.manifests import MANIFESTS, ROOT, check, documents, main
 from cluster.submit import parse as submission
-from pipeline.__main__ import parse
+from pipeline.cli.main import parse
 
 pytestmark = pytest.mark.unit
 

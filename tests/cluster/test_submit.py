@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from cluster.submit import ROOT, main
-from pipeline.manifest import read_manifest, read_rows
+from pipeline.storage.manifest import read_manifest, read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

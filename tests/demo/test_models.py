@@ -14,10 +14,10 @@ from demo import facts, generate
 from demo.train_reader import READER
 from demo.train_translator import phrases
 from tools_service.config import MTConfig, WikiSearchConfig
-from tools_service.contract import ToolInput, ToolResult
-from tools_service.reading import QA
 from tools_service.retrieval.index import ensure
-from tools_service.translation import MT
+from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.tools.mt import MT
+from tools_service.tools.qa import QA
 
 pytestmark = pytest.mark.unit
 

@@ -12,8 +12,8 @@ import torch
 from demo import train_reader, train_translator, training
 from demo.train_reader import PASSAGES, READER, example, known, loss_of, whole_article
 from demo.train_translator import held_out, phrases
-from tests.seq2seq import byte_level_tokenizer, t5
-from tools_service.reading import encode, parts
+from tests.tools_service.small_seq2seq import byte_level_tokenizer, t5
+from tools_service.tools.qa import encode, parts
 
 pytestmark = pytest.mark.unit
 

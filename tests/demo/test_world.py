@@ -12,7 +12,7 @@ import pytest
 
 from demo import arithmetic, facts, generate, german, pages, pretraining
 from demo.pages import Marked
-from pipeline.selection import identify_language
+from pipeline.method.selection import identify_language
 
 pytestmark = pytest.mark.unit
 

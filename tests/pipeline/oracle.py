@@ -11,11 +11,11 @@ import math
 import numpy as np
 import torch
 
-from pipeline.calls import Malformed, continuation, linearise, parse_call, texts_of
-from pipeline.draws import stream_keys, uniforms
-from pipeline.model import LanguageModel
-from pipeline.prompts import PromptTemplate
-from pipeline.records import ToolName
+from pipeline.base.records import ToolName
+from pipeline.engine.model import LanguageModel
+from pipeline.engine.sampler import stream_keys, uniforms
+from pipeline.syntax.calls import Malformed, continuation, linearise, parse_call, texts_of
+from pipeline.syntax.prompts import PromptTemplate
 
 
 @torch.no_grad()

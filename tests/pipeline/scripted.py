@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from pipeline.calls import Markers, continuation, texts_of
-from pipeline.columns import Columns
-from pipeline.model import LanguageModel
-from pipeline.records import Phase
+from pipeline.base.records import Phase
+from pipeline.engine.kv_cache import Columns
+from pipeline.engine.model import LanguageModel
+from pipeline.syntax.calls import Markers, continuation, texts_of
 
 _PAGES = [
     " The answer to 27 + 4 is [Calculator(27 + 4) -> 31] 31.",

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer
 
-from pipeline.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError
 from tools_service.config import EncoderConfig
 from tools_service.retrieval.passages import Passage
 

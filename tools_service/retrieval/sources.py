@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import ConfigurationError
-from pipeline.lines import MAX_LINE_BYTES, Line, read_lines
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.lines import MAX_LINE_BYTES, Line, read_lines
 
 SUFFIXES = tuple(
     kind + packed for kind in (".jsonl", ".json", ".tsv") for packed in ("", ".gz", ".zst", ".bz2")

@@ -21,7 +21,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError
 from tools_service.config import VectorsConfig
 from tools_service.retrieval.passages import Hit
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from pipeline.calls import continuation
+from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import Perplexity, PerplexityError, perplexity
-from pipeline.model import LanguageModel
-from tests.pipeline.test_rows import ARCHITECTURES, random_model
+from pipeline.syntax.calls import continuation
+from tests.pipeline.inference.test_decode_batch import ARCHITECTURES, random_model
 
 pytestmark = pytest.mark.unit
 TEXTS = ["The river is long.", "He said hello, and so on.", "a", "27 + 4 is 31. Today is Monday, he said."]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
 from pipeline.evaluation.results import Evaluation, EvaluationError, predictions_path
 from pipeline.evaluation.run import evaluate, evaluate_model
+from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
-from tests.pipeline.test_rows import random_model
-from tools_service.calculator import Calculator
-from tools_service.calendar_ import Calendar
-from tools_service.client import LocalTools
 from tools_service.config import ToolsConfig, WikiSearchConfig
+from tools_service.serving.client import LocalTools
+from tools_service.tools.calculator import Calculator
+from tools_service.tools.calendar import Calendar
 
 pytestmark = pytest.mark.unit
 TOOLS = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())

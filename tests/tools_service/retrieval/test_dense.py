@@ -11,13 +11,13 @@ import pytest
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
-from tools_service.contract import ToolInput
 from tools_service.retrieval.encoder import Encoder
 from tools_service.retrieval.fusion import fuse
 from tools_service.retrieval.index import ensure, read_manifest
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.vectors import VectorsError
-from tools_service.search import WikiSearch, open_retriever
+from tools_service.tools.contract import ToolInput
+from tools_service.tools.wikisearch import WikiSearch, open_retriever
 
 pytestmark = pytest.mark.unit
 

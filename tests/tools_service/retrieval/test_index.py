@@ -13,13 +13,13 @@ import pytest
 
 from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, written
 from tools_service.config import WikiSearchConfig
-from tools_service.contract import ToolInput
 from tools_service.retrieval import index as index_module
 from tools_service.retrieval import sources
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import IndexFolderError, build, ensure, read_manifest
 from tools_service.retrieval.sources import SourceError
-from tools_service.search import WikiSearch, open_retriever
+from tools_service.tools.contract import ToolInput
+from tools_service.tools.wikisearch import WikiSearch, open_retriever
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,295 @@
+"""The commands: the type of their arguments, the part of a recipe they start from, and what they run.
+
+A step is imported when its command runs, so that `--help` needs neither torch nor Ray. Parsing, messages and
+exit codes are __main__.py's; the work is done by the steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from pipeline.base.config import (
+    AnnotateConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    GenerateConfig,
+    MergeConfig,
+    PlanConfig,
+)
+from pipeline.base.records import TOOL_NAMES
+from pipeline.cli.recipes import Recipe, RecipeName
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.settings import Frozen
+
+C = TypeVar("C", bound=Frozen)
+DEFAULT_RECIPE: RecipeName = "demo"
+PROMPTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Generic[C]):
+    """What every command takes."""
+
+    recipe: RecipeName = DEFAULT_RECIPE
+    """The values to start from; the defaults shown here are this recipe's."""
+    config: Annotated[C, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolsArguments(Arguments[C]):
+    """Arguments, and the tools' own file."""
+
+    tools_file: Path | None = None
+    """TOML file with the configuration of the tools (cluster/tools.toml): over the recipe, under options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(Arguments[FinetuneConfig]):
+    """Arguments, and whether to start over."""
+
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Remove an earlier run in the output folder and start over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments(ToolsArguments[GenerateConfig]):
+    """Arguments, and the prompts."""
+
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to continue; none: one a line from --file or standard input."""
+    file: Path | None = None
+    """File with one prompt a line."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object a line: prompt, text (with calls), calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments(ToolsArguments[EvaluateConfig]):
+    """Arguments, and the model's name in the result."""
+
+    label: str = "model"
+    """What the model is called in the result file: models.LABEL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments(ToolsArguments[Recipe]):
+    """Arguments, and whether to start over."""
+
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Do finished steps again."""
+
+
+def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
+    """Annotate, and say how many calls were scored and would be kept."""
+    from pipeline.annotation.run import annotate
+
+    counts = annotate(arguments.config).counts
+    if counts is not None:
+        kept = sum(tool.kept for tool in counts.tools.values())
+        print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
+        if reasons := counts.reasons.get("failed"):
+            said = ", ".join(f"{number} x {reason}" for reason, number in reasons.items())
+            print(f"{sum(reasons.values())} texts failed ({said}); --retry-failed tries them again")
+    print(arguments.config.output)
+
+
+def plan(arguments: ToolsArguments[PlanConfig]) -> None:
+    """Plan, and print what annotating will take."""
+    from pipeline.cli.demo import console
+    from pipeline.planning.estimate import plan
+    from pipeline.planning.render import outlook
+
+    made = plan(arguments.config)
+    made.write(arguments.config.output)
+    console().print(outlook(made), highlight=False)
+    print(arguments.config.output)
+
+
+def merge(arguments: Arguments[MergeConfig]) -> None:
+    """Merge, and say how large C* is."""
+    from pipeline.augmentation.merge import merge
+
+    manifest = merge(arguments.config)
+    for tool, examples in manifest.tools.items():
+        print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
+    print(f"{manifest.texts} texts with {manifest.calls} calls\n{arguments.config.output}")
+
+
+def finetune(arguments: FinetuneArguments) -> None:
+    """Fine-tune, and say which checkpoint was the best."""
+    from pipeline.finetuning.run import finetune
+
+    best = finetune(arguments.config, force=arguments.force).best
+    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
+    print(arguments.config.output)
+
+
+def generate(arguments: GenerateArguments) -> None:
+    """Continue each prompt and print it, with the calls where they were made."""
+    from pipeline.engine.model import LanguageModel
+    from pipeline.evaluation.run import tools_at_hand
+    from pipeline.inference.generator import Generator
+    from tools_service.serving.client import LocalTools
+
+    prompts, config = prompts_of(arguments), arguments.config
+    tools = tools_at_hand(config)
+    generator = Generator(
+        LanguageModel.load(config.model),
+        LocalTools.start(config.tools, tools),
+        k=config.k,
+        disabled=config.disabled,
+        tools_off=set(TOOL_NAMES).difference(tools),
+    )
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        batch = prompts[start : start + PROMPTS_AT_ONCE]
+        dates = [config.date] * len(batch)
+        for prompt, made in zip(
+            batch, generator.generate(batch, dates, max_new_tokens=config.max_new_tokens), strict=True
+        ):
+            text = prompt.rstrip(" ") + made.annotated
+            line = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in made.calls]}
+            print(json.dumps(line, ensure_ascii=False) if arguments.json else text, flush=True)
+
+
+def evaluate(arguments: EvaluateArguments) -> None:
+    """Evaluate one model, and print the table of everything that is in the result file."""
+    from pipeline.cli.demo import console
+    from pipeline.evaluation.run import evaluate
+    from pipeline.report.tables import result_table
+
+    console().print(result_table(evaluate({arguments.label: arguments.config})))
+    print(arguments.config.output)
+
+
+def demo(arguments: DemoArguments) -> None:
+    """All steps in a row, with the baselines, and the result in one table."""
+    from pipeline.cli.demo import demo
+
+    demo(arguments.config, force=arguments.force)
+
+
+def prompts_of(arguments: GenerateArguments) -> list[str]:
+    """The prompts given as arguments, else the lines of --file, else those of standard input."""
+    if arguments.prompts and arguments.file:
+        raise ConfigurationError("give prompts as arguments or with --file, not both")
+    if arguments.prompts:
+        return list(arguments.prompts)
+    if arguments.file is None:
+        if sys.stdin.isatty():
+            print("prompts, one a line; end with Ctrl-D:", file=sys.stderr)
+        lines = sys.stdin.read().splitlines()
+    else:
+        try:
+            lines = arguments.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--file {arguments.file}: {error}") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigurationError(f"no prompt in {arguments.file or 'standard input'}")
+    return prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: the type of its arguments, the part of a recipe it starts from, what its help shows."""
+
+    summary: str
+    run: Callable[[Any], None]
+    arguments: type[Arguments[Any]]
+    config: Callable[[Recipe], Frozen]
+    short: dict[str, str] = field(default_factory=dict)
+    examples: tuple[str, ...]
+
+
+def _plan_of(recipe: Recipe) -> PlanConfig:
+    """The recipe's annotate, to be planned for; the file stands beside the annotations."""
+    annotate = recipe.annotate
+    return PlanConfig(**{**dict(annotate), "output": annotate.output.parent / "plan.json"})
+
+
+_SHORT = {
+    "--corpus": "--corpus.paths",
+    "--slice": "--corpus.slice",
+    "--model": "--model.path",
+    "--tools": "--method.tools",
+}
+
+COMMANDS: dict[str, Command] = {
+    "plan": Command(
+        summary="What annotating will take: work, time, cost, tools, disk. Runs no model.",
+        run=plan,
+        arguments=ToolsArguments[PlanConfig],
+        config=_plan_of,
+        short=_SHORT,
+        examples=(
+            "--recipe demo --like runs/demo/annotations",
+            "--recipe paper --corpus s3://b/ccnet --hardware A100 --price-per-hour 2.5 --deadline-hours 48",
+        ),
+    ),
+    "annotate": Command(
+        summary="Steps 1-4: select texts, sample calls, execute them, score them.",
+        run=annotate,
+        arguments=ToolsArguments[AnnotateConfig],
+        config=lambda recipe: recipe.annotate,
+        short=_SHORT,
+        examples=(
+            "--recipe demo",
+            "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
+            "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
+            "--recipe paper --corpus /shared/corpus --slice 17/4096 --output /shared/runs/slices/17",
+        ),
+    ),
+    "merge": Command(
+        summary="Step 5: keep calls by threshold, cap per tool, insert them: C*.",
+        run=merge,
+        arguments=Arguments[MergeConfig],
+        config=lambda recipe: recipe.merge,
+        examples=(
+            "--recipe demo",
+            "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
+            "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "finetune": Command(
+        summary="Step 6: language modelling on C*, with Ray Train and DeepSpeed.",
+        run=finetune,
+        arguments=FinetuneArguments,
+        config=lambda recipe: recipe.finetune,
+        short={"--model": "--model.path"},
+        examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
+    ),
+    "generate": Command(
+        summary="Step 7: continue prompts, calling tools on the way.",
+        run=generate,
+        arguments=GenerateArguments,
+        config=lambda recipe: recipe.generate,
+        short={"--model": "--model.path"},
+        examples=(
+            "--recipe demo 'A prompt to continue'",
+            "--model runs/model --file prompts.txt --json",
+            "--recipe demo --disabled 'The same without calls'",
+        ),
+    ),
+    "evaluate": Command(
+        summary="Step 8: accuracy on question files, and perplexity with calls disabled.",
+        run=evaluate,
+        arguments=EvaluateArguments,
+        config=lambda recipe: recipe.evaluate,
+        short={"--model": "--generation.model.path"},
+        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+    ),
+    "demo": Command(
+        summary="All steps in a row, with the baselines, and the result in one table.",
+        run=demo,
+        arguments=DemoArguments,
+        config=lambda recipe: recipe,
+        examples=("", "--force", "--annotate.method.calculator.k 5"),
+    ),
+}

@@ -1,0 +1,97 @@
+"""How many texts may fail, what annotators died with, and who may work beside whom."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pipeline.annotation.isolation import LEAST_TEXTS, Attempts, Failures, Turns
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_few_failures_among_few_texts_are_no_reason_to_stop() -> None:
+    failures = Failures(0.01)
+    failures.add((number, "ToolError: no") for number in range(10))
+    assert failures.verdict(12) is None
+    failures.add([(10, "ToolError: no")])
+    assert failures.verdict(12) is not None
+    assert failures.verdict(LEAST_TEXTS + 100) is None
+
+
+def test_no_failure_at_all_may_be_asked_for() -> None:
+    failures = Failures(0.0)
+    assert failures.verdict(1) is None
+    failures.add([(7, "ToolError: no")])
+    assert failures.verdict(10**9) is not None
+
+
+def test_those_of_earlier_sessions_count() -> None:
+    assert Failures(0.001, [(1, "a: b"), (2, "a: c")]).verdict(50) is not None
+
+
+def test_a_text_that_fails_again_counts_once() -> None:
+    failures = Failures(0.0015, [(1, "a: b")])
+    failures.add([(1, "a: b")])
+    assert failures.verdict(50) is None
+
+
+def test_the_verdict_has_reasons_by_count_and_examples() -> None:
+    failures = Failures(0.0)
+    failures.add((number, f"ToolError: bad {number}") for number in range(7))
+    failures.add([(100, "process died: twice")])
+    verdict = failures.verdict(2_000)
+    assert verdict is not None
+    assert verdict.startswith("8 of 2,000 texts failed, more than max_failed_share = 0 allows")
+    assert "7 x ToolError: bad 0 (texts 0, 1, 2, 3, 4); 1 x process died: twice (texts 100)" in verdict
+
+
+def test_attempts_without_an_end_are_counted_by_batch() -> None:
+    attempts = Attempts()
+    assert [attempts.begin([1, 2]), attempts.begin([1, 2]), attempts.begin([1])] == [0, 1, 0]
+    attempts.end([1, 2])
+    attempts.end([1, 2])
+    assert [attempts.begin([1, 2]), attempts.begin([1])] == [0, 1]
+
+
+def test_what_must_be_alone_is_and_the_rest_goes_side_by_side() -> None:
+    async def work() -> list[str]:
+        turns, log = Turns(), []
+
+        async def beside(name: str) -> None:
+            async with turns.shared():
+                log.append(f"{name} begins")
+                await asyncio.sleep(0.01)
+                log.append(f"{name} ends")
+
+        async def alone() -> None:
+            async with turns.alone():
+                log.append("alone begins")
+                await asyncio.sleep(0.01)
+                log.append("alone ends")
+
+        early = [asyncio.create_task(beside("a")), asyncio.create_task(beside("b"))]
+        await asyncio.sleep(0)
+        await asyncio.gather(*early, alone(), beside("c"))
+        return log
+
+    log = asyncio.run(work())
+    assert sorted(log[:2]) == ["a begins", "b begins"]
+    assert log.index("alone ends") == log.index("alone begins") + 1
+    assert log.index("alone begins") > max(log.index("a ends"), log.index("b ends"))
+
+
+def test_a_turn_is_given_back_when_its_work_breaks() -> None:
+    async def work() -> None:
+        turns = Turns()
+        with pytest.raises(ZeroDivisionError):
+            async with turns.shared():
+                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            async with turns.alone():
+                raise ZeroDivisionError
+        async with turns.alone():
+            pass
+
+    asyncio.run(asyncio.wait_for(work(), 5))

@@ -1,0 +1,184 @@
+"""What a batch adds to the counters, labels with few values, and a recorder that never gets in the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.fixtures import small_run as annotating
+from pipeline.annotation.metrics import (
+    DISCARDED,
+    FLOPS,
+    FUNNEL,
+    MAX_REASONS,
+    METRICS,
+    PADDING,
+    TEXTS,
+    TOKENS,
+    Metric,
+    Recorder,
+    of_batch,
+    reason_class,
+)
+from pipeline.base.cost import ModelShape
+from pipeline.base.hardware import PEAK_FLOPS_PER_S, peak_of_device
+from pipeline.base.records import Annotation, Cost, Document, Text
+from pipeline.engine.model import NonFiniteError
+from pipeline.storage.counts import count_rows
+from pipeline.storage.logs import LOGS, logged
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> list[Annotation]:
+    """Of a small world's texts, one of them unreadable and one failed."""
+    folder = tmp_path_factory.mktemp("world")
+    annotating.write_prompts(folder / "prompts")
+    annotator = annotating.local_annotator(folder / "prompts")
+    texts = annotating.texts(6)
+    skipped = Text(1, Document("pages.jsonl#9"), "", skipped="not JSON: at column 7")
+    failed = Annotation(Text(2, Document("pages.jsonl#10"), "x"), "failed", "ValueError: 3.14 of 2")
+    return [*annotator.annotate([*texts, skipped]), failed]
+
+
+def test_counters_are_what_the_manifest_will_count(annotations: list[Annotation]) -> None:
+    method = annotating.method(Path("unused"))
+    shape = ModelShape.of(annotating.annotator_model().model)
+    found = {(metric, labels): number for metric, labels, number in of_batch(annotations, method, shape)}
+    counts = count_rows([one.to_row() for one in annotations], method)
+    texts = {labels: number for (metric, labels), number in found.items() if metric == TEXTS}
+    assert texts == {
+        ("annotated", ""): counts.status["annotated"],
+        **({("no_calls", ""): counts.status["no_calls"]} if "no_calls" in counts.status else {}),
+        ("skipped", "not JSON"): 1,
+        ("failed", "ValueError"): 1,
+    }
+    for tool, wanted in counts.tools.items():
+        for stage in ("selected", "positions", "draws", "candidates", "executed", "scored", "kept"):
+            assert found.get((FUNNEL, (tool, stage)), 0) == getattr(wanted, stage), (tool, stage)
+        assert sum(found[DISCARDED, (tool, reason_class(reason))] for reason in wanted.discarded) == sum(
+            wanted.discarded.values()
+        )
+    assert counts.tools["Calculator"].executed > 0
+    assert sum(number for (metric, _), number in found.items() if metric == TOKENS) == counts.token_forwards
+    run = sum((part.run for part in counts.work), Cost())
+    assert sum(number for (metric, _), number in found.items() if metric == PADDING) == run.padding
+    assert found[FLOPS, ()] == shape.flops(run)
+
+
+def test_every_sample_has_the_labels_of_its_metric(annotations: list[Annotation]) -> None:
+    method = annotating.method(Path("unused"))
+    samples = of_batch(annotations, method, ModelShape.of(annotating.annotator_model().model))
+    assert all(len(labels) == len(metric.labels) for metric, labels, _ in samples)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("", ""),
+        ("tool: deadline", "tool: deadline"),
+        ("tool: no such day: 31 February", "tool: no such day"),
+        ("ValueError: the tool: 3", "ValueError"),
+        ("unclosed", "unclosed"),
+        ("x" * 500, "x" * 60),
+    ],
+)
+def test_reasons_are_cut_to_their_class(reason: str, kind: str) -> None:
+    assert reason_class(reason) == kind
+
+
+class _Kept:
+    """Stands where Ray's counter would."""
+
+    def __init__(self) -> None:
+        self.labels: list[dict[str, str]] = []
+
+    def inc(self, number: float, labels: dict[str, str]) -> None:
+        self.labels.append(labels)
+
+
+def test_reasons_without_end_become_other() -> None:
+    recorder, kept = Recorder("here"), _Kept()
+    recorder._made[DISCARDED.name] = kept
+    for number in range(3 * MAX_REASONS):
+        recorder._one(DISCARDED, ("MT", f"reason {number}"), 1.0)
+    recorder._one(DISCARDED, ("MT", "reason 0"), 1.0)
+    recorder._one(DISCARDED, ("MT", "reason 1"), 0.0)
+    reasons = [labels["reason"] for labels in kept.labels]
+    assert len(set(reasons)) == MAX_REASONS + 1
+    assert reasons[-2:] == ["other", "reason 0"]
+    assert {labels["run"] for labels in kept.labels} == {"here"}
+
+
+def test_without_ray_nothing_is_recorded() -> None:
+    recorder = Recorder("here")
+    recorder.record([(FLOPS, (), 1.0)])
+    assert recorder._made == {}
+
+
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [
+        (TEXTS, ("ray_toolformer_texts_total",)),
+        (Metric("gauge", "a", "b"), ("ray_a",)),
+        (Metric("histogram", "a", "b", boundaries=(1,)), ("ray_a_bucket", "ray_a_sum", "ray_a_count")),
+    ],
+)
+def test_names_as_prometheus_sees_them(metric: Metric, names: tuple[str, ...]) -> None:
+    assert metric.exported == names
+
+
+@pytest.mark.parametrize(
+    ("device", "hardware"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA A10G", None),  # half an A10
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
+        ("NVIDIA H100 NVL", None),
+    ],
+)
+def test_peaks_are_of_whole_devices_on_a_data_sheet(device: str, hardware: Any) -> None:
+    assert peak_of_device(device) == (hardware and PEAK_FLOPS_PER_S[hardware])
+
+
+def test_the_log_has_text_tool_position_and_error(tmp_path: Path) -> None:
+    logger = logging.getLogger("pipeline.tests")
+    with logged(tmp_path):
+        assert not (tmp_path / LOGS).exists(), "made with the first line"
+        logger.warning("%s lost %d calls", "MT", 3, extra={"tool": "MT", "text_id": 2**62, "calls": 3})
+        try:
+            raise NonFiniteError("the loss", 7, "QA", 4)
+        except NonFiniteError:
+            logger.exception("the run stops\nhere")
+    logger.warning("afterwards")
+    [file] = (tmp_path / LOGS).iterdir()
+    first, second = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    assert first | {"time": ""} == {
+        "time": "",
+        "level": "warning",
+        "logger": "pipeline.tests",
+        "message": "MT lost 3 calls",
+        "tool": "MT",
+        "text_id": 2**62,
+        "calls": 3,
+    }
+    assert (second["text_id"], second["tool"], second["position"]) == (7, "QA", 4)
+    assert second["error"].startswith("NonFiniteError: text 7, QA, position 4")
+    assert "Traceback" in second["traceback"]
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / LOGS).write_text("a file where the folder should be")
+    with logged(tmp_path):
+        logging.getLogger("pipeline.tests").warning("said elsewhere")

@@ -1,0 +1,230 @@
+"""The Ray Data graph: every text once, whatever is killed, and errors that say what to do."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from bench.fixtures import small_run as annotating
+from pipeline.annotation.run import AnnotationError, annotate, needs
+from pipeline.annotation.source import TokenCounter
+from pipeline.base.config import AnnotateConfig, CorpusConfig
+from pipeline.cli.recipes import paper
+from pipeline.corpus.texts import CorpusError, list_shards, read_corpus
+from pipeline.runtime.connection import check_resources
+from pipeline.storage.manifest import ROWS, AnnotationManifest, read_manifest
+from pipeline.storage.row_files import OutputInUseError, parquet_files, sole_writer
+from tools_service.base.errors import ConfigurationError
+from tools_service.tools.registry import ToolUnavailableError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+SHARDS, PAGES = 3, 40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    annotating.save_model(folder / "model")
+    annotating.write_prompts(folder / "prompts")
+    annotating.write_corpus(folder / "pages", SHARDS, PAGES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, world: Path) -> tuple[list[dict[str, Any]], AnnotationManifest]:
+    """The rows by id and the manifest of a run that nothing happened to."""
+    config = annotating.config(world, world / "undisturbed")
+    manifest = annotate(config)
+    return rows_of(config), manifest
+
+
+def rows_of(config: AnnotateConfig) -> list[dict[str, Any]]:
+    """The rows in the order of their ids, dates and all."""
+    return pq.read_table(config.output / ROWS).sort_by("text_id").to_pylist()
+
+
+def start(world: Path, output: Path) -> subprocess.Popen[bytes]:
+    """A driver of its own that annotates on the tests' cluster."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline.annotation import annotate\n"
+        "from tests import annotating\n"
+        "annotate(annotating.config(Path(sys.argv[1]), Path(sys.argv[2])))"
+    )
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.Popen([sys.executable, "-c", code, str(world), str(output)], env=environment)
+
+
+def with_model(config: AnnotateConfig, folder: Path) -> AnnotateConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})})
+
+
+def wait_for_files(process: subprocess.Popen[bytes], folder: Path, number: int) -> None:
+    while len(parquet_files(folder)) < number:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+
+
+def test_every_text_has_one_row(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    rows, manifest = undisturbed
+    corpus = CorpusConfig(paths=(str(world / "pages"),))
+    texts = read_corpus(list_shards(corpus), corpus, TokenCounter(str(world / "model")))
+    assert [(row["text_id"], row["text"]) for row in rows] == sorted((one.text_id, one.text) for one in texts)
+    assert [row["text"] for row in rows if row["status"] == "skipped"] == [""] * SHARDS
+    counts = manifest.counts
+    assert counts is not None
+    assert counts.texts == sum(counts.status.values()) == SHARDS * (PAGES + 1)
+    assert counts.reasons == {"skipped": {"not JSON": SHARDS}}
+    assert counts.tools["Calculator"].texts == SHARDS * PAGES
+    assert counts.tools["Calendar"].kept > 0
+    assert counts.calls == sum(len(row["calls"]) for row in rows)
+    assert manifest.state == "finished"
+    assert manifest.compute is not None
+    assert manifest.compute.overhead >= 1
+    assert manifest.compute.flops_per_s is not None
+
+
+def test_a_killed_run_goes_on_and_leaves_the_same_rows(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    """The driver is killed (SIGKILL) with several files written and one in the middle of it."""
+    config = annotating.config(world, world / "killed")
+    process = start(world, config.output)
+    wait_for_files(process, config.output / ROWS, 4)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    files = parquet_files(config.output / ROWS)
+    assert len(files) < SHARDS * (PAGES + 1) // 8, "killed too late to say anything"
+    files[0].write_bytes(files[0].read_bytes()[:-9])
+    assert read_manifest(config.output).state == "unfinished"
+    manifest = annotate(config)
+    assert rows_of(config) == undisturbed[0]
+    assert manifest.counts == undisturbed[1].counts
+    assert [session.finished is not None for session in manifest.sessions] == [False, True]
+    assert manifest.compute is not None
+    assert manifest.compute.flops_per_s is None
+
+
+def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    config = annotating.config(world, world / "killed at the end")
+    shutil.copytree(world / "undisturbed" / ROWS, config.output / ROWS)
+    begun = undisturbed[1].model_copy(update={"state": "unfinished", "sessions": (), "counts": None})
+    begun.write(config.output)
+    assert annotate(config).counts == undisturbed[1].counts
+    assert rows_of(config) == undisturbed[0]
+
+
+def test_a_finished_run_is_left_alone(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    config = annotating.config(world, world / "undisturbed", actors=2)
+    before = [path.stat().st_mtime_ns for path in parquet_files(config.output / ROWS)]
+    assert annotate(config).sessions == undisturbed[1].sessions
+    assert [path.stat().st_mtime_ns for path in parquet_files(config.output / ROWS)] == before
+
+
+def test_only_so_many_texts(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+    """`max_texts` counts across shards, in their order."""
+    config = annotating.config(world, tmp_path / "few")
+    corpus = config.corpus.model_copy(update={"max_texts": PAGES + 5})
+    manifest = annotate(config.model_copy(update={"corpus": corpus}))
+    assert manifest.counts is not None
+    assert manifest.counts.texts == PAGES + 5
+    sources = [row["document"]["source"] for row in rows_of(config)]
+    assert sum("0.jsonl" in source for source in sources) == PAGES + 1
+
+
+def test_scores_that_are_not_finite_stop_the_run(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+    sound = annotating.annotator_model()
+    broken = copy.deepcopy(sound.model)
+    with torch.no_grad():  # one word's prediction only: the model passes the checks at load
+        word = sound.tokenizer.encode(" rolls", add_special_tokens=False)[0]
+        broken.get_input_embeddings().weight[word] = float("nan")
+    broken.save_pretrained(tmp_path / "model")
+    sound.tokenizer.save_pretrained(tmp_path / "model")
+    config = with_model(annotating.config(world, tmp_path / "out"), tmp_path / "model")
+    with pytest.raises(
+        AnnotationError, match=r"text \d+, Calculator, position \d+: .* is not finite.*goes on"
+    ):
+        annotate(config)
+    assert read_manifest(config.output).state == "unfinished"
+
+
+def test_a_model_that_cannot_be_loaded_stops_the_run(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+    annotating.annotator_model().tokenizer.save_pretrained(tmp_path / "model")
+    config = with_model(annotating.config(world, tmp_path / "out"), tmp_path / "model")
+    with pytest.raises(AnnotationError, match="cannot load it"):
+        annotate(config)
+
+
+def test_a_corpus_without_a_readable_document_is_an_error(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "0.jsonl").write_text("{broken\n[1]\n")
+    config = annotating.config(world, tmp_path / "out")
+    corpus = CorpusConfig(paths=(str(tmp_path / "pages"),))
+    with pytest.raises(CorpusError, match="no readable document"):
+        annotate(config.model_copy(update={"corpus": corpus}))
+    assert not config.output.exists()
+
+
+def test_tools_that_cannot_be_had_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = paper().annotate.model_copy(update={"output": tmp_path / "out"})
+    with pytest.raises(ToolUnavailableError, match=r"QA and WikiSearch .* have nothing to search"):
+        annotate(config)
+    assert not config.output.exists()
+
+
+TWICE = """
+from ray import serve
+from pipeline.connection import Needs, connected
+for _ in range(2):
+    with connected(Needs(cpus=1, gpus=0, of="a test", remedy="")):
+        assert serve.status().applications == {}
+        serve.start(proxy_location="Disabled")
+"""
+
+
+def test_one_process_can_have_one_local_cluster_after_another(tmp_path: Path) -> None:
+    """Serve remembers the first, which the second looks like to it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "out"), pytest.raises(OutputInUseError):
+        annotate(annotating.config(world, tmp_path / "out"))
+
+
+def test_gpus_that_this_machine_lacks_are_not_waited_for(
+    ray_cluster: None, world: Path, tmp_path: Path
+) -> None:
+    config = annotating.config(world, tmp_path / "out", actors=2)
+    wanting = config.model_copy(update={"ray": config.ray.model_copy(update={"gpus_per_actor": 64.0})})
+    check_resources(needs(config), local=True)
+    with pytest.raises(ConfigurationError, match=r"128 GPUs for 2 actors .*: lower ray\.gpus_per_actor"):
+        check_resources(needs(wanting), local=True)
+    check_resources(needs(wanting), local=False)

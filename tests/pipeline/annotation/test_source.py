@@ -1,0 +1,59 @@
+"""The corpus as a Ray Data source: blocks of texts, without those that are done, all of them counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from bench.fixtures import small_run as annotating
+from pipeline.annotation.isolation import Failures
+from pipeline.annotation.progress import start_tally
+from pipeline.annotation.source import Corpus, TextSource, TokenCounter, from_block, read_groups, to_block
+from pipeline.base.config import CorpusConfig
+from pipeline.base.records import TEXT_SCHEMA
+from pipeline.corpus.texts import list_shards, read_corpus
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    annotating.save_model(folder / "model")
+    annotating.write_corpus(folder / "pages", shards=3, pages=10)
+    return folder
+
+
+def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: Path) -> None:
+    config = CorpusConfig(paths=(str(world / "pages"),))
+    shards, count = list_shards(config), TokenCounter(str(world / "model"))
+    texts = list(read_corpus(shards, config, count))
+    done = texts[1:12] + texts[-3:]
+    ids = np.sort(np.array([text.text_id for text in done]))
+    groups = read_groups(shards, config)
+    tally = start_tally(len(groups), len(done), Failures(1.0), "tests")
+    tasks = TextSource(groups, Corpus(config, count, ray.put(ids), tally)).get_read_tasks(1)
+    assert len(tasks) == len(shards)
+    blocks = [block for task in tasks[:2] for block in task()]
+    assert ray.get(tally.total.remote()) is None, "known only when every shard has been read"
+    blocks += tasks[2]()
+    assert all(block.schema == TEXT_SCHEMA for block in blocks)
+    assert from_block(pa.concat_tables(blocks)) == [text for text in texts if text not in done]
+    assert ray.get([tally.total.remote(), tally.done.remote()]) == [len(texts), len(done)]
+
+
+def test_a_limit_is_one_read_task(world: Path) -> None:
+    config = CorpusConfig(paths=(str(world / "pages"),), max_texts=4)
+    shards = list_shards(config)
+    assert read_groups(shards, config) == [shards]
+
+
+def test_texts_survive_the_way_through_arrow(world: Path) -> None:
+    config = CorpusConfig(paths=(str(world / "pages"),))
+    texts = list(read_corpus(list_shards(config), config, len))
+    assert from_block(to_block(texts)) == texts
+    assert {text.skipped is None for text in texts} == {True, False}

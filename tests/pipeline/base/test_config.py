@@ -1,0 +1,91 @@
+"""The configuration says the paper's values, and refuses what is not one of its fields or out of range."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.base import config
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.records import TOOL_NAMES, ToolName
+from tools_service.base.settings import Frozen
+
+pytestmark = pytest.mark.unit
+
+CONFIGS = [
+    c for _, c in inspect.getmembers(config, inspect.isclass) if issubclass(c, Frozen) and c is not Frozen
+]
+
+
+@pytest.mark.parametrize(
+    ("tool", "tau_s", "k", "m", "tau_f"),
+    [
+        ("QA", 0.05, 5, 5, 1.0),
+        ("WikiSearch", 0.05, 5, 5, 1.0),
+        ("Calendar", 0.05, 5, 5, 1.0),
+        ("Calculator", 0.0, 20, 10, 0.5),
+        ("MT", 0.0, 20, 10, 0.5),
+    ],
+)
+def test_sampling_and_filtering_defaults_are_appendix_a(
+    tool: ToolName, tau_s: float, k: int, m: int, tau_f: float
+) -> None:
+    method = MethodConfig().of(tool)
+    assert (method.tau_s, method.k, method.m, method.tau_f) == (tau_s, k, m, tau_f)
+
+
+def test_finetuning_defaults_are_section_4_1_and_appendix_b() -> None:
+    paper = FinetuneConfig()
+    assert (paper.sequence_length, paper.batch_size, paper.learning_rate) == (1024, 128, 1e-5)
+    assert (paper.warmup_share, paper.max_steps, paper.evaluate_every, paper.held_out) == (
+        0.1,
+        2000,
+        500,
+        1000,
+    )
+    assert (paper.workers, paper.zero_stage, paper.model.dtype) == (8, 3, "bfloat16")
+    assert MergeConfig().max_examples == 25_000
+
+
+def test_every_tool_has_settings_of_its_own() -> None:
+    changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(TOOL_NAMES)}
+    method = MethodConfig(**{tool.lower(): settings for tool, settings in changed.items()})
+    assert {tool: method.of(tool) for tool in TOOL_NAMES} == changed
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"method": {"calculator": {"k": 0}}}, "method.calculator.k"),
+        ({"method": {"calculator": {"tau_s": 1.5}}}, "method.calculator.tau_s"),
+        ({"method": {"tools": ["Calculator", "Abacus"]}}, "method.tools.1"),
+        ({"method": {"tools": []}}, "method"),
+        ({"method": {"tools": ["MT", "MT"]}}, "method"),
+        ({"corpus": {"path": ["x"]}}, "corpus.path"),
+        ({"model": {"dtype": "float16"}}, "model.dtype"),
+        ({"ray": {"gpus_per_actor": -1}}, "ray.gpus_per_actor"),
+    ],
+)
+def test_an_unknown_field_or_a_value_out_of_range_is_an_error_naming_it(
+    values: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        AnnotateConfig.model_validate(values)
+    assert [".".join(map(str, error["loc"])) for error in caught.value.errors()] == [field]
+
+
+def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
+    settings = AnnotateConfig()
+    with pytest.raises(ValidationError):
+        settings.output = settings.output / "elsewhere"  # type: ignore[misc]
+    assert AnnotateConfig.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize("model", CONFIGS, ids=lambda model: model.__name__)
+def test_every_field_has_a_help_text(model: type[Frozen]) -> None:
+    assert model.__doc__
+    for name, field in model.model_fields.items():
+        described = inspect.isclass(field.annotation) and issubclass(field.annotation, Frozen)
+        assert described or field.description, f"{model.__name__}.{name} needs a docstring"

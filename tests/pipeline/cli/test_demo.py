@@ -1,0 +1,58 @@
+"""The chain of all steps: whatever is overridden, each step reads what the one before it wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.demo import chained, models_of, steps_of
+from pipeline.cli.recipes import Recipe, demo
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """The demo with outputs of its own for two steps."""
+    recipe = demo()
+    annotate = recipe.annotate.model_copy(update={"output": Path("elsewhere/rows")})
+    finetune = recipe.finetune.model_copy(update={"output": Path("elsewhere/tuned")})
+    return chained(recipe.model_copy(update={"annotate": annotate, "finetune": finetune}))
+
+
+def test_overridden_outputs_are_what_the_next_step_reads(recipe: Recipe) -> None:
+    assert recipe.merge.annotations == (Path("elsewhere/rows"),)
+    assert recipe.finetune.data == recipe.merge.output
+    assert recipe.evaluate.generation.model.path == "elsewhere/tuned"
+
+
+def test_the_four_models_are_the_papers(recipe: Recipe) -> None:
+    models = models_of(recipe)
+    paths = {label: evaluate.generation.model.path for label, evaluate in models.items()}
+    assert paths == {
+        "base": recipe.finetune.model.path,
+        "plain": "elsewhere/tuned-plain",
+        "disabled": "elsewhere/tuned",
+        "toolformer": "elsewhere/tuned",
+    }
+    assert [label for label, evaluate in models.items() if evaluate.generation.disabled] == ["disabled"]
+    assert {evaluate.benchmarks for evaluate in models.values()} == {recipe.evaluate.benchmarks}
+    assert {evaluate.output for evaluate in models.values()} == {recipe.evaluate.output}
+
+
+def test_the_baseline_differs_from_toolformer_in_the_calls_alone(recipe: Recipe) -> None:
+    with_calls, without = (step.config for step in steps_of(recipe) if step.name.startswith("finetune"))
+    different = {
+        name: (value, getattr(without, name)) for name, value in with_calls if getattr(without, name) != value
+    }
+    assert different == {
+        "column": ("text", "plain"),
+        "output": (Path("elsewhere/tuned"), Path("elsewhere/tuned-plain")),
+    }
+
+
+def test_the_steps_leave_what_the_demo_promises() -> None:
+    outputs = [step.output for step in steps_of(chained(demo()))]
+    names = ("annotations", "augmented", "model", "model-plain", "evaluation.json")
+    assert outputs == [Path("runs/demo") / name for name in names]

@@ -1,0 +1,168 @@
+"""The command line: what becomes of arguments, what help shows, which code a run exits with."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main as cli
+from pipeline.cli.commands import COMMANDS, Arguments, prompts_of
+from pipeline.cli.recipes import RECIPES, RecipeName
+from tools_service.base.errors import ConfigurationError, PipelineError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [*((name, "paper") for name in COMMANDS), ("demo", "demo"), ("annotate", "single_gpu")],
+)
+def test_without_options_a_command_is_the_recipes_step(name: str, recipe: RecipeName) -> None:
+    arguments = cli.parse(name, ["--recipe", recipe])
+    assert arguments.recipe == recipe
+    assert arguments.config == COMMANDS[name].config(RECIPES[recipe]())
+
+
+def test_a_nested_field_is_overridden_by_its_name_and_the_rest_stays_the_recipes() -> None:
+    config = cli.parse("annotate", ["--recipe=paper", "--method.calculator.k", "5"]).config
+    paper = RECIPES["paper"]().annotate
+    assert config.method.calculator == paper.method.calculator.model_copy(update={"k": 5})
+    assert config.model_copy(update={"method": paper.method}) == paper
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--corpus", "a.json.gz", "shards/", "s3://b/*.parquet"],
+        ["--corpus=a.json.gz", "shards/", "s3://b/*.parquet"],
+    ],
+)
+def test_corpus_is_short_for_its_paths(argv: list[str]) -> None:
+    config = cli.parse("annotate", [*argv, "--model", "/models/gpt-j"]).config
+    assert config.corpus.paths == ("a.json.gz", "shards/", "s3://b/*.parquet")
+    assert config.model.path == "/models/gpt-j"
+
+
+def test_thresholds_by_tool() -> None:
+    config = cli.parse("merge", ["--tau-f", "Calculator", "1.0", "QA", "0.5"]).config
+    assert config.tau_f == {"Calculator": 1.0, "QA": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["annotate", "--method.calculator.k", "0"], "k"),
+        (["annotate", "--metod.seed", "1"], "--metod.seed"),
+        (["annotate", "--tools", "Abacus"], "Abacus"),
+        (["annotate", "--recipe", "laptop"], "laptop"),
+        (["finetune", "--zero-stage", "4"], "4"),
+        (["merge", "stray"], "stray"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_names_what_is_wrong(
+    argv: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_no_or_an_unknown_command_exits_with_2_and_lists_the_commands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main([]) == 2
+    assert cli.main(["anotate"]) == 2
+    captured = capsys.readouterr()
+    assert "'anotate'" in captured.err
+    assert all(name in captured.err and name in captured.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_that_parse_and_the_recipes_defaults(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--recipe", "single_gpu", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "runs/single_gpu" in shown
+    for example in COMMANDS[name].examples:
+        assert f"python -m pipeline {name} {example}".rstrip() in shown
+        cli.parse(name, shlex.split(example))
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.__main__ import main\n"
+        "try: main(['annotate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'ray', 'transformers', 'deepspeed') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (PipelineError("shard-3.json.gz, line 7: …"), 1, "shard-3.json.gz, line 7: …"),
+        (ConfigurationError("tools.wikisearch.source: give one"), 2, "tools.wikisearch.source: give one"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures_are_one_message_and_a_code(
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(arguments: Arguments[Any]) -> None:
+        raise raised
+
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
+    assert cli.main(["merge"]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(arguments: Arguments[Any]) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["merge"])
+
+
+def test_prompts_come_from_arguments_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n\ntwo é\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("three\n"))
+    assert prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
+    assert prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
+    assert prompts_of(cli.parse("generate", [])) == ["three"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe\xff"])
+def test_a_prompt_file_without_a_prompt_is_refused_by_name(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"prompts\.txt"):
+        prompts_of(cli.parse("generate", ["--file", str(file)]))
+    with pytest.raises(ConfigurationError, match="not both"):
+        prompts_of(cli.parse("generate", ["one", "--file", str(file)]))

@@ -1,0 +1,117 @@
+"""A chain of steps does again exactly what has to be done again, and removes nothing that is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.steps import Ledger, Step
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.settings import Frozen
+
+pytestmark = pytest.mark.unit
+
+
+class Upper(Frozen):
+    """Settings of the small steps below."""
+
+    suffix: str = ""
+
+
+class Chain:
+    """Two real steps: a.txt in capitals, and that doubled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = folder / "a.txt"
+        self.source.write_text("a")
+        self.fail = False
+
+    def run(self, suffix: str = "", force: bool = False) -> list[str]:
+        """The names of the steps that were done."""
+        ledger = Ledger.open(self.folder / "out" / "steps.json")
+        first, second = self.folder / "out" / "first", self.folder / "out" / "second"
+        steps = [
+            self._step("first", Upper(suffix=suffix), self.source, first, str.upper),
+            self._step("second", Upper(), first / "text", second, lambda text: text * 2),
+        ]
+        return [step.name for step in steps if ledger.do(step, force=force, say=lambda line: None)]
+
+    def _step(
+        self, name: str, config: Upper, source: Path, output: Path, change: Callable[[str], str]
+    ) -> Step:
+        def run() -> None:
+            output.mkdir(parents=True, exist_ok=True)
+            with (output / "attempts").open("a") as file:
+                file.write(name)
+            if self.fail:
+                raise RuntimeError("killed")
+            (output / "text").write_text(change(source.read_text()) + config.suffix)
+
+        return Step(name=name, config=config, reads=(source,), output=output, run=run)
+
+    @property
+    def result(self) -> str:
+        return (self.folder / "out" / "second" / "text").read_text()
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path)
+
+
+def test_a_second_run_does_nothing(chain: Chain) -> None:
+    assert chain.run() == ["first", "second"]
+    assert chain.run() == []
+    assert chain.result == "AA"
+
+
+def test_force_does_everything_again_from_nothing(chain: Chain) -> None:
+    chain.run()
+    assert chain.run(force=True) == ["first", "second"]
+    assert (chain.folder / "out" / "first" / "attempts").read_text() == "first"
+
+
+def test_a_changed_setting_or_input_does_the_step_and_those_after_it_again(chain: Chain) -> None:
+    chain.run()
+    assert chain.run(suffix="!") == ["first", "second"]
+    assert chain.result == "A!A!"
+    chain.source.write_text("other")
+    assert chain.run(suffix="!") == ["first", "second"]
+    assert chain.result == "OTHER!OTHER!"
+
+
+def test_a_step_begun_goes_on_in_its_own_folder(chain: Chain) -> None:
+    chain.fail = True
+    with pytest.raises(RuntimeError):
+        chain.run()
+    chain.fail = False
+    assert chain.run() == ["first", "second"]
+    assert (chain.folder / "out" / "first" / "attempts").read_text() == "firstfirst"
+
+
+def test_a_missing_output_is_made_again(chain: Chain) -> None:
+    chain.run()
+    (chain.folder / "out" / "second" / "text").unlink()
+    (chain.folder / "out" / "second" / "attempts").unlink()
+    (chain.folder / "out" / "second").rmdir()
+    assert chain.run() == ["second"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_the_chain_did_not_make_is_never_removed(chain: Chain, force: bool) -> None:
+    foreign = chain.folder / "out" / "first" / "thesis.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("years of work")
+    chain.run(force=force)
+    chain.run(force=force, suffix="!")
+    assert foreign.read_text() == "years of work"
+
+
+def test_a_broken_ledger_is_named(chain: Chain) -> None:
+    chain.run()
+    (chain.folder / "out" / "steps.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"steps\.json"):
+        chain.run()

@@ -1,0 +1,184 @@
+"""Files, folders, globs and URIs become shards with stable names."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.base.config import CorpusConfig
+from pipeline.corpus.files import CorpusError, Shard, all_shards, list_shards
+from pipeline.corpus.texts import text_id
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    root = tmp_path / "corpus"
+    for name in ("b.jsonl.gz", "a.jsonl", "2019-09/c.parquet", "2019-18/c.parquet", "2019-18/d.TXT"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}\n")
+    for name in (".hidden.jsonl", "_SUCCESS", "_temporary/x.jsonl", "README.md"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no corpus")
+    return root
+
+
+def names(*paths: object) -> list[str]:
+    return [shard.name for shard in list_shards(CorpusConfig(paths=tuple(map(str, paths))))]
+
+
+EVERYTHING = [
+    "2019-09/c.parquet",
+    "2019-18/c.parquet",
+    "2019-18/d.TXT",
+    "corpus/a.jsonl",
+    "corpus/b.jsonl.gz",
+]
+
+
+def test_a_folder_is_read_recursively_in_order_of_the_paths(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert names(corpus) == EVERYTHING
+    assert "1 files of another kind are not read: README.md" in caplog.text
+
+
+def test_a_file_has_the_same_name_however_it_is_reached(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus)
+    ways = [
+        corpus / "a.jsonl",
+        "a.jsonl",
+        "./a.jsonl",
+        "../corpus/a.jsonl",
+        "a.*",
+        f"file://{corpus}/a.jsonl",
+    ]
+    assert [names(way) for way in ways] == [["corpus/a.jsonl"]] * len(ways)
+    assert names(*ways) == ["corpus/a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jsonl", EVERYTHING[3:4]),
+        ("**/*.parquet", EVERYTHING[:2]),
+        ("2019-*", EVERYTHING[:3]),
+        ("2019-1[0-9]/*", EVERYTHING[1:3]),
+        ("?.jsonl*", EVERYTHING[3:]),
+    ],
+)
+def test_globs(corpus: Path, pattern: str, expected: list[str]) -> None:
+    assert names(corpus / pattern) == expected
+
+
+def test_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "a[1].jsonl").write_text("{}")
+    assert len(names(tmp_path / "a[1].jsonl")) == 1
+
+
+def test_equal_ends_of_paths_are_told_apart(tmp_path: Path) -> None:
+    for site in ("x", "y"):
+        (tmp_path / site / "data").mkdir(parents=True)
+        (tmp_path / site / "data" / "train.jsonl").write_text("{}")
+    assert names(tmp_path) == ["x/data/train.jsonl", "y/data/train.jsonl"]
+
+
+def test_a_uri_that_only_fsspec_knows() -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe("/shards/web/a.jsonl", b"{}\n")
+    assert names("memory://shards") == names("memory://shards/*/a.jsonl") == ["web/a.jsonl"]
+    shard = pickle.loads(pickle.dumps(list_shards(CorpusConfig(paths=("memory://shards/web/a.jsonl",)))[0]))  # noqa: S301
+    assert shard.size == 3
+    with shard.open_stream() as stream:
+        assert stream.read() == b"{}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("absent", "absent: no such file or folder"),
+        ("absent/*.jsonl", "absent/*.jsonl: no such file or folder"),
+        ("corpus/*.csv", "no corpus file found"),
+        ("corpus/README.md", "README.md: unknown kind of file; known are .json"),
+        ("gopher://a/b.jsonl", "gopher://a/b.jsonl: cannot be opened: "),
+        ("hdfs://nowhere.invalid/x.jsonl", "hdfs://nowhere.invalid/x.jsonl: cannot be opened: "),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_an_error_that_names_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str
+) -> None:
+    monkeypatch.chdir(corpus.parent)
+    with pytest.raises(CorpusError) as error:
+        names("corpus/a.jsonl", path)
+    assert message in str(error.value)
+
+
+def test_no_path_at_all() -> None:
+    with pytest.raises(CorpusError, match=r"corpus\.paths"):
+        names()
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "compression"),
+    [
+        ("en_head_0000.json.gz", "jsonl", "gz"),
+        ("c4.jsonl.zst", "jsonl", "zst"),
+        ("x.NDJSON", "jsonl", ""),
+        ("x.txt.GZ", "text", "gz"),
+        ("part.0.parquet", "parquet", ""),
+    ],
+)
+def test_the_format_is_the_names(name: str, format_: str, compression: str) -> None:
+    shard = Shard(f"a/{name}", f"/a/{name}", "", 0)
+    assert (shard.format, shard.compression) == (format_, compression)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirteen files in three folders; two of them have names that only their folders tell apart."""
+    root = tmp_path_factory.mktemp("many")
+    for number in range(12):
+        path = root / "abc"[number % 3] / f"{number % 11:02}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}\n" * number)
+    (root / "a" / "b").mkdir()
+    (root / "a" / "b" / "00.jsonl").write_text("{}\n")
+    return root
+
+
+@given(of=st.integers(1, 13), backwards=st.booleans())
+def test_slices_are_disjoint_and_together_everything(many: Path, of: int, backwards: bool) -> None:
+    """Whatever the order in which the paths are named; shards, and with them text ids, are the same."""
+    paths = tuple(str(many / name) for name in ("abc"[::-1] if backwards else "abc"))
+    whole = all_shards(CorpusConfig(paths=paths))
+    slices = [list_shards(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
+    together = [shard for part in slices for shard in part]
+    assert len(together) == len(whole) == 13
+    assert set(together) == set(whole)
+    assert {text_id(shard.name, 1, 0) for shard in together} == {text_id(one.name, 1, 0) for one in whole}
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+    reversed_ = CorpusConfig(paths=paths[::-1], slice=f"0/{of}")
+    assert list_shards(reversed_) == slices[0]
+
+
+def test_more_slices_than_files_are_refused(many: Path) -> None:
+    with pytest.raises(CorpusError, match=r"slice = 2/14: a slice has whole files, and there are only 13"):
+        list_shards(CorpusConfig(paths=(str(many),), slice="2/14"))
+
+
+@pytest.mark.parametrize("given_", ["4/4", "0/0", "-1/4", "1", "1/4/2", "a/b"])
+def test_a_slice_that_cannot_be_is_refused(given_: str) -> None:
+    with pytest.raises(ValidationError, match="slice"):
+        CorpusConfig(slice=given_)

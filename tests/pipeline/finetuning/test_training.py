@@ -1,0 +1,170 @@
+"""The arithmetic of fine-tuning, against plain torch: one worker, no Ray."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.base.config import FinetuneConfig
+from pipeline.finetuning.training import (
+    NonFiniteLossError,
+    Training,
+    deepspeed_configuration,
+    prepare_deepspeed,
+    rate_factor,
+)
+from tests.pipeline.finetuning.data import (
+    base_model,
+    configuration,
+    load,
+    mean_loss,
+    plain_torch,
+    rows,
+    write,
+)
+from tools_service.base.errors import PipelineError
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> Iterator[None]:
+    """This process as the only worker."""
+    prepare_deepspeed(use_gpu=False)
+    with socket.socket() as free, pytest.MonkeyPatch.context() as environment:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            environment.setenv(name, value)
+        environment.setenv("MASTER_ADDR", "127.0.0.1")
+        environment.setenv("MASTER_PORT", port)
+        free.close()
+        dist.init_process_group("gloo")
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama and C* in files; GPT-2, whose dropout is not zero, beside it."""
+    folder = tmp_path_factory.mktemp("training")
+    base_model(folder / "base")
+    base_model(folder / "gpt2", "gpt2", "bytes")
+    write(folder / "augmented", [rows(24)])
+    return folder
+
+
+def start(config: FinetuneConfig) -> Training:
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    return Training(config, load(config, tokenizer), tokenizer, rank=0, device=CPU)
+
+
+def one_worker(folder: Path, **overrides: Any) -> FinetuneConfig:
+    return configuration(folder, workers=1, **overrides)
+
+
+@pytest.mark.parametrize(("zero_stage", "micro_batch_size"), [(0, 8), (1, 1), (2, 4), (3, 2)])
+def test_steps_and_held_out_loss_are_those_of_plain_torch(
+    folder: Path, tmp_path: Path, zero_stage: int, micro_batch_size: int
+) -> None:
+    config = one_worker(
+        folder, zero_stage=zero_stage, micro_batch_size=micro_batch_size, max_steps=3, warmup_share=0.5
+    )
+    training = start(config)
+    data = training.data
+    steps = [training.step(step) for step in (1, 2, 3)]
+    losses, norms, model = plain_torch(config, data, 3)
+    assert [step.loss for step in steps] == pytest.approx(losses, abs=1e-5)
+    assert [step.learning_rate for step in steps] == [5e-4, 1e-3, 1e-3]
+    if zero_stage:
+        assert [step.gradient_norm for step in steps] == pytest.approx(norms, rel=1e-4)
+    held_out = range(len(data.held_out))
+    loss, tokens = training.evaluate()
+    with torch.no_grad():
+        assert loss == pytest.approx(float(mean_loss(model, data.held_out, held_out)), abs=1e-5)
+    assert tokens == sum(len(data.held_out[i]) - 1 for i in held_out)
+    training.save(tmp_path, 3)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        assert float(mean_loss(written, data.held_out, held_out)) == pytest.approx(loss, abs=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert load(config, tokenizer).train.tokens.tolist() == data.train.tokens.tolist()
+
+
+def test_a_restored_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_path: Path) -> None:
+    config = one_worker(folder, max_steps=6)
+    config = config.model_copy(
+        update={"model": config.model.model_copy(update={"path": str(folder / "gpt2")})}
+    )
+    whole = start(config)
+    for step in (1, 2, 3):
+        whole.step(step)
+    whole.save(tmp_path, 3)
+    steps = [whole.step(step) for step in (4, 5)]
+    resumed = start(config)
+    assert resumed.restore(tmp_path) == 3
+    assert [resumed.step(step) for step in (4, 5)] == steps
+    assert resumed.evaluate() == whole.evaluate()
+
+
+def test_without_a_checkpoint_restore_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no checkpoint"):
+        start(one_worker(folder)).restore(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_text(folder: Path) -> None:
+    training = start(one_worker(folder))
+    examples = training.data.train
+    batch = training.order.batch(1)
+    tokens = {i: set(examples[i].tolist()) for i in batch}
+    own = {i: tokens[i] - set().union(*(tokens[j] for j in batch if j != i)) for i in batch}
+    index = next(i for i in batch if own[i])
+    training.step(1)
+    with torch.no_grad():
+        training.engine.module.get_input_embeddings().weight[list(own[index])] = math.nan
+    before = training.engine.module.model.norm.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError) as caught:
+        training.step(2)
+    assert (caught.value.step, caught.value.text_ids) == (2, [int(examples.text_ids[index])])
+    assert f"text_id {examples.text_ids[index]}" in str(caught.value)
+    assert torch.equal(training.engine.module.model.norm.weight, before)
+
+
+def test_the_rate_rises_linearly_and_stays(folder: Path) -> None:
+    factor = rate_factor(one_worker(folder, max_steps=40, warmup_share=0.1))
+    assert [factor(step) for step in (0, 1, 2, 3, 4, 39)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rate_factor(one_worker(folder, warmup_share=0.0))(0) == 1.0
+
+
+def test_sizes_come_from_the_configuration_and_the_rest_from_the_file(folder: Path, tmp_path: Path) -> None:
+    settings = deepspeed_configuration(configuration(folder, micro_batch_size=1, zero_stage=3))
+    assert settings["zero_optimization"]["stage"] == 3
+    assert settings["train_micro_batch_size_per_gpu"] == 1
+    assert settings["gradient_accumulation_steps"] == 4
+    assert settings["bf16"] == {"enabled": False}
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    with pytest.raises(PipelineError, match=r"broken\.json"):
+        deepspeed_configuration(configuration(folder, deepspeed=broken))
+
+
+def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Loading them could run code."""
+    config = one_worker(folder)
+    model = AutoModelForCausalLM.from_pretrained(config.model.path)
+    model.config.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(config.model.path).save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    pickled = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path)})})
+    with pytest.raises(OSError, match="safetensors"):
+        start(pickled)

@@ -1,0 +1,87 @@
+"""What the text behind <API> amounts to while it is being written."""
+
+import pytest
+import torch
+
+from pipeline.base.records import ToolName
+from pipeline.inference.call_parser import Asked, Beginnings, names_switched_off, read_call
+from pipeline.syntax.calls import TOOLS, Malformed
+from tests.pipeline.scripted import markers
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_call_is_undecided_up_to_its_arrow(tool: ToolName) -> None:
+    asked = "" if tool == "Calendar" else "3 - 1 > é"
+    whole = f"{tool}({asked}) ->"
+    assert [read_call(whole[:end]) for end in range(len(whole))] == [None] * len(whole)
+    assert read_call(whole) == Asked(tool, asked)
+
+
+@pytest.mark.parametrize("arrow", ["->", " ->", "  -> ", " -> 7] 7"])
+def test_the_arrow_is_found_whatever_its_token_brings_along(arrow: str) -> None:
+    assert read_call(f"Calculator(3 + 4){arrow}") == Asked("Calculator", "3 + 4")
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("1]", "no_tool"),
+        (" Calculator(", "no_tool"),
+        ("Calculators", "no_tool"),
+        ("->", "no_tool"),
+        ("Calc ->", "no_tool"),
+        ("Calendar()]", "no_arrow"),
+        ("Calculator(3 + 4)] 7 ->", "no_arrow"),
+        ("Calculator(3\n", "newline"),
+        ("MT(a [b", "bracket"),
+        ("MT(a -> b", "no_parenthesis"),
+        ("Calculator(3 + 4 ->", "no_parenthesis"),
+        ("Calendar(today", "input_not_empty"),
+        ("Calculator() ->", "empty_input"),
+        ("MT(\ufffda", "broken_character"),
+    ],
+)
+def test_what_cannot_become_a_call_any_more_says_why(written: str, reason: str) -> None:
+    verdict = read_call(written)
+    assert isinstance(verdict, Malformed)
+    assert verdict.reason == reason or (reason, verdict.reason) == ("no_arrow", "arrow")
+
+
+def test_a_character_may_come_in_several_tokens() -> None:
+    assert read_call("MT(caf\ufffd") is None
+    assert read_call("MT(café) ->") == Asked("MT", "café")
+
+
+def test_a_tool_that_is_off_is_not_asked() -> None:
+    assert read_call("Calculator(3", {"Calculator"}) == Malformed("tool_off")
+    assert read_call("Calculator(3 + 4) ->", {"Calendar"}) == Asked("Calculator", "3 + 4")
+
+
+@pytest.mark.parametrize(
+    ("written", "leads_off"),
+    [("", False), ("Ca", False), ("Cal", False), ("Calc", True), ("Calculator(3", True), ("Cale", False)],
+)
+def test_a_name_is_barred_where_it_parts_from_those_that_are_on(written: str, leads_off: bool) -> None:
+    assert names_switched_off(written, {"Calculator"}) is leads_off
+
+
+def test_a_beginning_that_only_tools_switched_off_share_is_barred() -> None:
+    assert names_switched_off("C", {"Calculator", "Calendar"})
+    assert not names_switched_off("1", {"Calculator", "Calendar"})
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words", "merging", "metaspace"])
+def test_every_spelling_of_api_is_known(kind: str) -> None:
+    known = markers(kind)
+    beginnings = Beginnings(known, torch.device("cpu"))
+    space, letter = known.pieces.index(" "), known.pieces.index("a")
+    after_space, after_letter = beginnings.after(torch.tensor([space, letter]))
+    bracket = known.pieces.index("[")
+    assert bool(after_space[bracket])
+    assert not bool(after_letter[bracket])
+    if len(known.api) == 1:
+        assert after_letter[known.api[0]]
+    spelling = {known.pieces[token] for token in after_space.nonzero().flatten().tolist()}
+    assert all(piece == "[" or piece.endswith(" [") for piece in spelling)

@@ -1,0 +1,138 @@
+"""Decoding in step, at positions of one's own: the same logits as each row's tokens run alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from pipeline.engine.model import LanguageModel
+from pipeline.inference.decode_batch import Rows
+from pipeline.inference.generator import Generation, Generator
+from pipeline.syntax.calls import texts_of
+from tests.pipeline.scripted import tokenizer
+from tools_service.config import ToolsConfig
+from tools_service.serving.client import LocalTools
+
+pytestmark = pytest.mark.unit
+ARCHITECTURES = ["Llama", "GPT-NeoX", "GPT-2", "GPT-J"]
+WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
+OLD = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 512}
+
+
+def random_model(architecture: str, kind: str = "words") -> LanguageModel:
+    """Two layers of random float32 weights, large enough that tokens differ in probability."""
+    torch.manual_seed(7)
+    network: PreTrainedModel
+    if architecture == "Llama":
+        network = LlamaForCausalLM(LlamaConfig(**WIDE, intermediate_size=64, max_position_embeddings=128))
+    elif architecture == "GPT-NeoX":
+        network = GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE, intermediate_size=64, max_position_embeddings=128))
+    elif architecture == "GPT-2":
+        network = GPT2LMHeadModel(GPT2Config(**OLD))
+    else:
+        network = GPTJForCausalLM(GPTJConfig(**OLD, rotary_dim=8))
+    for weights in network.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.normal_(weights, std=0.3)
+    return LanguageModel(network, tokenizer(kind))
+
+
+def alone(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
+    model, rng = random_model(architecture), random.Random(3)
+    texts = [[rng.randrange(300) for _ in range(size)] for size in (5, 1, 9, 3)]
+    rows = Rows(model, texts)
+    for step in range(24):
+        for row, text in enumerate(texts):
+            torch.testing.assert_close(rows.logits[row], alone(model, text), rtol=0, atol=1e-4)
+        taken = rng.randrange(len(texts)) if step % 3 == 2 else None
+        if taken is not None:
+            rows.take_back(taken, 2)
+            del texts[taken][-2:]
+        if step in (8, 16):
+            kept = rng.sample(range(len(texts)), len(texts) - 1)
+            rows.keep(kept)
+            texts = [texts[row] for row in kept]
+        tokens = [rng.randrange(300) for _ in texts]
+        rows.step(tokens)
+        for text, token in zip(texts, tokens, strict=True):
+            text.append(token)
+        assert [rows.length(row) for row in range(len(rows))] == [len(text) for text in texts]
+
+
+def test_only_tokens_fed_in_a_row_are_taken_back() -> None:
+    rows = Rows(random_model("Llama"), [[1, 2], [3]])
+    rows.step([4, 5])
+    rows.take_back(0, 1)
+    rows.step([6, 7])
+    with pytest.raises(ValueError, match="row 0 cannot take back 2 of its 3 tokens"):
+        rows.take_back(0, 2)
+    with pytest.raises(ValueError, match="row 1"):
+        rows.take_back(1, 3)
+
+
+def test_a_row_needs_a_token() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        Rows(random_model("Llama"), [[1], []])
+
+
+PROMPTS = ["The river", "27 + 4 is", "He said that the answer to 27 + 4 is", "Today"]
+
+
+def texts(model: LanguageModel, prompts: list[str], k: int) -> list[Generation]:
+    tools = LocalTools({}, ToolsConfig())
+    generator = Generator(model, tools, k=k)
+    return generator.generate(prompts, max_new_tokens=12)
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_batch_says_what_its_prompts_say_alone(architecture: str, kind: str) -> None:
+    model = random_model(architecture, kind)
+    for k in (0, 3, 512):
+        assert texts(model, PROMPTS, k) == [texts(model, [prompt], k)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_call_taken_back_leaves_no_trace(architecture: str) -> None:
+    model = random_model(architecture)
+    without, begun = texts(model, PROMPTS, 0), texts(model, PROMPTS, 512)
+    assert all(len(generation.failed) == 1 for generation in begun)
+    assert [generation.text for generation in begun] == [generation.text for generation in without]
+    assert len({generation.text for generation in without}) > 1
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoding_without_calls_is_that_of_transformers(architecture: str) -> None:
+    model = random_model(architecture)
+    for prompt in PROMPTS:
+        ids = torch.tensor([Generator(model, LocalTools({}, ToolsConfig())).encode(prompt)])
+        model.model.generation_config.eos_token_id = model.tokenizer.eos_token_id
+        banned = [*range(len(model.markers.pieces), 512), *model.markers.api]
+        whole = model.model.generate(
+            ids, max_new_tokens=12, do_sample=False, suppress_tokens=banned, pad_token_id=0
+        )
+        [found] = texts(model, [prompt], 0)
+        expected = [
+            token for token in whole[0, ids.shape[1] :].tolist() if token != model.tokenizer.eos_token_id
+        ]
+        assert found.tokens == len(expected)
+        assert [found.text] == texts_of(model.tokenizer, [expected])

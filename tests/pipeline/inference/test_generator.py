@@ -1,0 +1,289 @@
+"""Decoding with tools: every rule, on a scripted model with four kinds of tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from pipeline.inference.call_parser import FailedCall, MadeCall
+from pipeline.inference.generator import Generation, Generator, InferenceError
+from tests.pipeline.scripted import ScriptedModel
+from tools_service.config import ToolsConfig
+from tools_service.serving.client import LocalTools
+from tools_service.tools.calculator import Calculator
+from tools_service.tools.calendar import Calendar
+from tools_service.tools.contract import ToolInput, ToolResult
+
+pytestmark = pytest.mark.unit
+KINDS = ["bytes", "words", "merging", "metaspace"]
+
+PROMPT = "The answer to 27 + 4 is"
+PLAIN = PROMPT + "| thirty."
+CALLS = PROMPT + "| [|Calculator|(|27 + 4|)| ->| 31|]|"
+
+
+class Asks:
+    """A client that keeps what it is asked and answers from `results`, by input."""
+
+    def __init__(self, **results: str | None) -> None:
+        self.results = results
+        self.lists: list[tuple[str, list[ToolInput]]] = []
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        self.lists.append((tool, list(inputs)))
+        answers = [self.results.get(one.text, "31") for one in inputs]
+        return [ToolResult(answer, None if answer else "no_answer") for answer in answers]
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        return self.call(tool, inputs)
+
+
+def decode(
+    paths: list[str],
+    prompt: str = PROMPT,
+    *,
+    kind: str = "words",
+    tools: Asks | LocalTools | None = None,
+    max_positions: int = 2**31,
+    max_new_tokens: int = 64,
+    stop_at_newline: bool = False,
+    date: str | None = None,
+    **settings: object,
+) -> Generation:
+    model = ScriptedModel(kind, paths, max_positions)
+    generator = Generator(model, tools or Asks(), **{"k": 2, **settings})  # type: ignore[arg-type]
+    [generation] = generator.generate(
+        [prompt], [date], max_new_tokens=max_new_tokens, stop_at_newline=stop_at_newline
+    )
+    return generation
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_goes_on_after_the_response(kind: str) -> None:
+    found = decode([PLAIN, CALLS + " 31 exactly."], kind=kind)
+    assert found.text == " 31 exactly."
+    assert found.calls == (MadeCall("Calculator", "27 + 4", "31", 0),)
+    assert found.annotated == " [Calculator(27 + 4) -> 31] 31 exactly."
+    assert (found.failed, found.stop) == ((), "eos")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arrow", ["|) ->| 31", "|) -> |31", "|)->| 31", "|) ->|  31"])
+def test_the_arrow_is_a_border_in_the_text_not_a_token(kind: str, arrow: str) -> None:
+    # Where a token such as ") -> " holds more than the arrow, the call is written anew.
+    written = PROMPT + "| [|Calculator|(|27 + 4" + arrow
+    then = PROMPT + "| [Calculator(27 + 4)" + (" ->" if " ->" in arrow else "->") + " 31]| yes."
+    found = decode([PLAIN, written, then], kind=kind)
+    assert found.calls == (MadeCall("Calculator", "27 + 4", "31", 0),)
+    assert found.text == " yes."
+
+
+def test_the_call_begins_where_api_is_among_the_k_most_likely() -> None:
+    others = [PROMPT + f"| {word}." for word in ("hello", "long", "on")]
+    paths = [*others, CALLS + " 31."]
+    assert decode(paths, k=4).text == " 31."
+    assert decode(paths, k=3).text == " hello."
+
+
+def test_ties_are_ranked_as_greedy_decoding_breaks_them() -> None:
+    class Tied(ScriptedModel):
+        def _prefer(self, visible: list[int]) -> torch.Tensor:
+            logits = super()._prefer(visible)
+            return logits.clamp(max=99.0) if self.seen[-1] == " " + PROMPT else logits
+
+    api = ScriptedModel("words", []).markers.api[0]
+    for word in (" is", " hello"):
+        model = Tied("words", [PROMPT + f"|{word}.", CALLS + " 31."])
+        [found] = Generator(model, Asks(), k=1).generate([PROMPT])
+        assert bool(found.calls) == (api < model.markers.pieces.index(word))
+
+
+def test_k_1_is_plain_greedy_decoding() -> None:
+    assert decode([PLAIN, CALLS + " 31."], k=1).text == " thirty."
+    assert decode([CALLS + " 31.", PLAIN], k=1).text == " 31."
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"disabled": True}, {"max_calls": 0}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_calls_api_has_probability_0_at_every_step(kind: str, settings: dict[str, object]) -> None:
+    found = decode([CALLS + " 31.", PLAIN, CALLS + " 32."], kind=kind, **settings)
+    assert (found.text, found.calls, found.failed) == (" thirty.", (), ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_one_call_per_prompt_even_where_greedy_decoding_would_begin_another(kind: str) -> None:
+    again = CALLS + " so| [|Calculator|(|27 + 4|)| ->| 31|]| twice."
+    tools = Asks()
+    found = decode([again, CALLS + " so once."], kind=kind, tools=tools)
+    assert found.text == " so once."
+    assert len(tools.lists) == 1
+
+
+def test_more_calls_are_an_option() -> None:
+    again = CALLS + " so| [|Calculator|(|27 + 4|)| ->| 31|]| twice."
+    found = decode([again], max_calls=2)
+    assert found.text == " so twice."
+    assert [call.position for call in found.calls] == [0, 3]
+    assert found.annotated == " [Calculator(27 + 4) -> 31] so [Calculator(27 + 4) -> 31] twice."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ("| [|1|]| note.", "no_tool"),
+        ("| [|Calculator|(|27 + 4|)|]| 31.", "no_arrow"),
+        ("| [|Calculator|(|27|\n|)", "newline"),
+        ("| [|Calculator|(|27 + 4| ->", "no_parenthesis"),
+        ("| [|Calendar|(|27", "input_not_empty"),
+        ("| [|Calculator|(|27", "ended"),
+        ("| [|Calculator|(|" + "1" * 80, "too_long"),
+        ("| [|Calculator|(|27 / 0|)| ->", "no_answer"),
+    ],
+)
+def test_a_call_that_comes_to_nothing_is_taken_back(kind: str, call: str, reason: str) -> None:
+    tools = Asks(**{"27 / 0": None})
+    found = decode(
+        [PROMPT + call, PROMPT + "| thirty| [|Calculator|(|27", PROMPT + "| thirty or so."],
+        kind=kind,
+        tools=tools,
+        max_call_tokens=40,
+    )
+    assert [attempt.reason for attempt in found.failed] == [reason]
+    assert (found.text, found.calls) == (" thirty or so.", ())
+    assert found.annotated == found.text
+
+
+def test_what_follows_a_call_taken_back_does_not_see_it() -> None:
+    model = ScriptedModel("words", [PROMPT + "| [|1", PROMPT + "| thirty or so."])
+    Generator(model, Asks(), k=1).generate([PROMPT])
+    assert " The answer to 27 + 4 is [" in model.seen
+    after = model.seen[model.seen.index(" The answer to 27 + 4 is thirty") :]
+    assert all(text.startswith(" The answer to 27 + 4 is thirty") for text in after)
+
+
+def test_a_result_that_would_break_the_syntax_is_not_inserted() -> None:
+    found = decode([CALLS + " 31.", PLAIN], tools=Asks(**{"27 + 4": "3] [1"}))
+    assert [attempt.reason for attempt in found.failed] == ["unsafe_result"]
+    assert found.text == " thirty."
+
+
+def test_the_tools_of_the_service_are_called_with_the_prompts_own_day() -> None:
+    config = ToolsConfig()
+    tools = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, config)
+    day = "| [|Calendar|(|)| ->"
+    sentence = "Today is Monday, January 30, 2023."
+    found = decode(
+        [PROMPT + day, PROMPT + f"| [Calendar() -> {sentence}]| a day."], tools=tools, date="2023-01-30"
+    )
+    assert found.calls == (MadeCall("Calendar", "", sentence, 0),)
+    assert found.text == " a day."
+    assert decode([CALLS + " 31."], tools=tools).text == " 31."
+
+
+def test_prompts_share_the_lists_of_tool_calls() -> None:
+    prompts = [f"{number} and {number} is" for number in (1, 2, 3)]
+    paths = [f"{number} and {number} is| [|Calculator|(|{number} + {number}|)| ->" for number in (1, 2, 3)]
+    paths += [
+        f"{number} and {number} is [Calculator({number} + {number}) -> 31]| it." for number in (1, 2, 3)
+    ]
+    tools = Asks()
+    found = Generator(ScriptedModel("bytes", paths), tools).generate(prompts, ["2023-01-30", None, None])
+    assert [generation.text for generation in found] == [" it."] * 3
+    [(tool, inputs)] = tools.lists
+    assert tool == "Calculator"
+    assert sorted(inputs, key=lambda one: one.text) == [
+        ToolInput("1 + 1", "2023-01-30"),
+        ToolInput("2 + 2"),
+        ToolInput("3 + 3"),
+    ]
+
+
+class TestToolsSwitchedOff:
+    CALENDAR = PROMPT + "| [|Calendar|(|)| ->| 31|]|"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_most_likely_tool_of_those_that_are_on_is_called(self, kind: str) -> None:
+        paths = [CALLS + " 31.", self.CALENDAR + " today."]
+        assert decode(paths, kind=kind).text == " 31."
+        found = decode(paths, kind=kind, tools_off={"Calculator"})
+        assert found.text == " today."
+        assert [call.tool for call in found.calls] == ["Calendar"]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_where_no_other_tool_comes_the_text_goes_on_without(self, kind: str) -> None:
+        found = decode([CALLS + " 31.", PLAIN], kind=kind, tools_off={"Calculator"})
+        assert (found.text, found.calls) == (" thirty.", ())
+        assert len(found.failed) == 1
+
+    def test_all_of_them_off_is_disabled(self) -> None:
+        everything = {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
+        found = decode([CALLS + " 31.", PLAIN], tools_off=everything)
+        assert (found.text, found.failed) == (" thirty.", ())
+
+
+class TestStops:
+    def test_the_call_and_its_result_do_not_count_as_new_tokens(self) -> None:
+        found = decode([CALLS + "| one| two| three| four"], max_new_tokens=3, kind="bytes")
+        assert (found.text, found.tokens, found.stop) == (" on", 3, "length")
+        assert len(found.calls) == 1
+
+    def test_a_newline_stops_after_the_first_line_that_is_not_blank(self) -> None:
+        path = PROMPT + "|\n|\n|thirty|\n|Q: Why?"
+        assert decode([path], stop_at_newline=True).text == "\n\nthirty"
+        assert decode([path], stop_at_newline=True).stop == "newline"
+        assert decode([path]).text == "\n\nthirty\nQ: Why?"
+
+    def test_the_end_of_the_text_comes_after_a_call_that_is_among_the_k(self) -> None:
+        found = decode([PROMPT, CALLS + " 31."])
+        assert found.text == " 31."
+        assert decode([PROMPT, CALLS + " 31."], k=1).text == ""
+
+    @pytest.mark.parametrize("room", [1, 2, 3, 4, 20, 26, 27, 28, 40])
+    def test_the_context_is_never_left(self, room: int) -> None:
+        size = len(" " + PROMPT) + room
+        model = ScriptedModel("bytes", [PROMPT + "| thirty" + " more" * 20, CALLS + " 31."], size)
+        [found] = Generator(model, Asks(), k=10).generate([PROMPT])
+        assert max(len(text) for text in model.seen) < size
+        assert found.stop in ("context", "eos", "length")
+        assert bool(found.calls) == (room > len(" [Calculator(27 + 4) -> 31]"))
+
+    def test_a_prompt_that_fills_the_context_is_refused(self) -> None:
+        with pytest.raises(InferenceError, match=r"'The answer to 27 \+ 4 is' has 24 tokens"):
+            decode([PLAIN], kind="bytes", max_positions=24)
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("spaces", ["", " ", "   "])
+    def test_spaces_at_the_end_are_the_next_tokens(self, spaces: str) -> None:
+        assert decode([PLAIN], PROMPT + spaces).text == " thirty."
+
+    def test_an_empty_prompt_is_refused(self) -> None:
+        with pytest.raises(InferenceError, match="empty"):
+            decode([PLAIN], "  ")
+
+    def test_results_come_in_the_order_of_the_prompts_whatever_the_batches(self) -> None:
+        prompts = [word * size for word, size in (("a", 1), ("b", 9), ("c", 3), ("d", 20))]
+        model = ScriptedModel("bytes", [f"{prompt}| is {prompt}" for prompt in prompts])
+        model.batch_tokens = 20
+        found = Generator(model, Asks()).generate(prompts)
+        assert [generation.text for generation in found] == [f" is {prompt}" for prompt in prompts]
+
+    def test_none_gives_none(self) -> None:
+        assert Generator(ScriptedModel("bytes", []), Asks()).generate([]) == []
+
+
+def test_a_model_that_breaks_down_stops_the_job() -> None:
+    class Broken(ScriptedModel):
+        def _prefer(self, visible: list[int]) -> torch.Tensor:
+            return super()._prefer(visible) * torch.nan
+
+    with pytest.raises(InferenceError, match=r"non-finite logits after .* is'"):
+        Generator(Broken("words", [PLAIN]), Asks()).generate([PROMPT])
+
+
+def test_a_failed_call_says_what_was_written() -> None:
+    found = decode([PROMPT + "| [|Calculator|(|27|\n", PLAIN])
+    assert found.failed == (FailedCall("Calculator(27\n", "newline"),)

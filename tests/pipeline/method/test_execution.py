@@ -1,0 +1,87 @@
+"""Step 3: every candidate leaves with a result or a reason, in its place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.base.records import Candidate, ToolName
+from pipeline.method.execution import ExecutedCall, aexecute, discarded, execute
+from tools_service.config import ToolsConfig
+from tools_service.serving.client import LocalTools
+from tools_service.tools.calculator import Calculator
+from tools_service.tools.calendar import Calendar
+from tools_service.tools.contract import ToolInput, ToolResult
+
+pytestmark = pytest.mark.unit
+
+
+class Counting:
+    """A client that keeps the lists it was given, and answers from local tools."""
+
+    def __init__(self) -> None:
+        tools = {"Calculator": Calculator(), "Calendar": Calendar()}
+        self.client = LocalTools(tools, ToolsConfig(cache_size=0))
+        self.lists: list[tuple[str, list[ToolInput]]] = []
+
+    def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        self.lists.append((tool, list(inputs)))
+        return self.client.call(tool, inputs)
+
+    async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        self.lists.append((tool, list(inputs)))
+        return await self.client.acall(tool, inputs)
+
+
+def candidate(tool: ToolName, text: str, position: int = 0) -> Candidate:
+    return Candidate(tool=tool, position=position, token_index=position, p_api=0.5, input=text)
+
+
+BATCH = [
+    [candidate("Calculator", "1+1", 4), candidate("Calendar", ""), candidate("Calculator", "1/0", 9)],
+    [],
+    [candidate("Calculator", "1+1", 7), candidate("Calendar", "", 3), candidate("QA", "Who?", 2)],
+    [candidate("Calendar", "", 1), candidate("Calculator", "1+1", 1)],
+]
+DATES = ["2023-01-30", None, None, "2023-01-30"]
+
+
+def run(how: str, tools: Counting) -> list[list[ExecutedCall]]:
+    return execute(BATCH, DATES, tools) if how == "execute" else asyncio.run(aexecute(BATCH, DATES, tools))
+
+
+@pytest.mark.parametrize("how", ["execute", "aexecute"])
+def test_every_candidate_has_its_own_texts_result_or_a_reason(how: str) -> None:
+    executed = run(how, Counting())
+    assert [[one.candidate for one in text] for text in executed] == BATCH
+    monday = "Today is Monday, January 30, 2023."
+    assert [[one.result or one.reason for one in text] for text in executed] == [
+        ["2", monday, "division by zero"],
+        [],
+        ["2", "no date", "tool unreachable"],
+        [monday, "2"],
+    ]
+
+
+@pytest.mark.parametrize("how", ["execute", "aexecute"])
+def test_each_tool_gets_one_list_with_equal_calls_once(how: str) -> None:
+    tools = Counting()
+    run(how, tools)
+    assert [tool for tool, _ in tools.lists] == ["Calculator", "Calendar", "QA"]
+    assert all(len(set(inputs)) == len(inputs) for _, inputs in tools.lists)
+    assert tools.lists[1] == ("Calendar", [ToolInput("", "2023-01-30"), ToolInput("", None)])
+
+
+def test_dropped_candidates_are_counted_by_reason() -> None:
+    executed = execute(BATCH, DATES, Counting())
+    every = [one for text in executed for one in text]
+    counts = discarded(every)
+    assert counts == {"division by zero": 1, "no date": 1, "tool unreachable": 1}
+    assert sum(counts.values()) + sum(one.result is not None for one in every) == sum(map(len, BATCH))
+
+
+def test_texts_and_dates_must_be_parallel() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        execute(BATCH, DATES[:-1], Counting())

@@ -1,0 +1,80 @@
+"""How many texts there are: exact where everything is read, close where a part of large files is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.base.config import CorpusConfig
+from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.planning.corpus_sample import Survey, survey
+
+pytestmark = pytest.mark.unit
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def surveyed(folder: Path, wanted: int) -> tuple[Survey, CorpusConfig, int]:
+    """What is found, and how many texts there really are."""
+    config = CorpusConfig(paths=(str(folder),), max_tokens=64)
+    shards = list_shards(config)
+    found, texts = survey(shards, config, words, wanted)
+    real = sum(1 for _ in read_corpus(shards, config, words))
+    assert len(texts) == min(wanted, real)
+    return found, config, real
+
+
+def page(chance: random.Random) -> str:
+    return " ".join(chance.choice(("river", "bread", "seven", "blue")) for _ in range(chance.randint(4, 90)))
+
+
+def test_a_small_corpus_is_read_whole_and_counted(tmp_path: Path) -> None:
+    for number in range(3):
+        lines = [json.dumps({"text": page(random.Random(line))}) for line in range(20)]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
+    found, _, real = surveyed(tmp_path, 7)
+    assert found.texts == found.texts_read == real
+    assert found.bytes_read == found.bytes
+    assert found.files_read == 3
+
+
+@pytest.mark.parametrize("kind", ["gz", "parquet", "txt"])
+def test_of_large_files_a_part_says_how_many_there_are(kind: str, tmp_path: Path) -> None:
+    """Pages as unlike as can be for a compressor, so that the file is some MiB."""
+    for number in range(2):
+        chance = random.Random(number)
+        pages = [f"{chance.getrandbits(4_000):x} " + page(chance) for _ in range(3_000)]
+        if kind == "gz":
+            lines = "".join(json.dumps({"text": one}) + "\n" for one in pages)
+            (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), 1))
+        elif kind == "txt":
+            (tmp_path / f"{number}.txt").write_text("\n\n".join(pages))
+        else:
+            pq.write_table(pa.table({"text": pages}), tmp_path / f"{number}.parquet")
+    found, _, real = surveyed(tmp_path, 200)
+    assert found.texts_read < 0.95 * real
+    assert found.texts == pytest.approx(real, rel=0.1)
+
+
+def test_a_damaged_parquet_file_is_a_text_with_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    found, _, real = surveyed(tmp_path, 5)
+    assert found.texts == real == 1
+
+
+def test_of_many_files_some_from_all_over_are_read(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}.jsonl").write_text(
+            json.dumps({"text": "a page of some length, twice"}) + "\n"
+        )
+    found, _, real = surveyed(tmp_path, 4)
+    assert found.files_read == 8
+    assert found.texts == real == 40

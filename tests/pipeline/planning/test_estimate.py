@@ -1,0 +1,237 @@
+"""Plans: a run's own averages give that run again; time, cost, tools and disk by hand; what is refused."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from bench.fixtures import small_run as annotating
+from pipeline.base.config import PlanConfig
+from pipeline.base.cost import ModelShape
+from pipeline.base.hardware import CALLS_PER_S, HARDWARE, PEAK_FLOPS_PER_S
+from pipeline.base.records import TOOL_NAMES, Cost
+from pipeline.planning.assumptions import DEMO
+from pipeline.planning.estimate import Plan, plan
+from pipeline.planning.expected_work import Sizes
+from pipeline.planning.from_run import experience
+from pipeline.planning.render import outlook, warnings
+from pipeline.storage.manifest import MANIFEST, ROWS, AnnotationManifest, ManifestError
+from pipeline.storage.row_files import parquet_files
+from pipeline.syntax.prompts import load_prompt
+from tools_service.base.errors import ConfigurationError
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    annotating.save_model(folder / "model")
+    annotating.write_prompts(folder / "prompts")
+    annotating.write_corpus(folder / "pages", 2, 24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(world: Path) -> AnnotationManifest:
+    return annotating.finished(world, world / "annotations")
+
+
+def config(world: Path, **changed: object) -> PlanConfig:
+    annotate = annotating.config(world, world / "plan.json")
+    return PlanConfig(**{**dict(annotate), **changed})
+
+
+@pytest.fixture(scope="module")
+def made(world: Path, real: AnnotationManifest) -> Plan:
+    return plan(config(world, like=world / "annotations", flops_per_s=1e9))
+
+
+def test_sizes_are_those_of_the_engine(world: Path) -> None:
+    model, method = annotating.annotator_model(), annotating.method(world / "prompts")
+    sizes = Sizes.of(model.tokenizer, method)
+    for tool in method.tools:
+        template = load_prompt(tool, method.prompts)
+        prompt = model.prompt(template)
+        assert sizes.prompts[tool] == (prompt.length, len(prompt.suffix))
+        assert sizes.room(tool, model.max_positions, 10) == model.room(template, 10)
+    assert sizes.api == len(model.markers.api)
+
+
+def test_a_runs_own_averages_foresee_that_run(made: Plan, real: AnnotationManifest) -> None:
+    assert real.counts is not None
+    assert real.compute is not None
+    assert made.texts == real.counts.texts
+    assert made.token_forwards == pytest.approx(real.counts.token_forwards, rel=0.02)
+    assert made.flops == pytest.approx(real.compute.flops, rel=0.03)
+    for tool, counts in real.counts.tools.items():
+        assert made.tools[tool].texts == counts.selected
+        assert made.tools[tool].calls == pytest.approx(counts.candidates, rel=0.01)
+        assert made.tools[tool].texts_kept == pytest.approx(counts.texts_kept, abs=1)
+    run = {(part.tool, part.phase): part.run for part in real.counts.work}
+    for part in made.work:
+        took = run[part.tool, part.phase]
+        assert part.cost.tokens == pytest.approx(took.tokens, rel=0.1, abs=20)
+
+
+def test_time_is_work_over_speed_and_what_starting_takes(made: Plan) -> None:
+    time = made.time
+    assert time is not None
+    assert time.actor_hours == pytest.approx(made.flops / 1e9 / 3_600)
+    assert time.start_s == made.assumptions.start_s > 0
+    assert time.hours == pytest.approx(time.actor_hours + time.start_s / 3_600)
+    assert (time.gpu_hours, time.cost) == (0, None)
+
+
+def test_hardware_price_and_deadline(world: Path) -> None:
+    deadline = DEMO.start_s / 3_600 + 1e-9
+    on_gpus = config(world).ray.model_copy(update={"gpus_per_actor": 1.0})
+    made = plan(
+        config(
+            world,
+            ray=on_gpus,
+            hardware="A100",
+            utilisation=0.5,
+            price_per_hour=2.0,
+            deadline_hours=deadline,
+            sample=20,
+        )
+    )
+    time = made.time
+    assert time is not None
+    assert time.flops_per_s == 0.5 * 312e12
+    assert time.gpu_hours == pytest.approx(made.flops / time.flops_per_s / 3_600)
+    assert time.cost == pytest.approx(2 * time.gpu_hours)
+    assert time.actors == math.ceil(time.actor_hours / 1e-9) > 1
+    assert time.hours <= deadline
+    calculator = made.tools["Calculator"]
+    needed = calculator.calls / (time.actor_hours * 3_600) / CALLS_PER_S["Calculator"]
+    assert calculator.replicas_per_actor == pytest.approx(needed, rel=0.01)
+    assert calculator.replicas == max(1, math.ceil(calculator.replicas_per_actor * time.actors))
+
+
+def test_disk(made: Plan, world: Path) -> None:
+    written = sum(path.stat().st_size for path in parquet_files(world / "annotations" / ROWS))
+    assert made.disk.bytes == pytest.approx(written, rel=0.01)
+    assert made.disk.files == math.ceil(50 / 8)
+    assert made.disk.ids_bytes == 8 * 50
+
+
+def test_without_a_run_to_go_by_the_demo_is_and_the_reader_is_told(world: Path) -> None:
+    made = plan(config(world))
+    assert made.assumptions == DEMO
+    assert made.assumed_of_demo == ("Calculator", "Calendar")
+    assert made.time is None
+    said = " ".join(warnings(made))
+    assert "assumed to be as in the demo" in said
+    assert "no time: name --hardware" in said
+
+
+def test_tools_that_the_run_did_not_have_are_taken_from_the_demo(
+    world: Path, real: AnnotationManifest
+) -> None:
+    method = config(world).method
+    (world / "prompts" / "qa.txt").write_text("Ask. [QA(who?)] Ann.\n\nInput: {text}\nOutput:")
+    wanted = method.model_copy(update={"tools": ("Calendar", "QA")})
+    made = plan(config(world, method=wanted, like=world / "annotations"))
+    assert made.assumed_of_demo == ("QA",)
+    assert set(made.tools) == {"Calendar", "QA"}
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_the_speed_of_a_run_counts_from_when_all_actors_work(
+    actors: int, world: Path, real: AnnotationManifest, tmp_path: Path
+) -> None:
+    """Seven files, ten seconds apart, the first after a minute; then a copy that lost the times."""
+    folder = tmp_path / "annotations"
+    shutil.copytree(world / "annotations", folder)
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
+    ray = real.recipe.ray.model_copy(update={"actors": actors})
+    changed = {
+        "sessions": (real.sessions[0].model_copy(update=times),),
+        "recipe": real.recipe.model_copy(update={"ray": ray}),
+    }
+    real.model_copy(update=changed).write(folder)
+    start = 1_767_225_600
+    files = parquet_files(folder / ROWS)
+    for number, path in enumerate(files):
+        os.utime(path, (start + 60 + 10 * number,) * 2)
+    found = experience(folder)
+    assert found.pace is not None
+    assert real.compute is not None
+    later = sum(flops_of(path, real.compute.shape) for path in files[actors:])
+    speed = later / (10 * (7 - actors))
+    assert found.pace.flops_per_s == pytest.approx(speed / actors, rel=0.01)
+    assert found.start_s == pytest.approx(120 - real.compute.flops / speed, abs=0.1)
+    os.utime(files[-1], (start + 10_000,) * 2)
+    unknown = experience(folder)
+    assert (unknown.start_s, unknown.pace) == (DEMO.start_s, None)
+
+
+def flops_of(path: Path, shape: ModelShape) -> int:
+    parts = [part["run"] for work in pq.read_table(path)["work"].to_pylist() for part in work]
+    return sum(shape.flops(Cost(**part)) for part in parts)
+
+
+def test_no_speed_but_a_deadline_is_refused(world: Path) -> None:
+    with pytest.raises(ConfigurationError, match="name hardware, flops_per_s"):
+        plan(config(world, deadline_hours=5.0))
+
+
+def test_a_run_that_shows_no_speed_is_said_to(world: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "annotations"
+    shutil.copytree(world / "annotations", copy)
+    for path in parquet_files(copy / ROWS):
+        os.utime(path, (0, 0))
+    made = plan(config(world, like=copy))
+    assert made.time is None
+    assert any(f"{copy} shows no speed" in line for line in warnings(made))
+
+
+def test_a_deadline_within_the_start_is_refused(world: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"deadline_hours = 0.01: starting takes {DEMO.start_s:.0f} s"
+    ):
+        plan(config(world, deadline_hours=0.01, flops_per_s=1e9))
+
+
+def test_a_run_that_is_not_finished_says_nothing(
+    world: Path, real: AnnotationManifest, tmp_path: Path
+) -> None:
+    real.model_copy(update={"state": "unfinished", "counts": None, "compute": None}).write(tmp_path)
+    with pytest.raises(ManifestError, match="not finished"):
+        plan(config(world, like=tmp_path))
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(ManifestError, match="not a folder that annotate wrote"):
+        plan(config(world, like=tmp_path))
+
+
+def test_the_plan_is_printed_and_written(made: Plan, tmp_path: Path) -> None:
+    out = io.StringIO()
+    Console(file=out, width=150).print(outlook(made))
+    shown = out.getvalue()
+    assert "50 texts" in shown
+    assert "Calculator" in shown
+    assert "positions" in shown
+    made.write(tmp_path / "new" / "plan.json")
+    assert Plan.model_validate_json((tmp_path / "new" / "plan.json").read_text()) == made
+
+
+def test_all_tools_and_hardware_have_figures() -> None:
+    assert set(DEMO.tools) == set(CALLS_PER_S) == set(TOOL_NAMES)
+    assert set(PEAK_FLOPS_PER_S) == set(HARDWARE)
+
+
+def test_no_weights_are_read(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(world / "model" / name, tmp_path / "model")
+    model = config(world).model.model_copy(update={"path": str(tmp_path / "model")})
+    assert plan(config(world, model=model)).flops == plan(config(world)).flops

@@ -1,0 +1,148 @@
+"""The report: what it says of a run, and that it says the same each time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console, RenderableType
+
+from pipeline.base.config import AnnotateConfig, MethodConfig
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text, ToolName
+from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult
+from pipeline.report.tables import calls_view, files_table, funnel_table, kept_calls, report, result_table
+from pipeline.storage.counts import count_rows
+from pipeline.storage.manifest import ROWS, AnnotationManifest, CorpusState
+
+pytestmark = pytest.mark.unit
+METHOD = MethodConfig(tools=("Calculator", "WikiSearch", "Calendar"))
+
+
+def printed(what: RenderableType, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def call(tool: ToolName, position: int, gain: float) -> Call:
+    return Call(tool, position, 0.3, "27 + 4", "31", 1.0, 1.0 + gain, 1.0 + gain, gain)
+
+
+def row(number: int, *calls: Call, text: str = "The sum is 31, as everybody knows.") -> dict[str, Any]:
+    funnel = tuple(Funnel(tool, "all", 4, 9, 3, 2, 2) for tool in METHOD.tools[:2])
+    where = Document(f"pages.json.gz#{number}", url=f"https://example.org/{number}")
+    return Annotation(Text(number, where, text), "annotated", None, calls, funnel).to_row()
+
+
+def test_the_funnel_has_a_line_for_each_tool() -> None:
+    rows = [row(number, call("Calculator", 10, 0.6)) for number in range(1200)]
+    text = printed(funnel_table(count_rows(rows, METHOD).tools))
+    lines = [line.split() for line in text.splitlines() if "Calculator" in line or "WikiSearch" in line]
+    numbers = ["1,200", "1,200", "4,800", "10,800", "3,600", "2,400", "2,400"]
+    assert [[word for word in line if word != "│"] for line in lines] == [
+        ["WikiSearch", *numbers, "0", "0"],
+        ["Calculator", *numbers, "1,200", "1,200"],
+    ]
+
+
+def test_shown_calls_pass_their_threshold_and_are_spread_over_the_tools() -> None:
+    rows = [row(number, *(call("Calculator", at, 0.7) for at in (0, 10))) for number in range(50)]
+    rows += [
+        row(50, call("WikiSearch", 10, 1.1)),
+        row(51, call("WikiSearch", 10, 0.9), call("Calculator", 10, 0.4)),
+    ]
+    shown = kept_calls(rows, METHOD)
+    assert [one.tool for one in shown] == ["WikiSearch", *["Calculator"] * 5]
+    assert all(one.gain >= METHOD.of(one.tool).tau_f for one in shown)
+
+
+def test_the_same_calls_are_shown_whatever_the_order_of_the_rows() -> None:
+    rows = [row(number, call("Calculator", 10, 0.5 + number)) for number in range(200)]
+    shown = kept_calls(rows, METHOD)
+    assert len(shown) == 6
+    assert kept_calls(reversed(rows), METHOD) == shown
+    assert max(one.gain for one in shown) < 199, "chosen by gain"
+
+
+def test_a_call_is_shown_where_it_stands() -> None:
+    long = "word " * 60 + "\nThe sum is 31, as everybody" + " knows" * 60
+    [inside] = kept_calls([row(1, call("Calculator", long.index(" 31"), 0.7), text=long)], METHOD)
+    assert inside.before.startswith("… word word")
+    assert inside.before.endswith(" The sum is")
+    assert inside.call == " [Calculator(27 + 4) -> 31]"
+    assert inside.after.startswith(" 31, as everybody knows")
+    assert inside.after.endswith("knows …")
+    [first] = kept_calls([row(1, call("Calculator", 0, 0.7))], METHOD)
+    assert (
+        first.before + first.call + first.after
+        == "[Calculator(27 + 4) -> 31] The sum is 31, as everybody knows."
+    )
+    text = printed(calls_view([first]), width=200)
+    assert "[Calculator(27 + 4) -> 31] The sum is 31" in text
+    assert "Calculator, +0.70, https://example.org/1" in text
+    assert "none" in printed(calls_view([]))
+
+
+def result(accuracy: float, calls: int, perplexity: float | None, *names: str) -> ModelResult:
+    found = BenchmarkResult(accuracy=accuracy, n=80, calls=calls, calls_by_tool={}, failed_calls={})
+    return ModelResult(
+        model="m",
+        k=10,
+        disabled=False,
+        tools_off=(),
+        benchmarks=dict.fromkeys(names, found),
+        perplexity=perplexity,
+    )
+
+
+def test_the_table_compares_the_models_in_the_papers_order() -> None:
+    evaluation = Evaluation(
+        models={
+            "other": result(1.0, 80, None, "calendar"),
+            "toolformer": result(0.675, 79, 9.4567, "calculator", "calendar"),
+            "base": result(0.0125, 0, 9.0, "calculator", "calendar"),
+        }
+    )
+    lines = [
+        line.translate({ord("│"): " ", ord("┃"): " "}).split()
+        for line in printed(result_table(evaluation)).splitlines()
+    ]
+    rows = [line for line in lines if line and line[0] in evaluation.models]
+    assert rows == [
+        ["base", "1.2", "(0)", "1.2", "(0)", "9.00"],
+        ["toolformer", "67.5", "(79)", "67.5", "(79)", "9.46"],
+        ["other", "–", "100.0", "(80)", "–"],
+    ]
+    assert ["model", "n", "=", "80", "n", "=", "80", "perplexity"] in lines
+
+
+def test_brackets_in_names_are_printed_as_they_are() -> None:
+    text = printed(files_table({"rows": Path("runs/[bold]x")}))
+    assert "runs/[bold]x" in text
+    assert "[red]" in printed(result_table(Evaluation(models={"base": result(1, 1, 1, "[red]")})))
+
+
+def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
+    rows = [row(number, call("Calculator", 10, 0.6)) for number in range(3)]
+    (tmp_path / ROWS).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), tmp_path / ROWS / "0.parquet")
+    corpus = CorpusState(files=1, bytes=1, digest="")
+    AnnotationManifest(
+        state="finished",
+        recipe=AnnotateConfig(method=METHOD),
+        versions={},
+        corpus=corpus,
+        sessions=(),
+        counts=count_rows(rows, METHOD),
+    ).write(tmp_path)
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(Evaluation(models={"base": result(0.5, 1, 2.0, "sums")}).model_dump_json())
+    text = printed(report(tmp_path, evaluation, {"rows": tmp_path / ROWS}))
+    for expected in ("texts with one", "The sum is [Calculator(27 + 4) -> 31] 31", "50.0 (1)", "rows"):
+        assert expected in text
+    assert text.count("[Calculator(") == 3

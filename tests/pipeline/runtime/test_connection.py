@@ -1,0 +1,83 @@
+"""Which cluster a step gets, and what it says where it would wait for ever. Ray itself is stood in for."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.runtime.connection import Needs, connected
+from tools_service.base.errors import ConfigurationError
+
+pytestmark = pytest.mark.unit
+
+NEEDS = Needs(cpus=4.5, gpus=2, of="2 workers", remedy="ask for fewer")
+
+
+class FakeRay:
+    """Remembers what it was asked; has the resources it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
+        self.asked: list[Any] = []
+        self.running = False
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # put back afterwards
+        monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
+        monkeypatch.setattr(ray, "init", self.init)
+        monkeypatch.setattr(ray, "shutdown", lambda: self.asked.append("shutdown"))
+        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+    def init(self, address: str, num_cpus: int | None = None, **_: Any) -> None:
+        if address == "nowhere:1":
+            raise ConnectionError("nobody answers")
+        self.asked.append((address, num_cpus))
+
+
+@pytest.mark.parametrize("variable", [None, "", "local"])
+def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    there = FakeRay(monkeypatch, CPU=5, GPU=2)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    with connected(NEEDS):
+        assert there.asked == [("local", 5)]
+    assert there.asked[1:] == ["shutdown"]
+
+
+def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = FakeRay(monkeypatch, CPU=5)
+    message = "2 GPUs for 2 workers, but this machine has 0: ask for fewer"
+    with pytest.raises(ConfigurationError, match=message), connected(NEEDS):
+        pytest.fail("it began")
+    assert there.asked[-1] == "shutdown"
+
+
+@pytest.mark.parametrize("named", ["recipe", "variable"])
+def test_a_named_cluster_is_joined_and_may_grow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    there = FakeRay(monkeypatch, CPU=1, GPU=2)
+    if named == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with caplog.at_level(logging.WARNING), connected(NEEDS, "head:6379" if named == "recipe" else None):
+        assert there.asked == [("head:6379", None)]
+    assert "4.5 CPUs for 2 workers, but the cluster has 1: waiting until it has grown" in caplog.text
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeRay(monkeypatch)
+    message = r"nowhere:1 \(.*\): no Ray cluster there: nobody answers"
+    with pytest.raises(ConfigurationError, match=message), connected(NEEDS, "nowhere:1"):
+        pytest.fail("it began")
+
+
+def test_a_connection_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = FakeRay(monkeypatch, CPU=8, GPU=8)
+    there.running = True
+    with connected(NEEDS, "another:6379"):
+        pass
+    assert there.asked == []

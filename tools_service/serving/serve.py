@@ -1,0 +1,89 @@
+"""`python -m tools_service serve`: the tools on Ray, for every job of a cluster, until an interrupt.
+
+Started again after a crash, it finds what still runs and goes on with it. Ctrl-C and SIGTERM stop the tools
+that no other job uses, and Ray if it was started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+
+import ray
+from ray import serve as ray_serve
+
+from pipeline.base.records import ToolName
+from tools_service.base.errors import ConfigurationError
+from tools_service.config import HttpConfig, ToolsConfig
+from tools_service.serving import http as ingress
+from tools_service.serving.client import ServeTools
+from tools_service.serving.deployment import tools_on_ray
+
+
+def serve(
+    config: ToolsConfig, tools: Sequence[ToolName], address: str | None, http: HttpConfig | None
+) -> None:
+    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP. What is wrong is raised at once."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    started_here = address in (None, "local") and "RAY_ADDRESS" not in os.environ
+    token = ingress.token_of(http) if http else None
+    listener = ingress.listen(http) if http else None
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _interruptible(),
+        _connected(address),
+        tools_on_ray(config, tools) as client,
+    ):
+        print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
+        for tool in tools:
+            print(f"  {tool:<10}  {client.applications[tool]}")
+        if started_here:  # Ray protects clusters that it starts by itself with a token in ~/.ray
+            print("to join: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
+        print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
+        if http and listener:
+            print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
+            server = ingress.server(client, tools, http, token, lambda: _states(client, tools))
+            server.run(sockets=[listener])
+        else:
+            threading.Event().wait()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigurationError(f"--address {address}: no Ray cluster there: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _states(client: ServeTools, tools: Sequence[str]) -> dict[str, str]:
+    found = ray_serve.status().applications
+    names = {tool: client.applications[tool] for tool in tools}
+    return {
+        tool: str(found[name].status.value) if name in found else "NOT_STARTED"
+        for tool, name in names.items()
+    }
