@@ -37,7 +37,7 @@ from bench.vllm.job import contest
 from bench.workload import Subject, make_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.records import TOOL_NAMES, Annotation, Call, Cost, Phase, Text, ToolName
+from pipeline.base.records import Annotation, Call, Cost, Phase, Text
 from pipeline.engine.compiling import compile_parts
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
@@ -45,7 +45,8 @@ from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import ScoredText, kept, score_calls
 from pipeline.method.sampling import Order, sample_calls
 from pipeline.syntax.prompts import load_prompt
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
     for other, ratio in out["engine_over"].items():
         print(f"texts/s, each in as many processes as suit it best: {ratio:.2f} times those of {other}")
     if args.agreement:
-        half = make_model(name, args.device, "bfloat16", args.batch_tokens)
+        half = make_model(name, args.device, "bfloat16", args.max_batch_tokens)
         out["bfloat16"] = agreement(model, half, subject.tools, method, texts)
         print(f"bfloat16: {out['bfloat16']}")
     return out
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=112, help="of a text; the demo recipe's")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batch-tokens", type=int, default=ModelConfig().batch_tokens)
+    parser.add_argument("--batch-tokens", type=int, default=ModelConfig().max_batch_tokens)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--k", type=int, help="instead of the paper's")
     parser.add_argument("--m", type=int, help="instead of the paper's")

@@ -35,9 +35,9 @@ from bench import results
 from bench.fixtures import small_run as annotating
 from cluster.local import ROOT, LocalCluster
 from pipeline.annotation.run import BATCHES_IN_FLIGHT, AnnotateBatch, annotate
-from pipeline.storage.manifest import MANIFEST, ROWS, read_manifest
-from pipeline.storage.row_files import parquet_files
-from tools_service.base.errors import PipelineError
+from pipeline.storage.manifest import MANIFEST, read_manifest
+from pipeline.storage.row_files import ROWS, parquet_files
+from tools_service.base.errors import ToolformerError
 
 KINDS = {
     "actor": "SIGKILL to the process of an annotating actor",
@@ -88,7 +88,7 @@ def drive(world: str, output: str) -> int:
     """The command of a round; the exit code is that of `python -m pipeline annotate`."""
     try:
         annotate(configured(Path(world), Path(output)), Recorded)
-    except PipelineError as error:
+    except ToolformerError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

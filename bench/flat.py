@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 
 from bench import results
-from pipeline.annotation.source import TokenCounter
 from pipeline.base.config import AnnotateConfig
-from pipeline.base.records import TOOL_NAMES, Text
+from pipeline.base.records import Text
 from pipeline.cli.recipes import demo
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
-from tools_service.serving.client import LocalTools
+from pipeline.syntax.tokenizer import TokenCounter
+from tools_service.tools.client import LocalTools
+from tools_service.tools.contract import TOOL_NAMES
 
 BAR = 0.05
 EVERY = 1_000
@@ -35,7 +37,7 @@ def endless(config: AnnotateConfig) -> Iterator[Text]:
     """The corpus again and again, each time with other text ids, hence other draws."""
     counter = TokenCounter(config.model.path)
     for turn in count():
-        for text in read_corpus(list_shards(config.corpus), config.corpus, counter):
+        for text in read_corpus(list_files(config.corpus), config.corpus, counter):
             yield replace(text, text_id=(text.text_id + turn) % 2**62)
 
 

@@ -27,21 +27,22 @@ import torch
 
 from bench import results
 from pipeline.annotation.run import annotate
-from pipeline.annotation.source import TokenCounter
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.base.records import Text
 from pipeline.cli.recipes import demo
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
-from pipeline.storage.manifest import ROWS, read_rows
-from tools_service.serving.client import LocalTools
+from pipeline.storage.row_files import ROWS, read_rows
+from pipeline.syntax.tokenizer import TokenCounter
+from tools_service.tools.client import LocalTools
 
 BAR = 0.9
 LEAST_S = 300
 COMPARED = ("status", "reason", "calls", "funnel")
 
-Rows = dict[int, dict[str, Any]]
+DecodeBatch = dict[int, dict[str, Any]]
 
 
 def configuration(folder: Path, copies: int, texts: int | None, threads: int) -> AnnotateConfig:
@@ -49,7 +50,7 @@ def configuration(folder: Path, copies: int, texts: int | None, threads: int) ->
     recipe = demo().annotate
     pages = folder / "pages"
     pages.mkdir()
-    for shard in list_shards(recipe.corpus):
+    for shard in list_files(recipe.corpus):
         for copy in range(copies):
             shutil.copy(shard.path, pages / f"{copy}-{Path(shard.path).name}")
     return recipe.model_copy(
@@ -62,7 +63,7 @@ def configuration(folder: Path, copies: int, texts: int | None, threads: int) ->
     )
 
 
-def bare(config: AnnotateConfig) -> tuple[dict[str, float], Rows]:
+def bare(config: AnnotateConfig) -> tuple[dict[str, float], DecodeBatch]:
     """The engine by itself."""
     torch.set_num_threads(int(config.ray.cpus_per_actor))
     began = time.perf_counter()
@@ -76,12 +77,12 @@ def bare(config: AnnotateConfig) -> tuple[dict[str, float], Rows]:
 
 
 def _batches(config: AnnotateConfig) -> Iterator[list[Text]]:
-    texts = read_corpus(list_shards(config.corpus), config.corpus, TokenCounter(config.model.path))
+    texts = read_corpus(list_files(config.corpus), config.corpus, TokenCounter(config.model.path))
     while batch := list(islice(texts, config.ray.texts_per_batch)):
         yield batch
 
 
-def graph(config: AnnotateConfig) -> tuple[dict[str, float], Rows]:
+def graph(config: AnnotateConfig) -> tuple[dict[str, float], DecodeBatch]:
     """The same through Ray. From the first file's writing to the last's, all texts but a batch are done."""
     began = time.perf_counter()
     annotate(config)

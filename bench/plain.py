@@ -20,16 +20,18 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Call, Candidate, Cost, Phase, Text, ToolName
+from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
-from pipeline.syntax.calls import END, Malformed, continuation, linearise, parse_call, texts_of
+from pipeline.syntax.calls import END, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
-from tools_service.serving.client import ToolClient
+from pipeline.syntax.tokenizer import continuation, texts_of
+from tools_service.tools.client import ToolClient
+from tools_service.tools.contract import ToolName
 
 
 class Streams(LogitsProcessor):

@@ -22,7 +22,8 @@ from bench.plain import Plain
 from bench.systems import Run, run_engine, run_plain
 from bench.vllm.job import Contest, contest
 from bench.workload import Subject
-from pipeline.base.records import Cost, Phase, ToolName
+from pipeline.base.records import Cost, Phase
+from tools_service.tools.contract import ToolName
 
 PATIENCE_S = 900.0
 T = TypeVar("T")

@@ -42,24 +42,14 @@ import pyarrow as pa
 from bench import results
 from cluster.local import LOOPBACK_ONLY, ROOT, LocalCluster
 from pipeline.annotation.run import annotate
-from pipeline.annotation.source import from_block, load_tokenizer
+from pipeline.annotation.source import from_block
 from pipeline.base.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
-from pipeline.base.records import (
-    ANNOTATION_SCHEMA,
-    Annotation,
-    Call,
-    Candidate,
-    Cost,
-    Funnel,
-    Text,
-    ToolName,
-    Work,
-)
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Candidate, Cost, Funnel, Text, Work
 from pipeline.cli.recipes import demo
 from pipeline.method.execution import ExecutedCall, aexecute
-from pipeline.storage.manifest import ROWS
-from pipeline.storage.row_files import write_rows
-from tools_service.tools.contract import TRANSIENT
+from pipeline.storage.row_files import ROWS, write_rows
+from pipeline.syntax.tokenizer import load_tokenizer
+from tools_service.tools.contract import TRANSIENT, ToolName
 
 TEXTS_PER_BATCH = 64
 TOOLS: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")

@@ -23,7 +23,7 @@ from pipeline.method.annotator import Annotator
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.syntax.calls import END
 from pipeline.syntax.grammar import CLOSED, DEAD
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 BATCH = 64  # texts, as RayConfig has it
 
@@ -109,7 +109,7 @@ def without_shortcuts(
         yield run_engine("no early end of draws", whole, model, texts)[0]
     if model.separate_head:
         # All logits may not fit: what then shrinks is for this contestant only.
-        with _set(model, "separate_head", False), _set(model, "batch_tokens", model.batch_tokens):
+        with _set(model, "separate_head", False), _set(model, "batch_tokens", model.max_batch_tokens):
             yield run_engine("logits everywhere", whole, model, texts)[0]
     yield run_engine("each call scored by itself", EachAlone(model, tools, method), model, texts)[0]
     settings = {**method.of(tool).model_dump(), "tau_f": -1e9}

@@ -21,7 +21,7 @@ from demo.pages import Marked
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation
 from pipeline.method.filtering import kept
-from pipeline.storage.manifest import read_rows
+from pipeline.storage.row_files import read_rows
 
 
 def compare(

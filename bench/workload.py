@@ -17,18 +17,19 @@ from bench.fixtures.small_models import teach
 from bench.systems import BATCH
 from demo import generate
 from pipeline.base.config import CorpusConfig, MethodConfig, ModelConfig, ToolMethod
-from pipeline.base.records import TOOL_NAMES, Text, ToolName
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.base.records import Text
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.selection import select
-from pipeline.syntax.calls import continuation
 from pipeline.syntax.prompts import load_prompt
+from pipeline.syntax.tokenizer import continuation
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
-from tools_service.tools.contract import Tool, ToolInput, ToolResult
+from tools_service.tools.client import LocalTools
+from tools_service.tools.contract import TOOL_NAMES, Tool, ToolInput, ToolName, ToolResult
 
 DEMO = "demo/models/annotator"
 PROMPTS = Path("demo/prompts")
@@ -53,13 +54,13 @@ def make_tools() -> LocalTools:
     return LocalTools({**tools, "Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
 
 
-def make_model(name: str, device: str, dtype: str, batch_tokens: int | None) -> LanguageModel:
+def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None) -> LanguageModel:
     """`demo`, `gpt2-small`, or a folder or hub name."""
     if name != "gpt2-small":
         path = DEMO if name == "demo" else name
         return LanguageModel.load(
             ModelConfig.model_validate(
-                {"path": path, "device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+                {"path": path, "device": device, "dtype": dtype, "batch_tokens": max_batch_tokens}
             )
         )
     torch.manual_seed(0)
@@ -67,7 +68,7 @@ def make_model(name: str, device: str, dtype: str, batch_tokens: int | None) -> 
     model = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)).eval()
     teach(model, continuation(tokenizer, [TAUGHT])[0].ids.tolist(), strength=0.5)
     on = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return LanguageModel(model.to(on, getattr(torch, dtype)), tokenizer, batch_tokens)
+    return LanguageModel(model.to(on, getattr(torch, dtype)), tokenizer, max_batch_tokens)
 
 
 def make_texts(
@@ -83,7 +84,7 @@ def make_texts(
 
     chosen = (
         text
-        for text in read_corpus(list_shards(config), config, tokens)
+        for text in read_corpus(list_files(config), config, tokens)
         if not text.skipped and select(tool, text, method).chosen and tokens(text.text) <= room
     )
     found = [text for text, _ in zip(chosen, range(count), strict=False)]
@@ -104,7 +105,7 @@ class Subject:
     @classmethod
     def of(cls, name: str, tool: ToolName, args: argparse.Namespace) -> Subject:
         """As the arguments say, with the model's prompts and tables made."""
-        model = make_model(name, args.device, args.dtype, args.batch_tokens)
+        model = make_model(name, args.device, args.dtype, args.max_batch_tokens)
         given = {key: getattr(args, key) for key in ("k", "m", "tau_s") if getattr(args, key) is not None}
         settings = ToolMethod.model_validate(MethodConfig().of(tool).model_dump() | given)
         method = MethodConfig.model_validate({"tools": (tool,), "prompts": PROMPTS, tool.lower(): settings})

@@ -266,7 +266,7 @@ def exact_share(folder: Path, count: int, most: int) -> float:
         [encode(tokenizer, part, config.max_passage_tokens) for part in parts(config, o.question, o.passages)]
         for o in examples
     ]
-    reader = Seq2Seq(model, tokenizer, batch_tokens=config.batch_tokens)
+    reader = Seq2Seq(model, tokenizer, max_batch_tokens=config.max_batch_tokens)
     answers = reader.generate(inputs, [config.max_answer_tokens] * count)
     return sum(said == one.answer for said, one in zip(answers, examples, strict=True)) / count
 

@@ -21,11 +21,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from pipeline.base.records import TOOL_NAMES, ToolName
-from tools_service.base.errors import ConfigurationError, PipelineError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
-from tools_service.serving.client import LocalTools, ToolClient
-from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.tools.client import LocalTools, ToolClient
+from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName, ToolResult
 from tools_service.tools.registry import require_available
 from tools_service.tools_file import tools_file_of, with_tools_file
 
@@ -158,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(arguments, Call):
             return call(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
-    except PipelineError as error:
+    except ToolformerError as error:
         print(f"python -m tools_service: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
 

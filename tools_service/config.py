@@ -126,6 +126,8 @@ class WikiSearchConfig(Frozen):
 class QAConfig(Frozen):
     """Question answering: a reader over passages of WikiSearch's index, as Atlas is."""
 
+    RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+
     model: str = "google/flan-t5-large"
     """Folder or hub name for AutoModelForSeq2SeqLM.from_pretrained."""
     reader: Literal["fid", "concatenated"] = "concatenated"
@@ -142,7 +144,7 @@ class QAConfig(Frozen):
     """A question whose answer does not end after this many tokens has no result."""
     beams: PositiveInt = 1
     """Width of the beam search; 1 is greedy."""
-    batch_tokens: PositiveInt = 16_384
+    max_batch_tokens: PositiveInt = 16_384
     """Most tokens of passages read at a time, padding included."""
     dtype: DType = "float32"
     """Type of the weights."""
@@ -183,6 +185,8 @@ class CalendarConfig(Frozen):
 class MTConfig(Frozen):
     """Machine translation into English."""
 
+    RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+
     model: str = "facebook/nllb-200-distilled-600M"
     """Folder or hub name of a checkpoint of NLLB's architecture (the paper's, Appendix A)."""
     min_confidence: Probability = 0.5
@@ -191,7 +195,7 @@ class MTConfig(Frozen):
     """Longer inputs have no result."""
     beams: PositiveInt = 1
     """Width of the beam search; 1 is greedy, a few times faster than NLLB's published 4."""
-    batch_tokens: PositiveInt = 4_096
+    max_batch_tokens: PositiveInt = 4_096
     """Most source tokens translated at a time, padding included."""
     dtype: DType = "float32"
     """Type of the weights."""

@@ -37,9 +37,10 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import WEIGHTS, only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
-from pipeline.syntax.calls import CONTROLS, Malformed, Pieces, continuation, linearise, parse_call, texts_of
+from pipeline.syntax.calls import CONTROLS, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
-from tools_service.serving.client import ToolClient
+from pipeline.syntax.tokenizer import TokenizedText, continuation, texts_of
+from tools_service.tools.client import ToolClient
 
 LISTED = (
     100  # most of the likeliest tokens to ask for at each position; none of the others has above 1 / LISTED
@@ -168,7 +169,9 @@ class Job:
         dates = [select(self.tool, text, self.method).date for text in texts]
         return self.score(texts, execute(candidates, dates, self.tools))
 
-    def positions(self, texts: Sequence[Text], encoded: Sequence[Pieces]) -> dict[tuple[int, int], float]:
+    def positions(
+        self, texts: Sequence[Text], encoded: Sequence[TokenizedText]
+    ) -> dict[tuple[int, int], float]:
         """p(<API>) at each chosen position, by the text's number and the token's."""
         room = self.model.room(self.template, self.settings.max_call_tokens)
         tried = [

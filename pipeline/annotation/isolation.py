@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from pipeline.corpus.texts import reason_kind
+from pipeline.base.records import reason_kind
 
-DEATHS = 2
+MAX_CRASHES = 2
 """That an actor may die with a batch, then with a text alone: once may be the machine's fault."""
 LEAST_TEXTS = 1_000
 """The share of failed texts is one of so many at least: a few of the first ones say little."""
@@ -27,7 +27,7 @@ Failed = tuple[int, str]
 """A failed text's id, and the reason."""
 
 
-class Failures:
+class FailureBudget:
     """Failed texts, by kind of reason, and whether there are too many."""
 
     def __init__(self, most: float, failed: Iterable[Failed] = ()) -> None:
@@ -65,7 +65,7 @@ class Failures:
         return f"{number:,} x {next(iter(examples.values()))} (texts {', '.join(map(str, examples))})"
 
 
-class Attempts:
+class CrashTracker:
     """What has been begun and not ended: whoever did it died, or is at it."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Attempts:
         self._begun.pop(tuple(texts), None)
 
 
-class Turns:
+class ReadWriteLock:
     """Work that may go on side by side, and work that must be alone, on one event loop."""
 
     def __init__(self) -> None:

@@ -18,8 +18,7 @@ from typing import Any, Literal
 from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import peak_of_device
-from pipeline.base.records import Annotation, Cost
-from pipeline.corpus.texts import reason_kind
+from pipeline.base.records import Annotation, Cost, reason_kind
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """How far a run is: one counter for all processes, one line for the user.
 
-`Tally` is an actor on the driver's node that read tasks and annotators report to; what it says to annotators
+`ProgressActor` is an actor on the driver's node that read tasks and annotators report to; what it says to annotators
 is isolation.py's. `shown` draws it meanwhile
 as a progress bar; the total appears once every shard has been read.
 """
@@ -17,21 +17,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipeline.annotation.isolation import Attempts, Failed, Failures
+from pipeline.annotation.isolation import CrashTracker, Failed, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
 
 _EVERY_S = 0.5
 _EVERY_S_IN_LOGS = 30.0
 
 
-class Tally:
+class ProgressActor:
     """Texts read, by read task, texts annotated, and what annotators died with."""
 
-    def __init__(self, tasks: int, done: int, failures: Failures, run: str) -> None:
+    def __init__(self, tasks: int, done: int, failures: FailureBudget, run: str) -> None:
         self._tasks = tasks
         self._recorder = Recorder(run)
         self._failures = failures
-        self._attempts = Attempts()
+        self._attempts = CrashTracker()
         self._starts = 0
         self._texts: dict[str, int] = {}
         self._done = done
@@ -84,11 +84,15 @@ class Tally:
         return sum(self._texts.values()) if len(self._texts) == self._tasks else None
 
 
-def start_tally(tasks: int, done: int, failures: Failures, run: str) -> Any:
+def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
     """The tally's actor handle; `run` is its name in the metrics. It lives as long as the handle and costs no
     CPU share."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Tally).options(num_cpus=0, scheduling_strategy=here).remote(tasks, done, failures, run)
+    return (
+        ray.remote(ProgressActor)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(tasks, done, failures, run)
+    )
 
 
 @contextmanager

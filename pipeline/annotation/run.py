@@ -23,28 +23,33 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.annotation.isolation import DEATHS, Failures, Turns
+from pipeline.annotation.isolation import MAX_CRASHES, FailureBudget, ReadWriteLock
 from pipeline.annotation.metrics import BatchMetrics
-from pipeline.annotation.progress import shown, start_tally
-from pipeline.annotation.source import (
-    Corpus,
-    TextSource,
-    TokenCounter,
-    from_block,
-    load_tokenizer,
-    read_groups,
-)
+from pipeline.annotation.progress import shown, start_progress
+from pipeline.annotation.source import Corpus, TextSource, from_block, read_groups
 from pipeline.base.config import AnnotateConfig, ModelConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
-from pipeline.corpus.texts import Shard, all_shards, list_shards, require_readable
-from pipeline.runtime.connection import Needs, connected
+from pipeline.corpus.files import CorpusFile, all_files, list_files
+from pipeline.corpus.texts import require_readable
+from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.counts import COLUMNS, count_rows
+from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import log_into, logged
-from pipeline.storage.manifest import ROWS, AnnotationManifest, Session, begin, read_failed, read_rows
-from pipeline.storage.row_files import Ids, now, remove_rows, settle, sole_writer, write_rows, writing
-from tools_service.base.errors import PipelineError
-from tools_service.serving.client import ToolClient
+from pipeline.storage.manifest import AnnotationManifest, Session, begin
+from pipeline.storage.row_files import (
+    ROWS,
+    Ids,
+    read_failed,
+    read_rows,
+    recover_rows,
+    remove_rows,
+    write_rows,
+)
+from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
+from tools_service.base.errors import ToolformerError
+from tools_service.base.files import now, writing
+from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
@@ -60,7 +65,7 @@ _AGAIN = "When the cause is gone, go on with --retry-failed; if that many may fa
 _OTHER_CPUS = 3  # reading and cutting into batches, besides annotators and tools
 
 
-class AnnotationError(PipelineError):
+class AnnotationError(ToolformerError):
     """The run stopped. What was written stays; the same command goes on."""
 
 
@@ -73,11 +78,11 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
     use by another process, no such tool or model), and AnnotationError when the run stops.
     """
     require_available(config.method.tools, config.tools)
-    shards = list_shards(config.corpus)
+    shards = list_files(config.corpus)
     require_readable(shards, config.corpus)
     load_tokenizer(config.model.path)
-    whole = None if config.corpus.slice is None else all_shards(config.corpus)
-    with sole_writer(config.output), logged(config.output):
+    whole = None if config.corpus.slice is None else all_files(config.corpus)
+    with exclusive_lock(config.output), logged(config.output):
         manifest = begin(config.output, config, shards, whole)
         if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):
             manifest = manifest.reopened()
@@ -88,24 +93,27 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
 
 
 def _run(
-    config: AnnotateConfig, shards: Sequence[Shard], manifest: AnnotationManifest, actor: Callable[..., Any]
+    config: AnnotateConfig,
+    shards: Sequence[CorpusFile],
+    manifest: AnnotationManifest,
+    actor: Callable[..., Any],
 ) -> AnnotationManifest:
     rows = config.output / ROWS
     with writing(rows):
         rows.mkdir(exist_ok=True)
     session, clock = Session(started=now()), time.monotonic()
     manifest.with_session(session).write(config.output)
-    done = settle(rows)
+    done = recover_rows(rows)
     if config.retry_failed and (again := remove_rows(rows, [text for text, _ in read_failed(config.output)])):
         logger.info("%s: trying %d failed texts again", config.output, again)
-        done = settle(rows)
-    failures = Failures(config.max_failed_share, read_failed(config.output))
+        done = recover_rows(rows)
+    failures = FailureBudget(config.max_failed_share, read_failed(config.output))
     if verdict := failures.verdict(len(done)):
         raise AnnotationError(f"{config.output}: {verdict}. {_AGAIN}")
     if len(done):
         logger.info("%s: going on after %d texts", config.output, len(done))
     texts = _run_graph(config, shards, done, failures, actor)
-    written = len(settle(rows))
+    written = len(recover_rows(rows))
     if written != texts:
         raise AnnotationError(
             f"{config.output}: {texts} texts were read, but there are {written} rows. If fewer, two texts "
@@ -130,9 +138,9 @@ def _absolute(config: AnnotateConfig) -> AnnotateConfig:
 
 def _run_graph(
     config: AnnotateConfig,
-    shards: Sequence[Shard],
+    shards: Sequence[CorpusFile],
     done: Ids,
-    failures: Failures,
+    failures: FailureBudget,
     actor: Callable[..., Any],
 ) -> int:
     """Annotate the texts that are not `done`; how many texts the corpus has, those included."""
@@ -141,12 +149,12 @@ def _run_graph(
     _hush()
     count = TokenCounter(config.model.path)
     with (
-        connected(needs(config), config.ray.address),
+        ray_connection(needs(config), config.ray.address),
         tools_on_ray(config.tools, config.method.tools, count) as tools,
         DataContext.current(_data_context()),
     ):
         groups = read_groups(shards, config.corpus)
-        tally = start_tally(len(groups), len(done), failures, str(config.output))
+        tally = start_progress(len(groups), len(done), failures, str(config.output))
         texts = ray.data.read_datasource(
             TextSource(groups, Corpus(config.corpus, count, ray.put(done), tally))
         )
@@ -186,7 +194,7 @@ class AnnotateBatch:
         # Beside other actors, a thread more than was reserved is one that somebody waits for.
         torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
         log_into(config.output)
-        self._tally, self._turns, self._rows = tally, Turns(), config.output / ROWS
+        self._tally, self._turns, self._rows = tally, ReadWriteLock(), config.output / ROWS
         starts = ray.get(tally.starting.remote())
         if starts >= _STARTS * config.ray.actors:  # Ray would go on starting them for ever
             self._refused: str | None = (
@@ -197,7 +205,7 @@ class AnnotateBatch:
             model = LanguageModel.load(_placed(config))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
-        except PipelineError as error:
+        except ToolformerError as error:
             self._refused = str(error)  # raised here, Ray would make prose of it
         else:
             self._refused = None
@@ -214,7 +222,7 @@ class AnnotateBatch:
         texts, began = from_block(batch), time.monotonic()
         try:
             annotations = await self._surviving(texts)
-        except PipelineError as error:
+        except ToolformerError as error:
             logger.error("the run stops", exc_info=True)
             raise AnnotationError(str(error)) from error  # survives the way to the driver, whatever it was
         failed = [(one.text.text_id, one.reason) for one in annotations if one.status == "failed"]
@@ -234,7 +242,7 @@ class AnnotateBatch:
         found: list[Annotation] | None = None
         ids = [text.text_id for text in texts]
         async with self._turns.shared():
-            if await self._tally.begin.remote(ids) < DEATHS:
+            if await self._tally.begin.remote(ids) < MAX_CRASHES:
                 found = await self._annotator.aannotate(texts)
         if found is None:
             logger.warning("annotators died with texts %d to %d: now one by one", ids[0], ids[-1])
@@ -244,8 +252,8 @@ class AnnotateBatch:
         return found
 
     async def _alone(self, text: Text) -> Annotation:
-        if await self._tally.begin.remote([text.text_id]) >= DEATHS:
-            reason = f"process died: {DEATHS} times, while it was annotating this text and nothing else"
+        if await self._tally.begin.remote([text.text_id]) >= MAX_CRASHES:
+            reason = f"process died: {MAX_CRASHES} times, while it was annotating this text and nothing else"
             logger.warning("text %d failed", text.text_id, extra={"text_id": text.text_id, "error": reason})
             return Annotation(text, "failed", reason)
         [found] = await self._annotator.aannotate([text])
@@ -260,11 +268,11 @@ def _placed(config: AnnotateConfig) -> ModelConfig:
     return config.model.model_copy(update=where)
 
 
-def needs(config: AnnotateConfig) -> Needs:
+def needs(config: AnnotateConfig) -> ResourceRequest:
     """What annotators, tools, reading and batches need at once."""
     actors, tools = config.ray.actors, [config.tools.of(tool).deployment for tool in config.method.tools]
     cpus = actors * config.ray.cpus_per_actor + sum(one.min_replicas * one.cpus for one in tools)
-    return Needs(
+    return ResourceRequest(
         cpus=cpus + _OTHER_CPUS,
         gpus=actors * config.ray.gpus_per_actor + sum(one.min_replicas * one.gpus for one in tools),
         of=f"{actors} actors and the tools",
@@ -297,7 +305,7 @@ def _typed_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if not isinstance(error.cause, PipelineError):
+        if not isinstance(error.cause, ToolformerError):
             raise
         message = str(error.cause).partition(_RAYS_ADVICE)[0]
         raise AnnotationError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,13 @@ from ray.data.block import BlockMetadata
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA, Document, Text
-from pipeline.corpus.texts import Shard, read_corpus
+from pipeline.corpus.files import CorpusFile
+from pipeline.corpus.texts import read_corpus
 from pipeline.storage.row_files import Ids
-from pipeline.syntax.calls import continuation
-from tools_service.base.errors import ConfigurationError
+from pipeline.syntax.tokenizer import TokenCounter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 _BLOCK_ROWS = 64
 
@@ -49,7 +49,7 @@ class Corpus:
 class TextSource(Datasource):
     """The texts of groups of shards, each group one read task; texts that are done are left out."""
 
-    def __init__(self, groups: Sequence[Sequence[Shard]], corpus: Corpus) -> None:
+    def __init__(self, groups: Sequence[Sequence[CorpusFile]], corpus: Corpus) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
         self._corpus = corpus
@@ -73,7 +73,7 @@ class TextSource(Datasource):
         ]
 
 
-def read_groups(shards: Sequence[Shard], config: CorpusConfig) -> list[list[Shard]]:
+def read_groups(shards: Sequence[CorpusFile], config: CorpusConfig) -> list[list[CorpusFile]]:
     """Shards one by one; all together where `max_texts` makes their order matter."""
     return [[shard] for shard in shards] if config.max_texts is None else [list(shards)]
 
@@ -88,7 +88,7 @@ def from_block(block: pa.Table) -> list[Text]:
     return [Text(**{**row, "document": Document(**row["document"])}) for row in block.to_pylist()]
 
 
-def _read(task: str, shards: Sequence[Shard], corpus: Corpus) -> Iterator[pa.Table]:
+def _read(task: str, shards: Sequence[CorpusFile], corpus: Corpus) -> Iterator[pa.Table]:
     done: Ids = ray.get(corpus.done)
     read = 0
 
@@ -109,24 +109,3 @@ def _read(task: str, shards: Sequence[Shard], corpus: Corpus) -> Iterator[pa.Tab
 def _among(ids: Ids, text_id: int) -> bool:
     index = int(np.searchsorted(ids, text_id))
     return index < len(ids) and int(ids[index]) == text_id
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCounter:
-    """Counts the tokens of a text as the model sees it. Small to pickle."""
-
-    model_path: str
-
-    def __call__(self, text: str) -> int:
-        return len(continuation(load_tokenizer(self.model_path), [" " + text])[0].ids)
-
-
-@cache
-def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, once per process; ConfigurationError if there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"model.path {model_path!r}: cannot load its tokenizer: {error}") from error

@@ -26,21 +26,16 @@ import pyarrow.parquet as pq
 
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
-from pipeline.base.records import AUGMENTED_SCHEMA, TOOL_NAMES, ToolName
+from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.method.merging import THRESHOLDS, Mixture, TauF, choose
-from pipeline.storage.manifest import (
-    MANIFEST,
-    ROWS,
-    AnnotationManifest,
-    ManifestError,
-    read_batches,
-    read_manifest,
-    versions,
-)
-from pipeline.storage.row_files import Ids, now, write_whole
+from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError, read_manifest
+from pipeline.storage.provenance import versions
+from pipeline.storage.row_files import ROWS, Ids, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
-from tools_service.base.errors import ConfigurationError, PipelineError
+from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.files import atomic_write, now
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +43,7 @@ _COLUMNS = ("text_id", "text", "calls")
 _CHUNK_ROWS = 4_096
 
 
-class MergeError(PipelineError):
+class MergeError(ToolformerError):
     """Annotations that do not fit together, or a call that does not fit its text."""
 
 
@@ -267,7 +262,7 @@ def _publish(output: Path, table: pa.Table, manifest: MergeManifest) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     (part / ROWS).mkdir(parents=True)
     _write_sorted(table, part / ROWS / "00000.parquet")
-    write_whole(part / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    atomic_write(part / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     if output.exists():
         output.rename(old)
     part.rename(output)

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.base.hardware import Hardware
-from pipeline.base.records import ToolName
 from tools_service.base.settings import (
     Frozen,
     NotNegative,
@@ -24,10 +23,13 @@ from tools_service.base.settings import (
     Probability,
 )
 from tools_service.config import ToolsConfig
+from tools_service.tools.contract import ToolName
 
 
 class ModelConfig(Frozen):
     """A causal language model of transformers."""
+
+    RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
 
     path: str = "EleutherAI/gpt-j-6b"
     """Folder or hub name for AutoModelForCausalLM.from_pretrained; GPT-J is the paper's (section 4.1)."""
@@ -35,7 +37,7 @@ class ModelConfig(Frozen):
     """Type of the weights. Log-probabilities are always computed in float32 or wider."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one."""
-    batch_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one forward, padding included; None: what fits a GPU, 16,384 on a CPU."""
     compile: bool = False
     """Compile norms and MLPs (torch.compile): a wait of minutes, then fewer kernels; for GPUs."""

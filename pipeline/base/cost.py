@@ -4,8 +4,7 @@ In: the sizes of a text and what came out of it, or expected sizes before anythi
 tokens, pairs of tokens that attention compares, and rows of logits; a model's FLOPs for them. *Least* means:
 every distinct context that the method asks about is run once, whatever it takes to share it, nothing is
 padded, and a token is compared with no token it does not see. The prompt's keys and values, once per tool
-and model, are not a text's. Nothing here looks at the engine's own counters, and nothing needs torch but
-`ModelShape.of_path`.
+and model, are not a text's. Nothing here looks at the engine's own counters, and nothing needs torch.
 """
 
 from __future__ import annotations
@@ -197,13 +196,3 @@ class ModelShape(Frozen):
             hidden=config.hidden_size,
             vocabulary=config.vocab_size,
         )
-
-    @classmethod
-    def of_path(cls, path: str) -> ModelShape:
-        """Of a model's folder or hub name: its configuration is read, its weights are not."""
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        with torch.device("meta"):
-            return cls.of(AutoModelForCausalLM.from_config(config, trust_remote_code=False))  # type: ignore[no-untyped-call]

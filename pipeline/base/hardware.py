@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-from pipeline.base.records import ToolName
-
 Hardware = Literal["A10", "L4", "L40S", "A100", "H100-PCIe", "H100", "H200", "B200", "MI300X"]
 HARDWARE: tuple[Hardware, ...] = get_args(Hardware)
 
@@ -48,13 +46,3 @@ def peak_of_device(name: str) -> float | None:
         return None
     known = (hardware for hardware, names in _DEVICE_NAMES.items() if re.fullmatch(names, name))
     return next((PEAK_FLOPS_PER_S[hardware] for hardware in known), None)
-
-
-CALLS_PER_S: dict[ToolName, float] = {
-    "QA": 100.0,
-    "WikiSearch": 1_000.0,
-    "Calculator": 10_000.0,
-    "Calendar": 10_000.0,
-    "MT": 200.0,
-}
-"""Answered by one replica."""

@@ -8,12 +8,12 @@ places that translate.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 
-ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
-TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
+from tools_service.tools.contract import ToolName
+
 Status = Literal["annotated", "no_calls", "skipped", "failed"]
 Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
 """What the model runs for: a prompt's keys and values; p_i; the draws; the three losses."""
@@ -178,6 +178,11 @@ class Annotation:
             for part in row["work"]
         )
         return Annotation(text, row["status"], row["reason"], calls, funnel, work)
+
+
+def reason_kind(reason: str) -> str:
+    """The part of a reason (``KIND: details at FILE#N``) that all of its kind share, to count by."""
+    return reason.partition(":")[0]
 
 
 _DOCUMENT = pa.struct(

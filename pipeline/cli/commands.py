@@ -23,10 +23,10 @@ from pipeline.base.config import (
     MergeConfig,
     PlanConfig,
 )
-from pipeline.base.records import TOOL_NAMES
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -136,7 +136,7 @@ def generate(arguments: GenerateArguments) -> None:
     from pipeline.engine.model import LanguageModel
     from pipeline.evaluation.run import tools_at_hand
     from pipeline.inference.generator import Generator
-    from tools_service.serving.client import LocalTools
+    from tools_service.tools.client import LocalTools
 
     prompts, config = prompts_of(arguments), arguments.config
     tools = tools_at_hand(config)

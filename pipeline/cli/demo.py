@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.base.config import EvaluateConfig, FinetuneConfig
 from pipeline.cli.recipes import Recipe
-from pipeline.cli.steps import Ledger, Step
+from pipeline.cli.steps import Step, StepCache
 from pipeline.report.tables import report
 from pipeline.storage.manifest import MANIFEST
 
@@ -26,7 +26,7 @@ LEDGER = "steps.json"
 def demo(recipe: Recipe, *, force: bool = False) -> None:
     """Do every step that is not finished (all with `force`), then print the report."""
     recipe = chained(recipe)
-    ledger = Ledger.open(recipe.evaluate.output.parent / LEDGER)
+    ledger = StepCache.open(recipe.evaluate.output.parent / LEDGER)
     for step in steps_of(recipe):
         ledger.do(step, force=force)
     files = {step.name: step.output for step in steps_of(recipe)}

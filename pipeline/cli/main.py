@@ -21,7 +21,7 @@ import tyro
 
 from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.recipes import RECIPES, RecipeName
-from tools_service.base.errors import ConfigurationError, PipelineError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.tools_file import tools_file_of, with_tools_file
 
 OUR_PACKAGES = ("pipeline", "tools_service")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     _log()
     try:
         command.run(parse(argv[0], argv[1:]))
-    except PipelineError as error:
+    except ToolformerError as error:
         print(f"python -m pipeline {argv[0]}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:

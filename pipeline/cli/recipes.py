@@ -26,9 +26,9 @@ from pipeline.base.config import (
     RayConfig,
     ToolMethod,
 )
-from pipeline.base.records import ToolName
 from tools_service.base.settings import Frozen
 from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.tools.contract import ToolName
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -51,7 +51,7 @@ class Recipe(Frozen):
 def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     runs = Path("runs/demo")
-    model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", batch_tokens=4_096)
+    model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", max_batch_tokens=4_096)
     tools = ToolsConfig(
         wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"),
         qa=QAConfig(

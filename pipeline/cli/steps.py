@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass
-class Ledger:
+class StepCache:
     """The steps done in one folder. `path` is rewritten whole at each change."""
 
     path: Path
@@ -48,12 +48,12 @@ class Ledger:
     """Fingerprint of the steps seen so far in this run."""
 
     @staticmethod
-    def open(path: Path) -> Ledger:
+    def open(path: Path) -> StepCache:
         """The ledger in `path`, empty if there is none yet."""
         try:
-            return Ledger(path, json.loads(path.read_text(encoding="utf-8")))
+            return StepCache(path, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            return Ledger(path)
+            return StepCache(path)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a ledger of steps; remove it: {error}") from error
 

@@ -1,6 +1,6 @@
 """The documents of one shard: CCNet, Dolma and plain JSON lines, Parquet, text files.
 
-In: a `Shard`. Out: one `Record` per line or row, in order, streamed: the text and where it comes from, or the
+In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed: the text and where it comes from, or the
 reason why there is no usable text (``KIND: details at FILE#N``), never an exception, so that one bad line
 costs one line. Which fields are recognised stands below; docs/corpus.md says it in prose. Cuts nothing into
 passages (passages.py does that). No Ray.
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Document
-from pipeline.corpus.files import CorpusError, Shard
+from pipeline.corpus.files import CorpusError, CorpusFile
 from tools_service.base.lines import Line, read_lines
 
 TEXT_FIELDS = ("raw_content", "text", "content")
@@ -44,7 +44,7 @@ class Record:
     problem: str | None = None
 
 
-def read_records(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
+def read_records(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     """Every document of a shard. CorpusError if the file cannot be opened or the connection to it breaks."""
     readers = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}
     empty = True
@@ -58,7 +58,7 @@ def read_records(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
         yield _broken(shard, 1, "empty file: no document")
 
 
-def _read_jsonl(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
+def _read_jsonl(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     for line in _lines(shard):
         if line.problem:
             yield _broken(shard, line.number, line.problem)
@@ -66,7 +66,7 @@ def _read_jsonl(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
             yield _parse_line(shard, line, config)
 
 
-def _parse_line(shard: Shard, line: Line, config: CorpusConfig) -> Record:
+def _parse_line(shard: CorpusFile, line: Line, config: CorpusConfig) -> Record:
     try:
         fields = json.loads(line.text)
     except json.JSONDecodeError as error:
@@ -78,7 +78,7 @@ def _parse_line(shard: Shard, line: Line, config: CorpusConfig) -> Record:
     return _record(shard, line.number, fields, list(fields), config)
 
 
-def _read_text(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
+def _read_text(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     """A text file is one document, read in blocks so that a large one streams; a block ends at a blank line.
 
     Where there is no blank line for long, it ends at a line break. A line that cannot be used is a record.
@@ -101,11 +101,11 @@ def _read_text(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
         yield _text_record(shard, first, block)
 
 
-def _text_record(shard: Shard, first: int, block: list[str]) -> Record:
+def _text_record(shard: CorpusFile, first: int, block: list[str]) -> Record:
     return Record(first, Document(f"{shard.name}#{first}"), "\n".join(block))
 
 
-def _read_parquet(shard: Shard, config: CorpusConfig) -> Iterator[Record]:
+def _read_parquet(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     row = 0
     try:
         with shard.open_random() as source, pq.ParquetFile(source) as file:
@@ -145,7 +145,7 @@ def _columns(names: list[str], config: CorpusConfig) -> list[str]:
 
 
 def _record(
-    shard: Shard, row: int, fields: Mapping[str, Any], names: list[str], config: CorpusConfig
+    shard: CorpusFile, row: int, fields: Mapping[str, Any], names: list[str], config: CorpusConfig
 ) -> Record:
     document = Document(
         source=f"{shard.name}#{row}",
@@ -166,7 +166,7 @@ def _record(
     return Record(row, document, text)
 
 
-def _broken(shard: Shard, row: int, problem: str) -> Record:
+def _broken(shard: CorpusFile, row: int, problem: str) -> Record:
     source = f"{shard.name}#{row}"
     return Record(row, Document(source), problem=f"{problem} at {source}")
 
@@ -235,6 +235,6 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else shown
 
 
-def _lines(shard: Shard) -> Iterator[Line]:
+def _lines(shard: CorpusFile) -> Iterator[Line]:
     with shard.open_stream() as stream:
         yield from read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), shard.compression)

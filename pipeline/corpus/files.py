@@ -1,6 +1,6 @@
 """Which files a corpus consists of: files, folders, globs and URIs become a list of shards.
 
-In: `CorpusConfig.paths`, and which slice of them. Out: one small, picklable `Shard` per file, in the order
+In: `CorpusConfig.paths`, and which slice of them. Out: one small, picklable `CorpusFile` per file, in the order
 given and sorted within a folder or glob, so that any process of a cluster can open it. Local paths, and URIs
 of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. Nothing of
 a file's content is read here (documents.py does that). No Ray.
@@ -48,7 +48,7 @@ class CorpusError(ConfigurationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class CorpusFile:
     """One file of the corpus.
 
     `name` is the end of its path, at least the folder and the file: it is what `Document.source` shows and
@@ -87,12 +87,12 @@ class Shard:
         return _filesystem(self.root).open_input_file(self.path)
 
 
-def list_shards(config: CorpusConfig) -> list[Shard]:
+def list_files(config: CorpusConfig) -> list[CorpusFile]:
     """The files of the slice, of every file that `config.paths` names if there is none; each once.
 
     CorpusError if one of the paths leads to no file, or there are fewer files than slices.
     """
-    shards = all_shards(config)
+    shards = all_files(config)
     if config.slice is None:
         return shards
     index, of = config.part
@@ -105,7 +105,7 @@ def list_shards(config: CorpusConfig) -> list[Shard]:
     return sorted(shards, key=lambda shard: shard.name)[index::of]
 
 
-def all_shards(config: CorpusConfig) -> list[Shard]:
+def all_files(config: CorpusConfig) -> list[CorpusFile]:
     """Every file that `config.paths` names, whatever the slice: what a file is called depends on all."""
     if not config.paths:
         raise CorpusError("corpus.paths: nothing named; give files, folders, globs or URIs")
@@ -114,7 +114,7 @@ def all_shards(config: CorpusConfig) -> list[Shard]:
         for root, path, size in _expand(given):
             files.setdefault(_location(root, path), (root, path, size))
     names = _short_names(files)
-    return [Shard(names[location], path, root, size) for location, (root, path, size) in files.items()]
+    return [CorpusFile(names[location], path, root, size) for location, (root, path, size) in files.items()]
 
 
 @functools.cache

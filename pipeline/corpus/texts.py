@@ -15,22 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from pipeline.base.config import CorpusConfig
-from pipeline.base.records import Text
+from pipeline.base.records import Text, reason_kind
 from pipeline.corpus.documents import Record, read_records
-from pipeline.corpus.files import CorpusError, Shard, all_shards, list_shards
+from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
-
-__all__ = [
-    "CorpusError",
-    "Shard",
-    "all_shards",
-    "list_shards",
-    "read_corpus",
-    "read_shard",
-    "reason_kind",
-    "require_readable",
-    "text_id",
-]
 
 _ID_RANGE = 2**63
 # More passages than a document of the largest allowed size (CorpusConfig.max_document_characters) can have.
@@ -39,19 +27,21 @@ _ROWS_TRIED = 1_000
 _REASONS_SHOWN = 5
 
 
-def read_shard(shard: Shard, config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
+def read_file(shard: CorpusFile, config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
     """The texts of one file, in order; `count` counts tokens. CorpusError if it cannot be opened."""
     for record in read_records(shard, config):
         yield from _texts(shard, record, config, count)
 
 
-def read_corpus(shards: Iterable[Shard], config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
+def read_corpus(
+    shards: Iterable[CorpusFile], config: CorpusConfig, count: Callable[[str], int]
+) -> Iterator[Text]:
     """The texts of several files one after the other, up to `config.max_texts`."""
-    texts = (text for shard in shards for text in read_shard(shard, config, count))
+    texts = (text for shard in shards for text in read_file(shard, config, count))
     return islice(texts, config.max_texts)
 
 
-def require_readable(shards: Iterable[Shard], config: CorpusConfig) -> None:
+def require_readable(shards: Iterable[CorpusFile], config: CorpusConfig) -> None:
     """CorpusError with the reasons if no file has a readable document among its first 1,000 lines or rows.
 
     Ends at the first readable one: on a sound corpus this costs one line. It catches a misspelt field name, a
@@ -69,11 +59,6 @@ def require_readable(shards: Iterable[Shard], config: CorpusConfig) -> None:
     raise CorpusError(f"no readable document in {', '.join(config.paths)}: {shown}")
 
 
-def reason_kind(reason: str) -> str:
-    """The part of a reason (``KIND: details at FILE#N``) that all of its kind share, to count by."""
-    return reason.partition(":")[0]
-
-
 def text_id(name: str, row: int, passage: int) -> int:
     """The id of the passage (from 0) of row `row` (from 1) of the shard called `name`: 0 <= id < 2**63.
 
@@ -89,7 +74,9 @@ def _first_id(name: str) -> int:
     return int.from_bytes(digest, "big") % _ID_RANGE
 
 
-def _texts(shard: Shard, record: Record, config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
+def _texts(
+    shard: CorpusFile, record: Record, config: CorpusConfig, count: Callable[[str], int]
+) -> Iterator[Text]:
     if record.problem is not None:
         yield Text(text_id(shard.name, record.row, 0), record.document, "", record.problem)
         return

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from pipeline.engine import gptj
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.loading import ModelError
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, Prompt, causal
-from pipeline.engine.prefill import Contexts
+from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.unpadding import NAME
 
 _EXACT = 1e-4  # nats, float32
@@ -101,11 +101,11 @@ def _branches(
 ) -> list[torch.Tensor]:
     """Log-probabilities [V] after the two marks, put behind position 1 of the first text and 5 of the
     second."""
-    cache = Columns()
+    cache = KVCache()
     ids = torch.from_numpy(prompt).to(model.device)[None]
     depth = torch.arange(len(prompt), device=model.device)[None]
     model.forward(ids, depth, causal(len(prompt), model.device), cache, "prompt", len(prompt))
-    tree = Contexts(model, Prompt(cache, suffix), texts, [{} for _ in texts])
+    tree = PrefilledBatch(model, Prompt(cache, suffix), texts, [{} for _ in texts])
     rows, slots = np.array([0, 1, 1]), np.array([0, 0, 1])
     tree.extend(rows, slots, tree.first + np.array([1, 2, 5]), np.repeat(mark[:1], 3))
     tree.extend(rows, slots, slots, np.repeat(mark[1:], 3))

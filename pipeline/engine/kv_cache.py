@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from pipeline.engine.unpadding import Places
+from pipeline.engine.unpadding import UnpaddedLayout
 
 
-class Columns(DynamicCache):
+class KVCache(DynamicCache):
     """A cache of `length` filled columns. Whoever runs the model adds what it fed to `length` afterwards."""
 
     def __init__(self) -> None:
@@ -28,7 +28,9 @@ class Columns(DynamicCache):
         self.bucket = 1  # columns are shown in multiples of it; those behind the filled ones are to be masked
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.places: Places | None = None  # where the tokens of this forward belong, if they come packed
+        self.places: UnpaddedLayout | None = (
+            None  # where the tokens of this forward belong, if they come packed
+        )
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
@@ -70,9 +72,9 @@ class Columns(DynamicCache):
         for layer, (keys, values) in enumerate(self.buffers):
             self.buffers[layer] = _grown(keys, self.length, capacity), _grown(values, self.length, capacity)
 
-    def repeated(self, rows: int, capacity: int) -> Columns:
+    def repeated(self, rows: int, capacity: int) -> KVCache:
         """A copy of this cache of one row as `rows` rows, with room for `capacity` columns."""
-        copy = Columns()
+        copy = KVCache()
         copy.length, copy.bucket = self.length, self.bucket
         copy.capacity = copy._shown(capacity)
         for keys, values in self.buffers:
@@ -81,7 +83,7 @@ class Columns(DynamicCache):
         return copy
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[Columns, torch.Tensor, torch.Tensor]], capacity: int) -> Columns:
+    def joined(cls, parts: Sequence[tuple[KVCache, torch.Tensor, torch.Tensor]], capacity: int) -> KVCache:
         """Of each cache `rows` [B'], and of each of those `columns` [B', T'] in that order, with room for
         `capacity`; the rows of all parts below each other, and zeros behind the shorter ones.
 

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.base.records import Cost, Phase
 from pipeline.engine.model import LanguageModel, pad
-from pipeline.engine.unpadding import Places
+from pipeline.engine.unpadding import UnpaddedLayout
 
 
 def token_logprobs(
@@ -26,7 +26,7 @@ def token_logprobs(
     from 1; and what each cost, its share of the padding included.
 
     Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
-    Sequences are batched by length under `batch_tokens`; the last token of a sequence is never fed.
+    Sequences are batched by length under `max_batch_tokens`; the last token of a sequence is never fed.
     """
     parts: list[tuple[list[int], torch.Tensor]] = []  # stay on the device: to fetch them is to wait for it
     costs, left = [Cost()] * len(sequences), list(range(len(sequences)))
@@ -83,7 +83,7 @@ def _alone(model: LanguageModel, rows: Sequence[np.ndarray]) -> tuple[torch.Tens
         model.packs and model.device.type == "cuda"
     )
     if packed:
-        places = Places.of(np.arange(longest) < sizes[:, None], model.device, causal=True)
+        places = UnpaddedLayout.of(np.arange(longest) < sizes[:, None], model.device, causal=True)
         # A mask of four dimensions is passed on as it is: the model must not make one from the positions.
         mask = torch.zeros(1, 1, 1, 1, dtype=model.model.dtype, device=model.device)
         inputs = {"position_ids": places.column[None], "attention_mask": mask, "places": places}

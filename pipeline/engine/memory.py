@@ -1,6 +1,6 @@
 """How many tokens one forward may have: measured on the GPU that the model is on.
 
-In: an engine. Out: a number of tokens for its `batch_tokens`. Sampling and scoring are rehearsed
+In: an engine. Out: a number of tokens for its `max_batch_tokens`. Sampling and scoring are rehearsed
 with few and with many tokens; memory grows with their number along a line, and the free memory says where to
 stop. A forward that finds no room all the same is halved by those who run it (sampling.py, model.py).
 """
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, Prompt, causal
-from pipeline.engine.prefill import Contexts
+from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import invert_cdf
 
 _SAFE = 0.85  # of the free memory: what is rehearsed is not all there is
@@ -25,14 +25,14 @@ _DRAWS, _STEPS = 64, 2  # nodes of each text while drawing, and for so many toke
 _FEW, _MANY = 2, 6  # texts in a rehearsal, twice
 
 
-def fitting_tokens(model: LanguageModel) -> int:
+def profile_max_batch_tokens(model: LanguageModel) -> int:
     """Most tokens of a forward, padding included, of a model on one GPU or several."""
     devices = {weight.device for weight in model.model.parameters()}
-    rehearse(model, 1)  # libraries take their workspaces once
+    run_profile(model, 1)  # libraries take their workspaces once
     peaks = {}
     for texts in (_FEW, _MANY):
         before = {device: _restart(device) for device in devices}
-        tokens = rehearse(model, texts)
+        tokens = run_profile(model, texts)
         peaks[tokens] = {d: torch.cuda.max_memory_allocated(d) - before[d] for d in devices}
     return min(
         fitting({tokens: peak[device] for tokens, peak in peaks.items()}, _free(device)) for device in devices
@@ -47,7 +47,7 @@ def fitting(peaks: Mapping[int, int], free: int) -> int:
     return int(min(max((_SAFE * free - fixed) / each, few), _MOST))
 
 
-def rehearse(model: LanguageModel, texts: int) -> int:
+def run_profile(model: LanguageModel, texts: int) -> int:
     """Two batches of contexts, the second joining the draws of the first, some tokens of many draws, and a
     batch of sequences to score; how many tokens the contexts were. Nothing of it is counted as spent."""
     spent = dict(model.spent)
@@ -55,7 +55,7 @@ def rehearse(model: LanguageModel, texts: int) -> int:
     trees = []
     for _ in range(2):
         ids = np.arange(texts * n).reshape(texts, n) % model.vocabulary
-        tree = Contexts(model, _prompt(model, prompt), list(ids), [{} for _ in range(texts)])
+        tree = PrefilledBatch(model, _prompt(model, prompt), list(ids), [{} for _ in range(texts)])
         tree.positions()
         branches = min(_BRANCHES, n)
         tree.branch(np.repeat(np.arange(texts), branches), np.tile(np.arange(branches), texts))
@@ -71,15 +71,15 @@ def rehearse(model: LanguageModel, texts: int) -> int:
         for logits in first.logits(row, slot):
             invert_cdf(logits, torch.zeros(len(logits), 1, dtype=torch.float64, device=model.device))
     sequences = [np.arange(n) % model.vocabulary] * (tokens // n)
-    before, model.batch_tokens = model.batch_tokens, tokens
+    before, model.max_batch_tokens = model.max_batch_tokens, tokens
     token_logprobs(model, sequences, [np.arange(n - 5, n)] * len(sequences), "plus")
-    model.batch_tokens = before
+    model.max_batch_tokens = before
     model.spent = spent
     return tokens
 
 
 def _prompt(model: LanguageModel, length: int) -> Prompt:
-    cache, depth = Columns(), torch.arange(length, device=model.device)[None]
+    cache, depth = KVCache(), torch.arange(length, device=model.device)[None]
     model.forward(depth % model.vocabulary, depth, causal(length, model.device), cache, "prompt", length)
     return Prompt(cache, np.arange(4))
 

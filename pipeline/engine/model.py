@@ -21,15 +21,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.base.config import ModelConfig
-from pipeline.base.records import Cost, Phase, ToolName
-from pipeline.engine.kv_cache import Columns
+from pipeline.base.records import Cost, Phase
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.loading import ModelError, load_causal_lm
 from pipeline.engine.transfer import sent
-from pipeline.engine.unpadding import Handed, Places
-from pipeline.syntax.calls import Markers, Pieces, continuation
+from pipeline.engine.unpadding import Handed, UnpaddedLayout
 from pipeline.syntax.grammar import automaton
 from pipeline.syntax.prompts import PromptTemplate
-from tools_service.base.errors import PipelineError
+from pipeline.syntax.tokenizer import CallTokens, TokenizedText, continuation
+from tools_service.base.errors import ToolformerError
+from tools_service.tools.contract import ToolName
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _BUCKET = 64  # columns of a cache are shown by as many to a GPU: its kernels wa
 _START = 128  # what starting a forward costs, in tokens
 
 
-class NonFiniteError(PipelineError):
+class NonFiniteError(ToolformerError):
     """The model gave a probability or a loss that is no finite number; nothing is averaged over that."""
 
     def __init__(self, what: str, text_id: int, tool: ToolName, position: int) -> None:
@@ -56,7 +57,7 @@ class NonFiniteError(PipelineError):
 class Prompt:
     """A tool's prompt: keys and values of what stands before the text, ids of what stands after it."""
 
-    cache: Columns
+    cache: KVCache
     suffix: np.ndarray
 
     @property
@@ -69,23 +70,23 @@ class LanguageModel:
     """One causal LM with its tokenizer. Not for use by several threads at once."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int | None = None
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int | None = None
     ) -> None:
         """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise.
 
-        Without `batch_tokens`, what fits is measured on a GPU.
+        Without `max_batch_tokens`, what fits is measured on a GPU.
         """
         from pipeline.engine.checks import check_head, check_packing, check_tree
-        from pipeline.engine.memory import fitting_tokens
+        from pipeline.engine.memory import profile_max_batch_tokens
 
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens or CPU_TOKENS
+        self.max_batch_tokens = max_batch_tokens or CPU_TOKENS
         self.device = model.device
         self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
         self.bucket = _BUCKET if model.device.type == "cuda" else 1
-        self.markers = Markers.of(tokenizer)
+        self.markers = CallTokens.of(tokenizer)
         self.max_positions = max_positions(model.config)
         self.vocabulary: int = model.config.get_text_config().vocab_size
         if len(tokenizer) > self.vocabulary:
@@ -98,24 +99,24 @@ class LanguageModel:
         self.separate_head = check_head(self)
         check_tree(self)
         self.packs = check_packing(self)
-        if batch_tokens is None and self.device.type == "cuda":
-            self.batch_tokens = fitting_tokens(self)
+        if max_batch_tokens is None and self.device.type == "cuda":
+            self.max_batch_tokens = profile_max_batch_tokens(self)
         self.spent.clear()
 
     @classmethod
     def load(cls, config: ModelConfig) -> LanguageModel:
         """The model at `config.path`."""
-        return cls(*load_causal_lm(config), config.batch_tokens)
+        return cls(*load_causal_lm(config), config.max_batch_tokens)
 
     def shrink(self, least: int, why: str) -> None:
         """Half as many tokens in a forward from now on, because a forward found no room.
 
         Raises ModelError where even the smallest batch, of `least` tokens, was run by itself.
         """
-        if self.batch_tokens <= least:
+        if self.max_batch_tokens <= least:
             raise ModelError(f"out of memory with {least} tokens in a forward: {why}")
-        self.batch_tokens = max(least, self.batch_tokens // 2)
-        logger.warning("out of memory: forwards have at most %d tokens from now on", self.batch_tokens)
+        self.max_batch_tokens = max(least, self.max_batch_tokens // 2)
+        logger.warning("out of memory: forwards have at most %d tokens from now on", self.max_batch_tokens)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -123,7 +124,7 @@ class LanguageModel:
         """The array on the model's device, without waiting for what that is doing."""
         return sent(array, self.device)
 
-    def encode(self, texts: Sequence[str]) -> list[Pieces]:
+    def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call
         may stand.
 
@@ -132,13 +133,13 @@ class LanguageModel:
         """
         encoded = continuation(self.tokenizer, [" " + text for text in texts])
         # From offsets in " " + x to offsets in x, where 0 and 1 would both be 0: the first token has it.
-        return [Pieces(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
+        return [TokenizedText(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
 
     def prompt(self, template: PromptTemplate) -> Prompt:
         """The tool's prompt with its keys and values, computed once."""
         if template not in self._prompts:
             before, suffix = self._around(template)
-            cache, ids = Columns(), self.tensor(before)[None]
+            cache, ids = KVCache(), self.tensor(before)[None]
             depth = torch.arange(len(before), device=self.device)[None]
             self.forward(ids, depth, causal(len(before), self.device), cache, "prompt", len(before))
             self._prompts[template] = Prompt(cache, suffix)
@@ -168,7 +169,7 @@ class LanguageModel:
         ids: torch.Tensor,  # [B, Q] int64
         depth: torch.Tensor,  # [B, Q] position ids
         allowed: torch.Tensor,  # [B, Q, T] bool: which columns each token sees, itself included
-        cache: Columns,
+        cache: KVCache,
         phase: Phase,
         real: int,  # tokens that are not padding, for the counts
         where: np.ndarray | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
@@ -182,7 +183,7 @@ class LanguageModel:
         inputs: dict[str, Any] = {"attention_mask": mask[:, None], "past_key_values": cache}
         packed = where is not None and self.leaves_padding_out(real, ids.numel())
         if packed and where is not None:
-            cache.places = places = Places.of(where, self.device)
+            cache.places = places = UnpaddedLayout.of(where, self.device)
             inputs |= {"position_ids": places.pack(depth), "places": places}
             features = places.spread(self.features(places.pack(ids), **inputs))
             cache.places = None
@@ -233,10 +234,10 @@ class LanguageModel:
         """Indices grouped into batches of like length, the longest first, at the least cost.
 
         A batch costs its rows times its longest, and what it takes to start its `forwards`; its rows, each
-        `shared` longer, stay under this `share` of `batch_tokens` when padded. (Shortest path over the sorted
+        `shared` longer, stay under this `share` of `max_batch_tokens` when padded. (Shortest path over the sorted
         lengths.)
         """
-        most = int(self.batch_tokens * share)
+        most = int(self.max_batch_tokens * share)
         order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
         cost = np.full(len(order) + 1, np.inf)
         cost[0], origin = 0.0, np.zeros(len(order) + 1, dtype=np.int64)

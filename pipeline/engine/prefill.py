@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from pipeline.engine.model import LanguageModel, Prompt, causal, pad
-from pipeline.engine.tree_attention import SPARE, Account, Tree, rank
+from pipeline.engine.tree_attention import SPARE, Tree, Usage, rank
 
 
-class Contexts(Tree):
+class PrefilledBatch(Tree):
     """B texts behind one prompt. Until `branch`, the frontier is the context."""
 
     def __init__(
-        self, model: LanguageModel, prompt: Prompt, texts: Sequence[np.ndarray], accounts: Sequence[Account]
+        self, model: LanguageModel, prompt: Prompt, texts: Sequence[np.ndarray], accounts: Sequence[Usage]
     ) -> None:
         """Runs the contexts. A text has at least one token."""
         self.lengths = np.array([len(text) for text in texts])

@@ -15,10 +15,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from pipeline.base.records import TOOL_NAMES, ToolName
 from pipeline.engine.model import LanguageModel, NonFiniteError
-from pipeline.engine.prefill import Contexts
+from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.tree_attention import Tree, rank
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -76,7 +76,7 @@ class _Running:
         return _Running(**{name: np.concatenate(pair) for name, pair in pairs.items()})
 
 
-class Draws:
+class Sampler:
     """Draws of any texts and tools, one token each at a step. Others join while they run, and those that end
     leave their place. A draw ends when it closes, cannot become a call, or is too long.
 
@@ -102,7 +102,7 @@ class Draws:
 
     def add(
         self,
-        contexts: Contexts,
+        contexts: PrefilledBatch,
         tool: ToolName,
         row: np.ndarray,  # [R] which text each position is in, ascending
         position: np.ndarray,  # [R] token i

@@ -18,14 +18,14 @@ import torch
 from torch.nn.functional import pad
 
 from pipeline.base.records import Cost, Phase
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
 
 SPARE = 32  # columns a cache is made with beyond those it begins with
 _STEPS = 4  # and for so many steps of as many tokens as the frontier has
 _WORTH = 0.7  # copy the cache when it shrinks to this share
 
-Account = dict[Phase, Cost]
+Usage = dict[Phase, Cost]
 """What was spent on one text."""
 
 
@@ -42,7 +42,7 @@ class Tree:
     allowed: torch.Tensor  # [B, Q, T] which columns each token of the frontier sees, itself included
     depth: torch.Tensor  # [B, Q] position ids of the frontier
 
-    def __init__(self, model: LanguageModel, cache: Columns, accounts: Sequence[Account]) -> None:
+    def __init__(self, model: LanguageModel, cache: KVCache, accounts: Sequence[Usage]) -> None:
         """A row of `cache` for each text; what they cost is added to their `accounts`."""
         self.model, self.device, self.cache = model, model.device, cache
         self.accounts = list(accounts)
@@ -120,7 +120,7 @@ class Tree:
             depth.append(pad(tree.depth[kept], (0, more)))
             features.append(pad(tree.features[kept], (0, 0, 0, more)))
         caches = [tree.cache for tree in trees]
-        self.cache = Columns.joined(list(zip(caches, rows, columns, strict=True)), width + _spare(queries))
+        self.cache = KVCache.joined(list(zip(caches, rows, columns, strict=True)), width + _spare(queries))
         self.allowed, self.depth, self.features = map(torch.cat, (allowed, depth, features))
         places = [tree._renumbered() for tree in trees]
         first = len(self.alive)
@@ -137,7 +137,7 @@ class Tree:
         if len(self.alive) * width > _WORTH * len(depth) * self.cache.length:
             return tokens, depth, allowed, real
         columns = _seen(allowed[rows], width)
-        self.cache = Columns.joined([(self.cache, rows, columns)], width + _spare(tokens.shape[1]))
+        self.cache = KVCache.joined([(self.cache, rows, columns)], width + _spare(tokens.shape[1]))
         real = real[self.alive]
         self.place = self._renumbered()
         self.alive = np.arange(len(rows))

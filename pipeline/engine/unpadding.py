@@ -29,7 +29,7 @@ _CHANGES = frozenset({"softcap", "position_bias"})  # what transformers' functio
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class UnpaddedLayout:
     """Where M packed tokens stand in a batch, row by row.
 
     `causal`: each row is a sequence of its own from its first column on, nothing is cached, and the mask that
@@ -43,12 +43,12 @@ class Places:
     causal: bool = False
 
     @classmethod
-    def of(cls, real: np.ndarray, device: torch.device, causal: bool = False) -> Places:
+    def of(cls, real: np.ndarray, device: torch.device, causal: bool = False) -> UnpaddedLayout:
         """Of the tokens that are `real` [B, Q] bool."""
         row, column = (sent(index, device) for index in real.nonzero())
         return cls(row, column, real.shape[0], real.shape[1], causal)
 
-    def to(self, device: torch.device | str | int, **_: object) -> Places:
+    def to(self, device: torch.device | str | int, **_: object) -> UnpaddedLayout:
         """On another device, where a model is spread over several."""
         return replace(self, row=self.row.to(device), column=self.column.to(device))
 
@@ -67,10 +67,10 @@ class Places:
 class Handed:
     """The places of the forward that is under way, for layers to which a model hands nothing on."""
 
-    places: Places | None = None
+    places: UnpaddedLayout | None = None
 
     @contextmanager
-    def meanwhile(self, places: Places | None) -> Iterator[None]:
+    def meanwhile(self, places: UnpaddedLayout | None) -> Iterator[None]:
         """Within, these are the places."""
         self.places = places
         try:
@@ -85,7 +85,7 @@ def packed_attention(
     key: torch.Tensor,  # [B, H, T, E]; [1, H, M, E] with causal places
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # [B, 1, Q, T]
-    places: Places | None = None,
+    places: UnpaddedLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention output [1, M, H, E], or [B, Q, H, E] without places."""

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel, causal, pad
-from pipeline.inference.call_parser import Beginnings
-from tools_service.base.errors import PipelineError
+from pipeline.inference.call_parser import ApiTokenMask
+from tools_service.base.errors import ToolformerError
 
 
-class PerplexityError(PipelineError):
+class PerplexityError(ToolformerError):
     """A held-out text that cannot be scored, or none at all."""
 
 
@@ -51,7 +51,7 @@ def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) ->
         if len(sequence) > model.max_positions:
             problem = f"has {len(sequence)} tokens, the context {model.max_positions}"
             raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
-    beginnings = Beginnings(model.markers, model.device)
+    beginnings = ApiTokenMask(model.markers, model.device)
     predicted = [index for index, sequence in enumerate(sequences) if len(sequence) > 1]
     total, tokens = 0.0, 0
     with tqdm(total=len(predicted), desc="perplexity", unit="texts", leave=False) as bar:
@@ -70,25 +70,25 @@ def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) ->
 
 
 def _losses(
-    model: LanguageModel, sequences: Sequence[np.ndarray], beginnings: Beginnings, disabled: bool
+    model: LanguageModel, sequences: Sequence[np.ndarray], beginnings: ApiTokenMask, disabled: bool
 ) -> list[np.ndarray]:
     """For each sequence -ln p, float64, of its tokens but the first and those that spell <API>."""
     sizes = [len(sequence) - 1 for sequence in sequences]
     ids = torch.from_numpy(pad([sequence[:-1] for sequence in sequences])).to(model.device)  # [B, Q]
     depth = torch.arange(ids.shape[1], device=model.device).expand(ids.shape)
     allowed = causal(ids.shape[1], model.device).expand(len(ids), -1, -1)
-    features = model.forward(ids, depth, allowed, Columns(), "empty", sum(sizes))
+    features = model.forward(ids, depth, allowed, KVCache(), "empty", sum(sizes))
     real = depth < torch.tensor(sizes, device=model.device)[:, None]
     before = ids[real]  # [M]
     targets = torch.from_numpy(np.concatenate([sequence[1:] for sequence in sequences])).to(model.device)
     losses, spelling, done = [], [], 0
     for logits in model.logits(features[real]):
         chunk = slice(done, done + len(logits))
-        barred = beginnings.after(before[chunk])  # [m, V]
-        spelling.append(barred.gather(1, targets[chunk, None])[:, 0])
+        calls_disabled = beginnings.after(before[chunk])  # [m, V]
+        spelling.append(calls_disabled.gather(1, targets[chunk, None])[:, 0])
         if disabled:
             logits = logits.clone()  # noqa: PLW2901
-            logits[:, : barred.shape[1]].masked_fill_(barred, -torch.inf)
+            logits[:, : calls_disabled.shape[1]].masked_fill_(calls_disabled, -torch.inf)
         losses.append(logits.logsumexp(1) - logits.gather(1, targets[chunk, None])[:, 0])
         done += len(logits)
     counted = ~torch.cat(spelling).cpu().numpy()

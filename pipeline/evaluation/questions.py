@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from pipeline.base.records import TOOL_NAMES, ToolName
 from pipeline.evaluation.scoring import ScoringError, check_scoring
 from tools_service.base.errors import ConfigurationError
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 _REQUIRED = ("id", "prompt", "answers", "scoring")
 _OPTIONAL = ("date", "tool", "tools_off")

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline.base.records import ToolName
 from pipeline.evaluation.questions import Question
-from pipeline.storage.row_files import write_whole
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import atomic_write
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
     from pipeline.inference.generator import Generation
@@ -135,7 +135,7 @@ def store(output: Path, label: str, result: ModelResult, predictions: Sequence[P
     """Put one label's result into the file, the others untouched; its predictions beside it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
-    write_whole(predictions_path(output, label), lines)
+    atomic_write(predictions_path(output, label), lines)
     evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
-    write_whole(output, evaluation.model_dump_json(indent=1) + "\n")
+    atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
     return evaluation

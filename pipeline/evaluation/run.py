@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
-from pipeline.base.records import TOOL_NAMES, ToolName
-from pipeline.corpus.texts import list_shards, read_corpus, require_readable
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus, require_readable
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.questions import Benchmark, read_benchmark
@@ -32,7 +32,8 @@ from pipeline.evaluation.results import (
 )
 from pipeline.evaluation.scoring import is_right
 from pipeline.inference.generator import Generation, Generator
-from tools_service.serving.client import LocalTools, ToolClient
+from tools_service.tools.client import LocalTools, ToolClient
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 from tools_service.tools.registry import ToolUnavailableError, require_available
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _prepared(label: str, config: EvaluateConfig) -> list[Benchmark]:
     Evaluation.read(config.output)
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
-        require_readable(list_shards(corpus), corpus)
+        require_readable(list_files(corpus), corpus)
     benchmarks = [read_benchmark(path) for path in config.benchmarks]
     twice = [
         name for name, number in Counter(benchmark.name for benchmark in benchmarks).items() if number > 1
@@ -163,7 +164,7 @@ def _perplexity(config: EvaluateConfig, model: LanguageModel) -> tuple[float | N
         return None, None
     room = min(_HELD_OUT_TOKENS, model.max_positions - len(model.markers.bos))
     corpus = CorpusConfig(paths=config.perplexity, max_tokens=room)
-    texts = list(read_corpus(list_shards(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
+    texts = list(read_corpus(list_files(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
     usable = [text.text for text in texts if text.skipped is None]
     found = perplexity(model, usable, disabled=config.generation.disabled or config.generation.k == 0)
     held_out = PerplexityResult(

@@ -61,8 +61,8 @@ def predicted_number(prediction: str) -> Decimal | None:
     if found is None:
         return None
     previous = [end.end() for end in _SENTENCE_END.finditer(prediction, 0, found.start())]
-    following = _SENTENCE_END.search(prediction, found.end())
-    sentence = prediction[previous[-1] if previous else 0 : following.start() if following else None]
+    tail = _SENTENCE_END.search(prediction, found.end())
+    sentence = prediction[previous[-1] if previous else 0 : tail.start() if tail else None]
     _, equals, after = sentence.partition("=")
     return first_number(after) if equals else _value(found)
 

@@ -48,7 +48,7 @@ class Evaluation:
         return math.exp(self.held_out_loss)
 
 
-class Journal:
+class MetricsLog:
     """Appends to the file, from the lines of the first `steps` steps on."""
 
     def __init__(self, path: Path, steps: int) -> None:
@@ -79,7 +79,7 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 
 
 @contextmanager
-def following(path: Path, max_steps: int) -> Iterator[None]:
+def tail(path: Path, max_steps: int) -> Iterator[None]:
     """Meanwhile show a progress bar (on a terminal) and log one line per evaluation."""
     stop = threading.Event()
     evaluated = max((evaluation.step for evaluation in read_evaluations(path)), default=-1)

@@ -26,12 +26,13 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import count_texts, digest, load_examples
-from pipeline.finetuning.metrics_log import Evaluation, Journal, following, read_evaluations
+from pipeline.finetuning.metrics_log import Evaluation, MetricsLog, read_evaluations, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, Run, RunFolder
-from pipeline.runtime.connection import Needs, connected
-from pipeline.storage.manifest import versions
-from pipeline.storage.row_files import now, sole_writer
-from tools_service.base.errors import ConfigurationError, PipelineError
+from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.lock import exclusive_lock
+from pipeline.storage.provenance import versions
+from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.files import now
 
 if TYPE_CHECKING:
     from pipeline.finetuning.training import Training
@@ -55,7 +56,7 @@ class Outcome:
     """What the first worker returns: its counts, or why every worker stopped."""
 
     counts: dict[str, int]
-    error: PipelineError | None = None
+    error: ToolformerError | None = None
 
 
 def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
@@ -68,7 +69,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
     _check(config)
     folder, run = RunFolder(config.output), Run(recipe=config, data=digest(config.data))
     folder.check()
-    with sole_writer(config.output):
+    with exclusive_lock(config.output):
         reused = folder.claim(run, force=force)
         if reused:
             logger.info("%s: finished before, nothing to do", config.output)
@@ -79,7 +80,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
 
 def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
     started = time.monotonic()
-    with connected(needs(config)), following(folder.metrics, config.max_steps):
+    with ray_connection(needs(config)), tail(folder.metrics, config.max_steps):
         result = _fit(config, folder)
     outcome: Outcome = result.return_value
     if outcome.error:
@@ -98,7 +99,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
     folder.publish(checkpoint / "model", manifest)
 
 
-class FinetuningError(PipelineError):
+class FinetuningError(ToolformerError):
     """Workers failed more often than `max_failures`."""
 
 
@@ -138,9 +139,9 @@ def _check(config: FinetuneConfig) -> None:
         )
 
 
-def needs(config: FinetuneConfig) -> Needs:
+def needs(config: FinetuneConfig) -> ResourceRequest:
     """What the workers need at once."""
-    return Needs(
+    return ResourceRequest(
         cpus=config.workers * config.cpus_per_worker,
         gpus=config.workers if config.use_gpu else 0,
         of=f"{config.workers} workers",
@@ -182,7 +183,7 @@ def _work(arguments: dict[str, Any]) -> Outcome:
     """On every worker. An error of ours is the same on all of them: it is returned, not tried again."""
     try:
         return Outcome(_train(arguments["config"]))
-    except PipelineError as error:
+    except ToolformerError as error:
         return Outcome({}, error)
 
 
@@ -209,7 +210,7 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     checkpoint = ray.train.get_checkpoint()
     done = training.restore(Path(checkpoint.path)) if checkpoint else 0
     folder = RunFolder(config.output)
-    journal = Journal(folder.metrics, done) if rank == 0 else None
+    journal = MetricsLog(folder.metrics, done) if rank == 0 else None
     if not done:
         evaluation = Evaluation(0, *training.evaluate())
         if journal:

@@ -21,9 +21,10 @@ from pydantic import ValidationError
 
 from pipeline.base.config import FinetuneConfig, differences
 from pipeline.finetuning.metrics_log import Evaluation
+from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
-from pipeline.storage.row_files import LOCK, write_json
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import atomic_write_json
 from tools_service.base.settings import Frozen
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _OPERATIONAL: dict[str, Any] = {
     "cpus_per_worker": True,
     "max_failures": True,
     "gradient_checkpointing": True,
-    "model": {"device", "batch_tokens", "gpus", "compile"},
+    "model": {"device", "max_batch_tokens", "gpus", "compile"},
 }
 
 
@@ -114,13 +115,13 @@ class RunFolder:
             logger.info("%s: going on with the run begun there", self.path)
         else:
             self.checkpoints.mkdir(exist_ok=True)
-            write_json(self._begun, run.model_dump(mode="json"))
+            atomic_write_json(self._begun, run.model_dump(mode="json"))
         return False
 
     def publish(self, model: Path, manifest: FinetuneManifest) -> None:
         """Make the model in folder `model` the result, and the run a finished one."""
         shutil.copytree(model, self.path, dirs_exist_ok=True)
-        write_json(self._finished, manifest.model_dump(mode="json"))
+        atomic_write_json(self._finished, manifest.model_dump(mode="json"))
         shutil.rmtree(self.checkpoints)
 
     def manifest(self) -> FinetuneManifest:

@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import IGNORED, Examples, Indices, Order, Split, micro_batches, pad
 from pipeline.finetuning.metrics_log import Step
-from tools_service.base.errors import PipelineError
+from tools_service.base.errors import ToolformerError
 
 DEEPSPEED_CONFIGURATIONS = Path(__file__).parent / "deepspeed"
 _TAG = "state"
 
 
-class NonFiniteLossError(PipelineError):
+class NonFiniteLossError(ToolformerError):
     """The loss of an example is infinite or not a number: the step was not taken."""
 
     def __init__(self, step: int, text_ids: list[int]) -> None:
@@ -48,7 +48,7 @@ class NonFiniteLossError(PipelineError):
         )
 
 
-class DivergedError(PipelineError):
+class DivergedError(ToolformerError):
     """The losses are finite and their gradient is not."""
 
 
@@ -112,7 +112,7 @@ class Training:
     def restore(self, folder: Path) -> int:
         """Go on from what `save` wrote: the number of steps taken."""
         if not (folder / _TAG).is_dir():
-            raise PipelineError(f"{folder}: no checkpoint here; start over with --force")
+            raise ToolformerError(f"{folder}: no checkpoint here; start over with --force")
         _, state = self.engine.load_checkpoint(str(folder), tag=_TAG)
         return int(state["steps"])
 
@@ -189,7 +189,7 @@ def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
     try:
         from_file: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{path}: not a DeepSpeed configuration: {error}") from error
+        raise ToolformerError(f"{path}: not a DeepSpeed configuration: {error}") from error
     return from_file | {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.base.records import ToolName
-from pipeline.syntax.calls import API, END, TOOLS, Malformed, Markers, parse_call
+from pipeline.syntax.calls import API, END, Malformed, parse_call
+from pipeline.syntax.tokenizer import CallTokens
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 ARROW_HEAD = "->"  # the arrow without its spaces, which a tokenizer may put into other tokens
 
@@ -38,19 +39,19 @@ class FailedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingCall:
     """A call as far as its arrow: what the tool is asked."""
 
     tool: ToolName
     input: str
 
 
-def read_call(written: str, tools_off: Collection[ToolName] = ()) -> Asked | Malformed | None:
+def read_call(written: str, tools_off: Collection[ToolName] = ()) -> PendingCall | Malformed | None:
     """What the text after <API> amounts to: a call up to its arrow, no call any more, or not decided yet."""
     head, arrow, _ = written.partition(ARROW_HEAD)
-    tool = next((tool for tool in TOOLS if head.startswith(f"{tool}(")), None)
+    tool = next((tool for tool in TOOL_NAMES if head.startswith(f"{tool}(")), None)
     if tool is None:
-        begun = not arrow and any(f"{tool}(".startswith(head) for tool in TOOLS)
+        begun = not arrow and any(f"{tool}(".startswith(head) for tool in TOOL_NAMES)
         return None if begun else Malformed("no_tool")
     if tool in tools_off:
         return Malformed("tool_off")
@@ -58,7 +59,7 @@ def read_call(written: str, tools_off: Collection[ToolName] = ()) -> Asked | Mal
         return Malformed("no_arrow")
     if arrow:
         asked = parse_call(head.rstrip() + END, tool)
-        return asked if isinstance(asked, Malformed) else Asked(tool, asked)
+        return asked if isinstance(asked, Malformed) else PendingCall(tool, asked)
     # The rest of an arrow or of a character may still be on its way.
     verdict = parse_call(head.rstrip("\ufffd -"), tool)
     return verdict if isinstance(verdict, Malformed) and verdict.reason != "too_long" else None
@@ -71,18 +72,18 @@ def names_switched_off(written: str, tools_off: Collection[ToolName]) -> bool:
         return f"{tool}(".startswith(written) or written.startswith(f"{tool}(")
 
     return any(map(leads_to, tools_off)) and not any(
-        leads_to(tool) for tool in TOOLS if tool not in tools_off
+        leads_to(tool) for tool in TOOL_NAMES if tool not in tools_off
     )
 
 
-class Beginnings:
+class ApiTokenMask:
     """Which of V ids complete `` [`` in a text: those of <API>, and any other token that spells the same.
 
     To set the probability of <API> to 0 is to bar all of them: a model kept from one spelling must not slip
     into another. After a token that ends with a space a bare ``[`` is one of them.
     """
 
-    def __init__(self, markers: Markers, device: torch.device) -> None:
+    def __init__(self, markers: CallTokens, device: torch.device) -> None:
         anywhere = torch.tensor([piece.endswith(API) for piece in markers.pieces])
         bracket = torch.tensor([piece == API[1:] for piece in markers.pieces])
         self._masks = torch.stack([anywhere, anywhere | bracket]).to(device)  # [2, V]

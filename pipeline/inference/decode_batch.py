@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from pipeline.base.records import Phase
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
 
 
-class Rows:
+class DecodeBatch:
     """B token sequences over one cache. `logits` [B, V], float32, are those after each row's last token."""
 
     logits: Tensor
@@ -31,7 +31,7 @@ class Rows:
         if not prompts or not all(prompts):
             raise ValueError("every row needs a prompt of at least one token")
         self._model = model
-        self._cache = Columns()
+        self._cache = KVCache()
         self._lengths = [len(prompt) for prompt in prompts]
         widest = max(self._lengths)
         ids = torch.tensor([[0] * (widest - len(prompt)) + list(prompt) for prompt in prompts])
@@ -54,7 +54,7 @@ class Rows:
         self._lengths = [length + 1 for length in self._lengths]
         self._run(torch.tensor(tokens)[:, None], depth, self._filled[:, None, :], "decode", len(tokens))
 
-    def take_back(self, row: int, count: int) -> None:
+    def rollback(self, row: int, count: int) -> None:
         """Forgets the last `count` tokens of `row`, all of them fed by steps in a row. `logits` stay."""
         last = self._filled[row, self._filled.shape[1] - count :]
         if not 0 <= count < self._lengths[row] or not bool(last.all()):
@@ -71,7 +71,7 @@ class Rows:
         self._filled = self._filled[index].gather(1, columns)
         device = self._model.device
         kept = (self._cache, index.to(device), columns.to(device))
-        self._cache = Columns.joined([kept], widest + widest // 4)
+        self._cache = KVCache.joined([kept], widest + widest // 4)
         self.logits = self.logits[index.to(device)]
 
     def _run(self, ids: Tensor, depth: Tensor, allowed: Tensor, phase: Phase, real: int) -> None:

@@ -18,27 +18,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.base.records import ToolName
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
-    Asked,
-    Beginnings,
+    ApiTokenMask,
     FailedCall,
     MadeCall,
+    PendingCall,
     names_switched_off,
     read_call,
 )
-from pipeline.inference.decode_batch import Rows
-from pipeline.syntax.calls import API, END, CallError, Malformed, continuation, linearise, texts_of
-from tools_service.base.errors import PipelineError
-from tools_service.serving.client import ToolClient
-from tools_service.tools.contract import ToolInput
+from pipeline.inference.decode_batch import DecodeBatch
+from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
+from pipeline.syntax.tokenizer import continuation, texts_of
+from tools_service.base.errors import ToolformerError
+from tools_service.tools.client import ToolClient
+from tools_service.tools.contract import ToolInput, ToolName
 
 Stop = Literal["eos", "newline", "length", "context"]
 
 
-class InferenceError(PipelineError):
+class InferenceError(ToolformerError):
     """A prompt that cannot be decoded; the message says which and why."""
 
 
@@ -56,7 +56,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Attempt:
+class PartialCall:
     """A call being written: the row's length and logits [V] before it, its tokens from <API> on.
 
     `asked` is set when the arrow has come.
@@ -65,7 +65,7 @@ class Attempt:
     start: int
     logits: Tensor
     tokens: list[int] = field(default_factory=list)
-    asked: Asked | None = None
+    asked: PendingCall | None = None
 
 
 @dataclass(slots=True)
@@ -76,10 +76,10 @@ class Continuation:
     date: str | None
     text: list[int] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)
-    attempt: Attempt | None = None
+    attempt: PartialCall | None = None
     calls: list[MadeCall] = field(default_factory=list)
     failed: list[FailedCall] = field(default_factory=list)
-    barred: bool = False
+    calls_disabled: bool = False
     stop: Stop | None = None
 
 
@@ -91,7 +91,7 @@ class Decoder:
         model: LanguageModel,
         tools: ToolClient,
         rules: Rules,
-        beginnings: Beginnings,
+        beginnings: ApiTokenMask,
         prompts: list[Continuation],
     ) -> None:
         self.model = model
@@ -101,8 +101,8 @@ class Decoder:
         self.beginnings = beginnings
         self.states = prompts
         for state in prompts:
-            state.barred = rules.max_calls == 0
-        self.rows = Rows(model, [state.tokens for state in prompts])
+            state.calls_disabled = rules.max_calls == 0
+        self.rows = DecodeBatch(model, [state.tokens for state in prompts])
 
     def run(self) -> None:
         """Decodes until every prompt has its `stop`. Rows that are done leave."""
@@ -121,7 +121,7 @@ class Decoder:
         """Each row's next token. Tools are asked once a step, for all rows whose arrow has just come."""
         greedy, rank = self._look()
         tokens = [self._next(row, greedy[row], rank[row]) for row in range(len(self.states))]
-        asked: dict[ToolName, list[tuple[int, Asked]]] = {}
+        asked: dict[ToolName, list[tuple[int, PendingCall]]] = {}
         for row, state in enumerate(self.states):
             if state.attempt is not None and state.attempt.asked is not None:
                 asked.setdefault(state.attempt.asked.tool, []).append((row, state.attempt.asked))
@@ -144,7 +144,7 @@ class Decoder:
         for row, state in enumerate(self.states):
             spelled = len(state.attempt.tokens) if state.attempt is not None else 0
             wanted.append(self.api[spelled if spelled < len(self.api) else 0])
-            if state.barred and state.attempt is None:
+            if state.calls_disabled and state.attempt is None:
                 self._bar(logits[row], state)
         ids = torch.tensor(wanted, device=logits.device)[:, None]
         level = logits.gather(1, ids)
@@ -170,9 +170,9 @@ class Decoder:
             return state.forced.popleft()
         if state.attempt is None:
             room = self.rows.length(row) + len(self.api) < self.model.max_positions
-            if state.barred or rank >= self.rules.k or not room:
+            if state.calls_disabled or rank >= self.rules.k or not room:
                 return self._write(row, greedy)
-            state.attempt = Attempt(self.rows.length(row), self.rows.logits[row].clone())
+            state.attempt = PartialCall(self.rows.length(row), self.rows.logits[row].clone())
         spelled = len(state.attempt.tokens)
         if spelled >= len(self.api):
             return self._write_call(row, state.attempt, greedy)
@@ -197,7 +197,7 @@ class Decoder:
             state.stop = "context"
         return token
 
-    def _write_call(self, row: int, attempt: Attempt, greedy: int) -> int:
+    def _write_call(self, row: int, attempt: PartialCall, greedy: int) -> int:
         """A token inside a call. What can be no call any more is taken back."""
         token = self._with_tool_on(row, attempt, greedy)
         if token in self.rules.eos:
@@ -212,7 +212,7 @@ class Decoder:
             return self._take_back(row, "too_long")
         return token
 
-    def _with_tool_on(self, row: int, attempt: Attempt, greedy: int) -> int:
+    def _with_tool_on(self, row: int, attempt: PartialCall, greedy: int) -> int:
         """`greedy` or, where that spells a tool that is switched off, the most likely token that does not."""
         off = self.rules.tools_off
         if not off or not names_switched_off(self._written(attempt, greedy), off):
@@ -234,11 +234,11 @@ class Decoder:
         self._cut(row, attempt.start)
         if reason is not None:
             state.failed.append(FailedCall(self._written(attempt), reason))
-            state.barred = True
+            state.calls_disabled = True
             self._bar(attempt.logits, state)
         return self._write(row, int(attempt.logits.argmax()))
 
-    def _insert(self, row: int, call: Asked, result: str) -> int:
+    def _insert(self, row: int, call: PendingCall, result: str) -> int:
         """Queues the result and </API>; the row's next token.
 
         Where the arrow's token brought more than the arrow, the whole call is written anew as it should be.
@@ -260,19 +260,19 @@ class Decoder:
         state.attempt, state.forced = None, deque(tokens)
         position = len(self._text(state.text))
         state.calls.append(MadeCall(call.tool, call.input, result, position))
-        state.barred = len(state.calls) >= self.rules.max_calls
+        state.calls_disabled = len(state.calls) >= self.rules.max_calls
         return state.forced.popleft()
 
     def _cut(self, row: int, length: int) -> None:
         """Cuts a row back to its first `length` tokens."""
-        self.rows.take_back(row, self.rows.length(row) - length)
+        self.rows.rollback(row, self.rows.length(row) - length)
         del self.states[row].tokens[length:]
 
     def _full(self, row: int) -> bool:
         """Whether the next token is the last that the context has room for."""
         return self.rows.length(row) + 1 >= self.model.max_positions
 
-    def _written(self, attempt: Attempt, *more: int) -> str:
+    def _written(self, attempt: PartialCall, *more: int) -> str:
         """The text after <API>."""
         return self._text([*attempt.tokens, *more])[len(API) :]
 

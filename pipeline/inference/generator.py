@@ -11,12 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.base.records import ToolName
 from pipeline.engine.model import LanguageModel
-from pipeline.inference.call_parser import Beginnings, FailedCall, MadeCall
+from pipeline.inference.call_parser import ApiTokenMask, FailedCall, MadeCall
 from pipeline.inference.decoding import Continuation, Decoder, InferenceError, Rules, Stop
-from pipeline.syntax.calls import TOOLS, continuation, linearise, texts_of
-from tools_service.serving.client import ToolClient
+from pipeline.syntax.calls import linearise
+from pipeline.syntax.tokenizer import continuation, texts_of
+from tools_service.tools.client import ToolClient
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,9 @@ class Generator:
         self.tools = tools
         self.k = k
         self.tools_off = frozenset(tools_off)
-        self.max_calls = 0 if disabled or k < 1 or self.tools_off >= set(TOOLS) else max_calls
+        self.max_calls = 0 if disabled or k < 1 or self.tools_off >= set(TOOL_NAMES) else max_calls
         self.max_call_tokens = max_call_tokens
-        self.beginnings = Beginnings(model.markers, model.device)
+        self.beginnings = ApiTokenMask(model.markers, model.device)
 
     def generate(
         self,

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Annotation, Funnel, Status, Text, ToolName
+from pipeline.base.records import Annotation, Funnel, Status, Text
 from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.method.execution import ExecutedCall, aexecute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import Order, SampledText, sample_calls
 from pipeline.method.selection import Selection, select
 from pipeline.syntax.prompts import load_prompt
-from tools_service.base.errors import PipelineError
-from tools_service.serving.client import ToolClient
-from tools_service.tools.contract import TRANSIENT
+from tools_service.base.errors import ToolformerError
+from tools_service.tools.client import ToolClient
+from tools_service.tools.contract import TRANSIENT, ToolName
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ HOPELESS = 8
 """When so many texts or more fail and none of their batch succeeds, it is not the texts' fault."""
 
 
-class BatchFailedError(PipelineError):
+class BatchFailedError(ToolformerError):
     """Every text of a batch failed."""
 
 

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.base.records import Candidate, ToolName
-from tools_service.serving.client import ToolClient
-from tools_service.tools.contract import ToolInput, ToolResult
+from pipeline.base.records import Candidate
+from tools_service.tools.client import ToolClient
+from tools_service.tools.contract import ToolInput, ToolName, ToolResult
 
 Lists = dict[ToolName, list[ToolInput]]
 Answers = dict[tuple[ToolName, ToolInput], ToolResult]

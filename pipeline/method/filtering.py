@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.base.cost import least_scoring
-from pipeline.base.records import Call, Candidate, Cost, Phase, Text, ToolName, Work
+from pipeline.base.records import Call, Candidate, Cost, Phase, Text, Work
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.method.execution import ExecutedCall
-from pipeline.syntax.calls import CallError, continuation, linearise
+from pipeline.syntax.calls import CallError, linearise
+from pipeline.syntax.tokenizer import continuation
+from tools_service.tools.contract import ToolName
 
 WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15  # w_t = max(0, 1 - 0.2 t), normalised once over all t
 

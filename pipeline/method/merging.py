@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.base.records import TOOL_NAMES, Call, ToolName
+from pipeline.base.records import Call
 from pipeline.method.filtering import kept, only_after
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 THRESHOLDS = (0.5, 1.0, 2.0)
 """The columns of the paper's table of examples by tool (section 4.1)."""

@@ -17,13 +17,15 @@ import torch
 
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import Layout, least_decode, least_positions
-from pipeline.base.records import Candidate, Cost, Text, ToolName, Work
+from pipeline.base.records import Candidate, Cost, Text, Work
 from pipeline.engine.model import LanguageModel, NonFiniteError
-from pipeline.engine.prefill import Contexts
-from pipeline.engine.sampler import Draws, stream_keys
-from pipeline.engine.tree_attention import Account
-from pipeline.syntax.calls import Malformed, Pieces, parse_call, texts_of
+from pipeline.engine.prefill import PrefilledBatch
+from pipeline.engine.sampler import Sampler, stream_keys
+from pipeline.engine.tree_attention import Usage
+from pipeline.syntax.calls import Malformed, parse_call
 from pipeline.syntax.prompts import PromptTemplate
+from pipeline.syntax.tokenizer import TokenizedText, texts_of
+from tools_service.tools.contract import ToolName
 
 _FORWARDS = 2  # of a batch of contexts: the contexts themselves, and <API> behind the positions
 _SHARE = 0.5  # of a forward's tokens for new contexts, so that others can run on beside them
@@ -73,7 +75,7 @@ def sample_calls(
             sampler.run(left)
         except torch.OutOfMemoryError as error:
             failed = str(error)
-        sampler.harvest()
+        sampler.collect_finished()
         if failed:  # out of the handler, which holds on to the tensors of the forward that failed
             model.shrink(min(map(sampler.columns, sampler.left()), default=1), failed)
     return sampler.sampled()
@@ -93,7 +95,7 @@ def select_positions(p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int
 class _Progress:
     """What has become of an order."""
 
-    pieces: Pieces
+    pieces: TokenizedText
     failed: str | None = None
     chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # I
     p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
@@ -101,7 +103,7 @@ class _Progress:
     started: bool = False
     draws: range = range(0)  # their numbers while they are under way, position by position
     drawn: list[tuple[int, ...]] | None = None  # their tokens, once all have ended
-    spent: Account = field(default_factory=dict)
+    spent: Usage = field(default_factory=dict)
 
 
 class _Sampler:
@@ -117,7 +119,7 @@ class _Sampler:
         self.model, self.orders, self.prompts, self.method = model, orders, prompts, method
         encoded = model.encode([order.text.text for order in orders])
         self.progress = [_Progress(pieces) for pieces in encoded]
-        self.draws = Draws(model)
+        self.draws = Sampler(model)
         for order, progress in zip(orders, self.progress, strict=True):
             size = len(progress.pieces.ids)
             room = model.room(prompts[order.tool], method.of(order.tool).max_call_tokens)
@@ -138,7 +140,7 @@ class _Sampler:
             self._start(batch)
         self._make_room()
 
-    def harvest(self) -> None:
+    def collect_finished(self) -> None:
         """Keeps the draws of orders whose draws have all ended; the others will be drawn again, the same."""
         running = self.draws.running()
         for index in self.left():
@@ -146,7 +148,7 @@ class _Sampler:
             if progress.started and not running.intersection(progress.draws):
                 progress.drawn = [tuple(self.draws.tokens[number]) for number in progress.draws]
             progress.started = False
-        self.draws = Draws(self.model)
+        self.draws = Sampler(self.model)
 
     def _batches(self, left: Sequence[int]) -> list[list[int]]:
         """Orders of one tool and like length each, the longest contexts first."""
@@ -169,7 +171,7 @@ class _Sampler:
     def _make_room(self, columns: int | None = None) -> None:
         """Goes on drawing until a batch of so many columns may join; without a number, to the end."""
         while held := self.draws.held:
-            if columns is not None and held + columns <= self.model.batch_tokens:
+            if columns is not None and held + columns <= self.model.max_batch_tokens:
                 break
             self.draws.step()
 
@@ -178,7 +180,7 @@ class _Sampler:
         tool = self.orders[batch[0]].tool
         settings, mine = self.method.of(tool), [self.progress[index] for index in batch]
         text_ids = [self.orders[index].text.text_id for index in batch]
-        contexts = Contexts(
+        contexts = PrefilledBatch(
             self.model,
             self.model.prompt(self.prompts[tool]),
             [progress.pieces.ids for progress in mine],
@@ -194,7 +196,7 @@ class _Sampler:
             progress.started = True
 
     def _draw(
-        self, contexts: Contexts, tool: ToolName, mine: Sequence[_Progress], text_ids: Sequence[int]
+        self, contexts: PrefilledBatch, tool: ToolName, mine: Sequence[_Progress], text_ids: Sequence[int]
     ) -> None:
         """Lets the draws at the chosen positions begin, if there are any."""
         settings, counts = self.method.of(tool), [len(progress.chosen) for progress in mine]

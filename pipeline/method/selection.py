@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Text, ToolName
+from pipeline.base.records import Text
 from pipeline.method.numeracy import announces_result, find_numbers, has_computed_number
+from tools_service.tools.contract import ToolName
 from tools_service.tools.languages import identify_language
 
 WINDOW_TOKENS = 100

@@ -8,8 +8,9 @@ a few hundred texts of your own is worth more than all that stands here.
 
 from __future__ import annotations
 
-from pipeline.base.records import Phase, ToolName
+from pipeline.base.records import Phase
 from tools_service.base.settings import Frozen, NotNegative, Probability
+from tools_service.tools.contract import ToolName
 
 
 class Habit(Frozen):
@@ -151,3 +152,12 @@ DEMO = Assumptions(
     start_s=80.0,
 )
 """Measured on a whole run of the recipe `demo` (`python -m bench.plan` prints them anew)."""
+
+CALLS_PER_S: dict[ToolName, float] = {
+    "QA": 100.0,
+    "WikiSearch": 1_000.0,
+    "Calculator": 10_000.0,
+    "Calendar": 10_000.0,
+    "MT": 200.0,
+}
+"""Answered by one replica."""

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Text
-from pipeline.corpus.files import Shard
-from pipeline.corpus.texts import read_shard
+from pipeline.corpus.files import CorpusFile
+from pipeline.corpus.texts import read_file
 from tools_service.base.settings import Frozen
 
 _FILES = 8
@@ -59,19 +59,19 @@ class _Meter(io.RawIOBase):
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched(Shard):
+class _Watched(CorpusFile):
     """A shard that shows how far it has been read."""
 
     opened: list[_Meter]
 
     def open_stream(self) -> pa.NativeFile:
-        meter = _Meter(Shard.open_stream(self))
+        meter = _Meter(CorpusFile.open_stream(self))
         self.opened.append(meter)
         return pa.PythonFile(meter, mode="r")
 
 
 def survey(
-    shards: Sequence[Shard], config: CorpusConfig, count: Callable[[str], int], wanted: int
+    shards: Sequence[CorpusFile], config: CorpusConfig, count: Callable[[str], int], wanted: int
 ) -> tuple[Survey, list[Text]]:
     """An estimate, and `wanted` texts, or as many as there are, from files all over the list."""
     files = min(_FILES, len(shards))
@@ -100,14 +100,14 @@ def survey(
 
 
 def _read_some(
-    shard: Shard, config: CorpusConfig, count: Callable[[str], int], wanted: int
+    shard: CorpusFile, config: CorpusConfig, count: Callable[[str], int], wanted: int
 ) -> tuple[list[Text], float]:
     """The first texts of a file, `wanted` or more, and the share of the file that they are."""
     watched = _Watched(shard.name, shard.path, shard.root, shard.size, [])
     rows = _rows(shard) if shard.format == "parquet" else None
     texts: list[Text] = []
     last, share = "", None
-    for text in read_shard(watched, config, count):
+    for text in read_file(watched, config, count):
         source = text.document.source
         if source != last:  # a document's passages belong together
             if len(texts) >= wanted and share:
@@ -124,7 +124,7 @@ def _share(watched: _Watched) -> float | None:
     return min(1.0, read / watched.size) if watched.size and read >= _LEAST_BYTES else None
 
 
-def _rows(shard: Shard) -> int | None:
+def _rows(shard: CorpusFile) -> int | None:
     """Of a Parquet file; None if it is damaged, which read_shard will say."""
     try:
         with shard.open_random() as file:

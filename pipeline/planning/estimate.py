@@ -13,21 +13,23 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.annotation.source import TokenCounter, load_tokenizer
 from pipeline.base.config import PlanConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.hardware import CALLS_PER_S, PEAK_FLOPS_PER_S
-from pipeline.base.records import Cost, Phase, Text, ToolName
-from pipeline.corpus.texts import list_shards, require_readable
+from pipeline.base.hardware import PEAK_FLOPS_PER_S
+from pipeline.base.records import Cost, Phase, Text
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import require_readable
 from pipeline.method.selection import select
-from pipeline.planning.assumptions import DEMO, Assumptions
+from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import Survey, survey
 from pipeline.planning.expected_work import Costs, Sizes, foresee
 from pipeline.planning.from_run import experience
-from pipeline.storage.manifest import versions
-from pipeline.storage.row_files import now, write_whole
+from pipeline.storage.provenance import versions
+from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import atomic_write, now
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import ToolName
 
 _HOUR = 3_600
 
@@ -114,12 +116,12 @@ class Plan(Frozen):
     def write(self, path: Path) -> None:
         """As JSON, whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
+        atomic_write(path, self.model_dump_json(indent=1) + "\n")
 
 
 def plan(config: PlanConfig) -> Plan:
     """Read the sample and add up. ConfigurationError as of annotate, and where an option is missing."""
-    shards = list_shards(config.corpus)
+    shards = list_files(config.corpus)
     require_readable(shards, config.corpus)
     words = load_tokenizer(config.model.path)
     sizes, shape = Sizes.of(words, config.method), ModelShape.of_path(config.model.path)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import Expected, forecast
-from pipeline.base.records import Cost, Phase, ToolName
+from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import Assumptions, Habit, Overhead
-from pipeline.syntax.calls import Markers, continuation
 from pipeline.syntax.prompts import load_prompt
+from pipeline.syntax.tokenizer import CallTokens, continuation
+from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class Sizes:
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> Sizes:
         """PromptError or TokenizerError where annotating would raise them."""
-        markers = Markers.of(tokenizer)
+        markers = CallTokens.of(tokenizer)
         prompts: dict[ToolName, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts)

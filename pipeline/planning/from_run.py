@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.annotation.source import load_tokenizer
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Cost, Phase, ToolName
+from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import DEMO, Assumptions, Habit, Overhead, Pace, Size
 from pipeline.planning.expected_work import WINDOW, Costs, Sizes, foresee
-from pipeline.storage.manifest import ROWS, AnnotationManifest, ManifestError, read_manifest, read_rows
-from pipeline.storage.row_files import parquet_files
-from pipeline.syntax.calls import Pieces, continuation, linearise
+from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
+from pipeline.storage.row_files import ROWS, parquet_files, read_rows
+from pipeline.syntax.calls import linearise
+from pipeline.syntax.tokenizer import TokenizedText, continuation, load_tokenizer
+from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ def _look(
     seen: _Seen,
     row: Mapping[str, Any],
     tool: ToolName,
-    pieces: Pieces,
+    pieces: TokenizedText,
     words: PreTrainedTokenizerBase,
     method: MethodConfig,
 ) -> None:
@@ -141,17 +142,17 @@ def _groups(calls: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, str], l
     ]
 
 
-def _tokens(pieces: Pieces, positions: Iterable[int]) -> list[int]:
+def _tokens(pieces: TokenizedText, positions: Iterable[int]) -> list[int]:
     """Indices of the tokens that begin at these characters of the text, which begins at 1 in `pieces`."""
     starts = pieces.starts
     return [int(np.flatnonzero((starts >= 0) & (starts - 1 <= at))[-1]) if at else 0 for at in positions]
 
 
-def _last(pieces: Pieces, positions: Iterable[int]) -> int:
+def _last(pieces: TokenizedText, positions: Iterable[int]) -> int:
     return max(_tokens(pieces, positions))
 
 
-def _targets(pieces: Pieces, positions: Iterable[int]) -> int:
+def _targets(pieces: TokenizedText, positions: Iterable[int]) -> int:
     wanted = {index + t for index in _tokens(pieces, positions) for t in range(WINDOW)}
     return len(wanted & set(range(len(pieces.ids))))
 

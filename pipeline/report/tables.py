@@ -21,11 +21,12 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import TOOL_NAMES, ToolName
 from pipeline.evaluation.results import Evaluation, ModelResult
 from pipeline.storage.counts import ToolCounts
-from pipeline.storage.manifest import read_manifest, read_rows
+from pipeline.storage.manifest import read_manifest
+from pipeline.storage.row_files import read_rows
 from pipeline.syntax.calls import linearise
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class ResourceRequest:
     """CPUs and GPUs that have to be there at once, what for, and what to do where they are not."""
 
     cpus: float
@@ -33,7 +33,7 @@ class Needs:
 
 
 @contextmanager
-def connected(needs: Needs, address: str | None = None) -> Iterator[None]:
+def ray_connection(needs: ResourceRequest, address: str | None = None) -> Iterator[None]:
     """Connect this process for the block, unless it is connected; then leave the connection alone.
 
     Raises ConfigurationError if no cluster is at the address, or this machine is too small.
@@ -72,14 +72,14 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _start(needs: Needs) -> None:
+def _start(needs: ResourceRequest) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
     # Logical CPUs only bound how many processes run at once; too few, and they wait for each other for ever.
     cpus = max(os.cpu_count() or 1, math.ceil(needs.cpus))
     ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def check_resources(needs: Needs, local: bool = False) -> None:
+def check_resources(needs: ResourceRequest, local: bool = False) -> None:
     """Say so where the step would wait: a cluster may grow, this machine will not."""
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for name, amount in (("CPU", needs.cpus), ("GPU", needs.gpus)):

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import TOOL_NAMES, Cost, Phase, ToolName, Work
-from pipeline.corpus.texts import reason_kind
+from pipeline.base.records import Cost, Phase, Work, reason_kind
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 COLUMNS = ("status", "reason", "calls", "funnel", "work")
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")

@@ -7,37 +7,31 @@ docs/outputs.md explains every field.
 from __future__ import annotations
 
 import hashlib
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Cost, Phase
-from pipeline.corpus.texts import Shard
+from pipeline.corpus.files import CorpusFile
 from pipeline.storage.counts import Counts
-from pipeline.storage.row_files import parquet_files, write_whole
+from pipeline.storage.provenance import versions
+from pipeline.storage.row_files import ROWS, parquet_files
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import atomic_write
 from tools_service.base.settings import Frozen
-from tools_service.base.version import __version__
 
 MANIFEST = "manifest.json"
-ROWS = "rows"
-_BATCH_ROWS = 1_024
 # What the rows do not depend on: a run may go on with other values of these.
 _OPERATIONAL: dict[str, Any] = {
     "ray": True,
     "output": True,
     "max_failed_share": True,
     "retry_failed": True,
-    "model": {"device", "batch_tokens", "gpus", "compile"},
+    "model": {"device", "max_batch_tokens", "gpus", "compile"},
     "tools": {
         "service": True,
         "cache_size": True,
@@ -47,10 +41,10 @@ _OPERATIONAL: dict[str, Any] = {
             "vectors": {"gpu"},
             "deployment": True,
         },
-        "qa": {"batch_tokens", "device", "deployment"},
+        "qa": {"max_batch_tokens", "device", "deployment"},
         "calculator": {"deployment"},
         "calendar": {"deployment"},
-        "mt": {"batch_tokens", "device", "deployment"},
+        "mt": {"max_batch_tokens", "device", "deployment"},
     },
 }
 
@@ -69,7 +63,7 @@ class CorpusState(Frozen):
     """Digest of all files of the corpus, where these are those of a slice."""
 
     @staticmethod
-    def of(shards: Sequence[Shard], whole: Sequence[Shard] | None = None) -> CorpusState:
+    def of(shards: Sequence[CorpusFile], whole: Sequence[CorpusFile] | None = None) -> CorpusState:
         """From names and sizes; contents are not read. `whole` is the corpus that `shards` are a slice of."""
         sizes = [shard.size for shard in shards]
         listing = "\n".join(sorted(f"{shard.name} {shard.size}" for shard in shards))
@@ -156,7 +150,7 @@ class AnnotationManifest(Frozen):
 
     def write(self, folder: Path) -> None:
         """Replace the folder's manifest, whole."""
-        write_whole(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+        atomic_write(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> AnnotationManifest:
@@ -171,7 +165,10 @@ def read_manifest(folder: Path) -> AnnotationManifest:
 
 
 def begin(
-    folder: Path, config: AnnotateConfig, shards: Sequence[Shard], whole: Sequence[Shard] | None = None
+    folder: Path,
+    config: AnnotateConfig,
+    shards: Sequence[CorpusFile],
+    whole: Sequence[CorpusFile] | None = None,
 ) -> AnnotationManifest:
     """The manifest to go on with: a new one, or that of an earlier run of the same recipe on the same files
     (a slice of the `whole` corpus, or all of it).
@@ -198,21 +195,6 @@ def begin(
     if parquet_files(folder / ROWS):
         raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Of Python, this package and what the rows depend on."""
-    packages = ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
-    return {"python": platform.python_version(), "toolformer-on-ray": __version__} | {
-        package: _version(package) for package in packages
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _differences(before: AnnotationManifest, after: AnnotationManifest) -> list[str]:
@@ -244,27 +226,3 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def read_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of an annotation folder, streamed, in the order of the files' names.
-
-    File by file: a dataset of them all keeps 100 kB and more of each until it is done, and there are many.
-    """
-    for path in parquet_files(folder / ROWS):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-                yield batch.select(columns)  # also where one is missing, which is an error
-
-
-def read_failed(folder: Path) -> Iterator[tuple[int, str]]:
-    """Id and reason of each text that failed; other rows are skipped as Arrow."""
-    for batch in read_batches(folder, ["text_id", "status", "reason"]):
-        failed = batch.filter(pc.equal(batch["status"], "failed"))
-        yield from zip(failed["text_id"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-
-
-def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The same as dictionaries."""
-    for batch in read_batches(folder, columns):
-        yield from batch.to_pylist()

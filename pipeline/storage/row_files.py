@@ -2,25 +2,21 @@
 
 What `annotate` writes is a folder of Parquet files, one for each batch, which get their names when they are
 complete; and a Parquet file's index stands at its end. So the rows on disk are the only record of what is
-done; there is no second one that could disagree (docs/decisions/0004). `settle` brings such a folder into
+done; there is no second one that could disagree (docs/decisions/0004). `recover_rows` brings such a folder into
 order after anything that may have happened to the processes that wrote it. Knows nothing of what is in the
 rows but their `text_id`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,82 +24,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tools_service.base.errors import ConfigurationError, PipelineError
+from tools_service.base.files import PART
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
-_PART = ".part"
 _READERS = 8
+_BATCH_ROWS = 1_024
+ROWS = "rows"
 
 Ids = NDArray[np.int64]
-
-
-class OutputInUseError(ConfigurationError):
-    """Another process writes into the folder."""
-
-
-class OutputError(PipelineError):
-    """What cannot be written: no space, no right, a file system that is gone."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """The operating system's refusals as an OutputError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot write: {error}. Mend that and give the command again, or name another output"
-        ) from error
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Make `folder`, and keep it from every other process that asks. OutputInUseError if one has it already,
-    OutputError if it cannot be written.
-
-    The operating system lets go of the lock when its holder dies, however it dies, so none is ever stale. The
-    file says who holds it; it stays behind, empty.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        unlocked = (folder / LOCK).open("ab+", buffering=0)
-    with unlocked as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise OutputInUseError(
-                f"{folder}: {lock.read().decode() or 'another process'} is writing here; wait for it, stop "
-                "it, or choose another output"
-            ) from error
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); start only one run on it at a time", folder, error)
-        with writing(folder):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {now()},".encode())
-        try:
-            yield
-        finally:
-            lock.truncate(0)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part. OutputError if it
-    cannot be written."""
-    part = path.with_name(path.name + _PART)
-    with writing(path):
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-
-
-def now() -> str:
-    """The time, ISO 8601, UTC, in seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_rows(folder: Path, rows: pa.Table) -> None:
@@ -111,7 +40,7 @@ def write_rows(folder: Path, rows: pa.Table) -> None:
     ids = rows["text_id"].to_numpy()
     path = folder / f"{hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest()}.parquet"
     # Two processes may be at it: one that was given up may still run.
-    part = folder / f"{path.name}.{uuid.uuid4().hex}{_PART}"
+    part = folder / f"{path.name}.{uuid.uuid4().hex}{PART}"
     try:
         with part.open("wb") as file:
             pq.write_table(rows, file)
@@ -128,14 +57,14 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
-def settle(folder: Path) -> Ids:
+def recover_rows(folder: Path) -> Ids:
     """Remove what was not finished and what stands there twice; the ids of all rows, sorted.
 
     A file without its index was being written when its writer died: it goes, its texts will be done again. An
     id can stand in two files if tasks of a killed run outlived it for a moment while the next one had begun;
     equal ids have equal rows, so any one of them may stay. To be called while nothing writes.
     """
-    for part in folder.glob(f"*{_PART}"):
+    for part in folder.glob(f"*{PART}"):
         part.unlink()
     files = parquet_files(folder)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -166,7 +95,7 @@ def _keep(path: Path, rows: pa.Array) -> None:
     if not left.num_rows:
         path.unlink()
         return
-    part = path.with_name(path.name + _PART)
+    part = path.with_name(path.name + PART)
     pq.write_table(left, part)
     part.replace(path)
 
@@ -197,6 +126,25 @@ def _seen(seen: set[int], text_id: int) -> bool:
     return known
 
 
-def write_json(path: Path, content: object) -> None:
-    """`content` as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+def read_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of an annotation folder, streamed, in the order of the files' names.
+
+    File by file: a dataset of them all keeps 100 kB and more of each until it is done, and there are many.
+    """
+    for path in parquet_files(folder / ROWS):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
+                yield batch.select(columns)  # also where one is missing, which is an error
+
+
+def read_failed(folder: Path) -> Iterator[tuple[int, str]]:
+    """Id and reason of each text that failed; other rows are skipped as Arrow."""
+    for batch in read_batches(folder, ["text_id", "status", "reason"]):
+        failed = batch.filter(pc.equal(batch["status"], "failed"))
+        yield from zip(failed["text_id"].to_pylist(), failed["reason"].to_pylist(), strict=True)
+
+
+def read_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The same as dictionaries."""
+    for batch in read_batches(folder, columns):
+        yield from batch.to_pylist()

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.base.records import ToolName
 from pipeline.syntax.calls import CONTROLS, END
+from tools_service.tools.contract import ToolName
 
 CLOSED, DEAD = -1, -2
 _HOPELESS = re.compile(rf"[{CONTROLS}\[]")

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.base.records import TOOL_NAMES, ToolName
 from tools_service.base.errors import ConfigurationError
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 FOLDER = Path(__file__).parent / "prompt_files"
 _SLOT = "{text}"

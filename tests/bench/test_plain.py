@@ -15,7 +15,7 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import Call
 from pipeline.method.annotator import Annotator
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

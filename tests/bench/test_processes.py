@@ -13,14 +13,14 @@ from bench.processes import in_processes, interleaved, merged
 from bench.systems import Run, run_engine
 from bench.workload import Subject
 from pipeline.base.records import Cost
-from tools_service.base.errors import PipelineError
+from tools_service.base.errors import ToolformerError
 
 pytestmark = pytest.mark.unit
 
 ARGS = argparse.Namespace(
     device="cpu",
     dtype="float32",
-    batch_tokens=None,
+    max_batch_tokens=None,
     k=2,
     m=2,
     tau_s=0.0,
@@ -53,7 +53,7 @@ def test_two_processes_find_what_one_finds() -> None:
 
 @several
 def test_an_error_is_the_failed_process_s(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=str(tmp_path)):
+    with pytest.raises(ToolformerError, match=str(tmp_path)):
         in_processes(2, str(tmp_path), "Calculator", ARGS)
 
 

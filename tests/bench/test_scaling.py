@@ -12,10 +12,11 @@ import pytest
 from bench.scaling import CALLS, annotation, busy, calls_of, cpu_load, summary, times_of, write_pages
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Annotation, Document, Text
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.method.execution import aexecute
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +67,6 @@ def test_a_text_has_calls_of_its_own_and_they_are_answered() -> None:
 def test_every_page_is_one_text(tmp_path: Path) -> None:
     write_pages(tmp_path / "pages", 70)
     config = CorpusConfig(paths=(str(tmp_path / "pages"),))
-    texts = list(read_corpus(list_shards(config), config, lambda text: len(text) // 3))
+    texts = list(read_corpus(list_files(config), config, lambda text: len(text) // 3))
     assert len(texts) == len({text.text for text in texts}) == 70
     assert all(text.skipped is None for text in texts)

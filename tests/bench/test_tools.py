@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.tools import Measured, in_turns, inputs_of, lost, slowest_hostile, uncached
-from pipeline.base.records import TOOL_NAMES
 from pipeline.cli.recipes import demo
+from tools_service.tools.contract import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from cluster.submit import ROOT, main
-from pipeline.storage.manifest import read_manifest, read_rows
+from pipeline.storage.manifest import read_manifest
+from pipeline.storage.row_files import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

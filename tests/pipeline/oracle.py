@@ -11,11 +11,12 @@ import math
 import numpy as np
 import torch
 
-from pipeline.base.records import ToolName
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import stream_keys, uniforms
-from pipeline.syntax.calls import Malformed, continuation, linearise, parse_call, texts_of
+from pipeline.syntax.calls import Malformed, linearise, parse_call
 from pipeline.syntax.prompts import PromptTemplate
+from pipeline.syntax.tokenizer import continuation, texts_of
+from tools_service.tools.contract import ToolName
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from pipeline.base.records import Phase
-from pipeline.engine.kv_cache import Columns
+from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
-from pipeline.syntax.calls import Markers, continuation, texts_of
+from pipeline.syntax.tokenizer import CallTokens, continuation, texts_of
 
 _PAGES = [
     " The answer to 27 + 4 is [Calculator(27 + 4) -> 31] 31.",
@@ -50,8 +50,8 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def markers(kind: str) -> Markers:
-    return Markers.of(tokenizer(kind))
+def markers(kind: str) -> CallTokens:
+    return CallTokens.of(tokenizer(kind))
 
 
 def _metaspace() -> Tokenizer:
@@ -89,7 +89,7 @@ class ScriptedModel(LanguageModel):
         self.markers = markers(kind)
         self.paths = [" " + path for path in paths]
         self.device = torch.device("cpu")
-        self.batch_tokens = 16_384
+        self.max_batch_tokens = 16_384
         self.max_positions = max_positions
         self.eos = self.tokenizer.eos_token_id
         self.model = torch.nn.Module()  # type: ignore[assignment]
@@ -101,7 +101,7 @@ class ScriptedModel(LanguageModel):
         ids: torch.Tensor,
         depth: torch.Tensor,
         allowed: torch.Tensor,
-        cache: Columns,
+        cache: KVCache,
         phase: Phase,
         real: int,
     ) -> torch.Tensor:

@@ -7,9 +7,9 @@ command line prints it without a traceback.
 from __future__ import annotations
 
 
-class PipelineError(Exception):
+class ToolformerError(Exception):
     """A run that cannot go on, explained to its user. Exit code 1."""
 
 
-class ConfigurationError(PipelineError):
+class ConfigurationError(ToolformerError):
     """A setting, or an input that a setting names, is wrong; nothing has run yet. Exit code 2."""

@@ -32,7 +32,7 @@ _RANGE = 2**17
 Int32s = npt.NDArray[np.int32]
 Float32s = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Places = npt.NDArray[np.int64]
+UnpaddedLayout = npt.NDArray[np.int64]
 
 
 class Vocabulary:
@@ -74,7 +74,7 @@ class _List:
         at = start + np.flatnonzero(self.scores[start:] >= least)
         return self.passages[at], self.weighed(at)
 
-    def weighed(self, part: slice | Places) -> Floats:
+    def weighed(self, part: slice | UnpaddedLayout) -> Floats:
         """Scores as this query counts them."""
         return np.multiply(self.scores[part], self.weight, dtype=np.float64)
 

@@ -21,12 +21,11 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from pipeline.base.records import ToolName
-from tools_service.base.errors import PipelineError
+from tools_service.base.errors import ToolformerError
 from tools_service.config import Deployment, ToolsConfig
 from tools_service.serving.client import ServeTools
 from tools_service.serving.leases import Lease, application, exclusively, leased
-from tools_service.tools.contract import DEADLINE, Tool, ToolInput, answer
+from tools_service.tools.contract import DEADLINE, Tool, ToolInput, ToolName, answer
 from tools_service.tools.registry import absolute, load_tool, prepare, require_available
 from tools_service.tools.sanitize import CountTokens, count_words
 
@@ -40,7 +39,7 @@ STUCK_AFTER_DEADLINES = 2.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
-class ToolStartError(PipelineError):
+class ToolStartError(ToolformerError):
     """A tool's replica cannot start; the message is Ray Serve's."""
 
 

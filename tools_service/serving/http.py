@@ -30,7 +30,7 @@ from starlette.routing import Route
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig
-from tools_service.serving.client import ToolClient
+from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import ToolInput
 
 TOKEN_VARIABLE = "TOOLS_TOKEN"

@@ -18,22 +18,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tools_service.base.errors import PipelineError
+from tools_service.base.errors import ToolformerError
 from tools_service.config import ToolsConfig
-from tools_service.tools.registry import ingredients
+from tools_service.tools.registry import fingerprint
 
 NAMESPACE = "toolformer-tools"  # of Ray, the same for every job
 LOCK_TIMEOUT_S = 1_800.0  # the longest start: large models, downloaded first
 _RETRY_S = 0.2
 
 
-class SharedToolsError(PipelineError):
+class SharedToolsError(ToolformerError):
     """The tools of a service cannot be started or stopped now."""
 
 
 def application(config: ToolsConfig, tool: str) -> str:
     """The name of the Serve application that runs `tool` as `config` wants it."""
-    digest = hashlib.blake2b(ingredients(config, tool).encode(), digest_size=5).hexdigest()
+    digest = hashlib.blake2b(fingerprint(config, tool).encode(), digest_size=5).hexdigest()
     return f"{config.service}-{tool}-{digest}"
 
 

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 import ray
 from ray import serve as ray_serve
 
-from pipeline.base.records import ToolName
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig, ToolsConfig
 from tools_service.serving import http as ingress
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import tools_on_ray
+from tools_service.tools.contract import ToolName
 
 
 def serve(

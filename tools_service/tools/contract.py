@@ -12,9 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 logger = logging.getLogger(__name__)
+
+ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
+TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 
 # Reasons that this package gives in a tool's place. They say something about a moment, not about the input,
 # so they are never cached and the same call may succeed later. Reasons are few and fixed: they are counted in

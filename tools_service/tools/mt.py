@@ -46,7 +46,7 @@ class MT:
         self._translator = Seq2Seq(
             model,
             self._tokenizer,
-            batch_tokens=config.batch_tokens,
+            max_batch_tokens=config.max_batch_tokens,
             beams=config.beams,
             first_token=self._languages[ENGLISH],
         )

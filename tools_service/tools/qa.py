@@ -49,7 +49,9 @@ class QA:
                 f"tools.qa.reader = fid: {config.model!r} is no T5 but {model.config.model_type}; "
                 "use concatenated"
             )
-        self._reader = Seq2Seq(model, self._tokenizer, batch_tokens=config.batch_tokens, beams=config.beams)
+        self._reader = Seq2Seq(
+            model, self._tokenizer, max_batch_tokens=config.max_batch_tokens, beams=config.beams
+        )
         if retriever is None:
             from tools_service.tools.wikisearch import open_retriever
 

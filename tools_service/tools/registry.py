@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.base.records import TOOL_NAMES
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
-from tools_service.tools.contract import Tool
+from tools_service.tools.contract import TOOL_NAMES, Tool
 
 _SEARCHING = frozenset({"WikiSearch", "QA"})
 
@@ -91,7 +90,7 @@ def absolute(config: ToolsConfig) -> ToolsConfig:
     )
 
 
-def ingredients(config: ToolsConfig, tool: str) -> str:
+def fingerprint(config: ToolsConfig, tool: str) -> str:
     """Everything that the replicas of `tool` are made from, as one text: equal texts, equal replicas.
 
     Settings, this package's version, and the state of the folders that are read: a model trained again in the

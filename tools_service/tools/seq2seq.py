@@ -48,7 +48,7 @@ class Seq2Seq:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        batch_tokens: int,
+        max_batch_tokens: int,
         beams: int = 1,
         first_token: int | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Seq2Seq:
         self._ends = frozenset([ends] if isinstance(ends, int) else ends)
         settings: Any = GenerationConfig
         self.model.generation_config = settings(**kept)
-        self._batch_tokens, self._beams = batch_tokens, beams
+        self._max_batch_tokens, self._beams = max_batch_tokens, beams
         self._pad: int = kept["pad_token_id"]
 
     @property
@@ -84,7 +84,7 @@ class Seq2Seq:
         for limit in sorted(set(limits)):  # a beam search may end differently with more room
             chosen = [index for index, own in enumerate(limits) if own == limit]
             lengths = [sum(map(len, inputs[index])) for index in chosen]
-            for rows in by_length(lengths, self._batch_tokens):
+            for rows in by_length(lengths, self._max_batch_tokens):
                 batch = [chosen[row] for row in rows]
                 states = self._encode([part for index in batch for part in inputs[index]])
                 fused = [torch.cat([next(states) for _ in inputs[index]]) for index in batch]
@@ -96,7 +96,7 @@ class Seq2Seq:
         """The encoder's states of each part, [its tokens, D]."""
         states: list[torch.Tensor] = [torch.empty(0)] * len(parts)
         encoder: Any = self.model.get_encoder()
-        for batch in by_length([len(part) for part in parts], self._batch_tokens):
+        for batch in by_length([len(part) for part in parts], self._max_batch_tokens):
             rows = [torch.tensor(parts[index], device=self.model.device) for index in batch]
             ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)
             found = encoder(input_ids=ids, attention_mask=_mask(rows)).last_hidden_state

@@ -25,7 +25,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.execution import ExecutedCall
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from pipeline.annotation.isolation import LEAST_TEXTS, Attempts, Failures, Turns
+from pipeline.annotation.isolation import LEAST_TEXTS, CrashTracker, FailureBudget, ReadWriteLock
 
 pytestmark = pytest.mark.unit
 
 
 def test_a_few_failures_among_few_texts_are_no_reason_to_stop() -> None:
-    failures = Failures(0.01)
+    failures = FailureBudget(0.01)
     failures.add((number, "ToolError: no") for number in range(10))
     assert failures.verdict(12) is None
     failures.add([(10, "ToolError: no")])
@@ -21,24 +21,24 @@ def test_a_few_failures_among_few_texts_are_no_reason_to_stop() -> None:
 
 
 def test_no_failure_at_all_may_be_asked_for() -> None:
-    failures = Failures(0.0)
+    failures = FailureBudget(0.0)
     assert failures.verdict(1) is None
     failures.add([(7, "ToolError: no")])
     assert failures.verdict(10**9) is not None
 
 
 def test_those_of_earlier_sessions_count() -> None:
-    assert Failures(0.001, [(1, "a: b"), (2, "a: c")]).verdict(50) is not None
+    assert FailureBudget(0.001, [(1, "a: b"), (2, "a: c")]).verdict(50) is not None
 
 
 def test_a_text_that_fails_again_counts_once() -> None:
-    failures = Failures(0.0015, [(1, "a: b")])
+    failures = FailureBudget(0.0015, [(1, "a: b")])
     failures.add([(1, "a: b")])
     assert failures.verdict(50) is None
 
 
 def test_the_verdict_has_reasons_by_count_and_examples() -> None:
-    failures = Failures(0.0)
+    failures = FailureBudget(0.0)
     failures.add((number, f"ToolError: bad {number}") for number in range(7))
     failures.add([(100, "process died: twice")])
     verdict = failures.verdict(2_000)
@@ -48,7 +48,7 @@ def test_the_verdict_has_reasons_by_count_and_examples() -> None:
 
 
 def test_attempts_without_an_end_are_counted_by_batch() -> None:
-    attempts = Attempts()
+    attempts = CrashTracker()
     assert [attempts.begin([1, 2]), attempts.begin([1, 2]), attempts.begin([1])] == [0, 1, 0]
     attempts.end([1, 2])
     attempts.end([1, 2])
@@ -57,7 +57,7 @@ def test_attempts_without_an_end_are_counted_by_batch() -> None:
 
 def test_what_must_be_alone_is_and_the_rest_goes_side_by_side() -> None:
     async def work() -> list[str]:
-        turns, log = Turns(), []
+        turns, log = ReadWriteLock(), []
 
         async def beside(name: str) -> None:
             async with turns.shared():
@@ -84,7 +84,7 @@ def test_what_must_be_alone_is_and_the_rest_goes_side_by_side() -> None:
 
 def test_a_turn_is_given_back_when_its_work_breaks() -> None:
     async def work() -> None:
-        turns = Turns()
+        turns = ReadWriteLock()
         with pytest.raises(ZeroDivisionError):
             async with turns.shared():
                 raise ZeroDivisionError

@@ -19,13 +19,15 @@ import torch
 
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.run import AnnotationError, annotate, needs
-from pipeline.annotation.source import TokenCounter
 from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
-from pipeline.corpus.texts import CorpusError, list_shards, read_corpus
+from pipeline.corpus.files import CorpusError, list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.runtime.connection import check_resources
-from pipeline.storage.manifest import ROWS, AnnotationManifest, read_manifest
-from pipeline.storage.row_files import OutputInUseError, parquet_files, sole_writer
+from pipeline.storage.lock import OutputInUseError, exclusive_lock
+from pipeline.storage.manifest import AnnotationManifest, read_manifest
+from pipeline.storage.row_files import ROWS, parquet_files
+from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
 from tools_service.tools.registry import ToolUnavailableError
 
@@ -82,7 +84,7 @@ def test_every_text_has_one_row(
 ) -> None:
     rows, manifest = undisturbed
     corpus = CorpusConfig(paths=(str(world / "pages"),))
-    texts = read_corpus(list_shards(corpus), corpus, TokenCounter(str(world / "model")))
+    texts = read_corpus(list_files(corpus), corpus, TokenCounter(str(world / "model")))
     assert [(row["text_id"], row["text"]) for row in rows] == sorted((one.text_id, one.text) for one in texts)
     assert [row["text"] for row in rows if row["status"] == "skipped"] == [""] * SHARDS
     counts = manifest.counts
@@ -215,7 +217,7 @@ def test_one_process_can_have_one_local_cluster_after_another(tmp_path: Path) ->
 
 
 def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
-    with sole_writer(tmp_path / "out"), pytest.raises(OutputInUseError):
+    with exclusive_lock(tmp_path / "out"), pytest.raises(OutputInUseError):
         annotate(annotating.config(world, tmp_path / "out"))
 
 

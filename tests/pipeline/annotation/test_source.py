@@ -10,12 +10,14 @@ import pytest
 import ray
 
 from bench.fixtures import small_run as annotating
-from pipeline.annotation.isolation import Failures
-from pipeline.annotation.progress import start_tally
-from pipeline.annotation.source import Corpus, TextSource, TokenCounter, from_block, read_groups, to_block
+from pipeline.annotation.isolation import FailureBudget
+from pipeline.annotation.progress import start_progress
+from pipeline.annotation.source import Corpus, TextSource, from_block, read_groups, to_block
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
+from pipeline.syntax.tokenizer import TokenCounter
 
 pytestmark = pytest.mark.ray
 
@@ -30,12 +32,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),))
-    shards, count = list_shards(config), TokenCounter(str(world / "model"))
+    shards, count = list_files(config), TokenCounter(str(world / "model"))
     texts = list(read_corpus(shards, config, count))
     done = texts[1:12] + texts[-3:]
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = read_groups(shards, config)
-    tally = start_tally(len(groups), len(done), Failures(1.0), "tests")
+    tally = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
     tasks = TextSource(groups, Corpus(config, count, ray.put(ids), tally)).get_read_tasks(1)
     assert len(tasks) == len(shards)
     blocks = [block for task in tasks[:2] for block in task()]
@@ -48,12 +50,12 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
 
 def test_a_limit_is_one_read_task(world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),), max_texts=4)
-    shards = list_shards(config)
+    shards = list_files(config)
     assert read_groups(shards, config) == [shards]
 
 
 def test_texts_survive_the_way_through_arrow(world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),))
-    texts = list(read_corpus(list_shards(config), config, len))
+    texts = list(read_corpus(list_files(config), config, len))
     assert from_block(to_block(texts)) == texts
     assert {text.skipped is None for text in texts} == {True, False}

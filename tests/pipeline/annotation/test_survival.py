@@ -17,8 +17,9 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import Annotation, Text
 from pipeline.engine.model import LanguageModel
 from pipeline.storage.logs import LOGS
-from pipeline.storage.manifest import ROWS, read_failed, read_manifest
-from tools_service.serving.client import ToolClient
+from pipeline.storage.manifest import read_manifest
+from pipeline.storage.row_files import ROWS, read_failed
+from tools_service.tools.client import ToolClient
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge
 from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ToolMethod
-from pipeline.base.records import ANNOTATION_SCHEMA, TOOL_NAMES, Annotation, Call, Document, Text, ToolName
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
 from pipeline.storage.counts import count_rows
-from pipeline.storage.manifest import MANIFEST, ROWS, AnnotationManifest, CorpusState, ManifestError, Session
+from pipeline.storage.manifest import MANIFEST, AnnotationManifest, CorpusState, ManifestError, Session
+from pipeline.storage.row_files import ROWS
 from pipeline.syntax.calls import remove_calls
 from tools_service.base.errors import ConfigurationError
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 

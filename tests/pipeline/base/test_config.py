@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from pipeline.base import config
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
-from pipeline.base.records import TOOL_NAMES, ToolName
 from tools_service.base.settings import Frozen
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 

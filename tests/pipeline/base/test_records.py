@@ -11,7 +11,6 @@ import pytest
 from pipeline.base.records import (
     ANNOTATION_SCHEMA,
     TEXT_SCHEMA,
-    TOOL_NAMES,
     Annotation,
     Call,
     Cost,
@@ -20,6 +19,7 @@ from pipeline.base.records import (
     Text,
     Work,
 )
+from tools_service.tools.contract import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli import main as cli
 from pipeline.cli.commands import COMMANDS, Arguments, prompts_of
 from pipeline.cli.recipes import RECIPES, RecipeName
-from tools_service.base.errors import ConfigurationError, PipelineError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 
 pytestmark = pytest.mark.unit
 
@@ -114,7 +114,7 @@ def test_help_imports_neither_torch_nor_ray() -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
-        (PipelineError("shard-3.json.gz, line 7: …"), 1, "shard-3.json.gz, line 7: …"),
+        (ToolformerError("shard-3.json.gz, line 7: …"), 1, "shard-3.json.gz, line 7: …"),
         (ConfigurationError("tools.wikisearch.source: give one"), 2, "tools.wikisearch.source: give one"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.steps import Ledger, Step
+from pipeline.cli.steps import Step, StepCache
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import Frozen
 
@@ -31,7 +31,7 @@ class Chain:
 
     def run(self, suffix: str = "", force: bool = False) -> list[str]:
         """The names of the steps that were done."""
-        ledger = Ledger.open(self.folder / "out" / "steps.json")
+        ledger = StepCache.open(self.folder / "out" / "steps.json")
         first, second = self.folder / "out" / "first", self.folder / "out" / "second"
         steps = [
             self._step("first", Upper(suffix=suffix), self.source, first, str.upper),

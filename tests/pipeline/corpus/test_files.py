@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.base.config import CorpusConfig
-from pipeline.corpus.files import CorpusError, Shard, all_shards, list_shards
+from pipeline.corpus.files import CorpusError, CorpusFile, all_files, list_files
 from pipeline.corpus.texts import text_id
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def names(*paths: object) -> list[str]:
-    return [shard.name for shard in list_shards(CorpusConfig(paths=tuple(map(str, paths))))]
+    return [shard.name for shard in list_files(CorpusConfig(paths=tuple(map(str, paths))))]
 
 
 EVERYTHING = [
@@ -99,7 +99,7 @@ def test_a_uri_that_only_fsspec_knows() -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/shards/web/a.jsonl", b"{}\n")
     assert names("memory://shards") == names("memory://shards/*/a.jsonl") == ["web/a.jsonl"]
-    shard = pickle.loads(pickle.dumps(list_shards(CorpusConfig(paths=("memory://shards/web/a.jsonl",)))[0]))  # noqa: S301
+    shard = pickle.loads(pickle.dumps(list_files(CorpusConfig(paths=("memory://shards/web/a.jsonl",)))[0]))  # noqa: S301
     assert shard.size == 3
     with shard.open_stream() as stream:
         assert stream.read() == b"{}\n"
@@ -141,7 +141,7 @@ def test_no_path_at_all() -> None:
     ],
 )
 def test_the_format_is_the_names(name: str, format_: str, compression: str) -> None:
-    shard = Shard(f"a/{name}", f"/a/{name}", "", 0)
+    shard = CorpusFile(f"a/{name}", f"/a/{name}", "", 0)
     assert (shard.format, shard.compression) == (format_, compression)
 
 
@@ -162,20 +162,20 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_slices_are_disjoint_and_together_everything(many: Path, of: int, backwards: bool) -> None:
     """Whatever the order in which the paths are named; shards, and with them text ids, are the same."""
     paths = tuple(str(many / name) for name in ("abc"[::-1] if backwards else "abc"))
-    whole = all_shards(CorpusConfig(paths=paths))
-    slices = [list_shards(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
+    whole = all_files(CorpusConfig(paths=paths))
+    slices = [list_files(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
     together = [shard for part in slices for shard in part]
     assert len(together) == len(whole) == 13
     assert set(together) == set(whole)
     assert {text_id(shard.name, 1, 0) for shard in together} == {text_id(one.name, 1, 0) for one in whole}
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
     reversed_ = CorpusConfig(paths=paths[::-1], slice=f"0/{of}")
-    assert list_shards(reversed_) == slices[0]
+    assert list_files(reversed_) == slices[0]
 
 
 def test_more_slices_than_files_are_refused(many: Path) -> None:
     with pytest.raises(CorpusError, match=r"slice = 2/14: a slice has whole files, and there are only 13"):
-        list_shards(CorpusConfig(paths=(str(many),), slice="2/14"))
+        list_files(CorpusConfig(paths=(str(many),), slice="2/14"))
 
 
 @pytest.mark.parametrize("given_", ["4/4", "0/0", "-1/4", "1", "1/4/2", "a/b"])

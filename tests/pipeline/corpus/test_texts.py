@@ -19,16 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.config import CorpusConfig
-from pipeline.base.records import TEXT_SCHEMA, Document, Text
-from pipeline.corpus.texts import (
-    CorpusError,
-    list_shards,
-    read_corpus,
-    read_shard,
-    reason_kind,
-    require_readable,
-    text_id,
-)
+from pipeline.base.records import TEXT_SCHEMA, Document, Text, reason_kind
+from pipeline.corpus.files import CorpusError, list_files
+from pipeline.corpus.texts import read_corpus, read_file, require_readable, text_id
 from tools_service.base.lines import read_lines
 
 pytestmark = pytest.mark.unit
@@ -43,7 +36,7 @@ def words(text: str) -> int:
 
 def read(path: Path, **settings: Any) -> list[Text]:
     config = CorpusConfig(paths=(str(path),), **{"min_characters": 1, **settings})
-    return list(read_corpus(list_shards(config), config, words))
+    return list(read_corpus(list_files(config), config, words))
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -264,7 +257,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
 def test_passages_that_are_short_or_one_long_word_are_skipped_with_their_text(tmp_path: Path) -> None:
     path = write(tmp_path / "web/a.jsonl", {"text": "tiny"}, {"text": "a " + "x" * 30 + " b"})
     config = CorpusConfig(paths=(str(path),), max_tokens=25, min_characters=5)
-    texts = list(read_corpus(list_shards(config), config, len))
+    texts = list(read_corpus(list_files(config), config, len))
     assert [(text.text, text.skipped) for text in texts] == [
         ("tiny", "short passage: fewer than 5 characters at web/a.jsonl#1"),
         ("a", "short passage: fewer than 5 characters at web/a.jsonl#2"),
@@ -279,14 +272,14 @@ def test_passages_that_are_short_or_one_long_word_are_skipped_with_their_text(tm
 def test_a_sound_corpus_is_looked_at_only_up_to_its_first_document(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b"broken", {"text": PAGE})
     config = CorpusConfig(paths=(str(path), str(tmp_path)))
-    require_readable(list_shards(config), config)
+    require_readable(list_files(config), config)
 
 
 def test_no_readable_document_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     write(tmp_path / "web/a.jsonl", {"body": PAGE, "id": 1}, b"broken", {"body": PAGE, "id": 2})
     config = CorpusConfig(paths=(str(tmp_path),))
     with pytest.raises(CorpusError) as error:
-        require_readable(list_shards(config), config)
+        require_readable(list_files(config), config)
     assert "2 x no text field: looked for raw_content, text, content" in str(error.value)
     assert "the record has body, id at web/a.jsonl#1" in str(error.value)
     assert "1 x not JSON" in str(error.value)
@@ -296,16 +289,16 @@ def test_a_named_field_that_no_record_has_is_an_error_with_the_fields_there_are(
     write(tmp_path / "a.jsonl", {"text": PAGE, "id": 1})
     config = CorpusConfig(paths=(str(tmp_path),), text_field="txet")
     with pytest.raises(CorpusError, match="looked for txet, the record has text, id"):
-        require_readable(list_shards(config), config)
+        require_readable(list_files(config), config)
 
 
 def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"text": PAGE})
     config = CorpusConfig(paths=(str(path),))
-    [shard] = list_shards(config)
+    [shard] = list_files(config)
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.jsonl: cannot be read"):
-        list(read_shard(shard, config, words))
+        list(read_file(shard, config, words))
 
 
 # identities, streaming
@@ -338,7 +331,7 @@ def test_max_texts_counts_over_all_files(tmp_path: Path) -> None:
 def test_a_shard_is_read_only_as_far_as_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *[{"text": PAGE}] * 20_000)
     config = CorpusConfig(paths=(str(path),))
-    [shard] = pickle.loads(pickle.dumps(list_shards(config)))  # noqa: S301
+    [shard] = pickle.loads(pickle.dumps(list_files(config)))  # noqa: S301
     calls = 0
 
     def count(text: str) -> int:
@@ -346,5 +339,5 @@ def test_a_shard_is_read_only_as_far_as_asked_for(tmp_path: Path) -> None:
         calls += 1
         return words(text)
 
-    assert len(list(itertools.islice(read_shard(shard, config, count), 3))) == 3
+    assert len(list(itertools.islice(read_file(shard, config, count), 3))) == 3
     assert calls == 3

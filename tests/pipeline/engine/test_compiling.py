@@ -18,7 +18,7 @@ from pipeline.engine.compiling import compile_parts
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

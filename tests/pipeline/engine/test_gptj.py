@@ -8,7 +8,7 @@ import torch
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
 from pipeline.engine import gptj
 from pipeline.engine.model import LanguageModel
-from pipeline.engine.unpadding import Handed, Places
+from pipeline.engine.unpadding import Handed, UnpaddedLayout
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +51,7 @@ def test_a_forward_that_fails_leaves_no_places_behind() -> None:
     model = language_model("gptj", "bytes")
     real = torch.ones(1, 3, dtype=torch.bool).numpy()
     with pytest.raises(IndexError):
-        model.features(torch.tensor([[10**6, 1, 2]]), places=Places.of(real, model.device))
+        model.features(torch.tensor([[10**6, 1, 2]]), places=UnpaddedLayout.of(real, model.device))
     assert model.handed.places is None
 
 

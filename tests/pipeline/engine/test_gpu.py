@@ -15,10 +15,10 @@ from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
 from pipeline.engine.compiling import compile_parts
 from pipeline.engine.model import LanguageModel
-from pipeline.engine.sampler import Draws
+from pipeline.engine.sampler import Sampler
 from pipeline.method.annotator import Annotator
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,9 +74,9 @@ def test_a_step_of_drawing_waits_for_the_card_twice(
 ) -> None:
     """For the tokens, and to see whether rows can be given up."""
     waits: list[int] = []
-    step = Draws.step
+    step = Sampler.step
 
-    def watched(draws: Draws) -> None:
+    def watched(draws: Sampler) -> None:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -86,7 +86,7 @@ def test_a_step_of_drawing_waits_for_the_card_twice(
                 torch.cuda.set_sync_debug_mode("default")
         waits.append(sum("called a synchronizing" in str(one.message) for one in seen))
 
-    monkeypatch.setattr(Draws, "step", watched)
+    monkeypatch.setattr(Sampler, "step", watched)
     annotate(on_gpu("llama"), method)
     assert len(waits) > 5
     assert max(waits) == 2
@@ -106,7 +106,7 @@ def test_losses_in_bfloat16_are_close(architecture: str, method: MethodConfig) -
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_measured_batches_fit(architecture: str, method: MethodConfig) -> None:
     model = on_gpu(architecture)
-    assert model.batch_tokens > 4_000
+    assert model.max_batch_tokens > 4_000
     torch.cuda.reset_peak_memory_stats()
     annotate(model, method)
     assert torch.cuda.max_memory_allocated() < torch.cuda.get_device_properties(0).total_memory

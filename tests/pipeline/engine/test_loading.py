@@ -44,16 +44,16 @@ def test_a_model_with_damaged_or_missing_weights_is_an_error(tmp_path: Path) -> 
 def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Path) -> None:
     causal_lm("gptj", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
-    config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu", batch_tokens=99)
+    config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu", max_batch_tokens=99)
     model = LanguageModel.load(config)
-    assert (model.batch_tokens, model.model.dtype) == (99, torch.bfloat16)
+    assert (model.max_batch_tokens, model.model.dtype) == (99, torch.bfloat16)
     assert model.markers.pieces[model.markers.api[0]] == " ["
 
 
 def test_without_a_number_of_tokens_a_cpu_gets_a_fixed_one(tmp_path: Path) -> None:
     causal_lm("llama", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
-    assert LanguageModel.load(ModelConfig(path=str(tmp_path), device="cpu")).batch_tokens == 16_384
+    assert LanguageModel.load(ModelConfig(path=str(tmp_path), device="cpu")).max_batch_tokens == 16_384
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

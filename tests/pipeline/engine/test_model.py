@@ -31,7 +31,7 @@ from pipeline.base.records import Cost
 from pipeline.engine.loading import ModelError
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, NonFiniteError
-from pipeline.engine.prefill import Contexts
+from pipeline.engine.prefill import PrefilledBatch
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
 
@@ -46,7 +46,7 @@ TEXTS = ["The bakery sold 48 rolls.", "é “x” 67", "67"]
 def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, kind: str) -> None:
     model = language_model(architecture, kind)
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     for text, found in zip(TEXTS, tree.positions(), strict=True):
         plain = [oracle.p_api(model, PROMPT, text, position) for position in range(len(found))]
         np.testing.assert_allclose(found, plain, rtol=1e-3, atol=1e-7)
@@ -72,7 +72,7 @@ def test_a_row_that_outlives_the_first_keeps_its_own_cache(
     monkeypatch.setattr("pipeline.engine.tree_attention._WORTH", 99.0)
     model = language_model(architecture, "bytes")
     ids = [pieces.ids for pieces in model.encode(TEXTS[:2])]
-    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     tree.extend(np.array([0, 1]), np.array([0, 0]), tree.first + np.array([2, 1]), np.array([7, 8]))
     tree.extend(np.array([1, 1]), np.array([0, 1]), np.array([0, 0]), np.array([9, 10]))
     assert len(tree.features) == 1
@@ -101,7 +101,7 @@ def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: 
     model.spent.clear()
     with little_memory(model, 24) as refused:
         found, costs = token_logprobs(model, sequences, wanted, "plus")
-        assert model.batch_tokens < 16_384
+        assert model.max_batch_tokens < 16_384
     assert refused
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -111,7 +111,7 @@ def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: 
 
 
 def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
-    model = language_model("llama", "bytes", batch_tokens=64)
+    model = language_model("llama", "bytes", max_batch_tokens=64)
     lengths = [5, 60, 7, 9, 30, 31, 2, 500]
     batches = model.batches(lengths, shared=3)
     assert sorted(index for batch in batches for index in batch) == list(range(8))
@@ -135,11 +135,11 @@ def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
     model = language_model(architecture, "bytes")
     assert model.packs == packs
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    tree = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids])
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
     packed = tree.positions()
     assert (sum(cost.padding for cost in (one["positions"] for one in tree.accounts)) == 0) == packs
     model.packs = False
-    padded = Contexts(model, model.prompt(PROMPT), ids, [{} for _ in ids]).positions()
+    padded = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids]).positions()
     model.packs = packs
     for one, other in zip(packed, padded, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)

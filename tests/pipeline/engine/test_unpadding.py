@@ -10,7 +10,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pipeline.engine import unpadding as packing
-from pipeline.engine.unpadding import Places, packed_attention
+from pipeline.engine.unpadding import UnpaddedLayout, packed_attention
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ def test_packed_queries_attend_as_in_their_rows_and_copy_no_keys(monkeypatch: py
     module: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True)
     query, key, value = heads(4, QUERIES, 1), heads(2, COLUMNS, 2), heads(2, COLUMNS, 3)
     own, _ = sdpa_attention_forward(module, query, key, value, mask(), scaling=0.3)
-    places = Places.of(real.numpy(), torch.device("cpu"))
+    places = UnpaddedLayout.of(real.numpy(), torch.device("cpu"))
     packed = places.pack(query.transpose(1, 2)).transpose(1, 2)
     monkeypatch.setattr(packing, "sdpa_attention_forward", None)  # it would copy them
     found, _ = packed_attention(module, packed, key, value, mask(), places, scaling=0.3)

@@ -9,14 +9,14 @@ import torch
 
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import Perplexity, PerplexityError, perplexity
-from pipeline.syntax.calls import continuation
+from pipeline.syntax.tokenizer import continuation
 from tests.pipeline.inference.test_decode_batch import ARCHITECTURES, random_model
 
 pytestmark = pytest.mark.unit
 TEXTS = ["The river is long.", "He said hello, and so on.", "a", "27 + 4 is 31. Today is Monday, he said."]
 
 
-def plainly(model: LanguageModel, texts: list[str], barred: str | None = None) -> tuple[float, int]:
+def plainly(model: LanguageModel, texts: list[str], calls_disabled: str | None = None) -> tuple[float, int]:
     """The definition, one text at a time: exp of the mean loss, and the tokens counted."""
     losses = []
     for text in texts:
@@ -25,8 +25,8 @@ def plainly(model: LanguageModel, texts: list[str], barred: str | None = None) -
             logits = model.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         for at, token in enumerate(ids[1:]):
             p = logits[at].double().softmax(-1)
-            off = [number for number, piece in enumerate(model.markers.pieces) if piece == barred]
-            if barred is not None:
+            off = [number for number, piece in enumerate(model.markers.pieces) if piece == calls_disabled]
+            if calls_disabled is not None:
                 p[off] = 0
             if token not in off:
                 losses.append(-math.log(p[token] / p.sum()))
@@ -34,10 +34,10 @@ def plainly(model: LanguageModel, texts: list[str], barred: str | None = None) -
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("batch_tokens", [8, 4096])
-def test_it_is_exp_of_the_mean_loss_of_all_tokens(architecture: str, batch_tokens: int) -> None:
+@pytest.mark.parametrize("max_batch_tokens", [8, 4096])
+def test_it_is_exp_of_the_mean_loss_of_all_tokens(architecture: str, max_batch_tokens: int) -> None:
     model = random_model(architecture)
-    model.batch_tokens = batch_tokens
+    model.max_batch_tokens = max_batch_tokens
     value, tokens = plainly(model, TEXTS)
     found = perplexity(model, TEXTS, disabled=False)
     assert found == Perplexity(pytest.approx(value, rel=1e-5), tokens, len(TEXTS), 0)
@@ -46,7 +46,7 @@ def test_it_is_exp_of_the_mean_loss_of_all_tokens(architecture: str, batch_token
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_disabled_api_has_probability_0_and_the_rest_is_renormalised(architecture: str) -> None:
     model = random_model(architecture)
-    value, tokens = plainly(model, TEXTS, barred=" [")
+    value, tokens = plainly(model, TEXTS, calls_disabled=" [")
     found = perplexity(model, TEXTS, disabled=True)
     assert found == Perplexity(pytest.approx(value, rel=1e-5), tokens, len(TEXTS), 0)
     assert found.value < perplexity(model, TEXTS, disabled=False).value
@@ -58,7 +58,7 @@ def test_a_text_that_holds_the_marker_counts_without_it_for_every_model() -> Non
     plain, disabled = (perplexity(model, texts, disabled=off) for off in (False, True))
     assert (plain.left_out, disabled.left_out) == (1, 1)
     assert plain.tokens == disabled.tokens
-    assert disabled.value == pytest.approx(plainly(model, texts, barred=" [")[0], rel=1e-5)
+    assert disabled.value == pytest.approx(plainly(model, texts, calls_disabled=" [")[0], rel=1e-5)
 
 
 def test_a_marker_of_several_tokens_is_barred_at_its_last() -> None:

@@ -14,9 +14,9 @@ from pipeline.evaluation.run import evaluate, evaluate_model
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.config import ToolsConfig, WikiSearchConfig
-from tools_service.serving.client import LocalTools
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 TOOLS = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())

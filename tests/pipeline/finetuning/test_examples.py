@@ -21,7 +21,8 @@ from pipeline.finetuning.examples import (
     micro_batches,
     pad,
 )
-from pipeline.syntax.calls import API, Markers, continuation, texts_of
+from pipeline.syntax.calls import API
+from pipeline.syntax.tokenizer import CallTokens, continuation, texts_of
 from tests.pipeline.finetuning.data import rows, write
 from tools_service.base.errors import ConfigurationError
 
@@ -40,7 +41,7 @@ def ids_of(kind: str, string: str) -> list[int]:
 def test_calls_are_tokenised_as_they_are_made_and_the_text_as_without_them(kind: str) -> None:
     words = tokenizer(kind)
     call, (before, after) = " [Calculator(48 + 67) -> 115]", PLAIN.split(" 115")
-    bos, eos = Markers.of(words).bos, (words.eos_token_id,)
+    bos, eos = CallTokens.of(words).bos, (words.eos_token_id,)
     with_call, without = encode(words, np.arange(2), [CALLS, PLAIN], 256)
     assert with_call.tolist() == [
         *bos,
@@ -50,7 +51,7 @@ def test_calls_are_tokenised_as_they_are_made_and_the_text_as_without_them(kind:
         *eos,
     ]
     assert without.tolist() == [*bos, *ids_of(kind, " " + PLAIN), *eos]
-    api = Markers.of(words).api
+    api = CallTokens.of(words).api
     assert ids_of(kind, call)[: len(api)] == ids_of(kind, API)
     size = len(ids_of(kind, call))
     start = len(bos) + len(ids_of(kind, " " + before))
@@ -62,7 +63,7 @@ def test_examples_spell_their_texts(kind: str) -> None:
     words = tokenizer(kind)
     first = "[Calendar() -> Today is Monday, January 30, 2023.] The bakery sold 48 rolls."
     example = encode(words, np.arange(1), [first], 256)[0].tolist()
-    start = len(Markers.of(words).bos)
+    start = len(CallTokens.of(words).bos)
     assert texts_of(words, [example[start:-1]]) == [" " + first]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finetuning.metrics_log import Evaluation, Journal, Step, following, read_evaluations
+from pipeline.finetuning.metrics_log import Evaluation, MetricsLog, Step, read_evaluations, tail
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ def written(path: Path) -> list[tuple[int, str]]:
 
 def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    journal = Journal(path, 0)
+    journal = MetricsLog(path, 0)
     journal.evaluation(Evaluation(0, 2.0, 10))
     for step in range(1, 6):
         journal.step(Step(step, 1.0, 0.1, None))
@@ -29,12 +29,12 @@ def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
             journal.evaluation(Evaluation(3, 1.5, 10))
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # killed in the middle of a line
-    resumed = Journal(path, 3)
+    resumed = MetricsLog(path, 3)
     resumed.step(Step(4, 1.0, 0.1, None))
     expected = [(0, "perplexity"), (1, "loss"), (2, "loss"), (3, "loss"), (3, "perplexity"), (4, "loss")]
     assert written(path) == expected
     assert read_evaluations(path) == (Evaluation(0, 2.0, 10), Evaluation(3, 1.5, 10))
-    Journal(path, 0)
+    MetricsLog(path, 0)
     assert written(path) == []
 
 
@@ -46,9 +46,9 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    Journal(path, 0).evaluation(Evaluation(0, math.log(9.0), 10))
-    with caplog.at_level(logging.INFO, "pipeline.finetuning.metrics_log"), following(path, 4):
-        journal = Journal(path, 0)
+    MetricsLog(path, 0).evaluation(Evaluation(0, math.log(9.0), 10))
+    with caplog.at_level(logging.INFO, "pipeline.finetuning.metrics_log"), tail(path, 4):
+        journal = MetricsLog(path, 0)
         journal.evaluation(Evaluation(0, math.log(9.0), 10))
         journal.step(Step(1, 2.25, 0.1, None))
         journal.step(Step(2, 1.25, 0.1, None))

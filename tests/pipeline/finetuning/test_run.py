@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import digest
-from pipeline.finetuning.metrics_log import Evaluation, Journal
+from pipeline.finetuning.metrics_log import Evaluation, MetricsLog
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import FinetuneManifest, Run, RunFolder
 from tests.pipeline.finetuning.data import (
@@ -51,7 +51,7 @@ def finished(config: FinetuneConfig) -> RunFolder:
     """A finished run, without its model."""
     run = RunFolder(config.output)
     run.path.mkdir()
-    Journal(run.metrics, 0).evaluation(BEST)
+    MetricsLog(run.metrics, 0).evaluation(BEST)
     values: dict[str, Any] = {"versions": {}, "created": "", "texts": {}, "best": BEST, "wall_s": 0.0}
     manifest = FinetuneManifest(recipe=config, data=digest(config.data), **values)
     (run.path / "manifest.json").write_text(manifest.model_dump_json())

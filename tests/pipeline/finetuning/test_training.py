@@ -30,7 +30,7 @@ from tests.pipeline.finetuning.data import (
     rows,
     write,
 )
-from tools_service.base.errors import PipelineError
+from tools_service.base.errors import ToolformerError
 
 pytestmark = pytest.mark.unit
 
@@ -118,7 +118,7 @@ def test_a_restored_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_pat
 
 
 def test_without_a_checkpoint_restore_says_so(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="no checkpoint"):
+    with pytest.raises(ToolformerError, match="no checkpoint"):
         start(one_worker(folder)).restore(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_sizes_come_from_the_configuration_and_the_rest_from_the_file(folder: Pa
     assert settings["bf16"] == {"enabled": False}
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(PipelineError, match=r"broken\.json"):
+    with pytest.raises(ToolformerError, match=r"broken\.json"):
         deepspeed_configuration(configuration(folder, deepspeed=broken))
 
 

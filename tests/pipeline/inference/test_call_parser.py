@@ -3,25 +3,25 @@
 import pytest
 import torch
 
-from pipeline.base.records import ToolName
-from pipeline.inference.call_parser import Asked, Beginnings, names_switched_off, read_call
-from pipeline.syntax.calls import TOOLS, Malformed
+from pipeline.inference.call_parser import ApiTokenMask, PendingCall, names_switched_off, read_call
+from pipeline.syntax.calls import Malformed
 from tests.pipeline.scripted import markers
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", TOOL_NAMES)
 def test_every_call_is_undecided_up_to_its_arrow(tool: ToolName) -> None:
     asked = "" if tool == "Calendar" else "3 - 1 > é"
     whole = f"{tool}({asked}) ->"
     assert [read_call(whole[:end]) for end in range(len(whole))] == [None] * len(whole)
-    assert read_call(whole) == Asked(tool, asked)
+    assert read_call(whole) == PendingCall(tool, asked)
 
 
 @pytest.mark.parametrize("arrow", ["->", " ->", "  -> ", " -> 7] 7"])
 def test_the_arrow_is_found_whatever_its_token_brings_along(arrow: str) -> None:
-    assert read_call(f"Calculator(3 + 4){arrow}") == Asked("Calculator", "3 + 4")
+    assert read_call(f"Calculator(3 + 4){arrow}") == PendingCall("Calculator", "3 + 4")
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_what_cannot_become_a_call_any_more_says_why(written: str, reason: str) 
 
 def test_a_character_may_come_in_several_tokens() -> None:
     assert read_call("MT(caf\ufffd") is None
-    assert read_call("MT(café) ->") == Asked("MT", "café")
+    assert read_call("MT(café) ->") == PendingCall("MT", "café")
 
 
 def test_a_tool_that_is_off_is_not_asked() -> None:
     assert read_call("Calculator(3", {"Calculator"}) == Malformed("tool_off")
-    assert read_call("Calculator(3 + 4) ->", {"Calendar"}) == Asked("Calculator", "3 + 4")
+    assert read_call("Calculator(3 + 4) ->", {"Calendar"}) == PendingCall("Calculator", "3 + 4")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_beginning_that_only_tools_switched_off_share_is_barred() -> None:
 @pytest.mark.parametrize("kind", ["bytes", "words", "merging", "metaspace"])
 def test_every_spelling_of_api_is_known(kind: str) -> None:
     known = markers(kind)
-    beginnings = Beginnings(known, torch.device("cpu"))
+    beginnings = ApiTokenMask(known, torch.device("cpu"))
     space, letter = known.pieces.index(" "), known.pieces.index("a")
     after_space, after_letter = beginnings.after(torch.tensor([space, letter]))
     bracket = known.pieces.index("[")

@@ -19,12 +19,12 @@ from transformers import (
 )
 
 from pipeline.engine.model import LanguageModel
-from pipeline.inference.decode_batch import Rows
+from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.inference.generator import Generation, Generator
-from pipeline.syntax.calls import texts_of
+from pipeline.syntax.tokenizer import texts_of
 from tests.pipeline.scripted import tokenizer
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 ARCHITECTURES = ["Llama", "GPT-NeoX", "GPT-2", "GPT-J"]
@@ -59,13 +59,13 @@ def alone(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
 def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
     model, rng = random_model(architecture), random.Random(3)
     texts = [[rng.randrange(300) for _ in range(size)] for size in (5, 1, 9, 3)]
-    rows = Rows(model, texts)
+    rows = DecodeBatch(model, texts)
     for step in range(24):
         for row, text in enumerate(texts):
             torch.testing.assert_close(rows.logits[row], alone(model, text), rtol=0, atol=1e-4)
         taken = rng.randrange(len(texts)) if step % 3 == 2 else None
         if taken is not None:
-            rows.take_back(taken, 2)
+            rows.rollback(taken, 2)
             del texts[taken][-2:]
         if step in (8, 16):
             kept = rng.sample(range(len(texts)), len(texts) - 1)
@@ -79,19 +79,19 @@ def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
 
 
 def test_only_tokens_fed_in_a_row_are_taken_back() -> None:
-    rows = Rows(random_model("Llama"), [[1, 2], [3]])
+    rows = DecodeBatch(random_model("Llama"), [[1, 2], [3]])
     rows.step([4, 5])
-    rows.take_back(0, 1)
+    rows.rollback(0, 1)
     rows.step([6, 7])
     with pytest.raises(ValueError, match="row 0 cannot take back 2 of its 3 tokens"):
-        rows.take_back(0, 2)
+        rows.rollback(0, 2)
     with pytest.raises(ValueError, match="row 1"):
-        rows.take_back(1, 3)
+        rows.rollback(1, 3)
 
 
 def test_a_row_needs_a_token() -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        Rows(random_model("Llama"), [[1], []])
+        DecodeBatch(random_model("Llama"), [[1], []])
 
 
 PROMPTS = ["The river", "27 + 4 is", "He said that the answer to 27 + 4 is", "Today"]

@@ -11,9 +11,9 @@ from pipeline.inference.call_parser import FailedCall, MadeCall
 from pipeline.inference.generator import Generation, Generator, InferenceError
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
+from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
@@ -267,7 +267,7 @@ class TestPrompts:
     def test_results_come_in_the_order_of_the_prompts_whatever_the_batches(self) -> None:
         prompts = [word * size for word, size in (("a", 1), ("b", 9), ("c", 3), ("d", 20))]
         model = ScriptedModel("bytes", [f"{prompt}| is {prompt}" for prompt in prompts])
-        model.batch_tokens = 20
+        model.max_batch_tokens = 20
         found = Generator(model, Asks()).generate(prompts)
         assert [generation.text for generation in found] == [f" is {prompt}" for prompt in prompts]
 

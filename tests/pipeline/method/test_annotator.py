@@ -20,7 +20,7 @@ from pipeline.base.records import Annotation, Cost, Document, Text
 from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.method.annotator import HOPELESS, Annotator, BatchFailedError
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
+from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import DEADLINE, ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.base.records import Candidate, ToolName
+from pipeline.base.records import Candidate
 from pipeline.method.execution import ExecutedCall, aexecute, discarded, execute
 from tools_service.config import ToolsConfig
-from tools_service.serving.client import LocalTools
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
-from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.tools.client import LocalTools
+from tools_service.tools.contract import ToolInput, ToolName, ToolResult
 
 pytestmark = pytest.mark.unit
 

@@ -10,12 +10,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.fixtures.small_models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
-from pipeline.base.records import Call, Candidate, Document, Text, ToolName
+from pipeline.base.records import Call, Candidate, Document, Text
 from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import WEIGHTS, ScoredText, kept, only_after, score_calls, weighted_loss
 from pipeline.syntax.calls import linearise
 from tests.pipeline import oracle
+from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 
@@ -103,7 +104,7 @@ def test_the_same_calls_are_kept_as_by_the_plain_procedure(architecture: str) ->
 
 
 def test_losses_do_not_depend_on_what_is_scored_beside_them() -> None:
-    model, apart = language_model("llama", "bytes"), language_model("llama", "bytes", batch_tokens=1)
+    model, apart = language_model("llama", "bytes"), language_model("llama", "bytes", max_batch_tokens=1)
     together = score(model)
     for index, text in enumerate(TEXTS):
         [alone] = score_calls(apart, [text], [examples(model)[index]], ALWAYS)

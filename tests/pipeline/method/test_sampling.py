@@ -12,7 +12,7 @@ import torch
 
 from bench.fixtures.small_models import causal_lm, language_model, little_memory, tokenizer
 from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.records import Call, Document, Text, ToolName
+from pipeline.base.records import Call, Document, Text
 from pipeline.engine.loading import ModelError
 from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
@@ -22,6 +22,7 @@ from pipeline.syntax.calls import Malformed, insert_calls, parse_call
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
+from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 
@@ -124,7 +125,7 @@ def test_giving_up_finished_rows_and_columns_changes_no_draw(
 
 
 def test_batches_of_one_row_give_the_same_draws() -> None:
-    together, apart = language_model("llama", "bytes"), language_model("llama", "bytes", batch_tokens=1)
+    together, apart = language_model("llama", "bytes"), language_model("llama", "bytes", max_batch_tokens=1)
     assert list(map(found, sample(together, TEXTS))) == list(map(found, sample(apart, TEXTS)))
 
 
@@ -147,8 +148,8 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
     join = Tree.join
     monkeypatch.setattr(Tree, "join", lambda tree, other: (joined.append(tree.held), join(tree, other))[1])
     longest = max(sum(model.prompt(one).length + 160 for one in prompts.values()), 1)
-    for batch_tokens in (longest, 4 * longest, 16_384):
-        model.batch_tokens = batch_tokens
+    for max_batch_tokens in (longest, 4 * longest, 16_384):
+        model.max_batch_tokens = max_batch_tokens
         joined.clear()
         together = sample_calls(model, orders, prompts, method)
         assert joined, "nothing joined"
@@ -159,7 +160,7 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
             assert [part.least for part in one.work] == [part.least for part in beside.work]
             assert ran(one) == ran(beside)
     assert any(one.candidates for one in alone)
-    model.batch_tokens = 16_384
+    model.max_batch_tokens = 16_384
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: st
     model.spent.clear()
     with little_memory(model, tokens) as refused:
         got = sample(model, given, wide)
-        assert model.batch_tokens < 16_384
+        assert model.max_batch_tokens < 16_384
     assert refused
     assert [(found(one), one.discarded, one.draws) for one in got] == [
         (found(one), one.discarded, one.draws) for one in expected
@@ -206,8 +207,8 @@ def test_a_step_that_finds_no_memory_loses_no_draw(forward: int) -> None:
     hook = model.model.base_model.register_forward_pre_hook(refuse)
     got = sample(model, TEXTS, wide)
     hook.remove()
-    assert (model.batch_tokens, next(count) > forward) == (8_192, True)
-    model.batch_tokens = 16_384
+    assert (model.max_batch_tokens, next(count) > forward) == (8_192, True)
+    model.max_batch_tokens = 16_384
     assert [(found(one), one.discarded) for one in got] == [(found(one), one.discarded) for one in expected]
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Document, Text, ToolName
+from pipeline.base.records import Document, Text
 from pipeline.method.selection import Selection, date_in_url, select
+from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 

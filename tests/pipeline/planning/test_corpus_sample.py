@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.config import CorpusConfig
-from pipeline.corpus.texts import list_shards, read_corpus
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.planning.corpus_sample import Survey, survey
 
 pytestmark = pytest.mark.unit
@@ -25,7 +26,7 @@ def words(text: str) -> int:
 def surveyed(folder: Path, wanted: int) -> tuple[Survey, CorpusConfig, int]:
     """What is found, and how many texts there really are."""
     config = CorpusConfig(paths=(str(folder),), max_tokens=64)
-    shards = list_shards(config)
+    shards = list_files(config)
     found, texts = survey(shards, config, words, wanted)
     real = sum(1 for _ in read_corpus(shards, config, words))
     assert len(texts) == min(wanted, real)

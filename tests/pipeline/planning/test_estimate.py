@@ -15,17 +15,18 @@ from rich.console import Console
 from bench.fixtures import small_run as annotating
 from pipeline.base.config import PlanConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.hardware import CALLS_PER_S, HARDWARE, PEAK_FLOPS_PER_S
-from pipeline.base.records import TOOL_NAMES, Cost
-from pipeline.planning.assumptions import DEMO
+from pipeline.base.hardware import HARDWARE, PEAK_FLOPS_PER_S
+from pipeline.base.records import Cost
+from pipeline.planning.assumptions import CALLS_PER_S, DEMO
 from pipeline.planning.estimate import Plan, plan
 from pipeline.planning.expected_work import Sizes
 from pipeline.planning.from_run import experience
 from pipeline.planning.render import outlook, warnings
-from pipeline.storage.manifest import MANIFEST, ROWS, AnnotationManifest, ManifestError
-from pipeline.storage.row_files import parquet_files
+from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError
+from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.prompts import load_prompt
 from tools_service.base.errors import ConfigurationError
+from tools_service.tools.contract import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 

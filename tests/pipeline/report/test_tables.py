@@ -12,11 +12,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from pipeline.base.config import AnnotateConfig, MethodConfig
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text, ToolName
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult
 from pipeline.report.tables import calls_view, files_table, funnel_table, kept_calls, report, result_table
 from pipeline.storage.counts import count_rows
-from pipeline.storage.manifest import ROWS, AnnotationManifest, CorpusState
+from pipeline.storage.manifest import AnnotationManifest, CorpusState
+from pipeline.storage.row_files import ROWS
+from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 METHOD = MethodConfig(tools=("Calculator", "WikiSearch", "Calendar"))

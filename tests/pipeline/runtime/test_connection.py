@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import ray
 
-from pipeline.runtime.connection import Needs, connected
+from pipeline.runtime.connection import ResourceRequest, ray_connection
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
 
-NEEDS = Needs(cpus=4.5, gpus=2, of="2 workers", remedy="ask for fewer")
+NEEDS = ResourceRequest(cpus=4.5, gpus=2, of="2 workers", remedy="ask for fewer")
 
 
 class FakeRay:
@@ -43,7 +43,7 @@ def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
     there = FakeRay(monkeypatch, CPU=5, GPU=2)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    with connected(NEEDS):
+    with ray_connection(NEEDS):
         assert there.asked == [("local", 5)]
     assert there.asked[1:] == ["shutdown"]
 
@@ -51,7 +51,7 @@ def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
 def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     there = FakeRay(monkeypatch, CPU=5)
     message = "2 GPUs for 2 workers, but this machine has 0: ask for fewer"
-    with pytest.raises(ConfigurationError, match=message), connected(NEEDS):
+    with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS):
         pytest.fail("it began")
     assert there.asked[-1] == "shutdown"
 
@@ -63,7 +63,7 @@ def test_a_named_cluster_is_joined_and_may_grow(
     there = FakeRay(monkeypatch, CPU=1, GPU=2)
     if named == "variable":
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    with caplog.at_level(logging.WARNING), connected(NEEDS, "head:6379" if named == "recipe" else None):
+    with caplog.at_level(logging.WARNING), ray_connection(NEEDS, "head:6379" if named == "recipe" else None):
         assert there.asked == [("head:6379", None)]
     assert "4.5 CPUs for 2 workers, but the cluster has 1: waiting until it has grown" in caplog.text
 
@@ -71,13 +71,13 @@ def test_a_named_cluster_is_joined_and_may_grow(
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeRay(monkeypatch)
     message = r"nowhere:1 \(.*\): no Ray cluster there: nobody answers"
-    with pytest.raises(ConfigurationError, match=message), connected(NEEDS, "nowhere:1"):
+    with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS, "nowhere:1"):
         pytest.fail("it began")
 
 
 def test_a_connection_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     there = FakeRay(monkeypatch, CPU=8, GPU=8)
     there.running = True
-    with connected(NEEDS, "another:6379"):
+    with ray_connection(NEEDS, "another:6379"):
         pass
     assert there.asked == []

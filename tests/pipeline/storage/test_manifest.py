@@ -12,33 +12,26 @@ import pytest
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, Text, Work
-from pipeline.corpus.texts import Shard
+from pipeline.corpus.files import CorpusFile
 from pipeline.finetuning import run_folder as runfolder
 from pipeline.storage import manifest
 from pipeline.storage.counts import COLUMNS, Counts, count_rows
-from pipeline.storage.manifest import (
-    ROWS,
-    ManifestError,
-    Session,
-    begin,
-    read_batches,
-    read_manifest,
-    read_rows,
-)
+from pipeline.storage.manifest import ManifestError, Session, begin, read_manifest
+from pipeline.storage.row_files import ROWS, read_batches, read_rows
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
 
 pytestmark = pytest.mark.unit
 
 SHARDS = [
-    Shard("pages/a.jsonl", "/pages/a.jsonl", "", 100),
-    Shard("pages/b.jsonl", "/pages/b.jsonl", "", None),
+    CorpusFile("pages/a.jsonl", "/pages/a.jsonl", "", 100),
+    CorpusFile("pages/b.jsonl", "/pages/b.jsonl", "", None),
 ]
 CONFIG = AnnotateConfig(
     corpus=CorpusConfig(paths=("pages",)), method=MethodConfig(tools=("QA", "Calculator"))
 )
 
 
-def begun(folder: Path, config: AnnotateConfig = CONFIG, shards: list[Shard] = SHARDS) -> None:
+def begun(folder: Path, config: AnnotateConfig = CONFIG, shards: list[CorpusFile] = SHARDS) -> None:
     begin(folder, config, shards).with_session(Session(started="2023-01-30T10:00:00+00:00")).write(folder)
 
 

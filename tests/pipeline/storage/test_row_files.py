@@ -15,16 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage.row_files import (
-    OutputError,
-    OutputInUseError,
-    parquet_files,
-    remove_rows,
-    settle,
-    sole_writer,
-    write_rows,
-    write_whole,
-)
+from pipeline.storage.lock import OutputInUseError, exclusive_lock
+from pipeline.storage.row_files import parquet_files, recover_rows, remove_rows, write_rows
+from tools_service.base.files import OutputError, atomic_write
 
 pytestmark = pytest.mark.unit
 
@@ -49,13 +42,13 @@ def no_room() -> Iterator[None]:
 
 
 def test_a_full_disk_is_an_error_that_names_what_could_not_be_written(tmp_path: Path) -> None:
-    write_whole(tmp_path / "manifest.json", "old")
+    atomic_write(tmp_path / "manifest.json", "old")
     with no_room(), pytest.raises(OutputError, match=rf"{tmp_path}/manifest\.json: cannot write: .*Errno"):
-        write_whole(tmp_path / "manifest.json", "new")
+        atomic_write(tmp_path / "manifest.json", "new")
     assert (tmp_path / "manifest.json").read_text() == "old"
-    with no_room(), pytest.raises(OutputError, match=f"{tmp_path}: cannot write"), sole_writer(tmp_path):
+    with no_room(), pytest.raises(OutputError, match=f"{tmp_path}: cannot write"), exclusive_lock(tmp_path):
         pass
-    with sole_writer(tmp_path):  # nobody has it
+    with exclusive_lock(tmp_path):  # nobody has it
         pass
 
 
@@ -63,12 +56,12 @@ def test_a_sound_folder_is_left_as_it_is(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [5, 1])
     write(tmp_path / "b.parquet", [2**62, 0])
     before = {path: path.read_bytes() for path in parquet_files(tmp_path)}
-    assert settle(tmp_path).tolist() == [0, 1, 5, 2**62]
+    assert recover_rows(tmp_path).tolist() == [0, 1, 5, 2**62]
     assert {path: path.read_bytes() for path in parquet_files(tmp_path)} == before
 
 
 def test_an_empty_folder_has_no_ids(tmp_path: Path) -> None:
-    assert settle(tmp_path).tolist() == []
+    assert recover_rows(tmp_path).tolist() == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 0.5, -1])
@@ -79,7 +72,7 @@ def test_a_file_that_was_not_finished_goes(tmp_path: Path, cut: float) -> None:
     whole = (tmp_path / "b.parquet").read_bytes()
     size = int(len(whole) * cut) if isinstance(cut, float) else cut if cut >= 0 else len(whole) + cut
     (tmp_path / "b.parquet").write_bytes(whole[:size])
-    assert settle(tmp_path).tolist() == [1, 2]
+    assert recover_rows(tmp_path).tolist() == [1, 2]
     assert all_ids(tmp_path) == [1, 2]
 
 
@@ -88,7 +81,7 @@ def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", [3, 4, 1])
     write(tmp_path / "c.parquet", [4, 2])
     (tmp_path / "d.parquet.part").write_bytes(b"")
-    assert settle(tmp_path).tolist() == [1, 2, 3, 4]
+    assert recover_rows(tmp_path).tolist() == [1, 2, 3, 4]
     assert all_ids(tmp_path) == [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
     assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"text_id": 4, "text": "text 4"}]
@@ -107,21 +100,21 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
         first.stdout.readline()
         with (
             pytest.raises(OutputInUseError, match=rf"{tmp_path}: process {first.pid} on .* is writing here"),
-            sole_writer(tmp_path),
+            exclusive_lock(tmp_path),
         ):
             pass
     finally:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-    with sole_writer(tmp_path), pytest.raises(OutputInUseError), sole_writer(tmp_path):
+    with exclusive_lock(tmp_path), pytest.raises(OutputInUseError), exclusive_lock(tmp_path):
         pass
-    with sole_writer(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.json", "first")
-    write_whole(tmp_path / "a.json", "zweiter é")
+    atomic_write(tmp_path / "a.json", "first")
+    atomic_write(tmp_path / "a.json", "zweiter é")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "zweiter é"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -134,7 +127,7 @@ def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None
     assert remove_rows(tmp_path, []) == 0
     assert remove_rows(tmp_path, [1, 3, 4, 5, 77]) == 4
     assert [path.name for path in parquet_files(tmp_path)] == ["0.parquet", "2.parquet"]
-    assert settle(tmp_path).tolist() == [0, 2, 6, 7, 8]
+    assert recover_rows(tmp_path).tolist() == [0, 2, 6, 7, 8]
     assert (tmp_path / "2.parquet").stat().st_mtime_ns == untouched
 
 
@@ -145,7 +138,7 @@ def test_a_batch_is_a_file_of_its_own_and_the_same_one_the_second_time(tmp_path:
         write_rows(tmp_path, batch)
     assert len(parquet_files(tmp_path)) == len(list(tmp_path.iterdir())) == 2
     assert all_ids(tmp_path) == [3, 3, 7]
-    assert settle(tmp_path).tolist() == [3, 7]
+    assert recover_rows(tmp_path).tolist() == [3, 7]
 
 
 def test_a_full_disk_leaves_nothing_of_a_batch(tmp_path: Path) -> None:

@@ -13,19 +13,9 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
-from pipeline.base.records import TOOL_NAMES, ToolName
-from pipeline.syntax.calls import (
-    CallError,
-    Malformed,
-    Markers,
-    TokenizerError,
-    continuation,
-    insert_calls,
-    linearise,
-    parse_call,
-    remove_calls,
-    texts_of,
-)
+from pipeline.syntax.calls import CallError, Malformed, insert_calls, linearise, parse_call, remove_calls
+from pipeline.syntax.tokenizer import CallTokens, TokenizerError, continuation, texts_of
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 
@@ -199,7 +189,7 @@ def test_special_tokens_spelt_in_a_text_are_plain_text() -> None:
 )
 def test_markers_are_found_for_every_kind_of_tokenizer(kind: str, api: list[str], bos: bool) -> None:
     words = tokenizer(kind)
-    markers = Markers.of(words)
+    markers = CallTokens.of(words)
     assert [markers.pieces[token] for token in markers.api] == api
     assert markers.bos == ((words.bos_token_id,) if bos else ())
 
@@ -207,7 +197,7 @@ def test_markers_are_found_for_every_kind_of_tokenizer(kind: str, api: list[str]
 def test_marker_merged_with_its_neighbours_is_still_seen() -> None:
     """In GPT-2's vocabulary `)]` is one token and ` ]` is not `]`: the end is looked for in strings, not
     among ids."""
-    markers = Markers.of(tokenizer("bytes"))
+    markers = CallTokens.of(tokenizer("bytes"))
     assert {")]", "].", "]"} <= {piece for piece in markers.pieces if "]" in piece}
 
 
@@ -215,7 +205,7 @@ def test_a_tokenizer_that_cannot_carry_calls_is_refused() -> None:
     inner = Tokenizer(tokenizer_models.WordLevel({"<unk>": 0, "a": 1, "[": 2}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(TokenizerError, match="would not survive"):
-        Markers.of(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"))
+        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"))
 
 
 def test_a_tokenizer_that_changes_letters_is_refused() -> None:
@@ -223,13 +213,13 @@ def test_a_tokenizer_that_changes_letters_is_refused() -> None:
     lower = Tokenizer.from_str(inner.to_str())
     lower.normalizer = normalizers.Lowercase()
     with pytest.raises(TokenizerError, match="would not survive"):
-        Markers.of(PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>"))
+        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>"))
 
 
 def test_a_tokenizer_that_merges_the_marker_with_a_name_is_refused() -> None:
     sticky = byte_level([" [Calculator"] * 9, pre_split=False)
     with pytest.raises(TokenizerError, match="no ids of its own"):
-        Markers.of(sticky)
+        CallTokens.of(sticky)
 
 
 def test_positions_of_pieces_are_int64_arrays() -> None:

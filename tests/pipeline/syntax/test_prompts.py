@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.records import TOOL_NAMES, ToolName
 from pipeline.syntax.calls import Malformed, parse_call
 from pipeline.syntax.prompts import PromptError, load_prompt
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.base.records import ToolName
 from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import (
@@ -33,6 +32,7 @@ from tools_service.tools.contract import (
     UNREACHABLE,
     Tool,
     ToolInput,
+    ToolName,
     ToolResult,
 )
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tools_service.config import HttpConfig, ToolsConfig
-from tools_service.serving.client import LocalTools
 from tools_service.serving.http import TOKEN_VARIABLE, HttpError, listen, server, token_of
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def mt(checkpoint: str) -> MT:
-    return MT(MTConfig(model=checkpoint, batch_tokens=64, device="cpu"))
+    return MT(MTConfig(model=checkpoint, max_batch_tokens=64, device="cpu"))
 
 
 def ask(mt: MT, *texts: str) -> list[ToolResult]:

@@ -79,7 +79,7 @@ def ask(qa: QA, *questions: str) -> list[ToolResult]:
 def test_questions_are_answered_from_the_passages_in_order(
     checkpoints: dict[str, str], name: str, kind: str
 ) -> None:
-    answers = ask(reader(checkpoints, name, reader=kind, batch_tokens=150), *QUESTIONS)
+    answers = ask(reader(checkpoints, name, reader=kind, max_batch_tokens=150), *QUESTIONS)
     assert [one.result for one in answers] == [answer or None for answer in QUESTIONS.values()]
     assert answers[-1] == ToolResult(reason="no answer")
 

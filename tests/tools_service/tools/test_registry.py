@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.records import TOOL_NAMES
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
 from tools_service.tools.calculator import Calculator
-from tools_service.tools.contract import ToolInput
+from tools_service.tools.contract import TOOL_NAMES, ToolInput
 from tools_service.tools.registry import ToolUnavailableError, load_tool, prepare, require_available
 
 pytestmark = pytest.mark.unit

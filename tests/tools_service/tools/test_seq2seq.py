@@ -41,8 +41,10 @@ def random_model(kind: str) -> PreTrainedModel:
     return model.eval()
 
 
-def generated(kind: str, inputs: list[list[Ids]], batch_tokens: int = 10_000, beams: int = 1) -> list[Ids]:
-    seq2seq = Seq2Seq(random_model(kind), words(), batch_tokens=batch_tokens, beams=beams)
+def generated(
+    kind: str, inputs: list[list[Ids]], max_batch_tokens: int = 10_000, beams: int = 1
+) -> list[Ids]:
+    seq2seq = Seq2Seq(random_model(kind), words(), max_batch_tokens=max_batch_tokens, beams=beams)
     return seq2seq.generate_ids(inputs, LIMITS[: len(inputs)])
 
 
@@ -84,15 +86,15 @@ def test_the_order_of_parts_does_not_matter_to_t5_but_their_number_does() -> Non
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_output_does_not_depend_on_the_batch(beams: int) -> None:
-    seq2seq = Seq2Seq(random_model("t5"), words(), batch_tokens=10_000, beams=beams)
+    seq2seq = Seq2Seq(random_model("t5"), words(), max_batch_tokens=10_000, beams=beams)
     together = seq2seq.generate_ids(INPUTS, LIMITS)
     for parts, limit, ids in zip(INPUTS, LIMITS, together, strict=True):
         assert seq2seq.generate_ids([parts], [limit]) == [ids]
-    assert generated("t5", INPUTS, batch_tokens=12, beams=beams) == together
+    assert generated("t5", INPUTS, max_batch_tokens=12, beams=beams) == together
 
 
 def test_a_text_that_does_not_end_within_its_limit_is_none() -> None:
-    seq2seq = Seq2Seq(random_model("bart"), words(), batch_tokens=100)
+    seq2seq = Seq2Seq(random_model("bart"), words(), max_batch_tokens=100)
     assert seq2seq.generate(INPUTS, LIMITS) == [None] * len(INPUTS)
     with torch.no_grad():
         random_model("bart").final_logits_bias[0, 1] = 100.0  # nothing but the end
@@ -102,7 +104,7 @@ def test_a_text_that_does_not_end_within_its_limit_is_none() -> None:
 
 def test_a_checkpoints_settings_for_another_task_are_left_out() -> None:
     model = random_model("bart")
-    Seq2Seq(model, words(), batch_tokens=100)
+    Seq2Seq(model, words(), max_batch_tokens=100)
     assert model.generation_config.min_length is None
     assert model.generation_config.num_beams is None
     assert model.generation_config.forced_eos_token_id is None

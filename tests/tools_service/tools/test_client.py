@@ -12,8 +12,8 @@ from datetime import date
 import pytest
 
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
-from tools_service.serving.client import LocalTools
 from tools_service.tools.calendar import Calendar
+from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import (
     DEADLINE,
     EMPTY_RESULT,
