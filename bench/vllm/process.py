@@ -29,7 +29,7 @@ class Vllm:
     def __init__(self, python: str, env: Mapping[str, str]) -> None:
         """`python` is the interpreter of an environment that has vLLM."""
         self.python, self.log = python, tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        command = [str(Path(python).absolute()), "-c", "from bench.vllm_worker import main; main()"]
+        command = [str(Path(python).absolute()), "-c", "from bench.vllm.worker import main; main()"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
         try:
             self.process = subprocess.Popen(command, cwd=ROOT, env=dict(env), text=True, **pipes)

@@ -28,10 +28,10 @@ from pipeline.annotation.metrics import BatchMetrics
 from pipeline.annotation.progress import shown, start_progress
 from pipeline.annotation.source import Corpus, TextSource, from_block, read_groups
 from pipeline.base.config import AnnotateConfig, ModelConfig
-from pipeline.base.cost import ModelShape
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.corpus.files import CorpusFile, all_files, list_files
 from pipeline.corpus.texts import require_readable
+from pipeline.engine.loading import model_shape
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.lock import exclusive_lock
@@ -122,7 +122,7 @@ def _run(
         )
     counts = count_rows(read_rows(config.output, COLUMNS), config.method)
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
-    manifest = manifest.with_session(session).completed(counts, ModelShape.of_path(config.model.path))
+    manifest = manifest.with_session(session).completed(counts, model_shape(config.model.path))
     manifest.write(config.output)
     return manifest
 

@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from pipeline.base.config import ModelConfig
+from pipeline.base.cost import ModelShape
 from pipeline.engine.compiling import compile_parts
 from tools_service.base.errors import ConfigurationError
 
@@ -58,6 +65,14 @@ def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedToke
         # cuDNN's attention plans anew for each shape, and every step of drawing has another.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return model, tokenizer
+
+
+def model_shape(path: str) -> ModelShape:
+    """The shape of the model in a folder or on the hub: its configuration is read, its weights are not."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    return ModelShape.of(model)
 
 
 def _multiplies_bfloat16() -> bool:

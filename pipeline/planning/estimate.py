@@ -19,6 +19,7 @@ from pipeline.base.hardware import PEAK_FLOPS_PER_S
 from pipeline.base.records import Cost, Phase, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import require_readable
+from pipeline.engine.loading import model_shape
 from pipeline.method.selection import select
 from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import Survey, survey
@@ -124,7 +125,7 @@ def plan(config: PlanConfig) -> Plan:
     shards = list_files(config.corpus)
     require_readable(shards, config.corpus)
     words = load_tokenizer(config.model.path)
-    sizes, shape = Sizes.of(words, config.method), ModelShape.of_path(config.model.path)
+    sizes, shape = Sizes.of(words, config.method), model_shape(config.model.path)
     assumed = experience(config.like) if config.like else DEMO
     missing = tuple(tool for tool in config.method.tools if config.like is None or tool not in assumed.tools)
     assumed = assumed.model_copy(update={"tools": DEMO.tools | assumed.tools})

@@ -123,13 +123,13 @@ def test_the_package_is_whole_and_nothing_else_is_let_in() -> None:
     ):
         assert ignored(path), path
     for path in (
-        "pipeline/prompts/QA.txt",
+        "pipeline/syntax/prompt_files/qa.txt",
         "demo/pages/x.jsonl",
-        "cluster/deepspeed/zero3.json",
+        "pipeline/finetuning/deepspeed/zero3.json",
         "cluster/paper.sh",
     ):
         assert not ignored(path), path
-    assert ignored("pipeline/__pycache__/model.cpython-311.pyc")
+    assert ignored("pipeline/engine/__pycache__/model.cpython-311.pyc")
 
 
 def test_the_manifests_name_an_image_of_each_target() -> None:

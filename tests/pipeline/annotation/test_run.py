@@ -61,7 +61,7 @@ def rows_of(config: AnnotateConfig) -> list[dict[str, Any]]:
 def start(world: Path, output: Path) -> subprocess.Popen[bytes]:
     """A driver of its own that annotates on the tests' cluster."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.annotation import annotate\n"
+        "import sys; from pathlib import Path; from pipeline.annotation.run import annotate\n"
         "from tests import annotating\n"
         "annotate(annotating.config(Path(sys.argv[1]), Path(sys.argv[2])))"
     )

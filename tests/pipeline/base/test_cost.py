@@ -21,6 +21,7 @@ from pipeline.base.cost import (
     least_scoring,
 )
 from pipeline.base.records import Cost
+from pipeline.engine.loading import model_shape
 
 pytestmark = pytest.mark.unit
 
@@ -136,7 +137,7 @@ def test_flops_by_hand() -> None:
 def test_a_shape_is_read_without_the_weights(architecture: str, tmp_path: Path) -> None:
     model = causal_lm(architecture, 420)
     model.config.save_pretrained(tmp_path)
-    assert ModelShape.of_path(str(tmp_path)) == ModelShape.of(model)
+    assert model_shape(str(tmp_path)) == ModelShape.of(model)
     blocks = [weight for name, weight in model.named_parameters() if ".h." in name or ".layers." in name]
     assert ModelShape.of(model).parameters == sum(weight.numel() for weight in blocks if weight.dim() == 2)
 

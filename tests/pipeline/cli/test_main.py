@@ -102,7 +102,7 @@ def test_help_shows_examples_that_parse_and_the_recipes_defaults(
 def test_help_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys\n"
-        "from pipeline.__main__ import main\n"
+        "from pipeline.cli.main import main\n"
         "try: main(['annotate', '--help'])\n"
         "except SystemExit: pass\n"
         "print([name for name in ('torch', 'ray', 'transformers', 'deepspeed') if name in sys.modules])"

@@ -175,7 +175,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
 
     disturbed = configuration(folder, output=folder / "disturbed", **values)
     code = (
-        "import sys; from pipeline.config import FinetuneConfig; from pipeline.finetuning import finetune; "
+        "import sys; from pipeline.base.config import FinetuneConfig; from pipeline.finetuning.run import finetune; "
         "finetune(FinetuneConfig.model_validate_json(sys.argv[1]))"
     )
     address = ray.get_runtime_context().gcs_address

@@ -87,8 +87,8 @@ def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"text_id": 4, "text": "text 4"}]
 
 
-HOLD = "import sys, time; from pathlib import Path; from pipeline.outputs import sole_writer\n" + (
-    "with sole_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD = "import sys, time; from pathlib import Path; from pipeline.storage.lock import exclusive_lock\n" + (
+    "with exclusive_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
 )
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_nothing_of_a_batch(tmp_path: Path) -> None:
     """By a limit on the size of files, which fails in the middle of a write as a full disk does."""
     code = (
         "import resource, signal, sys; from pathlib import Path; import pyarrow as pa\n"
-        "from pipeline.outputs import write_rows\n"
+        "from pipeline.storage.row_files import write_rows\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "rows = pa.table({'text_id': list(range(9999)), 'text': [str(n) for n in range(9999)]})\n"
