@@ -62,9 +62,9 @@ class Scale:
     def row(self, run: Run) -> dict[str, Any]:
         """The numbers to print and to keep."""
         count, wall = len(run.calls), run.took["wall_s"]
-        fed = {phase: cost.tokens + cost.padding for phase, cost in run.spent.items()}
+        fed = {phase: cost.tokens + cost.padding for phase, cost in run.usage.items()}
         least = sums(self.least[:count])
-        flops = self.shape.flops(sum(run.spent.values(), Cost()))
+        flops = self.shape.flops(sum(run.usage.values(), Cost()))
         return {
             "contestant": run.name,
             "texts": count,
@@ -73,7 +73,7 @@ class Scale:
             "candidates_per_s": round(run.candidates / wall, 2),
             "tokens_per_text": round(sum(fed.values()) / count, 1),
             "forwards_per_text": round(run.forwards / count, 2),
-            "padding_per_text": round(sum(cost.padding for cost in run.spent.values()) / count, 1),
+            "padding_per_text": round(sum(cost.padding for cost in run.usage.values()) / count, 1),
             "per_least": round(sum(fed.values()) / sum(cost.tokens for cost in least.values()), 4),
             "tokens_by_phase": fed,
             "least_by_phase": {phase: cost.tokens for phase, cost in least.items()},
@@ -95,7 +95,7 @@ def sums(texts: Iterable[Mapping[Phase, Cost]]) -> dict[Phase, Cost]:
 
 def least_work(annotation: Annotation) -> dict[Phase, Cost]:
     """Of one text, by phase."""
-    return sums({part.phase: part.least} for part in annotation.work)
+    return sums({part.phase: part.lower_bound} for part in annotation.work)
 
 
 def same_calls(

@@ -23,7 +23,7 @@ from pipeline.base.records import Text
 from pipeline.cli.recipes import demo
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.tools.client import LocalTools
@@ -57,7 +57,7 @@ def main() -> None:
     config = demo().annotate
     method = config.method.model_copy(update={"tools": tuple(args.tool)})
     tools = LocalTools.start(config.tools, method.tools)
-    annotator = Annotator(LanguageModel.load(config.model), tools, method)
+    annotator = Annotator(load_language_model(config.model), tools, method)
     texts, done, after = endless(config), 0, {}
     while done < args.texts:
         for annotation in annotator.annotate(list(islice(texts, config.ray.texts_per_batch))):

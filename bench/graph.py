@@ -32,7 +32,7 @@ from pipeline.base.records import Text
 from pipeline.cli.recipes import demo
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.storage.row_files import ROWS, read_rows
 from pipeline.syntax.tokenizer import TokenCounter
@@ -68,7 +68,7 @@ def bare(config: AnnotateConfig) -> tuple[dict[str, float], DecodeBatch]:
     torch.set_num_threads(int(config.ray.cpus_per_actor))
     began = time.perf_counter()
     tools = LocalTools.start(config.tools, config.method.tools)
-    annotator = Annotator(LanguageModel.load(config.model), tools, config.method)
+    annotator = Annotator(load_language_model(config.model), tools, config.method)
     loaded, rows = time.perf_counter(), {}
     for batch in _batches(config):
         rows |= {one.text.text_id: one.to_row() for one in annotator.annotate(batch)}

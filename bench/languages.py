@@ -81,15 +81,15 @@ def main() -> None:
     codes = args.codes or [expected_code(file) for file in args.files]
     everything = []
     identify_language("the model is loaded before the clock starts")
-    spent = 0.0
+    usage = 0.0
     for file, code in zip(args.files, codes, strict=True):
         texts = list(questions(file))
         began = time.process_time()
         scored = score(texts, code, args.words)
-        spent += time.process_time() - began
+        usage += time.process_time() - began
         everything += scored
         print(report(f"{file.name} {code}", scored))
-    print(f"{report('all', everything)}; {len(everything) / spent:.0f} texts per CPU-second")
+    print(f"{report('all', everything)}; {len(everything) / usage:.0f} texts per CPU-second")
 
 
 if __name__ == "__main__":

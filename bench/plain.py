@@ -29,7 +29,7 @@ from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import END, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import continuation, texts_of
+from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import ToolName
 
@@ -58,17 +58,17 @@ class Closed(StoppingCriteria):
 
 
 class Plain:
-    """The plain procedure over one model; `spent` is what its forwards cost, by phase."""
+    """The plain procedure over one model; `usage` is what its forwards cost, by phase."""
 
     def __init__(self, model: LanguageModel, tools: ToolClient, method: MethodConfig) -> None:
-        if len(model.markers.api) != 1:
+        if len(model.call_tokens.api) != 1:
             raise SystemExit("the plain procedure is written for tokenizers whose <API> is one token")
         self.engine, self.model, self.tools, self.method = model, model.model, tools, method
         self.prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
-        closing = [token for token, piece in enumerate(model.markers.pieces) if END in piece]
+        closing = [token for token, piece in enumerate(model.call_tokens.token_strings) if END in piece]
         self.closing = torch.tensor(closing, device=model.device)
         self.phase: Phase = "positions"
-        self.spent: dict[Phase, Cost] = {}
+        self.usage: dict[Phase, Cost] = {}
         self.candidates = 0
 
     @torch.inference_mode()
@@ -92,21 +92,21 @@ class Plain:
         return [self._score(call, x) for call in executed if call.result is not None and _passes(call, text)]
 
     def _sample(self, text: Text, tool: ToolName) -> list[Candidate]:
-        settings, prompt, bos = self.method.of(tool), self.prompts[tool], list(self.engine.markers.bos)
+        settings, prompt, bos = self.method.of(tool), self.prompts[tool], list(self.engine.call_tokens.bos)
         [pieces] = self.engine.encode([text.text])
         x = pieces.ids.tolist()
         plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         before = [*bos, *self.engine.tokenizer(prompt.prefix, **plain).input_ids, *x]
-        before += continuation(self.engine.tokenizer, [prompt.suffix])[0].ids.tolist()
+        before += tokenize_continuations(self.engine.tokenizer, [prompt.suffix])[0].ids.tolist()
         self.phase = "positions"
         logits = self.model(input_ids=self._ids([[*before, *x[:-1]]])).logits[0, len(before) - 1 :]
-        p_api = logits.float().log_softmax(-1)[:, self.engine.markers.api[0]].double().exp().cpu().numpy()
+        p_api = logits.float().log_softmax(-1)[:, self.engine.call_tokens.api[0]].double().exp().cpu().numpy()
         usable = pieces.starts >= 0
         usable[0] &= bool(bos)
         found: list[Candidate] = []
         for i in select_positions(p_api, usable, settings.tau_s, settings.k).tolist():
             keys = stream_keys(self.method.seed, text.text_id, tool, i, settings.m)
-            context = [*before, *x[:i], *self.engine.markers.api]
+            context = [*before, *x[:i], *self.engine.call_tokens.api]
             drawn = self._draw(context, keys, settings.max_call_tokens)
             counts = Counter(
                 call for one in drawn if not isinstance(call := self._read(one, tool), Malformed)
@@ -139,17 +139,19 @@ class Plain:
         closing = set(self.closing.tolist())
         end = next((place for place, token in enumerate(ids) if token in closing), len(ids) - 1)
         ids = ids[: end + 1]
-        known = len(self.engine.markers.pieces)
+        known = len(self.engine.call_tokens.token_strings)
         if set(ids) & set(self.engine.tokenizer.all_special_ids) or max(ids) >= known:
             return Malformed("special_token")
-        return parse_call(texts_of(self.engine.tokenizer, [ids])[0], tool)
+        return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
 
     def _score(self, executed: ExecutedCall, x: np.ndarray) -> Call:
         """One padded batch of the three sequences, whole, with logits everywhere."""
         candidate, result = executed.candidate, str(executed.result)
         written = [linearise(candidate.tool, candidate.input, r) for r in (result, None)]
-        bos = list(self.engine.markers.bos)
-        prefixes = [[*bos, *one.ids] for one in continuation(self.engine.tokenizer, written)] + [bos]
+        bos = list(self.engine.call_tokens.bos)
+        prefixes = [[*bos, *one.ids] for one in tokenize_continuations(self.engine.tokenizer, written)] + [
+            bos
+        ]
         longest = max(map(len, prefixes)) + len(x)
         ids = [[*z, *x, *[0] * (longest - len(z) - len(x))] for z in prefixes]
         mask = [[int(column < len(z) + len(x)) for column in range(longest)] for z in prefixes]
@@ -184,7 +186,7 @@ class Plain:
         known = cache.get_seq_length() if cache is not None else 0
         asked = inputs.get("logits_to_keep") or size
         cost = Cost(rows * size, 0, rows * (size * known + size * (size + 1) // 2), rows * asked)
-        self.spent[self.phase] = self.spent.get(self.phase, Cost()) + cost
+        self.usage[self.phase] = self.usage.get(self.phase, Cost()) + cost
 
 
 def _passes(executed: ExecutedCall, text: Text) -> bool:

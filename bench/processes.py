@@ -108,17 +108,17 @@ def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespa
 
 def merged(runs: Sequence[Run]) -> Run:
     """Runs that began together, each of every Nth text, as one."""
-    spent: dict[Phase, Cost] = {}
+    usage: dict[Phase, Cost] = {}
     for run in runs:
-        for phase, cost in run.spent.items():
-            spent[phase] = spent.get(phase, Cost()) + cost
+        for phase, cost in run.usage.items():
+            usage[phase] = usage.get(phase, Cost()) + cost
     took = {name: sum(run.took[name] for run in runs) for name in ("cpu_s", "peak_mib")}
     return Run(
         f"{runs[0].name}, {len(runs)} processes",
         took | {"wall_s": max(run.took["wall_s"] for run in runs)},
         sum(run.candidates for run in runs),
         interleaved([run.calls for run in runs]),
-        spent,
+        usage,
         sum(run.forwards for run in runs),
     )
 

@@ -44,7 +44,16 @@ from cluster.local import LOOPBACK_ONLY, ROOT, LocalCluster
 from pipeline.annotation.run import annotate
 from pipeline.annotation.source import from_block
 from pipeline.base.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Candidate, Cost, Funnel, Text, Work
+from pipeline.base.records import (
+    ANNOTATION_SCHEMA,
+    Annotation,
+    Call,
+    Candidate,
+    Cost,
+    Funnel,
+    PhaseWork,
+    Text,
+)
 from pipeline.cli.recipes import demo
 from pipeline.method.execution import ExecutedCall, aexecute
 from pipeline.storage.row_files import ROWS, write_rows
@@ -141,7 +150,7 @@ def annotation(text: Text, executed: Sequence[ExecutedCall]) -> Annotation:
         if one.result is not None
     )
     funnel = tuple(Funnel(tool, "all", 5, 25, number, number, number) for tool, number in CALLS.items())
-    work = tuple(Work(tool, "decode", Cost(100), Cost(100)) for tool in CALLS)
+    work = tuple(PhaseWork(tool, "decode", Cost(100), Cost(100)) for tool in CALLS)
     return Annotation(text, "annotated", None, calls, funnel, work)
 
 

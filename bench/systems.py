@@ -30,14 +30,14 @@ BATCH = 64  # texts, as RayConfig has it
 
 @dataclass(frozen=True)
 class Run:
-    """One contestant on its texts. `took` has wall_s, cpu_s and peak_mib; `spent` is by phase; `forwards` are
+    """One contestant on its texts. `took` has wall_s, cpu_s and peak_mib; `usage` is by phase; `forwards` are
     the model's."""
 
     name: str
     took: dict[str, float]
     candidates: int
     calls: list[list[Call]]
-    spent: dict[Phase, Cost]
+    usage: dict[Phase, Cost]
     forwards: int = 0
 
 
@@ -55,7 +55,7 @@ def run_engine(
 ) -> tuple[Run, list[Annotation]]:
     """The engine on all texts, `batch` at a time, from when `ready` returns; all that the model ran, prompts
     included."""
-    model.spent.clear()
+    model.usage.clear()
     ready()
     with counted(model) as forwards, measured(model.device) as took:
         parts = [annotator.annotate(texts[i : i + batch]) for i in range(0, len(texts), batch)]
@@ -64,7 +64,7 @@ def run_engine(
         raise SystemExit(f"{name}: {len(failed)} texts failed: {failed[0].reason}")
     candidates = sum(stage.candidates for one in found for stage in one.funnel)
     calls = [list(one.calls) for one in found]
-    return Run(name, took, candidates, calls, dict(model.spent), len(forwards)), found
+    return Run(name, took, candidates, calls, dict(model.usage), len(forwards)), found
 
 
 def run_plain(
@@ -73,12 +73,12 @@ def run_plain(
     """The plain procedure, after a text to warm up, from when `ready` returns; its phase plus has all three
     losses."""
     plain.annotate(texts[:1])
-    plain.spent.clear()
+    plain.usage.clear()
     plain.candidates = 0
     ready()
     with counted(model) as forwards, measured(model.device) as took:
         calls = plain.annotate(texts)
-    return Run("plain procedure", took, plain.candidates, calls, dict(plain.spent), len(forwards))
+    return Run("plain procedure", took, plain.candidates, calls, dict(plain.usage), len(forwards))
 
 
 @contextmanager
@@ -142,9 +142,9 @@ class EachAlone(Annotator):
 
 def patient(model: LanguageModel) -> np.ndarray:
     """A table with which a draw ends only with a ] or a special token."""
-    known = len(model.markers.pieces)
+    known = len(model.call_tokens.token_strings)
     table = np.zeros((1, model.vocabulary), dtype=np.int16)
-    table[0, [token for token, piece in enumerate(model.markers.pieces) if END in piece]] = CLOSED
+    table[0, [token for token, piece in enumerate(model.call_tokens.token_strings) if END in piece]] = CLOSED
     table[0, [*model.tokenizer.all_special_ids, *range(known, model.vocabulary)]] = DEAD
     return table
 

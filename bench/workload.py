@@ -20,11 +20,12 @@ from pipeline.base.config import CorpusConfig, MethodConfig, ModelConfig, ToolMe
 from pipeline.base.records import Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
+from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.selection import select
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import continuation
+from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.config import ToolsConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
@@ -58,7 +59,7 @@ def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None)
     """`demo`, `gpt2-small`, or a folder or hub name."""
     if name != "gpt2-small":
         path = DEMO if name == "demo" else name
-        return LanguageModel.load(
+        return load_language_model(
             ModelConfig.model_validate(
                 {"path": path, "device": device, "dtype": dtype, "batch_tokens": max_batch_tokens}
             )
@@ -66,9 +67,9 @@ def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None)
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     model = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)).eval()
-    teach(model, continuation(tokenizer, [TAUGHT])[0].ids.tolist(), strength=0.5)
+    teach(model, tokenize_continuations(tokenizer, [TAUGHT])[0].ids.tolist(), strength=0.5)
     on = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    return LanguageModel(model.to(on, getattr(torch, dtype)), tokenizer, max_batch_tokens)
+    return prepare_language_model(model.to(on, getattr(torch, dtype)), tokenizer, max_batch_tokens)
 
 
 def make_texts(
@@ -77,7 +78,7 @@ def make_texts(
     """The first texts that the tool would be tried on; its prompt leaves room for them."""
     [tool] = method.tools
     config = CorpusConfig(paths=tuple(corpus), max_tokens=max_tokens)
-    room = model.room(load_prompt(tool, method.prompts), method.of(tool).max_call_tokens)
+    room = model.max_text_tokens(load_prompt(tool, method.prompts), method.of(tool).max_call_tokens)
 
     def tokens(text: str) -> int:
         return len(model.encode([text])[0].ids)

@@ -39,7 +39,7 @@ from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import CONTROLS, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import TokenizedText, continuation, texts_of
+from pipeline.syntax.tokenizer import TokenizedText, decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
 
 LISTED = (
@@ -85,7 +85,7 @@ def contest(
             with measured(torch.device("cpu")) as took:
                 calls = job.annotate(texts)
             took |= {"cpu_s": took["cpu_s"] + sum(job.cpu_s.values()), "peak_mib": job.peak_mib}
-            run = Run("vLLM", took, job.candidates, calls, dict(job.spent), job.forwards)
+            run = Run("vLLM", took, job.candidates, calls, dict(job.usage), job.forwards)
             about = {
                 "versions": loaded["versions"],
                 "settings": settings,
@@ -124,21 +124,21 @@ class Job:
     candidates: int = 0
     forwards: int = 0
     peak_mib: float = 0.0
-    spent: dict[Phase, Cost] = field(default_factory=dict)
+    usage: dict[Phase, Cost] = field(default_factory=dict)
     wall_s: Counter[str] = field(default_factory=Counter)
     cpu_s: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        if len(self.model.markers.api) != 1:
+        if len(self.model.call_tokens.api) != 1:
             raise SystemExit("vLLM's job is written for tokenizers whose <API> is one token")
         [self.tool] = self.method.tools
         self.settings: ToolMethod = self.method.of(self.tool)
-        tokenizer, pieces = self.model.tokenizer, self.model.markers.pieces
+        tokenizer, pieces = self.model.tokenizer, self.model.call_tokens.token_strings
         self.template = load_prompt(self.tool, self.method.prompts)
         plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        self.bos = list(self.model.markers.bos)
+        self.bos = list(self.model.call_tokens.bos)
         self.prompt = [*self.bos, *tokenizer(self.template.prefix, **plain).input_ids]
-        self.suffix = continuation(tokenizer, [self.template.suffix])[0].ids.tolist()
+        self.suffix = tokenize_continuations(tokenizer, [self.template.suffix])[0].ids.tolist()
         ending = {token for token, piece in enumerate(pieces) if _ENDS.search(piece)}
         self.stop = sorted({*ending, *tokenizer.all_special_ids, *range(len(pieces), self.model.vocabulary)})
 
@@ -148,7 +148,7 @@ class Job:
         self.ask("forget")
         self.ask("draw", ids=[self.prompt], m=1, max_tokens=1, stop=self.stop)
         self.candidates, self.forwards, self.peak_mib = 0, 0, 0.0
-        for counted in (self.spent, self.wall_s, self.cpu_s):
+        for counted in (self.usage, self.wall_s, self.cpu_s):
             counted.clear()
 
     def annotate(self, texts: Sequence[Text]) -> list[list[Call]]:
@@ -158,7 +158,7 @@ class Job:
         contexts = []
         for n, i in chosen:
             x = encoded[n].ids.tolist()
-            contexts.append([*self._before(x), *x[:i], *self.model.markers.api])
+            contexts.append([*self._before(x), *x[:i], *self.model.call_tokens.api])
         candidates: list[list[Candidate]] = [[] for _ in texts]
         for ((n, i), p), counts in zip(chosen.items(), self.draw(contexts), strict=True):
             start = int(encoded[n].starts[i])
@@ -173,7 +173,7 @@ class Job:
         self, texts: Sequence[Text], encoded: Sequence[TokenizedText]
     ) -> dict[tuple[int, int], float]:
         """p(<API>) at each chosen position, by the text's number and the token's."""
-        room = self.model.room(self.template, self.settings.max_call_tokens)
+        room = self.model.max_text_tokens(self.template, self.settings.max_call_tokens)
         tried = [
             n
             for n, text in enumerate(texts)
@@ -199,7 +199,7 @@ class Job:
         and might matter, it is asked for by itself."""
         if not ids:
             return {}
-        api, tau_s, k = self.model.markers.api[0], self.settings.tau_s, self.settings.k
+        api, tau_s, k = self.model.call_tokens.api[0], self.settings.tau_s, self.settings.k
         distinct = list({tuple(x): n for n, x in ids.items()}.values())
         before = {n: self._before(ids[n]) for n in distinct}
         whole, starts = [[*before[n], *ids[n]] for n in distinct], [len(before[n]) for n in distinct]
@@ -243,12 +243,12 @@ class Job:
         """The input of each draw's call, or why it is none."""
         special = {
             *self.model.tokenizer.all_special_ids,
-            *range(len(self.model.markers.pieces), self.model.vocabulary),
+            *range(len(self.model.call_tokens.token_strings), self.model.vocabulary),
         }
         spelt = [draw for draw in drawn if draw[-1] not in special]
         return dict.fromkeys(drawn, Malformed("special_token")) | {
             draw: parse_call(text, self.tool)
-            for draw, text in zip(spelt, texts_of(self.model.tokenizer, spelt), strict=True)
+            for draw, text in zip(spelt, decode_continuations(self.model.tokenizer, spelt), strict=True)
         }
 
     def score(self, texts: Sequence[Text], executed: Sequence[Sequence[ExecutedCall]]) -> list[list[Call]]:
@@ -276,7 +276,7 @@ class Job:
         if not wanted:
             return {}
         strings = sorted({z for _, z, _ in wanted if z})
-        found = zip(strings, continuation(self.model.tokenizer, strings), strict=True)
+        found = zip(strings, tokenize_continuations(self.model.tokenizer, strings), strict=True)
         before = {"": self.bos} | {z: [*self.bos, *pieces.ids.tolist()] for z, pieces in found}
         together: dict[tuple[int, str], set[int]] = {}
         for n, z, i in wanted:
@@ -314,7 +314,7 @@ class Job:
             self._spend(phase, span(len(sequence) - size, size, size))
 
     def _spend(self, phase: Phase, cost: Cost) -> None:
-        self.spent[phase] = self.spent.get(phase, Cost()) + cost
+        self.usage[phase] = self.usage.get(phase, Cost()) + cost
 
 
 def _passes(candidate: Candidate, text: Text) -> bool:

@@ -188,7 +188,7 @@ class AnnotateBatch:
     def __init__(self, config: AnnotateConfig, tools: ToolClient, tally: Any) -> None:
         import torch
 
-        from pipeline.engine.model import LanguageModel
+        from pipeline.engine.loading import load_language_model
         from pipeline.method.annotator import Annotator
 
         # Beside other actors, a thread more than was reserved is one that somebody waits for.
@@ -202,7 +202,7 @@ class AnnotateBatch:
             )
             return
         try:
-            model = LanguageModel.load(_placed(config))
+            model = load_language_model(_placed(config))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
         except ToolformerError as error:

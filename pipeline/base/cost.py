@@ -19,7 +19,7 @@ from tools_service.base.settings import Frozen
 
 def span(depth: int, tokens: int, logits: int = 0) -> Cost:
     """Consecutive tokens of one context, the first with `depth` tokens before it; a token sees itself too."""
-    return Cost(tokens, seen=tokens * depth + tokens * (tokens + 1) // 2, logits=logits)
+    return Cost(tokens, attention_pairs=tokens * depth + tokens * (tokens + 1) // 2, logits=logits)
 
 
 class Trie:
@@ -154,7 +154,7 @@ def _pairs(depth: float, tokens: float) -> float:
 
 
 def _cost(texts: float, tokens: float, seen: float, logits: float) -> Cost:
-    return Cost(round(texts * tokens), seen=round(texts * seen), logits=round(texts * logits))
+    return Cost(round(texts * tokens), attention_pairs=round(texts * seen), logits=round(texts * logits))
 
 
 class ModelShape(Frozen):
@@ -175,7 +175,7 @@ class ModelShape(Frozen):
     def flops(self, cost: Cost) -> int:
         """Linear layers for every token fed, attention for every pair, the head for every row of logits."""
         linear = 2 * self.parameters * (cost.tokens + cost.padding)
-        attention = 4 * self.layers * self.heads * self.head_size * cost.seen
+        attention = 4 * self.layers * self.heads * self.head_size * cost.attention_pairs
         return linear + attention + 2 * self.hidden * self.vocabulary * cost.logits
 
     @classmethod

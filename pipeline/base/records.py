@@ -111,26 +111,26 @@ class Funnel:
 class Cost:
     """Forwards of the model, in the sizes that its FLOPs follow from (planning.py).
 
-    `tokens` went through it and `padding` along with them; attention compared `seen` pairs of tokens, masked
-    ones included; `logits` counts rows of logits.
+    `tokens` went through it and `padding` along with them; attention compared
+    `attention_pairs` pairs of tokens, masked ones included; `logits` counts rows of logits.
     """
 
     tokens: int = 0
     padding: int = 0
-    seen: int = 0
+    attention_pairs: int = 0
     logits: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.tokens + other.tokens,
             self.padding + other.padding,
-            self.seen + other.seen,
+            self.attention_pairs + other.attention_pairs,
             self.logits + other.logits,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PhaseWork:
     """What one phase took for one text: the least that the exact method can do, and what was run.
 
     `tool` is None for L_i(empty), which all tools of the text share.
@@ -138,7 +138,7 @@ class Work:
 
     tool: ToolName | None
     phase: Phase
-    least: Cost
+    lower_bound: Cost
     run: Cost
 
 
@@ -151,7 +151,7 @@ class Annotation:
     reason: str | None = None
     calls: tuple[Call, ...] = ()
     funnel: tuple[Funnel, ...] = ()
-    work: tuple[Work, ...] = ()
+    work: tuple[PhaseWork, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
         """The row that ANNOTATION_SCHEMA describes."""
@@ -174,7 +174,7 @@ class Annotation:
         funnel = tuple(Funnel(**{**stage, "discarded": dict(stage["discarded"])}) for stage in row["funnel"])
         calls = tuple(Call(**call) for call in row["calls"])
         work = tuple(
-            Work(**{**part, "least": Cost(**part["least"]), "run": Cost(**part["run"])})
+            PhaseWork(**{**part, "lower_bound": Cost(**part["lower_bound"]), "run": Cost(**part["run"])})
             for part in row["work"]
         )
         return Annotation(text, row["status"], row["reason"], calls, funnel, work)
@@ -221,10 +221,10 @@ _FUNNEL = pa.struct(
 )
 
 _COST = pa.struct(
-    [("tokens", pa.int64()), ("padding", pa.int64()), ("seen", pa.int64()), ("logits", pa.int64())]
+    [("tokens", pa.int64()), ("padding", pa.int64()), ("attention_pairs", pa.int64()), ("logits", pa.int64())]
 )
 
-_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("least", _COST), ("run", _COST)])
+_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
 
 ANNOTATION_SCHEMA = pa.schema(
     [

@@ -133,7 +133,7 @@ def finetune(arguments: FinetuneArguments) -> None:
 
 def generate(arguments: GenerateArguments) -> None:
     """Continue each prompt and print it, with the calls where they were made."""
-    from pipeline.engine.model import LanguageModel
+    from pipeline.engine.loading import load_language_model
     from pipeline.evaluation.run import tools_at_hand
     from pipeline.inference.generator import Generator
     from tools_service.tools.client import LocalTools
@@ -141,7 +141,7 @@ def generate(arguments: GenerateArguments) -> None:
     prompts, config = prompts_of(arguments), arguments.config
     tools = tools_at_hand(config)
     generator = Generator(
-        LanguageModel.load(config.model),
+        load_language_model(config.model),
         LocalTools.start(config.tools, tools),
         k=config.k,
         disabled=config.disabled,

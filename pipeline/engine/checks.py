@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pipeline.engine import gptj
+from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.loading import ModelError
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, Prompt, causal
 from pipeline.engine.prefill import PrefilledBatch

@@ -24,14 +24,36 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.base.config import ModelConfig
 from pipeline.base.cost import ModelShape
+from pipeline.engine.checks import check_head, check_packing, check_tree
 from pipeline.engine.compiling import compile_parts
-from tools_service.base.errors import ConfigurationError
+from pipeline.engine.errors import ModelError
+from pipeline.engine.memory import profile_max_batch_tokens
+from pipeline.engine.model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
 
-class ModelError(ConfigurationError):
-    """A model that cannot be loaded or that the engine would run wrongly."""
+def load_language_model(config: ModelConfig) -> LanguageModel:
+    """Load, check and profile the model at `config.path`. Raises ModelError."""
+    model, tokenizer = load_causal_lm(config)
+    return prepare_language_model(model, tokenizer, config.max_batch_tokens)
+
+
+def prepare_language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int | None = None
+) -> LanguageModel:
+    """Build the engine around a loaded model, check it, and measure what fits on a GPU.
+
+    Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise.
+    """
+    engine = LanguageModel(model, tokenizer, max_batch_tokens)
+    engine.separate_head = check_head(engine)
+    check_tree(engine)
+    engine.packs = check_packing(engine)
+    if max_batch_tokens is None and engine.device.type == "cuda":
+        engine.max_batch_tokens = profile_max_batch_tokens(engine)
+    engine.usage.clear()
+    return engine
 
 
 def load_causal_lm(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

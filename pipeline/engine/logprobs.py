@@ -32,15 +32,15 @@ def token_logprobs(
     costs, left = [Cost()] * len(sequences), list(range(len(sequences)))
     while left:
         lengths, done, failed = [len(sequences[index]) - 1 for index in left], set(), None
-        for batch in model.batches(lengths):
+        for batch in model.batch_by_length(lengths):
             mine = [left[place] for place in batch]
             try:
-                found, spent = _scored(model, [sequences[i] for i in mine], [wanted[i] for i in mine], phase)
+                found, usage = _scored(model, [sequences[i] for i in mine], [wanted[i] for i in mine], phase)
             except torch.OutOfMemoryError as error:
                 failed = str(error)
                 break
             parts.append((mine, found))
-            for index, cost in zip(mine, spent, strict=True):
+            for index, cost in zip(mine, usage, strict=True):
                 costs[index] = cost
             done.update(mine)
         left = [index for index in left if index not in done]
@@ -58,17 +58,17 @@ def _scored(
     model: LanguageModel, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
 ) -> tuple[torch.Tensor, list[Cost]]:
     """token_logprobs of one batch, in one row."""
-    features, spent = _alone(model, [sequence[:-1] for sequence in sequences])
+    features, usage = _alone(model, [sequence[:-1] for sequence in sequences])
     sizes = [len(indices) for indices in wanted]
     costs = [
         cost + Cost(logits=size if model.separate_head else 0)
-        for cost, size in zip(spent, sizes, strict=True)
+        for cost, size in zip(usage, sizes, strict=True)
     ]
     row, column = np.repeat(np.arange(len(sizes)), sizes), np.concatenate(wanted)
     targets = np.concatenate([ids[at] for ids, at in zip(sequences, wanted, strict=True)])
     chosen = features[model.tensor(row), model.tensor(column - 1)]
     found = model.log_probability(chosen, model.tensor(targets), phase).double()
-    for cost in spent:  # log_probability has counted the logits
+    for cost in usage:  # log_probability has counted the logits
         model.spend(phase, cost)
     return found, costs
 

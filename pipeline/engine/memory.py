@@ -50,7 +50,7 @@ def fitting(peaks: Mapping[int, int], free: int) -> int:
 def run_profile(model: LanguageModel, texts: int) -> int:
     """Two batches of contexts, the second joining the draws of the first, some tokens of many draws, and a
     batch of sequences to score; how many tokens the contexts were. Nothing of it is counted as spent."""
-    spent = dict(model.spent)
+    usage = dict(model.usage)
     prompt, n = min(_PROMPT, model.max_positions // 4), min(_TEXT, model.max_positions // 3)
     trees = []
     for _ in range(2):
@@ -74,7 +74,7 @@ def run_profile(model: LanguageModel, texts: int) -> int:
     before, model.max_batch_tokens = model.max_batch_tokens, tokens
     token_logprobs(model, sequences, [np.arange(n - 5, n)] * len(sequences), "plus")
     model.max_batch_tokens = before
-    model.spent = spent
+    model.usage = usage
     return tokens
 
 

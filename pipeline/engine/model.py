@@ -20,16 +20,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.base.config import ModelConfig
 from pipeline.base.records import Cost, Phase
+from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.loading import ModelError, load_causal_lm
 from pipeline.engine.transfer import sent
 from pipeline.engine.unpadding import Handed, UnpaddedLayout
 from pipeline.syntax.grammar import automaton
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import CallTokens, TokenizedText, continuation
-from tools_service.base.errors import ToolformerError
+from pipeline.syntax.tokenizer import CallTokens, TokenizedText, tokenize_continuations
 from tools_service.tools.contract import ToolName
 
 logger = logging.getLogger(__name__)
@@ -39,18 +37,6 @@ _LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vo
 _FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
 _BUCKET = 64  # columns of a cache are shown by as many to a GPU: its kernels want few and aligned shapes
 _START = 128  # what starting a forward costs, in tokens
-
-
-class NonFiniteError(ToolformerError):
-    """The model gave a probability or a loss that is no finite number; nothing is averaged over that."""
-
-    def __init__(self, what: str, text_id: int, tool: ToolName, position: int) -> None:
-        super().__init__(f"text {text_id}, {tool}, position {position}: {what} is not finite")
-        self.what, self.text_id, self.tool, self.position = what, text_id, tool, position
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """An exception is pickled by its message otherwise, and could not be made again from that."""
-        return type(self), (self.what, self.text_id, self.tool, self.position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +58,6 @@ class LanguageModel:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int | None = None
     ) -> None:
-        """Raises ModelError if the model does not do what the engine relies on, TokenizerError likewise.
-
-        Without `max_batch_tokens`, what fits is measured on a GPU.
-        """
-        from pipeline.engine.checks import check_head, check_packing, check_tree
-        from pipeline.engine.memory import profile_max_batch_tokens
-
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
@@ -86,27 +65,16 @@ class LanguageModel:
         self.device = model.device
         self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
         self.bucket = _BUCKET if model.device.type == "cuda" else 1
-        self.markers = CallTokens.of(tokenizer)
+        self.call_tokens = CallTokens.of(tokenizer)
         self.max_positions = max_positions(model.config)
         self.vocabulary: int = model.config.get_text_config().vocab_size
         if len(tokenizer) > self.vocabulary:
             message = f"the tokenizer has {len(tokenizer)} tokens, the model {self.vocabulary} embeddings"
             raise ModelError(message)
-        self.spent: dict[Phase, Cost] = {}
+        self.usage: dict[Phase, Cost] = {}
         self._prompts: dict[PromptTemplate, Prompt] = {}
         self._automata: dict[ToolName, np.ndarray] = {}
-        self.packs, self.handed = False, Handed()
-        self.separate_head = check_head(self)
-        check_tree(self)
-        self.packs = check_packing(self)
-        if max_batch_tokens is None and self.device.type == "cuda":
-            self.max_batch_tokens = profile_max_batch_tokens(self)
-        self.spent.clear()
-
-    @classmethod
-    def load(cls, config: ModelConfig) -> LanguageModel:
-        """The model at `config.path`."""
-        return cls(*load_causal_lm(config), config.max_batch_tokens)
+        self.packs, self.handed, self.separate_head = False, Handed(), False
 
     def shrink(self, least: int, why: str) -> None:
         """Half as many tokens in a forward from now on, because a forward found no room.
@@ -131,7 +99,7 @@ class LanguageModel:
         Of several tokens at one offset of x (a space of its own, then the first word) only the first may
         have calls.
         """
-        encoded = continuation(self.tokenizer, [" " + text for text in texts])
+        encoded = tokenize_continuations(self.tokenizer, [" " + text for text in texts])
         # From offsets in " " + x to offsets in x, where 0 and 1 would both be 0: the first token has it.
         return [TokenizedText(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
 
@@ -145,22 +113,24 @@ class LanguageModel:
             self._prompts[template] = Prompt(cache, suffix)
         return self._prompts[template]
 
-    def room(self, template: PromptTemplate, max_call_tokens: int) -> int:
+    def max_text_tokens(self, template: PromptTemplate, max_call_tokens: int) -> int:
         """Most tokens a text may have to be sampled with this prompt: it stands in the context twice."""
-        fixed = sum(map(len, self._around(template))) + len(self.markers.api) + max_call_tokens
+        fixed = sum(map(len, self._around(template))) + len(self.call_tokens.api) + max_call_tokens
         return max(0, (self.max_positions - fixed) // 2)
 
     def _around(self, template: PromptTemplate) -> tuple[np.ndarray, np.ndarray]:
         """Ids before and after the text. The first begin the sequence, so they are not a continuation."""
         plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         first = self.tokenizer(template.prefix, **plain).input_ids
-        return np.array([*self.markers.bos, *first]), continuation(self.tokenizer, [template.suffix])[0].ids
+        return np.array([*self.call_tokens.bos, *first]), tokenize_continuations(
+            self.tokenizer, [template.suffix]
+        )[0].ids
 
     def automaton(self, tool: ToolName) -> np.ndarray:
         """grammar.automaton of the tool for this vocabulary, made once."""
         if tool not in self._automata:
             special = self.tokenizer.all_special_ids
-            self._automata[tool] = automaton(tool, self.markers.pieces, special, self.vocabulary)
+            self._automata[tool] = automaton(tool, self.call_tokens.token_strings, special, self.vocabulary)
         return self._automata[tool]
 
     @torch.inference_mode()
@@ -204,7 +174,7 @@ class LanguageModel:
 
     def spend(self, phase: Phase, cost: Cost) -> None:
         """Add to what has been spent since the model was made."""
-        self.spent[phase] = self.spent.get(phase, Cost()) + cost
+        self.usage[phase] = self.usage.get(phase, Cost()) + cost
 
     def logits(self, features: torch.Tensor, phase: Phase | None = None) -> Iterator[torch.Tensor]:
         """Float32 logits [rows, V] of features [M, D], a bounded number of rows at a time and in order.
@@ -228,7 +198,7 @@ class LanguageModel:
             done += len(logits)
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def batches(
+    def batch_by_length(
         self, lengths: Sequence[int], shared: int = 0, forwards: int = 1, share: float = 1.0
     ) -> list[list[int]]:
         """Indices grouped into batches of like length, the longest first, at the least cost.

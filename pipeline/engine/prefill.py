@@ -53,9 +53,9 @@ class PrefilledBatch(Tree):
         saved = (self.features, self.allowed, self.depth, self.cache.length)
         at = self.first + column
         total = np.zeros(len(row))
-        for depth, token in enumerate(self.model.markers.api):
+        for depth, token in enumerate(self.model.call_tokens.api):
             if depth:
-                previous = np.full(len(row), self.model.markers.api[depth - 1])
+                previous = np.full(len(row), self.model.call_tokens.api[depth - 1])
                 self.extend(row, column, at, previous, "positions")
                 at = column
             total += self.log_probability(row, at, np.full(len(row), token), "positions")
@@ -71,6 +71,6 @@ class PrefilledBatch(Tree):
         self.cache.length = self.context - (self.width - 1) + int(position.max())
         self.allowed = self.allowed[:, :, : self.cache.length]
         slot, parent = rank(row), self.first + position
-        for token in self.model.markers.api:
+        for token in self.model.call_tokens.api:
             self.extend(row, slot, parent, np.full(len(row), token))
             parent = slot

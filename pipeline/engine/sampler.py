@@ -15,7 +15,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.tree_attention import Tree, rank
 from tools_service.tools.contract import TOOL_NAMES, ToolName

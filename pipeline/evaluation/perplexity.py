@@ -45,17 +45,17 @@ def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) ->
 
     Raises PerplexityError for a text that is too long, a loss that is not finite, or nothing to predict.
     """
-    bos = np.array(model.markers.bos, dtype=np.int64)
+    bos = np.array(model.call_tokens.bos, dtype=np.int64)
     sequences = [np.concatenate([bos, pieces.ids]) for pieces in model.encode(texts)] if texts else []
     for text, sequence in zip(texts, sequences, strict=True):
         if len(sequence) > model.max_positions:
             problem = f"has {len(sequence)} tokens, the context {model.max_positions}"
             raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
-    beginnings = ApiTokenMask(model.markers, model.device)
+    beginnings = ApiTokenMask(model.call_tokens, model.device)
     predicted = [index for index, sequence in enumerate(sequences) if len(sequence) > 1]
     total, tokens = 0.0, 0
     with tqdm(total=len(predicted), desc="perplexity", unit="texts", leave=False) as bar:
-        for batch in model.batches([len(sequences[index]) - 1 for index in predicted]):
+        for batch in model.batch_by_length([len(sequences[index]) - 1 for index in predicted]):
             chosen = [predicted[number] for number in batch]
             losses = _losses(model, [sequences[index] for index in chosen], beginnings, disabled)
             for index, loss in zip(chosen, losses, strict=True):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus, require_readable
+from pipeline.engine.loading import load_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.questions import Benchmark, read_benchmark
@@ -55,7 +56,7 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
     for label, config in configs.items():
         if loaded is None or loaded[0] != config.generation.model:
             loaded = None  # before the next one is loaded: two may not fit
-            loaded = config.generation.model, LanguageModel.load(config.generation.model)
+            loaded = config.generation.model, load_language_model(config.generation.model)
         result, predictions = evaluate_model(label, config, loaded[1], benchmarks[label], tools)
         results = store(config.output, label, result, predictions)
     return results
@@ -162,7 +163,7 @@ def _perplexity(config: EvaluateConfig, model: LanguageModel) -> tuple[float | N
     """On the passages of the held-out files; a model that does not call is measured without <API>."""
     if not config.perplexity:
         return None, None
-    room = min(_HELD_OUT_TOKENS, model.max_positions - len(model.markers.bos))
+    room = min(_HELD_OUT_TOKENS, model.max_positions - len(model.call_tokens.bos))
     corpus = CorpusConfig(paths=config.perplexity, max_tokens=room)
     texts = list(read_corpus(list_files(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
     usable = [text.text for text in texts if text.skipped is None]

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.syntax.calls import split_calls
-from pipeline.syntax.tokenizer import CallTokens, continuation
+from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
 
 IGNORED = -100
@@ -220,7 +220,7 @@ def encode(tokenizer: Any, text_ids: Indices, texts: Sequence[str], sequence_len
 def _sequences(tokenizer: Any, texts: Sequence[str]) -> list[Indices]:
     """[BOS], the pieces of each text with its calls apart, [EOS], uncut."""
     pieces = [split_calls(text) for text in texts]
-    tokens = iter(continuation(tokenizer, [piece for parts in pieces for piece in parts]))
+    tokens = iter(tokenize_continuations(tokenizer, [piece for parts in pieces for piece in parts]))
     bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
     eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
     return [np.concatenate([bos, *(next(tokens).ids for _ in parts), eos]) for parts in pieces]

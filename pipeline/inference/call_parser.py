@@ -83,11 +83,13 @@ class ApiTokenMask:
     into another. After a token that ends with a space a bare ``[`` is one of them.
     """
 
-    def __init__(self, markers: CallTokens, device: torch.device) -> None:
-        anywhere = torch.tensor([piece.endswith(API) for piece in markers.pieces])
-        bracket = torch.tensor([piece == API[1:] for piece in markers.pieces])
+    def __init__(self, call_tokens: CallTokens, device: torch.device) -> None:
+        anywhere = torch.tensor([piece.endswith(API) for piece in call_tokens.token_strings])
+        bracket = torch.tensor([piece == API[1:] for piece in call_tokens.token_strings])
         self._masks = torch.stack([anywhere, anywhere | bracket]).to(device)  # [2, V]
-        self._space = torch.tensor([piece.endswith(API[0]) for piece in markers.pieces]).long().to(device)
+        self._space = (
+            torch.tensor([piece.endswith(API[0]) for piece in call_tokens.token_strings]).long().to(device)
+        )
 
     def after(self, tokens: Tensor) -> Tensor:
         """[…, V] bool: the ids that would complete <API> right after each of `tokens` […]."""

@@ -30,7 +30,7 @@ from pipeline.inference.call_parser import (
 )
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
-from pipeline.syntax.tokenizer import continuation, texts_of
+from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import ToolInput, ToolName
@@ -97,7 +97,7 @@ class Decoder:
         self.model = model
         self.tools = tools
         self.rules = rules
-        self.api = model.markers.api
+        self.api = model.call_tokens.api
         self.beginnings = beginnings
         self.states = prompts
         for state in prompts:
@@ -139,7 +139,7 @@ class Decoder:
 
         A barred row's <API> gets probability 0 first. Ids that the tokenizer does not have do not exist.
         """
-        logits = self.rows.logits = self.rows.logits[:, : len(self.model.markers.pieces)]
+        logits = self.rows.logits = self.rows.logits[:, : len(self.model.call_tokens.token_strings)]
         wanted = []
         for row, state in enumerate(self.states):
             spelled = len(state.attempt.tokens) if state.attempt is not None else 0
@@ -188,7 +188,7 @@ class Decoder:
             state.stop = "eos"
             return token
         state.text.append(token)
-        newline = self.rules.stop_at_newline and "\n" in self.model.markers.pieces[token]
+        newline = self.rules.stop_at_newline and "\n" in self.model.call_tokens.token_strings[token]
         if newline and "\n" in self._text(state.text).lstrip():
             state.stop = "newline"
         elif len(state.text) >= self.rules.max_new_tokens:
@@ -251,7 +251,9 @@ class Decoder:
         except CallError:
             return self._take_back(row, "unsafe_result")
         in_place = self._written(attempt).endswith(ARROW_HEAD)
-        rest = continuation(self.model.tokenizer, [f" {result}{END}" if in_place else whole])[0].ids.tolist()
+        rest = tokenize_continuations(self.model.tokenizer, [f" {result}{END}" if in_place else whole])[
+            0
+        ].ids.tolist()
         tokens = [attempt.tokens[-1], *rest] if in_place else rest
         start = self.rows.length(row) if in_place else attempt.start
         if start + len(tokens) >= self.model.max_positions:
@@ -277,5 +279,5 @@ class Decoder:
         return self._text([*attempt.tokens, *more])[len(API) :]
 
     def _text(self, tokens: list[int]) -> str:
-        [text] = texts_of(self.model.tokenizer, [tokens])
+        [text] = decode_continuations(self.model.tokenizer, [tokens])
         return text

@@ -15,7 +15,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import ApiTokenMask, FailedCall, MadeCall
 from pipeline.inference.decoding import Continuation, Decoder, InferenceError, Rules, Stop
 from pipeline.syntax.calls import linearise
-from pipeline.syntax.tokenizer import continuation, texts_of
+from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -66,7 +66,7 @@ class Generator:
         self.tools_off = frozenset(tools_off)
         self.max_calls = 0 if disabled or k < 1 or self.tools_off >= set(TOOL_NAMES) else max_calls
         self.max_call_tokens = max_call_tokens
-        self.beginnings = ApiTokenMask(model.markers, model.device)
+        self.beginnings = ApiTokenMask(model.call_tokens, model.device)
 
     def generate(
         self,
@@ -95,15 +95,17 @@ class Generator:
             max_new_tokens=max_new_tokens,
             stop_at_newline=stop_at_newline,
         )
-        for batch in self.model.batches([len(state.tokens) for state in states], forwards=max_new_tokens):
+        for batch in self.model.batch_by_length(
+            [len(state.tokens) for state in states], forwards=max_new_tokens
+        ):
             Decoder(self.model, self.tools, rules, self.beginnings, [states[index] for index in batch]).run()
         return [self._generation(state, stop_at_newline) for state in states]
 
     def encode(self, prompt: str) -> list[int]:
         """BOS where the tokenizer puts one, then the prompt as a text after a space, as in every step."""
-        tokens = list(self.model.markers.bos)
+        tokens = list(self.model.call_tokens.bos)
         if stripped := prompt.rstrip(" "):
-            tokens += continuation(self.model.tokenizer, [" " + stripped])[0].ids.tolist()
+            tokens += tokenize_continuations(self.model.tokenizer, [" " + stripped])[0].ids.tolist()
         if not tokens:
             raise InferenceError("a prompt is empty, and the tokenizer has no BOS to start from")
         if len(tokens) >= self.model.max_positions:
@@ -115,7 +117,7 @@ class Generator:
 
     def _generation(self, state: Continuation, stop_at_newline: bool) -> Generation:
         assert state.stop is not None
-        [text] = texts_of(self.model.tokenizer, [state.text])
+        [text] = decode_continuations(self.model.tokenizer, [state.text])
         if stop_at_newline:
             blank = len(text) - len(text.lstrip())
             text = text[:blank] + text[blank:].partition("\n")[0]

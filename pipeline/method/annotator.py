@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Funnel, Status, Text
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall, aexecute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import Order, SampledText, sample_calls
@@ -145,9 +146,9 @@ class Annotator:
 
     def _annotation(self, work: _Work, scored: ScoredText) -> Annotation:
         funnel = tuple(_funnel(tool, work, scored) for tool in self._prompts)
-        spent = [part for sampled in work.sampled.values() for part in sampled.work]
+        usage = [part for sampled in work.sampled.values() for part in sampled.work]
         status: Status = "annotated" if scored.calls else "no_calls"
-        return Annotation(work.text, status, None, scored.calls, funnel, (*spent, *scored.work))
+        return Annotation(work.text, status, None, scored.calls, funnel, (*usage, *scored.work))
 
 
 def _log_lost_calls(works: Sequence[_Work]) -> None:

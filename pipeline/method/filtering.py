@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.base.cost import least_scoring
-from pipeline.base.records import Call, Candidate, Cost, Phase, Text, Work
+from pipeline.base.records import Call, Candidate, Cost, Phase, PhaseWork, Text
+from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.logprobs import token_logprobs
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
 from pipeline.syntax.calls import CallError, linearise
-from pipeline.syntax.tokenizer import continuation
+from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.tools.contract import ToolName
 
 WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15  # w_t = max(0, 1 - 0.2 t), normalised once over all t
@@ -34,7 +35,7 @@ class ScoredText:
     text: Text
     calls: tuple[Call, ...] = ()
     discarded: dict[ToolName, dict[str, int]] = field(default_factory=dict)
-    work: tuple[Work, ...] = ()
+    work: tuple[PhaseWork, ...] = ()
 
 
 def weighted_loss(logprobs: np.ndarray) -> float:
@@ -147,7 +148,7 @@ class _Scorer:
         self.ids = [pieces.ids for pieces in model.encode([text.text for text in texts])]
         self.runs: list[list[_Run]] = [[] for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
-        self.prefixes: dict[str, np.ndarray] = {"": np.array(model.markers.bos, dtype=np.int64)}
+        self.prefixes: dict[str, np.ndarray] = {"": np.array(model.call_tokens.bos, dtype=np.int64)}
         jobs = [
             _Job(index, call.candidate, call.result)
             for index, calls in enumerate(executed)
@@ -189,7 +190,7 @@ class _Scorer:
                     raise NonFiniteError(f"the loss ({phase})", text_id, tool, first)
         return out
 
-    def work(self, text: int) -> tuple[Work, ...]:
+    def work(self, text: int) -> tuple[PhaseWork, ...]:
         """What was run for one text, by tool and phase. Of a beginning that several sequences share, the
         least counts once: under the earliest phase, then the earliest sequence."""
         order: list[Phase] = ["empty", "plus", "call"]
@@ -199,7 +200,7 @@ class _Scorer:
         for run, smallest in zip(runs, least, strict=True):
             before = sums.get((run.tool, run.phase), (Cost(), Cost()))
             sums[run.tool, run.phase] = before[0] + smallest, before[1] + run.cost
-        return tuple(Work(*key, *costs) for key, costs in sums.items())
+        return tuple(PhaseWork(*key, *costs) for key, costs in sums.items())
 
     def _writable(self, job: _Job) -> bool:
         """Whether the call can be written with its result; tools clean theirs, so this is the last resort."""
@@ -216,7 +217,7 @@ class _Scorer:
     def _encode_prefixes(self, jobs: Sequence[_Job]) -> None:
         phases: tuple[Phase, Phase] = ("plus", "call")
         strings = {job.prefix(phase) for job in jobs for phase in phases}
-        found = continuation(self.model.tokenizer, sorted(strings))
+        found = tokenize_continuations(self.model.tokenizer, sorted(strings))
         bos = self.prefixes[""]
         for string, pieces in zip(sorted(strings), found, strict=True):
             self.prefixes[string] = np.concatenate([bos, pieces.ids])
@@ -226,7 +227,7 @@ class _Scorer:
         candidate, text = job.candidate, self.texts[job.text].text
         end = min(candidate.token_index + len(WEIGHTS), len(self.ids[job.text]))
         reason = None
-        if candidate.token_index == 0 and not self.model.markers.bos:
+        if candidate.token_index == 0 and not self.model.call_tokens.bos:
             reason = "position_not_scorable"
         elif len(self.prefixes[job.prefix("plus")]) + end - 1 > self.model.max_positions:
             reason = "context"

@@ -17,14 +17,15 @@ import torch
 
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import Layout, least_decode, least_positions
-from pipeline.base.records import Candidate, Cost, Text, Work
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.base.records import Candidate, Cost, PhaseWork, Text
+from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import Sampler, stream_keys
 from pipeline.engine.tree_attention import Usage
 from pipeline.syntax.calls import Malformed, parse_call
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import TokenizedText, texts_of
+from pipeline.syntax.tokenizer import TokenizedText, decode_continuations
 from tools_service.tools.contract import ToolName
 
 _FORWARDS = 2  # of a batch of contexts: the contexts themselves, and <API> behind the positions
@@ -53,7 +54,7 @@ class SampledText:
     draws: int = 0
     candidates: tuple[Candidate, ...] = ()
     discarded: dict[str, int] = field(default_factory=dict)
-    work: tuple[Work, ...] = ()
+    work: tuple[PhaseWork, ...] = ()
     failed: str | None = None
 
 
@@ -103,7 +104,7 @@ class _Progress:
     started: bool = False
     draws: range = range(0)  # their numbers while they are under way, position by position
     drawn: list[tuple[int, ...]] | None = None  # their tokens, once all have ended
-    spent: Usage = field(default_factory=dict)
+    usage: Usage = field(default_factory=dict)
 
 
 class _Sampler:
@@ -122,7 +123,7 @@ class _Sampler:
         self.draws = Sampler(model)
         for order, progress in zip(orders, self.progress, strict=True):
             size = len(progress.pieces.ids)
-            room = model.room(prompts[order.tool], method.of(order.tool).max_call_tokens)
+            room = model.max_text_tokens(prompts[order.tool], method.of(order.tool).max_call_tokens)
             if not 0 < size <= room:
                 progress.failed = (
                     f"context: the text has {size} tokens, beside the prompt of {order.tool} there is room "
@@ -159,7 +160,7 @@ class _Sampler:
         for tool, mine in by_tool.items():
             prompt = self.model.prompt(self.prompts[tool]).length
             own = [self.columns(index) - prompt for index in mine]
-            found = self.model.batches(own, prompt, _FORWARDS, _SHARE)
+            found = self.model.batch_by_length(own, prompt, _FORWARDS, _SHARE)
             batches += [[mine[place] for place in batch] for batch in found]
         return sorted(batches, key=lambda batch: -self.columns(batch[0]))
 
@@ -184,7 +185,7 @@ class _Sampler:
             self.model,
             self.model.prompt(self.prompts[tool]),
             [progress.pieces.ids for progress in mine],
-            [progress.spent for progress in mine],
+            [progress.usage for progress in mine],
         )
         for progress, text_id, p in zip(mine, text_ids, contexts.positions(), strict=True):
             if not np.isfinite(p).all():
@@ -219,7 +220,7 @@ class _Sampler:
     def _choose(self, progress: _Progress, settings: ToolMethod) -> None:
         # Without a BOS the model says nothing about a text's first token alone: no loss, so no call can be
         # kept.
-        bos, usable = bool(self.model.markers.bos), progress.pieces.starts >= 0
+        bos, usable = bool(self.model.call_tokens.bos), progress.pieces.starts >= 0
         progress.unscorable = bool(usable[0] and not bos and progress.p_api[0] > settings.tau_s)
         usable[0] &= bos
         progress.chosen = select_positions(progress.p_api, usable, settings.tau_s, settings.k)
@@ -260,14 +261,14 @@ class _Sampler:
 
     def _work(
         self, tool: ToolName, progress: _Progress, draws: Mapping[int, Sequence[tuple[int, ...]]]
-    ) -> tuple[Work, ...]:
+    ) -> tuple[PhaseWork, ...]:
         """The two phases of a text, given its draws by position."""
         prompt = self.model.prompt(self.prompts[tool])
-        n, api = len(progress.pieces.ids), len(self.model.markers.api)
+        n, api = len(progress.pieces.ids), len(self.model.call_tokens.api)
         layout = Layout(prompt.length, n, len(prompt.suffix), api)
         return (
-            Work(tool, "positions", least_positions(layout), progress.spent.get("positions", Cost())),
-            Work(tool, "decode", least_decode(layout, draws), progress.spent.get("decode", Cost())),
+            PhaseWork(tool, "positions", least_positions(layout), progress.usage.get("positions", Cost())),
+            PhaseWork(tool, "decode", least_decode(layout, draws), progress.usage.get("decode", Cost())),
         )
 
 
@@ -276,6 +277,6 @@ def _read(model: LanguageModel, tool: ToolName, drawn: Sequence[tuple[int, ...]]
     distinct = list(dict.fromkeys(drawn))
     read: dict[tuple[int, ...], str | Malformed] = {}
     special = set(model.tokenizer.all_special_ids)
-    for ids, text in zip(distinct, texts_of(model.tokenizer, distinct), strict=True):
+    for ids, text in zip(distinct, decode_continuations(model.tokenizer, distinct), strict=True):
         read[ids] = Malformed("special_token") if ids[-1] in special else parse_call(text, tool)
     return [read[ids] for ids in drawn]

@@ -44,7 +44,7 @@ class Overhead(Frozen):
     tokens: NotNegative = 1.0
     padding: NotNegative = 0.0
     """Per token."""
-    seen: NotNegative = 1.0
+    attention_pairs: NotNegative = 1.0
     """Pairs of tokens, those that attention's mask hides included."""
 
 
@@ -142,11 +142,11 @@ DEMO = Assumptions(
         ),
     },
     overheads={
-        "positions": Overhead(tokens=1.0, padding=0.011, seen=1.45),
-        "decode": Overhead(tokens=1.0, padding=0.0, seen=3.07),
-        "empty": Overhead(tokens=1.25, padding=0.001, seen=2.43),
-        "plus": Overhead(tokens=1.06, padding=0.021, seen=1.32),
-        "call": Overhead(tokens=1.01, padding=0.004, seen=1.34),
+        "positions": Overhead(tokens=1.0, padding=0.011, attention_pairs=1.45),
+        "decode": Overhead(tokens=1.0, padding=0.0, attention_pairs=3.07),
+        "empty": Overhead(tokens=1.25, padding=0.001, attention_pairs=2.43),
+        "plus": Overhead(tokens=1.06, padding=0.021, attention_pairs=1.32),
+        "call": Overhead(tokens=1.01, padding=0.004, attention_pairs=1.34),
     },
     size=Size(text=0.6, rest=870.0),
     start_s=80.0,

@@ -16,7 +16,7 @@ from pipeline.base.cost import Expected, forecast
 from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import Assumptions, Habit, Overhead
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import CallTokens, continuation
+from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class Sizes:
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> Sizes:
         """PromptError or TokenizerError where annotating would raise them."""
-        markers = CallTokens.of(tokenizer)
+        call_tokens = CallTokens.of(tokenizer)
         prompts: dict[ToolName, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts)
             before = tokenizer(template.prefix, add_special_tokens=False, split_special_tokens=True).input_ids
-            [behind] = continuation(tokenizer, [template.suffix])
-            prompts[tool] = len(markers.bos) + len(before), len(behind.ids)
-        return Sizes(len(markers.bos), len(markers.api), prompts)
+            [behind] = tokenize_continuations(tokenizer, [template.suffix])
+            prompts[tool] = len(call_tokens.bos) + len(before), len(behind.ids)
+        return Sizes(len(call_tokens.bos), len(call_tokens.api), prompts)
 
     def room(self, tool: ToolName, max_positions: int, max_call_tokens: int) -> int:
         """Most tokens a text may have, as LanguageModel.room says."""
@@ -105,4 +105,9 @@ def expected(n: int, tool: ToolName, sizes: Sizes, method: ToolMethod, habit: Ha
 
 def _run(least: Cost, overhead: Overhead) -> Cost:
     tokens = round(least.tokens * overhead.tokens)
-    return Cost(tokens, round(tokens * overhead.padding), round(least.seen * overhead.seen), least.logits)
+    return Cost(
+        tokens,
+        round(tokens * overhead.padding),
+        round(least.attention_pairs * overhead.attention_pairs),
+        least.logits,
+    )

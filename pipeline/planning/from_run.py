@@ -25,7 +25,7 @@ from pipeline.planning.expected_work import WINDOW, Costs, Sizes, foresee
 from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files, read_rows
 from pipeline.syntax.calls import linearise
-from pipeline.syntax.tokenizer import TokenizedText, continuation, load_tokenizer
+from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
 from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def experience(folder: Path) -> Assumptions:
     texts: Counter[tuple[int, tuple[ToolName, ...]]] = Counter()
     run: Costs = {}
     for row in islice((row for row in read_rows(folder, _COLUMNS) if row["work"]), _MOST_TEXTS):
-        [pieces] = continuation(words, [" " + row["text"]])
+        [pieces] = tokenize_continuations(words, [" " + row["text"]])
         tools = tuple(tool for tool in recipe.method.tools if _worked(row, tool))
         texts[len(pieces.ids), tools] += 1
         for part in row["work"]:
@@ -114,7 +114,9 @@ def _look(
     calls = [call for call in row["calls"] if call["tool"] == tool]
     groups = _groups(calls)
     prefixes = [(linearise(tool, *group[0]), linearise(tool, group[0][0])) for group in groups]
-    lengths = [len(one.ids) for one in continuation(words, [text for pair in prefixes for text in pair])]
+    lengths = [
+        len(one.ids) for one in tokenize_continuations(words, [text for pair in prefixes for text in pair])
+    ]
     seen.reach += sum(_last(pieces, positions) / len(pieces.ids) for _, positions, _ in groups)
     seen.totals.update(
         texts=1,
@@ -170,7 +172,7 @@ def _overheads(foreseen: Costs, run: Costs) -> dict[Phase, Overhead]:
         phase: Overhead(
             tokens=round(_FINE * took.tokens / thought.tokens, 4),
             padding=round(took.padding / max(1, took.tokens), 4),
-            seen=round(_FINE * took.seen / max(1, thought.seen), 4),
+            attention_pairs=round(_FINE * took.attention_pairs / max(1, thought.attention_pairs), 4),
         )
         for phase, (thought, took) in sums.items()
         if thought.tokens

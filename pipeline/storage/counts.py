@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Cost, Phase, Work, reason_kind
+from pipeline.base.records import Cost, Phase, PhaseWork, reason_kind
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -51,7 +51,7 @@ class Counts(Frozen):
     """Scored calls in the rows."""
     token_forwards: int
     """Tokens run through the model for these texts; padding and the shared prompts are not in it."""
-    work: tuple[Work, ...] = ()
+    work: tuple[PhaseWork, ...] = ()
     """The same with padding, attention and logits, by tool and phase, beside the least there is to do."""
     tools: dict[ToolName, ToolCounts]
 
@@ -68,7 +68,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         totals["calls"] += len(row["calls"])
         for part in row["work"]:
             least, run = work.get((part["tool"], part["phase"]), (Cost(), Cost()))
-            work[part["tool"], part["phase"]] = least + Cost(**part["least"]), run + Cost(**part["run"])
+            work[part["tool"], part["phase"]] = least + Cost(**part["lower_bound"]), run + Cost(**part["run"])
         if row["reason"] is not None:
             reasons[row["status"]][reason_kind(row["reason"])] += 1
         for stage in row["funnel"]:
@@ -82,7 +82,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         reasons={name: dict(by_kind.most_common()) for name, by_kind in reasons.items()},
         calls=totals["calls"],
         token_forwards=sum(run.tokens for _, run in work.values()),
-        work=tuple(Work(*key, *costs) for key, costs in sorted(work.items(), key=_order)),
+        work=tuple(PhaseWork(*key, *costs) for key, costs in sorted(work.items(), key=_order)),
         tools={tool: found.counts() for tool, found in tools.items()},
     )
 

@@ -102,11 +102,13 @@ class Compute(Frozen):
     @staticmethod
     def of(counts: Counts, shape: ModelShape, sessions: Sequence[Session]) -> Compute:
         """From sums over the rows."""
-        least = sum((part.least for part in counts.work), Cost())
+        least = sum((part.lower_bound for part in counts.work), Cost())
         run = sum((part.run for part in counts.work), Cost())
         overheads: dict[str, dict[Phase, float]] = {}
         for part in counts.work:
-            overheads.setdefault(part.tool or "shared", {})[part.phase] = _overhead(part.least, part.run)
+            overheads.setdefault(part.tool or "shared", {})[part.phase] = _overhead(
+                part.lower_bound, part.run
+            )
         times = [session.wall_s for session in sessions if session.wall_s is not None]
         known = len(times) == len(sessions) and sum(times) > 0
         return Compute(

@@ -36,7 +36,7 @@ class TokenizedText:
     starts: np.ndarray
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> list[TokenizedText]:
+def tokenize_continuations(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> list[TokenizedText]:
     """Each string's tokens as they come after something else: no BOS, no dummy prefix of the string's own.
 
     Found by tokenising an anchor and the string together and cutting the anchor's tokens off, which is
@@ -96,7 +96,7 @@ class CallTokens:
 
     api: tuple[int, ...]
     bos: tuple[int, ...]
-    pieces: tuple[str, ...]
+    token_strings: tuple[str, ...]
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase) -> CallTokens:
@@ -104,8 +104,10 @@ class CallTokens:
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{_name(tokenizer)}: it reports no character offsets; use a tokenizer.json")
         probe = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
-        whole, api, *names = continuation(tokenizer, [probe, API, *(f"{API}{tool}(" for tool in TOOL_NAMES)])
-        [written] = texts_of(tokenizer, [whole.ids.tolist()])
+        whole, api, *names = tokenize_continuations(
+            tokenizer, [probe, API, *(f"{API}{tool}(" for tool in TOOL_NAMES)]
+        )
+        [written] = decode_continuations(tokenizer, [whole.ids.tolist()])
         if written != probe:
             raise TokenizerError(
                 f"{_name(tokenizer)}: writes {probe!r} as {written!r}; calls would not survive it"
@@ -117,11 +119,11 @@ class CallTokens:
         plain, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
         bos = tokenizer.bos_token_id
         begins = bos is not None and full[:1] == [bos] and plain[:1] != [bos]
-        strings = texts_of(tokenizer, [[token] for token in range(len(tokenizer))])
+        strings = decode_continuations(tokenizer, [[token] for token in range(len(tokenizer))])
         return CallTokens(tuple(api.ids.tolist()), (bos,) if begins else (), tuple(strings))
 
 
-def texts_of(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:
+def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:
     """The strings that sequences of ids spell as continuations, leading spaces included.
 
     Bytes that are no whole character give a replacement character.
@@ -146,7 +148,7 @@ class TokenCounter:
     model_path: str
 
     def __call__(self, text: str) -> int:
-        return len(continuation(load_tokenizer(self.model_path), [" " + text])[0].ids)
+        return len(tokenize_continuations(load_tokenizer(self.model_path), [" " + text])[0].ids)
 
 
 @cache

@@ -47,7 +47,7 @@ def test_the_plain_procedure_scores_the_calls_that_the_engine_scores(
     assert 0 < found["kept_by_both"] < found["scored_by_both"]
     assert found["same_kept"]
     assert found["largest_difference_of_a_loss"] < 1e-4
-    assert plain.spent["decode"].tokens > plain.spent["positions"].tokens > 0
+    assert plain.usage["decode"].tokens > plain.usage["positions"].tokens > 0
 
 
 def test_shortcuts_switched_off_change_no_call(method: MethodConfig, tools: LocalTools) -> None:
@@ -59,4 +59,4 @@ def test_shortcuts_switched_off_change_no_call(method: MethodConfig, tools: Loca
         assert found["largest_difference_of_a_loss"] < 1e-4
     table = patient(model)
     assert table.shape == (1, model.vocabulary)
-    assert set(table[0, list(model.markers.api)]) == {0}
+    assert set(table[0, list(model.call_tokens.api)]) == {0}

@@ -68,7 +68,7 @@ def test_runs_together_take_the_longest_and_cost_the_sum() -> None:
     other = Run("engine", {"wall_s": 1.0, "cpu_s": 1.0, "peak_mib": 1.0}, 1, [[]], {"empty": Cost(1)}, 1)
     found = merged([one, other])
     assert found.took == {"wall_s": 2.0, "cpu_s": 4.0, "peak_mib": 6.0}
-    assert found.spent == {"plus": Cost(11), "empty": Cost(1)}
+    assert found.usage == {"plus": Cost(11), "empty": Cost(1)}
     assert (found.candidates, found.forwards, len(found.calls)) == (8, 14, 3)
 
 

@@ -340,6 +340,8 @@ def test_make_submit_sends_one_step_of_a_recipe() -> None:
 
 def test_there_is_a_deepspeed_file_for_each_stage() -> None:
     for stage in range(4):
-        settings = json.loads((ROOT / "pipeline" / "finetuning" / "deepspeed" / f"zero{stage}.json").read_text())
+        settings = json.loads(
+            (ROOT / "pipeline" / "finetuning" / "deepspeed" / f"zero{stage}.json").read_text()
+        )
         assert settings["zero_optimization"]["stage"] == stage
         assert settings["gradient_clipping"] == 1.0

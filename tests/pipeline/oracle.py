@@ -15,7 +15,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import stream_keys, uniforms
 from pipeline.syntax.calls import Malformed, linearise, parse_call
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import continuation, texts_of
+from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.contract import ToolName
 
 
@@ -26,20 +26,20 @@ def probabilities(model: LanguageModel, ids: list[int]) -> torch.Tensor:
 
 
 def tokens(model: LanguageModel, string: str) -> list[int]:
-    return [int(token) for token in continuation(model.tokenizer, [string])[0].ids]
+    return [int(token) for token in tokenize_continuations(model.tokenizer, [string])[0].ids]
 
 
 def before(model: LanguageModel, template: PromptTemplate, text: str, position: int) -> list[int]:
     """P(x), x_1 .. x_{i-1}."""
     prompt = model.tokenizer(template.prefix, add_special_tokens=False).input_ids
     x = tokens(model, " " + text)
-    return [*model.markers.bos, *prompt, *x, *tokens(model, template.suffix), *x[:position]]
+    return [*model.call_tokens.bos, *prompt, *x, *tokens(model, template.suffix), *x[:position]]
 
 
 def p_api(model: LanguageModel, template: PromptTemplate, text: str, position: int) -> float:
     """p(<API> | P(x), x_1 .. x_{i-1})."""
     context, p = before(model, template, text, position), 1.0
-    for token in model.markers.api:
+    for token in model.call_tokens.api:
         p *= float(probabilities(model, context)[token])
         context.append(token)
     return p
@@ -49,15 +49,15 @@ def draw(
     model: LanguageModel, template: PromptTemplate, text: str, position: int, key: np.ndarray, most: int
 ) -> str:
     """What one draw writes after <API>, until the text has a ] in it."""
-    context = before(model, template, text, position) + list(model.markers.api)
+    context = before(model, template, text, position) + list(model.call_tokens.api)
     drawn: list[int] = []
-    while len(drawn) < most and "]" not in texts_of(model.tokenizer, [drawn])[0]:
+    while len(drawn) < most and "]" not in decode_continuations(model.tokenizer, [drawn])[0]:
         cumulative = probabilities(model, context + drawn).cumsum(-1)
         u = float(uniforms(key, len(drawn))[0])
         drawn.append(int((cumulative > u * cumulative[-1]).nonzero()[0]))
         if drawn[-1] in model.tokenizer.all_special_ids:
             return ""
-    return texts_of(model.tokenizer, [drawn])[0]
+    return decode_continuations(model.tokenizer, [drawn])[0]
 
 
 def calls_at(
@@ -79,7 +79,7 @@ def calls_at(
 
 def loss(model: LanguageModel, prefix: str, text: str, position: int) -> float:
     """L_i(z) = - sum_{j=i..n} w_{j-i} log p(x_j | z, x_1 .. x_{j-1}), z before the whole text."""
-    z = [*model.markers.bos, *(tokens(model, prefix) if prefix else [])]
+    z = [*model.call_tokens.bos, *(tokens(model, prefix) if prefix else [])]
     x = tokens(model, " " + text)
     unnormalised = [max(0.0, 1 - 0.2 * t) for t in range(len(x) + 10)]
     total = 0.0

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from pipeline.base.records import Phase
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
-from pipeline.syntax.tokenizer import CallTokens, continuation, texts_of
+from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
 
 _PAGES = [
     " The answer to 27 + 4 is [Calculator(27 + 4) -> 31] 31.",
@@ -50,7 +50,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def markers(kind: str) -> CallTokens:
+def call_tokens(kind: str) -> CallTokens:
     return CallTokens.of(tokenizer(kind))
 
 
@@ -86,7 +86,7 @@ class ScriptedModel(LanguageModel):
 
     def __init__(self, kind: str, paths: Sequence[str], max_positions: int = 2**31) -> None:
         self.tokenizer = tokenizer(kind)
-        self.markers = markers(kind)
+        self.call_tokens = call_tokens(kind)
         self.paths = [" " + path for path in paths]
         self.device = torch.device("cpu")
         self.max_batch_tokens = 16_384
@@ -120,10 +120,10 @@ class ScriptedModel(LanguageModel):
         yield features
 
     def _prefer(self, visible: list[int]) -> torch.Tensor:
-        [text] = texts_of(self.tokenizer, [visible])
+        [text] = decode_continuations(self.tokenizer, [visible])
         self.seen.append(text)
         wanted = [self._next(path.split("|"), text) for path in self.paths]
-        logits = torch.zeros(len(self.markers.pieces))
+        logits = torch.zeros(len(self.call_tokens.token_strings))
         ranked = dict.fromkeys([token for token in wanted if token is not None] + [self.eos])
         for place, token in enumerate(ranked):
             logits[token] = 100.0 - place
@@ -135,6 +135,6 @@ class ScriptedModel(LanguageModel):
             return None
         for segment in segments:
             if len(text) < len(segment):
-                return int(continuation(self.tokenizer, [segment[len(text) :]])[0].ids[0])
+                return int(tokenize_continuations(self.tokenizer, [segment[len(text) :]])[0].ids[0])
             text = text[len(segment) :]
         return int(self.eos)

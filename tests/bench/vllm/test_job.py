@@ -166,7 +166,7 @@ def test_the_whole_job(method: MethodConfig, tools: LocalTools) -> None:
     calls = job.annotate(texts(4))
     assert job.candidates >= sum(map(len, calls)) > 0
     assert {call.result for found in calls for call in found} <= {str(n) for n in range(10_000)}
-    assert job.spent.keys() >= {"positions", "decode", "plus", "empty"}
+    assert job.usage.keys() >= {"positions", "decode", "plus", "empty"}
     assert job.wall_s["draw"] == 0.5
     assert job.forwards >= 9
     assert job.peak_mib == 7.0

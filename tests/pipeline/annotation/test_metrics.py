@@ -27,7 +27,7 @@ from pipeline.annotation.metrics import (
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import PEAK_FLOPS_PER_S, peak_of_device
 from pipeline.base.records import Annotation, Cost, Document, Text
-from pipeline.engine.model import NonFiniteError
+from pipeline.engine.errors import NonFiniteError
 from pipeline.storage.counts import count_rows
 from pipeline.storage.logs import LOGS, logged
 

@@ -15,7 +15,7 @@ from bench.fixtures import small_run as annotating
 from pipeline.annotation.run import AnnotateBatch, AnnotationError, annotate
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import Annotation, Text
-from pipeline.engine.model import LanguageModel
+from pipeline.engine import loading
 from pipeline.storage.logs import LOGS
 from pipeline.storage.manifest import read_manifest
 from pipeline.storage.row_files import ROWS, read_failed
@@ -60,7 +60,7 @@ class NeverReady(AnnotateBatch):
     """An annotator whose process ends while it loads the model, as for lack of memory."""
 
     def __init__(self, config: AnnotateConfig, tools: ToolClient, tally: Any) -> None:
-        LanguageModel.load = classmethod(lambda *_: os._exit(1))  # type: ignore[assignment,method-assign]
+        loading.load_language_model = lambda *_: os._exit(1)  # type: ignore[assignment]
         super().__init__(config, tools, tally)
 
 

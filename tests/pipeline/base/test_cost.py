@@ -59,7 +59,7 @@ def cost_of(asked: set[Context], known: Iterable[Context] = ((),)) -> Cost:
     """Every token that ends a beginning of some context is run once, and sees that beginning."""
     had = set(chain.from_iterable(beginnings(context) for context in known))
     new = set(chain.from_iterable(beginnings(context) for context in asked)) - had
-    return Cost(len(new), seen=sum(map(len, new)), logits=len(asked))
+    return Cost(len(new), attention_pairs=sum(map(len, new)), logits=len(asked))
 
 
 def beginnings(context: Context) -> set[Context]:
@@ -88,7 +88,11 @@ def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> 
     for ids, cost in zip(sequences, least_scoring(sequences, [5] * 6), strict=True):
         whole = tuple(map(str, ids[:-1]))
         expected = cost_of({whole}, asked)
-        assert (cost.tokens, cost.seen, cost.logits) == (expected.tokens, expected.seen, 5)
+        assert (cost.tokens, cost.attention_pairs, cost.logits) == (
+            expected.tokens,
+            expected.attention_pairs,
+            5,
+        )
         asked.append(whole)
 
 
@@ -129,7 +133,7 @@ def test_flops_by_hand() -> None:
     shape = ModelShape.of(causal_lm("llama", 420))
     assert shape.parameters == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
     assert (shape.layers, shape.heads, shape.head_size, shape.hidden, shape.vocabulary) == (2, 4, 16, 64, 420)
-    cost = Cost(tokens=10, padding=2, seen=55, logits=3)
+    cost = Cost(tokens=10, padding=2, attention_pairs=55, logits=3)
     assert shape.flops(cost) == 2 * 12 * shape.parameters + 4 * 55 * 2 * 64 + 2 * 3 * 64 * 420
 
 

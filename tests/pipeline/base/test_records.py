@@ -16,8 +16,8 @@ from pipeline.base.records import (
     Cost,
     Document,
     Funnel,
+    PhaseWork,
     Text,
-    Work,
 )
 from tools_service.tools.contract import TOOL_NAMES
 
@@ -34,8 +34,8 @@ FUNNEL = (
     Funnel("Calendar", "no: no URL"),
 )
 WORK = (
-    Work("Calculator", "decode", Cost(90, 0, 8_000, 91), Cost(95, 3, 9_000, 91)),
-    Work(None, "empty", Cost(20, 0, 210, 5), Cost(20, 1, 231, 5)),
+    PhaseWork("Calculator", "decode", Cost(90, 0, 8_000, 91), Cost(95, 3, 9_000, 91)),
+    PhaseWork(None, "empty", Cost(20, 0, 210, 5), Cost(20, 1, 231, 5)),
 )
 ANNOTATIONS = [
     Annotation(TEXT, "annotated", calls=CALLS, funnel=FUNNEL, work=WORK),
@@ -60,7 +60,7 @@ def test_a_row_has_exactly_the_columns_of_its_schema() -> None:
     assert list(row["funnel"][0]) == funnel_fields
     work = ANNOTATION_SCHEMA.field("work").type.value_type
     assert list(row["work"][0]) == [field.name for field in work]
-    for half in ("least", "run"):
+    for half in ("lower_bound", "run"):
         assert list(row["work"][0][half]) == [field.name for field in work.field(half).type]
 
 

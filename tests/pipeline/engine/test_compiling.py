@@ -15,6 +15,7 @@ from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
 from pipeline.engine import loading
 from pipeline.engine.compiling import compile_parts
+from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from tools_service.config import ToolsConfig
@@ -51,7 +52,7 @@ def test_annotations_are_those_of_the_model_as_it_is(architecture: str, method: 
     copied = causal_lm(architecture, model.vocabulary)
     copied.load_state_dict(model.model.state_dict())
     assert compile_parts(copied, backend)
-    compiled = annotate(LanguageModel(copied, model.tokenizer), method)
+    compiled = annotate(prepare_language_model(copied, model.tokenizer), method)
     assert any(one.calls for one in compiled)
     for one, other in zip(annotate(model, method), compiled, strict=True):
         assert one.funnel == other.funnel
@@ -72,7 +73,7 @@ def test_without_a_compiler_the_model_runs_as_it_is(
         assert not compile_parts(copied, missing)
     assert "nothing was compiled" in caplog.text
     assert "no C++ compiler" in caplog.text
-    assert annotate(LanguageModel(copied, model.tokenizer), method) == annotate(model, method)
+    assert annotate(prepare_language_model(copied, model.tokenizer), method) == annotate(model, method)
 
 
 def test_a_model_is_compiled_when_its_configuration_says_so(
@@ -84,7 +85,7 @@ def test_a_model_is_compiled_when_its_configuration_says_so(
     compiled: list[object] = []
     monkeypatch.setattr(loading, "compile_parts", compiled.append)
     config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
-    LanguageModel.load(config)
+    load_language_model(config)
     assert not compiled
-    loaded = LanguageModel.load(config.model_copy(update={"compile": True}))
+    loaded = load_language_model(config.model_copy(update={"compile": True}))
     assert compiled == [loaded.model]

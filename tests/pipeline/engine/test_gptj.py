@@ -7,7 +7,7 @@ import torch
 
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
 from pipeline.engine import gptj
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.unpadding import Handed, UnpaddedLayout
 
 pytestmark = pytest.mark.unit
@@ -42,7 +42,7 @@ def test_an_attention_that_changes_the_numbers_is_taken_out_again(monkeypatch: p
         return right(*args, scaling=2 * scaling, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gptj, "packed_attention", wrong)
-    model = LanguageModel(causal_lm("gptj", 420), tokenizer("bytes"))
+    model = prepare_language_model(causal_lm("gptj", 420), tokenizer("bytes"))
     assert (model.packs, model.eager) == (False, True)
     assert "_attn" not in vars(model.model.transformer.h[0].attn)
 

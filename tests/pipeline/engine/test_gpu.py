@@ -14,6 +14,7 @@ from bench.fixtures.small_models import causal_lm, language_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
 from pipeline.engine.compiling import compile_parts
+from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import Sampler
 from pipeline.method.annotator import Annotator
@@ -41,7 +42,7 @@ def on_gpu(architecture: str, dtype: torch.dtype = torch.float32) -> LanguageMod
         weight
     ) in copied.parameters():  # and no more: rotary frequencies stay float32, as from_pretrained has them
         weight.data = weight.data.to(dtype)
-    return LanguageModel(copied.to("cuda"), model.tokenizer)
+    return prepare_language_model(copied.to("cuda"), model.tokenizer)
 
 
 def annotate(model: LanguageModel, method: MethodConfig) -> list[Annotation]:
@@ -130,6 +131,6 @@ def test_a_model_on_two_gpus_is_the_model_on_one(tmp_path: Path, method: MethodC
     one = on_gpu("llama")
     one.model.save_pretrained(tmp_path)
     one.tokenizer.save_pretrained(tmp_path)
-    two = LanguageModel.load(ModelConfig(path=str(tmp_path), dtype="float32", device="cuda", gpus=2))
+    two = load_language_model(ModelConfig(path=str(tmp_path), dtype="float32", device="cuda", gpus=2))
     assert len({weight.device for weight in two.model.parameters()}) == 2
     assert [a.funnel for a in annotate(two, method)] == [a.funnel for a in annotate(one, method)]

@@ -14,16 +14,16 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
 from pipeline.base.config import ModelConfig, RayConfig
 from pipeline.engine import loading
-from pipeline.engine.loading import ModelError
+from pipeline.engine.errors import ModelError
+from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
-from pipeline.engine.model import LanguageModel
 
 pytestmark = pytest.mark.unit
 
 
 def test_a_folder_without_a_model_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=str(tmp_path)):
-        LanguageModel.load(ModelConfig(path=str(tmp_path)))
+        load_language_model(ModelConfig(path=str(tmp_path)))
 
 
 def test_a_model_with_damaged_or_missing_weights_is_an_error(tmp_path: Path) -> None:
@@ -34,26 +34,26 @@ def test_a_model_with_damaged_or_missing_weights_is_an_error(tmp_path: Path) -> 
     model.save_pretrained(tmp_path, state_dict=weights)
     config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
     with pytest.raises(ModelError, match=r"no weights for model\.layers\.1\.mlp"):
-        LanguageModel.load(config)
+        load_language_model(config)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="cannot load"):
-        LanguageModel.load(config)
+        load_language_model(config)
 
 
 def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Path) -> None:
     causal_lm("gptj", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
     config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu", max_batch_tokens=99)
-    model = LanguageModel.load(config)
+    model = load_language_model(config)
     assert (model.max_batch_tokens, model.model.dtype) == (99, torch.bfloat16)
-    assert model.markers.pieces[model.markers.api[0]] == " ["
+    assert model.call_tokens.token_strings[model.call_tokens.api[0]] == " ["
 
 
 def test_without_a_number_of_tokens_a_cpu_gets_a_fixed_one(tmp_path: Path) -> None:
     causal_lm("llama", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
-    assert LanguageModel.load(ModelConfig(path=str(tmp_path), device="cpu")).max_batch_tokens == 16_384
+    assert load_language_model(ModelConfig(path=str(tmp_path), device="cpu")).max_batch_tokens == 16_384
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -67,7 +67,7 @@ def test_without_a_number_of_tokens_a_cpu_gets_a_fixed_one(tmp_path: Path) -> No
 )
 def test_devices_that_are_not_there_are_an_error(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        LanguageModel.load(ModelConfig.model_validate({"path": "nowhere", **given}))
+        load_language_model(ModelConfig.model_validate({"path": "nowhere", **given}))
 
 
 def test_several_gpus_of_an_actor_are_whole_ones() -> None:
@@ -101,7 +101,7 @@ def test_the_engine_passes_through_the_hooks_of_a_model_spread_over_devices(
     for layer in lm.model.layers if architecture == "llama" else lm.transformer.h:
         hook = AlignDevicesHook(execution_device=torch.device("cpu"), skip_keys="past_key_values")
         add_hook_to_module(layer, hook)
-    hooked = LanguageModel(spread, model.tokenizer)
+    hooked = prepare_language_model(spread, model.tokenizer)
     assert hooked.packs == model.packs
     found, _ = token_logprobs(hooked, sequences, wanted, "plus")
     for one, other in zip(found, expected, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
+from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.memory import fitting, run_profile
-from pipeline.engine.model import LanguageModel
 
 pytestmark = pytest.mark.unit
 
@@ -27,11 +27,13 @@ def test_a_model_too_small_to_measure_gets_a_bounded_batch() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gptj", "gpt2"])
 def test_a_rehearsal_grows_with_its_texts_and_is_not_counted(architecture: str) -> None:
     model = language_model(architecture, "bytes")
-    before = dict(model.spent)
+    before = dict(model.usage)
     few, many = run_profile(model, 1), run_profile(model, 2)
     assert many == 2 * few
-    assert (model.spent, model.max_batch_tokens) == (before, 16_384)
+    assert (model.usage, model.max_batch_tokens) == (before, 16_384)
 
 
 def test_a_short_context_can_be_rehearsed() -> None:
-    assert run_profile(LanguageModel(causal_lm("gpt2", 420, positions=96), tokenizer("bytes")), 1) > 0
+    assert (
+        run_profile(prepare_language_model(causal_lm("gpt2", 420, positions=96), tokenizer("bytes")), 1) > 0
+    )

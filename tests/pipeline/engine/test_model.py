@@ -28,9 +28,9 @@ from bench.fixtures.small_models import (
     tokenizer,
 )
 from pipeline.base.records import Cost
-from pipeline.engine.loading import ModelError
+from pipeline.engine.errors import ModelError, NonFiniteError
+from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
-from pipeline.engine.model import LanguageModel, NonFiniteError
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
@@ -98,14 +98,14 @@ def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: 
     sequences = [pieces.ids for pieces in model.encode(TEXTS[:2] * 3)]
     wanted = [np.arange(1, len(sequence)) for sequence in sequences]
     expected, _ = token_logprobs(model, sequences, wanted, "plus")
-    model.spent.clear()
+    model.usage.clear()
     with little_memory(model, 24) as refused:
         found, costs = token_logprobs(model, sequences, wanted, "plus")
         assert model.max_batch_tokens < 16_384
     assert refused
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    assert sum(costs, Cost()) == model.spent["plus"]
+    assert sum(costs, Cost()) == model.usage["plus"]
     with little_memory(model, 5), pytest.raises(ModelError, match="out of memory"):
         token_logprobs(model, sequences, wanted, "plus")
 
@@ -113,17 +113,17 @@ def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: 
 def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
     model = language_model("llama", "bytes", max_batch_tokens=64)
     lengths = [5, 60, 7, 9, 30, 31, 2, 500]
-    batches = model.batches(lengths, shared=3)
+    batches = model.batch_by_length(lengths, shared=3)
     assert sorted(index for batch in batches for index in batch) == list(range(8))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * (max(lengths[index] for index in batch) + 3) <= 64
-    assert model.batches([]) == []
+    assert model.batch_by_length([]) == []
 
 
 def test_rows_share_a_batch_only_while_their_padding_costs_less_than_a_forward() -> None:
     model = language_model("llama", "bytes")
-    assert model.batches([10, 900, 12, 880, 11]) == [[1, 3], [2, 4, 0]]
-    assert model.batches([10, 900, 12, 880, 11], forwards=100) == [[1, 3, 2, 4, 0]]
+    assert model.batch_by_length([10, 900, 12, 880, 11]) == [[1, 3], [2, 4, 0]]
+    assert model.batch_by_length([10, 900, 12, 880, 11], forwards=100) == [[1, 3, 2, 4, 0]]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
 def test_room_counts_the_text_twice() -> None:
     model = language_model("llama", "bytes")
     prompt = model.prompt(PROMPT)
-    free = model.max_positions - prompt.length - len(prompt.suffix) - len(model.markers.api) - 20
-    assert model.room(PROMPT, 20) == free // 2
+    free = model.max_positions - prompt.length - len(prompt.suffix) - len(model.call_tokens.api) - 20
+    assert model.max_text_tokens(PROMPT, 20) == free // 2
     assert model.prompt(PROMPT) is prompt
 
 
@@ -157,7 +157,7 @@ def test_one_offset_of_a_text_has_one_position() -> None:
     """A space of its own before the first word: both tokens would be offset 0 of x."""
     model = language_model("llama", "words")
     [pieces] = model.encode(["9 é"])
-    assert [model.markers.pieces[token] for token in pieces.ids[:2]] == [" ", "9"]
+    assert [model.call_tokens.token_strings[token] for token in pieces.ids[:2]] == [" ", "9"]
     assert pieces.starts[:2].tolist() == [0, -1]
 
 
@@ -186,20 +186,20 @@ class IgnoresMask(LlamaForCausalLM):
 @pytest.mark.parametrize("kind", [IgnoresPositions, IgnoresMask])
 def test_a_model_that_ignores_what_it_is_given_is_refused(kind: type[LlamaForCausalLM]) -> None:
     with pytest.raises(ModelError, match="does not honour"):
-        LanguageModel(kind(causal_lm("llama", 420).config).eval(), tokenizer("bytes"))
+        prepare_language_model(kind(causal_lm("llama", 420).config).eval(), tokenizer("bytes"))
 
 
 def test_an_architecture_without_position_ids_is_refused() -> None:
     config = BloomConfig(vocab_size=420, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
     with pytest.raises(ModelError, match="BloomForCausalLM"):
-        LanguageModel(BloomForCausalLM(config).eval(), tokenizer("bytes"))
+        prepare_language_model(BloomForCausalLM(config).eval(), tokenizer("bytes"))
 
 
 def test_logits_that_are_scaled_after_the_head_are_right() -> None:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     scaled = CohereForCausalLM(CohereConfig(vocab_size=420, logit_scale=0.5, initializer_range=0.3, **shape))
-    model = LanguageModel(scaled.eval(), tokenizer("bytes"))
+    model = prepare_language_model(scaled.eval(), tokenizer("bytes"))
     assert not model.separate_head
     sequence = model.encode(["The bakery sold 48"])[0].ids
     [[found]], _ = token_logprobs(model, [sequence], [np.array([3])], "plus")
@@ -210,12 +210,12 @@ def test_logits_that_are_scaled_after_the_head_are_right() -> None:
 def test_a_sliding_window_bounds_the_context() -> None:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = MistralConfig(vocab_size=420, sliding_window=40, num_key_value_heads=2, **shape)
-    assert LanguageModel(MistralForCausalLM(config).eval(), tokenizer("bytes")).max_positions == 40
+    assert prepare_language_model(MistralForCausalLM(config).eval(), tokenizer("bytes")).max_positions == 40
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     with pytest.raises(ModelError, match="embeddings"):
-        LanguageModel(causal_lm("llama", 100), tokenizer("bytes"))
+        prepare_language_model(causal_lm("llama", 100), tokenizer("bytes"))
 
 
 def test_a_score_that_is_not_finite_survives_the_way_to_another_process() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import Perplexity, PerplexityError, perplexity
-from pipeline.syntax.tokenizer import continuation
+from pipeline.syntax.tokenizer import tokenize_continuations
 from tests.pipeline.inference.test_decode_batch import ARCHITECTURES, random_model
 
 pytestmark = pytest.mark.unit
@@ -20,12 +20,16 @@ def plainly(model: LanguageModel, texts: list[str], calls_disabled: str | None =
     """The definition, one text at a time: exp of the mean loss, and the tokens counted."""
     losses = []
     for text in texts:
-        ids = [*model.markers.bos, *continuation(model.tokenizer, [" " + text])[0].ids.tolist()]
+        ids = [*model.call_tokens.bos, *tokenize_continuations(model.tokenizer, [" " + text])[0].ids.tolist()]
         with torch.no_grad():
             logits = model.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
         for at, token in enumerate(ids[1:]):
             p = logits[at].double().softmax(-1)
-            off = [number for number, piece in enumerate(model.markers.pieces) if piece == calls_disabled]
+            off = [
+                number
+                for number, piece in enumerate(model.call_tokens.token_strings)
+                if piece == calls_disabled
+            ]
             if calls_disabled is not None:
                 p[off] = 0
             if token not in off:

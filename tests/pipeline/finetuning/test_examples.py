@@ -22,7 +22,7 @@ from pipeline.finetuning.examples import (
     pad,
 )
 from pipeline.syntax.calls import API
-from pipeline.syntax.tokenizer import CallTokens, continuation, texts_of
+from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
 from tests.pipeline.finetuning.data import rows, write
 from tools_service.base.errors import ConfigurationError
 
@@ -34,7 +34,7 @@ CALLS = "The bakery sold 48 rolls on Monday and 67 on Tuesday, [Calculator(48 + 
 
 
 def ids_of(kind: str, string: str) -> list[int]:
-    return continuation(tokenizer(kind), [string])[0].ids.tolist()
+    return tokenize_continuations(tokenizer(kind), [string])[0].ids.tolist()
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -64,7 +64,7 @@ def test_examples_spell_their_texts(kind: str) -> None:
     first = "[Calendar() -> Today is Monday, January 30, 2023.] The bakery sold 48 rolls."
     example = encode(words, np.arange(1), [first], 256)[0].tolist()
     start = len(CallTokens.of(words).bos)
-    assert texts_of(words, [example[start:-1]]) == [" " + first]
+    assert decode_continuations(words, [example[start:-1]]) == [" " + first]
 
 
 def test_long_texts_are_cut_and_counted() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.inference.call_parser import ApiTokenMask, PendingCall, names_switched_off, read_call
 from pipeline.syntax.calls import Malformed
-from tests.pipeline.scripted import markers
+from tests.pipeline.scripted import call_tokens
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
@@ -74,14 +74,14 @@ def test_a_beginning_that_only_tools_switched_off_share_is_barred() -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "merging", "metaspace"])
 def test_every_spelling_of_api_is_known(kind: str) -> None:
-    known = markers(kind)
+    known = call_tokens(kind)
     beginnings = ApiTokenMask(known, torch.device("cpu"))
-    space, letter = known.pieces.index(" "), known.pieces.index("a")
+    space, letter = known.token_strings.index(" "), known.token_strings.index("a")
     after_space, after_letter = beginnings.after(torch.tensor([space, letter]))
-    bracket = known.pieces.index("[")
+    bracket = known.token_strings.index("[")
     assert bool(after_space[bracket])
     assert not bool(after_letter[bracket])
     if len(known.api) == 1:
         assert after_letter[known.api[0]]
-    spelling = {known.pieces[token] for token in after_space.nonzero().flatten().tolist()}
+    spelling = {known.token_strings[token] for token in after_space.nonzero().flatten().tolist()}
     assert all(piece == "[" or piece.endswith(" [") for piece in spelling)

@@ -18,10 +18,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.inference.generator import Generation, Generator
-from pipeline.syntax.tokenizer import texts_of
+from pipeline.syntax.tokenizer import decode_continuations
 from tests.pipeline.scripted import tokenizer
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
@@ -47,7 +48,7 @@ def random_model(architecture: str, kind: str = "words") -> LanguageModel:
     for weights in network.parameters():
         if weights.dim() > 1:
             torch.nn.init.normal_(weights, std=0.3)
-    return LanguageModel(network, tokenizer(kind))
+    return prepare_language_model(network, tokenizer(kind))
 
 
 def alone(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
@@ -126,7 +127,7 @@ def test_decoding_without_calls_is_that_of_transformers(architecture: str) -> No
     for prompt in PROMPTS:
         ids = torch.tensor([Generator(model, LocalTools({}, ToolsConfig())).encode(prompt)])
         model.model.generation_config.eos_token_id = model.tokenizer.eos_token_id
-        banned = [*range(len(model.markers.pieces), 512), *model.markers.api]
+        banned = [*range(len(model.call_tokens.token_strings), 512), *model.call_tokens.api]
         whole = model.model.generate(
             ids, max_new_tokens=12, do_sample=False, suppress_tokens=banned, pad_token_id=0
         )
@@ -135,4 +136,4 @@ def test_decoding_without_calls_is_that_of_transformers(architecture: str) -> No
             token for token in whole[0, ids.shape[1] :].tolist() if token != model.tokenizer.eos_token_id
         ]
         assert found.tokens == len(expected)
-        assert [found.text] == texts_of(model.tokenizer, [expected])
+        assert [found.text] == decode_continuations(model.tokenizer, [expected])

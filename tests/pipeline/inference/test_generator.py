@@ -93,11 +93,11 @@ def test_ties_are_ranked_as_greedy_decoding_breaks_them() -> None:
             logits = super()._prefer(visible)
             return logits.clamp(max=99.0) if self.seen[-1] == " " + PROMPT else logits
 
-    api = ScriptedModel("words", []).markers.api[0]
+    api = ScriptedModel("words", []).call_tokens.api[0]
     for word in (" is", " hello"):
         model = Tied("words", [PROMPT + f"|{word}.", CALLS + " 31."])
         [found] = Generator(model, Asks(), k=1).generate([PROMPT])
-        assert bool(found.calls) == (api < model.markers.pieces.index(word))
+        assert bool(found.calls) == (api < model.call_tokens.token_strings.index(word))
 
 
 def test_k_1_is_plain_greedy_decoding() -> None:

@@ -17,7 +17,8 @@ from bench.fixtures.small_models import language_model
 from bench.fixtures.small_run import annotator_model, texts
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Cost, Document, Text
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.loading import prepare_language_model
 from pipeline.method.annotator import HOPELESS, Annotator, BatchFailedError
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
@@ -74,24 +75,26 @@ def test_the_rows_account_for_every_forward(
             lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel())
         ),
     ]
-    before = model.spent.get("prompt", Cost())
+    before = model.usage.get("prompt", Cost())
     try:
         found = Annotator(model, local_tools(), method).annotate(texts(9))
     finally:
         for hook in hooks:
             hook.remove()
-    prompts = model.spent["prompt"]
-    shared = Cost(prompts.tokens - before.tokens, seen=prompts.seen - before.seen)
+    prompts = model.usage["prompt"]
+    shared = Cost(
+        prompts.tokens - before.tokens, attention_pairs=prompts.attention_pairs - before.attention_pairs
+    )
     work = [part for one in found for part in one.work]
     total = sum((part.run for part in work), shared)
     assert {part.phase for part in work} == {"positions", "decode", "empty", "plus", "call"}
     assert (total.tokens + total.padding, total.logits) == (sum(fed), sum(rows))
     if architecture == "llama":
-        assert total.seen * config.num_hidden_layers * config.num_attention_heads == sum(pairs)
+        assert total.attention_pairs * config.num_hidden_layers * config.num_attention_heads == sum(pairs)
     for part in work:
-        assert part.run.tokens >= part.least.tokens > 0
-        assert part.run.seen >= part.least.seen
-        assert part.run.logits == part.least.logits
+        assert part.run.tokens >= part.lower_bound.tokens > 0
+        assert part.run.attention_pairs >= part.lower_bound.attention_pairs
+        assert part.run.logits == part.lower_bound.logits
 
 
 def test_funnels_add_up(annotator: Annotator) -> None:
@@ -189,7 +192,7 @@ def test_when_all_fail_the_run_stops(method: MethodConfig) -> None:
 
 def test_a_score_that_is_not_finite_stops_everything_and_names_the_text(method: MethodConfig) -> None:
     sound = annotator_model()
-    broken = LanguageModel(copy.deepcopy(sound.model), sound.tokenizer)
+    broken = prepare_language_model(copy.deepcopy(sound.model), sound.tokenizer)
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[:, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="text 10, Calculator"):

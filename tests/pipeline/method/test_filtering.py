@@ -11,7 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.fixtures.small_models import ARCHITECTURES, TOKENIZERS, causal_lm, language_model, tokenizer
 from pipeline.base.records import Call, Candidate, Document, Text
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.loading import prepare_language_model
+from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import WEIGHTS, ScoredText, kept, only_after, score_calls, weighted_loss
 from pipeline.syntax.calls import linearise
@@ -108,7 +110,9 @@ def test_losses_do_not_depend_on_what_is_scored_beside_them() -> None:
     together = score(model)
     for index, text in enumerate(TEXTS):
         [alone] = score_calls(apart, [text], [examples(model)[index]], ALWAYS)
-        assert [part.least for part in alone.work] == [part.least for part in together[index].work]
+        assert [part.lower_bound for part in alone.work] == [
+            part.lower_bound for part in together[index].work
+        ]
         assert tokens(alone) == tokens(together[index])
         for one, other in zip(alone.calls, together[index].calls, strict=True):
             assert one.l_plus == pytest.approx(other.l_plus, abs=1e-4)
@@ -174,7 +178,7 @@ def test_without_a_bos_the_first_position_is_never_scored_shifted() -> None:
 
 
 def test_a_prefix_too_long_for_the_context_is_recorded() -> None:
-    model = LanguageModel(causal_lm("gpt2", 420, positions=64), tokenizer("bytes"))
+    model = prepare_language_model(causal_lm("gpt2", 420, positions=64), tokenizer("bytes"))
     calls = [executed(model, TEXTS[0], 4, "48", result) for result in ("48", "x" * 80)]
     [scored] = score_calls(model, TEXTS[:1], [calls], ALWAYS)
     assert [call.result for call in scored.calls] == ["48"]
@@ -205,7 +209,7 @@ def test_translations_of_text_that_only_comes_later_are_dropped() -> None:
 
 def test_a_loss_that_is_no_number_stops_with_text_tool_and_position() -> None:
     broken = causal_lm("llama", 420)
-    model = LanguageModel(broken, tokenizer("bytes"))
+    model = prepare_language_model(broken, tokenizer("bytes"))
     with torch.no_grad():
         broken.get_output_embeddings().weight[5] = torch.inf
     with pytest.raises(NonFiniteError, match="text 1, Calculator, position 4"):
@@ -229,7 +233,7 @@ def bigrams(table: torch.Tensor) -> LanguageModel:
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(torch.eye(size))
         model.get_output_embeddings().weight.copy_(table.log().T / math.sqrt(size))
-    return LanguageModel(model, words)
+    return prepare_language_model(model, words)
 
 
 def test_gain_by_hand() -> None:

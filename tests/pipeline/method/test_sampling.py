@@ -13,8 +13,9 @@ import torch
 from bench.fixtures.small_models import causal_lm, language_model, little_memory, tokenizer
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.records import Call, Document, Text
-from pipeline.engine.loading import ModelError
-from pipeline.engine.model import LanguageModel, NonFiniteError
+from pipeline.engine.errors import ModelError, NonFiniteError
+from pipeline.engine.loading import prepare_language_model
+from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
 from pipeline.engine.tree_attention import Tree
 from pipeline.method.sampling import Order, SampledText, sample_calls, select_positions
@@ -68,7 +69,7 @@ def test_draws_are_those_of_the_plain_procedure(architecture: str, kind: str) ->
     for text, sampled in zip(TEXTS[:2], sample(model, TEXTS[:2]), strict=True):
         pieces = model.encode([text.text])[0]
         p = np.array([oracle.p_api(model, PROMPT, text.text, i) for i in range(len(pieces.ids))])
-        usable = (pieces.starts >= 0) & ((np.arange(len(p)) > 0) | bool(model.markers.bos))
+        usable = (pieces.starts >= 0) & ((np.arange(len(p)) > 0) | bool(model.call_tokens.bos))
         expected: Counter[tuple[int, str]] = Counter()
         for i in select_positions(p, usable, METHOD.tau_s, METHOD.k):
             drawn = oracle.calls_at(model, PROMPT, text.text, int(i), METHOD.m, 10, SEED, text.text_id)
@@ -101,7 +102,7 @@ def test_draws_do_not_depend_on_padding_or_on_what_is_sampled_beside_them(
         [alone] = sample(model, [text])
         assert found(alone) == found(sampled)
         assert alone.discarded == sampled.discarded
-        assert [part.least for part in alone.work] == [part.least for part in sampled.work]
+        assert [part.lower_bound for part in alone.work] == [part.lower_bound for part in sampled.work]
         assert ran(alone) == ran(sampled)
         p_alone, p_beside = ([call.p_api for call in one.candidates] for one in (alone, sampled))
         assert p_alone == pytest.approx(p_beside, rel=1e-3)
@@ -157,7 +158,7 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
             assert (one.text, one.tool, one.draws) == (beside.text, beside.tool, beside.draws)
             assert found(one) == found(beside)
             assert one.discarded == beside.discarded
-            assert [part.least for part in one.work] == [part.least for part in beside.work]
+            assert [part.lower_bound for part in one.work] == [part.lower_bound for part in beside.work]
             assert ran(one) == ran(beside)
     assert any(one.candidates for one in alone)
     model.max_batch_tokens = 16_384
@@ -181,7 +182,7 @@ def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: st
     model = language_model(architecture, "pieces")
     given, wide = [*TEXTS, *texts("On Monday 30 rolls", "It sold 4")], METHOD.model_copy(update={"m": 30})
     expected = sample(model, given, wide)
-    model.spent.clear()
+    model.usage.clear()
     with little_memory(model, tokens) as refused:
         got = sample(model, given, wide)
         assert model.max_batch_tokens < 16_384
@@ -189,7 +190,7 @@ def test_what_finds_no_memory_is_drawn_again_in_smaller_batches(architecture: st
     assert [(found(one), one.discarded, one.draws) for one in got] == [
         (found(one), one.discarded, one.draws) for one in expected
     ]
-    assert sum(map(ran, got)) == sum(cost.tokens for cost in model.spent.values())
+    assert sum(map(ran, got)) == sum(cost.tokens for cost in model.usage.values())
 
 
 @pytest.mark.parametrize("forward", range(2, 9))
@@ -282,7 +283,7 @@ def test_positions_index_the_original_text(kind: str) -> None:
     for text, sampled in zip(TEXTS, sample(model, TEXTS), strict=True):
         ids = model.encode([text.text])[0].ids
         for call in sampled.candidates:
-            behind = model.markers.pieces[ids[call.token_index]]
+            behind = model.call_tokens.token_strings[ids[call.token_index]]
             assert (" " + text.text)[call.position + (call.position > 0) :].startswith(behind)
 
 
@@ -324,7 +325,7 @@ def test_equal_prefixes_of_draws_cost_one_token() -> None:
 
 
 def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
-    model = LanguageModel(causal_lm("gpt2", 420, positions=96), tokenizer("bytes"))
+    model = prepare_language_model(causal_lm("gpt2", 420, positions=96), tokenizer("bytes"))
     given = texts("The bakery sold 48 rolls.", "rolls " * 40, "", "67 on Tuesday")
     sampled = sample(model, given)
     assert [one.failed is None for one in sampled] == [True, False, True, True]
@@ -333,14 +334,14 @@ def test_a_text_that_does_not_fit_the_context_fails_alone() -> None:
 
 
 def test_a_prompt_longer_than_the_context_fails_every_text_and_runs_nothing() -> None:
-    model = LanguageModel(causal_lm("gpt2", 420, positions=32), tokenizer("bytes"))
+    model = prepare_language_model(causal_lm("gpt2", 420, positions=32), tokenizer("bytes"))
     assert all("room for 0" in str(one.failed) for one in sample(model, TEXTS))
-    assert not model.spent
+    assert not model.usage
 
 
 def test_a_text_of_just_the_room_is_sampled() -> None:
-    model = LanguageModel(causal_lm("gpt2", 420, positions=96), tokenizer("bytes"))
-    room = model.room(PROMPT, METHOD.max_call_tokens)
+    model = prepare_language_model(causal_lm("gpt2", 420, positions=96), tokenizer("bytes"))
+    room = model.max_text_tokens(PROMPT, METHOD.max_call_tokens)
     sampled = sample(model, texts("x" * (room - 1) + "y", "x" * room + "y"))
     sizes = [len(pieces.ids) for pieces in model.encode(["x" * (room - 1) + "y", "x" * room + "y"])]
     assert [one.failed is None for one in sampled] == [size <= room for size in sizes]
@@ -353,7 +354,7 @@ def test_no_position_above_tau_s_costs_no_draw() -> None:
 
 def test_a_model_that_gives_no_number_stops_with_the_text() -> None:
     broken = causal_lm("llama", 420)
-    model = LanguageModel(broken, tokenizer("bytes"))
+    model = prepare_language_model(broken, tokenizer("bytes"))
     model.prompt(PROMPT)
     with torch.no_grad():
         broken.get_output_embeddings().weight[5] = torch.nan

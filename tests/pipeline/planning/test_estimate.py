@@ -62,8 +62,8 @@ def test_sizes_are_those_of_the_engine(world: Path) -> None:
         template = load_prompt(tool, method.prompts)
         prompt = model.prompt(template)
         assert sizes.prompts[tool] == (prompt.length, len(prompt.suffix))
-        assert sizes.room(tool, model.max_positions, 10) == model.room(template, 10)
-    assert sizes.api == len(model.markers.api)
+        assert sizes.room(tool, model.max_positions, 10) == model.max_text_tokens(template, 10)
+    assert sizes.api == len(model.call_tokens.api)
 
 
 def test_a_runs_own_averages_foresee_that_run(made: Plan, real: AnnotationManifest) -> None:

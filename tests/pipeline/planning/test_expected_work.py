@@ -73,12 +73,17 @@ def test_all_tools_share_one_forward_of_the_bare_text() -> None:
 def test_the_engine_adds_by_phase() -> None:
     plain = foresee(100, ["QA"], 10, SIZES, METHOD, assumed(HABIT))
     more = foresee(
-        100, ["QA"], 10, SIZES, METHOD, assumed(HABIT, plus=Overhead(tokens=1.5, padding=0.1, seen=2))
+        100,
+        ["QA"],
+        10,
+        SIZES,
+        METHOD,
+        assumed(HABIT, plus=Overhead(tokens=1.5, padding=0.1, attention_pairs=2)),
     )
     least, run = plain["QA", "plus"], more["QA", "plus"]
     assert run.tokens == pytest.approx(1.5 * least.tokens, abs=1)
     assert run.padding == pytest.approx(0.15 * least.tokens, abs=1)
-    assert run.seen == pytest.approx(2 * least.seen, abs=1)
+    assert run.attention_pairs == pytest.approx(2 * least.attention_pairs, abs=1)
     assert (
         more["QA", "call"]
         == plain["QA", "call"]

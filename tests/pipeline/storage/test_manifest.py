@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, Text, Work
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, PhaseWork, Text
 from pipeline.corpus.files import CorpusFile
 from pipeline.finetuning import run_folder as runfolder
 from pipeline.storage import manifest
@@ -106,8 +106,8 @@ def calculated(gain: float) -> Call:
 
 def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
     chosen = Funnel("Calculator", "an equals sign", 3, 30, 9, 8, 2, {"bracket": 21, "tool: deadline": 1})
-    drawn = Work("Calculator", "decode", Cost(4, 0, 20, 5), Cost(5, 1, 30, 5))
-    every: dict[str, Any] = {"work": (Work(None, "empty", Cost(4), Cost(5)), drawn)}
+    drawn = PhaseWork("Calculator", "decode", Cost(4, 0, 20, 5), Cost(5, 1, 30, 5))
+    every: dict[str, Any] = {"work": (PhaseWork(None, "empty", Cost(4), Cost(5)), drawn)}
     write(
         tmp_path,
         [
@@ -134,8 +134,8 @@ def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
     assert counts.reasons == {"skipped": {"not JSON": 2}, "failed": {"LookupError": 1}}
     assert (counts.calls, counts.token_forwards) == (2, 20)
     assert counts.work == (
-        Work("Calculator", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
-        Work(None, "empty", Cost(8), Cost(10)),
+        PhaseWork("Calculator", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
+        PhaseWork(None, "empty", Cost(8), Cost(10)),
     )
     question, sums = counts.tools["QA"], counts.tools["Calculator"]
     assert (question.texts, question.selected) == (3, 1)
@@ -148,9 +148,9 @@ def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
 def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Path) -> None:
     shape = ModelShape(parameters=100, layers=2, heads=2, head_size=5, hidden=10, vocabulary=30)
     work = (
-        Work("QA", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
-        Work("QA", "plus", Cost(0), Cost(0)),
-        Work(None, "empty", Cost(8), Cost(8)),
+        PhaseWork("QA", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
+        PhaseWork("QA", "plus", Cost(0), Cost(0)),
+        PhaseWork(None, "empty", Cost(8), Cost(8)),
     )
     counts = Counts(texts=1, status={}, reasons={}, calls=0, token_forwards=18, work=work, tools={})
     ended = Session(started="2023-01-30T10:00:00+00:00", finished="2023-01-30T10:00:02+00:00", wall_s=2.0)

@@ -1,0 +1,23 @@
+"""Errors of the engine: a model that cannot be used, and numbers that are not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools_service.base.errors import ConfigurationError, ToolformerError
+
+
+class ModelError(ConfigurationError):
+    """The model cannot be loaded, or the engine would run it wrongly."""
+
+
+class NonFiniteError(ToolformerError):
+    """The model gave a probability or a loss that is not finite; it is never averaged in."""
+
+    def __init__(self, what: str, text_id: int, tool: str, position: int) -> None:
+        super().__init__(f"text {text_id}, {tool}, position {position}: {what} is not finite")
+        self.what, self.text_id, self.tool, self.position = what, text_id, tool, position
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments: by default only the message would travel between processes."""
+        return type(self), (self.what, self.text_id, self.tool, self.position)
