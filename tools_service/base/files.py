@@ -1,4 +1,4 @@
-"""Small files written whole or not at all, and the clock that stamps them.
+"""Files and folders that appear whole or not at all, and the clock that stamps them.
 
 A write that the operating system refuses becomes an OutputError that names the path. Folders of rows are
 pipeline/storage's.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,6 +50,29 @@ def atomic_write(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, content: object) -> None:
     """`content` as indented JSON, whole or not at all."""
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new, empty folder beside `folder`; at the end of the block it takes its place.
+
+    A reader finds the old folder or the new one, complete; whoever has files of the old one open keeps them.
+    If the block raises, `folder` stays as it was. Whether `folder` may be replaced is for the caller to say.
+    """
+    staging, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    for left_over in (staging, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        with writing(folder):
+            staging.mkdir(parents=True)
+        yield staging
+        with writing(folder):
+            if folder.exists():
+                folder.rename(old)
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def now() -> str:
