@@ -69,10 +69,15 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         with writing(folder):
             if folder.exists():
                 folder.rename(old)
-            staging.rename(folder)
+            try:
+                staging.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def now() -> str:
