@@ -38,12 +38,12 @@ from bench.workload import Subject, make_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Annotation, Call, Cost, Phase, Text
-from pipeline.engine.compiling import compile_parts
+from pipeline.engine.compiling import compile_layers
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import ScoredText, kept, score_calls
-from pipeline.method.sampling import Order, sample_calls
+from pipeline.method.sampling import SamplingRequest, sample_calls
 from pipeline.syntax.prompts import load_prompt
 from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import TOOL_NAMES, ToolName
@@ -148,7 +148,7 @@ def agreement(
     floor = {tool: method.of(tool).tau_f}
     rounded = score_calls(half, [text for text, _ in given], [calls for _, calls in given], floor)
     prompts = {tool: load_prompt(tool, method.prompts)}
-    drawn = sample_calls(half, [Order(text, tool) for text in texts], prompts, method)
+    drawn = sample_calls(half, [SamplingRequest(text, tool) for text in texts], prompts, method)
     return same_calls(exact, [one.calls for one in rounded], floor[tool]) | {
         "drawn": [sum(len(calls) for _, calls in given), sum(len(one.candidates) for one in drawn)]
     }
@@ -185,7 +185,7 @@ def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, An
             report(alike.vllm.run, alike.vllm.scored, vllm=alike.vllm.about)
     for run in without_shortcuts(model, subject.tools, method, texts) if args.shortcuts else ():
         report(run)
-    if args.compile and compile_parts(model.model):
+    if args.compile and compile_layers(model.model):
         subject.annotator().annotate(texts[:BATCH])
         report(run_engine("norms and MLPs compiled", subject.annotator(), model, texts)[0])
     out = {"model": name, "tool": tool, "method": settings.model_dump(), "shape": scale.shape.model_dump()}

@@ -22,7 +22,8 @@ from transformers import LogitsProcessor, StoppingCriteria
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
-from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
+from pipeline.engine.random_streams import stream_keys, uniforms
+from pipeline.engine.sampler import invert_cdf
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
@@ -31,7 +32,7 @@ from pipeline.syntax.calls import END, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import ToolName
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 class Streams(LogitsProcessor):
@@ -105,7 +106,7 @@ class Plain:
         usable[0] &= bool(bos)
         found: list[Candidate] = []
         for i in select_positions(p_api, usable, settings.tau_s, settings.k).tolist():
-            keys = stream_keys(self.method.seed, text.text_id, tool, i, settings.m)
+            keys = stream_keys(self.method.seed, text.text_id, TOOL_NAMES.index(tool), i, settings.m)
             context = [*before, *x[:i], *self.engine.call_tokens.api]
             drawn = self._draw(context, keys, settings.max_call_tokens)
             counts = Counter(

@@ -22,7 +22,7 @@ from pipeline.method import sampling
 from pipeline.method.annotator import Annotator
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.syntax.calls import END
-from pipeline.syntax.grammar import CLOSED, DEAD
+from pipeline.syntax.grammar import CLOSED, DEAD, call_head
 from tools_service.tools.client import LocalTools
 
 BATCH = 64  # texts, as RayConfig has it
@@ -100,16 +100,16 @@ def without_shortcuts(
     yield run_engine("texts one by one", whole, model, texts, batch=1)[0]
     afresh = PromptAfresh(model, tools, method)
     yield run_engine("texts one by one, each with its prompt", afresh, model, texts, batch=1)[0]
-    with _set(sampling, "_SHARE", 1.0):
+    with _set(sampling, "_PREFILL_SHARE", 1.0):
         yield run_engine("no text joins others under way", whole, model, texts)[0]
-    if model.packs:
-        with _set(model, "packs", False):
+    if model.can_unpad:
+        with _set(model, "can_unpad", False):
             yield run_engine("padding fed", whole, model, texts)[0]
-    with _set(model, "_automata", {tool: patient(model)}):
+    with _set(model, "_automata", {call_head(tool): patient(model)}):
         yield run_engine("no early end of draws", whole, model, texts)[0]
     if model.separate_head:
         # All logits may not fit: what then shrinks is for this contestant only.
-        with _set(model, "separate_head", False), _set(model, "batch_tokens", model.max_batch_tokens):
+        with _set(model, "separate_head", False), _set(model, "max_batch_tokens", model.max_batch_tokens):
             yield run_engine("logits everywhere", whole, model, texts)[0]
     yield run_engine("each call scored by itself", EachAlone(model, tools, method), model, texts)[0]
     settings = {**method.of(tool).model_dump(), "tau_f": -1e9}
@@ -143,9 +143,9 @@ class EachAlone(Annotator):
 def patient(model: LanguageModel) -> np.ndarray:
     """A table with which a draw ends only with a ] or a special token."""
     known = len(model.call_tokens.token_strings)
-    table = np.zeros((1, model.vocabulary), dtype=np.int16)
+    table = np.zeros((1, model.vocabulary_size), dtype=np.int16)
     table[0, [token for token, piece in enumerate(model.call_tokens.token_strings) if END in piece]] = CLOSED
-    table[0, [*model.tokenizer.all_special_ids, *range(known, model.vocabulary)]] = DEAD
+    table[0, [*model.tokenizer.all_special_ids, *range(known, model.vocabulary_size)]] = DEAD
     return table
 
 

@@ -15,7 +15,7 @@ from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.records import Annotation, Document, Text
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import score_calls
-from pipeline.method.sampling import Order, sample_calls
+from pipeline.method.sampling import SamplingRequest, sample_calls
 from pipeline.syntax.prompts import load_prompt
 
 pytestmark = pytest.mark.unit
@@ -51,7 +51,7 @@ def test_a_row_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
         ToolMethod(tau_s=0.0, k=4, m=3, max_call_tokens=12),
     )
     wanted = MethodConfig(calculator=method, seed=3)
-    [sampled] = sample_calls(model, [Order(text, "Calculator")], {"Calculator": template}, wanted)
+    [sampled] = sample_calls(model, [SamplingRequest(text, "Calculator")], {"Calculator": template}, wanted)
     executed = [ExecutedCall(candidate, "115", None) for candidate in sampled.candidates]
     [scored] = score_calls(model, [text], [executed], {"Calculator": -1e9})
     row = Annotation(text, "annotated", calls=scored.calls).to_row()

@@ -140,7 +140,9 @@ class Job:
         self.prompt = [*self.bos, *tokenizer(self.template.prefix, **plain).input_ids]
         self.suffix = tokenize_continuations(tokenizer, [self.template.suffix])[0].ids.tolist()
         ending = {token for token, piece in enumerate(pieces) if _ENDS.search(piece)}
-        self.stop = sorted({*ending, *tokenizer.all_special_ids, *range(len(pieces), self.model.vocabulary)})
+        self.stop = sorted(
+            {*ending, *tokenizer.all_special_ids, *range(len(pieces), self.model.vocabulary_size)}
+        )
 
     def warm_up(self, texts: Sequence[Text]) -> None:
         """Whatever is compiled at first use; afterwards the prompt is cached, and nothing else."""
@@ -203,7 +205,7 @@ class Job:
         distinct = list({tuple(x): n for n, x in ids.items()}.values())
         before = {n: self._before(ids[n]) for n in distinct}
         whole, starts = [[*before[n], *ids[n]] for n in distinct], [len(before[n]) for n in distinct]
-        listed = min(LISTED, self.model.vocabulary, math.ceil(1 / tau_s) if tau_s else LISTED)
+        listed = min(LISTED, self.model.vocabulary_size, math.ceil(1 / tau_s) if tau_s else LISTED)
         answer = self._ask("listed", ids=whole, starts=starts, token=api, listed=listed)
         self._feed("positions", whole, answer["fed"])
         found: dict[tuple[int, ...], np.ndarray] = {}
@@ -243,7 +245,7 @@ class Job:
         """The input of each draw's call, or why it is none."""
         special = {
             *self.model.tokenizer.all_special_ids,
-            *range(len(self.model.call_tokens.token_strings), self.model.vocabulary),
+            *range(len(self.model.call_tokens.token_strings), self.model.vocabulary_size),
         }
         spelt = [draw for draw in drawn if draw[-1] not in special]
         return dict.fromkeys(drawn, Malformed("special_token")) | {

@@ -42,7 +42,7 @@ class Trie:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PromptLayout:
     """Tokens of a text's context when calls are sampled: prompt, the text's n, suffix, the text again; and of
     ``<API>``."""
 
@@ -56,7 +56,7 @@ class Layout:
         return self.prompt + self.n + self.suffix + position
 
 
-def least_positions(layout: Layout) -> Cost:
+def lower_bound_positions(layout: PromptLayout) -> Cost:
     """p(<API>) at every position: the context once, without the text's last token, and each further token of
     ``<API>`` behind every position."""
     cost = span(layout.prompt, 2 * layout.n + layout.suffix - 1, layout.n)
@@ -65,7 +65,7 @@ def least_positions(layout: Layout) -> Cost:
     return cost
 
 
-def least_decode(layout: Layout, draws: Mapping[int, Sequence[Sequence[int]]]) -> Cost:
+def lower_bound_decode(layout: PromptLayout, draws: Mapping[int, Sequence[Sequence[int]]]) -> Cost:
     """The draws [tokens] at each chosen position: the last token of ``<API>`` once a position (those before
     it have been run for p(<API>)), then every distinct beginning of a draw that another token was drawn
     after."""
@@ -78,7 +78,7 @@ def least_decode(layout: Layout, draws: Mapping[int, Sequence[Sequence[int]]]) -
     return cost
 
 
-def least_scoring(sequences: Sequence[Sequence[int]], targets: Sequence[int]) -> list[Cost]:
+def lower_bound_scoring(sequences: Sequence[Sequence[int]], targets: Sequence[int]) -> list[Cost]:
     """What each sequence z + x adds to those before it of the same text: up to its last token, which is only
     predicted; `targets` are the numbers of tokens to predict in each."""
     begun = Trie()

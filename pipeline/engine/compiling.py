@@ -1,8 +1,8 @@
-"""What stands between a model's attentions, compiled: norms and MLPs in few kernels instead of many.
+"""Norms and MLPs through torch.compile: few kernels instead of many.
 
-In: a transformers causal LM. Out: the same model; whatever of its layers is not attention runs through
-torch.compile, compiled once for any number of tokens. Attention keeps to the engine's cache and masks, whose
-shapes change with every step. Where nothing can be compiled, the model runs as it is.
+In: a transformers causal LM. Out: the same model; everything in its layers but attention
+is compiled once for any number of tokens. Attention stays as it is: its cache and masks
+have another shape at every step. Where nothing can be compiled, the model runs as before.
 """
 
 from __future__ import annotations
@@ -16,37 +16,44 @@ from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-_VARIANTS = 64  # all parts share a limit, and sizes of one are compiled apart: the usual 8 would not do
+# All parts share one limit, and sizes of one token compile apart: the default of 8 is
+# not enough.
+_RECOMPILE_LIMIT = 64
 
 Backend = str | Callable[..., Any]
-"""torch.compile's."""
+"""A backend of torch.compile."""
 
 
-def compile_parts(model: PreTrainedModel, backend: Backend = "inductor") -> bool:
-    """Compiles the parts, by running a few tokens; False, with a warning, where that fails."""
-    parts = _parts(model)
-    for part in parts:
-        part.compile(dynamic=True, backend=backend, recompile_limit=_VARIANTS)
+def compile_layers(model: PreTrainedModel, backend: Backend = "inductor") -> bool:
+    """Compile norms and MLPs by running a few tokens; False, with a warning, if it fails."""
+    modules = _norms_and_mlps(model)
+    for module in modules:
+        module.compile(dynamic=True, backend=backend, recompile_limit=_RECOMPILE_LIMIT)
     ids = torch.arange(4, device=model.device)[None]
     try:
         with torch.inference_mode():
             model(input_ids=ids, use_cache=False)
-    except Exception as error:  # torch's, Triton's and the C++ compiler's have no class in common
-        for part in parts:
-            part._compiled_call_impl = None
-        why = " ".join(str(error).split("\n")[:2])  # what torch was at, and what stopped it
-        logger.warning("model.compile: nothing was compiled, the model runs as it is: %s", why)
+    except (
+        Exception
+    ) as error:  # errors of torch, Triton and the compiler share no class
+        for module in modules:
+            module._compiled_call_impl = None
+        reason = " ".join(str(error).split("\n")[:2])
+        logger.warning(
+            "model.compile: nothing was compiled, the model runs as it is: %s", reason
+        )
         return False
-    return bool(parts)
+    return bool(modules)
 
 
-def _parts(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """Norms and MLPs of all layers, whatever they are called."""
-    kinds = set(model._no_split_modules or ())
-    layers = (layer for layer in model.modules() if type(layer).__name__ in kinds)
-    inner = (part for layer in layers for part in layer.children())
+def _norms_and_mlps(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The modules of all layers but attention and dropout, whatever they are called."""
+    layer_types = set(model._no_split_modules or ())
     return [
-        part
-        for part in inner
-        if not isinstance(part, torch.nn.Dropout) and "attention" not in type(part).__name__.lower()
+        child
+        for layer in model.modules()
+        if type(layer).__name__ in layer_types
+        for child in layer.children()
+        if not isinstance(child, torch.nn.Dropout)
+        and "attention" not in type(child).__name__.lower()
     ]

@@ -1,10 +1,11 @@
-"""Sequences run whole: log-probabilities of some of their tokens (paper section 2, "Filtering API Calls").
+"""Log-probabilities of tokens in whole sequences (paper section 2, "Filtering API Calls").
 
-In: sequences of ids, and which of their tokens are wanted. Out: those tokens' log-probabilities, and what
-each sequence cost. Nothing is cached and nothing shared between sequences; they are batched by length, and
-padding is left out where the model allows. What the sequences are made of is filtering.py's.
+In: sequences of ids, and which of their tokens are wanted. Out: those tokens'
+log-probabilities, and what each sequence cost. Nothing is cached or shared between
+sequences; they are batched by length, without padding where the model allows that. What
+the sequences mean is for the caller.
 
-Shapes: B sequences, Q tokens of the longest, D hidden size.
+Shapes: B sequences, Q tokens of the longest, D hidden.
 """
 
 from __future__ import annotations
@@ -15,80 +16,122 @@ import numpy as np
 import torch
 
 from pipeline.base.records import Cost, Phase
-from pipeline.engine.model import LanguageModel, pad
+from pipeline.engine.model import LanguageModel, pad_rows
 from pipeline.engine.unpadding import UnpaddedLayout
 
 
 def token_logprobs(
-    model: LanguageModel, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
+    model: LanguageModel,
+    sequences: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+    phase: Phase,
 ) -> tuple[list[np.ndarray], list[Cost]]:
-    """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted` indices,
-    from 1; and what each cost, its share of the padding included.
+    """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted`
+    indices, from 1; and what each sequence cost, its share of the padding included.
 
-    Each sequence is run once and alone: padding stands behind it, where a causal model cannot see it.
-    Sequences are batched by length under `max_batch_tokens`; the last token of a sequence is never fed.
+    Each sequence is run once and alone: padding stands behind it, where a causal model
+    cannot see it. Batches stay under `max_batch_tokens`; the last token of a sequence is
+    never fed. Raises ModelError if a single sequence does not fit the memory.
     """
-    parts: list[tuple[list[int], torch.Tensor]] = []  # stay on the device: to fetch them is to wait for it
-    costs, left = [Cost()] * len(sequences), list(range(len(sequences)))
-    while left:
-        lengths, done, failed = [len(sequences[index]) - 1 for index in left], set(), None
-        for batch in model.batch_by_length(lengths):
-            mine = [left[place] for place in batch]
+    # Results stay on the device until the end: fetching one waits for all queued work.
+    results: list[tuple[list[int], torch.Tensor]] = []
+    costs = [Cost()] * len(sequences)
+    pending = list(range(len(sequences)))
+    while pending:
+        fed = [len(sequences[index]) - 1 for index in pending]
+        done: set[int] = set()
+        failure = None
+        for batch in model.batch_by_length(fed):
+            indices = [pending[place] for place in batch]
             try:
-                found, usage = _scored(model, [sequences[i] for i in mine], [wanted[i] for i in mine], phase)
+                logprobs, batch_costs = _score_batch(
+                    model,
+                    [sequences[index] for index in indices],
+                    [wanted[index] for index in indices],
+                    phase,
+                )
             except torch.OutOfMemoryError as error:
-                failed = str(error)
+                failure = str(error)
                 break
-            parts.append((mine, found))
-            for index, cost in zip(mine, usage, strict=True):
+            results.append((indices, logprobs))
+            for index, cost in zip(indices, batch_costs, strict=True):
                 costs[index] = cost
-            done.update(mine)
-        left = [index for index in left if index not in done]
-        if failed:  # out of the handler, which holds on to the tensors of the forward that failed
-            model.shrink(min(len(sequences[index]) - 1 for index in left), failed)
-    out = [np.zeros(0)] * len(sequences)
-    for mine, found in parts:
-        ends = np.cumsum([len(wanted[index]) for index in mine])
-        for index, logprobs in zip(mine, np.split(found.cpu().numpy(), ends[:-1]), strict=True):
-            out[index] = logprobs
-    return out, costs
+            done.update(indices)
+        pending = [index for index in pending if index not in done]
+        # Not in the handler: the exception keeps the tensors of the failed forward alive.
+        if failure:
+            model.shrink(min(len(sequences[i]) - 1 for i in pending), failure)
+    return _by_sequence(results, wanted), costs
 
 
-def _scored(
-    model: LanguageModel, sequences: Sequence[np.ndarray], wanted: Sequence[np.ndarray], phase: Phase
+def _by_sequence(
+    results: Sequence[tuple[list[int], torch.Tensor]], wanted: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The log-probabilities of each sequence, from those of batches."""
+    logprobs = [np.zeros(0)] * len(wanted)
+    for indices, batch in results:
+        ends = np.cumsum([len(wanted[index]) for index in indices])
+        parts = np.split(batch.cpu().numpy(), ends[:-1])
+        for index, part in zip(indices, parts, strict=True):
+            logprobs[index] = part
+    return logprobs
+
+
+def _score_batch(
+    model: LanguageModel,
+    sequences: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+    phase: Phase,
 ) -> tuple[torch.Tensor, list[Cost]]:
-    """token_logprobs of one batch, in one row."""
-    features, usage = _alone(model, [sequence[:-1] for sequence in sequences])
+    """token_logprobs of one batch, one sequence after the other in one row."""
+    hidden_states, forward_costs = _run_alone(model, [ids[:-1] for ids in sequences])
     sizes = [len(indices) for indices in wanted]
-    costs = [
-        cost + Cost(logits=size if model.separate_head else 0)
-        for cost, size in zip(usage, sizes, strict=True)
-    ]
-    row, column = np.repeat(np.arange(len(sizes)), sizes), np.concatenate(wanted)
-    targets = np.concatenate([ids[at] for ids, at in zip(sequences, wanted, strict=True)])
-    chosen = features[model.tensor(row), model.tensor(column - 1)]
-    found = model.log_probability(chosen, model.tensor(targets), phase).double()
-    for cost in usage:  # log_probability has counted the logits
-        model.spend(phase, cost)
-    return found, costs
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    # A token is predicted by the one before it.
+    slot = np.concatenate(wanted) - 1
+    targets = [ids[indices] for ids, indices in zip(sequences, wanted, strict=True)]
+    predicting = hidden_states[model.tensor(row), model.tensor(slot)]
+    target_ids = model.tensor(np.concatenate(targets))
+    logprobs = model.log_probability(predicting, target_ids, phase).double()
+    costs = []
+    for cost, size in zip(forward_costs, sizes, strict=True):
+        model.usage.record(phase, cost)  # log_probability has counted the logits
+        costs.append(cost + Cost(logits=size if model.separate_head else 0))
+    return logprobs, costs
 
 
 @torch.inference_mode()
-def _alone(model: LanguageModel, rows: Sequence[np.ndarray]) -> tuple[torch.Tensor, list[Cost]]:
-    """Features [B, Q, D] of rows that are contexts of their own, and what each row cost."""
-    sizes, ids = np.array([len(row) for row in rows]), model.tensor(pad(rows))
+def _run_alone(
+    model: LanguageModel, rows: Sequence[np.ndarray]
+) -> tuple[torch.Tensor, list[Cost]]:
+    """Hidden states [B, Q, D] of rows that are contexts of their own; each row's cost."""
+    sizes = np.array([len(row) for row in rows])
+    ids = model.tensor(pad_rows(rows))  # [B, Q]
     longest = ids.shape[1]
-    # A model without a mask looks whether positions begin anew, for which a GPU would be waited for.
-    packed = model.leaves_padding_out(int(sizes.sum()), ids.numel()) or (
-        model.packs and model.device.type == "cuda"
-    )
-    if packed:
-        places = UnpaddedLayout.of(np.arange(longest) < sizes[:, None], model.device, causal=True)
-        # A mask of four dimensions is passed on as it is: the model must not make one from the positions.
-        mask = torch.zeros(1, 1, 1, 1, dtype=model.model.dtype, device=model.device)
-        inputs = {"position_ids": places.column[None], "attention_mask": mask, "places": places}
-        features = places.spread(model.features(places.pack(ids), use_cache=False, **inputs))
+    # Given positions and no mask, transformers looks whether positions start anew, which
+    # waits for the GPU: there, always unpad, with a mask that is never looked at.
+    on_gpu = model.device.type == "cuda"
+    unpadded = model.unpads(int(sizes.sum()), ids.numel())
+    unpadded = unpadded or (model.can_unpad and on_gpu)
+    if unpadded:
+        is_token = np.arange(longest) < sizes[:, None]
+        layout = UnpaddedLayout.of(is_token, model.device, causal=True)
+        # Masks of four dimensions pass through transformers as they are.
+        unused_mask = torch.zeros(
+            1, 1, 1, 1, dtype=model.model.dtype, device=model.device
+        )
+        tokens = model.hidden_states(
+            layout.unpad(ids),
+            layout,
+            position_ids=layout.slot[None],
+            attention_mask=unused_mask,
+            use_cache=False,
+        )
+        hidden_states = layout.pad(tokens)
     else:
-        features = model.features(ids, use_cache=False)
-    pairs = longest * longest if model.eager else longest * (longest + 1) // 2
-    return features, [model.cost(int(size), longest, pairs, packed) for size in sizes]
+        hidden_states = model.hidden_states(ids, use_cache=False)
+    pairs = longest * (longest + 1) // 2
+    if model.eager_attention:
+        pairs = longest * longest
+    costs = [model.row_cost(int(size), longest, pairs, unpadded) for size in sizes]
+    return hidden_states, costs

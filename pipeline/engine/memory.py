@@ -1,8 +1,9 @@
-"""How many tokens one forward may have: measured on the GPU that the model is on.
+"""Memory profiling: how many tokens a forward may have on the GPU that the model is on.
 
-In: an engine. Out: a number of tokens for its `max_batch_tokens`. Sampling and scoring are rehearsed
-with few and with many tokens; memory grows with their number along a line, and the free memory says where to
-stop. A forward that finds no room all the same is halved by those who run it (sampling.py, model.py).
+In: an engine. Out: a number for its `max_batch_tokens`. Profiling runs sample and score
+with few and with many tokens. Peak memory grows linearly with the tokens, and the free
+memory says where to stop. Should a forward run out of memory all the same, its caller
+halves `max_batch_tokens` (LanguageModel.shrink).
 """
 
 from __future__ import annotations
@@ -14,83 +15,119 @@ import torch
 
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.logprobs import token_logprobs
-from pipeline.engine.model import LanguageModel, Prompt, causal
+from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import invert_cdf
+from pipeline.engine.usage import Usage
 
-_SAFE = 0.85  # of the free memory: what is rehearsed is not all there is
-_MOST = 2**18
-_PROMPT, _TEXT, _BRANCHES = 256, 384, 16  # tokens, tokens, branches of each text
-_DRAWS, _STEPS = 64, 2  # nodes of each text while drawing, and for so many tokens
-_FEW, _MANY = 2, 6  # texts in a rehearsal, twice
+# Safety margin: a profiling run does not cover every allocation.
+_USABLE_SHARE = 0.85
+_MAX_TOKENS = 2**18
+# Sizes of a profiling run: tokens of the prompt and of a text, positions and draws per
+# text, steps of drawing.
+_PROMPT_TOKENS, _TEXT_TOKENS = 256, 384
+_POSITIONS, _DRAWS, _STEPS = 16, 64, 2
+# Texts in each of the two runs, twice over.
+_FEW_TEXTS, _MANY_TEXTS = 2, 6
 
 
 def profile_max_batch_tokens(model: LanguageModel) -> int:
-    """Most tokens of a forward, padding included, of a model on one GPU or several."""
+    """Most tokens of a forward, padding included, of a model on one or several GPUs."""
     devices = {weight.device for weight in model.model.parameters()}
-    run_profile(model, 1)  # libraries take their workspaces once
-    peaks = {}
-    for texts in (_FEW, _MANY):
-        before = {device: _restart(device) for device in devices}
+    run_profile(model, 1)  # libraries allocate their workspaces once
+    peak_bytes: dict[int, dict[torch.device, int]] = {}
+    for texts in (_FEW_TEXTS, _MANY_TEXTS):
+        before = {device: _reset_peak(device) for device in devices}
         tokens = run_profile(model, texts)
-        peaks[tokens] = {d: torch.cuda.max_memory_allocated(d) - before[d] for d in devices}
+        peak_bytes[tokens] = {
+            device: torch.cuda.max_memory_allocated(device) - before[device]
+            for device in devices
+        }
     return min(
-        fitting({tokens: peak[device] for tokens, peak in peaks.items()}, _free(device)) for device in devices
+        fitting_batch_tokens(
+            {tokens: peak[device] for tokens, peak in peak_bytes.items()},
+            _free_bytes(device),
+        )
+        for device in devices
     )
 
 
-def fitting(peaks: Mapping[int, int], free: int) -> int:
-    """Tokens that fit `free` bytes, from the peaks [bytes] of two numbers of tokens."""
-    (few, low), (many, high) = sorted(peaks.items())
-    each = max(1.0, (high - low) / (many - few))
-    fixed = max(0.0, low - each * few)
-    return int(min(max((_SAFE * free - fixed) / each, few), _MOST))
+def fitting_batch_tokens(peak_bytes: Mapping[int, int], free_bytes: int) -> int:
+    """Tokens that fit the free memory, from the peaks of two numbers of tokens."""
+    (few, low), (many, high) = sorted(peak_bytes.items())
+    per_token = max(1.0, (high - low) / (many - few))
+    fixed = max(0.0, low - per_token * few)
+    fitting = (_USABLE_SHARE * free_bytes - fixed) / per_token
+    return int(min(max(fitting, few), _MAX_TOKENS))
 
 
 def run_profile(model: LanguageModel, texts: int) -> int:
-    """Two batches of contexts, the second joining the draws of the first, some tokens of many draws, and a
-    batch of sequences to score; how many tokens the contexts were. Nothing of it is counted as spent."""
-    usage = dict(model.usage)
-    prompt, n = min(_PROMPT, model.max_positions // 4), min(_TEXT, model.max_positions // 3)
-    trees = []
-    for _ in range(2):
-        ids = np.arange(texts * n).reshape(texts, n) % model.vocabulary
-        tree = PrefilledBatch(model, _prompt(model, prompt), list(ids), [{} for _ in range(texts)])
-        tree.positions()
-        branches = min(_BRANCHES, n)
-        tree.branch(np.repeat(np.arange(texts), branches), np.tile(np.arange(branches), texts))
-        trees.append(tree)
-    first, second = trees
-    first.join(second)
-    tokens = first.held
-    row, slot = np.repeat(np.arange(2 * texts), _DRAWS), np.tile(np.arange(_DRAWS), 2 * texts)
-    parent = slot % min(_BRANCHES, n)
+    """Sample from and score so many texts, as a real batch does; the tokens of the contexts.
+
+    Two batches of contexts, the second admitted to the first; a few tokens of many draws;
+    a batch of sequences to score. The usage of the model stays as it was.
+    """
+    usage = Usage(model.usage)
+    max_batch_tokens = model.max_batch_tokens
+    text_tokens = min(_TEXT_TOKENS, model.max_positions // 3)
+    tree = _contexts(model, texts, text_tokens)
+    tree.admit(_contexts(model, texts, text_tokens))
+    tokens = tree.cached_slots
+    positions = min(_POSITIONS, text_tokens)
+    text = np.repeat(np.arange(2 * texts), _DRAWS)
+    slot = np.tile(np.arange(_DRAWS), 2 * texts)
+    parent = slot % positions
     for _ in range(_STEPS):
-        first.extend(row, slot, parent, slot % model.vocabulary)
+        tree.extend(text, slot, parent, slot % model.vocabulary_size)
         parent = slot
-        for logits in first.logits(row, slot):
-            invert_cdf(logits, torch.zeros(len(logits), 1, dtype=torch.float64, device=model.device))
-    sequences = [np.arange(n) % model.vocabulary] * (tokens // n)
-    before, model.max_batch_tokens = model.max_batch_tokens, tokens
-    token_logprobs(model, sequences, [np.arange(n - 5, n)] * len(sequences), "plus")
-    model.max_batch_tokens = before
+        for logits in tree.logits(text, slot):
+            u = torch.zeros(len(logits), 1, dtype=torch.float64, device=model.device)
+            invert_cdf(logits, u)
+    sequence = np.arange(text_tokens) % model.vocabulary_size
+    sequences = [sequence] * (tokens // text_tokens)
+    wanted = [np.arange(text_tokens - 5, text_tokens)] * len(sequences)
+    model.max_batch_tokens = tokens
+    token_logprobs(model, sequences, wanted, "plus")
+    model.max_batch_tokens = max_batch_tokens
     model.usage = usage
     return tokens
 
 
-def _prompt(model: LanguageModel, length: int) -> Prompt:
-    cache, depth = KVCache(), torch.arange(length, device=model.device)[None]
-    model.forward(depth % model.vocabulary, depth, causal(length, model.device), cache, "prompt", length)
-    return Prompt(cache, np.arange(4))
+def _contexts(model: LanguageModel, texts: int, text_tokens: int) -> PrefilledBatch:
+    """Contexts of so many texts, branched at some positions."""
+    prompt_tokens = min(_PROMPT_TOKENS, model.max_positions // 4)
+    ids = np.arange(texts * text_tokens).reshape(texts, text_tokens)
+    tree = PrefilledBatch(
+        model,
+        _prompt(model, prompt_tokens),
+        list(ids % model.vocabulary_size),
+        [Usage() for _ in range(texts)],
+    )
+    tree.api_probabilities()
+    positions = min(_POSITIONS, text_tokens)
+    text = np.repeat(np.arange(texts), positions)
+    tree.branch(text, np.tile(np.arange(positions), texts))
+    return tree
 
 
-def _restart(device: torch.device) -> int:
+def _prompt(model: LanguageModel, tokens: int) -> PromptCache:
+    cache = KVCache()
+    position_ids = torch.arange(tokens, device=model.device)[None]
+    ids = position_ids % model.vocabulary_size
+    mask = causal_mask(tokens, model.device)
+    model.forward(ids, position_ids, mask, cache, "prompt", [tokens])
+    return PromptCache(cache, np.arange(4))
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Bytes allocated on `device`; its peak counts from now on."""
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 
 
-def _free(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]
+    free, _ = torch.cuda.mem_get_info(device)
+    return free

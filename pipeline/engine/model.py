@@ -1,12 +1,12 @@
-"""The language model engine: what the steps ask of M, at little more than the least work (paper section 2).
+"""The language model engine: what the steps ask of M, at close to the least work.
 
-In: token ids, and a transformers causal LM. Out: hidden states over a shared cache (`forward`, used by
-tree.py and sequences.py), logits, log-probabilities of given tokens, and what all that cost. It knows no
-tools, thresholds or losses, and nothing of Ray. How sequences are composed is said in docs/method.md;
-that the model really honours masks, positions and a cache given by hand is checked when it is loaded
-(probe.py).
+In: token ids, and a transformers causal LM. Out: hidden states over a shared KV cache
+(`forward`, used by tree_attention.py and logprobs.py), logits, log-probabilities of given
+tokens. `usage` counts what that cost. docs/method.md says how sequences are composed;
+loading.py checks that a model honours masks, positions and a cache given by hand. The
+engine knows no tools, thresholds or losses.
 
-Shapes: B rows, Q tokens fed now, T columns of the cache after them, D hidden size, V vocabulary.
+Shapes: B rows, Q query slots, T cache slots after them, M tokens, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,27 +21,36 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.base.records import Cost, Phase
+from pipeline.engine.batching import batch_by_length
+from pipeline.engine.device import to_device
 from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.transfer import sent
-from pipeline.engine.unpadding import Handed, UnpaddedLayout
+from pipeline.engine.unpadding import UnpaddedLayout, unpadded_forward
+from pipeline.engine.usage import Usage
 from pipeline.syntax.grammar import automaton
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import CallTokens, TokenizedText, tokenize_continuations
-from tools_service.tools.contract import ToolName
+from pipeline.syntax.tokenizer import (
+    CallTokens,
+    TokenizedText,
+    tokenize_continuations,
+)
 
 logger = logging.getLogger(__name__)
 
-CPU_TOKENS = 16_384  # batch_tokens on a CPU, if none are given
-_LOGITS = 2**24  # most logits alive at once: 64 MiB in float32, whatever the vocabulary
-_FULL = 0.95  # share of real tokens from which on leaving padding out is not worth the copies
-_BUCKET = 64  # columns of a cache are shown by as many to a GPU: its kernels want few and aligned shapes
-_START = 128  # what starting a forward costs, in tokens
+CPU_BATCH_TOKENS = 16_384
+"""max_batch_tokens on a CPU, if none is given."""
+
+# Most logits alive at once: 64 MiB in float32, whatever the vocabulary.
+_LOGITS_ALIVE = 2**24
+# From this share of real tokens on, unpadding costs more in copies than it saves.
+_DENSE_SHARE = 0.95
+# GPU attention kernels want few, aligned shapes: views of the cache grow by so many slots.
+_GPU_SLOT_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A tool's prompt: keys and values of what stands before the text, ids of what stands after it."""
+class PromptCache:
+    """A prompt: keys and values of its part before the text, ids of the part after it."""
 
     cache: KVCache
     suffix: np.ndarray
@@ -53,201 +62,303 @@ class Prompt:
 
 
 class LanguageModel:
-    """One causal LM with its tokenizer. Not for use by several threads at once."""
+    """One causal LM with its tokenizer. Not for use by several threads at once.
+
+    Building one checks nothing: loading.py does, and sets `separate_head` and `can_unpad`.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_batch_tokens: int | None = None,
     ) -> None:
+        """Raises ModelError if the tokenizer is larger than the model's embeddings, and
+        TokenizerError if the tokenizer cannot carry calls."""
         self.model = model
         self.model.train(False)
         self.tokenizer = tokenizer
-        self.max_batch_tokens = max_batch_tokens or CPU_TOKENS
         self.device = model.device
-        self.eager = model.config._attn_implementation == "eager"  # compares a token with later ones as well
-        self.bucket = _BUCKET if model.device.type == "cuda" else 1
-        self.call_tokens = CallTokens.of(tokenizer)
+        self.max_batch_tokens = max_batch_tokens or CPU_BATCH_TOKENS
         self.max_positions = max_positions(model.config)
-        self.vocabulary: int = model.config.get_text_config().vocab_size
-        if len(tokenizer) > self.vocabulary:
-            message = f"the tokenizer has {len(tokenizer)} tokens, the model {self.vocabulary} embeddings"
-            raise ModelError(message)
-        self.usage: dict[Phase, Cost] = {}
-        self._prompts: dict[PromptTemplate, Prompt] = {}
-        self._automata: dict[ToolName, np.ndarray] = {}
-        self.packs, self.handed, self.separate_head = False, Handed(), False
+        self.vocabulary_size: int = model.config.get_text_config().vocab_size
+        if len(tokenizer) > self.vocabulary_size:
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer)} tokens, "
+                f"the model {self.vocabulary_size} embeddings"
+            )
+        self.call_tokens = CallTokens.of(tokenizer)
+        self.usage = Usage()
+        # Logits are the output embedding of the last hidden states, and nothing more.
+        self.separate_head = False
+        # Tokens may be fed without their padding.
+        self.can_unpad = False
+        # Eager attention compares a token with later ones as well, masked or not.
+        self.eager_attention = model.config._attn_implementation == "eager"
+        on_gpu = self.device.type == "cuda"
+        self.slot_multiple = _GPU_SLOT_MULTIPLE if on_gpu else 1
+        self._prompts: dict[PromptTemplate, PromptCache] = {}
+        self._automata: dict[str, np.ndarray] = {}
 
-    def shrink(self, least: int, why: str) -> None:
-        """Half as many tokens in a forward from now on, because a forward found no room.
+    def shrink(self, smallest: int, reason: str) -> None:
+        """Halve `max_batch_tokens` after a forward ran out of memory.
 
-        Raises ModelError where even the smallest batch, of `least` tokens, was run by itself.
+        Raises ModelError if even the smallest batch, of `smallest` tokens, ran alone.
         """
-        if self.max_batch_tokens <= least:
-            raise ModelError(f"out of memory with {least} tokens in a forward: {why}")
-        self.max_batch_tokens = max(least, self.max_batch_tokens // 2)
-        logger.warning("out of memory: forwards have at most %d tokens from now on", self.max_batch_tokens)
+        if self.max_batch_tokens <= smallest:
+            raise ModelError(
+                f"out of memory with {smallest} tokens in a forward: {reason}"
+            )
+        self.max_batch_tokens = max(smallest, self.max_batch_tokens // 2)
+        logger.warning(
+            "out of memory: forwards have at most %d tokens from now on",
+            self.max_batch_tokens,
+        )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        """The array on the model's device, without waiting for what that is doing."""
-        return sent(array, self.device)
+        """`array` on the model's device, without stalling it."""
+        return to_device(array, self.device)
+
+    # Texts, prompts and calls as tokens.
 
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x, -1 where no call
-        may stand.
+        """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x,
+        -1 where no call may stand.
 
-        Of several tokens at one offset of x (a space of its own, then the first word) only the first may
-        have calls.
+        Of several tokens at one offset of x (a lone space, then the first word) only the
+        first may have calls.
         """
-        encoded = tokenize_continuations(self.tokenizer, [" " + text for text in texts])
-        # From offsets in " " + x to offsets in x, where 0 and 1 would both be 0: the first token has it.
-        return [TokenizedText(s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))) for s in encoded]
+        encoded = tokenize_continuations(
+            self.tokenizer, [" " + text for text in texts]
+        )
+        return [
+            TokenizedText(e.ids, _offsets_in_text(e.starts)) for e in encoded
+        ]
 
-    def prompt(self, template: PromptTemplate) -> Prompt:
-        """The tool's prompt with its keys and values, computed once."""
+    def prompt(self, template: PromptTemplate) -> PromptCache:
+        """The prompt with its keys and values, computed once."""
         if template not in self._prompts:
-            before, suffix = self._around(template)
-            cache, ids = KVCache(), self.tensor(before)[None]
-            depth = torch.arange(len(before), device=self.device)[None]
-            self.forward(ids, depth, causal(len(before), self.device), cache, "prompt", len(before))
-            self._prompts[template] = Prompt(cache, suffix)
+            prefix, suffix = self._around(template)
+            cache = KVCache()
+            ids = self.tensor(prefix)[None]
+            position_ids = torch.arange(len(prefix), device=self.device)[None]
+            mask = causal_mask(len(prefix), self.device)
+            self.forward(
+                ids, position_ids, mask, cache, "prompt", [len(prefix)]
+            )
+            self._prompts[template] = PromptCache(cache, suffix)
         return self._prompts[template]
 
-    def max_text_tokens(self, template: PromptTemplate, max_call_tokens: int) -> int:
-        """Most tokens a text may have to be sampled with this prompt: it stands in the context twice."""
-        fixed = sum(map(len, self._around(template))) + len(self.call_tokens.api) + max_call_tokens
+    def max_text_tokens(
+        self, template: PromptTemplate, max_call_tokens: int
+    ) -> int:
+        """Most tokens a text may have to be sampled with this prompt.
+
+        The text stands in the context twice: in the prompt and in its own copy.
+        """
+        around = sum(map(len, self._around(template)))
+        fixed = around + len(self.call_tokens.api) + max_call_tokens
         return max(0, (self.max_positions - fixed) // 2)
 
-    def _around(self, template: PromptTemplate) -> tuple[np.ndarray, np.ndarray]:
-        """Ids before and after the text. The first begin the sequence, so they are not a continuation."""
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        first = self.tokenizer(template.prefix, **plain).input_ids
-        return np.array([*self.call_tokens.bos, *first]), tokenize_continuations(
-            self.tokenizer, [template.suffix]
-        )[0].ids
+    def _around(
+        self, template: PromptTemplate
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids before the text, where the sequence begins, and after it."""
+        first = self.tokenizer(
+            template.prefix,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
+        )
+        [suffix] = tokenize_continuations(self.tokenizer, [template.suffix])
+        return np.array([*self.call_tokens.bos, *first.input_ids]), suffix.ids
 
-    def automaton(self, tool: ToolName) -> np.ndarray:
-        """grammar.automaton of the tool for this vocabulary, made once."""
-        if tool not in self._automata:
-            special = self.tokenizer.all_special_ids
-            self._automata[tool] = automaton(tool, self.call_tokens.token_strings, special, self.vocabulary)
-        return self._automata[tool]
+    def automaton(self, head: str) -> np.ndarray:
+        """The automaton (syntax/grammar.py) of calls that begin with `head`, made once."""
+        if head not in self._automata:
+            self._automata[head] = automaton(
+                head,
+                self.call_tokens.token_strings,
+                self.tokenizer.all_special_ids,
+                self.vocabulary_size,
+            )
+        return self._automata[head]
+
+    # Forwards.
 
     @torch.inference_mode()
     def forward(
         self,
         ids: torch.Tensor,  # [B, Q] int64
-        depth: torch.Tensor,  # [B, Q] position ids
-        allowed: torch.Tensor,  # [B, Q, T] bool: which columns each token sees, itself included
+        position_ids: torch.Tensor,  # [B, Q]
+        attention_mask: torch.Tensor,  # [B, Q, T] bool: slots a token sees, its own too
         cache: KVCache,
         phase: Phase,
-        real: int,  # tokens that are not padding, for the counts
-        where: np.ndarray | None = None,  # [B, Q] bool: which ones those are, if padding may be left out
+        tokens_by_row: Sequence[int],  # [B] real tokens
+        is_token: np.ndarray | None = None,  # [B, Q] bool: the real tokens
     ) -> torch.Tensor:  # [B, Q, D]
-        """Runs tokens behind `cache`, which grows by their Q columns; returns what `logits` takes."""
-        dtype, cache.bucket = self.model.dtype, self.bucket
-        shown = -(-allowed.shape[2] // self.bucket) * self.bucket
-        mask = torch.empty(*allowed.shape[:2], shown, dtype=dtype, device=self.device)
-        mask.fill_(torch.finfo(dtype).min)
-        mask[..., : allowed.shape[2]].masked_fill_(allowed, 0)
-        inputs: dict[str, Any] = {"attention_mask": mask[:, None], "past_key_values": cache}
-        packed = where is not None and self.leaves_padding_out(real, ids.numel())
-        if packed and where is not None:
-            cache.places = places = UnpaddedLayout.of(where, self.device)
-            inputs |= {"position_ids": places.pack(depth), "places": places}
-            features = places.spread(self.features(places.pack(ids), **inputs))
-            cache.places = None
+        """Run tokens behind `cache`, which grows by Q slots; hidden states for `logits`.
+
+        Padding is fed as well unless `is_token` says where it is.
+        """
+        cache.slot_multiple = self.slot_multiple
+        inputs: dict[str, Any] = {
+            "attention_mask": self._additive(attention_mask),
+            "past_key_values": cache,
+        }
+        unpadded = is_token is not None and self.unpads(
+            sum(tokens_by_row), ids.numel()
+        )
+        if unpadded and is_token is not None:
+            layout = UnpaddedLayout.of(is_token, self.device)
+            tokens = self.hidden_states(
+                layout.unpad(ids),
+                layout,
+                position_ids=layout.unpad(position_ids),
+                **inputs,
+            )
+            hidden_states = layout.pad(tokens)
         else:
-            features = self.features(ids, position_ids=depth, **inputs)
-        self.spend(phase, self.cost(real, ids.numel(), ids.numel() * allowed.shape[2], packed))
+            hidden_states = self.hidden_states(
+                ids, position_ids=position_ids, **inputs
+            )
+        costs = self.forward_costs(tokens_by_row, attention_mask, unpadded)
+        self.usage.record(phase, sum(costs, Cost()))
         cache.length += ids.shape[1]
-        return features
+        return hidden_states
 
-    def leaves_padding_out(self, real: int, size: int) -> bool:
-        """Whether a batch of this size, of which `real` tokens are no padding, is run without the padding."""
-        return self.packs and real <= _FULL * size
+    def hidden_states(
+        self,
+        ids: torch.Tensor,
+        layout: UnpaddedLayout | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        """What the output embedding takes, [B, Q, D]; logits if there is no separate head."""
+        with unpadded_forward(layout):
+            if self.separate_head:
+                output = self.model.base_model(input_ids=ids, **inputs)[0]
+            else:
+                output = self.model(input_ids=ids, **inputs).logits
+        states: torch.Tensor = output.to(self.device)
+        return states
 
-    def cost(self, real: int, size: int, seen: int, packed: bool) -> Cost:
-        """Of a forward, or of some rows of it, without the logits that are asked for afterwards."""
-        padding = 0 if packed else size - real
-        return Cost(real, padding, seen, 0 if self.separate_head else real + padding)
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """[B, Q, T] bool → [B, 1, Q, T'] to add to scores, T' as the cache shows slots."""
+        dtype = self.model.dtype
+        visible = -(-mask.shape[2] // self.slot_multiple) * self.slot_multiple
+        additive = torch.empty(
+            *mask.shape[:2], visible, dtype=dtype, device=self.device
+        )
+        additive.fill_(torch.finfo(dtype).min)
+        additive[..., : mask.shape[2]].masked_fill_(mask, 0)
+        return additive[:, None]
 
-    def spend(self, phase: Phase, cost: Cost) -> None:
-        """Add to what has been spent since the model was made."""
-        self.usage[phase] = self.usage.get(phase, Cost()) + cost
+    def unpads(self, tokens: int, slots: int) -> bool:
+        """Whether a batch with so many real tokens in its slots runs without padding."""
+        return self.can_unpad and tokens <= _DENSE_SHARE * slots
 
-    def logits(self, features: torch.Tensor, phase: Phase | None = None) -> Iterator[torch.Tensor]:
-        """Float32 logits [rows, V] of features [M, D], a bounded number of rows at a time and in order.
+    def forward_costs(
+        self,
+        tokens_by_row: Sequence[int],
+        attention_mask: torch.Tensor,  # [B, Q, T]
+        unpadded: bool,
+    ) -> list[Cost]:
+        """The cost of each row of a forward.
 
-        Counted under `phase`, if any.
+        Logits are not in it where they are computed from hidden states afterwards.
+        """
+        _, slots, width = attention_mask.shape
+        pairs = slots * width
+        return [
+            self.row_cost(tokens, slots, pairs, unpadded)
+            for tokens in tokens_by_row
+        ]
+
+    def row_cost(
+        self, tokens: int, slots: int, pairs: int, unpadded: bool
+    ) -> Cost:
+        """The cost of one row with so many real tokens and attention pairs."""
+        padding = 0 if unpadded else slots - tokens
+        logits = 0 if self.separate_head else tokens + padding
+        return Cost(tokens, padding, pairs, logits)
+
+    def logits(
+        self, hidden_states: torch.Tensor, phase: Phase | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Float32 logits [m, V] of hidden states [M, D], a bounded number m at a time.
+
+        They are counted under `phase`, if any.
         """
         if phase and self.separate_head:
-            self.spend(phase, Cost(logits=len(features)))
-        model: Any = self.model
-        head = model.get_output_embeddings() if self.separate_head else torch.nn.Identity()
+            self.usage.record(phase, Cost(logits=len(hidden_states)))
+        head: Any = torch.nn.Identity()
+        if self.separate_head:
+            lm: Any = self.model
+            head = lm.get_output_embeddings()
+        rows = max(1, _LOGITS_ALIVE // self.vocabulary_size)
         with torch.inference_mode():
-            for chunk in torch.split(features, max(1, _LOGITS // self.vocabulary)):
+            for chunk in torch.split(hidden_states, rows):
                 yield head(chunk).to(self.device).float()
 
-    def log_probability(self, features: torch.Tensor, targets: torch.Tensor, phase: Phase) -> torch.Tensor:
-        """Natural log of p(target) [M], float32, after each of features [M, D]."""
-        parts, done = [], 0
-        for logits in self.logits(features, phase):
-            chosen = targets[done : done + len(logits), None]
-            parts.append(logits.gather(1, chosen)[:, 0] - logits.logsumexp(1))
-            done += len(logits)
-        return torch.cat(parts) if parts else torch.zeros(0)
+    def log_probability(
+        self, hidden_states: torch.Tensor, targets: torch.Tensor, phase: Phase
+    ) -> torch.Tensor:
+        """Natural log of p(target) [M], float32, after each of hidden states [M, D]."""
+        chunks = []
+        start = 0
+        for logits in self.logits(hidden_states, phase):
+            end = start + len(logits)
+            target_logits = logits.gather(1, targets[start:end, None])[:, 0]
+            chunks.append(target_logits - logits.logsumexp(1))
+            start = end
+        return torch.cat(chunks) if chunks else torch.zeros(0)
 
     def batch_by_length(
-        self, lengths: Sequence[int], shared: int = 0, forwards: int = 1, share: float = 1.0
+        self,
+        lengths: Sequence[int],
+        prefix: int = 0,
+        forwards: int = 1,
+        share: float = 1.0,
     ) -> list[list[int]]:
-        """Indices grouped into batches of like length, the longest first, at the least cost.
-
-        A batch costs its rows times its longest, and what it takes to start its `forwards`; its rows, each
-        `shared` longer, stay under this `share` of `max_batch_tokens` when padded. (Shortest path over the sorted
-        lengths.)
-        """
-        most = int(self.max_batch_tokens * share)
-        order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-        cost = np.full(len(order) + 1, np.inf)
-        cost[0], origin = 0.0, np.zeros(len(order) + 1, dtype=np.int64)
-        for first in range(len(order)):
-            longest = lengths[order[first]]
-            rows = np.arange(1, 1 + max(1, min(len(order) - first, most // max(1, longest + shared))))
-            reached = cost[first] + _START * forwards + rows * longest
-            better = reached < cost[first + rows]
-            cost[first + rows[better]], origin[first + rows[better]] = reached[better], first
-        ends, end = [], len(order)
-        while end:
-            ends.append((origin[end], end))
-            end = int(origin[end])
-        return [order[first:end].tolist() for first, end in reversed(ends)]
-
-    def features(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """What the output embedding takes, or the logits where the model does more than that to them."""
-        with self.handed.meanwhile(inputs.get("places")):
-            if self.separate_head:
-                features: torch.Tensor = self.model.base_model(input_ids=ids, **inputs)[0]
-            else:
-                features = self.model(input_ids=ids, **inputs).logits
-        return features.to(self.device)
+        """batching.batch_by_length under this share of `max_batch_tokens`."""
+        max_tokens = int(self.max_batch_tokens * share)
+        return batch_by_length(lengths, max_tokens, prefix, forwards)
 
 
-def causal(length: int, device: torch.device) -> torch.Tensor:
-    """[1, length, length]: every token sees itself and those before it."""
-    return torch.ones(1, length, length, dtype=torch.bool, device=device).tril_()
+def _offsets_in_text(starts: np.ndarray) -> np.ndarray:
+    """From offsets in ``" " + x`` to offsets in x.
+
+    Offsets 0 and 1 would both become 0: the token at 0 has it, one at 1 gets -1.
+    """
+    return np.where(starts == 1, -1, starts - (starts > 1))
 
 
-def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of ids as one array [B, longest], zeros behind."""
-    out = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+def causal_mask(length: int, device: torch.device) -> torch.Tensor:
+    """[1, length, length] bool: every token sees itself and those before it."""
+    return torch.ones(
+        1, length, length, dtype=torch.bool, device=device
+    ).tril_()
+
+
+def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of ids as one array [B, longest], with zeros behind them."""
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for index, row in enumerate(rows):
-        out[index, : len(row)] = row
-    return out
+        padded[index, : len(row)] = row
+    return padded
 
 
 def max_positions(config: Any) -> int:
-    """The longest context the model is exact for: its positions, or a shorter attention window."""
-    names = ("max_position_embeddings", "sliding_window", "window_size", "attention_chunk_size")
-    found = [getattr(config, name, None) for name in names]
-    return min((value for value in found if isinstance(value, int) and value > 0), default=2**31)
+    """The longest context the model is exact for: its positions, or a shorter window."""
+    fields = (
+        "max_position_embeddings",
+        "sliding_window",
+        "window_size",
+        "attention_chunk_size",
+    )
+    limits = [getattr(config, field, None) for field in fields]
+    return min(
+        (n for n in limits if isinstance(n, int) and n > 0), default=2**31
+    )

@@ -1,9 +1,11 @@
-"""The contexts calls are sampled in: P(x), x_1 .. x_{i-1} for every position i at once (paper section 2).
+"""Prefill: the contexts that calls are sampled in, for all positions at once (paper section 2).
 
-In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>`` behind the positions
-that were chosen. A row's context is the prompt (one copy per row, computed once), the text, the prompt's
-suffix, the text again; the tokens that predict position i are the last of the suffix and the text's first to
-last but one. Which positions to choose is sampling.py's.
+A row's context is the prompt (computed once, copied per row), the text, the prompt's
+suffix and the text again. The tokens that predict position i of the text are the last of
+the suffix and the copy's first to last but one.
+
+In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>``
+behind the chosen positions. Which positions to choose is for the caller to say.
 
 Shapes: B rows, N tokens of the longest text, O of the suffix, M positions in a flat list.
 """
@@ -15,62 +17,114 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.engine.model import LanguageModel, Prompt, causal, pad
-from pipeline.engine.tree_attention import SPARE, Tree, Usage, rank
+from pipeline.engine.model import (
+    LanguageModel,
+    PromptCache,
+    causal_mask,
+    pad_rows,
+)
+from pipeline.engine.tree_attention import (
+    SPARE_SLOTS,
+    TreeBatch,
+    index_within_group,
+)
+from pipeline.engine.usage import Usage
 
 
-class PrefilledBatch(Tree):
-    """B texts behind one prompt. Until `branch`, the frontier is the context."""
+class PrefilledBatch(TreeBatch):
+    """B texts behind one prompt. Until `branch`, the frontier is the whole context."""
 
     def __init__(
-        self, model: LanguageModel, prompt: Prompt, texts: Sequence[np.ndarray], accounts: Sequence[Usage]
+        self,
+        model: LanguageModel,
+        prompt: PromptCache,
+        texts: Sequence[np.ndarray],
+        usage_by_text: Sequence[Usage],
     ) -> None:
-        """Runs the contexts. A text has at least one token."""
+        """Run the contexts. Every text has at least one token."""
+        rows = len(texts)
+        text_ids = pad_rows(texts)  # [B, N]
+        suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, O]
+        ids = np.concatenate([text_ids, suffix_ids, text_ids[:, :-1]], axis=1)
         self.lengths = np.array([len(text) for text in texts])
-        self.width, rows, tail = int(self.lengths.max()), len(texts), len(prompt.suffix)
-        self.first = self.width + tail - 1  # the context's column that predicts position 0
-        ids = np.concatenate([pad(texts), np.tile(prompt.suffix, (rows, 1)), pad(texts)[:, :-1]], axis=1)
-        self.context = prompt.length + ids.shape[1]
-        super().__init__(model, prompt.cache.repeated(rows, self.context + SPARE), accounts)
-        once, again = np.arange(self.width), np.arange(self.width - 1)
-        n = self.lengths[:, None]
-        real = np.concatenate([once < n, np.ones((rows, tail), dtype=bool), again < n - 1], axis=1)
-        depth = np.concatenate([once + 0 * n, n + np.arange(tail), n + tail + again], axis=1)
-        depth = np.where(real, depth + prompt.length, 0)  # padding must not ask for positions the model lacks
-        seen = model.tensor(real)[:, None] & causal(ids.shape[1], self.device)
-        before = torch.ones(1, 1, prompt.length, dtype=torch.bool, device=self.device)
-        allowed = torch.cat([before.expand(*seen.shape[:2], -1), seen], dim=2)
-        self._run(model.tensor(ids), model.tensor(depth), allowed, "positions", real)
+        self.longest = text_ids.shape[1]  # N
+        self.context_length = prompt.length + ids.shape[1]
+        # The query slot that predicts position 0: the last token of the suffix.
+        self.first_slot = self.longest + len(prompt.suffix) - 1
+        cache = prompt.cache.repeated(rows, self.context_length + SPARE_SLOTS)
+        super().__init__(model, cache, usage_by_text)
+        is_token, position_ids = self._layout(len(prompt.suffix))
+        # Padding must not ask for positions that the model lacks.
+        position_ids = np.where(is_token, prompt.length + position_ids, 0)
+        causal = causal_mask(ids.shape[1], self.device)
+        context_mask = model.tensor(is_token)[:, None] & causal
+        prompt_mask = context_mask.new_ones(1, 1, prompt.length)
+        prompt_mask = prompt_mask.expand(*context_mask.shape[:2], -1)
+        self._run(
+            model.tensor(ids),
+            model.tensor(position_ids),
+            torch.cat([prompt_mask, context_mask], dim=2),
+            "positions",
+            is_token,
+        )
 
-    def positions(self) -> list[np.ndarray]:
-        """p(<API>) [n] at every position of each text, float64: the product along the ids of ``<API>``.
+    def _layout(self, suffix_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which slots [B, N + O + N - 1] hold tokens, and their positions after the prompt."""
+        length = self.lengths[:, None]
+        text = np.arange(self.longest)
+        suffix = np.arange(suffix_length)
+        copy = np.arange(self.longest - 1)
+        suffix_is_token = np.ones((len(length), suffix_length), dtype=bool)
+        is_token = np.concatenate(
+            [text < length, suffix_is_token, copy < length - 1], axis=1
+        )
+        text_positions = np.broadcast_to(text, (len(length), self.longest))
+        position_ids = np.concatenate(
+            [text_positions, length + suffix, length + suffix_length + copy],
+            axis=1,
+        )
+        return is_token, position_ids
 
-        Only the first of them needs no forward of its own; for the others a branch grows at every position
-        and is forgotten again.
+    def api_probabilities(self) -> list[np.ndarray]:
+        """p(<API>) [n], float64, at every position of each text.
+
+        The probability is the product along the ids of ``<API>``. The first id needs no
+        forward of its own; for the others a branch grows at every position and is
+        forgotten again.
         """
-        row = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        column = np.concatenate([np.arange(n) for n in self.lengths])
-        saved = (self.features, self.allowed, self.depth, self.cache.length)
-        at = self.first + column
-        total = np.zeros(len(row))
-        for depth, token in enumerate(self.model.call_tokens.api):
-            if depth:
-                previous = np.full(len(row), self.model.call_tokens.api[depth - 1])
-                self.extend(row, column, at, previous, "positions")
-                at = column
-            total += self.log_probability(row, at, np.full(len(row), token), "positions")
-        self.features, self.allowed, self.depth, self.cache.length = saved
-        return np.split(np.exp(total), np.cumsum(self.lengths)[:-1])
-
-    def branch(self, row: np.ndarray, position: np.ndarray) -> None:
-        """Puts ``<API>`` behind the contexts of positions [M] of texts [M], both ascending; the slots of its
-        last token are in that order.
-
-        Columns behind the last position are forgotten: no branch sees them.
-        """
-        self.cache.length = self.context - (self.width - 1) + int(position.max())
-        self.allowed = self.allowed[:, :, : self.cache.length]
-        slot, parent = rank(row), self.first + position
+        text = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        position = np.concatenate(
+            [np.arange(length) for length in self.lengths]
+        )
+        context = (self.hidden_states, self.attention_mask, self.position_ids)
+        length = self.cache.length
+        slot = self.first_slot + position
+        log_p_api = np.zeros(len(text))
+        previous = None
         for token in self.model.call_tokens.api:
-            self.extend(row, slot, parent, np.full(len(row), token))
+            if previous is not None:
+                previous_ids = np.full(len(text), previous)
+                self.extend(text, position, slot, previous_ids, "positions")
+                slot = position
+            ids = np.full(len(text), token)
+            log_p_api += self.log_probability(text, slot, ids, "positions")
+            previous = token
+        self.hidden_states, self.attention_mask, self.position_ids = context
+        self.cache.length = length
+        ends = np.cumsum(self.lengths)
+        return np.split(np.exp(log_p_api), ends[:-1])
+
+    def branch(self, text: np.ndarray, position: np.ndarray) -> None:
+        """Put ``<API>`` behind the contexts of positions [M] of texts [M], both ascending.
+
+        In each text, the slots of its last token are in the order of the positions. Slots
+        behind the last position are forgotten: no branch sees them.
+        """
+        until_position_0 = self.context_length - (self.longest - 1)
+        self.cache.length = until_position_0 + int(position.max())
+        self.attention_mask = self.attention_mask[:, :, : self.cache.length]
+        slot = index_within_group(text)
+        parent = self.first_slot + position
+        for token in self.model.call_tokens.api:
+            self.extend(text, slot, parent, np.full(len(text), token))
             parent = slot

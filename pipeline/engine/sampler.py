@@ -1,10 +1,14 @@
-"""Drawing calls from M, many texts' draws at once (paper section 2, "Sampling API Calls").
+"""Sampling with continuous batching: draws of many texts at once (paper section 2).
 
-In: contexts of texts with the positions I chosen in each, and a key for each of the m draws at a position.
-Out: the tokens of every draw. A draw's random numbers are its own, fixed by seed, text, tool, position and
-number, and its next token inverts the cumulative distribution: the same draws come whatever is drawn beside
-them. Draws that stand at one position with the same tokens so far are one node of the tree and cost one
-token. Which texts are under way together, and reading the tokens as calls, is sampling.py's.
+In: prefilled contexts with the positions chosen in each, a key for each of the m draws at a
+position, and the automaton that says when a draw is over. Out: the tokens of every draw.
+
+A draw's next token inverts the cumulative distribution at a random number of its own, so
+the same draws come whatever is drawn beside them. Draws at one position with the same
+tokens so far are one node of the tree and cost one token. Requests join while others run.
+Which requests run together, and reading tokens as calls, is for the caller.
+
+Shapes: N running draws, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,84 +22,73 @@ import torch
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
-from pipeline.engine.tree_attention import Tree, rank
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from pipeline.engine.random_streams import uniforms
+from pipeline.engine.tree_attention import TreeBatch, index_within_group
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-
-
-def stream_keys(seed: int, text_id: int, tool: ToolName, position: int, m: int) -> np.ndarray:
-    """Keys [m] uint64 of the random streams of the m draws at token `position` of a text."""
-    key = np.zeros(m, dtype=np.uint64)
-    for part in (seed, text_id, TOOL_NAMES.index(tool), position):
-        key = _mix((key ^ np.uint64(part % 2**64)) + _GAMMA)
-    return _mix((key ^ np.arange(m, dtype=np.uint64)) + _GAMMA)
-
-
-def uniforms(keys: np.ndarray, step: np.ndarray | int) -> np.ndarray:
-    """The random numbers u in [0, 1) that streams `keys` hold for their token `step`, counted from 0
-    (SplitMix64)."""
-    bits = _mix(keys + (np.atleast_1d(step) + 1).astype(np.uint64) * _GAMMA)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = z ^ (z >> np.uint64(31))
-    return mixed
+Origin = tuple[int, str, int]
+"""Where a draw comes from, for errors: text id, tool, token position."""
 
 
 def invert_cdf(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """Tokens [N, m]: for logits [N, V] and u [N, m] the first token whose cumulative float64 probability
-    exceeds u.
+    """Tokens [N, m]: for logits [N, V] and u [N, m] in [0, 1), the first token whose
+    cumulative probability (float64) exceeds u.
 
     Minus one where a row of logits is not finite.
     """
     cdf = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    drawn = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)
-    return drawn.clamp_(max=logits.shape[-1] - 1).masked_fill_(~cdf[:, -1:].isfinite(), -1)
+    total = cdf[:, -1:]
+    tokens = torch.searchsorted(cdf, u * total, right=True)
+    tokens.clamp_(max=logits.shape[-1] - 1)
+    return tokens.masked_fill_(~total.isfinite(), -1)
 
 
 @dataclass(frozen=True)
-class _Running:
+class _RunningDraws:
     """The draws that have not ended, [N] each."""
 
     number: np.ndarray  # among all draws
-    node: np.ndarray  # of the frontier, where each stands
-    key: np.ndarray
-    tool: np.ndarray  # its place in TOOL_NAMES
-    state: np.ndarray  # of the tool's automaton
-    most: np.ndarray  # tokens it may have
+    node: np.ndarray  # of the frontier, where each draw stands
+    key: np.ndarray  # of its random stream
+    automaton: np.ndarray  # its place among the sampler's automata
+    state: np.ndarray  # of that automaton
+    max_tokens: np.ndarray
 
-    def only(self, which: np.ndarray) -> _Running:
-        return replace(self, **{name.name: getattr(self, name.name)[which] for name in fields(self)})
+    def select(self, which: np.ndarray) -> _RunningDraws:
+        """The draws at a mask or at indices."""
+        columns = {f.name: getattr(self, f.name)[which] for f in fields(self)}
+        return _RunningDraws(**columns)
 
-    def and_also(self, other: _Running) -> _Running:
-        pairs = {name.name: [getattr(one, name.name) for one in (self, other)] for name in fields(self)}
-        return _Running(**{name: np.concatenate(pair) for name, pair in pairs.items()})
+    def concatenate(self, other: _RunningDraws) -> _RunningDraws:
+        """These draws, then those of `other`."""
+        columns = {}
+        for f in fields(self):
+            pair = [getattr(self, f.name), getattr(other, f.name)]
+            columns[f.name] = np.concatenate(pair)
+        return _RunningDraws(**columns)
 
 
 class Sampler:
-    """Draws of any texts and tools, one token each at a step. Others join while they run, and those that end
-    leave their place. A draw ends when it closes, cannot become a call, or is too long.
+    """Draws of any texts, one token each at a step.
 
-    `tokens` are those after ``<API>`` of every draw so far, numbered in the order they came.
+    A draw ends when its automaton closes or dies, or when it is too long. `tokens` are
+    those of every draw so far, numbered in the order the draws came.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.tokens: list[list[int]] = []
         self._model = model
-        self._asked: list[tuple[int, ToolName, int]] = []  # text id, tool and position of every draw
-        self._tree: Tree | None = None
-        self._running: _Running | None = None
-        self._row = self._slot = np.zeros(0, dtype=np.int64)  # of each node of the frontier
+        self._origins: list[Origin] = []  # of every draw
+        self._automata: list[np.ndarray] = []
+        self._tree: TreeBatch | None = None
+        self._running: _RunningDraws | None = None
+        # Text and slot of each node of the frontier.
+        self._node_text = np.zeros(0, dtype=np.int64)
+        self._node_slot = self._node_text
 
     @property
-    def held(self) -> int:
-        """Columns of the cache that the texts under way hold, in all."""
-        return self._tree.held if self._tree else 0
+    def cached_slots(self) -> int:
+        """Cache slots that running texts hold, in all."""
+        return self._tree.cached_slots if self._tree else 0
 
     def running(self) -> set[int]:
         """Numbers of the draws that have not ended."""
@@ -104,85 +97,105 @@ class Sampler:
     def add(
         self,
         contexts: PrefilledBatch,
-        tool: ToolName,
-        row: np.ndarray,  # [R] which text each position is in, ascending
-        position: np.ndarray,  # [R] token i
+        text: np.ndarray,  # [R] the text of each position, ascending
+        position: np.ndarray,  # [R] token index
         keys: np.ndarray,  # [R, m]
+        automaton: np.ndarray,  # next state [states, V], as syntax/grammar.py makes it
         max_tokens: int,
-        text_ids: Sequence[int],  # [R], for errors
+        origins: Sequence[Origin],  # [R]
     ) -> range:
-        """Starts m draws at each of the positions; their numbers, position by position."""
-        contexts.branch(row, position)
+        """Start m draws at each position; their numbers, position by position."""
+        contexts.branch(text, position)
         count, m = keys.size, keys.shape[1]
         numbers = range(len(self.tokens), len(self.tokens) + count)
         self.tokens += [[] for _ in numbers]
-        for text_id, place in zip(text_ids, position.tolist(), strict=True):
-            self._asked += [(text_id, tool, place)] * m
-        new = _Running(
+        self._origins += [origin for origin in origins for _ in range(m)]
+        node_slot = index_within_group(text)
+        draws = _RunningDraws(
             number=np.array(numbers),
-            node=np.repeat(np.arange(len(row)), m),
+            node=np.repeat(np.arange(len(text)), m),
             key=keys.ravel(),
-            tool=np.full(count, TOOL_NAMES.index(tool)),
+            automaton=np.full(count, self._automaton_index(automaton)),
             state=np.zeros(count, dtype=np.int16),
-            most=np.full(count, max_tokens),
+            max_tokens=np.full(count, max_tokens),
         )
         if self._tree is None or self._running is None:
-            self._tree, self._running, self._row, self._slot = contexts, new, row, rank(row)
+            self._tree, self._running = contexts, draws
+            self._node_text, self._node_slot = text, node_slot
             return numbers
-        first = len(self._tree.place)
-        self._tree.join(contexts)
-        self._running = self._running.and_also(replace(new, node=new.node + len(self._row)))
-        self._row = np.concatenate([self._row, row + first])
-        self._slot = np.concatenate([self._slot, rank(row)])
+        first_text = len(self._tree.row_of_text)
+        first_node = len(self._node_text)
+        self._tree.admit(contexts)
+        draws = replace(draws, node=draws.node + first_node)
+        self._running = self._running.concatenate(draws)
+        self._node_text = np.concatenate([self._node_text, text + first_text])
+        self._node_slot = np.concatenate([self._node_slot, node_slot])
         return numbers
 
     def step(self) -> None:
-        """Draws a token for each, and runs those after which another is to be drawn.
+        """Draw one token for each running draw, and run those that go on.
 
         Raises NonFiniteError where the model's logits are not finite.
         """
         if self._tree is None or self._running is None:
             return
-        now, vocabulary = self._running, self._model.vocabulary
-        length = np.array([len(self.tokens[number]) for number in now.number.tolist()])
-        drawn = _draw(self._tree, self._row, self._slot, now.node, uniforms(now.key, length))
-        if (drawn < 0).any():
-            raise NonFiniteError("the probability of a call's token", *self._asked[now.number[drawn < 0][0]])
-        for number, token in zip(now.number.tolist(), drawn.tolist(), strict=True):
+        running = self._running
+        numbers = running.number.tolist()
+        length = np.array([len(self.tokens[number]) for number in numbers])
+        drawn = self._draw(self._tree, running.node, uniforms(running.key, length))
+        failed = running.number[drawn < 0]
+        if len(failed):
+            origin = self._origins[failed[0]]
+            raise NonFiniteError("the probability of a call's token", *origin)
+        for number, token in zip(numbers, drawn.tolist(), strict=True):
             self.tokens[number].append(token)
-        state = self._next(now, drawn)
-        going = (state >= 0) & (length + 1 < now.most)
-        if not going.any():
+        state = self._next_states(running, drawn)
+        alive = (state >= 0) & (length + 1 < running.max_tokens)
+        if not alive.any():
             self._tree = self._running = None
             return
-        nodes, node = np.unique(now.node[going] * vocabulary + drawn[going], return_inverse=True)
-        above = nodes // vocabulary
-        row, parent = self._row[above], self._slot[above]
-        self._running = replace(now.only(going), node=node, state=state[going])
-        self._row, self._slot = row, rank(row)
-        self._tree.extend(row, self._slot, parent, nodes % vocabulary)
+        # Draws of one node that drew the same token are one node again.
+        branch = running.node[alive] * self._model.vocabulary_size + drawn[alive]
+        branches, node = np.unique(branch, return_inverse=True)
+        parent_node, token = np.divmod(branches, self._model.vocabulary_size)
+        parent_slot = self._node_slot[parent_node]
+        self._node_text = self._node_text[parent_node]
+        self._node_slot = index_within_group(self._node_text)
+        self._running = replace(running.select(alive), node=node, state=state[alive])
+        self._tree.extend(self._node_text, self._node_slot, parent_slot, token)
 
-    def _next(self, now: _Running, drawn: np.ndarray) -> np.ndarray:
+    def _automaton_index(self, automaton: np.ndarray) -> int:
+        for index, known in enumerate(self._automata):
+            if known is automaton:
+                return index
+        self._automata.append(automaton)
+        return len(self._automata) - 1
+
+    def _next_states(self, running: _RunningDraws, drawn: np.ndarray) -> np.ndarray:
         """The automata's states after one more token."""
-        state = np.empty_like(now.state)
-        for place in np.unique(now.tool):
-            mine = now.tool == place
-            table = self._model.automaton(TOOL_NAMES[place])
-            state[mine] = table[now.state[mine], drawn[mine]]
+        state = np.empty_like(running.state)
+        for index, automaton in enumerate(self._automata):
+            own = running.automaton == index
+            state[own] = automaton[running.state[own], drawn[own]]
         return state
 
+    def _draw(self, tree: TreeBatch, node: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """The next token [N] of draws at `node` [N] with random numbers u [N].
 
-def _draw(tree: Tree, row: np.ndarray, slot: np.ndarray, node: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The next token [draws] of each draw, given its node and u [draws]; -1 where the model's logits are
-    not finite."""
-    order = np.argsort(node, kind="stable")
-    turn = np.empty_like(node)  # each draw's number among those of its node
-    turn[order] = rank(node[order])
-    grid = np.zeros((len(row), int(turn.max()) + 1))
-    grid[node, turn] = u
-    chances, parts, done = tree.model.tensor(grid), [], 0
-    for logits in tree.logits(row, slot):
-        parts.append(invert_cdf(logits, chances[done : done + len(logits)]))
-        done += len(logits)
-    drawn: np.ndarray = torch.cat(parts).cpu().numpy()[node, turn]
-    return drawn
+        Minus one where the model's logits are not finite.
+        """
+        # A grid of random numbers: nodes x the most draws that one of them has.
+        order = np.argsort(node, kind="stable")
+        column = np.empty_like(node)
+        column[order] = index_within_group(node[order])
+        grid = np.zeros((len(self._node_text), int(column.max()) + 1))
+        grid[node, column] = u
+        u_grid = tree.model.tensor(grid)
+        chunks = []
+        start = 0
+        for logits in tree.logits(self._node_text, self._node_slot):
+            end = start + len(logits)
+            chunks.append(invert_cdf(logits, u_grid[start:end]))
+            start = end
+        tokens: np.ndarray = torch.cat(chunks).cpu().numpy()[node, column]
+        return tokens

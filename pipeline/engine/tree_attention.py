@@ -1,12 +1,13 @@
-"""Branches over texts: a row is a text, and a token sees the columns of its branch only (paper section 2).
+"""Tree attention: a row holds one text and all branches that grow from it (paper section 2).
 
-In: tokens that `extend` puts behind any of the tokens fed last, in any of the rows; further rows by `join`.
-Out: the features of those tokens, and what they cost each text. A branch sees what it grew from and its own
-tokens, and nothing of the branches beside it, so each is what a sequence of its own would be. Contexts, from
-which all branches grow, are made in contexts.py; which branches to grow is not decided here.
+In: tokens that `extend` feeds, each behind any token of the frontier (the tokens fed last);
+further texts by `admit`. Out: hidden states of the new frontier, and what they cost each
+text. A token sees its own branch only, so every branch is what a sequence of its own would
+be. prefill.py makes the contexts that branches grow from; which branches grow is for the
+caller to say.
 
-Shapes: B rows, Q columns of the frontier (the tokens fed last), T columns of the cache, M branches in a flat
-list, D hidden size.
+Shapes: B rows, Q query slots (the frontier), T cache slots, M branches in a flat list, D
+hidden.
 """
 
 from __future__ import annotations
@@ -17,180 +18,261 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from pipeline.base.records import Cost, Phase
+from pipeline.base.records import Phase
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
+from pipeline.engine.usage import BatchUsage, Usage
 
-SPARE = 32  # columns a cache is made with beyond those it begins with
-_STEPS = 4  # and for so many steps of as many tokens as the frontier has
-_WORTH = 0.7  # copy the cache when it shrinks to this share
-
-Usage = dict[Phase, Cost]
-"""What was spent on one text."""
-
-
-def rank(groups: np.ndarray) -> np.ndarray:
-    """Each element's number within its group, from 0; `groups` ascend."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)
+SPARE_SLOTS = 32
+"""Slots a cache is made with beyond those it begins with."""
+# And room for so many steps with as many tokens as the frontier has.
+_SPARE_STEPS = 4
+# Compact the cache when that shrinks it to this share: a copy costs about a step.
+_COMPACT_SHARE = 0.7
 
 
-class Tree:
-    """Texts, numbered in the order they came, and their branches. `extend` and `flat` refer to the tokens of
-    the frontier."""
+def index_within_group(groups: np.ndarray) -> np.ndarray:
+    """Each element's number within its group, from 0; `groups` [M] ascend."""
+    first_of_group = np.searchsorted(groups, groups)
+    return np.arange(len(groups)) - first_of_group
 
-    features: torch.Tensor  # [B, Q, D] of the frontier
-    allowed: torch.Tensor  # [B, Q, T] which columns each token of the frontier sees, itself included
-    depth: torch.Tensor  # [B, Q] position ids of the frontier
 
-    def __init__(self, model: LanguageModel, cache: KVCache, accounts: Sequence[Usage]) -> None:
-        """A row of `cache` for each text; what they cost is added to their `accounts`."""
-        self.model, self.device, self.cache = model, model.device, cache
-        self.accounts = list(accounts)
-        self.place = np.arange(len(accounts))  # each text's row in the tensors; -1 once it has been given up
-        self.alive = self.place  # rows with a token in the frontier
+class TreeBatch:
+    """Texts, numbered in the order they came, and their branches.
+
+    `extend` and `frontier` refer to tokens of the frontier by text and slot.
+    """
+
+    hidden_states: torch.Tensor  # [B, Q, D] of the frontier
+    attention_mask: (
+        torch.Tensor
+    )  # [B, Q, T] bool: slots each token sees, its own too
+    position_ids: torch.Tensor  # [B, Q]
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        cache: KVCache,
+        usage_by_text: Sequence[Usage],
+    ) -> None:
+        """`cache` has a row for each text; costs are added to `usage_by_text`."""
+        self.model = model
+        self.device = model.device
+        self.cache = cache
+        self.usage = BatchUsage(usage_by_text)
+        # Each text's row in the tensors; -1 once the text has been given up.
+        self.row_of_text = np.arange(len(usage_by_text))
+        # Rows with a token in the frontier, ascending.
+        self.active_rows = self.row_of_text
 
     @property
-    def held(self) -> int:
-        """Columns of the cache that rows with a token in the frontier hold, in all."""
-        return len(self.alive) * self.cache.length
+    def cached_slots(self) -> int:
+        """Cache slots that active rows hold, in all."""
+        return len(self.active_rows) * self.cache.length
 
     def log_probability(
-        self, row: np.ndarray, at: np.ndarray, tokens: np.ndarray, phase: Phase = "decode"
+        self,
+        text: np.ndarray,
+        slot: np.ndarray,
+        tokens: np.ndarray,
+        phase: Phase = "decode",
     ) -> np.ndarray:
-        """ln p(token) [M], float64, after the frontier's token in column `at` of each text `row`."""
-        self._spend_logits(row, phase)
-        found = self.model.log_probability(self.flat(row, at), self.model.tensor(tokens), phase)
-        numbers: np.ndarray = found.double().cpu().numpy()
-        return numbers
+        """ln p(token) [M], float64, after the frontier's tokens in `slot` of `text`."""
+        self._record_logits(text, phase)
+        hidden_states = self.frontier(text, slot)
+        targets = self.model.tensor(tokens)
+        logprobs = self.model.log_probability(hidden_states, targets, phase)
+        values: np.ndarray = logprobs.double().cpu().numpy()
+        return values
 
-    def logits(self, row: np.ndarray, at: np.ndarray) -> Iterator[torch.Tensor]:
-        """LanguageModel.logits after the frontier's token in column `at` of each text `row`, to draw from."""
-        self._spend_logits(row, "decode")
-        return self.model.logits(self.flat(row, at), "decode")
+    def logits(
+        self, text: np.ndarray, slot: np.ndarray
+    ) -> Iterator[torch.Tensor]:
+        """LanguageModel.logits after the frontier's tokens in `slot` of `text`."""
+        self._record_logits(text, "decode")
+        return self.model.logits(self.frontier(text, slot), "decode")
 
-    def flat(self, row: np.ndarray, at: np.ndarray) -> torch.Tensor:
-        """Features [M, D] of the frontier's tokens."""
-        features: torch.Tensor = self.features[self.model.tensor(self.place[row]), self.model.tensor(at)]
-        return features
+    def frontier(self, text: np.ndarray, slot: np.ndarray) -> torch.Tensor:
+        """Hidden states [M, D] of the frontier's tokens in `slot` of `text`."""
+        row = self.model.tensor(self.row_of_text[text])
+        hidden_states: torch.Tensor = self.hidden_states[
+            row, self.model.tensor(slot)
+        ]
+        return hidden_states
 
     def extend(
         self,
-        row: np.ndarray,  # [M] which text
-        slot: np.ndarray,  # [M] column of the new frontier; in each row they count from 0
-        parent: np.ndarray,  # [M] column of the frontier's token that this one follows
+        text: np.ndarray,  # [M]
+        slot: np.ndarray,  # [M] slot of the new frontier; 0, 1, … in each text
+        parent: np.ndarray,  # [M] slot of the frontier's token that this one follows
         ids: np.ndarray,  # [M]
         phase: Phase = "decode",
     ) -> None:
-        """Feeds M tokens, each behind a token of the frontier; they are the new frontier.
+        """Feed M tokens, each behind a token of the frontier; they are the new frontier.
 
-        While decoding, rows without a token and columns that no token sees are given up once that is worth
-        a copy.
+        While decoding, rows without a token and slots that no token sees are given up
+        once that is worth a copy of the cache.
         """
-        here = self.place[row]
-        shape = (len(self.depth), int(slot.max()) + 1)
-        fed, parents = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        fed[here, slot], parents[here, slot] = ids, parent
-        real = np.zeros(shape, dtype=bool)
-        real[here, slot] = True
-        tokens, behind = self.model.tensor(fed), self.model.tensor(parents)
-        allowed = self.allowed.gather(1, behind[..., None].expand(-1, -1, self.cache.length))
-        depth = self.depth.gather(1, behind) + 1
-        self.alive = np.unique(here)
+        row = self.row_of_text[text]
+        shape = (len(self.position_ids), int(slot.max()) + 1)
+        ids_grid = np.zeros(shape, dtype=np.int64)
+        parent_grid = np.zeros(shape, dtype=np.int64)
+        is_token = np.zeros(shape, dtype=bool)
+        ids_grid[row, slot] = ids
+        parent_grid[row, slot] = parent
+        is_token[row, slot] = True
+        # A token sees what its parent saw, and stands one position further.
+        tokens = self.model.tensor(ids_grid)
+        parents = self.model.tensor(parent_grid)
+        per_slot = parents[..., None].expand(-1, -1, self.cache.length)
+        context_mask = self.attention_mask.gather(1, per_slot)
+        position_ids = self.position_ids.gather(1, parents) + 1
+        self.active_rows = np.unique(row)
         if phase == "decode":
-            tokens, depth, allowed, real = self._compact(tokens, depth, allowed, real)
-        own = torch.eye(shape[1], dtype=torch.bool, device=self.device).expand(len(depth), -1, -1)
-        self._run(tokens, depth, torch.cat([allowed, own], dim=2), phase, real)
+            rows = self.model.tensor(self.active_rows)
+            active_mask = context_mask[rows]
+            width = _widest(active_mask)
+            size = len(context_mask) * self.cache.length
+            if len(rows) * width <= _COMPACT_SHARE * size:
+                tokens, position_ids = tokens[rows], position_ids[rows]
+                is_token = is_token[self.active_rows]
+                context_mask = self._compact(rows, active_mask, width, shape[1])
+        # And it sees itself, in the slot that it gets.
+        itself = torch.eye(shape[1], dtype=torch.bool, device=self.device)
+        itself = itself.expand(len(position_ids), -1, -1)
+        attention_mask = torch.cat([context_mask, itself], dim=2)
+        self._run(tokens, position_ids, attention_mask, phase, is_token)
 
-    def join(self, other: Tree) -> None:
-        """Takes in the texts of another tree, numbered on from these; `other` is of no use afterwards.
+    def admit(self, other: TreeBatch) -> None:
+        """Take in the texts of `other`, numbered on from these; `other` is used up.
 
-        Both frontiers together are the frontier, with their columns as they were. Rows that have no token in
-        it and columns that no token sees are left behind.
+        Both frontiers together are the frontier, their slots as they were. Rows without a
+        token in it, and slots that no token sees, are left behind.
         """
-        trees = (self, other)
-        rows = [tree.model.tensor(tree.alive) for tree in trees]
-        own = [tree.allowed[kept] for tree, kept in zip(trees, rows, strict=True)]
-        columns = [_seen(part, _width(part)) for part in own]
-        width = max(part.shape[1] for part in columns)
-        queries = max(tree.depth.shape[1] for tree in trees)
-        allowed, depth, features = [], [], []
-        for tree, kept, part, seen in zip(trees, rows, own, columns, strict=True):
-            more = queries - tree.depth.shape[1]
-            allowed.append(pad(_columns(part, seen), (0, width - seen.shape[1], 0, more)))
-            depth.append(pad(tree.depth[kept], (0, more)))
-            features.append(pad(tree.features[kept], (0, 0, 0, more)))
-        caches = [tree.cache for tree in trees]
-        self.cache = KVCache.joined(list(zip(caches, rows, columns, strict=True)), width + _spare(queries))
-        self.allowed, self.depth, self.features = map(torch.cat, (allowed, depth, features))
-        places = [tree._renumbered() for tree in trees]
-        first = len(self.alive)
-        self.place = np.concatenate([places[0], np.where(places[1] >= 0, places[1] + first, -1)])
-        self.alive = np.arange(first + len(other.alive))
-        self.accounts += other.accounts
+        batches = (self, other)
+        rows = [batch.model.tensor(batch.active_rows) for batch in batches]
+        masks = [
+            batch.attention_mask[r]
+            for batch, r in zip(batches, rows, strict=True)
+        ]
+        slots = [_visible_slots(mask, _widest(mask)) for mask in masks]
+        width = max(kept.shape[1] for kept in slots)
+        queries = max(batch.position_ids.shape[1] for batch in batches)
+        caches = [batch.cache for batch in batches]
+        parts = list(zip(caches, rows, slots, strict=True))
+        self.cache = KVCache.gathered(parts, width + _spare(queries))
+        padded = [
+            batch._padded(row, mask, kept, queries, width)
+            for batch, row, mask, kept in zip(
+                batches, rows, masks, slots, strict=True
+            )
+        ]
+        own_rows = len(self.active_rows)
+        own, others = (batch._rows_after_compaction() for batch in batches)
+        others = np.where(others >= 0, others + own_rows, -1)
+        self.row_of_text = np.concatenate([own, others])
+        self.active_rows = np.arange(own_rows + len(other.active_rows))
+        attention_masks, position_ids, hidden_states = zip(*padded, strict=True)
+        self.attention_mask = torch.cat(attention_masks)
+        self.position_ids = torch.cat(position_ids)
+        self.hidden_states = torch.cat(hidden_states)
+        self.usage.extend(other.usage)
+
+    def _padded(
+        self,
+        rows: torch.Tensor,  # [B']
+        mask: torch.Tensor,  # [B', Q, T]
+        slots: torch.Tensor,  # [B', T']
+        queries: int,
+        width: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The frontier of these rows, padded to `queries` query and `width` cache slots."""
+        more_queries = queries - self.position_ids.shape[1]
+        more_slots = width - slots.shape[1]
+        attention_mask = pad(
+            _at_slots(mask, slots), (0, more_slots, 0, more_queries)
+        )
+        position_ids = pad(self.position_ids[rows], (0, more_queries))
+        hidden_states = pad(self.hidden_states[rows], (0, 0, 0, more_queries))
+        return attention_mask, position_ids, hidden_states
 
     def _compact(
-        self, tokens: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, real: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
-        """Takes rows that are not alive, and columns no token sees, out of the cache and the next step."""
-        rows = self.model.tensor(self.alive)
-        width = _width(allowed[rows])
-        if len(self.alive) * width > _WORTH * len(depth) * self.cache.length:
-            return tokens, depth, allowed, real
-        columns = _seen(allowed[rows], width)
-        self.cache = KVCache.joined([(self.cache, rows, columns)], width + _spare(tokens.shape[1]))
-        real = real[self.alive]
-        self.place = self._renumbered()
-        self.alive = np.arange(len(rows))
-        return tokens[rows], depth[rows], _columns(allowed[rows], columns), real
+        self, rows: torch.Tensor, mask: torch.Tensor, width: int, queries: int
+    ) -> torch.Tensor:
+        """Keep the active `rows` and their visible slots; the mask [B', Q, T'] over these.
 
-    def _renumbered(self) -> np.ndarray:
-        """`place` when only the rows that are alive are left."""
-        places = np.full(len(self.depth) + 1, -1)  # the last for texts given up before
-        places[self.alive] = np.arange(len(self.alive))
-        renumbered: np.ndarray = places[self.place]
-        return renumbered
+        `mask` [B', Q, T] is that of the active rows, of which none sees more than `width`
+        slots.
+        """
+        slots = _visible_slots(mask, width)
+        part = (self.cache, rows, slots)
+        self.cache = KVCache.gathered([part], width + _spare(queries))
+        self.row_of_text = self._rows_after_compaction()
+        self.active_rows = np.arange(len(rows))
+        return _at_slots(mask, slots)
+
+    def _rows_after_compaction(self) -> np.ndarray:
+        """`row_of_text` when only active rows are left."""
+        # One entry more than rows: texts given up before have row -1, the last entry.
+        new_row = np.full(len(self.position_ids) + 1, -1)
+        new_row[self.active_rows] = np.arange(len(self.active_rows))
+        row_of_text: np.ndarray = new_row[self.row_of_text]
+        return row_of_text
 
     def _run(
-        self, ids: torch.Tensor, depth: torch.Tensor, allowed: torch.Tensor, phase: Phase, real: np.ndarray
+        self,
+        ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        phase: Phase,
+        is_token: np.ndarray,
     ) -> None:
-        total = int(real.sum())
-        packed = self.model.leaves_padding_out(total, real.size)
-        columns = real.shape[1]
-        costs = [
-            self.model.cost(size, columns, columns * allowed.shape[2], packed)
-            for size in real.sum(axis=1).tolist()
-        ]
-        self.features = self.model.forward(ids, depth, allowed, self.cache, phase, total, real)
-        self._spend(phase, [costs[row] if row >= 0 else None for row in self.place])
-        self.allowed = allowed
-        self.depth = depth
+        """Run a forward; its tokens are the new frontier."""
+        tokens_by_row = is_token.sum(axis=1).tolist()
+        self.hidden_states = self.model.forward(
+            ids,
+            position_ids,
+            attention_mask,
+            self.cache,
+            phase,
+            tokens_by_row,
+            is_token,
+        )
+        self.attention_mask = attention_mask
+        self.position_ids = position_ids
+        unpadded = self.model.unpads(sum(tokens_by_row), is_token.size)
+        costs = self.model.forward_costs(
+            tokens_by_row, attention_mask, unpadded
+        )
+        self.usage.record_rows(phase, costs, self.row_of_text)
 
-    def _spend_logits(self, row: np.ndarray, phase: Phase) -> None:
+    def _record_logits(self, text: np.ndarray, phase: Phase) -> None:
         if self.model.separate_head:
-            counts = np.bincount(row, minlength=len(self.place)).tolist()
-            self._spend(phase, [Cost(logits=count) if count else None for count in counts])
-
-    def _spend(self, phase: Phase, costs: Sequence[Cost | None]) -> None:
-        for account, cost in zip(self.accounts, costs, strict=True):
-            if cost is not None:
-                account[phase] = account.get(phase, Cost()) + cost
+            self.usage.record_logits(phase, text)
 
 
 def _spare(queries: int) -> int:
-    return SPARE + _STEPS * queries
+    return SPARE_SLOTS + _SPARE_STEPS * queries
 
 
-def _width(allowed: torch.Tensor) -> int:
-    """Most columns that the tokens of a row of [B, Q, T] see."""
-    return int(allowed.any(dim=1).sum(dim=1).max())
+def _widest(mask: torch.Tensor) -> int:
+    """Most slots that the tokens of a row of [B, Q, T] see together."""
+    seen_by_row = mask.any(dim=1).sum(dim=1)
+    return int(seen_by_row.max())
 
 
-def _seen(allowed: torch.Tensor, width: int) -> torch.Tensor:
-    """Of each row of [B, Q, T] the columns that a token sees, in their order, and others until there are
-    `width` in all: [B, width]."""
-    return allowed.any(dim=1).byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+def _visible_slots(mask: torch.Tensor, width: int) -> torch.Tensor:
+    """The slots [B, width] that tokens of each row of [B, Q, T] see, in their order.
+
+    Rows that see fewer are filled up with slots that no token sees.
+    """
+    visible = mask.any(dim=1).byte()
+    # A stable sort moves visible slots to the front and keeps their order.
+    by_visibility = visible.argsort(dim=1, descending=True, stable=True)
+    return by_visibility[:, :width]
 
 
-def _columns(allowed: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """[B, Q, T] at columns [B, T']."""
-    return allowed.gather(2, columns[:, None].expand(-1, allowed.shape[1], -1))
+def _at_slots(mask: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+    """[B, Q, T] at slots [B, T']: [B, Q, T']."""
+    index = slots[:, None].expand(-1, mask.shape[1], -1)
+    return mask.gather(2, index)

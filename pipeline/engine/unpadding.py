@@ -1,127 +1,164 @@
-"""Attention for tokens fed without their padding: linear layers see real tokens only, attention sees rows.
+"""Unpadding: linear layers run real tokens only, attention still sees a padded batch.
 
-In: queries of M tokens in one long row, and the place of each in a batch of B rows and Q columns. Out: what
-scaled dot product attention gives them there, in the long row's order. Registered with transformers under
-`NAME` for every architecture that looks its attention up by name; without places it is plain sdpa. Rows of
-a tree have very unequal numbers of tokens, and padding them all would about double the work of a small
-model's step.
+The M real tokens of a batch [B, Q] are fed as one row [1, M]. Each attention layer puts
+them back into their places, attends there, and takes them out again. Rows of a tree have
+very unequal numbers of tokens; padding them would about double the work of a step.
 
-Shapes: B rows, Q columns, M tokens that are no padding, H heads, T columns of the cache, E size of a head.
+`unpadded_forward` announces the layout of the forward in progress. Attention and the KV
+cache read it with `current_layout`; nothing is passed through the model. The attention is
+registered with transformers as `ATTENTION`, for every architecture that looks its
+attention up by name. Without a layout it is plain scaled dot product attention.
+
+Shapes: B rows, Q query slots, M real tokens, H heads, T cache slots, E head size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.engine.transfer import sent
+from pipeline.engine.device import to_device
 
-NAME = "packed_sdpa"
-_CHANGES = frozenset({"softcap", "position_bias"})  # what transformers' function does, or refuses, besides
+ATTENTION = "unpadded_sdpa"
+
+# Options of transformers' attention function that change scores: left to transformers.
+_SCORE_OPTIONS = frozenset({"softcap", "position_bias"})
 
 
 @dataclass(frozen=True, slots=True)
 class UnpaddedLayout:
-    """Where M packed tokens stand in a batch, row by row.
+    """Where each of M tokens stands in a batch [B, Q], row by row.
 
-    `causal`: each row is a sequence of its own from its first column on, nothing is cached, and the mask that
-    comes along means nothing.
+    `causal`: each row is a whole sequence from slot 0 on and nothing is cached; attention
+    is then causal, and the mask of the forward is ignored.
     """
 
     row: torch.Tensor  # [M]
-    column: torch.Tensor  # [M]
-    rows: int
-    columns: int
+    slot: torch.Tensor  # [M]
+    rows: int  # B
+    slots: int  # Q
     causal: bool = False
 
     @classmethod
-    def of(cls, real: np.ndarray, device: torch.device, causal: bool = False) -> UnpaddedLayout:
-        """Of the tokens that are `real` [B, Q] bool."""
-        row, column = (sent(index, device) for index in real.nonzero())
-        return cls(row, column, real.shape[0], real.shape[1], causal)
+    def of(
+        cls, is_token: np.ndarray, device: torch.device, causal: bool = False
+    ) -> UnpaddedLayout:
+        """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
+        row, slot = is_token.nonzero()
+        rows, slots = is_token.shape
+        return cls(
+            to_device(row, device), to_device(slot, device), rows, slots, causal
+        )
 
-    def to(self, device: torch.device | str | int, **_: object) -> UnpaddedLayout:
-        """On another device, where a model is spread over several."""
-        return replace(self, row=self.row.to(device), column=self.column.to(device))
+    def on(self, device: torch.device) -> UnpaddedLayout:
+        """The same on another device, for a model that is spread over several."""
+        return replace(self, row=self.row.to(device), slot=self.slot.to(device))
 
-    def pack(self, batch: torch.Tensor) -> torch.Tensor:
+    def unpad(self, batch: torch.Tensor) -> torch.Tensor:
         """[B, Q, …] → [1, M, …]."""
-        return batch[self.row, self.column][None]
+        return batch[self.row, self.slot][None]
 
-    def spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """[1, M, …] → [B, Q, …], zeros between: a key that nothing looks at must still be a number."""
-        batch = packed.new_zeros(self.rows, self.columns, *packed.shape[2:])
-        batch[self.row, self.column] = packed[0]
+    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[1, M, …] → [B, Q, …]. Padding is zero: a masked key must still be finite."""
+        batch = tokens.new_zeros(self.rows, self.slots, *tokens.shape[2:])
+        batch[self.row, self.slot] = tokens[0]
         return batch
 
+    def unpad_heads(self, batch: torch.Tensor) -> torch.Tensor:
+        """[B, H, Q, E] → [1, H, M, E]."""
+        return self.unpad(batch.transpose(1, 2)).transpose(1, 2)
 
-@dataclass
-class Handed:
-    """The places of the forward that is under way, for layers to which a model hands nothing on."""
-
-    places: UnpaddedLayout | None = None
-
-    @contextmanager
-    def meanwhile(self, places: UnpaddedLayout | None) -> Iterator[None]:
-        """Within, these are the places."""
-        self.places = places
-        try:
-            yield
-        finally:
-            self.places = None
+    def pad_heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[1, H, M, E] → [B, H, Q, E]."""
+        return self.pad(tokens.transpose(1, 2)).transpose(1, 2)
 
 
-def packed_attention(
+# A context variable, so that each thread that runs a model has its own.
+_layout: ContextVar[UnpaddedLayout | None] = ContextVar(
+    "unpadded layout", default=None
+)
+
+
+@contextmanager
+def unpadded_forward(layout: UnpaddedLayout | None) -> Iterator[None]:
+    """Within the block, forwards of this thread feed the tokens of `layout`."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def current_layout(device: torch.device) -> UnpaddedLayout | None:
+    """The layout of the forward in progress on `device`; None if it is padded."""
+    layout = _layout.get()
+    return layout and layout.on(device)
+
+
+def unpadded_attention(
     module: torch.nn.Module,
-    query: torch.Tensor,  # [1, H, M, E] with places, else [B, H, Q, E]
-    key: torch.Tensor,  # [B, H, T, E]; [1, H, M, E] with causal places
+    query: torch.Tensor,  # [1, H, M, E] with a layout, else [B, H, Q, E]
+    key: torch.Tensor,  # [B, H, T, E]; [1, H, M, E] with a causal layout
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,  # [B, 1, Q, T]
-    places: UnpaddedLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention output [1, M, H, E], or [B, Q, H, E] without places."""
-    if places is None:
-        return _attended(module, query, key, value, attention_mask, **options), None
-    if places.causal:
-        attention_mask = None  # sdpa then takes its causal path, which needs none
-        key, value = (places.spread(part.transpose(1, 2)).transpose(1, 2) for part in (key, value))
-    wide = places.spread(query.transpose(1, 2)).transpose(1, 2)
-    return places.pack(_attended(module, wide, key, value, attention_mask, **options)), None
+    """Attention output [1, M, H, E] with a layout, else [B, Q, H, E]."""
+    layout = current_layout(query.device)
+    if layout is None:
+        return _attend(
+            module, query, key, value, attention_mask, **options
+        ), None
+    if layout.causal:
+        key, value = layout.pad_heads(key), layout.pad_heads(value)
+        attention_mask = (
+            None  # sdpa then takes its causal path, which needs no mask
+        )
+    query = layout.pad_heads(query)
+    output = _attend(module, query, key, value, attention_mask, **options)
+    return layout.unpad(output), None
 
 
-def _attended(
+def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,  # [B, H, Q, E]
-    key: torch.Tensor,
+    key: torch.Tensor,  # [B, H / groups, T, E]
     value: torch.Tensor,
-    mask: torch.Tensor | None,
+    mask: torch.Tensor | None,  # [B, 1, Q, T]
     **options: Any,
-) -> torch.Tensor:
-    """[B, Q, H, E]. Where several heads share keys and values, and a mask keeps transformers from using that,
-    their queries stand in one row behind each other, and no keys and values are copied."""
+) -> torch.Tensor:  # [B, Q, H, E]
+    """Scaled dot product attention, without copies of keys that heads share (GQA)."""
     groups: int = getattr(module, "num_key_value_groups", 1)
-    rows, heads, columns, size = query.shape
-    if groups == 1 or mask is None or mask.shape[1] != 1 or options.keys() & _CHANGES:
-        found: torch.Tensor = sdpa_attention_forward(module, query, key, value, mask, **options)[0]
-        return found
-    together = torch.nn.functional.scaled_dot_product_attention(
-        query.reshape(rows, heads // groups, groups * columns, size),
+    shares_keys = groups > 1 and mask is not None and mask.shape[1] == 1
+    if not shares_keys or options.keys() & _SCORE_OPTIONS:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, mask, **options
+        )
+        return output
+    assert mask is not None
+    # With a mask, transformers repeats keys and values for every head of a group. Here
+    # the queries of a group stand one behind another instead, and share the keys.
+    rows, heads, slots, size = query.shape
+    grouped = query.reshape(rows, heads // groups, groups * slots, size)
+    output = F.scaled_dot_product_attention(
+        grouped,
         key,
         value,
         attn_mask=mask.repeat(1, 1, groups, 1),
         scale=options.get("scaling"),
     )
-    return together.reshape(rows, heads, columns, -1).transpose(1, 2)
+    return output.reshape(rows, heads, slots, -1).transpose(1, 2)
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(ATTENTION, unpadded_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

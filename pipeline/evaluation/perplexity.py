@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.model import LanguageModel, causal, pad
+from pipeline.engine.model import LanguageModel, causal_mask, pad_rows
 from pipeline.inference.call_parser import ApiTokenMask
 from tools_service.base.errors import ToolformerError
 
@@ -74,10 +74,10 @@ def _losses(
 ) -> list[np.ndarray]:
     """For each sequence -ln p, float64, of its tokens but the first and those that spell <API>."""
     sizes = [len(sequence) - 1 for sequence in sequences]
-    ids = torch.from_numpy(pad([sequence[:-1] for sequence in sequences])).to(model.device)  # [B, Q]
+    ids = torch.from_numpy(pad_rows([sequence[:-1] for sequence in sequences])).to(model.device)  # [B, Q]
     depth = torch.arange(ids.shape[1], device=model.device).expand(ids.shape)
-    allowed = causal(ids.shape[1], model.device).expand(len(ids), -1, -1)
-    features = model.forward(ids, depth, allowed, KVCache(), "empty", sum(sizes))
+    allowed = causal_mask(ids.shape[1], model.device).expand(len(ids), -1, -1)
+    features = model.forward(ids, depth, allowed, KVCache(), "empty", sizes)
     real = depth < torch.tensor(sizes, device=model.device)[:, None]
     before = ids[real]  # [M]
     targets = torch.from_numpy(np.concatenate([sequence[1:] for sequence in sequences])).to(model.device)

@@ -38,7 +38,7 @@ class DecodeBatch:
         columns = torch.arange(widest)
         self._filled = columns >= widest - torch.tensor(self._lengths)[:, None]  # [B, T]
         allowed = self._filled[:, None, :] & (columns[:, None] >= columns)
-        self._run(ids, (self._filled.cumsum(-1) - 1).clamp(min=0), allowed, "prompt", sum(self._lengths))
+        self._run(ids, (self._filled.cumsum(-1) - 1).clamp(min=0), allowed, "prompt", self._lengths)
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -52,7 +52,7 @@ class DecodeBatch:
         depth = torch.tensor(self._lengths)[:, None]
         self._filled = torch.nn.functional.pad(self._filled, (0, 1), value=True)
         self._lengths = [length + 1 for length in self._lengths]
-        self._run(torch.tensor(tokens)[:, None], depth, self._filled[:, None, :], "decode", len(tokens))
+        self._run(torch.tensor(tokens)[:, None], depth, self._filled[:, None, :], "decode", [1] * len(tokens))
 
     def rollback(self, row: int, count: int) -> None:
         """Forgets the last `count` tokens of `row`, all of them fed by steps in a row. `logits` stay."""
@@ -71,10 +71,10 @@ class DecodeBatch:
         self._filled = self._filled[index].gather(1, columns)
         device = self._model.device
         kept = (self._cache, index.to(device), columns.to(device))
-        self._cache = KVCache.joined([kept], widest + widest // 4)
+        self._cache = KVCache.gathered([kept], widest + widest // 4)
         self.logits = self.logits[index.to(device)]
 
-    def _run(self, ids: Tensor, depth: Tensor, allowed: Tensor, phase: Phase, real: int) -> None:
+    def _run(self, ids: Tensor, depth: Tensor, allowed: Tensor, phase: Phase, real: Sequence[int]) -> None:
         """Appends `ids` [B, Q] at positions `depth` [B, Q]; `allowed` [B, Q, T] are the columns each sees."""
         device = self._model.device
         features = self._model.forward(

@@ -1,9 +1,10 @@
 """Steps 1-4 on one batch of texts: select, sample, execute, filter (paper section 2).
 
-In: texts, a language model, a client of the tools, the method's settings. Out: one `Annotation` per text,
-in order, with every scored call and the funnel of each tool. A text on which model or tools break is recorded
-as failed and does not take its batch along; scores that are not finite stop everything. While one batch waits
-for tools, another may have the model. No Ray.
+In: texts, a language model, a client of the tools, the method's settings. Out: one
+`Annotation` per text, in order, with every scored call and the funnel of each tool. A text
+on which model or tools fail is recorded as failed and does not take its batch along; scores
+that are not finite stop everything. While one batch waits for tools, another may use the
+model. No Ray.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall, aexecute
 from pipeline.method.filtering import ScoredText, score_calls
-from pipeline.method.sampling import Order, SampledText, sample_calls
+from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
 from pipeline.syntax.prompts import load_prompt
 from tools_service.base.errors import ToolformerError
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-HOPELESS = 8
-"""When so many texts or more fail and none of their batch succeeds, it is not the texts' fault."""
+MIN_TEXTS_TO_BLAME = 8
+"""If all texts of a batch fail, and there are at least so many, the texts are not to blame."""
 
 
 class BatchFailedError(ToolformerError):
@@ -42,7 +43,7 @@ class BatchFailedError(ToolformerError):
 
 
 @dataclass(slots=True)
-class _Work:
+class _TextState:
     """One text on its way through the steps."""
 
     text: Text
@@ -53,47 +54,56 @@ class _Work:
     @property
     def date(self) -> str | None:
         """The day the calendar answers with."""
-        return next((chosen.date for chosen in self.selected.values() if chosen.date), None)
+        dates = (selection.date for selection in self.selected.values())
+        return next((date for date in dates if date), None)
 
 
 class Annotator:
-    """One model and the tools. Several batches may be under way at once; the model works on one at a time."""
+    """One model and the tools. Batches may overlap; the model works on one at a time."""
 
-    def __init__(self, model: LanguageModel, tools: ToolClient, method: MethodConfig) -> None:
-        """PromptError if a tool has no usable prompt."""
+    def __init__(
+        self, model: LanguageModel, tools: ToolClient, method: MethodConfig
+    ) -> None:
+        """Raises PromptError if a tool has no usable prompt."""
         self._model = model
         self._tools = tools
         self._method = method
-        self._prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
+        self._prompts = {
+            tool: load_prompt(tool, method.prompts) for tool in method.tools
+        }
         self._tau_floor = {tool: method.of(tool).tau_f for tool in method.tools}
-        # One thread: the model is for one at a time, and memory that a thread has freed it takes again, while
-        # another would keep a store of its own.
-        self._with_model = ThreadPoolExecutor(1, thread_name_prefix="model")
+        # One thread: the model serves one batch at a time, and the allocator keeps freed
+        # memory by thread.
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     def annotate(self, texts: Sequence[Text]) -> list[Annotation]:
-        """One annotation per text, in order."""
+        """One annotation per text, in order. Raises as `aannotate` does."""
         return asyncio.run(self.aannotate(texts))
 
     async def aannotate(self, texts: Sequence[Text]) -> list[Annotation]:
-        """The same for an event loop, which is not blocked meanwhile.
+        """The same without blocking the event loop.
 
-        Raises NonFiniteError, and BatchFailedError when all of at least HOPELESS texts fail.
+        Raises NonFiniteError, and BatchFailedError when all of at least
+        MIN_TEXTS_TO_BLAME texts fail.
         """
-        wanted = [text for text in texts if text.skipped is None]
-        found = await self._isolated(wanted)
-        if len(found) >= HOPELESS and all(one.status == "failed" for one in found):
+        usable = [text for text in texts if text.skipped is None]
+        annotations = await self._isolated(usable)
+        failed = [a for a in annotations if a.status == "failed"]
+        if len(failed) == len(annotations) >= MIN_TEXTS_TO_BLAME:
             raise BatchFailedError(
-                f"all {len(found)} texts of a batch failed, so the fault is hardly theirs; text "
-                f"{found[0].text.text_id}: {found[0].reason}"
+                f"all {len(failed)} texts of a batch failed, so the texts are hardly to "
+                f"blame; text {failed[0].text.text_id}: {failed[0].reason}"
             )
-        annotated = iter(found)
+        remaining = iter(annotations)
         return [
-            next(annotated) if text.skipped is None else Annotation(text, "skipped", text.skipped)
+            next(remaining)
+            if text.skipped is None
+            else Annotation(text, "skipped", text.skipped)
             for text in texts
         ]
 
     async def _isolated(self, texts: Sequence[Text]) -> list[Annotation]:
-        """Whatever breaks a batch is looked for by halving it, until one text stands alone with its error."""
+        """Annotate; a batch that fails is halved until one text stands alone with its error."""
         if not texts:
             return []
         try:
@@ -102,92 +112,135 @@ class Annotator:
             raise
         except Exception as error:  # isolation: the failure becomes a row
             if len(texts) == 1:
-                failed = texts[0].text_id
-                logger.warning("text %d failed", failed, exc_info=True, extra={"text_id": failed})
-                return [Annotation(texts[0], "failed", f"{type(error).__name__}: {error}")]
-            half = len(texts) // 2
-        return [*await self._isolated(texts[:half]), *await self._isolated(texts[half:])]
+                return [_failed(texts[0], error)]
+        half = len(texts) // 2
+        first = await self._isolated(texts[:half])
+        second = await self._isolated(texts[half:])
+        return [*first, *second]
 
     async def _steps(self, texts: Sequence[Text]) -> list[Annotation]:
-        works = [_Work(text) for text in texts]
-        await asyncio.to_thread(self._select, works)  # beside another batch's use of the model
-        await self._in_turn(lambda: self._sample(works))
-        candidates = [
-            [call for found in work.sampled.values() for call in found.candidates] for work in works
+        states = [_TextState(text) for text in texts]
+        # Selection needs no model: it runs beside another batch's use of the model.
+        await asyncio.to_thread(self._select, states)
+        await self._with_model(lambda: self._sample(states))
+        await self._execute(states)
+        _log_lost_calls(states)
+        scored = await self._with_model(lambda: self._score(states))
+        return [
+            self._annotation(state, scored_text)
+            for state, scored_text in zip(states, scored, strict=True)
         ]
-        executed = await aexecute(candidates, [work.date for work in works], self._tools)
-        for work, calls in zip(works, executed, strict=True):
-            work.executed = calls
-        _log_lost_calls(works)
-        scored = await self._in_turn(lambda: self._score(works))
-        return [self._annotation(work, found) for work, found in zip(works, scored, strict=True)]
 
-    async def _in_turn(self, work: Callable[[], T]) -> T:
-        """Work that needs the model, after what has asked before."""
-        return await asyncio.get_running_loop().run_in_executor(self._with_model, work)
+    async def _with_model(self, work: Callable[[], T]) -> T:
+        """Run work that needs the model, in the order in which it was asked for."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._model_thread, work)
 
-    def _select(self, works: Sequence[_Work]) -> None:
+    def _select(self, states: Sequence[_TextState]) -> None:
         """Step 1."""
-        for work in works:
-            work.selected = {tool: select(tool, work.text, self._method) for tool in self._prompts}
+        for state in states:
+            state.selected = {
+                tool: select(tool, state.text, self._method) for tool in self._prompts
+            }
 
-    def _sample(self, works: Sequence[_Work]) -> None:
+    def _sample(self, states: Sequence[_TextState]) -> None:
         """Step 2."""
-        asked = [(work, tool) for tool in self._prompts for work in works if work.selected[tool].chosen]
-        orders = [Order(work.text, tool) for work, tool in asked]
-        found = sample_calls(self._model, orders, self._prompts, self._method)
-        for (work, tool), sampled in zip(asked, found, strict=True):
-            work.sampled[tool] = sampled
+        chosen = [
+            (state, tool)
+            for tool in self._prompts
+            for state in states
+            if state.selected[tool].chosen
+        ]
+        requests = [SamplingRequest(state.text, tool) for state, tool in chosen]
+        sampled = sample_calls(self._model, requests, self._prompts, self._method)
+        for (state, tool), sampled_text in zip(chosen, sampled, strict=True):
+            state.sampled[tool] = sampled_text
 
-    def _score(self, works: Sequence[_Work]) -> list[ScoredText]:
+    async def _execute(self, states: Sequence[_TextState]) -> None:
+        """Step 3."""
+        candidates = [
+            [call for sampled in state.sampled.values() for call in sampled.candidates]
+            for state in states
+        ]
+        dates = [state.date for state in states]
+        executed = await aexecute(candidates, dates, self._tools)
+        for state, calls in zip(states, executed, strict=True):
+            state.executed = calls
+
+    def _score(self, states: Sequence[_TextState]) -> list[ScoredText]:
         """Step 4."""
-        executed = [work.executed for work in works]
-        return score_calls(self._model, [work.text for work in works], executed, self._tau_floor)
+        texts = [state.text for state in states]
+        executed = [state.executed for state in states]
+        return score_calls(self._model, texts, executed, self._tau_floor)
 
-    def _annotation(self, work: _Work, scored: ScoredText) -> Annotation:
-        funnel = tuple(_funnel(tool, work, scored) for tool in self._prompts)
-        usage = [part for sampled in work.sampled.values() for part in sampled.work]
+    def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
+        funnel = tuple(_funnel(tool, state, scored) for tool in self._prompts)
+        sampling = [part for text in state.sampled.values() for part in text.work]
         status: Status = "annotated" if scored.calls else "no_calls"
-        return Annotation(work.text, status, None, scored.calls, funnel, (*usage, *scored.work))
+        return Annotation(
+            state.text,
+            status,
+            calls=scored.calls,
+            funnel=funnel,
+            work=(*sampling, *scored.work),
+        )
 
 
-def _log_lost_calls(works: Sequence[_Work]) -> None:
-    """A line for each tool and each reason that says nothing about the input: a deadline, a lost replica."""
+def _failed(text: Text, error: Exception) -> Annotation:
+    """The row of a text on which a step failed; called while `error` is handled."""
+    logger.warning(
+        "text %d failed", text.text_id, exc_info=True, extra={"text_id": text.text_id}
+    )
+    return Annotation(text, "failed", f"{type(error).__name__}: {error}")
+
+
+def _log_lost_calls(states: Sequence[_TextState]) -> None:
+    """Log calls lost to the tool, not to their input: a deadline, a lost replica.
+
+    One line for each tool and reason.
+    """
     lost: dict[tuple[ToolName, str], list[tuple[int, int]]] = {}
-    for work in works:
-        for call in work.executed:
+    for state in states:
+        for call in state.executed:
             if call.reason in TRANSIENT:
-                key = (call.candidate.tool, call.reason)
-                lost.setdefault(key, []).append((work.text.text_id, call.candidate.position))
-    for (tool, reason), calls in lost.items():
-        text_id, position = calls[0]
+                places = lost.setdefault((call.candidate.tool, call.reason), [])
+                places.append((state.text.text_id, call.candidate.position))
+    for (tool, reason), places in lost.items():
+        text_id, position = places[0]
         logger.warning(
             "%s: %d calls of a batch have no result (%s), the first of text %d",
-            *(tool, len(calls), reason, text_id),
+            tool,
+            len(places),
+            reason,
+            text_id,
             extra={
                 "tool": tool,
                 "error": reason,
-                "calls": len(calls),
+                "calls": len(places),
                 "text_id": text_id,
                 "position": position,
             },
         )
 
 
-def _funnel(tool: ToolName, work: _Work, scored: ScoredText) -> Funnel:
-    """What became of one text under one tool. A text the tool's prompt leaves no room for was not chosen."""
-    sampled = work.sampled.get(tool)
+def _funnel(tool: ToolName, state: _TextState, scored: ScoredText) -> Funnel:
+    """What became of one text under one tool.
+
+    A text that the tool's prompt leaves no room for counts as not selected.
+    """
+    selection = state.selected[tool].rule
+    sampled = state.sampled.get(tool)
     if sampled is None:
-        return Funnel(tool, work.selected[tool].rule)
+        return Funnel(tool, selection)
     if sampled.failed is not None:
         return Funnel(tool, f"no: {sampled.failed}")
-    executed = [call for call in work.executed if call.candidate.tool == tool]
+    executed = [call for call in state.executed if call.candidate.tool == tool]
     discarded = Counter(sampled.discarded)
     discarded.update(f"tool: {call.reason}" for call in executed if call.result is None)
     discarded.update(scored.discarded.get(tool, {}))
     return Funnel(
         tool,
-        work.selected[tool].rule,
+        selection,
         positions=sampled.positions,
         draws=sampled.draws,
         candidates=len(sampled.candidates),

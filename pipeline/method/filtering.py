@@ -1,9 +1,11 @@
-"""Step 4, filter: does a call with its result make the text after it easier to predict? (paper section 2)
+"""Step 4, filter: does a call with its result make the text after it easier to predict?
+(paper section 2, "Filtering API Calls")
 
-In: texts with the calls that have a result. Out: for each the losses L+, L_i(empty), L_i(e(c)) and the gain
-``min(L_empty, L_call) - L_plus``. A call is kept if its gain is at least tau_f; that choice is the merge's,
-which is why all scored calls come out. Prefixes stand before the whole text, not at i: M has not yet seen
-calls inside text. Says nothing about how results were obtained.
+In: texts with the calls that have a result. Out: for each call the losses L+, L_i(empty),
+L_i(e(c)) and the gain ``min(L_empty, L_call) - L_plus``. A call is kept if its gain is at
+least tau_f; merge decides that, so all scored calls come out. Prefixes stand before the
+whole text, not at i: M has not yet seen calls inside text. How results were obtained is not
+known here.
 """
 
 from __future__ import annotations
@@ -14,23 +16,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.base.cost import least_scoring
-from pipeline.base.records import Call, Candidate, Cost, Phase, PhaseWork, Text
+from pipeline.base.records import Call, Candidate, Phase, PhaseWork, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
+from pipeline.method.work import ScoringWork
 from pipeline.syntax.calls import CallError, linearise
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.tools.contract import ToolName
 
-WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15  # w_t = max(0, 1 - 0.2 t), normalised once over all t
+WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15
+"""w_t = max(0, 1 - 0.2 t), normalised once over all t."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """One text's scored calls, by position; what was not scored, by tool and reason; the work of the phases
-    empty, plus and call."""
+    """One text's scored calls, by position.
+
+    `discarded` counts calls that were not scored, by tool and reason. `work` has the phases
+    empty, plus and call.
+    """
 
     text: Text
     calls: tuple[Call, ...] = ()
@@ -39,7 +45,7 @@ class ScoredText:
 
 
 def weighted_loss(logprobs: np.ndarray) -> float:
-    """``-sum_t w_t log p(x_{i+t})`` in nats, for the log-probabilities of at most five tokens from i on.
+    """``-sum_t w_t log p(x_{i+t})`` in nats, of at most five log-probabilities from i on.
 
     At the end of a text fewer are left; their weights stay as they are.
     """
@@ -49,19 +55,21 @@ def weighted_loss(logprobs: np.ndarray) -> float:
 def kept(call: Call, tau_f: float) -> bool:
     """Whether ``L- - L+ >= tau_f``.
 
-    Raises ValueError for a call whose l_call was left out under a higher threshold than `tau_f`.
+    Raises ValueError for a call whose l_call was left out under a higher threshold.
     """
     if call.l_call is None and call.gain >= tau_f:
         raise ValueError(
-            f"{call.tool}({call.input}) at {call.position}: not scored for thresholds as low as {tau_f}; "
-            "annotate with a tau_f no higher than that"
+            f"{call.tool}({call.input}) at {call.position}: not scored for thresholds as "
+            f"low as {tau_f}; annotate with a tau_f no higher than that"
         )
     return call.gain >= tau_f
 
 
 def only_after(argument: str, text: str, position: int) -> bool:
-    """The MT rule: whether a call's input text appears after its position and not before it; such a call is
-    dropped."""
+    """The MT rule: whether a call's input stands after its position and not before it.
+
+    Such a call is dropped.
+    """
     return argument in text[position:] and argument not in text[:position]
 
 
@@ -73,23 +81,31 @@ def score_calls(
 ) -> list[ScoredText]:
     """The losses of every call with a result, in the order of `texts`.
 
-    `tau_floor` is the lowest threshold of interest by tool: L_i(e(c)) can only lower a gain, so it is
-    computed only where l_empty - l_plus reaches it. Raises NonFiniteError, never averages one in.
+    `tau_floor` is the lowest threshold of interest by tool. L_i(e(c)) can only lower a
+    gain, so it is computed only where L_empty - L_plus reaches that threshold. Raises
+    NonFiniteError for a loss that is not finite.
     """
     scorer = _Scorer(model, texts, executed)
-    l_plus = scorer.losses("plus", scorer.jobs)
-    l_empty = scorer.losses("empty", scorer.jobs)
-    close = [job for job in scorer.jobs if l_empty[job] - l_plus[job] >= tau_floor[job.candidate.tool]]
+    jobs = scorer.jobs
+    l_plus = scorer.losses("plus", jobs)
+    l_empty = scorer.losses("empty", jobs)
+    close = [
+        job
+        for job in jobs
+        if l_empty[job] - l_plus[job] >= tau_floor[job.candidate.tool]
+    ]
     l_call = scorer.losses("call", close)
     calls: list[list[Call]] = [[] for _ in texts]
-    for job in scorer.jobs:
+    for job in jobs:
         calls[job.text].append(_call(job, l_plus[job], l_empty[job], l_call.get(job)))
     return [
         ScoredText(
             text,
-            tuple(sorted(calls[index], key=lambda call: call.position)),
-            {tool: dict(reasons) for tool, reasons in scorer.discarded[index].items()},
-            scorer.work(index),
+            calls=tuple(sorted(calls[index], key=lambda call: call.position)),
+            discarded={
+                tool: dict(reasons) for tool, reasons in scorer.discarded[index].items()
+            },
+            work=scorer.work[index].by_phase(),
         )
         for index, text in enumerate(texts)
     ]
@@ -111,17 +127,6 @@ class _Job:
         return linearise(self.candidate.tool, self.candidate.input, result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One sequence that was scored, and the number of its log-probabilities."""
-
-    tool: ToolName | None
-    phase: Phase
-    ids: Sequence[int]
-    targets: int
-    cost: Cost
-
-
 def _call(job: _Job, l_plus: float, l_empty: float, l_call: float | None) -> Call:
     candidate = job.candidate
     l_minus = l_empty if l_call is None else min(l_empty, l_call)
@@ -138,17 +143,32 @@ def _call(job: _Job, l_plus: float, l_empty: float, l_call: float | None) -> Cal
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """z + x for the jobs of one text that share the prefix z."""
+
+    text: int
+    tool: ToolName | None  # None for the empty prefix, which tools share
+    jobs: list[_Job]
+    ids: np.ndarray  # of z, then of x up to the last target
+    targets: np.ndarray  # token indices in x whose log-probabilities are needed
+    wanted: np.ndarray  # the same as indices into ids
+
+
 class _Scorer:
-    """The forwards of one batch: one for each distinct prefix of each text, over all tools and positions."""
+    """The forwards of one batch: one for each distinct prefix of each text."""
 
     def __init__(
-        self, model: LanguageModel, texts: Sequence[Text], executed: Sequence[Sequence[ExecutedCall]]
+        self,
+        model: LanguageModel,
+        texts: Sequence[Text],
+        executed: Sequence[Sequence[ExecutedCall]],
     ) -> None:
-        self.model, self.texts = model, texts
-        self.ids = [pieces.ids for pieces in model.encode([text.text for text in texts])]
-        self.runs: list[list[_Run]] = [[] for _ in texts]
+        self.model = model
+        self.texts = texts
+        self.text_ids = [e.ids for e in model.encode([text.text for text in texts])]
+        self.work = [ScoringWork() for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
-        self.prefixes: dict[str, np.ndarray] = {"": np.array(model.call_tokens.bos, dtype=np.int64)}
         jobs = [
             _Job(index, call.candidate, call.result)
             for index, calls in enumerate(executed)
@@ -156,54 +176,67 @@ class _Scorer:
             if call.result is not None
         ]
         jobs = [job for job in jobs if self._writable(job)]
-        self._encode_prefixes(jobs)
+        self.prefix_ids = self._encode_prefixes(jobs)
         self.jobs = [job for job in jobs if self._scorable(job)]
 
     def losses(self, phase: Phase, jobs: Sequence[_Job]) -> dict[_Job, float]:
         """L_i of every job under the prefix of this phase: nothing, e(c) or e(c, r)."""
-        together: dict[tuple[int, str], list[_Job]] = {}
-        for job in jobs:
-            together.setdefault((job.text, job.prefix(phase)), []).append(job)
-        sequences, wanted, starts = [], [], []
-        for (text, prefix), group in together.items():
-            before, ids = self.prefixes[prefix], self.ids[text]
-            tokens = np.array(sorted({job.candidate.token_index for job in group}))
-            targets = np.unique(tokens[:, None] + np.arange(len(WEIGHTS)))
-            targets = targets[targets < len(ids)]
-            sequences.append(np.concatenate([before, ids[: targets[-1] + 1]]))
-            wanted.append(len(before) + targets)
-            starts.append(targets)
-        found, costs = token_logprobs(self.model, sequences, wanted, phase)
-        for (text, _), group, ids, targets, cost in zip(
-            together, together.values(), sequences, starts, costs, strict=True
+        sequences = self._sequences(phase, jobs)
+        logprobs, costs = token_logprobs(
+            self.model,
+            [sequence.ids for sequence in sequences],
+            [sequence.wanted for sequence in sequences],
+            phase,
+        )
+        losses: dict[_Job, float] = {}
+        for sequence, target_logprobs, cost in zip(
+            sequences, logprobs, costs, strict=True
         ):
-            tool = None if phase == "empty" else group[0].candidate.tool
-            self.runs[text].append(_Run(tool, phase, ids.tolist(), len(targets), cost))
-        out: dict[_Job, float] = {}
-        for group, targets, logprobs in zip(together.values(), starts, found, strict=True):
-            for job in group:
-                first = job.candidate.token_index
-                window = (targets >= first) & (targets < first + len(WEIGHTS))
-                out[job] = weighted_loss(logprobs[window])
-                if not np.isfinite(out[job]):
-                    text_id, tool = self.texts[job.text].text_id, job.candidate.tool
-                    raise NonFiniteError(f"the loss ({phase})", text_id, tool, first)
-        return out
+            self.work[sequence.text].record(
+                sequence.tool, phase, sequence.ids, len(sequence.targets), cost
+            )
+            for job in sequence.jobs:
+                i = job.candidate.token_index
+                in_window = (sequence.targets >= i) & (
+                    sequence.targets < i + len(WEIGHTS)
+                )
+                losses[job] = weighted_loss(target_logprobs[in_window])
+                self._require_finite(losses[job], phase, job)
+        return losses
 
-    def work(self, text: int) -> tuple[PhaseWork, ...]:
-        """What was run for one text, by tool and phase. Of a beginning that several sequences share, the
-        least counts once: under the earliest phase, then the earliest sequence."""
-        order: list[Phase] = ["empty", "plus", "call"]
-        runs = sorted(self.runs[text], key=lambda run: order.index(run.phase))
-        least = least_scoring([run.ids for run in runs], [run.targets for run in runs])
-        sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
-        for run, smallest in zip(runs, least, strict=True):
-            before = sums.get((run.tool, run.phase), (Cost(), Cost()))
-            sums[run.tool, run.phase] = before[0] + smallest, before[1] + run.cost
-        return tuple(PhaseWork(*key, *costs) for key, costs in sums.items())
+    def _sequences(self, phase: Phase, jobs: Sequence[_Job]) -> list[_Sequence]:
+        """One sequence for each text and prefix; it ends with the last token it needs."""
+        groups: dict[tuple[int, str], list[_Job]] = {}
+        for job in jobs:
+            groups.setdefault((job.text, job.prefix(phase)), []).append(job)
+        sequences = []
+        for (text, prefix), group in groups.items():
+            z, x = self.prefix_ids[prefix], self.text_ids[text]
+            positions = np.array(sorted({job.candidate.token_index for job in group}))
+            windows = positions[:, None] + np.arange(len(WEIGHTS))
+            targets = np.unique(windows)
+            targets = targets[targets < len(x)]
+            ids = np.concatenate([z, x[: targets[-1] + 1]])
+            tool = None if phase == "empty" else group[0].candidate.tool
+            sequences.append(
+                _Sequence(text, tool, group, ids, targets, wanted=len(z) + targets)
+            )
+        return sequences
+
+    def _require_finite(self, loss: float, phase: Phase, job: _Job) -> None:
+        if not np.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss ({phase})",
+                self.texts[job.text].text_id,
+                job.candidate.tool,
+                job.candidate.token_index,
+            )
 
     def _writable(self, job: _Job) -> bool:
-        """Whether the call can be written with its result; tools clean theirs, so this is the last resort."""
+        """Whether the call can be written with its result.
+
+        Tools clean their results, so this is the last resort.
+        """
         try:
             job.prefix("plus")
         except CallError:
@@ -211,28 +244,39 @@ class _Scorer:
             return False
         return True
 
-    def _discard(self, job: _Job, reason: str) -> None:
-        self.discarded[job.text].setdefault(job.candidate.tool, Counter())[reason] += 1
-
-    def _encode_prefixes(self, jobs: Sequence[_Job]) -> None:
+    def _encode_prefixes(self, jobs: Sequence[_Job]) -> dict[str, np.ndarray]:
+        """The ids of every prefix, BOS included."""
         phases: tuple[Phase, Phase] = ("plus", "call")
-        strings = {job.prefix(phase) for job in jobs for phase in phases}
-        found = tokenize_continuations(self.model.tokenizer, sorted(strings))
-        bos = self.prefixes[""]
-        for string, pieces in zip(sorted(strings), found, strict=True):
-            self.prefixes[string] = np.concatenate([bos, pieces.ids])
+        prefixes = sorted({job.prefix(phase) for job in jobs for phase in phases})
+        encoded = tokenize_continuations(self.model.tokenizer, prefixes)
+        bos = np.array(self.model.call_tokens.bos, dtype=np.int64)
+        prefix_ids = {"": bos}
+        for prefix, tokens in zip(prefixes, encoded, strict=True):
+            prefix_ids[prefix] = np.concatenate([bos, tokens.ids])
+        return prefix_ids
 
     def _scorable(self, job: _Job) -> bool:
-        """Whether all three losses exist, and the MT rule lets the call pass; else the reason is counted."""
-        candidate, text = job.candidate, self.texts[job.text].text
-        end = min(candidate.token_index + len(WEIGHTS), len(self.ids[job.text]))
+        """Whether all three losses exist and the MT rule lets the call pass.
+
+        Otherwise the reason is counted.
+        """
+        candidate = job.candidate
+        text, text_ids = self.texts[job.text].text, self.text_ids[job.text]
+        end = min(candidate.token_index + len(WEIGHTS), len(text_ids))
+        longest = len(self.prefix_ids[job.prefix("plus")]) + end - 1
         reason = None
         if candidate.token_index == 0 and not self.model.call_tokens.bos:
             reason = "position_not_scorable"
-        elif len(self.prefixes[job.prefix("plus")]) + end - 1 > self.model.max_positions:
+        elif longest > self.model.max_positions:
             reason = "context"
-        elif candidate.tool == "MT" and only_after(candidate.input, text, candidate.position):
+        elif candidate.tool == "MT" and only_after(
+            candidate.input, text, candidate.position
+        ):
             reason = "input_only_after_position"
         if reason:
             self._discard(job, reason)
         return reason is None
+
+    def _discard(self, job: _Job, reason: str) -> None:
+        by_tool = self.discarded[job.text]
+        by_tool.setdefault(job.candidate.tool, Counter())[reason] += 1

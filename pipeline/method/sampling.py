@@ -1,9 +1,9 @@
 """Step 2, sample: where calls might help, and which (paper section 2, "Sampling API Calls").
 
-In: texts, each under a tool, the tools' prompts and settings (tau_s, k, m). Out: for each the distinct
-candidate calls, and what became of every other draw, by reason. Texts of all tools are drawn for together;
-as draws end, further texts join. Nothing is executed or judged here. Results do not depend on which texts are
-sampled together.
+In: texts, each with a tool to try, the tools' prompts and settings (tau_s, k, m). Out: for
+each the distinct candidate calls, and the reasons why other draws are no calls. Requests of
+all tools are sampled together by continuous batching; results do not depend on which
+requests run together. Nothing is executed or judged here.
 """
 
 from __future__ import annotations
@@ -16,25 +16,31 @@ import numpy as np
 import torch
 
 from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.cost import Layout, least_decode, least_positions
-from pipeline.base.records import Candidate, Cost, PhaseWork, Text
+from pipeline.base.cost import PromptLayout
+from pipeline.base.records import Candidate, PhaseWork, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
-from pipeline.engine.sampler import Sampler, stream_keys
-from pipeline.engine.tree_attention import Usage
+from pipeline.engine.random_streams import stream_keys
+from pipeline.engine.sampler import Sampler
+from pipeline.engine.usage import Usage
+from pipeline.method.work import sampling_work
 from pipeline.syntax.calls import Malformed, parse_call
+from pipeline.syntax.grammar import call_head
 from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import TokenizedText, decode_continuations
-from tools_service.tools.contract import ToolName
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-_FORWARDS = 2  # of a batch of contexts: the contexts themselves, and <API> behind the positions
-_SHARE = 0.5  # of a forward's tokens for new contexts, so that others can run on beside them
+# Forwards that a batch of contexts starts: the contexts, and <API> behind the positions.
+_PREFILL_FORWARDS = 2
+# New contexts take at most this share of a forward's tokens, so that running draws can go
+# on beside them.
+_PREFILL_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A text to sample calls of a tool for."""
+class SamplingRequest:
+    """A text, and a tool whose calls are to be sampled for it."""
 
     text: Text
     tool: ToolName
@@ -42,10 +48,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class SampledText:
-    """One text under one tool. `positions` is the size of I, `draws` m times that; `discarded` counts draws
-    by reason.
+    """One text under one tool.
 
-    `failed` says why the text could not be sampled at all. `work` has the phases positions and decode.
+    `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
+    reason why they are no call. `failed` says why the text could not be sampled at all.
+    `work` has the phases positions and decode.
     """
 
     text: Text
@@ -60,223 +67,288 @@ class SampledText:
 
 def sample_calls(
     model: LanguageModel,
-    orders: Sequence[Order],
+    requests: Sequence[SamplingRequest],
     prompts: Mapping[ToolName, PromptTemplate],
     method: MethodConfig,
 ) -> list[SampledText]:
-    """Candidate calls for every order, in that sequence.
+    """The candidate calls of every request, in the order of the requests.
 
-    A text that does not fit the context beside the prompt comes back failed. Raises NonFiniteError when the
-    model's probabilities are not finite.
+    A text that does not fit the context beside the prompt comes back failed. Raises
+    NonFiniteError if the model's probabilities are not finite, and ModelError if a single
+    context does not fit the memory.
     """
-    sampler = _Sampler(model, orders, prompts, method)
-    while left := sampler.left():
-        failed = None
+    scheduler = _Scheduler(model, requests, prompts, method)
+    while pending := scheduler.pending():
+        failure = None
         try:
-            sampler.run(left)
+            scheduler.run(pending)
         except torch.OutOfMemoryError as error:
-            failed = str(error)
-        sampler.collect_finished()
-        if failed:  # out of the handler, which holds on to the tensors of the forward that failed
-            model.shrink(min(map(sampler.columns, sampler.left()), default=1), failed)
-    return sampler.sampled()
+            failure = str(error)
+        scheduler.collect_finished()
+        # Not in the handler: the exception keeps the tensors of the failed forward alive.
+        if failure:
+            sizes = [scheduler.context_length(index) for index in scheduler.pending()]
+            model.shrink(min(sizes, default=1), failure)
+    return scheduler.results()
 
 
-def select_positions(p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int) -> np.ndarray:
-    """I: the at most k usable positions with p(<API>) > tau_s, the likeliest first chosen, ascending.
+def select_positions(
+    p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int
+) -> np.ndarray:
+    """I: at most k usable positions with p(<API>) > tau_s, the likeliest, ascending.
 
     Of equal probabilities the earlier position wins.
     """
     above = np.flatnonzero(usable & (p_api > tau_s))
-    best = above[np.argsort(-p_api[above], kind="stable")[:k]]
-    return np.sort(best)
+    by_probability = np.argsort(-p_api[above], kind="stable")
+    return np.sort(above[by_probability[:k]])
 
 
 @dataclass(slots=True)
-class _Progress:
-    """What has become of an order."""
+class _RequestState:
+    """How far a request is. Positions are token indices."""
 
-    pieces: TokenizedText
+    encoded: TokenizedText
     failed: str | None = None
-    chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # I
     p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
-    unscorable: bool = False
+    positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    position_0_unscorable: bool = False
     started: bool = False
-    draws: range = range(0)  # their numbers while they are under way, position by position
-    drawn: list[tuple[int, ...]] | None = None  # their tokens, once all have ended
-    usage: Usage = field(default_factory=dict)
+    # Numbers of its draws while they run, position by position.
+    draws: range = range(0)
+    # The tokens of its draws, once all have ended.
+    tokens: list[tuple[int, ...]] | None = None
+    usage: Usage = field(default_factory=Usage)
 
 
-class _Sampler:
-    """Texts join the draws under way as others end; every forward is shared by whatever is there."""
+class _Scheduler:
+    """Continuous batching: requests are admitted to the running draws as others end."""
 
     def __init__(
         self,
         model: LanguageModel,
-        orders: Sequence[Order],
+        requests: Sequence[SamplingRequest],
         prompts: Mapping[ToolName, PromptTemplate],
         method: MethodConfig,
     ) -> None:
-        self.model, self.orders, self.prompts, self.method = model, orders, prompts, method
-        encoded = model.encode([order.text.text for order in orders])
-        self.progress = [_Progress(pieces) for pieces in encoded]
-        self.draws = Sampler(model)
-        for order, progress in zip(orders, self.progress, strict=True):
-            size = len(progress.pieces.ids)
-            room = model.max_text_tokens(prompts[order.tool], method.of(order.tool).max_call_tokens)
-            if not 0 < size <= room:
-                progress.failed = (
-                    f"context: the text has {size} tokens, beside the prompt of {order.tool} there is room "
-                    f"for {room}"
-                )
+        self.model = model
+        self.requests = requests
+        self.prompts = prompts
+        self.method = method
+        self.sampler = Sampler(model)
+        encoded = model.encode([request.text.text for request in requests])
+        self.states = [_RequestState(text) for text in encoded]
+        for request, state in zip(requests, self.states, strict=True):
+            state.failed = self._too_long(request, len(state.encoded.ids))
 
-    def left(self) -> list[int]:
-        """Orders that are still to be drawn for."""
-        return [n for n, one in enumerate(self.progress) if one.failed is None and one.drawn is None]
+    def _too_long(self, request: SamplingRequest, tokens: int) -> str | None:
+        """Why a text of so many tokens cannot be sampled; None if it can."""
+        max_call_tokens = self.method.of(request.tool).max_call_tokens
+        room = self.model.max_text_tokens(self.prompts[request.tool], max_call_tokens)
+        if 0 < tokens <= room:
+            return None
+        return (
+            f"context: the text has {tokens} tokens, beside the prompt of {request.tool} "
+            f"there is room for {room}"
+        )
 
-    def run(self, left: Sequence[int]) -> None:
-        """Draws for these orders, from their contexts to the last token."""
-        for batch in self._batches(left):
-            self._make_room(len(batch) * self.columns(batch[0]))
+    def pending(self) -> list[int]:
+        """Indices of the requests that are still to be drawn for."""
+        return [
+            index
+            for index, state in enumerate(self.states)
+            if state.failed is None and state.tokens is None
+        ]
+
+    def run(self, pending: Sequence[int]) -> None:
+        """Draw for these requests, from their contexts to the last token."""
+        for batch in self._batches(pending):
+            self._make_room(len(batch) * self.context_length(batch[0]))
             self._start(batch)
-        self._make_room()
+        self._finish()
 
     def collect_finished(self) -> None:
-        """Keeps the draws of orders whose draws have all ended; the others will be drawn again, the same."""
-        running = self.draws.running()
-        for index in self.left():
-            progress = self.progress[index]
-            if progress.started and not running.intersection(progress.draws):
-                progress.drawn = [tuple(self.draws.tokens[number]) for number in progress.draws]
-            progress.started = False
-        self.draws = Sampler(self.model)
+        """Keep the draws of requests all of whose draws have ended.
 
-    def _batches(self, left: Sequence[int]) -> list[list[int]]:
-        """Orders of one tool and like length each, the longest contexts first."""
+        The others will be drawn again, with the same random numbers.
+        """
+        running = self.sampler.running()
+        for index in self.pending():
+            state = self.states[index]
+            if state.started and not running.intersection(state.draws):
+                state.tokens = [tuple(self.sampler.tokens[n]) for n in state.draws]
+            state.started = False
+        self.sampler = Sampler(self.model)
+
+    def _batches(self, pending: Sequence[int]) -> list[list[int]]:
+        """Requests of one tool and like length each, the longest contexts first."""
         by_tool: dict[ToolName, list[int]] = {}
-        for index in left:
-            by_tool.setdefault(self.orders[index].tool, []).append(index)
+        for index in pending:
+            by_tool.setdefault(self.requests[index].tool, []).append(index)
         batches = []
-        for tool, mine in by_tool.items():
-            prompt = self.model.prompt(self.prompts[tool]).length
-            own = [self.columns(index) - prompt for index in mine]
-            found = self.model.batch_by_length(own, prompt, _FORWARDS, _SHARE)
-            batches += [[mine[place] for place in batch] for batch in found]
-        return sorted(batches, key=lambda batch: -self.columns(batch[0]))
+        for tool, indices in by_tool.items():
+            prompt_length = self.model.prompt(self.prompts[tool]).length
+            lengths = [self.context_length(i) - prompt_length for i in indices]
+            places = self.model.batch_by_length(
+                lengths, prompt_length, _PREFILL_FORWARDS, _PREFILL_SHARE
+            )
+            batches += [[indices[place] for place in batch] for batch in places]
+        return sorted(batches, key=lambda batch: -self.context_length(batch[0]))
 
-    def columns(self, index: int) -> int:
-        """Tokens of an order's context."""
-        prompt = self.model.prompt(self.prompts[self.orders[index].tool])
-        return prompt.length + 2 * len(self.progress[index].pieces.ids) + len(prompt.suffix)
+    def context_length(self, index: int) -> int:
+        """Tokens of a request's context: the prompt, the text, the suffix, the text."""
+        prompt = self.model.prompt(self.prompts[self.requests[index].tool])
+        text = len(self.states[index].encoded.ids)
+        return prompt.length + 2 * text + len(prompt.suffix)
 
-    def _make_room(self, columns: int | None = None) -> None:
-        """Goes on drawing until a batch of so many columns may join; without a number, to the end."""
-        while held := self.draws.held:
-            if columns is not None and held + columns <= self.model.max_batch_tokens:
+    def _make_room(self, slots: int) -> None:
+        """Draw until a batch that needs so many cache slots may be admitted."""
+        limit = self.model.max_batch_tokens
+        while used := self.sampler.cached_slots:
+            if used + slots <= limit:
                 break
-            self.draws.step()
+            self.sampler.step()
+
+    def _finish(self) -> None:
+        """Draw until all draws have ended."""
+        while self.sampler.cached_slots:
+            self.sampler.step()
 
     def _start(self, batch: Sequence[int]) -> None:
-        """Runs the contexts of a batch, chooses the positions, and lets their draws begin."""
-        tool = self.orders[batch[0]].tool
-        settings, mine = self.method.of(tool), [self.progress[index] for index in batch]
-        text_ids = [self.orders[index].text.text_id for index in batch]
+        """Prefill the contexts of a batch, choose positions, and start the draws."""
+        tool = self.requests[batch[0]].tool
+        states = [self.states[index] for index in batch]
         contexts = PrefilledBatch(
             self.model,
             self.model.prompt(self.prompts[tool]),
-            [progress.pieces.ids for progress in mine],
-            [progress.usage for progress in mine],
+            [state.encoded.ids for state in states],
+            [state.usage for state in states],
         )
-        for progress, text_id, p in zip(mine, text_ids, contexts.positions(), strict=True):
-            if not np.isfinite(p).all():
-                raise NonFiniteError("p(<API>)", text_id, tool, int(np.flatnonzero(~np.isfinite(p))[0]))
-            progress.p_api = p
-            self._choose(progress, settings)
-        self._draw(contexts, tool, mine, text_ids)
-        for progress in mine:
-            progress.started = True
+        for index, p_api in zip(batch, contexts.api_probabilities(), strict=True):
+            self._choose_positions(index, p_api)
+        self._start_draws(contexts, batch)
+        for state in states:
+            state.started = True
 
-    def _draw(
-        self, contexts: PrefilledBatch, tool: ToolName, mine: Sequence[_Progress], text_ids: Sequence[int]
-    ) -> None:
-        """Lets the draws at the chosen positions begin, if there are any."""
-        settings, counts = self.method.of(tool), [len(progress.chosen) for progress in mine]
+    def _choose_positions(self, index: int, p_api: np.ndarray) -> None:
+        request, state = self.requests[index], self.states[index]
+        bad = np.flatnonzero(~np.isfinite(p_api))
+        if len(bad):
+            text_id = request.text.text_id
+            raise NonFiniteError("p(<API>)", text_id, request.tool, int(bad[0]))
+        settings = self.method.of(request.tool)
+        usable = state.encoded.starts >= 0
+        # Without a BOS the model gives no probability to a text's first token: a call
+        # there has no loss and could never be kept.
+        if not self.model.call_tokens.bos:
+            likely = p_api[0] > settings.tau_s
+            state.position_0_unscorable = bool(usable[0] and likely)
+            usable[0] = False
+        state.p_api = p_api
+        state.positions = select_positions(p_api, usable, settings.tau_s, settings.k)
+
+    def _start_draws(self, contexts: PrefilledBatch, batch: Sequence[int]) -> None:
+        """Start m draws at each chosen position, if there are any."""
+        tool = self.requests[batch[0]].tool
+        settings = self.method.of(tool)
+        counts = [len(self.states[index].positions) for index in batch]
         if not sum(counts):
             return
-        row = np.repeat(np.arange(len(mine)), counts)
-        position = np.concatenate([progress.chosen for progress in mine])
-        names = [text_ids[text] for text in row.tolist()]
-        keys = [
-            stream_keys(self.method.seed, name, tool, int(i), settings.m)
-            for name, i in zip(names, position, strict=True)
-        ]
-        numbers = self.draws.add(
-            contexts, tool, row, position, np.stack(keys), settings.max_call_tokens, names
+        keys, origins = self._keys(batch, tool, settings)
+        numbers = self.sampler.add(
+            contexts,
+            text=np.repeat(np.arange(len(batch)), counts),
+            position=np.concatenate([self.states[i].positions for i in batch]),
+            keys=keys,
+            automaton=self.model.automaton(call_head(tool)),
+            max_tokens=settings.max_call_tokens,
+            origins=origins,
         )
         ends = np.cumsum(counts) * settings.m
-        for progress, end, count in zip(mine, ends.tolist(), counts, strict=True):
-            progress.draws = numbers[end - count * settings.m : end]
+        for index, count, end in zip(batch, counts, ends.tolist(), strict=True):
+            self.states[index].draws = numbers[end - count * settings.m : end]
 
-    def _choose(self, progress: _Progress, settings: ToolMethod) -> None:
-        # Without a BOS the model says nothing about a text's first token alone: no loss, so no call can be
-        # kept.
-        bos, usable = bool(self.model.call_tokens.bos), progress.pieces.starts >= 0
-        progress.unscorable = bool(usable[0] and not bos and progress.p_api[0] > settings.tau_s)
-        usable[0] &= bos
-        progress.chosen = select_positions(progress.p_api, usable, settings.tau_s, settings.k)
+    def _keys(
+        self, batch: Sequence[int], tool: ToolName, settings: ToolMethod
+    ) -> tuple[np.ndarray, list[tuple[int, str, int]]]:
+        """For each chosen position the keys of its draws [positions, m], and its origin."""
+        origins: list[tuple[int, str, int]] = []
+        for index in batch:
+            text_id = self.requests[index].text.text_id
+            positions = self.states[index].positions.tolist()
+            origins += [(text_id, tool, position) for position in positions]
+        tool_number = TOOL_NAMES.index(tool)
+        keys = [
+            stream_keys(self.method.seed, text_id, tool_number, position, settings.m)
+            for text_id, _, position in origins
+        ]
+        return np.stack(keys), origins
 
-    def sampled(self) -> list[SampledText]:
-        """What was found, once all draws have ended."""
-        return [self._sampled(index) for index in range(len(self.orders))]
+    def results(self) -> list[SampledText]:
+        """The results of all requests, once no request is pending."""
+        return [self._result(index) for index in range(len(self.requests))]
 
-    def _sampled(self, index: int) -> SampledText:
-        order, progress = self.orders[index], self.progress[index]
-        if progress.failed is not None:
-            return SampledText(order.text, order.tool, failed=progress.failed)
-        calls: Counter[tuple[int, str]] = Counter()
-        discarded = Counter({"position_not_scorable": 1} if progress.unscorable else {})
-        at = np.repeat(progress.chosen, self.method.of(order.tool).m).tolist()
-        draws: dict[int, list[tuple[int, ...]]] = {int(i): [] for i in progress.chosen}
-        drawn = progress.drawn or []
-        for i, tokens, call in zip(at, drawn, _read(self.model, order.tool, drawn), strict=True):
-            draws[i].append(tokens)
-            if isinstance(call, Malformed):
-                discarded[call.reason] += 1
+    def _result(self, index: int) -> SampledText:
+        request, state = self.requests[index], self.states[index]
+        if state.failed is not None:
+            return SampledText(request.text, request.tool, failed=state.failed)
+        tokens_of_draws = state.tokens or []
+        m = self.method.of(request.tool).m
+        position_of_draw = np.repeat(state.positions, m).tolist()
+        draws: dict[int, list[tuple[int, ...]]] = {
+            i: [] for i in state.positions.tolist()
+        }
+        for position, tokens in zip(position_of_draw, tokens_of_draws, strict=True):
+            draws[position].append(tokens)
+        inputs = _parse_draws(self.model, request.tool, tokens_of_draws)
+        draws_of_call: Counter[tuple[int, str]] = Counter()
+        discarded: Counter[str] = Counter()
+        if state.position_0_unscorable:
+            discarded["position_not_scorable"] = 1
+        for position, call_input in zip(position_of_draw, inputs, strict=True):
+            if isinstance(call_input, Malformed):
+                discarded[call_input.reason] += 1
             else:
-                calls[i, call] += 1
-        starts, p_api = progress.pieces.starts, progress.p_api
-        candidates = tuple(
-            Candidate(order.tool, int(starts[i]), i, float(p_api[i]), call, count)
-            for (i, call), count in calls.items()
-        )
+                draws_of_call[position, call_input] += 1
+        candidates = [
+            Candidate(
+                tool=request.tool,
+                position=int(state.encoded.starts[position]),
+                token_index=position,
+                p_api=float(state.p_api[position]),
+                input=call_input,
+                draws=count,
+            )
+            for (position, call_input), count in draws_of_call.items()
+        ]
+        layout = self._layout(request.tool, len(state.encoded.ids))
         return SampledText(
-            order.text,
-            order.tool,
-            positions=len(progress.chosen),
-            draws=len(drawn),
-            candidates=candidates,
+            request.text,
+            request.tool,
+            positions=len(state.positions),
+            draws=len(tokens_of_draws),
+            candidates=tuple(candidates),
             discarded=dict(discarded),
-            work=self._work(order.tool, progress, draws),
+            work=sampling_work(request.tool, layout, draws, state.usage),
         )
 
-    def _work(
-        self, tool: ToolName, progress: _Progress, draws: Mapping[int, Sequence[tuple[int, ...]]]
-    ) -> tuple[PhaseWork, ...]:
-        """The two phases of a text, given its draws by position."""
+    def _layout(self, tool: ToolName, text_tokens: int) -> PromptLayout:
         prompt = self.model.prompt(self.prompts[tool])
-        n, api = len(progress.pieces.ids), len(self.model.call_tokens.api)
-        layout = Layout(prompt.length, n, len(prompt.suffix), api)
-        return (
-            PhaseWork(tool, "positions", least_positions(layout), progress.usage.get("positions", Cost())),
-            PhaseWork(tool, "decode", least_decode(layout, draws), progress.usage.get("decode", Cost())),
-        )
+        api_tokens = len(self.model.call_tokens.api)
+        return PromptLayout(prompt.length, text_tokens, len(prompt.suffix), api_tokens)
 
 
-def _read(model: LanguageModel, tool: ToolName, drawn: Sequence[tuple[int, ...]]) -> list[str | Malformed]:
-    """The input of each draw's call, or why it is none. Equal draws are read once."""
-    distinct = list(dict.fromkeys(drawn))
-    read: dict[tuple[int, ...], str | Malformed] = {}
-    special = set(model.tokenizer.all_special_ids)
-    for ids, text in zip(distinct, decode_continuations(model.tokenizer, distinct), strict=True):
-        read[ids] = Malformed("special_token") if ids[-1] in special else parse_call(text, tool)
-    return [read[ids] for ids in drawn]
+def _parse_draws(
+    model: LanguageModel, tool: ToolName, draws: Sequence[tuple[int, ...]]
+) -> list[str | Malformed]:
+    """The input of each draw's call, or why the draw is no call. Equal draws parse once."""
+    distinct = list(dict.fromkeys(draws))
+    special_ids = set(model.tokenizer.all_special_ids)
+    texts = decode_continuations(model.tokenizer, distinct)
+    parsed: dict[tuple[int, ...], str | Malformed] = {}
+    for ids, text in zip(distinct, texts, strict=True):
+        if ids[-1] in special_ids:
+            parsed[ids] = Malformed("special_token")
+        else:
+            parsed[ids] = parse_call(text, tool)
+    return [parsed[ids] for ids in draws]

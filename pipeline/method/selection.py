@@ -1,9 +1,9 @@
 """Step 1, select: which texts each tool is tried on (paper Appendix A).
 
-In: a tool, a `Text`, the `MethodConfig`. Out: a `Selection`: chosen or not, the rule that decided, and for
-the calendar the date. Pure, and the same in every run. Tokens are counted without the language model, so that
-the choice of texts does not depend on it (docs/decisions/0008). QA and WikiSearch take every text; signs of
-arithmetic are read by numeracy.py. Texts with `skipped` set are the caller's to leave out.
+In: a tool, a `Text`, the `MethodConfig`. Out: a `Selection`: chosen or not, the rule that
+decided and, for the calendar, the date. The same in every run. Tokens are counted without
+the language model, so that the choice of texts does not depend on it (docs/decisions/0008).
+Texts with `skipped` set are for the caller to leave out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from dataclasses import dataclass
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Text
-from pipeline.method.numeracy import announces_result, find_numbers, has_computed_number
+from pipeline.method.numeracy import (
+    announces_result,
+    find_numbers,
+    has_computed_number,
+)
 from tools_service.tools.contract import ToolName
 from tools_service.tools.languages import identify_language
 
@@ -26,23 +30,45 @@ MIN_CONFIDENCE = 0.8
 _NUMBERS_NEEDED = 3
 _WEB_YEARS = range(1990, 2100)
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTHS = (
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+)
 _MONTH_NAME = (
     r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
     r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
 )
-# A whole date, year first, that nothing runs into: /2021/03/05/, /2021/3/5, /2021/mar/05, 2021-03-05,
-# /20210305/. With slashes the day must end its part of the path: /2021/03/10-ideas is a page of March.
+# A whole date, year first, with a boundary on both sides: /2021/03/05/, /2021/3/5,
+# /2021/mar/05, 2021-03-05, /20210305/. Between slashes the day must end its part of the
+# path: /2021/03/10-ideas is a page of March.
 _URL_DATES = (
-    re.compile(r"/(?P<year>[0-9]{4})/(?P<month>[0-9]{1,2})/(?P<day>[0-9]{1,2})(?=[/?#]|\.[a-z]|$)", re.I),
-    re.compile(rf"/(?P<year>[0-9]{{4}})/{_MONTH_NAME}/(?P<day>[0-9]{{1,2}})(?=[/?#]|\.[a-z]|$)", re.I),
+    re.compile(
+        r"/(?P<year>[0-9]{4})/(?P<month>[0-9]{1,2})/(?P<day>[0-9]{1,2})(?=[/?#]|\.[a-z]|$)",
+        re.I,
+    ),
+    re.compile(
+        rf"/(?P<year>[0-9]{{4}})/{_MONTH_NAME}/(?P<day>[0-9]{{1,2}})(?=[/?#]|\.[a-z]|$)",
+        re.I,
+    ),
     re.compile(
         r"(?<![^\W_])(?P<year>[0-9]{4})(?P<sep>[-_.])(?P<month>[0-9]{2})(?P=sep)(?P<day>[0-9]{2})(?![^\W_])"
     ),
-    re.compile(r"(?<![^\W_])(?P<year>[0-9]{4})(?P<month>[0-9]{2})(?P<day>[0-9]{2})(?![^\W_])"),
+    re.compile(
+        r"(?<![^\W_])(?P<year>[0-9]{4})(?P<month>[0-9]{2})(?P<day>[0-9]{2})(?![^\W_])"
+    ),
 )
 
-# Scripts that put no space between words: each character is a token of its own.
+# Scripts without spaces between words: each character is a token of its own.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -50,7 +76,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`rule` chose the text, or is "no: REASON"; `date` is the day (ISO) the calendar answers with."""
+    """`rule` chose the text, or is "no: REASON". `date` is the calendar's day (ISO)."""
 
     rule: str
     chosen: bool
@@ -58,13 +84,16 @@ class Selection:
 
 
 Identify = Callable[[str], tuple[str, float]]
-"""The language of a string without line breaks (ISO 639 code) and the confidence, 0 to 1."""
+"""From a string without line breaks to its language (ISO 639 code) and a confidence, 0 to 1."""
 
 
 def select(
-    tool: ToolName, text: Text, method: MethodConfig, identify: Identify = identify_language
+    tool: ToolName,
+    text: Text,
+    method: MethodConfig,
+    identify: Identify = identify_language,
 ) -> Selection:
-    """Whether and why a tool is tried on a text. `identify` is used for MT only."""
+    """Whether a tool is tried on a text, and why. `identify` is used for MT only."""
     if tool == "Calculator":
         return _select_calculator(text, method)
     if tool == "Calendar":
@@ -89,7 +118,9 @@ def _select_calculator(text: Text, method: MethodConfig) -> Selection:
 
 def _uniform(text_id: int, seed: int) -> float:
     """A number in [0, 1) that the text and the seed determine."""
-    digest = hashlib.blake2b(f"calculator {seed} {text_id}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(
+        f"calculator {seed} {text_id}".encode(), digest_size=8
+    ).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
@@ -103,30 +134,37 @@ def _select_calendar(text: Text) -> Selection:
 
 
 def date_in_url(url: str) -> str | None:
-    """The first whole, possible date in a URL, ISO YYYY-MM-DD. A year with a month alone is none."""
-    found = []
+    """The first whole, valid date in a URL, ISO YYYY-MM-DD; a year with a month is none."""
+    first_of_pattern = []
     for pattern in _URL_DATES:
         for match in pattern.finditer(url):
-            date = _possible(match.groupdict())
+            date = _valid_date(match.groupdict())
             if date is not None:
-                found.append((match.start(), date))
+                first_of_pattern.append((match.start(), date))
                 break
-    return min(found)[1] if found else None
+    return min(first_of_pattern)[1] if first_of_pattern else None
 
 
-def _possible(parts: dict[str, str]) -> str | None:
-    month = _MONTHS.index(parts["name"][:3].lower()) + 1 if "name" in parts else int(parts["month"])
+def _valid_date(groups: dict[str, str]) -> str | None:
+    """The ISO date of a match; None for a day that does not exist or a year not of the web."""
+    name = groups.get("name")
+    month = (
+        _MONTHS.index(name[:3].lower()) + 1 if name else int(groups["month"])
+    )
     try:
-        date = datetime.date(int(parts["year"]), month, int(parts["day"]))
+        date = datetime.date(int(groups["year"]), month, int(groups["day"]))
     except ValueError:
         return None
     return date.isoformat() if date.year in _WEB_YEARS else None
 
 
 def _select_mt(text: Text, identify: Identify) -> Selection:
-    """A chunk of 10 tokens in another language, English somewhere before and after it."""
-    languages = [identify(chunk) for chunk in _chunks(text.text) if _LETTER.search(chunk)]
-    english = [at for at, (language, _) in enumerate(languages) if language == "en"]
+    """A chunk of 10 tokens in another language, with English before and after it."""
+    chunks = [chunk for chunk in _chunks(text.text) if _LETTER.search(chunk)]
+    languages = [identify(chunk) for chunk in chunks]
+    english = [
+        at for at, (language, _) in enumerate(languages) if language == "en"
+    ]
     foreign = [
         at
         for at, (language, confidence) in enumerate(languages)
@@ -140,8 +178,11 @@ def _select_mt(text: Text, identify: Identify) -> Selection:
 
 
 def _chunks(text: str) -> list[str]:
-    words = [match.span() for match in _WORD.finditer(text)]
-    return [
-        text[words[at][0] : words[min(at + CHUNK_TOKENS, len(words)) - 1][1]]
-        for at in range(0, len(words), CHUNK_TOKENS)
-    ]
+    """The text in slices of CHUNK_TOKENS words."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    chunks = []
+    for first in range(0, len(spans), CHUNK_TOKENS):
+        last = min(first + CHUNK_TOKENS, len(spans)) - 1
+        start, end = spans[first][0], spans[last][1]
+        chunks.append(text[start:end])
+    return chunks

@@ -21,13 +21,17 @@ CLOSED, DEAD = -1, -2
 _HOPELESS = re.compile(rf"[{CONTROLS}\[]")
 
 
-def automaton(tool: ToolName, pieces: Sequence[str], special: Sequence[int], vocabulary: int) -> np.ndarray:
+def call_head(tool: ToolName) -> str:
+    """What every call of `tool` begins with; all of it where the tool takes no input."""
+    return f"{tool}()" if tool == "Calendar" else f"{tool}("
+
+
+def automaton(head: str, pieces: Sequence[str], special: Sequence[int], vocabulary: int) -> np.ndarray:
     """Next state [states, vocabulary] int16. A state counts the characters of ``Tool(`` written; draws
     start in 0.
 
     Ids beyond `pieces` (embeddings without a token) and `special` ones are dead.
     """
-    head = f"{tool}()" if tool == "Calendar" else f"{tool}("  # the calendar takes no input
     table = np.full((len(head) + 1, vocabulary), DEAD, dtype=np.int16)
     for state in range(len(head)):
         expected = head[state:]

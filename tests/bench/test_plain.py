@@ -58,5 +58,5 @@ def test_shortcuts_switched_off_change_no_call(method: MethodConfig, tools: Loca
         assert found["scored"] == [found["scored_by_both"]] * 2
         assert found["largest_difference_of_a_loss"] < 1e-4
     table = patient(model)
-    assert table.shape == (1, model.vocabulary)
+    assert table.shape == (1, model.vocabulary_size)
     assert set(table[0, list(model.call_tokens.api)]) == {0}

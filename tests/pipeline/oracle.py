@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from pipeline.engine.model import LanguageModel
-from pipeline.engine.sampler import stream_keys, uniforms
+from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.syntax.calls import Malformed, linearise, parse_call
 from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
-from tools_service.tools.contract import ToolName
+from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def calls_at(
     text_id: int,
 ) -> list[str]:
     """The inputs of the calls among the m draws at a position."""
-    keys = stream_keys(seed, text_id, template.tool, position, m)
+    keys = stream_keys(seed, text_id, TOOL_NAMES.index(template.tool), position, m)
     drawn = [draw(model, template, text, position, keys[j : j + 1], most) for j in range(m)]
     parsed = [parse_call(one, template.tool) for one in drawn]
     return [one for one in parsed if not isinstance(one, Malformed)]

@@ -146,7 +146,7 @@ def test_positions_are_the_engines_however_few_tokens_are_listed(
     calls = {(n, call.position): call.p_api for n, found in enumerate(engine) for call in found}
     assert calls == pytest.approx({at: by_character[at] for at in calls}, abs=1e-5)
     assert (answers.asked["next"] > 0) == (listed == 1)
-    monkeypatch.setattr(vllm_job, "LISTED", annotator_model().vocabulary)
+    monkeypatch.setattr(vllm_job, "LISTED", annotator_model().vocabulary_size)
     assert found == pytest.approx(
         positions(Job(answers, annotator_model(), tools, method), texts(4)), abs=1e-5
     )

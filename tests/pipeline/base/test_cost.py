@@ -13,12 +13,12 @@ import pytest
 from bench.fixtures.small_models import ARCHITECTURES, causal_lm
 from pipeline.base.cost import (
     Expected,
-    Layout,
     ModelShape,
+    PromptLayout,
     forecast,
-    least_decode,
-    least_positions,
-    least_scoring,
+    lower_bound_decode,
+    lower_bound_positions,
+    lower_bound_scoring,
 )
 from pipeline.base.records import Cost
 from pipeline.engine.loading import model_shape
@@ -68,10 +68,10 @@ def beginnings(context: Context) -> set[Context]:
 
 @pytest.mark.parametrize("api", [named("a", 1), named("a", 3)])
 def test_the_least_sampling_is_the_set_of_distinct_contexts(api: Context) -> None:
-    layout = Layout(len(PROMPT), len(TEXT), len(SUFFIX), len(api))
+    layout = PromptLayout(len(PROMPT), len(TEXT), len(SUFFIX), len(api))
     positions, draws = contexts_of_positions(api), contexts_of_draws(api)
-    assert least_positions(layout) == cost_of(positions, [PROMPT])
-    assert least_decode(layout, DRAWS) == cost_of(draws, positions)
+    assert lower_bound_positions(layout) == cost_of(positions, [PROMPT])
+    assert lower_bound_decode(layout, DRAWS) == cost_of(draws, positions)
 
 
 def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> None:
@@ -85,7 +85,7 @@ def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> 
         (0, 1, 2, 3, 4, *range(50, 56)),
     ]
     asked: list[Context] = []
-    for ids, cost in zip(sequences, least_scoring(sequences, [5] * 6), strict=True):
+    for ids, cost in zip(sequences, lower_bound_scoring(sequences, [5] * 6), strict=True):
         whole = tuple(map(str, ids[:-1]))
         expected = cost_of({whole}, asked)
         assert (cost.tokens, cost.attention_pairs, cost.logits) == (
@@ -98,18 +98,18 @@ def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> 
 
 def test_a_forecast_of_what_happened_is_what_happened() -> None:
     """Where all texts and draws are alike, averages lose nothing."""
-    layout = Layout(7, 5, 2, 3)
+    layout = PromptLayout(7, 5, 2, 3)
     draws = {i: [(10 * j, 1, 2, 3) for j in range(4)] for i in (1, 2, 3)}
     x, calls = list(range(50, 55)), 6
     plus = [[0, 1, 100 + c, 7, 8, *x] for c in range(calls)]
     call = [[0, 1, 200 + c, 7, *x] for c in range(calls)]
-    scored = least_scoring([[0, *x], *plus, *call], [5] * (1 + 2 * calls))
+    scored = lower_bound_scoring([[0, *x], *plus, *call], [5] * (1 + 2 * calls))
     expected = Expected(
         prompt=7, n=5, suffix=2, api=3, positions=3, draws=4, draw=4, calls=calls, plus=5, call=4, reach=5
     )
     found = forecast(expected)
-    assert found["positions"] == least_positions(layout)
-    assert found["decode"] == least_decode(layout, draws)
+    assert found["positions"] == lower_bound_positions(layout)
+    assert found["decode"] == lower_bound_decode(layout, draws)
     # What is shared, BOS and a token, is foreseen as a size; that some sequence has it first is not.
     shared = forecast(expected.__class__(**{**fields(expected), "shared": 2}))
     assert shared["call"] == sum(scored[1 + calls :], Cost())

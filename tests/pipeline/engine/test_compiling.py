@@ -14,7 +14,7 @@ from bench.fixtures.small_models import ARCHITECTURES, causal_lm, language_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
 from pipeline.engine import loading
-from pipeline.engine.compiling import compile_parts
+from pipeline.engine.compiling import compile_layers
 from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
@@ -49,9 +49,9 @@ def test_annotations_are_those_of_the_model_as_it_is(architecture: str, method: 
         return graph.forward
 
     model = language_model(architecture, "pieces")
-    copied = causal_lm(architecture, model.vocabulary)
+    copied = causal_lm(architecture, model.vocabulary_size)
     copied.load_state_dict(model.model.state_dict())
-    assert compile_parts(copied, backend)
+    assert compile_layers(copied, backend)
     compiled = annotate(prepare_language_model(copied, model.tokenizer), method)
     assert any(one.calls for one in compiled)
     for one, other in zip(annotate(model, method), compiled, strict=True):
@@ -67,10 +67,10 @@ def test_without_a_compiler_the_model_runs_as_it_is(
         raise FileNotFoundError("no C++ compiler\nat all")
 
     model = language_model("llama", "pieces")
-    copied = causal_lm("llama", model.vocabulary)
+    copied = causal_lm("llama", model.vocabulary_size)
     copied.load_state_dict(model.model.state_dict())
     with caplog.at_level(logging.WARNING):
-        assert not compile_parts(copied, missing)
+        assert not compile_layers(copied, missing)
     assert "nothing was compiled" in caplog.text
     assert "no C++ compiler" in caplog.text
     assert annotate(prepare_language_model(copied, model.tokenizer), method) == annotate(model, method)
@@ -83,7 +83,7 @@ def test_a_model_is_compiled_when_its_configuration_says_so(
     model.model.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     compiled: list[object] = []
-    monkeypatch.setattr(loading, "compile_parts", compiled.append)
+    monkeypatch.setattr(loading, "compile_layers", compiled.append)
     config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
     load_language_model(config)
     assert not compiled

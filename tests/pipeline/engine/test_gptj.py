@@ -8,7 +8,7 @@ import torch
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
 from pipeline.engine import gptj
 from pipeline.engine.loading import prepare_language_model
-from pipeline.engine.unpadding import Handed, UnpaddedLayout
+from pipeline.engine.unpadding import UnpaddedLayout, current_layout
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ def test_logits_are_those_of_its_own_attention() -> None:
     mask[1, 7:] = 0
     with torch.no_grad():
         own = [model(IDS).logits, model(IDS, attention_mask=mask).logits[:, :7]]
-        assert gptj.install(model, Handed())
+        assert gptj.install(model)
         found = [model(IDS).logits, model(IDS, attention_mask=mask).logits[:, :7]]
         gptj.uninstall(model)
         again = [model(IDS).logits, model(IDS, attention_mask=mask).logits[:, :7]]
@@ -32,34 +32,34 @@ def test_logits_are_those_of_its_own_attention() -> None:
 
 
 def test_other_architectures_are_left_alone() -> None:
-    assert not gptj.install(causal_lm("llama", 420), Handed())
+    assert not gptj.install(causal_lm("llama", 420))
 
 
 def test_an_attention_that_changes_the_numbers_is_taken_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = gptj.packed_attention
+    right = gptj.unpadded_attention
 
     def wrong(*args: object, scaling: float, **more: object) -> object:
         return right(*args, scaling=2 * scaling, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gptj, "packed_attention", wrong)
+    monkeypatch.setattr(gptj, "unpadded_attention", wrong)
     model = prepare_language_model(causal_lm("gptj", 420), tokenizer("bytes"))
-    assert (model.packs, model.eager) == (False, True)
+    assert (model.can_unpad, model.eager_attention) == (False, True)
     assert "_attn" not in vars(model.model.transformer.h[0].attn)
 
 
-def test_a_forward_that_fails_leaves_no_places_behind() -> None:
+def test_a_forward_that_fails_leaves_no_layout_behind() -> None:
     model = language_model("gptj", "bytes")
-    real = torch.ones(1, 3, dtype=torch.bool).numpy()
+    is_token = torch.ones(1, 3, dtype=torch.bool).numpy()
     with pytest.raises(IndexError):
-        model.features(torch.tensor([[10**6, 1, 2]]), places=UnpaddedLayout.of(real, model.device))
-    assert model.handed.places is None
+        model.hidden_states(torch.tensor([[10**6, 1, 2]]), UnpaddedLayout.of(is_token, model.device))
+    assert current_layout(model.device) is None
 
 
 def test_the_table_of_positions_is_seen_and_not_copied_by_the_rows() -> None:
     model = causal_lm("gptj", 420)
     attention = model.transformer.h[0].attn
     own = attention._get_embed_positions(IDS)
-    assert gptj.install(model, Handed())
+    assert gptj.install(model)
     seen = attention._get_embed_positions(IDS)
     assert torch.equal(seen, own)
     assert seen.stride(0) == 0

@@ -13,7 +13,7 @@ from bench.fixtures import small_run as annotating
 from bench.fixtures.small_models import causal_lm, language_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
-from pipeline.engine.compiling import compile_parts
+from pipeline.engine.compiling import compile_layers
 from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.sampler import Sampler
@@ -36,7 +36,7 @@ def method(tmp_path: Path) -> MethodConfig:
 
 def on_gpu(architecture: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
     model = language_model(architecture, "pieces")
-    copied = causal_lm(architecture, model.vocabulary)
+    copied = causal_lm(architecture, model.vocabulary_size)
     copied.load_state_dict(model.model.state_dict())
     for (
         weight
@@ -64,7 +64,7 @@ def test_calls_and_losses_are_those_of_the_cpu(architecture: str, method: Method
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_compiled_norms_and_mlps_change_nothing(architecture: str, method: MethodConfig) -> None:
     expected, model = annotate(on_gpu(architecture), method), on_gpu(architecture)
-    assert compile_parts(model.model)
+    assert compile_layers(model.model)
     for one, other in zip(expected, annotate(model, method), strict=True):
         assert one.funnel == other.funnel
         assert [c.l_plus for c in other.calls] == pytest.approx([c.l_plus for c in one.calls], abs=1e-3)

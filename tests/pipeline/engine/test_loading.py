@@ -95,14 +95,14 @@ def test_the_engine_passes_through_the_hooks_of_a_model_spread_over_devices(
     sequences = [pieces.ids for pieces in model.encode(["The bakery sold 48 rolls.", "67 on Tuesday"])]
     wanted = [np.arange(1, len(ids)) for ids in sequences]
     expected, _ = token_logprobs(model, sequences, wanted, "plus")
-    spread = causal_lm(architecture, model.vocabulary)
+    spread = causal_lm(architecture, model.vocabulary_size)
     spread.load_state_dict(model.model.state_dict())
     lm: Any = spread
     for layer in lm.model.layers if architecture == "llama" else lm.transformer.h:
         hook = AlignDevicesHook(execution_device=torch.device("cpu"), skip_keys="past_key_values")
         add_hook_to_module(layer, hook)
     hooked = prepare_language_model(spread, model.tokenizer)
-    assert hooked.packs == model.packs
+    assert hooked.can_unpad == model.can_unpad
     found, _ = token_logprobs(hooked, sequences, wanted, "plus")
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

@@ -6,22 +6,22 @@ import pytest
 
 from bench.fixtures.small_models import causal_lm, language_model, tokenizer
 from pipeline.engine.loading import prepare_language_model
-from pipeline.engine.memory import fitting, run_profile
+from pipeline.engine.memory import fitting_batch_tokens, run_profile
 
 pytestmark = pytest.mark.unit
 
 
 def test_the_free_memory_is_divided_by_what_a_token_takes() -> None:
     """100 tokens took 1,500 bytes, 300 took 3,500: 10 each and 500 at once. Of 10,000 free 8,500 are used."""
-    assert fitting({100: 1_500, 300: 3_500}, 10_000) == 800
+    assert fitting_batch_tokens({100: 1_500, 300: 3_500}, 10_000) == 800
 
 
 def test_at_least_what_has_been_rehearsed_fits() -> None:
-    assert fitting({100: 1_500, 300: 3_500}, 10) == 100
+    assert fitting_batch_tokens({100: 1_500, 300: 3_500}, 10) == 100
 
 
 def test_a_model_too_small_to_measure_gets_a_bounded_batch() -> None:
-    assert fitting({100: 5, 300: 5}, 10**12) == 2**18
+    assert fitting_batch_tokens({100: 5, 300: 5}, 10**12) == 2**18
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gptj", "gpt2"])

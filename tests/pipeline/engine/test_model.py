@@ -32,6 +32,7 @@ from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.prefill import PrefilledBatch
+from pipeline.engine.usage import Usage
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
 
@@ -46,8 +47,8 @@ TEXTS = ["The bakery sold 48 rolls.", "é “x” 67", "67"]
 def test_positions_have_the_probabilities_of_plain_forwards(architecture: str, kind: str) -> None:
     model = language_model(architecture, kind)
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
-    for text, found in zip(TEXTS, tree.positions(), strict=True):
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [Usage() for _ in ids])
+    for text, found in zip(TEXTS, tree.api_probabilities(), strict=True):
         plain = [oracle.p_api(model, PROMPT, text, position) for position in range(len(found))]
         np.testing.assert_allclose(found, plain, rtol=1e-3, atol=1e-7)
 
@@ -69,13 +70,13 @@ def test_token_logprobs_are_those_of_plain_forwards(architecture: str, kind: str
 def test_a_row_that_outlives_the_first_keeps_its_own_cache(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.engine.tree_attention._WORTH", 99.0)
+    monkeypatch.setattr("pipeline.engine.tree_attention._COMPACT_SHARE", 99.0)
     model = language_model(architecture, "bytes")
     ids = [pieces.ids for pieces in model.encode(TEXTS[:2])]
-    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
-    tree.extend(np.array([0, 1]), np.array([0, 0]), tree.first + np.array([2, 1]), np.array([7, 8]))
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [Usage() for _ in ids])
+    tree.extend(np.array([0, 1]), np.array([0, 0]), tree.first_slot + np.array([2, 1]), np.array([7, 8]))
     tree.extend(np.array([1, 1]), np.array([0, 1]), np.array([0, 0]), np.array([9, 10]))
-    assert len(tree.features) == 1
+    assert len(tree.hidden_states) == 1
     found = tree.log_probability(np.array([1, 1]), np.array([0, 1]), np.array([11, 12]))
     for token, target, logprob in ((9, 11, found[0]), (10, 12, found[1])):
         plain = oracle.probabilities(model, [*oracle.before(model, PROMPT, TEXTS[1], 1), 8, token])[target]
@@ -87,7 +88,7 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids
     wanted = [np.arange(1, len(sequence))]
     [whole], _ = token_logprobs(model, [sequence], wanted, "plus")
-    monkeypatch.setattr("pipeline.engine.model._LOGITS", 2 * model.vocabulary)
+    monkeypatch.setattr("pipeline.engine.model._LOGITS_ALIVE", 2 * model.vocabulary_size)
     [chunked], _ = token_logprobs(model, [sequence], wanted, "plus")
     np.testing.assert_allclose(whole, chunked, atol=1e-5)
 
@@ -113,7 +114,7 @@ def test_sequences_that_find_no_memory_are_run_in_smaller_batches(architecture: 
 def test_a_batch_of_rows_stays_under_its_tokens_and_loses_none() -> None:
     model = language_model("llama", "bytes", max_batch_tokens=64)
     lengths = [5, 60, 7, 9, 30, 31, 2, 500]
-    batches = model.batch_by_length(lengths, shared=3)
+    batches = model.batch_by_length(lengths, prefix=3)
     assert sorted(index for batch in batches for index in batch) == list(range(8))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * (max(lengths[index] for index in batch) + 3) <= 64
@@ -127,21 +128,22 @@ def test_rows_share_a_batch_only_while_their_padding_costs_less_than_a_forward()
 
 
 @pytest.mark.parametrize(
-    ("architecture", "packs"), [(name, True) for name in ARCHITECTURES] + [("gptj_padded", False)]
+    ("architecture", "unpads"), [(name, True) for name in ARCHITECTURES] + [("gptj_padded", False)]
 )
 def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
-    architecture: str, packs: bool
+    architecture: str, unpads: bool
 ) -> None:
     model = language_model(architecture, "bytes")
-    assert model.packs == packs
+    assert model.can_unpad == unpads
     ids = [pieces.ids for pieces in model.encode(TEXTS)]
-    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids])
-    packed = tree.positions()
-    assert (sum(cost.padding for cost in (one["positions"] for one in tree.accounts)) == 0) == packs
-    model.packs = False
-    padded = PrefilledBatch(model, model.prompt(PROMPT), ids, [{} for _ in ids]).positions()
-    model.packs = packs
-    for one, other in zip(packed, padded, strict=True):
+    usage = [Usage() for _ in ids]
+    tree = PrefilledBatch(model, model.prompt(PROMPT), ids, usage)
+    unpadded = tree.api_probabilities()
+    assert (sum(text["positions"].padding for text in usage) == 0) == unpads
+    model.can_unpad = False
+    padded = PrefilledBatch(model, model.prompt(PROMPT), ids, [Usage() for _ in ids]).api_probabilities()
+    model.can_unpad = unpads
+    for one, other in zip(unpadded, padded, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from pipeline.engine import unpadding as packing
-from pipeline.engine.unpadding import UnpaddedLayout, packed_attention
+from pipeline.engine import unpadding
+from pipeline.engine.unpadding import UnpaddedLayout, unpadded_attention, unpadded_forward
 
 pytestmark = pytest.mark.unit
 
@@ -35,17 +35,17 @@ def test_heads_that_share_keys_and_values_attend_as_transformers_has_them(shared
     query, key, value = heads(4, queries, 1), heads(4 // shared, COLUMNS, 2), heads(4 // shared, COLUMNS, 3)
     given, options = mask()[:, :, :queries], {"scaling": 0.3, "dropout": 0.0}
     own, _ = sdpa_attention_forward(module, query, key, value, given, **options)
-    found, _ = packed_attention(module, query, key, value, given, **options)
+    found, _ = unpadded_attention(module, query, key, value, given, **options)
     torch.testing.assert_close(found, own)
 
 
-def test_packed_queries_attend_as_in_their_rows_and_copy_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch.tensor([[True, True, False], [True, True, True]])
+def test_unpadded_queries_attend_as_in_their_rows_and_copy_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_token = torch.tensor([[True, True, False], [True, True, True]])
     module: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True)
     query, key, value = heads(4, QUERIES, 1), heads(2, COLUMNS, 2), heads(2, COLUMNS, 3)
     own, _ = sdpa_attention_forward(module, query, key, value, mask(), scaling=0.3)
-    places = UnpaddedLayout.of(real.numpy(), torch.device("cpu"))
-    packed = places.pack(query.transpose(1, 2)).transpose(1, 2)
-    monkeypatch.setattr(packing, "sdpa_attention_forward", None)  # it would copy them
-    found, _ = packed_attention(module, packed, key, value, mask(), places, scaling=0.3)
-    torch.testing.assert_close(found, own[real][None])
+    layout = UnpaddedLayout.of(is_token.numpy(), torch.device("cpu"))
+    monkeypatch.setattr(unpadding, "sdpa_attention_forward", None)  # it would copy them
+    with unpadded_forward(layout):
+        output, _ = unpadded_attention(module, layout.unpad_heads(query), key, value, mask(), scaling=0.3)
+    torch.testing.assert_close(output, own[is_token][None])

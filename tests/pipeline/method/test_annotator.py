@@ -19,7 +19,7 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Cost, Document, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.loading import prepare_language_model
-from pipeline.method.annotator import HOPELESS, Annotator, BatchFailedError
+from pipeline.method.annotator import MIN_TEXTS_TO_BLAME, Annotator, BatchFailedError
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import DEADLINE, ToolInput, ToolResult
@@ -185,7 +185,9 @@ def test_calls_that_lost_their_result_are_logged_once_a_reason(
 
 def test_when_all_fail_the_run_stops(method: MethodConfig) -> None:
     days = {f"2019-03-{day:02d}" for day in range(1, 29)}
-    given = [text for text in texts(2 * HOPELESS) if "/page/" not in (text.document.url or "")][:HOPELESS]
+    given = [text for text in texts(2 * MIN_TEXTS_TO_BLAME) if "/page/" not in (text.document.url or "")][
+        :MIN_TEXTS_TO_BLAME
+    ]
     with pytest.raises(BatchFailedError, match=r"all .* texts of a batch failed.*LookupError: no such day"):
         Annotator(annotator_model(), TouchyTools(days), method).annotate(given)
 

@@ -16,11 +16,12 @@ from pipeline.base.records import Call, Document, Text
 from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
-from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
-from pipeline.engine.tree_attention import Tree
-from pipeline.method.sampling import Order, SampledText, sample_calls, select_positions
+from pipeline.engine.random_streams import stream_keys, uniforms
+from pipeline.engine.sampler import invert_cdf
+from pipeline.engine.tree_attention import TreeBatch
+from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
 from pipeline.syntax.calls import Malformed, insert_calls, parse_call
-from pipeline.syntax.grammar import CLOSED, DEAD, automaton
+from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
 from tools_service.tools.contract import ToolName
@@ -40,7 +41,7 @@ TEXTS = texts("The bakery sold 48 rolls.", "48 café “x” on Tuesday, 115 in 
 
 
 def sample(model: LanguageModel, given: list[Text], method: ToolMethod = METHOD) -> list[SampledText]:
-    orders = [Order(text, "Calculator") for text in given]
+    orders = [SamplingRequest(text, "Calculator") for text in given]
     return sample_calls(model, orders, {"Calculator": PROMPT}, MethodConfig(calculator=method, seed=SEED))
 
 
@@ -119,7 +120,7 @@ def test_giving_up_finished_rows_and_columns_changes_no_draw(
     never, always = 0.0, 99.0
     found_with = []
     for worth in (never, always):
-        monkeypatch.setattr("pipeline.engine.tree_attention._WORTH", worth)
+        monkeypatch.setattr("pipeline.engine.tree_attention._COMPACT_SHARE", worth)
         found_with.append([(found(one), one.discarded) for one in sample(model, TEXTS, wide)])
     assert found_with[0] == found_with[1]
     assert any(calls for calls, _ in found_with[0])
@@ -143,11 +144,13 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
     wide = ToolMethod(tau_s=0.0, k=3, m=20, max_call_tokens=12)
     method = MethodConfig(calculator=wide, qa=wide.model_copy(update={"m": 7, "max_call_tokens": 9}))
     given = TEXTS + texts("On Monday 30 rolls", "It sold twice as many on Tuesday as on Monday.")
-    orders = [Order(text, tool) for tool in prompts for text in given]
+    orders = [SamplingRequest(text, tool) for tool in prompts for text in given]
     alone = [sample_calls(model, [order], prompts, method)[0] for order in orders]
     joined: list[int] = []
-    join = Tree.join
-    monkeypatch.setattr(Tree, "join", lambda tree, other: (joined.append(tree.held), join(tree, other))[1])
+    join = TreeBatch.admit
+    monkeypatch.setattr(
+        TreeBatch, "admit", lambda tree, other: (joined.append(tree.cached_slots), join(tree, other))[1]
+    )
     longest = max(sum(model.prompt(one).length + 160 for one in prompts.values()), 1)
     for max_batch_tokens in (longest, 4 * longest, 16_384):
         model.max_batch_tokens = max_batch_tokens
@@ -171,9 +174,9 @@ def test_showing_the_cache_in_multiples_of_columns_changes_no_draw(architecture:
     """As on a GPU; what is behind the filled columns is masked."""
     model, wide = language_model(architecture, kind), ToolMethod(tau_s=0.0, k=3, m=40, max_call_tokens=12)
     exact = [(found(one), one.discarded) for one in sample(model, TEXTS, wide)]
-    model.bucket = 16
+    model.slot_multiple = 16
     shown = [(found(one), one.discarded) for one in sample(model, TEXTS, wide)]
-    model.bucket = 1
+    model.slot_multiple = 1
     assert shown == exact
 
 
@@ -222,14 +225,14 @@ def test_a_context_that_finds_no_memory_by_itself_is_an_error() -> None:
 
 def test_draws_differ_by_seed_text_tool_position_and_number() -> None:
     keys = [
-        stream_keys(0, 1, "QA", 2, 3),
-        stream_keys(1, 1, "QA", 2, 3),
-        stream_keys(0, -1, "QA", 2, 3),
-        stream_keys(0, 1, "MT", 2, 3),
-        stream_keys(0, 1, "QA", 3, 3),
+        stream_keys(0, 1, 0, 2, 3),
+        stream_keys(1, 1, 0, 2, 3),
+        stream_keys(0, -1, 0, 2, 3),
+        stream_keys(0, 1, 4, 2, 3),
+        stream_keys(0, 1, 0, 3, 3),
     ]
     assert len(set(np.concatenate(keys).tolist())) == 15
-    assert stream_keys(0, 1, "QA", 2, 2).tolist() == keys[0][:2].tolist()
+    assert stream_keys(0, 1, 0, 2, 2).tolist() == keys[0][:2].tolist()
 
 
 def test_streams_are_splitmix64() -> None:
@@ -240,7 +243,7 @@ def test_streams_are_splitmix64() -> None:
 
 
 def test_uniforms_are_uniform_across_draws_and_steps() -> None:
-    keys = np.concatenate([stream_keys(5, text, "QA", i, 10) for text in range(40) for i in range(10)])
+    keys = np.concatenate([stream_keys(5, text, 0, i, 10) for text in range(40) for i in range(10)])
     u = np.stack([uniforms(keys, step) for step in range(4)])
     counts = np.histogram(u, bins=20, range=(0, 1))[0]
     assert abs(counts - counts.mean()).max() < 5 * np.sqrt(counts.mean())
@@ -303,7 +306,7 @@ def test_draws_end_at_a_bracket_inside_a_token() -> None:
     model = language_model("llama", "bytes")
     bracket = model.tokenizer.convert_tokens_to_ids("]")
     closing = model.tokenizer.convert_tokens_to_ids(")]")
-    table = model.automaton("Calculator")
+    table = model.automaton("Calculator(")
     assert table[-1, bracket] == table[-1, closing] == CLOSED
     assert sample(model, TEXTS)[0].candidates
 
@@ -376,7 +379,7 @@ PIECES = [*NAMES, "(", "(1", ")]", ".]\n", "\n", " [", "()]", "</s>"]
 
 @cache
 def table_of(tool: ToolName) -> np.ndarray:
-    return automaton(tool, PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
+    return automaton(call_head(tool), PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
 
 
 def end_of(tool: ToolName, *pieces: str) -> int:

@@ -1,0 +1,40 @@
+"""Random numbers of draws: streams that a key fixes, whatever is drawn beside them.
+
+In: a seed, and integers that name a draw. Out: uniform numbers for its tokens, the same in
+every run, process and batch (SplitMix64). docs/method.md states the recipe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def stream_keys(
+    seed: int, text_id: int, tool: int, position: int, m: int
+) -> np.ndarray:
+    """Keys [m] uint64 of the streams of the m draws at token `position` of a text.
+
+    `tool` is the tool's place in the list of tools.
+    """
+    key = np.zeros(m, dtype=np.uint64)
+    for part in (seed, text_id, tool, position):
+        key = _mix((key ^ np.uint64(part % 2**64)) + _GAMMA)
+    draw = np.arange(m, dtype=np.uint64)
+    return _mix((key ^ draw) + _GAMMA)
+
+
+def uniforms(keys: np.ndarray, step: np.ndarray | int) -> np.ndarray:
+    """The numbers u in [0, 1) that streams `keys` hold for their token `step`, from 0."""
+    count = (np.atleast_1d(step) + 1).astype(np.uint64)
+    bits = _mix(keys + count * _GAMMA)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed
