@@ -1,1 +1,5 @@
-"""TODO."""
+"""Results for people: tables of counts and scores, and examples of kept calls.
+
+In: manifests, annotation rows and evaluation.json. Out: renderables of rich. Nothing is measured
+here, and no model is loaded.
+"""
