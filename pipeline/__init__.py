@@ -8,11 +8,9 @@ augmentation  annotations → C*, the corpus with its calls
 finetuning    section 4.1: language modelling on C* with Ray Train and DeepSpeed
 inference     section 4.2: decoding that calls tools
 evaluation    section 4: accuracy by benchmark, perplexity
-
 planning      what annotating a corpus will take
 report        the results as tables
 cli           the commands, the recipes and the demo
-
 syntax        calls, prompts and tokens
 storage       rows, manifests, counts and locks in output folders
 runtime       the connection to Ray

@@ -1,5 +1,3 @@
-"""The command line: commands, recipes (presets) and the demo that runs every step.
-
-In: arguments. Out: one configuration per step, messages and exit codes. The steps do the work; no
-other package may import this one.
+"""The command line: commands, recipes (presets) and the demo that runs every step. In: arguments.
+Out: one configuration per step, messages and exit codes. No other package may import this one.
 """

@@ -210,25 +210,17 @@ class Command:
     examples: tuple[str, ...]
 
 
-def _plan_of(recipe: Recipe) -> PlanConfig:
-    """The recipe's annotation step as a plan; the output file is beside the annotations."""
-    annotate = recipe.annotate
-    return PlanConfig(**{**dict(annotate), "output": annotate.output.parent / "plan.json"})
-
-
-_SHORT = {
-    "--corpus": "--corpus.paths",
-    "--slice": "--corpus.slice",
-    "--model": "--model.path",
-    "--tools": "--method.tools",
-}
+_MODEL = {"--model": "--model.path"}
+_SHORT = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice", **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
         summary="Estimate what annotating takes: work, time, cost, tools, disk. Runs no model.",
         run=plan,
         arguments=ToolsArguments[PlanConfig],
-        config=_plan_of,
+        config=lambda recipe: PlanConfig(
+            **dict(recipe.annotate) | {"output": recipe.annotate.output.parent / "plan.json"}
+        ),
         short=_SHORT,
         examples=(
             "--recipe demo --like runs/demo/annotations",
@@ -264,7 +256,7 @@ COMMANDS: dict[str, Command] = {
         run=finetune,
         arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
-        short={"--model": "--model.path"},
+        short=_MODEL,
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
     ),
     "generate": Command(
@@ -272,7 +264,7 @@ COMMANDS: dict[str, Command] = {
         run=generate,
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
-        short={"--model": "--model.path"},
+        short=_MODEL,
         examples=(
             "--recipe demo 'A prompt to continue'",
             "--model runs/model --file prompts.txt --json",

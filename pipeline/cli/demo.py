@@ -9,6 +9,7 @@ the same configuration and inputs is skipped (steps.py).
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
@@ -18,6 +19,7 @@ from pipeline.report.tables import console, report
 from pipeline.storage.manifest import MANIFEST
 
 STEPS_FILE = "steps.json"
+StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
 
 
 def demo(recipe: Recipe, *, force: bool = False) -> None:
@@ -64,49 +66,24 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     tools = annotate.tools
     tool_inputs = (*tools.wikisearch.source, tools.qa.model, tools.mt.model)
     prompts = [annotate.method.prompts] if annotate.method.prompts else []
-    training_inputs: tuple[str | Path, ...] = (finetune.model.path, merge.output / MANIFEST)
+    training_inputs = (finetune.model.path, merge.output / MANIFEST)
     models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
+
+    def step(name: str, config: StepConfig, *reads: str | Path) -> PipelineStep:
+        run = partial(_run, config, recipe)
+        return PipelineStep(name=name, config=config, reads=reads, output=config.output, run=run)
+
     return [
-        PipelineStep(
-            name="annotate",
-            config=annotate,
-            reads=(*annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
-            output=annotate.output,
-            run=lambda: _run(annotate),
-        ),
-        PipelineStep(
-            name="merge",
-            config=merge,
-            reads=(annotate.output / MANIFEST,),
-            output=merge.output,
-            run=lambda: _run(merge),
-        ),
-        PipelineStep(
-            name="finetune",
-            config=finetune,
-            reads=training_inputs,
-            output=finetune.output,
-            run=lambda: _run(finetune),
-        ),
-        PipelineStep(
-            name="finetune on plain texts",
-            config=baseline,
-            reads=training_inputs,
-            output=baseline.output,
-            run=lambda: _run(baseline),
-        ),
-        PipelineStep(
-            name="evaluate",
-            config=evaluate,
-            reads=(*evaluate.benchmarks, *evaluate.perplexity, *models),
-            output=evaluate.output,
-            run=lambda: _run(models_of(recipe)),
-        ),
+        step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
+        step("merge", merge, annotate.output / MANIFEST),
+        step("finetune", finetune, *training_inputs),
+        step("finetune on plain texts", baseline, *training_inputs),
+        step("evaluate", evaluate, *evaluate.benchmarks, *evaluate.perplexity, *models),
     ]
 
 
-def _run(config: AnnotateConfig | MergeConfig | FinetuneConfig | dict[str, EvaluateConfig]) -> None:
-    """Run the step of `config`. Imports here, because torch and Ray take seconds."""
+def _run(config: StepConfig, recipe: Recipe) -> None:
+    """Run the step of `config`. The imports are here because torch and Ray take seconds."""
     if isinstance(config, AnnotateConfig):
         from pipeline.annotation.run import annotate
 
@@ -122,7 +99,7 @@ def _run(config: AnnotateConfig | MergeConfig | FinetuneConfig | dict[str, Evalu
     else:
         from pipeline.evaluation.run import evaluate
 
-        evaluate(config)
+        evaluate(models_of(recipe))
 
 
 def _with_model(evaluate: EvaluateConfig, path: str) -> EvaluateConfig:

@@ -76,8 +76,7 @@ def demo() -> Recipe:
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
             output=runs / "annotations",
         ),
-        # WikiSearch and QA know the same facts. After a QA call, a model cannot learn to read
-        # a snippet.
+        # WikiSearch and QA know the same facts: after a QA call, a snippet teaches nothing.
         merge=_merge(runs).model_copy(update={"one_call_per_position": True}),
         finetune=FinetuneConfig(
             model=model,

@@ -6,9 +6,8 @@ the steps before it. A step that finished under the same fingerprint is skipped;
 under it is started again and resumes by itself. Under another fingerprint its old output is removed
 first. A folder that neither steps.json nor a manifest claims is never removed.
 
-finetuning/run_folder.py and the annotation manifest do not replace this: they compare field by
-field, and refuse. A chain also covers merge and evaluate, reads no contents, and starts over
-without asking.
+finetuning/run_folder.py and the annotation manifest cannot replace this: they refuse another
+configuration and name the fields. A chain covers merge and evaluate, too, and starts over unasked.
 """
 
 from __future__ import annotations
@@ -62,9 +61,7 @@ class StepCache:
         except FileNotFoundError:
             return StepCache(path)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"{path} does not hold the state of steps; remove it: {error}"
-            ) from error
+            raise ConfigurationError(f"{path} is not a cache of steps; remove it: {error}") from error
 
     def run(self, step: PipelineStep, *, force: bool = False, echo: Callable[[str], None] = print) -> bool:
         """Run `step` unless it is finished; return whether it ran."""

@@ -57,7 +57,7 @@ class MetricsLog:
     def __init__(self, path: Path, steps: int) -> None:
         self.path = path
         kept = [event for event in _read(path) if event["step"] <= steps] if steps else []
-        atomic_write(path, "".join(map(_line, kept)))
+        atomic_write(path, "".join(json.dumps(event) + "\n" for event in kept))
 
     def append(self, event: TrainStep | HeldOutEvaluation) -> None:
         """Write one line."""
@@ -65,7 +65,7 @@ class MetricsLog:
         if isinstance(event, HeldOutEvaluation):
             values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(values))
+            file.write(json.dumps(values) + "\n")
 
 
 def read_evaluations(path: Path) -> tuple[HeldOutEvaluation, ...]:
@@ -117,7 +117,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _line(event: dict[str, Any]) -> str:
-    return json.dumps(event) + "\n"

@@ -48,7 +48,6 @@ class FinetuningError(ToolformerError):
 class FinetuneResult:
     """The result of a run. Losses in nats per token."""
 
-    output: Path
     best: HeldOutEvaluation
     evaluations: tuple[HeldOutEvaluation, ...]
     reused: bool
@@ -79,7 +78,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
             logger.info("%s: finished before, nothing to do", config.output)
         else:
             _run(config, folder, run)
-    return FinetuneResult(config.output, folder.manifest().best, read_evaluations(folder.metrics), finished)
+    return FinetuneResult(folder.manifest().best, read_evaluations(folder.metrics), finished)
 
 
 def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
@@ -89,10 +88,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
     outcome: Outcome = result.return_value
     if outcome.error:
         raise outcome.error
-    evaluated = [
-        (HeldOutEvaluation(**metrics), Path(checkpoint.path))
-        for checkpoint, metrics in result.best_checkpoints
-    ]
+    evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
     best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
     manifest = FinetuneManifest(
         config=config,
@@ -103,7 +99,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
         best=best,
         wall_s=round(time.monotonic() - started, 1),
     )
-    folder.publish(checkpoint / "model", manifest)
+    folder.publish(Path(checkpoint) / "model", manifest)
 
 
 def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:

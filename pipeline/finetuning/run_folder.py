@@ -8,9 +8,8 @@
 A folder holds one run. A start with another configuration or other data is refused, and the message
 names what differs. A folder that holds anything else is refused, too, and nothing in it is removed.
 
-cli/steps.py compares fingerprints of file names, sizes and times. That is not enough here: a
-checkpoint may be continued only with the same content of C*, and a copied or moved folder is still
-the same run.
+The content of C* is compared, not file times: a checkpoint must continue with the same data, and a
+copied folder is the same run. (cli/steps.py skips finished steps of a chain by cheaper means.)
 """
 
 from __future__ import annotations
@@ -105,19 +104,26 @@ class RunFolder:
 
         `force` removes an earlier run. Raises ConfigurationError if the folder holds another run.
         """
-        if force:
-            self._clear()
-        if (self.path / MANIFEST).exists():
-            _require_same(self.path, self.manifest(), run)
-            return True
+        for path in self.path.iterdir() if force else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        finished = (self.path / MANIFEST).exists()
         run_file = self.checkpoints / _RUN_FILE
-        if run_file.exists():
-            _require_same(self.path, _read(run_file, RunIdentity), run)
-            logger.info("%s: resuming the run in this folder", self.path)
-        else:
+        if not finished and not run_file.exists():
             self.checkpoints.mkdir(exist_ok=True)
             atomic_write_json(run_file, run.model_dump(mode="json"))
-        return False
+            return False
+        before = self.manifest() if finished else _read(run_file, RunIdentity)
+        if changed := before.differences(run):
+            raise ConfigurationError(
+                f"{self.path} holds another run; start over with --force, or choose another output. "
+                f"Different: {'; '.join(changed)}"
+            )
+        if not finished:
+            logger.info("%s: resuming the run in this folder", self.path)
+        return finished
 
     def publish(self, model: Path, manifest: FinetuneManifest) -> None:
         """Copy the model in folder `model` here as the result, and mark the run as finished."""
@@ -129,13 +135,6 @@ class RunFolder:
         """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
         return _read(self.path / MANIFEST, FinetuneManifest)
 
-    def _clear(self) -> None:
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
-
 
 def _read(path: Path, model: type[R]) -> R:
     try:
@@ -144,11 +143,3 @@ def _read(path: Path, model: type[R]) -> R:
         raise ConfigurationError(
             f"{path} was not written by this version of finetune; start over with --force: {error}"
         ) from error
-
-
-def _require_same(folder: Path, before: RunIdentity, now: RunIdentity) -> None:
-    if changed := before.differences(now):
-        raise ConfigurationError(
-            f"{folder} holds another run; start over with --force, or choose another output. "
-            f"Different: {'; '.join(changed)}"
-        )

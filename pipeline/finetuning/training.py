@@ -72,8 +72,9 @@ class Training:
 
     def step(self, step: int) -> TrainStep:
         """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""
-        # The same dropout after a restart.
-        torch.manual_seed(_seed(self.config.seed, step, self.rank))
+        # The seed depends on the step, so that dropout is the same after a restart.
+        seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
         self.engine.train()
         examples, workers = self.data.train, self.config.workers
         learning_rate = self.engine.get_lr()[0]
@@ -94,9 +95,7 @@ class Training:
         loss = float(self._sum(torch.cat(losses).double().sum())) / predicted_tokens
         norm = self.engine.get_global_grad_norm()
         if norm is not None and not math.isfinite(norm):
-            raise DivergedError(
-                f"step {step}: all losses are finite, but the gradient is not: lower learning_rate"
-            )
+            raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
         return TrainStep(step, loss, learning_rate, None if norm is None else float(norm))
 
     @torch.no_grad()
@@ -238,7 +237,3 @@ def _load(config: FinetuneConfig, ds_config: dict[str, Any]) -> Any:
     model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
     del sharding
     return model
-
-
-def _seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

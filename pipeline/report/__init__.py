@@ -1,5 +1,3 @@
-"""Results for people: tables of counts and scores, and examples of kept calls.
-
-In: manifests, annotation rows and evaluation.json. Out: renderables of rich. Nothing is measured
-here, and no model is loaded.
+"""Results for people: tables of counts and scores, and examples of kept calls. In: manifests,
+annotation rows and evaluation.json. Out: renderables of rich. Loads no model, measures nothing.
 """

@@ -86,12 +86,11 @@ def kept_calls(
     samples: dict[ToolName, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
     for row in rows:
         for call in row["calls"]:
-            if call["gain"] < method.of(call["tool"]).tau_f:
-                continue
-            sample = samples[call["tool"]]
-            sample.append((_sort_key(row["text_id"], call), _in_context(row, call)))
-            if len(sample) > 4 * number:  # bounds memory
-                sample[:] = _smallest(sample, number)
+            if call["gain"] >= method.of(call["tool"]).tau_f:
+                sample = samples[call["tool"]]
+                sample.append((_sort_key(row["text_id"], call), _in_context(row, call)))
+                if len(sample) > 4 * number:  # bounds memory
+                    sample[:] = _smallest(sample, number)
     by_turns = chain.from_iterable(zip_longest(*(_smallest(sample, number) for sample in samples.values())))
     return [entry[1] for entry in by_turns if entry is not None][:number]
 
