@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.options import current_options
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.tools.client import LocalTools, ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName, ToolResult
@@ -137,6 +138,7 @@ def serve(arguments: Serve) -> int:
 def parse(argv: Sequence[str]) -> Call | Index | Serve:
     """The typed arguments; the values of --tools-file are their defaults."""
     config = ToolsConfig(calendar=CalendarConfig(today=True))
+    argv = current_options(argv)
     config = with_tools_file(config, tools_file_of(argv))
     commands: dict[str, Any] = {
         "call": Call(tool=tyro.MISSING, config=config),
@@ -145,7 +147,7 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
     }
     parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
     parsed: Call | Index | Serve = tyro.cli(
-        parsers, prog="python -m tools_service", description=__doc__, args=list(argv)
+        parsers, prog="python -m tools_service", description=__doc__, args=argv
     )
     return parsed
 

@@ -1,7 +1,8 @@
-"""The commands: the type of their arguments, the part of a recipe they start from, and what they run.
+"""The commands: the types of their arguments, their part of a recipe, the step they run.
 
-A step is imported when its command runs, so that `--help` needs neither torch nor Ray. Parsing, messages and
-exit codes are __main__.py's; the work is done by the steps.
+In: typed arguments. Out: the step's files, and a summary on standard output. A step is imported
+when its command runs, so that `--help` needs neither torch nor Ray. Parsing, error messages and
+exit codes are in main.py; the steps do the work.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ PROMPTS_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Generic[C]):
-    """What every command takes."""
+    """Arguments of every command."""
 
     recipe: RecipeName = DEFAULT_RECIPE
-    """The values to start from; the defaults shown here are this recipe's."""
+    """The values to start from; the defaults shown here are those of this recipe."""
     config: Annotated[C, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
-    """Arguments, and the tools' own file."""
+    """Arguments, and the configuration file of the tools."""
 
     tools_file: Path | None = None
-    """TOML file with the configuration of the tools (cluster/tools.toml): over the recipe, under options."""
+    """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +64,19 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
     """Arguments, and the prompts."""
 
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to continue; none: one a line from --file or standard input."""
+    """Texts to continue; if there are none, one per line from --file or standard input."""
     file: Path | None = None
-    """File with one prompt a line."""
+    """File with one prompt per line."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object a line: prompt, text (with calls), calls."""
+    """Print one JSON object per line: prompt, text (with calls), calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(ToolsArguments[EvaluateConfig]):
-    """Arguments, and the model's name in the result."""
+    """Arguments, and the name of the model in the result."""
 
     label: str = "model"
-    """What the model is called in the result file: models.LABEL."""
+    """Name of the model in the result file: models.LABEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,11 @@ class DemoArguments(ToolsArguments[Recipe]):
     """Arguments, and whether to start over."""
 
     force: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Do finished steps again."""
+    """Run finished steps again."""
 
 
 def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
-    """Annotate, and say how many calls were scored and would be kept."""
+    """Annotate, and print how many calls were scored and how many would be kept."""
     from pipeline.annotation.run import annotate
 
     counts = annotate(arguments.config).counts
@@ -95,25 +96,25 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
         kept = sum(tool.kept for tool in counts.tools.values())
         print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
         if reasons := counts.reasons.get("failed"):
-            said = ", ".join(f"{number} x {reason}" for reason, number in reasons.items())
-            print(f"{sum(reasons.values())} texts failed ({said}); --retry-failed tries them again")
+            by_reason = ", ".join(f"{number} x {reason}" for reason, number in reasons.items())
+            print(f"{sum(reasons.values())} texts failed ({by_reason}); --retry-failed tries them again")
     print(arguments.config.output)
 
 
 def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Plan, and print what annotating will take."""
-    from pipeline.cli.demo import console
     from pipeline.planning.estimate import plan
     from pipeline.planning.render import outlook
+    from pipeline.report.tables import console
 
-    made = plan(arguments.config)
-    made.write(arguments.config.output)
-    console().print(outlook(made), highlight=False)
+    estimate = plan(arguments.config)
+    estimate.write(arguments.config.output)
+    console().print(outlook(estimate), highlight=False)
     print(arguments.config.output)
 
 
 def merge(arguments: Arguments[MergeConfig]) -> None:
-    """Merge, and say how large C* is."""
+    """Merge, and print the size of C*."""
     from pipeline.augmentation.merge import merge
 
     manifest = merge(arguments.config)
@@ -123,7 +124,7 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
 
 
 def finetune(arguments: FinetuneArguments) -> None:
-    """Fine-tune, and say which checkpoint was the best."""
+    """Fine-tune, and print which checkpoint was the best."""
     from pipeline.finetuning.run import finetune
 
     best = finetune(arguments.config, force=arguments.force).best
@@ -132,7 +133,7 @@ def finetune(arguments: FinetuneArguments) -> None:
 
 
 def generate(arguments: GenerateArguments) -> None:
-    """Continue each prompt and print it, with the calls where they were made."""
+    """Continue each prompt, and print it with the calls at their positions."""
     from pipeline.engine.loading import load_language_model
     from pipeline.evaluation.run import tools_at_hand
     from pipeline.inference.generator import Generator
@@ -150,40 +151,41 @@ def generate(arguments: GenerateArguments) -> None:
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         batch = prompts[start : start + PROMPTS_AT_ONCE]
         dates = [config.date] * len(batch)
-        for prompt, made in zip(
-            batch, generator.generate(batch, dates, max_new_tokens=config.max_new_tokens), strict=True
-        ):
-            text = prompt.rstrip(" ") + made.annotated
-            line = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in made.calls]}
-            print(json.dumps(line, ensure_ascii=False) if arguments.json else text, flush=True)
+        generations = generator.generate(batch, dates, max_new_tokens=config.max_new_tokens)
+        for prompt, generation in zip(batch, generations, strict=True):
+            text = prompt.rstrip(" ") + generation.annotated
+            result = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in generation.calls]}
+            print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Evaluate one model, and print the table of everything that is in the result file."""
-    from pipeline.cli.demo import console
+    """Evaluate one model, and print a table of all results in the result file."""
     from pipeline.evaluation.run import evaluate
-    from pipeline.report.tables import result_table
+    from pipeline.report.tables import console, result_table
 
     console().print(result_table(evaluate({arguments.label: arguments.config})))
     print(arguments.config.output)
 
 
 def demo(arguments: DemoArguments) -> None:
-    """All steps in a row, with the baselines, and the result in one table."""
+    """Run all steps in order, with the baselines, and print the results."""
     from pipeline.cli.demo import demo
 
     demo(arguments.config, force=arguments.force)
 
 
 def prompts_of(arguments: GenerateArguments) -> list[str]:
-    """The prompts given as arguments, else the lines of --file, else those of standard input."""
+    """The prompts among the arguments, else the lines of --file, else those of standard input.
+
+    Raises ConfigurationError if there is no prompt, or two sources of prompts.
+    """
     if arguments.prompts and arguments.file:
         raise ConfigurationError("give prompts as arguments or with --file, not both")
     if arguments.prompts:
         return list(arguments.prompts)
     if arguments.file is None:
         if sys.stdin.isatty():
-            print("prompts, one a line; end with Ctrl-D:", file=sys.stderr)
+            print("prompts, one per line; end with Ctrl-D:", file=sys.stderr)
         lines = sys.stdin.read().splitlines()
     else:
         try:
@@ -198,7 +200,7 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command: the type of its arguments, the part of a recipe it starts from, what its help shows."""
+    """A command: function, type of arguments, part of a recipe, and texts for its help."""
 
     summary: str
     run: Callable[[Any], None]
@@ -208,25 +210,17 @@ class Command:
     examples: tuple[str, ...]
 
 
-def _plan_of(recipe: Recipe) -> PlanConfig:
-    """The recipe's annotate, to be planned for; the file stands beside the annotations."""
-    annotate = recipe.annotate
-    return PlanConfig(**{**dict(annotate), "output": annotate.output.parent / "plan.json"})
-
-
-_SHORT = {
-    "--corpus": "--corpus.paths",
-    "--slice": "--corpus.slice",
-    "--model": "--model.path",
-    "--tools": "--method.tools",
-}
+_MODEL = {"--model": "--model.path"}
+_SHORT = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice", **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
-        summary="What annotating will take: work, time, cost, tools, disk. Runs no model.",
+        summary="Estimate what annotating takes: work, time, cost, tools, disk. Runs no model.",
         run=plan,
         arguments=ToolsArguments[PlanConfig],
-        config=_plan_of,
+        config=lambda recipe: PlanConfig(
+            **dict(recipe.annotate) | {"output": recipe.annotate.output.parent / "plan.json"}
+        ),
         short=_SHORT,
         examples=(
             "--recipe demo --like runs/demo/annotations",
@@ -262,7 +256,7 @@ COMMANDS: dict[str, Command] = {
         run=finetune,
         arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
-        short={"--model": "--model.path"},
+        short=_MODEL,
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
     ),
     "generate": Command(
@@ -270,7 +264,7 @@ COMMANDS: dict[str, Command] = {
         run=generate,
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
-        short={"--model": "--model.path"},
+        short=_MODEL,
         examples=(
             "--recipe demo 'A prompt to continue'",
             "--model runs/model --file prompts.txt --json",
@@ -286,7 +280,7 @@ COMMANDS: dict[str, Command] = {
         examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
     ),
     "demo": Command(
-        summary="All steps in a row, with the baselines, and the result in one table.",
+        summary="All steps in order, with the baselines, and the results in one table.",
         run=demo,
         arguments=DemoArguments,
         config=lambda recipe: recipe,

@@ -1,45 +1,40 @@
-"""All steps in a row, with the baselines, and what came of it: the `demo` command (paper sections 2 and 4).
+"""The `demo` command: all steps, with the baselines, and the results (paper sections 2, 4).
 
-In: a recipe (`demo` is the embedded world, but any will do). Out, in the recipe's folders: annotations/,
-augmented/, model/, model-plain/ (fine-tuned on the same texts without their calls: the paper's M + CC) and
-evaluation.json with the four models base, plain, disabled and toolformer. Printed: the funnel by tool, some
-kept calls, the table. A step that is finished, from the same configuration and inputs, is not done again
-(steps.py).
+In: a recipe (`demo` is the embedded world, but any recipe works). Out, in the recipe's folders:
+annotations/, augmented/, model/, model-plain/ (fine-tuned on the same texts without their calls:
+the paper's M + CC) and evaluation.json with the four models base, plain, disabled and toolformer.
+Printed: the counts by tool, some kept calls, the table of results. A step that has finished with
+the same configuration and inputs is skipped (steps.py).
 """
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
-from pipeline.base.config import EvaluateConfig, FinetuneConfig
+from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
 from pipeline.cli.recipes import Recipe
-from pipeline.cli.steps import Step, StepCache
-from pipeline.report.tables import report
+from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.report.tables import console, report
 from pipeline.storage.manifest import MANIFEST
 
-LEDGER = "steps.json"
+STEPS_FILE = "steps.json"
+StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
 
 
 def demo(recipe: Recipe, *, force: bool = False) -> None:
-    """Do every step that is not finished (all with `force`), then print the report."""
+    """Run every step that is not finished (all with `force`), then print the report."""
     recipe = chained(recipe)
-    ledger = StepCache.open(recipe.evaluate.output.parent / LEDGER)
-    for step in steps_of(recipe):
-        ledger.do(step, force=force)
-    files = {step.name: step.output for step in steps_of(recipe)}
+    steps = steps_of(recipe)
+    cache = StepCache.open(recipe.evaluate.output.parent / STEPS_FILE)
+    for step in steps:
+        cache.run(step, force=force)
+    files = {step.name: step.output for step in steps}
     console().print("", report(recipe.annotate.output, recipe.evaluate.output, files))
 
 
-def console() -> Console:
-    """Where results are printed; wide enough for the tables where nothing says how wide it is."""
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
 def chained(recipe: Recipe) -> Recipe:
-    """`recipe`, each step reading what the one before writes, whatever outputs were chosen."""
+    """`recipe` with each step reading the output of the step before, wherever that is."""
     merge = recipe.merge.model_copy(update={"annotations": (recipe.annotate.output,)})
     finetune = recipe.finetune.model_copy(update={"data": merge.output})
     evaluate = _with_model(recipe.evaluate, str(finetune.output))
@@ -53,7 +48,7 @@ def plain(finetune: FinetuneConfig) -> FinetuneConfig:
 
 
 def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
-    """The evaluations of section 4, by label."""
+    """The four evaluations of section 4, by label."""
     evaluate, finetune = recipe.evaluate, recipe.finetune
     disabled = evaluate.generation.model_copy(update={"disabled": True})
     return {
@@ -64,80 +59,47 @@ def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
     }
 
 
-def steps_of(recipe: Recipe) -> list[Step]:
-    """The chain, each step with everything that decides its result."""
+def steps_of(recipe: Recipe) -> list[PipelineStep]:
+    """The chain of steps, each with everything that decides its result."""
     annotate, merge, finetune, evaluate = recipe.annotate, recipe.merge, recipe.finetune, recipe.evaluate
-    without_calls = plain(finetune)
-    learned: tuple[str | Path, ...] = (finetune.model.path, merge.output / MANIFEST)
+    baseline = plain(finetune)
     tools = annotate.tools
-    world = [annotate.model.path, *tools.wikisearch.source, tools.qa.model, tools.mt.model]
+    tool_inputs = (*tools.wikisearch.source, tools.qa.model, tools.mt.model)
     prompts = [annotate.method.prompts] if annotate.method.prompts else []
+    training_inputs = (finetune.model.path, merge.output / MANIFEST)
+    models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
+
+    def step(name: str, config: StepConfig, *reads: str | Path) -> PipelineStep:
+        run = partial(_run, config, recipe)
+        return PipelineStep(name=name, config=config, reads=reads, output=config.output, run=run)
+
     return [
-        Step(
-            name="annotate",
-            config=annotate,
-            reads=(*annotate.corpus.paths, *world, *prompts),
-            output=annotate.output,
-            run=lambda: _annotate(recipe),
-        ),
-        Step(
-            name="merge",
-            config=merge,
-            reads=(annotate.output / MANIFEST,),
-            output=merge.output,
-            run=lambda: _merge(recipe),
-        ),
-        Step(
-            name="finetune",
-            config=finetune,
-            reads=learned,
-            output=finetune.output,
-            run=lambda: _finetune(finetune),
-        ),
-        Step(
-            name="finetune on plain texts",
-            config=without_calls,
-            reads=learned,
-            output=without_calls.output,
-            run=lambda: _finetune(without_calls),
-        ),
-        Step(
-            name="evaluate",
-            config=evaluate,
-            reads=(
-                *evaluate.benchmarks,
-                *evaluate.perplexity,
-                finetune.output / MANIFEST,
-                without_calls.output / MANIFEST,
-            ),
-            output=evaluate.output,
-            run=lambda: _evaluate(recipe),
-        ),
+        step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
+        step("merge", merge, annotate.output / MANIFEST),
+        step("finetune", finetune, *training_inputs),
+        step("finetune on plain texts", baseline, *training_inputs),
+        step("evaluate", evaluate, *evaluate.benchmarks, *evaluate.perplexity, *models),
     ]
 
 
-def _annotate(recipe: Recipe) -> None:
-    from pipeline.annotation.run import annotate
+def _run(config: StepConfig, recipe: Recipe) -> None:
+    """Run the step of `config`. The imports are here because torch and Ray take seconds."""
+    if isinstance(config, AnnotateConfig):
+        from pipeline.annotation.run import annotate
 
-    annotate(recipe.annotate)
+        annotate(config)
+    elif isinstance(config, MergeConfig):
+        from pipeline.augmentation.merge import merge
 
+        merge(config)
+    elif isinstance(config, FinetuneConfig):
+        from pipeline.finetuning.run import finetune
 
-def _merge(recipe: Recipe) -> None:
-    from pipeline.augmentation.merge import merge
+        finetune(config)
+    else:
+        from pipeline.evaluation.run import evaluate
 
-    merge(recipe.merge)
-
-
-def _evaluate(recipe: Recipe) -> None:
-    from pipeline.evaluation.run import evaluate
-
-    evaluate(models_of(recipe))
-
-
-def _finetune(config: FinetuneConfig) -> None:
-    from pipeline.finetuning.run import finetune
-
-    finetune(config)
+        evaluate(models_of(recipe))
 
 
 def _with_model(evaluate: EvaluateConfig, path: str) -> EvaluateConfig:

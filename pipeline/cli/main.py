@@ -1,12 +1,12 @@
-"""python -m pipeline COMMAND: the method on the command line (tyro over the models of config.py).
+"""The command line, `toolformer COMMAND` or `python -m pipeline COMMAND` (tyro).
 
-A command starts from a recipe (`--recipe`), and every field of its configuration is an option called by its
-name, dots for nesting. Results go to standard output, progress and logs to standard error. What the
-commands do is in commands.py.
+A command starts from a recipe (`--recipe`), and every field of its configuration is an option with
+the field's name, with dots for nesting. Results go to standard output, progress and logs to
+standard error. What the commands do is in commands.py.
 
-Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input it names is wrong;
-130 interrupted. Errors of the project's own types are one message without a traceback; anything else is a
-bug and shows one.
+Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input it names is
+wrong; 130 interrupted. The project's own errors are printed as one message without a traceback. Any
+other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_origin
 
 import tyro
@@ -22,60 +23,68 @@ import tyro
 from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
 
 OUR_PACKAGES = ("pipeline", "tools_service")
+INSTALLED_COMMAND = "toolformer"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one command; the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command (None: that of this process); return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 2
-    if argv[0] not in COMMANDS:
-        print(f"python -m pipeline: unknown command {argv[0]!r}\n\n{_overview()}", file=sys.stderr)
+    name, *options = argv
+    if name not in COMMANDS:
+        print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
-    command = COMMANDS[argv[0]]
-    _log()
+    _set_up_logging()
     try:
-        command.run(parse(argv[0], argv[1:]))
+        COMMANDS[name].run(parse(name, options))
     except ToolformerError as error:
-        print(f"python -m pipeline {argv[0]}: {error}", file=sys.stderr)
+        print(f"{_program()} {name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 
 
 def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
-    """The typed arguments of command `name`; a wrong command line exits with code 2 and a message."""
+    """The typed arguments of command `name`. A wrong command line exits with code 2."""
     command = COMMANDS[name]
-    argv = [_expand(argument, command.short) for argument in argv]
+    argv = [_expand(argument, command.short) for argument in current_options(argv)]
     recipe = _recipe_of(argv)
     config = command.config(RECIPES[recipe]())
     if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
         config = with_tools_file(config, tools_file_of(argv))
-    default = command.arguments(recipe=recipe, config=config)
     return tyro.cli(
         command.arguments,
-        prog=f"python -m pipeline {name}",
+        prog=f"{_program()} {name}",
         description=_describe(name),
         args=argv,
-        default=default,
+        default=command.arguments(recipe=recipe, config=config),
     )
 
 
+def _program() -> str:
+    """The name this process was started by, for help and messages."""
+    installed = Path(sys.argv[0]).stem == INSTALLED_COMMAND
+    return INSTALLED_COMMAND if installed else "python -m pipeline"
+
+
 def _recipe_of(argv: Sequence[str]) -> RecipeName:
-    """The recipe named in `argv`. An unknown name gives the default here: the full parser then refuses it."""
+    """The recipe named in `argv`; the default for an unknown name, which tyro then refuses."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", nargs="?")
     name = parser.parse_known_args(argv)[0].recipe
     return name if name in RECIPES else DEFAULT_RECIPE
 
 
-def _expand(argument: str, short: dict[str, str]) -> str:
-    """A short form becomes the full name of its field: --corpus=x → --corpus.paths=x."""
+def _expand(argument: str, short: Mapping[str, str]) -> str:
+    """Replace a short form by the full name of its field: --corpus=x → --corpus.paths=x."""
     option, equals, value = argument.partition("=")
     return short.get(option, option) + equals + value
 
@@ -83,14 +92,14 @@ def _expand(argument: str, short: dict[str, str]) -> str:
 def _describe(name: str) -> str:
     command = COMMANDS[name]
     lines = [command.summary, "", "Examples:"]
-    lines += [f"  python -m pipeline {name} {example}".rstrip() for example in command.examples]
+    lines += [f"  {_program()} {name} {example}".rstrip() for example in command.examples]
     if command.short:
         lines += ["", "Short forms: " + ", ".join(f"{a} for {b}" for a, b in command.short.items())]
     return "\n".join(lines)
 
 
-def _log() -> None:
-    """Ours from INFO on, other packages' from WARNING on, whatever levels these set themselves."""
+def _set_up_logging() -> None:
+    """Show our own records from INFO on, those of other packages from WARNING on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     handler.addFilter(
@@ -100,16 +109,16 @@ def _log() -> None:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
+    program, width = _program(), max(map(len, COMMANDS))
     return "\n".join(
         [
-            "usage: python -m pipeline COMMAND [--recipe {" + ",".join(RECIPES) + "}] [OPTIONS]",
+            f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]",
             "",
             "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.",
             "",
             *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
             "",
-            "Start with `python -m pipeline demo`; `python -m pipeline COMMAND --help` lists every option.",
+            f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.",
             "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted.",
         ]
     )

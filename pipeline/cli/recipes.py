@@ -1,11 +1,10 @@
-"""Recipes: named sets of values for the whole method; the command line overrides any field by name.
+"""Recipes: presets for the whole method. The command line overrides any field by name.
 
-`demo` is the embedded small world on two CPU cores. `single_gpu` is GPT-2 large on one GPU, the smallest
-size at which the paper sees tools help (section 4.4). `paper` is GPT-J with the paper's settings (sections
-4.1 and 4.2, Appendices A and B) on eight GPUs. Paths are relative to the working folder; each recipe writes
-below runs/NAME.
-
-Out: a `Recipe`, one configuration per step. Nothing here checks that a file, a model or a GPU exists.
+`demo` is the embedded small world on two CPU cores. `single_gpu` is GPT-2 large on one GPU, the
+smallest size at which the paper finds that tools help (section 4.4). `paper` is GPT-J with the
+paper's settings (sections 4.1 and 4.2, Appendices A and B) on eight GPUs. Out: a `Recipe`, one
+configuration per step. Paths are relative to the working folder, outputs are below runs/NAME.
+Nothing checks here that a file, a model or a GPU exists.
 """
 
 from __future__ import annotations
@@ -65,11 +64,11 @@ def demo() -> Recipe:
         mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
     )
     generate = _generate(model, tools, runs, max_new_tokens=24)
-    # The paper's k = 20 and m = 10 find hardly more here, for several times the work.
+    # The paper's k = 20 and m = 10 take several times the work and find hardly any more calls here.
     calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5)
     return Recipe(
         annotate=AnnotateConfig(
-            # The annotator was pretrained on contexts of up to 480 tokens: prompt, text twice, call.
+            # Pretraining used up to 480 tokens, which must hold prompt, text twice and call.
             corpus=CorpusConfig(paths=("demo/pages",), max_tokens=112),
             model=model,
             method=MethodConfig(prompts=Path("demo/prompts"), calculator=calculator, mt=mt),
@@ -77,7 +76,7 @@ def demo() -> Recipe:
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
             output=runs / "annotations",
         ),
-        # WikiSearch and QA know the same facts; behind a QA call nobody learns to read a snippet.
+        # WikiSearch and QA know the same facts: after a QA call, a snippet teaches nothing.
         merge=_merge(runs).model_copy(update={"one_call_per_position": True}),
         finetune=FinetuneConfig(
             model=model,
@@ -109,14 +108,15 @@ def demo() -> Recipe:
 
 
 def single_gpu() -> Recipe:
-    """GPT-2 large on one GPU, with the tools that need no model of their own."""
+    """GPT-2 large on one GPU, with the three tools that need no model."""
     runs = Path("runs/single_gpu")
     model = ModelConfig(path="openai-community/gpt2-large")
     tools = ToolsConfig(wikisearch=WikiSearchConfig(index=runs / "index"))
     generate = _generate(model, tools, runs, tools_off=("QA", "MT"))
     return Recipe(
         annotate=AnnotateConfig(
-            corpus=CorpusConfig(max_tokens=256),  # GPT-2's context is 1,024: prompt, text twice, call
+            # GPT-2's 1,024 tokens must hold prompt, text twice and call.
+            corpus=CorpusConfig(max_tokens=256),
             model=model,
             method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar")),
             tools=tools,
@@ -159,7 +159,7 @@ def _generate(
     tools_off: tuple[ToolName, ...] = (),
     max_new_tokens: int = 64,
 ) -> GenerateConfig:
-    """The fine-tuned model with the same tools, on the day it is asked."""
+    """The fine-tuned model with the same tools; the calendar shows today."""
     return GenerateConfig(
         model=model.model_copy(update={"path": str(runs / "model")}),
         tools=tools.model_copy(update={"calendar": CalendarConfig(today=True)}),

@@ -1,11 +1,13 @@
-"""Which steps of a chain are finished, and whether what they read has changed since.
+"""Which steps of a chain are finished, and whether their inputs have changed since.
 
-A ledger (one json file beside the outputs) holds, for each step, a fingerprint of everything that decides
-its result: its configuration, the files it reads (path, size, time of change) and the fingerprints of the
-steps before it. A step whose fingerprint stands there as finished is not run again; one that was begun
-under the same fingerprint goes on where it stopped, which is the step's own affair; under another
-fingerprint its old output is removed first. A folder that neither the ledger nor a manifest claims is never
-removed.
+steps.json, beside the outputs, holds for each step a fingerprint of everything that decides its
+result: its configuration, the files it reads (name, size, time of change) and the fingerprints of
+the steps before it. A step that finished under the same fingerprint is skipped; one that began
+under it is started again and resumes by itself. Under another fingerprint its old output is removed
+first. A folder that neither steps.json nor a manifest claims is never removed.
+
+finetuning/run_folder.py and the annotation manifest cannot replace this: they refuse another
+configuration and name the fields. A chain covers merge and evaluate, too, and starts over unasked.
 """
 
 from __future__ import annotations
@@ -19,91 +21,100 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
+from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import atomic_write_json
+from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.options import RENAMED_OPTIONS
 from tools_service.base.settings import Frozen
 from tools_service.base.version import __version__
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """A step: what it is called, what decides its result, what it leaves, and how it is done."""
+class PipelineStep:
+    """A step: its name, what decides its result, its output, and the function to run."""
 
     name: str
     config: Frozen
     reads: tuple[str | Path, ...] = ()
-    """Files, folders, globs and URIs; of those that are not on this machine only the name counts."""
+    """Files, folders, globs and URIs. What is not on this machine counts by its name only."""
     output: Path
     run: Callable[[], object]
 
 
 @dataclass
 class StepCache:
-    """The steps done in one folder. `path` is rewritten whole at each change."""
+    """The state of the steps in one folder. `path` is rewritten at each change."""
 
     path: Path
     entries: dict[str, dict[str, str]] = field(default_factory=dict)
     chain: str = ""
-    """Fingerprint of the steps seen so far in this run."""
+    """Fingerprint of the steps so far."""
+    former_chain: str = ""
+    """The same, as earlier versions computed it."""
 
     @staticmethod
     def open(path: Path) -> StepCache:
-        """The ledger in `path`, empty if there is none yet."""
+        """The cache in `path`, empty if there is no file. ConfigurationError if it is damaged."""
         try:
             return StepCache(path, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return StepCache(path)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} is not a ledger of steps; remove it: {error}") from error
+            raise ConfigurationError(f"{path} is not a cache of steps; remove it: {error}") from error
 
-    def do(self, step: Step, *, force: bool = False, say: Say = print) -> bool:
-        """Do `step` unless it is finished; whether anything was done."""
-        self.chain = _fingerprint(step, self.chain)
+    def run(self, step: PipelineStep, *, force: bool = False, echo: Callable[[str], None] = print) -> bool:
+        """Run `step` unless it is finished; return whether it ran."""
+        states = list(_input_states(step.reads))
+        config = step.config.model_dump(mode="json")
+        self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
+        self.former_chain = _former_fingerprint(step, self.former_chain, states)
         entry = self.entries.get(step.name, {})
-        same = entry.get("fingerprint") == self.chain and not force
-        if same and entry.get("state") == "finished" and step.output.exists():
-            say(f"{step.name}: finished before, {step.output}")
+        unchanged = entry.get("fingerprint") in (self.chain, self.former_chain) and not force
+        if unchanged and entry.get("state") == "finished" and step.output.exists():
+            echo(f"{step.name}: finished before, {step.output}")
             return False
-        if not same:
+        if not unchanged:
             _remove(step.output, owned=entry.get("owns") == str(step.output), force=force)
             entry = {"owns": "" if step.output.exists() else str(step.output)}
-        say(f"{step.name} → {step.output}")
+        echo(f"{step.name} → {step.output}")
         self._write(step, "begun", entry["owns"])
         started = time.monotonic()
         step.run()
         self._write(step, "finished", entry["owns"])
-        say(f"{step.name}: {time.monotonic() - started:.0f} s")
+        echo(f"{step.name}: {time.monotonic() - started:.0f} s")
         return True
 
-    def _write(self, step: Step, state: str, owns: str) -> None:
+    def _write(self, step: PipelineStep, state: str, owns: str) -> None:
         self.entries[step.name] = {"fingerprint": self.chain, "state": state, "owns": owns}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.entries, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path)
+        atomic_write_json(self.path, self.entries)
 
 
-def _fingerprint(step: Step, before: str) -> str:
-    parts = [__version__, before, step.name, step.config.model_dump_json(), *_state_of(step.reads)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _state_of(reads: Iterable[str | Path]) -> Iterator[str]:
-    """One line per file that `reads` names."""
+def _input_states(reads: Iterable[str | Path]) -> Iterator[str | FileState]:
+    """Each name in `reads`, then the state of each file it stands for."""
     for name in map(str, reads):
         yield name
-        for found in map(Path, sorted(glob(name, recursive=True))):
-            files = sorted(found.rglob("*")) if found.is_dir() else [found]
+        for path in map(Path, sorted(glob(name, recursive=True))):
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in filter(Path.is_file, files):
-                status = file.stat()
-                yield f"{file} {status.st_size} {status.st_mtime_ns}"
+                yield FileState.of(file, name=str(file))
+
+
+def _former_fingerprint(step: PipelineStep, chain: str, states: Iterable[str | FileState]) -> str:
+    """The fingerprint of earlier versions, with old field names: their steps stay finished."""
+    config = step.config.model_dump_json()
+    for old, new in RENAMED_OPTIONS.items():
+        config = config.replace(f'"{new.replace("-", "_")}":', f'"{old.replace("-", "_")}":')
+    lines = [s if isinstance(s, str) else f"{s.name} {s.size} {s.mtime_ns}" for s in states]
+    text = "\n".join([__version__, chain, step.name, config, *lines])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _remove(output: Path, *, owned: bool, force: bool) -> None:
-    """Remove what an earlier run of the chain left; leave what it did not make to the step itself."""
+    """Remove an output of an earlier run. Any other output is left to the step itself."""
     if not output.exists():
         return
-    manifest = output.is_dir() and (output / "manifest.json").is_file()
-    if owned or (force and manifest):
+    has_manifest = output.is_dir() and (output / MANIFEST).is_file()
+    if owned or (force and has_manifest):
         shutil.rmtree(output) if output.is_dir() else output.unlink()

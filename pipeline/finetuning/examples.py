@@ -1,16 +1,16 @@
 """C* → training examples: what fine-tuning sees, in which order (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a tokenizer. Out: token sequences split into a training part and a
-held-out part, and for every optimizer step the examples of every worker. All of it is a function of the
-data, the seed and the sizes alone: no state is kept, so a resumed run finds the rest of its data by the
-number of the step.
+In: the folder that merge wrote and a tokenizer. Out: token sequences, split into training and
+held-out examples, and the examples of every worker for every optimizer step. All of this depends
+only on the data, the seed and the sizes. No state is kept: a resumed run finds the rest of its data
+by the step number.
 
 One text is one example: [BOS] x* [EOS], cut at `sequence_length`, padded on the right within its
-micro-batch, never packed with another (docs/decisions/0005). Calls are tokenised apart from the text around
-them, as they are where a call is sampled or made (docs/method.md), so the text's tokens are those it has
-without its calls.
+micro-batch, never packed with another text (docs/decisions/0005). Calls are tokenised apart from
+the text around them, as in sampling and decoding (docs/method.md). The text keeps the tokens it has
+without calls.
 
-Not here: the model, the optimizer (training.py), Ray (finetuning.py).
+Not here: the model and the optimizer (training.py), Ray (run.py).
 """
 
 from __future__ import annotations
@@ -31,24 +31,26 @@ from numpy.typing import NDArray
 from pipeline.syntax.calls import split_calls
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.fingerprint import content_digest
 
 IGNORED = -100
 """Label of a padded position: torch's cross entropy leaves it out."""
 
 Indices = NDArray[np.int64]
 
-_CHUNK = 1_000  # texts tokenised at once
+_SCHEMA = pa.schema([("text_id", pa.int64()), ("text", pa.large_string()), ("plain", pa.large_string())])
+_TEXTS_PER_CALL = 1_000  # texts given to the tokenizer at once
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Token sequences, flat: sequence i is tokens[offsets[i]:offsets[i + 1]]."""
+    """Token sequences in one flat array: sequence i is tokens[offsets[i]:offsets[i + 1]]."""
 
     text_ids: Indices  # [n]
     tokens: NDArray[np.int32]  # [all tokens]
     offsets: Indices  # [n + 1]
     truncated: int
-    """How many were longer than the sequence length."""
+    """Number of sequences that were cut at the sequence length."""
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -60,34 +62,34 @@ class Examples:
     def lengths(self) -> Indices:
         return np.diff(self.offsets)
 
-    def predictions(self, indices: Indices) -> int:
-        """Tokens with a prediction: all but the first of each example."""
+    def predicted_tokens(self, indices: Indices) -> int:
+        """Number of tokens with a prediction: all but the first of each example."""
         return int(np.maximum(self.lengths[indices] - 1, 0).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The examples trained on and those kept apart."""
+    """Training and held-out examples."""
 
     train: Examples
     held_out: Examples
-    twins: int
-    """Texts in neither part: they equal a held-out text, which training must not see."""
+    duplicates: int
+    """Texts in neither: they equal a held-out text, which training must not see."""
 
     def counts(self) -> dict[str, int]:
-        """What the manifest says: the first three add up to the texts read."""
+        """Counts for the manifest. The first three add up to the number of texts read."""
         return {
             "trained_on": len(self.train),
             "held_out": len(self.held_out),
-            "equal_to_held_out": self.twins,
+            "equal_to_held_out": self.duplicates,
             "truncated": self.train.truncated + self.held_out.truncated,
             "tokens_per_epoch": len(self.train.tokens),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """Which examples every step trains on: seeded permutations of all of them, one after the other."""
+class EpochSampler:
+    """The examples of every step: one seeded permutation of all examples after another."""
 
     examples: int
     batch_size: int
@@ -95,10 +97,10 @@ class Order:
 
     def batch(self, step: int) -> Indices:
         """The examples of one optimizer step, counted from 0: [batch_size]."""
-        first = step * self.batch_size
-        epoch, start = divmod(first, self.examples)
-        stream = np.concatenate([_permutation(self.examples, self.seed, epoch + e) for e in range(2)])
-        return stream[start : start + self.batch_size]
+        epoch, start = divmod(step * self.batch_size, self.examples)
+        # A batch may reach into the next epoch.
+        two_epochs = [_permutation(self.examples, self.seed, epoch + i) for i in range(2)]
+        return np.concatenate(two_epochs)[start : start + self.batch_size]
 
 
 @lru_cache(maxsize=2)
@@ -107,13 +109,13 @@ def _permutation(size: int, seed: int, epoch: int) -> Indices:
 
 
 def micro_batches(indices: Indices, lengths: Indices, workers: int, micro_batch_size: int) -> Indices:
-    """Deal a batch out, [accumulation, workers, micro_batch_size]; neighbours in length go together."""
+    """Split a batch, [accumulation, workers, micro_batch_size]; similar lengths stay together."""
     by_length = indices[np.argsort(lengths[indices], kind="stable")]
     return by_length.reshape(-1, workers, micro_batch_size)
 
 
 def pad(sequences: Sequence[NDArray[np.int32]]) -> tuple[Indices, Indices]:
-    """Token ids and labels, both [B, T], padded on the right; labels[b, t] is the token that t predicts."""
+    """Token ids and labels, both [B, T], padded on the right. labels[b, t] is ids[b, t + 1]."""
     width = max(2, *map(len, sequences))
     ids = np.zeros((len(sequences), width), dtype=np.int64)
     labels = np.full((len(sequences), width), IGNORED, dtype=np.int64)
@@ -124,17 +126,14 @@ def pad(sequences: Sequence[NDArray[np.int32]]) -> tuple[Indices, Indices]:
 
 
 def count_texts(folder: Path) -> int:
-    """Rows of C*, from the files' footers."""
+    """Number of rows of C*, from the Parquet footers."""
     return sum(pq.read_metadata(path).num_rows for path in _files(folder))
 
 
 def digest(folder: Path) -> str:
-    """Identifies the content of C*: a run goes on only with the data it began with."""
-    state = hashlib.blake2b(digest_size=16)
-    for path in _files(folder):
-        with path.open("rb") as file:
-            state.update(hashlib.file_digest(file, "blake2b").digest())
-    return state.hexdigest()
+    """Digest of the content of C*. Runs store it, so its value must never change."""
+    digests = [bytes.fromhex(content_digest(path, "blake2b")) for path in _files(folder)]
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def load_examples(
@@ -146,81 +145,85 @@ def load_examples(
     held_out: int,
     seed: int,
 ) -> Split:
-    """Read C*, keep `held_out` texts apart and tokenise both parts."""
+    """Read C*, set `held_out` texts aside and tokenise both parts.
+
+    Raises ConfigurationError for a folder that merge did not write, or too few texts.
+    """
     rows = _read(folder)
     plain: list[str] = rows["plain"].to_pylist()
-    train, kept_apart = choose_held_out(plain, held_out, seed, folder)
+    train, evaluation = choose_held_out(plain, held_out, seed, folder)
 
-    def part(indices: Indices) -> Examples:
-        chosen = rows.take(pa.array(indices))
-        return encode(tokenizer, chosen["text_id"].to_numpy(), chosen[column].to_pylist(), sequence_length)
+    def examples(indices: Indices) -> Examples:
+        selected = rows.take(pa.array(indices))
+        texts = selected[column].to_pylist()
+        return encode(tokenizer, selected["text_id"].to_numpy(), texts, sequence_length)
 
-    return Split(part(train), part(kept_apart), twins=len(plain) - len(train) - len(kept_apart))
+    duplicates = len(plain) - len(train) - len(evaluation)
+    return Split(examples(train), examples(evaluation), duplicates)
 
 
 def choose_held_out(plain: Sequence[str], held_out: int, seed: int, folder: Path) -> tuple[Indices, Indices]:
-    """Indices to train on and to keep apart, chosen without regard to the calls; no text is on both sides."""
-    apart: dict[str, int] = {}
+    """Indices to train on and to hold out. The calls play no role; no text is in both.
+
+    Raises ConfigurationError, naming `folder`, if there are too few distinct texts.
+    """
+    index_of: dict[str, int] = {}  # by held-out text
     for index in np.random.default_rng((seed, 0)).permutation(len(plain)):
-        if len(apart) == held_out:
+        if len(index_of) == held_out:
             break
-        apart.setdefault(plain[index], int(index))
-    train = np.array([i for i, text in enumerate(plain) if text not in apart], dtype=np.int64)
-    if len(apart) < held_out or not len(train):
+        index_of.setdefault(plain[index], int(index))
+    train = np.array([i for i, text in enumerate(plain) if text not in index_of], dtype=np.int64)
+    if len(index_of) < held_out or not len(train):
         raise ConfigurationError(
-            f"{folder}: {len(plain)} texts, {len(set(plain))} of them distinct, leave none to train on when "
-            f"held_out = {held_out} are kept apart: lower held_out, or merge more annotations"
+            f"{folder}: {len(plain)} texts, {len(set(plain))} of them distinct, leave none to train on with "
+            f"held_out = {held_out}: lower held_out, or merge more annotations"
         )
-    return train, np.fromiter(apart.values(), dtype=np.int64)
+    return train, np.fromiter(index_of.values(), dtype=np.int64)
 
 
 def _files(folder: Path) -> list[Path]:
     files = sorted(folder.rglob("*.parquet"))
     if not files:
-        raise ConfigurationError(
-            f"{folder}: no Parquet files here; fine-tuning reads the folder that merge wrote"
-        )
+        raise ConfigurationError(f"{folder}: no Parquet files; fine-tuning reads the folder that merge wrote")
     return files
 
 
 def _read(folder: Path) -> pa.Table:
-    """All rows in the order of their ids, whatever the files' order."""
-    wanted = ["text_id", "text", "plain"]
+    """All rows, sorted by id: the order of the files does not matter."""
     source = pads.dataset([str(path) for path in _files(folder)], format="parquet")
-    if missing := [name for name in wanted if name not in source.schema.names]:
+    if missing := [name for name in _SCHEMA.names if name not in source.schema.names]:
         raise ConfigurationError(
             f"{folder}: columns {missing} are missing (there are {source.schema.names}): merge writes them"
         )
-    rows = source.to_table(columns=wanted).sort_by("text_id")
-    for name in wanted:
+    rows = source.to_table(columns=_SCHEMA.names).sort_by("text_id")
+    for name in _SCHEMA.names:
         if rows[name].null_count:
             raise ConfigurationError(f"{folder}: {rows[name].null_count} rows have no {name}")
-    return rows.cast(
-        pa.schema([("text_id", pa.int64()), ("text", pa.large_string()), ("plain", pa.large_string())])
-    )
+    return rows.cast(_SCHEMA)
 
 
 def encode(tokenizer: Any, text_ids: Indices, texts: Sequence[str], sequence_length: int) -> Examples:
     """Tokenise texts (with or without calls in them) and cut them to `sequence_length`."""
     sequences = [
         sequence
-        for start in range(0, len(texts), _CHUNK)
-        for sequence in _sequences(tokenizer, texts[start : start + _CHUNK])
+        for start in range(0, len(texts), _TEXTS_PER_CALL)
+        for sequence in _sequences(tokenizer, texts[start : start + _TEXTS_PER_CALL])
     ]
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    kept = [sequence[:sequence_length] for sequence in sequences]
+    cut = [sequence[:sequence_length] for sequence in sequences]
     return Examples(
         text_ids=text_ids,
-        tokens=np.concatenate(kept).astype(np.int32),
+        tokens=np.concatenate(cut).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(np.minimum(lengths, sequence_length))]),
         truncated=int((lengths > sequence_length).sum()),
     )
 
 
 def _sequences(tokenizer: Any, texts: Sequence[str]) -> list[Indices]:
-    """[BOS], the pieces of each text with its calls apart, [EOS], uncut."""
-    pieces = [split_calls(text) for text in texts]
-    tokens = iter(tokenize_continuations(tokenizer, [piece for parts in pieces for piece in parts]))
+    """[BOS], the tokens of each text with its calls tokenised apart, [EOS]; not yet cut."""
+    segments = [split_calls(text) for text in texts]
+    flat = [segment for of_text in segments for segment in of_text]
+    tokenized = iter(tokenize_continuations(tokenizer, flat))
     bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
     eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
-    return [np.concatenate([bos, *(next(tokens).ids for _ in parts), eos]) for parts in pieces]
+    return [np.concatenate([bos, *(next(tokenized).ids for _ in of_text), eos]) for of_text in segments]

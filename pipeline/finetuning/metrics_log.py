@@ -1,8 +1,9 @@
-"""metrics.jsonl of a fine-tuning run: the first worker writes it, whoever started the run follows it.
+"""metrics.jsonl of a fine-tuning run: the first worker writes it, the driver follows it.
 
-One line per optimizer step: step, loss (nats per token, before the step), learning_rate, gradient_norm
-(before clipping; null at ZeRO stage 0). One line per evaluation: step, held_out_loss, tokens, perplexity.
-Steps count from 1; step 0 is the model as it came. A step is in the file once, also after restarts.
+One line per optimizer step: step, loss (nats per token, before the step), learning_rate,
+gradient_norm (before clipping; null at ZeRO stage 0). One line per evaluation: step, held_out_loss
+(nats per token), tokens, perplexity. Steps count from 1; step 0 is the model before training. Each
+step is in the file once, also after restarts.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from tools_service.base.files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step, by its number."""
+class TrainStep:
+    """One optimizer step; the loss in nats per token."""
 
     step: int
     loss: float
@@ -36,8 +39,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The held-out loss, nats per token, after so many steps."""
+class HeldOutEvaluation:
+    """The held-out loss, nats per token, after `step` steps, over so many tokens."""
 
     step: int
     held_out_loss: float
@@ -49,30 +52,26 @@ class Evaluation:
 
 
 class MetricsLog:
-    """Appends to the file, from the lines of the first `steps` steps on."""
+    """Appends to the file. First removes lines after step `steps`: they are written again."""
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path = path
         kept = [event for event in _read(path) if event["step"] <= steps] if steps else []
-        part = path.with_suffix(".part")
-        part.write_text("".join(map(_line, kept)), encoding="utf-8")
-        part.replace(path)
+        atomic_write(path, "".join(json.dumps(event) + "\n" for event in kept))
 
-    def step(self, step: Step) -> None:
-        self._append(asdict(step))
-
-    def evaluation(self, evaluation: Evaluation) -> None:
-        self._append(asdict(evaluation) | {"perplexity": evaluation.perplexity})
-
-    def _append(self, event: dict[str, Any]) -> None:
+    def append(self, event: TrainStep | HeldOutEvaluation) -> None:
+        """Write one line."""
+        values = asdict(event)
+        if isinstance(event, HeldOutEvaluation):
+            values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(event))
+            file.write(json.dumps(values) + "\n")
 
 
-def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
+def read_evaluations(path: Path) -> tuple[HeldOutEvaluation, ...]:
     """The evaluations in the order of their steps."""
     return tuple(
-        Evaluation(event["step"], event["held_out_loss"], event["tokens"])
+        HeldOutEvaluation(event["step"], event["held_out_loss"], event["tokens"])
         for event in _read(path)
         if "held_out_loss" in event
     )
@@ -80,7 +79,7 @@ def read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 
 @contextmanager
 def tail(path: Path, max_steps: int) -> Iterator[None]:
-    """Meanwhile show a progress bar (on a terminal) and log one line per evaluation."""
+    """Follow the file meanwhile: a progress bar on a terminal, one log line per evaluation."""
     stop = threading.Event()
     evaluated = max((evaluation.step for evaluation in read_evaluations(path)), default=-1)
     thread = threading.Thread(target=_follow, args=(path, max_steps, evaluated, stop), daemon=True)
@@ -93,36 +92,28 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
 
 
 def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:
-    """`evaluated`: the last evaluation that an earlier start has logged."""
-    shown, loss = -1, math.nan
+    """`evaluated`: step of the last evaluation that an earlier start has logged."""
+    shown_step, loss = -1, math.nan
     with logging_redirect_tqdm(), tqdm(total=max_steps, unit="step", disable=None) as bar:
-        last = False
-        while not last:
-            last = stop.wait(_POLL_S)
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(_POLL_S)
             for event in _read(path):
-                if "loss" in event and event["step"] > shown:
-                    shown, loss = event["step"], event["loss"]
+                if "loss" in event and event["step"] > shown_step:
+                    shown_step, loss = event["step"], event["loss"]
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 if "perplexity" in event and event["step"] > evaluated:
                     evaluated = event["step"]
-                    logger.info(
-                        "step %d of %d: %sheld-out perplexity %.4f",
-                        evaluated,
-                        max_steps,
-                        f"loss {loss:.4f}, " if evaluated else "",
-                        event["perplexity"],
-                    )
-            bar.update(max(shown, 0) - bar.n)
+                    training_loss = f"loss {loss:.4f}, " if evaluated else ""
+                    message = "step %d of %d: %sheld-out perplexity %.4f"
+                    logger.info(message, evaluated, max_steps, training_loss, event["perplexity"])
+            bar.update(max(shown_step, 0) - bar.n)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines; the last may still be in the writing."""
+    """The complete lines; the last one may not be written yet."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _line(event: dict[str, Any]) -> str:
-    return json.dumps(event) + "\n"

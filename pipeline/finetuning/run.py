@@ -1,13 +1,13 @@
 """Step 6: fine-tune M on C* with Ray Train and DeepSpeed (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by held-out
-perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl (loss of every step,
-every perplexity) and manifest.json.
+In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by
+held-out perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl
+(the loss of every step, every perplexity) and manifest.json.
 
-A run that was killed goes on from its last checkpoint when it is started again, with the examples it would
-have seen; one that has finished is left alone. Both only if configuration and data are the same. This
-module starts, watches and finishes the run; the examples are examples.py's, the arithmetic is
-training.py's.
+If a run was killed, the same command resumes it from its last checkpoint, with the examples it
+would have seen. If it has finished, nothing is done. Both require the same configuration and data
+(run_folder.py). This module starts, watches and finishes the run; examples.py prepares the data,
+training.py trains.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import count_texts, digest, load_examples
-from pipeline.finetuning.metrics_log import Evaluation, MetricsLog, read_evaluations, tail
-from pipeline.finetuning.run_folder import FinetuneManifest, Run, RunFolder
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, read_evaluations, tail
+from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
@@ -40,55 +40,58 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class FinetuningError(ToolformerError):
+    """Workers failed more often than `max_failures`."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """What a run left. Losses in nats per token."""
+    """The result of a run. Losses in nats per token."""
 
-    output: Path
-    best: Evaluation
-    evaluations: tuple[Evaluation, ...]
+    best: HeldOutEvaluation
+    evaluations: tuple[HeldOutEvaluation, ...]
     reused: bool
-    """The run had finished before; nothing was done now."""
+    """The run had finished before; this call did nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the first worker returns: its counts, or why every worker stopped."""
+    """What the first worker returns: its counts, or the error that stopped all workers."""
 
     counts: dict[str, int]
     error: ToolformerError | None = None
 
 
 def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
-    """Train, or go on training, or find that it is done. `force` starts over.
+    """Train, resume training, or return the result of a finished run. `force` starts over.
 
-    Raises ConfigurationError before anything runs, NonFiniteLossError, and FinetuningError when workers fail
-    more than `max_failures` times.
+    Raises ConfigurationError before anything runs, NonFiniteLossError, DivergedError, and
+    FinetuningError when workers fail more than `max_failures` times.
     """
-    config = _absolute(config)
+    config = _with_absolute_paths(config)
     _check(config)
-    folder, run = RunFolder(config.output), Run(recipe=config, data=digest(config.data))
+    folder, run = RunFolder(config.output), RunIdentity(config=config, data=digest(config.data))
     folder.check()
     with exclusive_lock(config.output):
-        reused = folder.claim(run, force=force)
-        if reused:
+        finished = folder.claim(run, force=force)
+        if finished:
             logger.info("%s: finished before, nothing to do", config.output)
         else:
             _run(config, folder, run)
-    return FinetuneResult(config.output, folder.manifest().best, read_evaluations(folder.metrics), reused)
+    return FinetuneResult(folder.manifest().best, read_evaluations(folder.metrics), finished)
 
 
-def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
+def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
     started = time.monotonic()
-    with ray_connection(needs(config)), tail(folder.metrics, config.max_steps):
+    with ray_connection(resource_request(config)), tail(folder.metrics, config.max_steps):
         result = _fit(config, folder)
     outcome: Outcome = result.return_value
     if outcome.error:
         raise outcome.error
-    found = [(Evaluation(**metrics), Path(kept.path)) for kept, metrics in result.best_checkpoints]
-    best, checkpoint = min(found, key=lambda found: (found[0].held_out_loss, found[0].step))
+    evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
+    best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
     manifest = FinetuneManifest(
-        recipe=config,
+        config=config,
         data=run.data,
         versions=versions(),
         created=now(),
@@ -96,15 +99,11 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: Run) -> None:
         best=best,
         wall_s=round(time.monotonic() - started, 1),
     )
-    folder.publish(checkpoint / "model", manifest)
+    folder.publish(Path(checkpoint) / "model", manifest)
 
 
-class FinetuningError(ToolformerError):
-    """Workers failed more often than `max_failures`."""
-
-
-def _absolute(config: FinetuneConfig) -> FinetuneConfig:
-    """Workers have a working folder of their own."""
+def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
+    """Workers run in another working folder."""
     local = Path(config.model.path)
     model = config.model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else config.model
     paths: dict[str, Any] = {"model": model, "data": config.data.resolve(), "output": config.output.resolve()}
@@ -114,8 +113,8 @@ def _absolute(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def _check(config: FinetuneConfig) -> None:
-    """What would otherwise fail minutes later, on the workers."""
-    from transformers import AutoConfig
+    """Raise ConfigurationError for what would otherwise fail minutes later, on the workers."""
+    from tools_service.base.checkpoints import load_config
 
     texts = count_texts(config.data)
     if texts < config.held_out + config.batch_size:
@@ -123,15 +122,10 @@ def _check(config: FinetuneConfig) -> None:
             f"{config.data}: {texts} texts are not enough for held_out = {config.held_out} and one batch of "
             f"batch_size = {config.batch_size}: lower one of them, or merge more annotations"
         )
-    for name, needed in (("model.path", Path(config.model.path)), ("data", config.data)):
-        if needed.is_relative_to(config.output):
-            raise ConfigurationError(
-                f"output = {config.output} holds {name} = {needed}: choose another folder"
-            )
-    try:
-        model = AutoConfig.from_pretrained(config.model.path)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"model.path = {config.model.path}: {error}") from error
+    for name, path in (("model.path", Path(config.model.path)), ("data", config.data)):
+        if path.is_relative_to(config.output):
+            raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    model = load_config(config.model.path, "model.path")
     context = getattr(model, "max_position_embeddings", None)
     if context and config.sequence_length > context:
         raise ConfigurationError(
@@ -139,8 +133,8 @@ def _check(config: FinetuneConfig) -> None:
         )
 
 
-def needs(config: FinetuneConfig) -> ResourceRequest:
-    """What the workers need at once."""
+def resource_request(config: FinetuneConfig) -> ResourceRequest:
+    """What all workers together need."""
     return ResourceRequest(
         cpus=config.workers * config.cpus_per_worker,
         gpus=config.workers if config.use_gpu else 0,
@@ -152,21 +146,22 @@ def needs(config: FinetuneConfig) -> ResourceRequest:
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
     """The ray.train.Result. (mypy reads the signatures of Ray Train's first version.)"""
     trainer = TorchTrainer(
-        _work,  # type: ignore[arg-type]
+        _worker,  # type: ignore[arg-type]
         train_loop_config={"config": config},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
         ),
-        # The same name and path again: Ray Train goes on from the checkpoints it finds there.
+        # With the same name and path, Ray Train resumes from the checkpoints it finds there.
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name=folder.checkpoints.name,
             storage_path=str(folder.path),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            # Ray Train keeps the best checkpoint and, in addition, the latest.
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="held_out_loss", checkpoint_score_order="min"
-            ),  # the best one; the latest is kept besides
+            ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -174,29 +169,39 @@ def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise FinetuningError(
-            f"workers failed, and max_failures = {config.max_failures} is used up. Another start goes on "
+            f"workers failed more often than max_failures = {config.max_failures}. The same command resumes "
             f"from the last checkpoint in {config.output}. {error}"
         ) from error
 
 
-def _work(arguments: dict[str, Any]) -> Outcome:
-    """On every worker. An error of ours is the same on all of them: it is returned, not tried again."""
+def _worker(arguments: dict[str, Any]) -> Outcome:
+    """Runs on every worker.
+
+    Our own errors occur on all workers alike, so they are returned: another try would fail again.
+    An error while loading a checkpoint may concern one node only. It is raised, and Ray Train
+    restarts all workers.
+    """
+    from pipeline.finetuning.training import CheckpointError
+
     try:
         return Outcome(_train(arguments["config"]))
+    except CheckpointError:
+        raise
     except ToolformerError as error:
         return Outcome({}, error)
 
 
 def _train(config: FinetuneConfig) -> dict[str, int]:
-    """The loop: from the last checkpoint, if there is one, to `max_steps`."""
+    """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
     import torch
     from ray.train.torch import get_device
 
-    from pipeline.finetuning.training import Training, load_tokenizer, prepare_deepspeed
+    from pipeline.finetuning.training import CheckpointError, Training, prepare_deepspeed
+    from tools_service.base.checkpoints import load_tokenizer
 
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
-    tokenizer = load_tokenizer(config)
+    tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
     data = load_examples(
         config.data,
         config.column,
@@ -208,27 +213,27 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     rank = ray.train.get_context().get_world_rank()
     training = Training(config, data, tokenizer, rank=rank, device=get_device())
     checkpoint = ray.train.get_checkpoint()
-    done = training.restore(Path(checkpoint.path)) if checkpoint else 0
+    steps_done = training.restore(Path(checkpoint.path)) if checkpoint else 0
     folder = RunFolder(config.output)
-    journal = MetricsLog(folder.metrics, done) if rank == 0 else None
-    if not done:
-        evaluation = Evaluation(0, *training.evaluate())
-        if journal:
-            journal.evaluation(evaluation)
-    for step in range(done + 1, config.max_steps + 1):
-        taken = training.step(step)
-        if journal:
-            journal.step(taken)
+    metrics = MetricsLog(folder.metrics, steps_done) if rank == 0 else None
+
+    def log(event: TrainStep | HeldOutEvaluation) -> None:
+        if metrics:
+            metrics.append(event)
+
+    if not steps_done:
+        log(HeldOutEvaluation(0, *training.evaluate()))
+    for step in range(steps_done + 1, config.max_steps + 1):
+        log(training.step(step))
         if step % config.evaluate_every == 0 or step == config.max_steps:
-            evaluation = Evaluation(step, *training.evaluate())
-            if journal:
-                journal.evaluation(evaluation)
-            _report(training, evaluation, folder.checkpoints / f"step-{step:06d}")
+            evaluation = HeldOutEvaluation(step, *training.evaluate())
+            log(evaluation)
+            _save_checkpoint(training, evaluation, folder.checkpoints / f"step-{step:06d}")
     return data.counts()
 
 
-def _report(training: Training, evaluation: Evaluation, folder: Path) -> None:
-    """Write a checkpoint in its place on the shared storage, and tell Ray Train (every worker must)."""
+def _save_checkpoint(training: Training, evaluation: HeldOutEvaluation, folder: Path) -> None:
+    """Write a checkpoint and report it to Ray Train. Every worker must call this."""
     training.save(folder, evaluation.step)
     ray.train.report(
         asdict(evaluation),

@@ -1,12 +1,15 @@
-"""The folder of a fine-tuning run: whose it is, how far it is, what it becomes.
+"""The output folder of a fine-tuning run: which run it belongs to, its state, its result.
 
     config.json, model.safetensors, tokenizer.json, …   the result
-    metrics.jsonl                                       journal.py
+    metrics.jsonl                                       metrics_log.py
     checkpoints/run.json, checkpoints/step-…            while the run is unfinished
     manifest.json                                       written last: the run is finished
 
-A folder holds one run. Starting it again with another configuration or other data is refused, naming what
-differs; so is a folder that holds anything else. Nothing is removed from a folder that is not a run's.
+A folder holds one run. A start with another configuration or other data is refused, and the message
+names what differs. A folder that holds anything else is refused, too, and nothing in it is removed.
+
+The content of C* is compared, not file times: a checkpoint must continue with the same data, and a
+copied folder is the same run. (cli/steps.py skips finished steps of a chain by cheaper means.)
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.base.config import FinetuneConfig, differences
-from pipeline.finetuning.metrics_log import Evaluation
+from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError
@@ -29,7 +32,8 @@ from tools_service.base.settings import Frozen
 
 logger = logging.getLogger(__name__)
 
-# What may differ between two starts of one run: the result does not depend on it.
+_RUN_FILE = "run.json"
+# Fields that may differ between two starts of one run: the result does not depend on them.
 _OPERATIONAL: dict[str, Any] = {
     "output": True,
     "data": True,
@@ -40,38 +44,40 @@ _OPERATIONAL: dict[str, Any] = {
 }
 
 
-class Run(Frozen):
-    """checkpoints/run.json: what decides the result."""
+class RunIdentity(Frozen):
+    """checkpoints/run.json: everything that decides the result."""
 
-    recipe: FinetuneConfig
+    RENAMED = {"recipe": "config"}  # noqa: RUF012
+
+    config: FinetuneConfig
     data: str
-    """Digest of C*."""
+    """Digest of the content of C*."""
 
-    def differences(self, other: Run) -> list[str]:
-        """What makes the other a different run, by field."""
-        mine, others = (run.recipe.model_dump(mode="json", exclude=_OPERATIONAL) for run in (self, other))
-        return differences(mine, others) + ([] if self.data == other.data else ["data: other content"])
+    def differences(self, other: RunIdentity) -> list[str]:
+        """The fields that make `other` a different run."""
+        before, after = (run.config.model_dump(mode="json", exclude=_OPERATIONAL) for run in (self, other))
+        return differences(before, after) + ([] if self.data == other.data else ["data: other content"])
 
 
-class FinetuneManifest(Run):
+class FinetuneManifest(RunIdentity):
     """manifest.json of a finished run."""
 
     versions: dict[str, str]
     created: str
     texts: dict[str, int]
-    """By use; truncated and tokens_per_epoch besides."""
-    best: Evaluation
+    """Number of texts by use; also `truncated` and `tokens_per_epoch`."""
+    best: HeldOutEvaluation
     """The evaluation that chose the result; losses in nats per token."""
     wall_s: float
-    """Of the last start."""
+    """Seconds of the last start."""
 
 
-R = TypeVar("R", bound=Run)
+R = TypeVar("R", bound=RunIdentity)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`path` and the files in it that have names."""
+    """The folder `path` and its files."""
 
     path: Path
 
@@ -83,57 +89,51 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def _begun(self) -> Path:
-        return self.checkpoints / "run.json"
-
-    @property
-    def _finished(self) -> Path:
-        return self.path / MANIFEST
-
     def check(self) -> None:
-        """Raises ConfigurationError if something other than a run is in the folder. Touches nothing."""
-        there = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.exists() else set()
-        a_run = self._begun.exists() or (self._finished.exists() and self.metrics.exists())
-        if not a_run and there - {self.checkpoints.name}:
+        """Raise ConfigurationError if the folder holds anything but a run. Changes nothing."""
+        names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.exists() else set()
+        finished = (self.path / MANIFEST).exists() and self.metrics.exists()
+        is_run = finished or (self.checkpoints / _RUN_FILE).exists()
+        if not is_run and names - {self.checkpoints.name}:
             raise ConfigurationError(
-                f"{self.path} is not empty, and not a run of finetune: choose another output"
+                f"{self.path} is not empty and does not hold a run of finetune: choose another output"
             )
 
-    def claim(self, run: Run, *, force: bool) -> bool:
-        """After `check`: take the folder; whether the run has finished in it. `force` removes an earlier one.
+    def claim(self, run: RunIdentity, *, force: bool) -> bool:
+        """Reserve the folder for `run`; return whether `run` has finished. Call `check` first.
 
-        Raises ConfigurationError if another run is in the folder.
+        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run.
         """
-        if force:
-            self._clear()
-        if self._finished.exists():
-            _same(self.path, self.manifest(), run)
-            return True
-        if self._begun.exists():
-            _same(self.path, _read(self._begun, Run), run)
-            logger.info("%s: going on with the run begun there", self.path)
-        else:
-            self.checkpoints.mkdir(exist_ok=True)
-            atomic_write_json(self._begun, run.model_dump(mode="json"))
-        return False
-
-    def publish(self, model: Path, manifest: FinetuneManifest) -> None:
-        """Make the model in folder `model` the result, and the run a finished one."""
-        shutil.copytree(model, self.path, dirs_exist_ok=True)
-        atomic_write_json(self._finished, manifest.model_dump(mode="json"))
-        shutil.rmtree(self.checkpoints)
-
-    def manifest(self) -> FinetuneManifest:
-        """Of a finished run."""
-        return _read(self._finished, FinetuneManifest)
-
-    def _clear(self) -> None:
-        for path in self.path.iterdir():
+        for path in self.path.iterdir() if force else ():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK:
                 path.unlink()
+        finished = (self.path / MANIFEST).exists()
+        run_file = self.checkpoints / _RUN_FILE
+        if not finished and not run_file.exists():
+            self.checkpoints.mkdir(exist_ok=True)
+            atomic_write_json(run_file, run.model_dump(mode="json"))
+            return False
+        before = self.manifest() if finished else _read(run_file, RunIdentity)
+        if changed := before.differences(run):
+            raise ConfigurationError(
+                f"{self.path} holds another run; start over with --force, or choose another output. "
+                f"Different: {'; '.join(changed)}"
+            )
+        if not finished:
+            logger.info("%s: resuming the run in this folder", self.path)
+        return finished
+
+    def publish(self, model: Path, manifest: FinetuneManifest) -> None:
+        """Copy the model in folder `model` here as the result, and mark the run as finished."""
+        shutil.copytree(model, self.path, dirs_exist_ok=True)
+        atomic_write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
+        shutil.rmtree(self.checkpoints)
+
+    def manifest(self) -> FinetuneManifest:
+        """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
+        return _read(self.path / MANIFEST, FinetuneManifest)
 
 
 def _read(path: Path, model: type[R]) -> R:
@@ -141,13 +141,5 @@ def _read(path: Path, model: type[R]) -> R:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise ConfigurationError(
-            f"{path} is not one that this version of finetune wrote; start over with --force: {error}"
+            f"{path} was not written by this version of finetune; start over with --force: {error}"
         ) from error
-
-
-def _same(folder: Path, before: Run, now: Run) -> None:
-    if changed := before.differences(now):
-        raise ConfigurationError(
-            f"{folder} holds another run; start over with --force, or choose another output. "
-            f"Different: {'; '.join(changed)}"
-        )

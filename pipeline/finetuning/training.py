@@ -1,12 +1,12 @@
-"""The training loop of one worker: DeepSpeed around a causal language model (paper section 4.1, Appendix B).
+"""The training loop of one worker: a language model in DeepSpeed (paper section 4.1, Appendix B).
 
-In: a configuration, the examples, this worker's rank. Out: a loss for each step, a held-out perplexity, a
-checkpoint to go on from, and a folder that `AutoModelForCausalLM.from_pretrained` loads.
+In: a configuration, the examples, this worker's rank. Out: a loss for each step, a held-out loss, a
+checkpoint to resume from, and a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
-The loss of a step is the mean over all predicted tokens of its batch, in nats, however the batch is dealt
-out to workers and micro-batches; so is the held-out loss over all held-out tokens. AdamW is torch's; the
-rate rises linearly and then stays (the paper names the warm-up and nothing after it). Needs a torch process
-group, knows nothing of Ray.
+The loss of a step is the mean over all predicted tokens of its batch, in nats, however the batch is
+divided among workers and micro-batches. The held-out loss is the mean over all predicted held-out
+tokens. The optimizer is torch's AdamW; the learning rate rises linearly, then stays constant (the
+paper names only the warm-up). Needs a torch process group, knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -24,32 +24,39 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from pipeline.base.config import FinetuneConfig
-from pipeline.finetuning.examples import IGNORED, Examples, Indices, Order, Split, micro_batches, pad
-from pipeline.finetuning.metrics_log import Step
-from tools_service.base.errors import ToolformerError
+from pipeline.finetuning.examples import IGNORED, EpochSampler, Examples, Indices, Split, micro_batches, pad
+from pipeline.finetuning.metrics_log import TrainStep
+from tools_service.base.checkpoints import load_model
+from tools_service.base.errors import ConfigurationError, ToolformerError
 
 DEEPSPEED_CONFIGURATIONS = Path(__file__).parent / "deepspeed"
 _TAG = "state"
+_SHOWN_IDS = 8  # text ids in an error message
+
+
+class CheckpointError(ConfigurationError):
+    """A worker could not load the model or its tokenizer; other workers may have loaded them."""
 
 
 class NonFiniteLossError(ToolformerError):
-    """The loss of an example is infinite or not a number: the step was not taken."""
+    """The loss of an example is infinite or not a number. The step was not taken."""
 
     def __init__(self, step: int, text_ids: list[int]) -> None:
         super().__init__(step, text_ids)
         self.step, self.text_ids = step, text_ids
 
     def __str__(self) -> str:
-        named = ", ".join(map(str, self.text_ids[:8]))
-        more = f" and {len(self.text_ids) - 8} more" if len(self.text_ids) > 8 else ""
+        shown = ", ".join(map(str, self.text_ids[:_SHOWN_IDS]))
+        hidden = len(self.text_ids) - _SHOWN_IDS
+        more = f" and {hidden} more" if hidden > 0 else ""
         return (
-            f"step {self.step}: the loss is not finite on text_id {named}{more}. Look at these texts; if "
+            f"step {self.step}: the loss is not finite on text_id {shown}{more}. Look at these texts; if "
             "nothing is wrong with them, the weights have diverged: lower learning_rate or raise warmup_share"
         )
 
 
 class DivergedError(ToolformerError):
-    """The losses are finite and their gradient is not."""
+    """All losses are finite, but their gradient is not."""
 
 
 class Training:
@@ -60,57 +67,61 @@ class Training:
     ) -> None:
         self.config, self.data, self.tokenizer = config, data, tokenizer
         self.rank, self.device = rank, device
-        self.order = Order(len(data.train), config.batch_size, config.seed)
-        self.engine = _engine(config)
+        self.sampler = EpochSampler(len(data.train), config.batch_size, config.seed)
+        self.engine = _deepspeed_engine(config)
 
-    def step(self, step: int) -> Step:
-        """Take optimizer step number `step`, counted from 1. Raises NonFiniteLossError, DivergedError."""
-        torch.manual_seed(_seed(self.config.seed, step, self.rank))  # dropout: the same after a restart
+    def step(self, step: int) -> TrainStep:
+        """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""
+        # The seed depends on the step, so that dropout is the same after a restart.
+        seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
         self.engine.train()
-        batch, examples, rate = self.order.batch(step - 1), self.data.train, self.engine.get_lr()[0]
-        predictions = examples.predictions(batch)
-        deals = micro_batches(batch, examples.lengths, self.config.workers, self.config.micro_batch_size)
-        # DeepSpeed averages over workers and accumulated micro-batches; this makes it the mean over tokens.
-        scale = deals.shape[0] * deals.shape[1] / predictions
+        examples, workers = self.data.train, self.config.workers
+        learning_rate = self.engine.get_lr()[0]
+        batch = self.sampler.batch(step - 1)
+        predicted_tokens = examples.predicted_tokens(batch)
+        of_workers = micro_batches(batch, examples.lengths, workers, self.config.micro_batch_size)
+        own = of_workers[:, self.rank]  # [accumulation, micro_batch_size]
+        # DeepSpeed averages over workers and micro-batches; the mean over tokens is wanted.
+        scale = len(own) * workers / predicted_tokens
         losses = []
-        for number, mine in enumerate(deals[:, self.rank], start=1):
-            nll = self._nll(examples, mine)
+        for number, indices in enumerate(own, start=1):
+            nll = self._nll(examples, indices)
             losses.append(nll.detach())
             self.engine.backward(nll.sum() * scale)
-            if number == len(deals):
-                self._check(step, examples.text_ids[deals[:, self.rank].ravel()], torch.cat(losses))
+            if number == len(own):
+                self._require_finite(step, examples.text_ids[own.ravel()], torch.cat(losses))
             self.engine.step()
-        loss = float(self._sum(torch.cat(losses).double().sum())) / predictions
+        loss = float(self._sum(torch.cat(losses).double().sum())) / predicted_tokens
         norm = self.engine.get_global_grad_norm()
         if norm is not None and not math.isfinite(norm):
-            raise DivergedError(
-                f"step {step}: the gradient is not finite, every loss is: lower learning_rate"
-            )
-        return Step(step, loss, rate, None if norm is None else float(norm))
+            raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
+        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm))
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, int]:
-        """Mean loss in nats over all predicted held-out tokens, and their number."""
+        """Mean loss in nats over all predicted held-out tokens, and the number of these tokens."""
         self.engine.eval()
         examples, size = self.data.held_out, self.config.micro_batch_size
         by_length = np.argsort(examples.lengths, kind="stable")
         batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for first in range(0, len(batches), self.config.workers):
-            # ZeRO-3 gathers weights in every forward: a worker without a batch runs one that does not count.
-            mine = first + self.rank
-            nll = self._nll(examples, batches[min(mine, len(batches) - 1)])
-            total += nll.double().sum() if mine < len(batches) else 0.0
-        predictions = examples.predictions(by_length)
-        return float(self._sum(total)) / predictions, predictions
+            # ZeRO-3 gathers weights in every forward, so every worker must run one. A worker
+            # without a batch of its own runs the last one and does not count it.
+            number = first + self.rank
+            nll = self._nll(examples, batches[min(number, len(batches) - 1)])
+            total += nll.double().sum() if number < len(batches) else 0.0
+        predicted_tokens = examples.predicted_tokens(by_length)
+        return float(self._sum(total)) / predicted_tokens, predicted_tokens
 
     def save(self, folder: Path, steps: int) -> None:
-        """What `restore` needs, in `folder`, by all workers; the model itself in folder/model."""
+        """Write state for `restore` and folder/model. All workers must call this."""
         self.engine.save_checkpoint(str(folder), tag=_TAG, client_state={"steps": steps})
         self._export(folder / "model")
 
     def restore(self, folder: Path) -> int:
-        """Go on from what `save` wrote: the number of steps taken."""
+        """Load what `save` wrote; return the steps taken. ToolformerError if nothing is there."""
         if not (folder / _TAG).is_dir():
             raise ToolformerError(f"{folder}: no checkpoint here; start over with --force")
         _, state = self.engine.load_checkpoint(str(folder), tag=_TAG)
@@ -119,28 +130,29 @@ class Training:
     def _nll(self, examples: Examples, indices: Indices) -> torch.Tensor:
         """Negative log-probability of each example in nats, float32 [B].
 
-        Padding is on the right of a causal model: it is seen by no token that counts, so no mask is needed.
+        No mask is needed: padding is on the right, so no token that counts attends to it.
         """
         ids, labels = (torch.from_numpy(a).to(self.device) for a in pad([examples[i] for i in indices]))
         logits = self.engine(input_ids=ids, use_cache=False).logits.float()  # [B, T, V]
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return nll.view_as(labels).sum(dim=1)
 
-    def _check(self, step: int, text_ids: Indices, losses: torch.Tensor) -> None:
-        """All workers raise together, or none."""
-        wrong = text_ids[~torch.isfinite(losses).cpu().numpy()].tolist()
-        if not float(self._sum(torch.tensor(float(len(wrong)), device=self.device))):
+    def _require_finite(self, step: int, text_ids: Indices, losses: torch.Tensor) -> None:
+        """Raise NonFiniteLossError on all workers if a loss of any worker is not finite."""
+        non_finite = text_ids[~torch.isfinite(losses).cpu().numpy()].tolist()
+        if not float(self._sum(torch.tensor(float(len(non_finite)), device=self.device))):
             return
         gathered: list[list[int]] = [[] for _ in range(self.config.workers)]
-        dist.all_gather_object(gathered, wrong)
-        raise NonFiniteLossError(step, sorted(i for ids in gathered for i in ids))
+        dist.all_gather_object(gathered, non_finite)
+        raise NonFiniteLossError(step, sorted(text_id for ids in gathered for text_id in ids))
 
     def _sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over all workers, in place."""
         dist.all_reduce(value)
         return value
 
     def _export(self, folder: Path) -> None:
-        """Gather the weights, one parameter at a time; the first worker writes them and the tokenizer."""
+        """Gather the weights one by one; the first worker writes them and the tokenizer."""
         import deepspeed
 
         model, sharded = self.engine.module, self.config.zero_stage == 3
@@ -150,31 +162,19 @@ class Training:
                 if self.rank == 0:
                     weights[name] = parameter.detach().cpu().clone()
         if self.rank == 0:
-            weights |= {
-                name: buffer
-                for name, buffer in model.state_dict().items()
-                if name in dict(model.named_buffers())
-            }
+            buffers = dict(model.named_buffers())
+            weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
             model.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save_pretrained(folder)
         dist.barrier()
 
 
-def load_tokenizer(config: FinetuneConfig) -> Any:
-    """The model's tokenizer; this process shows no progress bars of transformers from here on."""
-    from transformers import AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return AutoTokenizer.from_pretrained(config.model.path)
-
-
 def prepare_deepspeed(use_gpu: bool) -> None:
     """Choose the accelerator, before DeepSpeed is imported for the first time.
 
-    On CPU DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference calls: a C++
-    compiler, ninja and minutes for nothing (docs/decisions/0005). Named as unavailable here, before DeepSpeed
-    looks for itself what it could compile, it is left out and gloo does the work.
+    On a CPU, DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference
+    calls. That takes a C++ compiler, ninja and minutes (docs/decisions/0005). The entry below
+    declares it unavailable before DeepSpeed checks what it can compile; gloo is used instead.
     """
     os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"
     import deepspeed.ops
@@ -184,7 +184,10 @@ def prepare_deepspeed(use_gpu: bool) -> None:
 
 
 def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
-    """The JSON file of the ZeRO stage, or the user's own, with the sizes and types of `config` filled in."""
+    """The JSON file of the ZeRO stage, or the user's own, with sizes and types from `config`.
+
+    Raises ToolformerError if the file cannot be read.
+    """
     path = config.deepspeed or DEEPSPEED_CONFIGURATIONS / f"zero{config.zero_stage}.json"
     try:
         from_file: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -198,45 +201,39 @@ def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def rate_factor(config: FinetuneConfig) -> Callable[[int], float]:
-    """Share of the learning rate by step: linear warm-up, then constant."""
-    warmup = max(1, math.ceil(config.warmup_share * config.max_steps))
-    return lambda step: min(1.0, (step + 1) / warmup)
+    """Share of the learning rate by step, counted from 0: linear warm-up, then constant."""
+    warmup_steps = max(1, math.ceil(config.warmup_share * config.max_steps))
+    return lambda step: min(1.0, (step + 1) / warmup_steps)
 
 
-def _engine(config: FinetuneConfig) -> Any:
+def _deepspeed_engine(config: FinetuneConfig) -> Any:
     import deepspeed
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
 
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
-    settings = deepspeed_configuration(config)
-    model = _load(config, settings)
+    ds_config = deepspeed_configuration(config)
+    model = _load(config, ds_config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=settings,
+        config=ds_config,
         lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config)),
     )
     return engine
 
 
-def _load(config: FinetuneConfig, settings: dict[str, Any]) -> Any:
-    """The model, with ZeRO-3 sharded while it loads: no worker ever holds all of it."""
+def _load(config: FinetuneConfig, ds_config: dict[str, Any]) -> Any:
+    """The model. With ZeRO-3 it is sharded while it loads: no worker ever holds all of it."""
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # from_pretrained looks for this object; it has to live until the model is loaded.
-    sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
-    dtype = getattr(torch, config.model.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        config.model.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    )
+    sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    path, dtype = config.model.path, config.model.dtype
+    model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
     del sharding
     return model
-
-
-def _seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

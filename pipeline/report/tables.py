@@ -1,21 +1,22 @@
-"""What a run came to, for people: the funnel by tool, kept calls in context, the table of results.
+"""The results of a run for people: counts by tool, examples of kept calls, the table of scores.
 
-In: manifests, annotation rows and evaluation.json, as other steps left them. Out: renderables of rich, which
-print as plain text where there is no terminal. Nothing is computed anew. The calls shown are neither the best
-nor the worst: they are drawn by a hash of where they stand, spread over the tools.
+In: manifests, annotation rows and evaluation.json. Out: renderables of rich, which print as plain
+text where there is no terminal. Nothing is measured again. The calls shown are neither the best nor
+the worst: a hash of their place in the corpus selects them, and tools take turns.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text as Styled
@@ -31,33 +32,28 @@ from tools_service.tools.contract import TOOL_NAMES, ToolName
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call
 _MODELS = ("base", "plain", "disabled", "toolformer")
-_FUNNEL = (
-    "texts",
-    "selected",
-    "positions",
-    "draws",
-    "candidates",
-    "executed",
-    "scored",
-    "kept",
-    "texts_kept",
-)
+_FUNNEL = [name for name, field in ToolCounts.model_fields.items() if field.annotation is int]
 
 
 @dataclass(frozen=True, slots=True)
 class KeptCall:
-    """One kept call where it stands: the text before and behind it, and what it is worth in nats."""
+    """A kept call and the text around it."""
 
     tool: ToolName
     before: str
     call: str
     after: str
-    gain: float
+    gain: float  # nats
     source: str
 
 
+def console() -> Console:
+    """Where results are printed. Wide enough for the tables if standard output is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
 def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Group:
-    """Everything the demo prints, from a folder that annotate wrote and a file that evaluate wrote."""
+    """The report of the demo, from an annotation folder and an evaluation file."""
     manifest = read_manifest(annotations)
     columns = ["text_id", "document", "text", "calls"]
     calls = kept_calls(read_rows(annotations, columns), manifest.recipe.method)
@@ -70,7 +66,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
 
 
 def funnel_table(tools: Mapping[ToolName, ToolCounts]) -> Table:
-    """From texts to kept calls, a line for each tool (paper section 2)."""
+    """From texts to kept calls, one line per tool (paper section 2)."""
     table = Table(title="From texts to calls", title_justify="left")
     table.add_column("tool")
     for name in _FUNNEL:
@@ -83,26 +79,29 @@ def funnel_table(tools: Mapping[ToolName, ToolCounts]) -> Table:
 def kept_calls(
     rows: Iterable[Mapping[str, Any]], method: MethodConfig, number: int = SHOWN_CALLS
 ) -> list[KeptCall]:
-    """At most `number` calls that pass their tool's tau_f, from annotation rows, the same at every run.
+    """At most `number` calls that reach their tool's tau_f, whatever the order of the rows.
 
-    Tools take turns, so that each shows calls as long as it has any.
+    Tools take turns as long as they have calls.
     """
-    drawn: dict[ToolName, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
+    samples: dict[ToolName, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
     for row in rows:
         for call in row["calls"]:
             if call["gain"] >= method.of(call["tool"]).tau_f:
-                shown = drawn[call["tool"]]
-                shown.append((_place(row["text_id"], call), _in_context(row, call)))
-                if len(shown) > 4 * number:
-                    shown[:] = heapq.nsmallest(number, shown, key=lambda one: one[0])
-    lots = [sorted(shown, key=lambda one: one[0])[:number] for shown in drawn.values()]
-    turns = chain.from_iterable(zip_longest(*lots))
-    return [one[1] for one in turns if one is not None][:number]
+                sample = samples[call["tool"]]
+                sample.append((_sort_key(row["text_id"], call), _in_context(row, call)))
+                if len(sample) > 4 * number:  # bounds memory
+                    sample[:] = _smallest(sample, number)
+    by_turns = chain.from_iterable(zip_longest(*(_smallest(sample, number) for sample in samples.values())))
+    return [entry[1] for entry in by_turns if entry is not None][:number]
+
+
+def _smallest(sample: list[tuple[bytes, KeptCall]], number: int) -> list[tuple[bytes, KeptCall]]:
+    return heapq.nsmallest(number, sample, key=lambda entry: entry[0])
 
 
 def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
-    """Each call in its text, highlighted; in plain text the brackets mark it."""
-    lines = [Styled("\nKept calls, where they stand (gain in nats)", style="italic")]
+    """Each call in its text: highlighted on a terminal, in brackets everywhere."""
+    lines = [Styled("\nKept calls in their texts (gain in nats)", style="italic")]
     for call in calls:
         body = Styled.assemble(call.before, (call.call, "bold green"), call.after)
         lines += [Styled(f"\n{call.tool}, {call.gain:+.2f}, {call.source}", style="cyan"), body]
@@ -112,12 +111,10 @@ def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """Accuracy in percent and questions with a call, a line for each model; the paper's four come first."""
-    names = [*(name for name in _MODELS if name in evaluation.models)]
+    """Accuracy in percent and questions with a call, by model; the paper's four come first."""
+    names = [name for name in _MODELS if name in evaluation.models]
     names += [name for name in evaluation.models if name not in _MODELS]
-    benchmarks = list(
-        dict.fromkeys(chain.from_iterable(evaluation.models[name].benchmarks for name in names))
-    )
+    benchmarks = dict.fromkeys(chain.from_iterable(evaluation.models[name].benchmarks for name in names))
     table = Table(title="Results: percent right (questions with a call)", title_justify="left")
     table.add_column("model")
     for benchmark in benchmarks:
@@ -130,28 +127,28 @@ def result_table(evaluation: Evaluation) -> Table:
     table.add_column("perplexity", justify="right")
     for name in names:
         result = evaluation.models[name]
-        value = "–" if result.perplexity is None else f"{result.perplexity:.2f}"
-        table.add_row(escape(name), *(_score(result, benchmark) for benchmark in benchmarks), value)
+        perplexity = "–" if result.perplexity is None else f"{result.perplexity:.2f}"
+        table.add_row(escape(name), *(_score(result, benchmark) for benchmark in benchmarks), perplexity)
     return table
 
 
 def files_table(files: Mapping[str, Path]) -> Table:
-    """Where things are."""
+    """The paths of the outputs."""
     table = Table(title="Files", title_justify="left", show_header=False, box=None)
-    for what, path in files.items():
-        table.add_row(what, Styled(str(path), overflow="fold"))
+    for name, path in files.items():
+        table.add_row(name, Styled(str(path), overflow="fold"))
     return table
 
 
 def _score(result: ModelResult, benchmark: str) -> str:
     if benchmark not in result.benchmarks:
         return "–"
-    found = result.benchmarks[benchmark]
-    return f"{100 * found.accuracy:.1f} ({found.calls})"
+    score = result.benchmarks[benchmark]
+    return f"{100 * score.accuracy:.1f} ({score.calls})"
 
 
-def _place(text_id: int, call: Mapping[str, Any]) -> bytes:
-    """A number drawn for a call by where it stands and what it asks, never by what it is worth."""
+def _sort_key(text_id: int, call: Mapping[str, Any]) -> bytes:
+    """A pseudo-random key from the place and the input of a call, independent of its gain."""
     key = f"{text_id} {call['tool']} {call['position']} {call['input']}"
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
@@ -160,12 +157,16 @@ def _in_context(row: Mapping[str, Any], call: Mapping[str, Any]) -> KeptCall:
     text, position = row["text"], call["position"]
     start, end = max(0, position - _CONTEXT), position + _CONTEXT
     before, after = text[start:position], text[position:end]
+    if start:
+        before = "… " + before.partition(" ")[2]
+    if end < len(text):
+        after = after.rpartition(" ")[0] + " …"
     written = linearise(call["tool"], call["input"], call["result"])
     return KeptCall(
         tool=call["tool"],
-        before=("… " + before.partition(" ")[2] if start else before).replace("\n", " "),
+        before=before.replace("\n", " "),
         call=written if position else written[1:] + " ",  # as in x*: a text begins with no space
-        after=(after.rpartition(" ")[0] + " …" if end < len(text) else after).replace("\n", " "),
+        after=after.replace("\n", " "),
         gain=call["gain"],
         source=row["document"]["url"] or row["document"]["source"],
     )

@@ -34,10 +34,10 @@ class FileState:
         return FileState(name or path.name, stat.st_size, stat.st_mtime_ns, digest)
 
 
-def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content, read in a stream."""
+def content_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Digest of a file's content (an algorithm of hashlib), read in a stream."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def folder_states(folder: Path) -> list[FileState]:

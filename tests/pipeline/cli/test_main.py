@@ -99,6 +99,20 @@ def test_help_shows_examples_that_parse_and_the_recipes_defaults(
         cli.parse(name, shlex.split(example))
 
 
+def test_the_installed_command_takes_its_own_arguments_and_shows_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/toolformer", "anotate"])
+    assert cli.main() == 2
+    assert "toolformer: unknown command 'anotate'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/toolformer", "merge", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = capsys.readouterr().out
+    assert "usage: toolformer merge" in shown
+    assert "python -m pipeline" not in shown
+
+
 def test_help_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys\n"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli.steps import Step, StepCache
+from pipeline.cli.steps import PipelineStep, StepCache
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import Frozen
+from tools_service.base.version import __version__
 
 pytestmark = pytest.mark.unit
 
@@ -18,6 +21,7 @@ class Upper(Frozen):
     """Settings of the small steps below."""
 
     suffix: str = ""
+    max_batch_tokens: int = 4
 
 
 class Chain:
@@ -31,17 +35,17 @@ class Chain:
 
     def run(self, suffix: str = "", force: bool = False) -> list[str]:
         """The names of the steps that were done."""
-        ledger = StepCache.open(self.folder / "out" / "steps.json")
+        cache = StepCache.open(self.folder / "out" / "steps.json")
         first, second = self.folder / "out" / "first", self.folder / "out" / "second"
         steps = [
             self._step("first", Upper(suffix=suffix), self.source, first, str.upper),
             self._step("second", Upper(), first / "text", second, lambda text: text * 2),
         ]
-        return [step.name for step in steps if ledger.do(step, force=force, say=lambda line: None)]
+        return [step.name for step in steps if cache.run(step, force=force, echo=lambda line: None)]
 
     def _step(
         self, name: str, config: Upper, source: Path, output: Path, change: Callable[[str], str]
-    ) -> Step:
+    ) -> PipelineStep:
         def run() -> None:
             output.mkdir(parents=True, exist_ok=True)
             with (output / "attempts").open("a") as file:
@@ -50,7 +54,7 @@ class Chain:
                 raise RuntimeError("killed")
             (output / "text").write_text(change(source.read_text()) + config.suffix)
 
-        return Step(name=name, config=config, reads=(source,), output=output, run=run)
+        return PipelineStep(name=name, config=config, reads=(source,), output=output, run=run)
 
     @property
     def result(self) -> str:
@@ -100,6 +104,21 @@ def test_a_missing_output_is_made_again(chain: Chain) -> None:
     assert chain.run() == ["second"]
 
 
+def test_steps_that_an_earlier_version_finished_stay_finished(chain: Chain) -> None:
+    """That version called the field batch_tokens and joined lines under SHA-256."""
+    chain.run()
+    file = chain.folder / "out" / "steps.json"
+    entries, fingerprint = json.loads(file.read_text()), ""
+    for name, source in (("first", chain.source), ("second", chain.folder / "out" / "first" / "text")):
+        state = f"{source} {source.stat().st_size} {source.stat().st_mtime_ns}"
+        lines = [__version__, fingerprint, name, '{"suffix":"","batch_tokens":4}', str(source), state]
+        fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        entries[name]["fingerprint"] = fingerprint
+    file.write_text(json.dumps(entries))
+    assert chain.run() == []
+    assert chain.run(suffix="!") == ["first", "second"]
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_that_the_chain_did_not_make_is_never_removed(chain: Chain, force: bool) -> None:
     foreign = chain.folder / "out" / "first" / "thesis.txt"
@@ -110,7 +129,7 @@ def test_a_folder_that_the_chain_did_not_make_is_never_removed(chain: Chain, for
     assert foreign.read_text() == "years of work"
 
 
-def test_a_broken_ledger_is_named(chain: Chain) -> None:
+def test_a_damaged_file_is_named(chain: Chain) -> None:
     chain.run()
     (chain.folder / "out" / "steps.json").write_text("{")
     with pytest.raises(ConfigurationError, match=r"steps\.json"):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from bench.fixtures.small_models import causal_lm, tokenizer
 from pipeline.base.config import FinetuneConfig, ModelConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
-from pipeline.finetuning.examples import Examples, Order, Split, load_examples
+from pipeline.finetuning.examples import EpochSampler, Examples, Split, load_examples
 from pipeline.finetuning.training import rate_factor
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
@@ -99,12 +99,12 @@ def plain_torch(
     """Losses and gradient norms of the first steps, and the model after them."""
     model = AutoModelForCausalLM.from_pretrained(config.model.path)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    order, losses, norms = Order(len(data.train), config.batch_size, config.seed), [], []
+    sampler, losses, norms = EpochSampler(len(data.train), config.batch_size, config.seed), [], []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * rate_factor(config)(step)
         optimizer.zero_grad()
-        loss = mean_loss(model, data.train, order.batch(step).tolist())
+        loss = mean_loss(model, data.train, sampler.batch(step).tolist())
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         optimizer.step()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finetuning.metrics_log import Evaluation, MetricsLog, Step, read_evaluations, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, read_evaluations, tail
 
 pytestmark = pytest.mark.unit
 
@@ -21,38 +21,38 @@ def written(path: Path) -> list[tuple[int, str]]:
 
 def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    journal = MetricsLog(path, 0)
-    journal.evaluation(Evaluation(0, 2.0, 10))
+    log = MetricsLog(path, 0)
+    log.append(HeldOutEvaluation(0, 2.0, 10))
     for step in range(1, 6):
-        journal.step(Step(step, 1.0, 0.1, None))
+        log.append(TrainStep(step, 1.0, 0.1, None))
         if step == 3:
-            journal.evaluation(Evaluation(3, 1.5, 10))
+            log.append(HeldOutEvaluation(3, 1.5, 10))
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # killed in the middle of a line
     resumed = MetricsLog(path, 3)
-    resumed.step(Step(4, 1.0, 0.1, None))
+    resumed.append(TrainStep(4, 1.0, 0.1, None))
     expected = [(0, "perplexity"), (1, "loss"), (2, "loss"), (3, "loss"), (3, "perplexity"), (4, "loss")]
     assert written(path) == expected
-    assert read_evaluations(path) == (Evaluation(0, 2.0, 10), Evaluation(3, 1.5, 10))
+    assert read_evaluations(path) == (HeldOutEvaluation(0, 2.0, 10), HeldOutEvaluation(3, 1.5, 10))
     MetricsLog(path, 0)
     assert written(path) == []
 
 
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
-    assert Evaluation(1, math.log(7.5), 3).perplexity == pytest.approx(7.5)
+    assert HeldOutEvaluation(1, math.log(7.5), 3).perplexity == pytest.approx(7.5)
 
 
 def test_one_line_is_logged_per_evaluation_of_this_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "metrics.jsonl"
-    MetricsLog(path, 0).evaluation(Evaluation(0, math.log(9.0), 10))
+    MetricsLog(path, 0).append(HeldOutEvaluation(0, math.log(9.0), 10))
     with caplog.at_level(logging.INFO, "pipeline.finetuning.metrics_log"), tail(path, 4):
-        journal = MetricsLog(path, 0)
-        journal.evaluation(Evaluation(0, math.log(9.0), 10))
-        journal.step(Step(1, 2.25, 0.1, None))
-        journal.step(Step(2, 1.25, 0.1, None))
-        journal.evaluation(Evaluation(2, math.log(8.0), 10))
+        log = MetricsLog(path, 0)
+        log.append(HeldOutEvaluation(0, math.log(9.0), 10))
+        log.append(TrainStep(1, 2.25, 0.1, None))
+        log.append(TrainStep(2, 1.25, 0.1, None))
+        log.append(HeldOutEvaluation(2, math.log(8.0), 10))
     assert [record.message for record in caplog.records] == [
         "step 2 of 4: loss 1.2500, held-out perplexity 8.0000"
     ]

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import digest
-from pipeline.finetuning.metrics_log import Evaluation, MetricsLog
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run import finetune
-from pipeline.finetuning.run_folder import FinetuneManifest, Run, RunFolder
+from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from tests.pipeline.finetuning.data import (
     base_model,
     configuration,
@@ -44,16 +44,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-BEST = Evaluation(2, 1.5, 10)
+BEST = HeldOutEvaluation(2, 1.5, 10)
 
 
 def finished(config: FinetuneConfig) -> RunFolder:
     """A finished run, without its model."""
     run = RunFolder(config.output)
     run.path.mkdir()
-    MetricsLog(run.metrics, 0).evaluation(BEST)
+    MetricsLog(run.metrics, 0).append(BEST)
     values: dict[str, Any] = {"versions": {}, "created": "", "texts": {}, "best": BEST, "wall_s": 0.0}
-    manifest = FinetuneManifest(recipe=config, data=digest(config.data), **values)
+    manifest = FinetuneManifest(config=config, data=digest(config.data), **values)
     (run.path / "manifest.json").write_text(manifest.model_dump_json())
     return run
 
@@ -79,7 +79,7 @@ def test_what_cannot_work_is_said_before_anything_runs(
 def test_a_model_that_is_not_there_is_named(folder: Path) -> None:
     config = configuration(folder)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": "./no/model"})})
-    with pytest.raises(ConfigurationError, match=r"model\.path = \./no/model"):
+    with pytest.raises(ConfigurationError, match=r"model\.path '\./no/model'"):
         finetune(config)
 
 
@@ -103,6 +103,23 @@ def test_a_finished_run_is_left_alone(folder: Path, tmp_path: Path, caplog: pyte
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("name", ["manifest.json", "checkpoints/run.json"])
+def test_a_run_of_an_earlier_version_is_recognised(folder: Path, tmp_path: Path, name: str) -> None:
+    """Its files called the configuration `recipe`, and max_batch_tokens `batch_tokens`."""
+    config = configuration(folder, output=tmp_path / "model")
+    run = finished(config)
+    values = json.loads((run.path / "manifest.json").read_text())
+    values["recipe"] = values.pop("config")
+    values["recipe"]["model"]["batch_tokens"] = values["recipe"]["model"].pop("max_batch_tokens")
+    (run.path / "manifest.json").unlink()
+    run.checkpoints.mkdir()
+    is_finished = name == "manifest.json"
+    kept = values if is_finished else {key: values[key] for key in ("recipe", "data")}
+    (run.path / name).write_text(json.dumps(kept))
+    assert run.claim(RunIdentity(config=config, data=digest(config.data)), force=False) is is_finished
+
+
+@pytest.mark.unit
 def test_other_settings_or_data_are_not_mixed_into_a_run(folder: Path, tmp_path: Path) -> None:
     config = configuration(folder, output=tmp_path / "model")
     run = finished(config)
@@ -112,7 +129,7 @@ def test_other_settings_or_data_are_not_mixed_into_a_run(folder: Path, tmp_path:
     with pytest.raises(ConfigurationError, match="data: other content"):
         finetune(config.model_copy(update={"data": other}))
     (run.path / "manifest.json").write_text("{")
-    with pytest.raises(ConfigurationError, match="not one that this version of finetune wrote"):
+    with pytest.raises(ConfigurationError, match="not written by this version of finetune"):
         finetune(config)
 
 
@@ -132,7 +149,7 @@ def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> N
     config = configuration(folder, output=tmp_path / "model")
     run = finished(config)
     (run.path / "model.safetensors").touch()
-    this = Run(recipe=config, data=digest(config.data))
+    this = RunIdentity(config=config, data=digest(config.data))
     run.check()
     assert run.claim(this, force=False)
     assert not run.claim(this, force=True)
@@ -175,7 +192,8 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
 
     disturbed = configuration(folder, output=folder / "disturbed", **values)
     code = (
-        "import sys; from pipeline.base.config import FinetuneConfig; from pipeline.finetuning.run import finetune; "
+        "import sys; from pipeline.base.config import FinetuneConfig; "
+        "from pipeline.finetuning.run import finetune; "
         "finetune(FinetuneConfig.model_validate_json(sys.argv[1]))"
     )
     address = ray.get_runtime_context().gcs_address
@@ -207,7 +225,7 @@ def kill_a_worker_after(config: FinetuneConfig, step: int) -> None:
     max(workers, key=lambda p: p.create_time()).kill()
 
 
-def check_result(config: FinetuneConfig, best: Evaluation) -> None:
+def check_result(config: FinetuneConfig, best: HeldOutEvaluation) -> None:
     """Two workers took the steps of plain torch, and the best of them is the folder's model."""
     tokenizer = AutoTokenizer.from_pretrained(config.output)
     data = load(config, tokenizer)
