@@ -17,7 +17,10 @@ _START_TOKENS = (
 
 
 def batch_by_length(
-    lengths: Sequence[int], max_tokens: int, prefix: int = 0, forwards: int = 1
+    lengths: Sequence[int],
+    max_tokens: int,
+    prefix: int = 0,
+    forwards: int = 1,
 ) -> list[list[int]]:
     """Indices of `lengths` in batches, the longest sequences first.
 
@@ -34,6 +37,7 @@ def batch_by_length(
     origin = np.zeros(count + 1, dtype=np.int64)
     for first in range(count):
         longest = lengths[order[first]]
+        # The first sequence of a batch is its longest and sets the padded width.
         fitting = max_tokens // max(1, longest + prefix)
         most = max(1, min(count - first, fitting))
         rows = np.arange(1, most + 1)

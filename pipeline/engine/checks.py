@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.engine import gptj
 from pipeline.engine.errors import ModelError
@@ -49,12 +50,15 @@ def check_head(model: LanguageModel) -> bool:
     ids = _ids(model, 4)[None]
     lm: Any = model.model
     base, head = lm.base_model, lm.get_output_embeddings()
+    # A model without a base model or a head of its own cannot be taken apart.
     if head is None or base is lm:
         return False
     with torch.inference_mode():
         whole = lm(input_ids=ids, use_cache=False).logits
         hidden_states = base(input_ids=ids, use_cache=False)[0]
-        separate = head(hidden_states).to(whole.device)  # perhaps from another GPU
+        separate = head(hidden_states).to(
+            whole.device
+        )  # perhaps from another GPU
     if separate.shape != whole.shape:
         return False
     return torch.allclose(separate, whole, rtol=1e-3, atol=1e-4)
@@ -71,18 +75,15 @@ def check_tree(model: LanguageModel) -> None:
             f"{_name(model)} does not take a 4D mask, position ids and a cache from "
             f"outside: {error}"
         ) from error
-    plain = [
-        _plain(model, np.concatenate([prompt, short, suffix, short[:1], mark])),
-        _plain(model, np.concatenate([prompt, long, suffix, long[:5], mark])),
-    ]
-    # One token more: how far off a wrong context would be.
-    wrong = _plain(model, np.concatenate([prompt, long, suffix, long, mark]))
-    effect = float((wrong - plain[1]).abs().max())
-    differences = [
-        float((branch - expected).abs().max())
-        for branch, expected in zip(branches, plain, strict=True)
-    ]
-    worst = max(differences)
+    # The same contexts as plain sequences.
+    first = np.concatenate([prompt, short, suffix, short[:1], mark])
+    second = np.concatenate([prompt, long, suffix, long[:5], mark])
+    plain = [_plain(model, first), _plain(model, second)]
+    # With one token more: how far off a wrong context would be.
+    longer = np.concatenate([prompt, long, suffix, long, mark])
+    wrong = _plain(model, longer)
+    effect = _distance(wrong, plain[1])
+    worst = max(map(_distance, branches, plain))
     if not worst <= _tolerance(model, effect):
         raise ModelError(
             f"{_name(model)}: a branch of the tree is {worst:.2g} nats off the same tokens "
@@ -100,17 +101,18 @@ def check_unpadding(model: LanguageModel) -> bool:
     lm: Any = model.model
     attention = lm.config._attn_implementation
     padded, joined = _score_pair(model)
-    effect = float(np.abs(joined - padded).max())
+    effect = _distance(joined, padded)
     is_gptj = gptj.install(lm)
     if attention != "sdpa" and not is_gptj:
         return False
+    # Try it: branches and scores must come out as before, or the old attention returns.
     try:
         if not is_gptj:
             lm.set_attn_implementation(ATTENTION)
         model.can_unpad = True
         check_tree(model)
         unpadded, _ = _score_pair(model)
-        worst = float(np.abs(unpadded - padded).max())
+        worst = _distance(unpadded, padded)
         same = worst <= _tolerance(model, effect)
     except (ModelError, *_UNSUPPORTED):
         same = False
@@ -129,35 +131,52 @@ def _branches(
     suffix: np.ndarray,
     texts: list[np.ndarray],
     mark: np.ndarray,
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Log-probabilities [V] after the two tokens of `mark`, put behind position 1 of the
     first text and position 5 of the second."""
     cache = KVCache()
-    ids = torch.from_numpy(prompt).to(model.device)[None]
-    position_ids = torch.arange(len(prompt), device=model.device)[None]
+    ids = torch.from_numpy(prompt).to(model.device)
+    position_ids = torch.arange(len(prompt), device=model.device)
     mask = causal_mask(len(prompt), model.device)
-    model.forward(ids, position_ids, mask, cache, "prompt", [len(prompt)])
+    tokens = [len(prompt)]
+    model.forward(ids[None], position_ids[None], mask, cache, "prompt", tokens)
     usage = [Usage() for _ in texts]
     tree = PrefilledBatch(model, PromptCache(cache, suffix), texts, usage)
-    # A third branch, at position 2 of the second text, that the second must not see.
-    text, slot = np.array([0, 1, 1]), np.array([0, 0, 1])
-    parent = tree.first_slot + np.array([1, 2, 5])
-    tree.extend(text, slot, parent, np.repeat(mark[:1], 3))
-    tree.extend(text, slot, slot, np.repeat(mark[1:], 3))
-    logits = torch.cat(list(model.logits(tree.frontier(text, slot))))
+    # Three branches: at position 1 of the first text, at 2 and 5 of the second. The
+    # branch at 5 must not see the one at 2.
+    text = np.array([0, 1, 1])
+    slot = np.array([0, 0, 1])
+    position = np.array([1, 2, 5])
+    first_mark, second_mark = mark
+    tree.extend(text, slot, tree.first_slot + position, np.full(3, first_mark))
+    tree.extend(text, slot, slot, np.full(3, second_mark))
+    hidden_states = tree.frontier(text, slot)
+    logits = torch.cat(list(model.logits(hidden_states)))
     first, _, second = logits.log_softmax(-1)
     return [first, second]
 
 
-def _score_pair(model: LanguageModel) -> tuple[np.ndarray, np.ndarray]:
+def _score_pair(model: LanguageModel) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a sequence's tokens when it is scored beside a shorter one, and
     when it follows that one in the same row."""
-    short, long = np.split(_ids(model, 16).cpu().numpy(), [4])
+    ids = _ids(model, 16).cpu().numpy()
+    short, long = np.split(ids, [4])
     wanted = np.arange(1, len(long))
-    (_, beside), _ = token_logprobs(model, [short, long], [wanted[:3], wanted], "plus")
+    (_, beside), _ = token_logprobs(
+        model,
+        [short, long],
+        [wanted[:3], wanted],
+        "plus",
+    )
     both = np.concatenate([short, long])
-    [joined], _ = token_logprobs(model, [both], [len(short) + wanted], "plus")
-    return beside, joined
+    wanted_behind = len(short) + wanted
+    [joined], _ = token_logprobs(model, [both], [wanted_behind], "plus")
+    return torch.from_numpy(beside), torch.from_numpy(joined)
+
+
+def _distance(logprobs: Tensor, expected: Tensor) -> float:
+    """The largest difference, in nats."""
+    return float((logprobs - expected).abs().max())
 
 
 def _tolerance(model: LanguageModel, effect: float) -> float:
@@ -169,16 +188,17 @@ def _tolerance(model: LanguageModel, effect: float) -> float:
     return max(_EXACT, _TF32_SHARE * effect)
 
 
-def _plain(model: LanguageModel, ids: np.ndarray) -> torch.Tensor:
+def _plain(model: LanguageModel, ids: np.ndarray) -> Tensor:
     """Log-probabilities [V] after the ids, by one ordinary forward."""
-    row = torch.from_numpy(ids).to(model.device)[None]
+    row = torch.from_numpy(ids).to(model.device)
     with torch.inference_mode():
-        logits = model.model(input_ids=row, use_cache=False).logits
-    last: torch.Tensor = logits[0, -1].float().log_softmax(-1)
-    return last
+        output = model.model(input_ids=row[None], use_cache=False)
+    last = output.logits[0, -1].float()
+    logprobs: Tensor = last.log_softmax(-1)
+    return logprobs
 
 
-def _ids(model: LanguageModel, count: int) -> torch.Tensor:
+def _ids(model: LanguageModel, count: int) -> Tensor:
     """Fixed ids that differ from one another where the vocabulary allows."""
     numbers = torch.arange(1, count + 1, device=model.device)
     return numbers * 7919 % model.vocabulary_size

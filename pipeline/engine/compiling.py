@@ -20,15 +20,22 @@ logger = logging.getLogger(__name__)
 # not enough.
 _RECOMPILE_LIMIT = 64
 
+# A backend of torch.compile: its name, or a function.
 Backend = str | Callable[..., Any]
-"""A backend of torch.compile."""
 
 
-def compile_layers(model: PreTrainedModel, backend: Backend = "inductor") -> bool:
+def compile_layers(
+    model: PreTrainedModel, backend: Backend = "inductor"
+) -> bool:
     """Compile norms and MLPs by running a few tokens; False, with a warning, if it fails."""
     modules = _norms_and_mlps(model)
     for module in modules:
-        module.compile(dynamic=True, backend=backend, recompile_limit=_RECOMPILE_LIMIT)
+        module.compile(
+            dynamic=True,
+            backend=backend,
+            recompile_limit=_RECOMPILE_LIMIT,
+        )
+    # Compilation happens at the first forward; errors show up here, not within a run.
     ids = torch.arange(4, device=model.device)[None]
     try:
         with torch.inference_mode():
@@ -40,7 +47,8 @@ def compile_layers(model: PreTrainedModel, backend: Backend = "inductor") -> boo
             module._compiled_call_impl = None
         reason = " ".join(str(error).split("\n")[:2])
         logger.warning(
-            "model.compile: nothing was compiled, the model runs as it is: %s", reason
+            "model.compile: nothing was compiled, the model runs as it is: %s",
+            reason,
         )
         return False
     return bool(modules)

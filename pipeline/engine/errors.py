@@ -14,10 +14,21 @@ class ModelError(ConfigurationError):
 class NonFiniteError(ToolformerError):
     """The model gave a probability or a loss that is not finite; it is never averaged in."""
 
-    def __init__(self, what: str, text_id: int, tool: str, position: int) -> None:
-        super().__init__(f"text {text_id}, {tool}, position {position}: {what} is not finite")
-        self.what, self.text_id, self.tool, self.position = what, text_id, tool, position
+    def __init__(
+        self,
+        what: str,
+        text_id: int,
+        tool: str,
+        position: int,
+    ) -> None:
+        place = f"text {text_id}, {tool}, position {position}"
+        super().__init__(f"{place}: {what} is not finite")
+        self.what = what
+        self.text_id = text_id
+        self.tool = tool
+        self.position = position
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments: by default only the message would travel between processes."""
-        return type(self), (self.what, self.text_id, self.tool, self.position)
+        # By default only the message would travel between processes.
+        arguments = (self.what, self.text_id, self.tool, self.position)
+        return type(self), arguments

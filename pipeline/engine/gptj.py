@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
+from torch import Tensor
 from transformers import GPTJForCausalLM, PreTrainedModel
 from transformers.models.gptj.modeling_gptj import GPTJAttention
 
@@ -22,6 +22,7 @@ def install(model: PreTrainedModel) -> bool:
     if not isinstance(model, GPTJForCausalLM):
         return False
     for layer in _attention_layers(model):
+        # Set on the instance: the class stays as transformers made it.
         layer._attn = partial(_attend, layer)  # type: ignore[method-assign]
         layer._get_embed_positions = partial(_positions, layer)  # type: ignore[method-assign]
     return True
@@ -35,10 +36,14 @@ def uninstall(model: PreTrainedModel) -> None:
 
 
 def _attention_layers(model: PreTrainedModel) -> list[GPTJAttention]:
-    return [module for module in model.modules() if isinstance(module, GPTJAttention)]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, GPTJAttention)
+    ]
 
 
-def _positions(layer: GPTJAttention, position_ids: torch.Tensor) -> torch.Tensor:
+def _positions(layer: GPTJAttention, position_ids: Tensor) -> Tensor:
     """The table of rotary positions as a view per row; transformers copies it per row."""
     table = layer.embed_positions.to(position_ids.device)
     layer.embed_positions = table  # type: ignore[assignment]
@@ -47,13 +52,19 @@ def _positions(layer: GPTJAttention, position_ids: torch.Tensor) -> torch.Tensor
 
 def _attend(
     layer: GPTJAttention,
-    query: torch.Tensor,  # [B, H, Q, E], or [1, H, M, E] unpadded
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, None]:  # [B, H, Q, E]
+    query: Tensor,  # [B, H, Q, E], or [1, H, M, E] unpadded
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+) -> tuple[Tensor, None]:  # [B, H, Q, E]
+    # GPT-J divides scores by scale_attn; sdpa multiplies them.
     scale = 1.0 / layer.scale_attn
     output, _ = unpadded_attention(
-        layer, query, key, value, attention_mask, scaling=scale
+        layer,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=scale,
     )
     return output.transpose(1, 2), None

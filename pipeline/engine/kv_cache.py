@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from pipeline.engine.unpadding import current_layout
 
 _GROWTH = 4  # a full cache grows by a fourth
-CacheRows = tuple["KVCache", torch.Tensor, torch.Tensor]
-"""A cache, some of its rows [B'], and of each of those some slots [B', T']."""
+# A cache, some of its rows [B'], and of each of those some slots [B', T'].
+CacheRows = tuple["KVCache", Tensor, Tensor]
 
 
 class KVCache(DynamicCache):
@@ -32,24 +33,27 @@ class KVCache(DynamicCache):
         # Views have a multiple of so many slots; the mask hides those not yet filled.
         self.slot_multiple = 1
         # Keys and values of each layer, [B, H, capacity, E].
-        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.buffers: list[tuple[Tensor, Tensor]] = []
 
     def update(
         self,
-        key_states: torch.Tensor,  # [B, H, Q, E]; [1, H, M, E] unpadded
-        value_states: torch.Tensor,
+        key_states: Tensor,  # [B, H, Q, E]; [1, H, M, E] unpadded
+        value_states: Tensor,
         layer_idx: int,
         *_: Any,
         **__: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Write the next Q slots of a layer; all its keys and values [B, H, T, E]."""
         layout = current_layout(key_states.device)
         slots = key_states.shape[2] if layout is None else layout.slots
         end = self.length + slots
         visible = self._visible(end)
-        if layer_idx == len(self.buffers):  # the first forward of an empty cache
+        if layer_idx == len(
+            self.buffers
+        ):  # the first forward of an empty cache
             self.capacity = max(self.capacity, visible)
-            self.buffers.append((self._room(key_states), self._room(value_states)))
+            keys, values = self._room(key_states), self._room(value_states)
+            self.buffers.append((keys, values))
         if visible > self.capacity:
             self.reserve(visible + visible // _GROWTH)
         keys, values = self.buffers[layer_idx]
@@ -57,9 +61,11 @@ class KVCache(DynamicCache):
             keys[:, :, self.length : end] = key_states
             values[:, :, self.length : end] = value_states
         else:
+            # Unpadded states [1, H, M, E]: every token goes to its own row and slot.
             slot = self.length + layout.slot
             keys[layout.row, :, slot] = key_states[0].transpose(0, 1)
             values[layout.row, :, slot] = value_states[0].transpose(0, 1)
+        # Views, not copies: the next forward writes behind them.
         return keys[:, :, :visible], values[:, :, :visible]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -70,6 +76,7 @@ class KVCache(DynamicCache):
         """Make room for `capacity` slots, one layer at a time to bound peak memory."""
         self.capacity = capacity
         for layer, (keys, values) in enumerate(self.buffers):
+            # The old buffers of a layer are freed before the next layer grows.
             self.buffers[layer] = self._resized(keys), self._resized(values)
 
     def repeated(self, rows: int, capacity: int) -> KVCache:
@@ -79,9 +86,11 @@ class KVCache(DynamicCache):
         copy.slot_multiple = self.slot_multiple
         copy.capacity = self._visible(capacity)
         for keys, values in self.buffers:
+            # expand() is a view; _resized copies it row by row.
             wide_keys = keys.expand(rows, -1, -1, -1)
             wide_values = values.expand(rows, -1, -1, -1)
-            copy.buffers.append((copy._resized(wide_keys), copy._resized(wide_values)))
+            pair = copy._resized(wide_keys), copy._resized(wide_values)
+            copy.buffers.append(pair)
         return copy
 
     @classmethod
@@ -97,31 +106,36 @@ class KVCache(DynamicCache):
         gathered.slot_multiple = first[0].slot_multiple
         gathered.capacity = gathered._visible(capacity)
         for layer in range(len(first[0].buffers)):
-            keys = [
-                (cache.buffers[layer][0], rows, slots) for cache, rows, slots in parts
-            ]
-            values = [
-                (cache.buffers[layer][1], rows, slots) for cache, rows, slots in parts
-            ]
-            gathered.buffers.append((gathered._stack(keys), gathered._stack(values)))
+            pairs = [cache.buffers[layer] for cache, _, _ in parts]
+            keys = gathered._stack([pair[0] for pair in pairs], parts)
+            values = gathered._stack([pair[1] for pair in pairs], parts)
+            gathered.buffers.append((keys, values))
+            # Free the layer of the old caches before the next one is copied.
+            empty = keys.new_empty(0)
             for cache, _, _ in parts:
-                empty = keys[0][0].new_empty(0)
                 cache.buffers[layer] = (empty, empty)
         return gathered
 
     def _stack(
-        self, parts: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-    ) -> torch.Tensor:
+        self,
+        buffers: Sequence[Tensor],
+        parts: Sequence[CacheRows],
+    ) -> Tensor:
         """One buffer [B, H, capacity, E] of the chosen rows and slots of others."""
-        _, heads, _, size = parts[0][0].shape
+        _, heads, _, size = buffers[0].shape
         total = sum(len(rows) for _, rows, _ in parts)
-        stacked = parts[0][0].new_empty(total, heads, self.capacity, size)
+        shape = (total, heads, self.capacity, size)
+        stacked = buffers[0].new_empty(shape)
         start = 0
-        for buffer, rows, slots in parts:
-            end, width = start + len(rows), slots.shape[1]
-            chosen = _take(buffer, rows.to(buffer.device), slots.to(buffer.device))
+        for buffer, (_, rows, slots) in zip(buffers, parts, strict=True):
+            device = buffer.device
+            chosen = _take(buffer, rows.to(device), slots.to(device))
+            end = start + len(rows)
+            width = slots.shape[1]
             stacked[start:end, :, :width] = chosen
-            stacked[start:end, :, width:] = 0  # a masked key must still be finite
+            stacked[start:end, :, width:] = (
+                0  # a masked key must still be finite
+            )
             start = end
         return stacked
 
@@ -129,15 +143,16 @@ class KVCache(DynamicCache):
         """`end`, rounded up to the multiple that views have."""
         return -(-end // self.slot_multiple) * self.slot_multiple
 
-    def _room(self, states: torch.Tensor) -> torch.Tensor:
+    def _room(self, states: Tensor) -> Tensor:
         """An empty buffer for a layer. Zeros: a masked key must still be finite."""
-        rows = states.shape[0]
+        rows, heads, _, size = states.shape
         layout = current_layout(states.device)
+        # Unpadded states come as one row.
         if layout is not None:
             rows = layout.rows
-        return states.new_zeros(rows, states.shape[1], self.capacity, states.shape[3])
+        return states.new_zeros(rows, heads, self.capacity, size)
 
-    def _resized(self, buffer: torch.Tensor) -> torch.Tensor:
+    def _resized(self, buffer: Tensor) -> Tensor:
         """The filled slots of `buffer` in a new one with this cache's capacity."""
         rows, heads, _, size = buffer.shape
         resized = buffer.new_empty(rows, heads, self.capacity, size)
@@ -146,13 +161,13 @@ class KVCache(DynamicCache):
         return resized
 
 
-def _take(
-    buffer: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
-) -> torch.Tensor:
+def _take(buffer: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
     """[B, H, T, E] at rows [B'], and of each of those at slots [B', T']: [B', H, T', E]."""
     _, heads, width, size = buffer.shape
-    # One gather over the flattened buffer: indices of (row, head), then of their slots.
-    head = rows[:, None] * heads + torch.arange(heads, device=buffer.device)  # [B', H]
-    index = head[:, :, None] * width + slots[:, None]  # [B', H, T']
-    flat = buffer.reshape(-1, size).index_select(0, index.flatten())
-    return flat.view(*index.shape, size)
+    # One gather over the buffer flattened to [B * H * T, E] is faster than three.
+    head = torch.arange(heads, device=buffer.device)
+    head_of_row = rows[:, None] * heads + head  # [B', H]
+    index = head_of_row[:, :, None] * width + slots[:, None]  # [B', H, T']
+    flat = buffer.reshape(-1, size)
+    chosen = flat.index_select(0, index.flatten())
+    return chosen.view(*index.shape, size)

@@ -55,12 +55,14 @@ def prepare_language_model(
     Raises ModelError if the model does not do what the engine relies on, and
     TokenizerError if the tokenizer does not.
     """
+    # The checks use the engine itself, so what they allow is set on it one by one.
     engine = LanguageModel(model, tokenizer, max_batch_tokens)
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine)
+    # What the checks ran is no work on a text.
     engine.usage.clear()
     return engine
 
@@ -110,9 +112,11 @@ def load_causal_lm(
 def model_shape(path: str) -> ModelShape:
     """The shape of the model at `path`; no weights are read. Raises ModelError."""
     config = load_config(path, "model.path", ModelError)
+    # On the meta device parameters have a shape and no memory.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False
+            config,
+            trust_remote_code=False,
         )
     return ModelShape.of(model)
 

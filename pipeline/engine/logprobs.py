@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.base.records import Cost, Phase
 from pipeline.engine.model import LanguageModel, pad_rows
@@ -34,11 +35,13 @@ def token_logprobs(
     never fed. Raises ModelError if a single sequence does not fit the memory.
     """
     # Results stay on the device until the end: fetching one waits for all queued work.
-    results: list[tuple[list[int], torch.Tensor]] = []
+    results: list[tuple[list[int], Tensor]] = []
     costs = [Cost()] * len(sequences)
     pending = list(range(len(sequences)))
+    # One pass, unless a forward runs out of memory: then what is left is batched anew.
     while pending:
         fed = [len(sequences[index]) - 1 for index in pending]
+        # Indices that this pass has scored.
         done: set[int] = set()
         failure = None
         for batch in model.batch_by_length(fed):
@@ -60,18 +63,22 @@ def token_logprobs(
         pending = [index for index in pending if index not in done]
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
         if failure:
-            model.shrink(min(len(sequences[i]) - 1 for i in pending), failure)
+            smallest = min(len(sequences[index]) - 1 for index in pending)
+            model.shrink(smallest, failure)
     return _by_sequence(results, wanted), costs
 
 
 def _by_sequence(
-    results: Sequence[tuple[list[int], torch.Tensor]], wanted: Sequence[np.ndarray]
+    results: Sequence[tuple[list[int], Tensor]],
+    wanted: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """The log-probabilities of each sequence, from those of batches."""
     logprobs = [np.zeros(0)] * len(wanted)
     for indices, batch in results:
-        ends = np.cumsum([len(wanted[index]) for index in indices])
-        parts = np.split(batch.cpu().numpy(), ends[:-1])
+        sizes = [len(wanted[index]) for index in indices]
+        ends = np.cumsum(sizes)
+        values = batch.cpu().numpy()
+        parts = np.split(values, ends[:-1])
         for index, part in zip(indices, parts, strict=True):
             logprobs[index] = part
     return logprobs
@@ -82,56 +89,74 @@ def _score_batch(
     sequences: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
     phase: Phase,
-) -> tuple[torch.Tensor, list[Cost]]:
+) -> tuple[Tensor, list[Cost]]:
     """token_logprobs of one batch, one sequence after the other in one row."""
-    hidden_states, forward_costs = _run_alone(model, [ids[:-1] for ids in sequences])
+    # The last token is only predicted, never fed.
+    fed = [ids[:-1] for ids in sequences]
+    hidden_states, forward_costs = _run_alone(model, fed)
     sizes = [len(indices) for indices in wanted]
     row = np.repeat(np.arange(len(sizes)), sizes)
     # A token is predicted by the one before it.
     slot = np.concatenate(wanted) - 1
-    targets = [ids[indices] for ids, indices in zip(sequences, wanted, strict=True)]
     predicting = hidden_states[model.tensor(row), model.tensor(slot)]
+    targets = [
+        ids[indices] for ids, indices in zip(sequences, wanted, strict=True)
+    ]
     target_ids = model.tensor(np.concatenate(targets))
-    logprobs = model.log_probability(predicting, target_ids, phase).double()
+    logprobs = model.log_probability(predicting, target_ids, phase)
     costs = []
     for cost, size in zip(forward_costs, sizes, strict=True):
-        model.usage.record(phase, cost)  # log_probability has counted the logits
-        costs.append(cost + Cost(logits=size if model.separate_head else 0))
-    return logprobs, costs
+        # The logits are counted for the model already, by log_probability.
+        model.usage.record(phase, cost)
+        logits = size if model.separate_head else 0
+        costs.append(cost + Cost(logits=logits))
+    return logprobs.double(), costs
 
 
 @torch.inference_mode()
 def _run_alone(
     model: LanguageModel, rows: Sequence[np.ndarray]
-) -> tuple[torch.Tensor, list[Cost]]:
+) -> tuple[Tensor, list[Cost]]:
     """Hidden states [B, Q, D] of rows that are contexts of their own; each row's cost."""
     sizes = np.array([len(row) for row in rows])
     ids = model.tensor(pad_rows(rows))  # [B, Q]
     longest = ids.shape[1]
+    unpadded = model.unpads(int(sizes.sum()), ids.numel())
     # Given positions and no mask, transformers looks whether positions start anew, which
     # waits for the GPU: there, always unpad, with a mask that is never looked at.
-    on_gpu = model.device.type == "cuda"
-    unpadded = model.unpads(int(sizes.sum()), ids.numel())
-    unpadded = unpadded or (model.can_unpad and on_gpu)
+    if model.can_unpad and model.device.type == "cuda":
+        unpadded = True
     if unpadded:
         is_token = np.arange(longest) < sizes[:, None]
-        layout = UnpaddedLayout.of(is_token, model.device, causal=True)
-        # Masks of four dimensions pass through transformers as they are.
-        unused_mask = torch.zeros(
-            1, 1, 1, 1, dtype=model.model.dtype, device=model.device
-        )
-        tokens = model.hidden_states(
-            layout.unpad(ids),
-            layout,
-            position_ids=layout.slot[None],
-            attention_mask=unused_mask,
-            use_cache=False,
-        )
-        hidden_states = layout.pad(tokens)
+        hidden_states = _run_unpadded(model, ids, is_token)
     else:
+        # Padding stands behind the tokens: a causal model needs no mask for it.
         hidden_states = model.hidden_states(ids, use_cache=False)
     pairs = longest * (longest + 1) // 2
     if model.eager_attention:
         pairs = longest * longest
-    costs = [model.row_cost(int(size), longest, pairs, unpadded) for size in sizes]
+    costs = [
+        model.row_cost(size, longest, pairs, unpadded)
+        for size in sizes.tolist()
+    ]
     return hidden_states, costs
+
+
+def _run_unpadded(
+    model: LanguageModel,
+    ids: Tensor,
+    is_token: np.ndarray,
+) -> Tensor:
+    """Hidden states [B, Q, D] of ids [B, Q], run without their padding."""
+    layout = UnpaddedLayout.of(is_token, model.device, causal=True)
+    # Masks of four dimensions pass through transformers as they are.
+    dtype = model.model.dtype
+    unused_mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=model.device)
+    tokens = model.hidden_states(
+        layout.unpad(ids),
+        layout,
+        position_ids=layout.slot[None],
+        attention_mask=unused_mask,
+        use_cache=False,
+    )
+    return layout.pad(tokens)

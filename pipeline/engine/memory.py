@@ -18,6 +18,7 @@ from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import invert_cdf
+from pipeline.engine.tree_attention import TreeBatch
 from pipeline.engine.usage import Usage
 
 # Safety margin: a profiling run does not cover every allocation.
@@ -34,7 +35,8 @@ _FEW_TEXTS, _MANY_TEXTS = 2, 6
 def profile_max_batch_tokens(model: LanguageModel) -> int:
     """Most tokens of a forward, padding included, of a model on one or several GPUs."""
     devices = {weight.device for weight in model.model.parameters()}
-    run_profile(model, 1)  # libraries allocate their workspaces once
+    # Libraries allocate their workspaces once, in the first run.
+    run_profile(model, 1)
     peak_bytes: dict[int, dict[torch.device, int]] = {}
     for texts in (_FEW_TEXTS, _MANY_TEXTS):
         before = {device: _reset_peak(device) for device in devices}
@@ -43,21 +45,22 @@ def profile_max_batch_tokens(model: LanguageModel) -> int:
             device: torch.cuda.max_memory_allocated(device) - before[device]
             for device in devices
         }
-    return min(
-        fitting_batch_tokens(
-            {tokens: peak[device] for tokens, peak in peak_bytes.items()},
-            _free_bytes(device),
-        )
-        for device in devices
-    )
+    # The GPU with the least room decides.
+    limits = []
+    for device in devices:
+        peaks = {tokens: peak[device] for tokens, peak in peak_bytes.items()}
+        limits.append(fitting_batch_tokens(peaks, _free_bytes(device)))
+    return min(limits)
 
 
 def fitting_batch_tokens(peak_bytes: Mapping[int, int], free_bytes: int) -> int:
     """Tokens that fit the free memory, from the peaks of two numbers of tokens."""
     (few, low), (many, high) = sorted(peak_bytes.items())
+    # The line through both peaks: bytes per token, and bytes whatever the tokens.
     per_token = max(1.0, (high - low) / (many - few))
     fixed = max(0.0, low - per_token * few)
-    fitting = (_USABLE_SHARE * free_bytes - fixed) / per_token
+    usable = _USABLE_SHARE * free_bytes
+    fitting = (usable - fixed) / per_token
     return int(min(max(fitting, few), _MAX_TOKENS))
 
 
@@ -71,29 +74,47 @@ def run_profile(model: LanguageModel, texts: int) -> int:
     max_batch_tokens = model.max_batch_tokens
     text_tokens = min(_TEXT_TOKENS, model.max_positions // 3)
     tree = _contexts(model, texts, text_tokens)
-    tree.admit(_contexts(model, texts, text_tokens))
+    other = _contexts(model, texts, text_tokens)
+    tree.admit(other)
     tokens = tree.cached_slots
-    positions = min(_POSITIONS, text_tokens)
-    text = np.repeat(np.arange(2 * texts), _DRAWS)
-    slot = np.tile(np.arange(_DRAWS), 2 * texts)
-    parent = slot % positions
-    for _ in range(_STEPS):
-        tree.extend(text, slot, parent, slot % model.vocabulary_size)
-        parent = slot
-        for logits in tree.logits(text, slot):
-            u = torch.zeros(len(logits), 1, dtype=torch.float64, device=model.device)
-            invert_cdf(logits, u)
+    _draw(model, tree, 2 * texts, parents=min(_POSITIONS, text_tokens))
+    # As many tokens in sequences to score as the contexts have.
     sequence = np.arange(text_tokens) % model.vocabulary_size
     sequences = [sequence] * (tokens // text_tokens)
-    wanted = [np.arange(text_tokens - 5, text_tokens)] * len(sequences)
+    last_five = np.arange(text_tokens - 5, text_tokens)
+    wanted = [last_five] * len(sequences)
     model.max_batch_tokens = tokens
     token_logprobs(model, sequences, wanted, "plus")
+    # Nothing of this was work on a text.
     model.max_batch_tokens = max_batch_tokens
     model.usage = usage
     return tokens
 
 
-def _contexts(model: LanguageModel, texts: int, text_tokens: int) -> PrefilledBatch:
+def _draw(
+    model: LanguageModel,
+    tree: TreeBatch,
+    texts: int,
+    parents: int,
+) -> None:
+    """A few steps of many draws for each text, at its first `parents` slots."""
+    text = np.repeat(np.arange(texts), _DRAWS)
+    slot = np.tile(np.arange(_DRAWS), texts)
+    ids = slot % model.vocabulary_size
+    parent = slot % parents
+    for _ in range(_STEPS):
+        tree.extend(text, slot, parent, ids)
+        parent = slot
+        for logits in tree.logits(text, slot):
+            u = logits.new_zeros(len(logits), 1, dtype=torch.float64)
+            invert_cdf(logits, u)
+
+
+def _contexts(
+    model: LanguageModel,
+    texts: int,
+    text_tokens: int,
+) -> PrefilledBatch:
     """Contexts of so many texts, branched at some positions."""
     prompt_tokens = min(_PROMPT_TOKENS, model.max_positions // 4)
     ids = np.arange(texts * text_tokens).reshape(texts, text_tokens)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.base.records import Cost, Phase
@@ -37,8 +38,8 @@ from pipeline.syntax.tokenizer import (
 
 logger = logging.getLogger(__name__)
 
+# max_batch_tokens on a CPU, if none is given.
 CPU_BATCH_TOKENS = 16_384
-"""max_batch_tokens on a CPU, if none is given."""
 
 # Most logits alive at once: 64 MiB in float32, whatever the vocabulary.
 _LOGITS_ALIVE = 2**24
@@ -87,6 +88,7 @@ class LanguageModel:
                 f"the tokenizer has {len(tokenizer)} tokens, "
                 f"the model {self.vocabulary_size} embeddings"
             )
+        # How the tokenizer spells calls; refused here if it cannot.
         self.call_tokens = CallTokens.of(tokenizer)
         self.usage = Usage()
         # Logits are the output embedding of the last hidden states, and nothing more.
@@ -97,6 +99,7 @@ class LanguageModel:
         self.eager_attention = model.config._attn_implementation == "eager"
         on_gpu = self.device.type == "cuda"
         self.slot_multiple = _GPU_SLOT_MULTIPLE if on_gpu else 1
+        # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
         self._automata: dict[str, np.ndarray] = {}
 
@@ -109,6 +112,7 @@ class LanguageModel:
             raise ModelError(
                 f"out of memory with {smallest} tokens in a forward: {reason}"
             )
+        # Halving finds the right size in few steps and never skips the smallest batch.
         self.max_batch_tokens = max(smallest, self.max_batch_tokens // 2)
         logger.warning(
             "out of memory: forwards have at most %d tokens from now on",
@@ -117,7 +121,7 @@ class LanguageModel:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> Tensor:
         """`array` on the model's device, without stalling it."""
         return to_device(array, self.device)
 
@@ -131,7 +135,8 @@ class LanguageModel:
         first may have calls.
         """
         encoded = tokenize_continuations(
-            self.tokenizer, [" " + text for text in texts]
+            self.tokenizer,
+            [" " + text for text in texts],
         )
         return [
             TokenizedText(e.ids, _offsets_in_text(e.starts)) for e in encoded
@@ -146,13 +151,20 @@ class LanguageModel:
             position_ids = torch.arange(len(prefix), device=self.device)[None]
             mask = causal_mask(len(prefix), self.device)
             self.forward(
-                ids, position_ids, mask, cache, "prompt", [len(prefix)]
+                ids,
+                position_ids,
+                mask,
+                cache,
+                "prompt",
+                [len(prefix)],
             )
             self._prompts[template] = PromptCache(cache, suffix)
         return self._prompts[template]
 
     def max_text_tokens(
-        self, template: PromptTemplate, max_call_tokens: int
+        self,
+        template: PromptTemplate,
+        max_call_tokens: int,
     ) -> int:
         """Most tokens a text may have to be sampled with this prompt.
 
@@ -191,26 +203,29 @@ class LanguageModel:
     @torch.inference_mode()
     def forward(
         self,
-        ids: torch.Tensor,  # [B, Q] int64
-        position_ids: torch.Tensor,  # [B, Q]
-        attention_mask: torch.Tensor,  # [B, Q, T] bool: slots a token sees, its own too
+        ids: Tensor,  # [B, Q] int64
+        position_ids: Tensor,  # [B, Q]
+        attention_mask: Tensor,  # [B, Q, T] bool: slots a token sees, its own too
         cache: KVCache,
         phase: Phase,
         tokens_by_row: Sequence[int],  # [B] real tokens
         is_token: np.ndarray | None = None,  # [B, Q] bool: the real tokens
-    ) -> torch.Tensor:  # [B, Q, D]
+    ) -> Tensor:  # [B, Q, D]
         """Run tokens behind `cache`, which grows by Q slots; hidden states for `logits`.
 
         Padding is fed as well unless `is_token` says where it is.
         """
+        # The mask has as many columns as the cache will show slots.
         cache.slot_multiple = self.slot_multiple
         inputs: dict[str, Any] = {
             "attention_mask": self._additive(attention_mask),
             "past_key_values": cache,
         }
         unpadded = is_token is not None and self.unpads(
-            sum(tokens_by_row), ids.numel()
+            sum(tokens_by_row),
+            ids.numel(),
         )
+        # Linear layers then run real tokens only; attention pads and unpads by itself.
         if unpadded and is_token is not None:
             layout = UnpaddedLayout.of(is_token, self.device)
             tokens = self.hidden_states(
@@ -222,35 +237,42 @@ class LanguageModel:
             hidden_states = layout.pad(tokens)
         else:
             hidden_states = self.hidden_states(
-                ids, position_ids=position_ids, **inputs
+                ids,
+                position_ids=position_ids,
+                **inputs,
             )
         costs = self.forward_costs(tokens_by_row, attention_mask, unpadded)
+        # Recorded after the forward: one that runs out of memory costs nothing.
         self.usage.record(phase, sum(costs, Cost()))
         cache.length += ids.shape[1]
         return hidden_states
 
     def hidden_states(
         self,
-        ids: torch.Tensor,
+        ids: Tensor,
         layout: UnpaddedLayout | None = None,
         **inputs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """What the output embedding takes, [B, Q, D]; logits if there is no separate head."""
         with unpadded_forward(layout):
             if self.separate_head:
                 output = self.model.base_model(input_ids=ids, **inputs)[0]
             else:
                 output = self.model(input_ids=ids, **inputs).logits
-        states: torch.Tensor = output.to(self.device)
+        states: Tensor = output.to(self.device)
         return states
 
-    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+    def _additive(self, mask: Tensor) -> Tensor:
         """[B, Q, T] bool → [B, 1, Q, T'] to add to scores, T' as the cache shows slots."""
         dtype = self.model.dtype
         visible = -(-mask.shape[2] // self.slot_multiple) * self.slot_multiple
         additive = torch.empty(
-            *mask.shape[:2], visible, dtype=dtype, device=self.device
+            *mask.shape[:2],
+            visible,
+            dtype=dtype,
+            device=self.device,
         )
+        # Slots that do not exist yet are masked like those a token must not see.
         additive.fill_(torch.finfo(dtype).min)
         additive[..., : mask.shape[2]].masked_fill_(mask, 0)
         return additive[:, None]
@@ -262,7 +284,7 @@ class LanguageModel:
     def forward_costs(
         self,
         tokens_by_row: Sequence[int],
-        attention_mask: torch.Tensor,  # [B, Q, T]
+        attention_mask: Tensor,  # [B, Q, T]
         unpadded: bool,
     ) -> list[Cost]:
         """The cost of each row of a forward.
@@ -277,7 +299,11 @@ class LanguageModel:
         ]
 
     def row_cost(
-        self, tokens: int, slots: int, pairs: int, unpadded: bool
+        self,
+        tokens: int,
+        slots: int,
+        pairs: int,
+        unpadded: bool,
     ) -> Cost:
         """The cost of one row with so many real tokens and attention pairs."""
         padding = 0 if unpadded else slots - tokens
@@ -285,8 +311,10 @@ class LanguageModel:
         return Cost(tokens, padding, pairs, logits)
 
     def logits(
-        self, hidden_states: torch.Tensor, phase: Phase | None = None
-    ) -> Iterator[torch.Tensor]:
+        self,
+        hidden_states: Tensor,
+        phase: Phase | None = None,
+    ) -> Iterator[Tensor]:
         """Float32 logits [m, V] of hidden states [M, D], a bounded number m at a time.
 
         They are counted under `phase`, if any.
@@ -297,19 +325,24 @@ class LanguageModel:
         if self.separate_head:
             lm: Any = self.model
             head = lm.get_output_embeddings()
+        # A vocabulary of 128,000 in float32 would take 512 KB for every row at once.
         rows = max(1, _LOGITS_ALIVE // self.vocabulary_size)
         with torch.inference_mode():
             for chunk in torch.split(hidden_states, rows):
                 yield head(chunk).to(self.device).float()
 
     def log_probability(
-        self, hidden_states: torch.Tensor, targets: torch.Tensor, phase: Phase
-    ) -> torch.Tensor:
+        self,
+        hidden_states: Tensor,
+        targets: Tensor,
+        phase: Phase,
+    ) -> Tensor:
         """Natural log of p(target) [M], float32, after each of hidden states [M, D]."""
         chunks = []
         start = 0
         for logits in self.logits(hidden_states, phase):
             end = start + len(logits)
+            # log p = logit - log of the sum of exponentials; no softmax is stored.
             target_logits = logits.gather(1, targets[start:end, None])[:, 0]
             chunks.append(target_logits - logits.logsumexp(1))
             start = end
@@ -335,10 +368,14 @@ def _offsets_in_text(starts: np.ndarray) -> np.ndarray:
     return np.where(starts == 1, -1, starts - (starts > 1))
 
 
-def causal_mask(length: int, device: torch.device) -> torch.Tensor:
+def causal_mask(length: int, device: torch.device) -> Tensor:
     """[1, length, length] bool: every token sees itself and those before it."""
     return torch.ones(
-        1, length, length, dtype=torch.bool, device=device
+        1,
+        length,
+        length,
+        dtype=torch.bool,
+        device=device,
     ).tril_()
 
 
@@ -358,6 +395,7 @@ def max_positions(config: Any) -> int:
         "window_size",
         "attention_chunk_size",
     )
+    # Configurations say None, 0 or -1 where there is no such limit.
     limits = [getattr(config, field, None) for field in fields]
     return min(
         (n for n in limits if isinstance(n, int) and n > 0), default=2**31

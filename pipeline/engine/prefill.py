@@ -43,6 +43,8 @@ class PrefilledBatch(TreeBatch):
     ) -> None:
         """Run the contexts. Every text has at least one token."""
         rows = len(texts)
+        # Prompt (cached) | text | suffix | text without its last token, which predicts
+        # nothing.
         text_ids = pad_rows(texts)  # [B, N]
         suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, O]
         ids = np.concatenate([text_ids, suffix_ids, text_ids[:, :-1]], axis=1)
@@ -56,6 +58,7 @@ class PrefilledBatch(TreeBatch):
         is_token, position_ids = self._layout(len(prompt.suffix))
         # Padding must not ask for positions that the model lacks.
         position_ids = np.where(is_token, prompt.length + position_ids, 0)
+        # A token sees the prompt, and the real tokens before it in its own row.
         causal = causal_mask(ids.shape[1], self.device)
         context_mask = model.tensor(is_token)[:, None] & causal
         prompt_mask = context_mask.new_ones(1, 1, prompt.length)
@@ -76,8 +79,10 @@ class PrefilledBatch(TreeBatch):
         copy = np.arange(self.longest - 1)
         suffix_is_token = np.ones((len(length), suffix_length), dtype=bool)
         is_token = np.concatenate(
-            [text < length, suffix_is_token, copy < length - 1], axis=1
+            [text < length, suffix_is_token, copy < length - 1],
+            axis=1,
         )
+        # Positions count real tokens: those behind a text follow its own length.
         text_positions = np.broadcast_to(text, (len(length), self.longest))
         position_ids = np.concatenate(
             [text_positions, length + suffix, length + suffix_length + copy],
@@ -96,6 +101,7 @@ class PrefilledBatch(TreeBatch):
         position = np.concatenate(
             [np.arange(length) for length in self.lengths]
         )
+        # Forgetting is restoring: the cache's length decides which slots exist.
         context = (self.hidden_states, self.attention_mask, self.position_ids)
         length = self.cache.length
         slot = self.first_slot + position
@@ -123,6 +129,7 @@ class PrefilledBatch(TreeBatch):
         until_position_0 = self.context_length - (self.longest - 1)
         self.cache.length = until_position_0 + int(position.max())
         self.attention_mask = self.attention_mask[:, :, : self.cache.length]
+        # Several ids of <API> follow one another on the same branch.
         slot = index_within_group(text)
         parent = self.first_slot + position
         for token in self.model.call_tokens.api:

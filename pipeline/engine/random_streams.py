@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
+# SplitMix64's constants.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 
 
 def stream_keys(
-    seed: int, text_id: int, tool: int, position: int, m: int
+    seed: int,
+    text_id: int,
+    tool: int,
+    position: int,
+    m: int,
 ) -> np.ndarray:
     """Keys [m] uint64 of the streams of the m draws at token `position` of a text.
 
@@ -20,21 +27,27 @@ def stream_keys(
     """
     key = np.zeros(m, dtype=np.uint64)
     for part in (seed, text_id, tool, position):
-        key = _mix((key ^ np.uint64(part % 2**64)) + _GAMMA)
+        word = np.uint64(part % 2**64)  # negative numbers wrap around
+        key = _mix((key ^ word) + _GAMMA)
     draw = np.arange(m, dtype=np.uint64)
     return _mix((key ^ draw) + _GAMMA)
 
 
 def uniforms(keys: np.ndarray, step: np.ndarray | int) -> np.ndarray:
     """The numbers u in [0, 1) that streams `keys` hold for their token `step`, from 0."""
-    count = (np.atleast_1d(step) + 1).astype(np.uint64)
-    bits = _mix(keys + count * _GAMMA)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    # The generator's state after so many steps is a multiple of gamma away.
+    count = np.atleast_1d(step) + 1
+    bits = _mix(keys + count.astype(np.uint64) * _GAMMA)
+    # A double holds 53 bits: the upper ones are taken.
+    upper = bits >> np.uint64(11)
+    return upper.astype(np.float64) * 2.0**-53
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
+def _mix(bits: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    bits = bits ^ (bits >> np.uint64(30))
+    bits = bits * _FIRST_FACTOR
+    bits = bits ^ (bits >> np.uint64(27))
+    bits = bits * _SECOND_FACTOR
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
     return mixed

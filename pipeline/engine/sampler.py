@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
@@ -25,17 +26,19 @@ from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import uniforms
 from pipeline.engine.tree_attention import TreeBatch, index_within_group
 
+# Where a draw comes from, for errors: text id, tool, token position.
 Origin = tuple[int, str, int]
-"""Where a draw comes from, for errors: text id, tool, token position."""
 
 
-def invert_cdf(logits: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
     """Tokens [N, m]: for logits [N, V] and u [N, m] in [0, 1), the first token whose
     cumulative probability (float64) exceeds u.
 
     Minus one where a row of logits is not finite.
     """
-    cdf = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    probabilities = logits.double().softmax(dim=-1)
+    cdf = probabilities.cumsum(dim=-1)
+    # Rounding may leave the last value a little off 1: u is scaled to it.
     total = cdf[:, -1:]
     tokens = torch.searchsorted(cdf, u * total, right=True)
     tokens.clamp_(max=logits.shape[-1] - 1)
@@ -55,15 +58,18 @@ class _RunningDraws:
 
     def select(self, which: np.ndarray) -> _RunningDraws:
         """The draws at a mask or at indices."""
-        columns = {f.name: getattr(self, f.name)[which] for f in fields(self)}
+        columns = {}
+        for f in fields(self):
+            column = getattr(self, f.name)
+            columns[f.name] = column[which]
         return _RunningDraws(**columns)
 
     def concatenate(self, other: _RunningDraws) -> _RunningDraws:
         """These draws, then those of `other`."""
         columns = {}
         for f in fields(self):
-            pair = [getattr(self, f.name), getattr(other, f.name)]
-            columns[f.name] = np.concatenate(pair)
+            own, others = getattr(self, f.name), getattr(other, f.name)
+            columns[f.name] = np.concatenate([own, others])
         return _RunningDraws(**columns)
 
 
@@ -75,13 +81,14 @@ class Sampler:
     """
 
     def __init__(self, model: LanguageModel) -> None:
+        # By number of the draw.
         self.tokens: list[list[int]] = []
         self._model = model
         self._origins: list[Origin] = []  # of every draw
         self._automata: list[np.ndarray] = []
         self._tree: TreeBatch | None = None
         self._running: _RunningDraws | None = None
-        # Text and slot of each node of the frontier.
+        # Text and slot of each node of the frontier, nodes of one text together.
         self._node_text = np.zeros(0, dtype=np.int64)
         self._node_slot = self._node_text
 
@@ -92,7 +99,9 @@ class Sampler:
 
     def running(self) -> set[int]:
         """Numbers of the draws that have not ended."""
-        return set(self._running.number.tolist()) if self._running else set()
+        if self._running is None:
+            return set()
+        return set(self._running.number.tolist())
 
     def add(
         self,
@@ -107,7 +116,8 @@ class Sampler:
         """Start m draws at each position; their numbers, position by position."""
         contexts.branch(text, position)
         count, m = keys.size, keys.shape[1]
-        numbers = range(len(self.tokens), len(self.tokens) + count)
+        first = len(self.tokens)
+        numbers = range(first, first + count)
         self.tokens += [[] for _ in numbers]
         self._origins += [origin for origin in origins for _ in range(m)]
         node_slot = index_within_group(text)
@@ -123,6 +133,7 @@ class Sampler:
             self._tree, self._running = contexts, draws
             self._node_text, self._node_slot = text, node_slot
             return numbers
+        # Continuous batching: texts and nodes are numbered on from the running ones.
         first_text = len(self._tree.row_of_text)
         first_node = len(self._node_text)
         self._tree.admit(contexts)
@@ -141,45 +152,73 @@ class Sampler:
             return
         running = self._running
         numbers = running.number.tolist()
-        length = np.array([len(self.tokens[number]) for number in numbers])
-        drawn = self._draw(self._tree, running.node, uniforms(running.key, length))
+        lengths = [len(self.tokens[number]) for number in numbers]
+        length = np.array(lengths)
+        u = uniforms(running.key, length)
+        drawn = self._draw(self._tree, running.node, u)
         failed = running.number[drawn < 0]
         if len(failed):
             origin = self._origins[failed[0]]
             raise NonFiniteError("the probability of a call's token", *origin)
         for number, token in zip(numbers, drawn.tolist(), strict=True):
             self.tokens[number].append(token)
+        # Closed and dead draws have a negative state.
         state = self._next_states(running, drawn)
-        alive = (state >= 0) & (length + 1 < running.max_tokens)
+        room = length + 1 < running.max_tokens
+        alive = (state >= 0) & room
         if not alive.any():
-            self._tree = self._running = None
+            self._tree = None
+            self._running = None
             return
-        # Draws of one node that drew the same token are one node again.
-        branch = running.node[alive] * self._model.vocabulary_size + drawn[alive]
-        branches, node = np.unique(branch, return_inverse=True)
-        parent_node, token = np.divmod(branches, self._model.vocabulary_size)
+        draws = replace(running.select(alive), state=state[alive])
+        self._advance(self._tree, draws, drawn[alive])
+
+    def _advance(
+        self,
+        tree: TreeBatch,
+        draws: _RunningDraws,
+        drawn: np.ndarray,
+    ) -> None:
+        """Feed the tokens that `draws` have drawn; they are the new frontier."""
+        # Draws of one node that drew the same token are one node again: a pair of node
+        # and token, as one number, names the new node.
+        vocabulary_size = self._model.vocabulary_size
+        pair = draws.node * vocabulary_size + drawn
+        pairs, node = np.unique(pair, return_inverse=True)
+        parent_node, token = np.divmod(pairs, vocabulary_size)
         parent_slot = self._node_slot[parent_node]
         self._node_text = self._node_text[parent_node]
         self._node_slot = index_within_group(self._node_text)
-        self._running = replace(running.select(alive), node=node, state=state[alive])
-        self._tree.extend(self._node_text, self._node_slot, parent_slot, token)
+        self._running = replace(draws, node=node)
+        tree.extend(self._node_text, self._node_slot, parent_slot, token)
 
     def _automaton_index(self, automaton: np.ndarray) -> int:
         for index, known in enumerate(self._automata):
             if known is automaton:
                 return index
+        # Arrays have no hash, and there are as few automata as tools.
         self._automata.append(automaton)
         return len(self._automata) - 1
 
-    def _next_states(self, running: _RunningDraws, drawn: np.ndarray) -> np.ndarray:
+    def _next_states(
+        self,
+        running: _RunningDraws,
+        drawn: np.ndarray,
+    ) -> np.ndarray:
         """The automata's states after one more token."""
         state = np.empty_like(running.state)
         for index, automaton in enumerate(self._automata):
             own = running.automaton == index
-            state[own] = automaton[running.state[own], drawn[own]]
+            before = running.state[own]
+            state[own] = automaton[before, drawn[own]]
         return state
 
-    def _draw(self, tree: TreeBatch, node: np.ndarray, u: np.ndarray) -> np.ndarray:
+    def _draw(
+        self,
+        tree: TreeBatch,
+        node: np.ndarray,
+        u: np.ndarray,
+    ) -> np.ndarray:
         """The next token [N] of draws at `node` [N] with random numbers u [N].
 
         Minus one where the model's logits are not finite.
@@ -188,14 +227,18 @@ class Sampler:
         order = np.argsort(node, kind="stable")
         column = np.empty_like(node)
         column[order] = index_within_group(node[order])
-        grid = np.zeros((len(self._node_text), int(column.max()) + 1))
+        # Nodes with fewer draws leave their last columns unused.
+        nodes, most_draws = len(self._node_text), int(column.max()) + 1
+        grid = np.zeros((nodes, most_draws))
         grid[node, column] = u
         u_grid = tree.model.tensor(grid)
+        # Logits come in chunks of nodes, to bound the memory they take.
         chunks = []
         start = 0
         for logits in tree.logits(self._node_text, self._node_slot):
             end = start + len(logits)
             chunks.append(invert_cdf(logits, u_grid[start:end]))
             start = end
-        tokens: np.ndarray = torch.cat(chunks).cpu().numpy()[node, column]
+        token_grid = torch.cat(chunks).cpu().numpy()
+        tokens: np.ndarray = token_grid[node, column]
         return tokens

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.base.records import Phase
@@ -23,8 +24,8 @@ from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.usage import BatchUsage, Usage
 
+# Slots a cache is made with beyond those it begins with.
 SPARE_SLOTS = 32
-"""Slots a cache is made with beyond those it begins with."""
 # And room for so many steps with as many tokens as the frontier has.
 _SPARE_STEPS = 4
 # Compact the cache when that shrinks it to this share: a copy costs about a step.
@@ -43,11 +44,9 @@ class TreeBatch:
     `extend` and `frontier` refer to tokens of the frontier by text and slot.
     """
 
-    hidden_states: torch.Tensor  # [B, Q, D] of the frontier
-    attention_mask: (
-        torch.Tensor
-    )  # [B, Q, T] bool: slots each token sees, its own too
-    position_ids: torch.Tensor  # [B, Q]
+    hidden_states: Tensor  # [B, Q, D] of the frontier
+    attention_mask: Tensor  # [B, Q, T] bool: slots each token sees, its own too
+    position_ids: Tensor  # [B, Q]
 
     def __init__(
         self,
@@ -85,19 +84,15 @@ class TreeBatch:
         values: np.ndarray = logprobs.double().cpu().numpy()
         return values
 
-    def logits(
-        self, text: np.ndarray, slot: np.ndarray
-    ) -> Iterator[torch.Tensor]:
+    def logits(self, text: np.ndarray, slot: np.ndarray) -> Iterator[Tensor]:
         """LanguageModel.logits after the frontier's tokens in `slot` of `text`."""
         self._record_logits(text, "decode")
         return self.model.logits(self.frontier(text, slot), "decode")
 
-    def frontier(self, text: np.ndarray, slot: np.ndarray) -> torch.Tensor:
+    def frontier(self, text: np.ndarray, slot: np.ndarray) -> Tensor:
         """Hidden states [M, D] of the frontier's tokens in `slot` of `text`."""
         row = self.model.tensor(self.row_of_text[text])
-        hidden_states: torch.Tensor = self.hidden_states[
-            row, self.model.tensor(slot)
-        ]
+        hidden_states: Tensor = self.hidden_states[row, self.model.tensor(slot)]
         return hidden_states
 
     def extend(
@@ -113,6 +108,7 @@ class TreeBatch:
         While decoding, rows without a token and slots that no token sees are given up
         once that is worth a copy of the cache.
         """
+        # A grid of rows and slots; empty places are padding.
         row = self.row_of_text[text]
         shape = (len(self.position_ids), int(slot.max()) + 1)
         ids_grid = np.zeros(shape, dtype=np.int64)
@@ -127,9 +123,11 @@ class TreeBatch:
         per_slot = parents[..., None].expand(-1, -1, self.cache.length)
         context_mask = self.attention_mask.gather(1, per_slot)
         position_ids = self.position_ids.gather(1, parents) + 1
+        # Rows in which no branch goes on are inactive from here on.
         self.active_rows = np.unique(row)
         if phase == "decode":
             rows = self.model.tensor(self.active_rows)
+            # Slots of branches that have ended are seen by no token any more.
             active_mask = context_mask[rows]
             width = _widest(active_mask)
             size = len(context_mask) * self.cache.length
@@ -156,6 +154,7 @@ class TreeBatch:
             for batch, r in zip(batches, rows, strict=True)
         ]
         slots = [_visible_slots(mask, _widest(mask)) for mask in masks]
+        # Both batches are padded to the same numbers of cache and query slots.
         width = max(kept.shape[1] for kept in slots)
         queries = max(batch.position_ids.shape[1] for batch in batches)
         caches = [batch.cache for batch in batches]
@@ -164,14 +163,20 @@ class TreeBatch:
         padded = [
             batch._padded(row, mask, kept, queries, width)
             for batch, row, mask, kept in zip(
-                batches, rows, masks, slots, strict=True
+                batches,
+                rows,
+                masks,
+                slots,
+                strict=True,
             )
         ]
+        # Texts of `other` stand in the rows after these; -1 stays -1.
         own_rows = len(self.active_rows)
         own, others = (batch._rows_after_compaction() for batch in batches)
         others = np.where(others >= 0, others + own_rows, -1)
         self.row_of_text = np.concatenate([own, others])
         self.active_rows = np.arange(own_rows + len(other.active_rows))
+        # The frontiers below one another, in the order of the cache's rows.
         attention_masks, position_ids, hidden_states = zip(*padded, strict=True)
         self.attention_mask = torch.cat(attention_masks)
         self.position_ids = torch.cat(position_ids)
@@ -180,30 +185,36 @@ class TreeBatch:
 
     def _padded(
         self,
-        rows: torch.Tensor,  # [B']
-        mask: torch.Tensor,  # [B', Q, T]
-        slots: torch.Tensor,  # [B', T']
+        rows: Tensor,  # [B']
+        mask: Tensor,  # [B', Q, T]
+        slots: Tensor,  # [B', T']
         queries: int,
         width: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The frontier of these rows, padded to `queries` query and `width` cache slots."""
         more_queries = queries - self.position_ids.shape[1]
         more_slots = width - slots.shape[1]
         attention_mask = pad(
-            _at_slots(mask, slots), (0, more_slots, 0, more_queries)
+            _at_slots(mask, slots),
+            (0, more_slots, 0, more_queries),
         )
         position_ids = pad(self.position_ids[rows], (0, more_queries))
         hidden_states = pad(self.hidden_states[rows], (0, 0, 0, more_queries))
         return attention_mask, position_ids, hidden_states
 
     def _compact(
-        self, rows: torch.Tensor, mask: torch.Tensor, width: int, queries: int
-    ) -> torch.Tensor:
+        self,
+        rows: Tensor,
+        mask: Tensor,
+        width: int,
+        queries: int,
+    ) -> Tensor:
         """Keep the active `rows` and their visible slots; the mask [B', Q, T'] over these.
 
         `mask` [B', Q, T] is that of the active rows, of which none sees more than `width`
         slots.
         """
+        # The cache keeps the order of the slots, so positions stay right.
         slots = _visible_slots(mask, width)
         part = (self.cache, rows, slots)
         self.cache = KVCache.gathered([part], width + _spare(queries))
@@ -221,9 +232,9 @@ class TreeBatch:
 
     def _run(
         self,
-        ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
         phase: Phase,
         is_token: np.ndarray,
     ) -> None:
@@ -240,9 +251,12 @@ class TreeBatch:
         )
         self.attention_mask = attention_mask
         self.position_ids = position_ids
+        # Each text is charged for its row, padding included where padding was fed.
         unpadded = self.model.unpads(sum(tokens_by_row), is_token.size)
         costs = self.model.forward_costs(
-            tokens_by_row, attention_mask, unpadded
+            tokens_by_row,
+            attention_mask,
+            unpadded,
         )
         self.usage.record_rows(phase, costs, self.row_of_text)
 
@@ -255,13 +269,14 @@ def _spare(queries: int) -> int:
     return SPARE_SLOTS + _SPARE_STEPS * queries
 
 
-def _widest(mask: torch.Tensor) -> int:
+def _widest(mask: Tensor) -> int:
     """Most slots that the tokens of a row of [B, Q, T] see together."""
+    # A slot counts once, however many tokens of the row see it.
     seen_by_row = mask.any(dim=1).sum(dim=1)
     return int(seen_by_row.max())
 
 
-def _visible_slots(mask: torch.Tensor, width: int) -> torch.Tensor:
+def _visible_slots(mask: Tensor, width: int) -> Tensor:
     """The slots [B, width] that tokens of each row of [B, Q, T] see, in their order.
 
     Rows that see fewer are filled up with slots that no token sees.
@@ -272,7 +287,7 @@ def _visible_slots(mask: torch.Tensor, width: int) -> torch.Tensor:
     return by_visibility[:, :width]
 
 
-def _at_slots(mask: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+def _at_slots(mask: Tensor, slots: Tensor) -> Tensor:
     """[B, Q, T] at slots [B, T']: [B, Q, T']."""
     index = slots[:, None].expand(-1, mask.shape[1], -1)
     return mask.gather(2, index)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -43,49 +44,60 @@ class UnpaddedLayout:
     is then causal, and the mask of the forward is ignored.
     """
 
-    row: torch.Tensor  # [M]
-    slot: torch.Tensor  # [M]
+    row: Tensor  # [M]
+    slot: Tensor  # [M]
     rows: int  # B
     slots: int  # Q
     causal: bool = False
 
     @classmethod
     def of(
-        cls, is_token: np.ndarray, device: torch.device, causal: bool = False
+        cls,
+        is_token: np.ndarray,
+        device: torch.device,
+        causal: bool = False,
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
         rows, slots = is_token.shape
         return cls(
-            to_device(row, device), to_device(slot, device), rows, slots, causal
+            to_device(row, device),
+            to_device(slot, device),
+            rows,
+            slots,
+            causal,
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
         """The same on another device, for a model that is spread over several."""
-        return replace(self, row=self.row.to(device), slot=self.slot.to(device))
+        row, slot = self.row.to(device), self.slot.to(device)
+        return replace(self, row=row, slot=slot)
 
-    def unpad(self, batch: torch.Tensor) -> torch.Tensor:
+    def unpad(self, batch: Tensor) -> Tensor:
         """[B, Q, …] → [1, M, …]."""
         return batch[self.row, self.slot][None]
 
-    def pad(self, tokens: torch.Tensor) -> torch.Tensor:
+    def pad(self, tokens: Tensor) -> Tensor:
         """[1, M, …] → [B, Q, …]. Padding is zero: a masked key must still be finite."""
         batch = tokens.new_zeros(self.rows, self.slots, *tokens.shape[2:])
         batch[self.row, self.slot] = tokens[0]
         return batch
 
-    def unpad_heads(self, batch: torch.Tensor) -> torch.Tensor:
+    def unpad_heads(self, batch: Tensor) -> Tensor:
         """[B, H, Q, E] → [1, H, M, E]."""
-        return self.unpad(batch.transpose(1, 2)).transpose(1, 2)
+        tokens = self.unpad(batch.transpose(1, 2))
+        return tokens.transpose(1, 2)
 
-    def pad_heads(self, tokens: torch.Tensor) -> torch.Tensor:
+    def pad_heads(self, tokens: Tensor) -> Tensor:
         """[1, H, M, E] → [B, H, Q, E]."""
-        return self.pad(tokens.transpose(1, 2)).transpose(1, 2)
+        batch = self.pad(tokens.transpose(1, 2))
+        return batch.transpose(1, 2)
 
 
 # A context variable, so that each thread that runs a model has its own.
 _layout: ContextVar[UnpaddedLayout | None] = ContextVar(
-    "unpadded layout", default=None
+    "unpadded layout",
+    default=None,
 )
 
 
@@ -107,23 +119,30 @@ def current_layout(device: torch.device) -> UnpaddedLayout | None:
 
 def unpadded_attention(
     module: torch.nn.Module,
-    query: torch.Tensor,  # [1, H, M, E] with a layout, else [B, H, Q, E]
-    key: torch.Tensor,  # [B, H, T, E]; [1, H, M, E] with a causal layout
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # [B, 1, Q, T]
+    query: Tensor,  # [1, H, M, E] with a layout, else [B, H, Q, E]
+    key: Tensor,  # [B, H, T, E]; [1, H, M, E] with a causal layout
+    value: Tensor,
+    attention_mask: Tensor | None,  # [B, 1, Q, T]
     **options: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Attention output [1, M, H, E] with a layout, else [B, Q, H, E]."""
     layout = current_layout(query.device)
     if layout is None:
+        # The batch is padded: this is transformers' own attention.
         return _attend(
-            module, query, key, value, attention_mask, **options
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            **options,
         ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
         attention_mask = (
             None  # sdpa then takes its causal path, which needs no mask
         )
+    # The cache has put keys and values into their rows already.
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)
     return layout.unpad(output), None
@@ -131,18 +150,23 @@ def unpadded_attention(
 
 def _attend(
     module: torch.nn.Module,
-    query: torch.Tensor,  # [B, H, Q, E]
-    key: torch.Tensor,  # [B, H / groups, T, E]
-    value: torch.Tensor,
-    mask: torch.Tensor | None,  # [B, 1, Q, T]
+    query: Tensor,  # [B, H, Q, E]
+    key: Tensor,  # [B, H / groups, T, E]
+    value: Tensor,
+    mask: Tensor | None,  # [B, 1, Q, T]
     **options: Any,
-) -> torch.Tensor:  # [B, Q, H, E]
+) -> Tensor:  # [B, Q, H, E]
     """Scaled dot product attention, without copies of keys that heads share (GQA)."""
     groups: int = getattr(module, "num_key_value_groups", 1)
     shares_keys = groups > 1 and mask is not None and mask.shape[1] == 1
     if not shares_keys or options.keys() & _SCORE_OPTIONS:
         output, _ = sdpa_attention_forward(
-            module, query, key, value, mask, **options
+            module,
+            query,
+            key,
+            value,
+            mask,
+            **options,
         )
         return output
     assert mask is not None

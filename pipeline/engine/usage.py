@@ -35,15 +35,21 @@ class BatchUsage:
         self._usage_by_text += other._usage_by_text
 
     def record_rows(
-        self, phase: Phase, cost_by_row: Sequence[Cost], row_of_text: np.ndarray
+        self,
+        phase: Phase,
+        cost_by_row: Sequence[Cost],
+        row_of_text: np.ndarray,  # -1 for a text in no row
     ) -> None:
-        """Charge every text with the cost of its row; texts in no row have row -1."""
-        for usage, row in zip(self._usage_by_text, row_of_text.tolist(), strict=True):
+        """Charge every text with the cost of its row."""
+        rows = row_of_text.tolist()
+        for usage, row in zip(self._usage_by_text, rows, strict=True):
             if row >= 0:
                 usage.record(phase, cost_by_row[row])
 
     def record_logits(self, phase: Phase, text_of_logit: np.ndarray) -> None:
         """Charge every text with its rows of logits; `text_of_logit` [M] names the texts."""
-        texts, counts = np.unique(text_of_logit, return_counts=True)
-        for text, count in zip(texts.tolist(), counts.tolist(), strict=True):
-            self._usage_by_text[text].record(phase, Cost(logits=count))
+        # Texts are numbered from 0: the counts are in their order.
+        counts = np.bincount(text_of_logit).tolist()
+        for text, count in enumerate(counts):
+            if count:
+                self._usage_by_text[text].record(phase, Cost(logits=count))

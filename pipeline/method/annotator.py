@@ -62,7 +62,10 @@ class Annotator:
     """One model and the tools. Batches may overlap; the model works on one at a time."""
 
     def __init__(
-        self, model: LanguageModel, tools: ToolClient, method: MethodConfig
+        self,
+        model: LanguageModel,
+        tools: ToolClient,
+        method: MethodConfig,
     ) -> None:
         """Raises PromptError if a tool has no usable prompt."""
         self._model = model
@@ -140,7 +143,8 @@ class Annotator:
         """Step 1."""
         for state in states:
             state.selected = {
-                tool: select(tool, state.text, self._method) for tool in self._prompts
+                tool: select(tool, state.text, self._method)
+                for tool in self._prompts
             }
 
     def _sample(self, states: Sequence[_TextState]) -> None:
@@ -152,14 +156,20 @@ class Annotator:
             if state.selected[tool].chosen
         ]
         requests = [SamplingRequest(state.text, tool) for state, tool in chosen]
-        sampled = sample_calls(self._model, requests, self._prompts, self._method)
+        sampled = sample_calls(
+            self._model, requests, self._prompts, self._method
+        )
         for (state, tool), sampled_text in zip(chosen, sampled, strict=True):
             state.sampled[tool] = sampled_text
 
     async def _execute(self, states: Sequence[_TextState]) -> None:
         """Step 3."""
         candidates = [
-            [call for sampled in state.sampled.values() for call in sampled.candidates]
+            [
+                call
+                for sampled in state.sampled.values()
+                for call in sampled.candidates
+            ]
             for state in states
         ]
         dates = [state.date for state in states]
@@ -175,7 +185,9 @@ class Annotator:
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
         funnel = tuple(_funnel(tool, state, scored) for tool in self._prompts)
-        sampling = [part for text in state.sampled.values() for part in text.work]
+        sampling = [
+            part for text in state.sampled.values() for part in text.work
+        ]
         status: Status = "annotated" if scored.calls else "no_calls"
         return Annotation(
             state.text,
@@ -189,7 +201,10 @@ class Annotator:
 def _failed(text: Text, error: Exception) -> Annotation:
     """The row of a text on which a step failed; called while `error` is handled."""
     logger.warning(
-        "text %d failed", text.text_id, exc_info=True, extra={"text_id": text.text_id}
+        "text %d failed",
+        text.text_id,
+        exc_info=True,
+        extra={"text_id": text.text_id},
     )
     return Annotation(text, "failed", f"{type(error).__name__}: {error}")
 
@@ -236,7 +251,9 @@ def _funnel(tool: ToolName, state: _TextState, scored: ScoredText) -> Funnel:
         return Funnel(tool, f"no: {sampled.failed}")
     executed = [call for call in state.executed if call.candidate.tool == tool]
     discarded = Counter(sampled.discarded)
-    discarded.update(f"tool: {call.reason}" for call in executed if call.result is None)
+    discarded.update(
+        f"tool: {call.reason}" for call in executed if call.result is None
+    )
     discarded.update(scored.discarded.get(tool, {}))
     return Funnel(
         tool,

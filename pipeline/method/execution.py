@@ -37,7 +37,9 @@ def execute(
 ) -> list[list[ExecutedCall]]:
     """The candidates of every text, executed. `dates` has an ISO date or None per text."""
     inputs = _inputs_by_tool(candidates, dates)
-    results = [tools.call(tool, tool_inputs) for tool, tool_inputs in inputs.items()]
+    results = [
+        tools.call(tool, tool_inputs) for tool, tool_inputs in inputs.items()
+    ]
     return _executed(candidates, dates, _result_by_call(inputs, results))
 
 
@@ -48,7 +50,9 @@ async def aexecute(
 ) -> list[list[ExecutedCall]]:
     """The same without blocking the event loop; all tools are asked at once."""
     inputs = _inputs_by_tool(candidates, dates)
-    asking = [tools.acall(tool, tool_inputs) for tool, tool_inputs in inputs.items()]
+    asking = [
+        tools.acall(tool, tool_inputs) for tool, tool_inputs in inputs.items()
+    ]
     results = await asyncio.gather(*asking)
     return _executed(candidates, dates, _result_by_call(inputs, results))
 
@@ -70,7 +74,9 @@ def _result_by_call(
     inputs: InputsByTool, results: Iterable[Sequence[ToolResult]]
 ) -> ResultByCall:
     by_call: ResultByCall = {}
-    for (tool, tool_inputs), tool_results in zip(inputs.items(), results, strict=True):
+    for (tool, tool_inputs), tool_results in zip(
+        inputs.items(), results, strict=True
+    ):
         for tool_input, result in zip(tool_inputs, tool_results, strict=True):
             by_call[tool, tool_input] = result
     return by_call

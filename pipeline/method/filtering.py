@@ -97,13 +97,16 @@ def score_calls(
     l_call = scorer.losses("call", close)
     calls: list[list[Call]] = [[] for _ in texts]
     for job in jobs:
-        calls[job.text].append(_call(job, l_plus[job], l_empty[job], l_call.get(job)))
+        calls[job.text].append(
+            _call(job, l_plus[job], l_empty[job], l_call.get(job))
+        )
     return [
         ScoredText(
             text,
             calls=tuple(sorted(calls[index], key=lambda call: call.position)),
             discarded={
-                tool: dict(reasons) for tool, reasons in scorer.discarded[index].items()
+                tool: dict(reasons)
+                for tool, reasons in scorer.discarded[index].items()
             },
             work=scorer.work[index].by_phase(),
         )
@@ -127,7 +130,12 @@ class _Job:
         return linearise(self.candidate.tool, self.candidate.input, result)
 
 
-def _call(job: _Job, l_plus: float, l_empty: float, l_call: float | None) -> Call:
+def _call(
+    job: _Job,
+    l_plus: float,
+    l_empty: float,
+    l_call: float | None,
+) -> Call:
     candidate = job.candidate
     l_minus = l_empty if l_call is None else min(l_empty, l_call)
     return Call(
@@ -166,7 +174,9 @@ class _Scorer:
     ) -> None:
         self.model = model
         self.texts = texts
-        self.text_ids = [e.ids for e in model.encode([text.text for text in texts])]
+        self.text_ids = [
+            e.ids for e in model.encode([text.text for text in texts])
+        ]
         self.work = [ScoringWork() for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
         jobs = [
@@ -212,14 +222,18 @@ class _Scorer:
         sequences = []
         for (text, prefix), group in groups.items():
             z, x = self.prefix_ids[prefix], self.text_ids[text]
-            positions = np.array(sorted({job.candidate.token_index for job in group}))
+            positions = np.array(
+                sorted({job.candidate.token_index for job in group})
+            )
             windows = positions[:, None] + np.arange(len(WEIGHTS))
             targets = np.unique(windows)
             targets = targets[targets < len(x)]
             ids = np.concatenate([z, x[: targets[-1] + 1]])
             tool = None if phase == "empty" else group[0].candidate.tool
             sequences.append(
-                _Sequence(text, tool, group, ids, targets, wanted=len(z) + targets)
+                _Sequence(
+                    text, tool, group, ids, targets, wanted=len(z) + targets
+                )
             )
         return sequences
 
@@ -247,7 +261,9 @@ class _Scorer:
     def _encode_prefixes(self, jobs: Sequence[_Job]) -> dict[str, np.ndarray]:
         """The ids of every prefix, BOS included."""
         phases: tuple[Phase, Phase] = ("plus", "call")
-        prefixes = sorted({job.prefix(phase) for job in jobs for phase in phases})
+        prefixes = sorted(
+            {job.prefix(phase) for job in jobs for phase in phases}
+        )
         encoded = tokenize_continuations(self.model.tokenizer, prefixes)
         bos = np.array(self.model.call_tokens.bos, dtype=np.int64)
         prefix_ids = {"": bos}

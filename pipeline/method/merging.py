@@ -27,7 +27,9 @@ TauF = Mapping[ToolName, float]
 
 
 def kept_calls(
-    calls: Iterable[Mapping[str, Any]], text: str, tau_f: TauF
+    calls: Iterable[Mapping[str, Any]],
+    text: str,
+    tau_f: TauF,
 ) -> list[Call]:
     """The calls with a gain of at least tau_f, by position and tool.
 
@@ -47,7 +49,8 @@ def kept_calls(
         if place not in best or _preference(call) < _preference(best[place]):
             best[place] = call
     return sorted(
-        best.values(), key=lambda call: (call.position, TOOL_NAMES.index(call.tool))
+        best.values(),
+        key=lambda call: (call.position, TOOL_NAMES.index(call.tool)),
     )
 
 
@@ -104,7 +107,9 @@ class Mixture:
             for tool in {call.tool for call in calls}
         }
         chosen = [
-            call for call in calls if self.tools[call.tool].takes(ranks[call.tool])
+            call
+            for call in calls
+            if self.tools[call.tool].takes(ranks[call.tool])
         ]
         if not self.one_per_position:
             return chosen
@@ -134,7 +139,9 @@ def choose(
             tools[tool].offer(rank(seed, tool, row["text_id"]))
         for tool, gain in _best_gains(row).items():
             if tool in tau_f:
-                tools[tool].at.update(limit for limit in THRESHOLDS if gain >= limit)
+                tools[tool].at.update(
+                    limit for limit in THRESHOLDS if gain >= limit
+                )
     return Mixture(tau_f, seed, tools, one_per_position)
 
 

@@ -64,7 +64,9 @@ def find_numbers(text: str) -> list[Number]:
         whole, _, fraction = match[0].replace(",", "").partition(".")
         if len(whole) <= _MAX_WHOLE_DIGITS and len(fraction) <= _MAX_DECIMALS:
             position = bisect_right(token_starts, match.start()) - 1
-            numbers.append(Number(position, int(whole + fraction), len(fraction)))
+            numbers.append(
+                Number(position, int(whole + fraction), len(fraction))
+            )
     return numbers
 
 
@@ -128,7 +130,9 @@ class _Triples:
         """x / y and y / x rounded to two decimals, where a number is written so."""
         for dividend, divisor in ((x, y), (y, x)):
             if divisor:
-                hundredths = (200 * dividend + divisor) // (2 * divisor)  # half up
+                hundredths = (200 * dividend + divisor) // (
+                    2 * divisor
+                )  # half up
                 ratio = hundredths * self._scale // _HUNDRED
                 if ratio in self._rounded:
                     yield ratio

@@ -87,13 +87,18 @@ def sample_calls(
         scheduler.collect_finished()
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
         if failure:
-            sizes = [scheduler.context_length(index) for index in scheduler.pending()]
+            sizes = [
+                scheduler.context_length(index) for index in scheduler.pending()
+            ]
             model.shrink(min(sizes, default=1), failure)
     return scheduler.results()
 
 
 def select_positions(
-    p_api: np.ndarray, usable: np.ndarray, tau_s: float, k: int
+    p_api: np.ndarray,
+    usable: np.ndarray,
+    tau_s: float,
+    k: int,
 ) -> np.ndarray:
     """I: at most k usable positions with p(<API>) > tau_s, the likeliest, ascending.
 
@@ -111,7 +116,9 @@ class _RequestState:
     encoded: TokenizedText
     failed: str | None = None
     p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
-    positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    positions: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, dtype=np.int64)
+    )
     position_0_unscorable: bool = False
     started: bool = False
     # Numbers of its draws while they run, position by position.
@@ -144,7 +151,9 @@ class _Scheduler:
     def _too_long(self, request: SamplingRequest, tokens: int) -> str | None:
         """Why a text of so many tokens cannot be sampled; None if it can."""
         max_call_tokens = self.method.of(request.tool).max_call_tokens
-        room = self.model.max_text_tokens(self.prompts[request.tool], max_call_tokens)
+        room = self.model.max_text_tokens(
+            self.prompts[request.tool], max_call_tokens
+        )
         if 0 < tokens <= room:
             return None
         return (
@@ -176,7 +185,9 @@ class _Scheduler:
         for index in self.pending():
             state = self.states[index]
             if state.started and not running.intersection(state.draws):
-                state.tokens = [tuple(self.sampler.tokens[n]) for n in state.draws]
+                state.tokens = [
+                    tuple(self.sampler.tokens[n]) for n in state.draws
+                ]
             state.started = False
         self.sampler = Sampler(self.model)
 
@@ -224,7 +235,9 @@ class _Scheduler:
             [state.encoded.ids for state in states],
             [state.usage for state in states],
         )
-        for index, p_api in zip(batch, contexts.api_probabilities(), strict=True):
+        for index, p_api in zip(
+            batch, contexts.api_probabilities(), strict=True
+        ):
             self._choose_positions(index, p_api)
         self._start_draws(contexts, batch)
         for state in states:
@@ -245,9 +258,15 @@ class _Scheduler:
             state.position_0_unscorable = bool(usable[0] and likely)
             usable[0] = False
         state.p_api = p_api
-        state.positions = select_positions(p_api, usable, settings.tau_s, settings.k)
+        state.positions = select_positions(
+            p_api, usable, settings.tau_s, settings.k
+        )
 
-    def _start_draws(self, contexts: PrefilledBatch, batch: Sequence[int]) -> None:
+    def _start_draws(
+        self,
+        contexts: PrefilledBatch,
+        batch: Sequence[int],
+    ) -> None:
         """Start m draws at each chosen position, if there are any."""
         tool = self.requests[batch[0]].tool
         settings = self.method.of(tool)
@@ -269,7 +288,10 @@ class _Scheduler:
             self.states[index].draws = numbers[end - count * settings.m : end]
 
     def _keys(
-        self, batch: Sequence[int], tool: ToolName, settings: ToolMethod
+        self,
+        batch: Sequence[int],
+        tool: ToolName,
+        settings: ToolMethod,
     ) -> tuple[np.ndarray, list[tuple[int, str, int]]]:
         """For each chosen position the keys of its draws [positions, m], and its origin."""
         origins: list[tuple[int, str, int]] = []
@@ -279,7 +301,9 @@ class _Scheduler:
             origins += [(text_id, tool, position) for position in positions]
         tool_number = TOOL_NAMES.index(tool)
         keys = [
-            stream_keys(self.method.seed, text_id, tool_number, position, settings.m)
+            stream_keys(
+                self.method.seed, text_id, tool_number, position, settings.m
+            )
             for text_id, _, position in origins
         ]
         return np.stack(keys), origins
@@ -298,7 +322,9 @@ class _Scheduler:
         draws: dict[int, list[tuple[int, ...]]] = {
             i: [] for i in state.positions.tolist()
         }
-        for position, tokens in zip(position_of_draw, tokens_of_draws, strict=True):
+        for position, tokens in zip(
+            position_of_draw, tokens_of_draws, strict=True
+        ):
             draws[position].append(tokens)
         inputs = _parse_draws(self.model, request.tool, tokens_of_draws)
         draws_of_call: Counter[tuple[int, str]] = Counter()
@@ -335,11 +361,15 @@ class _Scheduler:
     def _layout(self, tool: ToolName, text_tokens: int) -> PromptLayout:
         prompt = self.model.prompt(self.prompts[tool])
         api_tokens = len(self.model.call_tokens.api)
-        return PromptLayout(prompt.length, text_tokens, len(prompt.suffix), api_tokens)
+        return PromptLayout(
+            prompt.length, text_tokens, len(prompt.suffix), api_tokens
+        )
 
 
 def _parse_draws(
-    model: LanguageModel, tool: ToolName, draws: Sequence[tuple[int, ...]]
+    model: LanguageModel,
+    tool: ToolName,
+    draws: Sequence[tuple[int, ...]],
 ) -> list[str | Malformed]:
     """The input of each draw's call, or why the draw is no call. Equal draws parse once."""
     distinct = list(dict.fromkeys(draws))

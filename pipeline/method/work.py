@@ -33,14 +33,20 @@ def sampling_work(
 ) -> tuple[PhaseWork, PhaseWork]:
     """The phases positions and decode of a text, given its draws [tokens] by position."""
     return (
-        PhaseWork(tool, "positions", lower_bound_positions(layout), usage["positions"]),
-        PhaseWork(tool, "decode", lower_bound_decode(layout, draws), usage["decode"]),
+        PhaseWork(
+            tool, "positions", lower_bound_positions(layout), usage["positions"]
+        ),
+        PhaseWork(
+            tool, "decode", lower_bound_decode(layout, draws), usage["decode"]
+        ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _ScoredSequence:
-    tool: ToolName | None  # None for L_i(empty), which all tools of the text share
+    tool: (
+        ToolName | None
+    )  # None for L_i(empty), which all tools of the text share
     phase: Phase
     ids: list[int]
     targets: int  # number of log-probabilities taken from it
@@ -71,7 +77,9 @@ class ScoringWork:
         The lower bound counts a beginning that several sequences share once: under the
         earliest phase, then the earliest sequence.
         """
-        ordered = sorted(self._sequences, key=lambda s: _SCORING_PHASES.index(s.phase))
+        ordered = sorted(
+            self._sequences, key=lambda s: _SCORING_PHASES.index(s.phase)
+        )
         bounds = lower_bound_scoring(
             [sequence.ids for sequence in ordered],
             [sequence.targets for sequence in ordered],
