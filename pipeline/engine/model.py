@@ -25,7 +25,7 @@ from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.transfer import sent
 from pipeline.engine.unpadding import Handed, UnpaddedLayout
-from pipeline.syntax.grammar import automaton
+from pipeline.syntax.grammar import automaton, call_head
 from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import CallTokens, TokenizedText, tokenize_continuations
 from tools_service.tools.contract import ToolName
@@ -130,7 +130,8 @@ class LanguageModel:
         """grammar.automaton of the tool for this vocabulary, made once."""
         if tool not in self._automata:
             special = self.tokenizer.all_special_ids
-            self._automata[tool] = automaton(tool, self.call_tokens.token_strings, special, self.vocabulary)
+            strings = self.call_tokens.token_strings
+            self._automata[tool] = automaton(call_head(tool), strings, special, self.vocabulary)
         return self._automata[tool]
 
     @torch.inference_mode()

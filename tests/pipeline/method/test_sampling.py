@@ -20,7 +20,7 @@ from pipeline.engine.sampler import invert_cdf, stream_keys, uniforms
 from pipeline.engine.tree_attention import Tree
 from pipeline.method.sampling import Order, SampledText, sample_calls, select_positions
 from pipeline.syntax.calls import Malformed, insert_calls, parse_call
-from pipeline.syntax.grammar import CLOSED, DEAD, automaton
+from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
 from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
 from tools_service.tools.contract import ToolName
@@ -376,7 +376,7 @@ PIECES = [*NAMES, "(", "(1", ")]", ".]\n", "\n", " [", "()]", "</s>"]
 
 @cache
 def table_of(tool: ToolName) -> np.ndarray:
-    return automaton(tool, PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
+    return automaton(call_head(tool), PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
 
 
 def end_of(tool: ToolName, *pieces: str) -> int:
