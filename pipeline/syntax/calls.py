@@ -1,12 +1,10 @@
-"""API calls as strings: writing, parsing, inserting and removing them (paper section 2, "Approach").
+"""API calls as strings: writes, parses, inserts and removes them (paper section 2, "Approach").
 
-In: a tool's name, an input and a result; or a text x and its calls. Out: ``e(c)``, ``e(c, r)``, the text x*
-that contains the calls, or x again. ``<API>``, ``</API>`` and the arrow are the ordinary strings `` [``,
-``]`` and `` -> ``, so the vocabulary does not change. This module knows no tokens (see tokenizer.py) and
-does not decide which calls are useful.
-
-Every text x is handled as ``" " + x``, so that its first word has the same tokens wherever the text stands
-(docs/method.md, "From a text to tokens").
+In: a tool's name, an input and a result; or a text x and its calls. Out: ``e(c)``, ``e(c, r)``, the
+text x* that contains the calls, or x again. ``<API>``, ``</API>`` and the arrow are the ordinary
+strings `` [``, ``]`` and `` -> ``. Every text x is handled as ``" " + x``, so that its first word
+has the same tokens wherever it stands (docs/method.md, "From a text to tokens"). This module knows
+no tokens.
 """
 
 from __future__ import annotations
@@ -57,8 +55,9 @@ class Malformed:
 def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
     """``e(c)`` or, with a result, ``e(c, r)``. Both begin with the space of ``<API>``.
 
-    Raises CallError if the written call could not be recognised and removed again: the input or the result
-    has a bracket or a control character, or the input has an arrow. Tools remove these from their results.
+    Raises CallError if the written call could not be recognised and removed again: the input or the
+    result has a bracket or a control character, or the input has an arrow. Tools remove these from
+    their results.
     """
     for name, value in (("input", argument), ("result", result or "")):
         if "[" in value or END in value or _CONTROL.search(value):
@@ -72,9 +71,8 @@ def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
 def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
     """The input of the call of `tool` in `sampled`, the text that the model wrote after ``<API>``.
 
-    Text after the first ``]`` is not part of the call, and white space around the input is removed. Returns
-    Malformed if the text is no such call. The reason for an unfinished call is "too_long" if more tokens
-    could have completed it.
+    Ignores text after the first ``]`` and white space around the input. Malformed if this is no
+    such call; the reason is "too_long" if more tokens could have completed it.
     """
     body, end, _ = sampled.partition(END)
     head = f"{tool}("
@@ -100,11 +98,11 @@ def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
 
 
 def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
-    """x*: `text` with each ``e(c, r)`` before the character at its position (section 2, "Model Finetuning").
+    """x*: `text` with each ``e(c, r)`` before the character at its position (section 2).
 
-    Calls at the same position keep their order. A call at the start of the text has its space behind it
-    instead of in front, because x* is ``" " + x`` with the calls inserted and the first space removed.
-    Raises CallError for a position outside the text.
+    Calls at the same position keep their order. A call at the start of the text has its space
+    behind it, because x* is ``" " + x`` with calls and without its first space. Raises CallError
+    for a position outside the text.
     """
     spaced_text = " " + text
     parts, copied = [], 0
@@ -120,9 +118,9 @@ def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
 def remove_calls(augmented: str, calls: Sequence[PlacedCall] | None = None) -> str:
     """The text x from which `insert_calls` made `augmented`, byte for byte.
 
-    With `calls` the result is exact for every text; CallError is raised if one of them is not at its
-    position. Without `calls`, everything that looks like a call of a known tool is removed: the result is
-    exact only if x itself contains nothing like that.
+    With `calls` this is exact, and CallError is raised for a call that is not at its position.
+    Without, everything that looks like a call is removed, which is exact if x has nothing like
+    that.
     """
     if calls is None:
         return _CALL.sub("", " " + augmented)[1:]
@@ -144,5 +142,5 @@ def split_calls(augmented: str) -> list[str]:
 
 
 def _spaced_offset(position: int) -> int:
-    """The offset in ``" " + x`` of a call at `position` in x; at position 0 it precedes the first space."""
+    """The offset in ``" " + x`` of a call at `position` in x; 0 stays 0, before the space."""
     return position + 1 if position else 0

@@ -1,10 +1,9 @@
 """A token automaton for sampled calls (paper section 2, "Sampling API Calls").
 
-In: the first characters of every call of a tool, and the strings of a vocabulary. Out: a table from (state,
-token) to the next state, with which the sampler ends finished calls, and abandons impossible ones, without
-decoding strings. A sample is impossible if no continuation can make it a call: a wrong name, a line break,
-a bracket, a special token, an input for a tool that takes none. `calls.parse_call` decides about finished
-samples; the automaton never abandons a sample that `parse_call` would accept.
+In: the first characters of a tool's calls, and the strings of a vocabulary. Out: a table from
+(state, token) to the next state, with which the sampler ends finished calls and abandons impossible
+ones: a wrong name, a line break, a bracket, a special token, an input for a tool that takes none.
+It never abandons a sample that `calls.parse_call` would accept.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ def automaton(
 ) -> np.ndarray:
     """The next state for each state and token, [states, vocabulary_size] int16.
 
-    State n means that n characters of `head` are written; sampling starts in state 0. `special_ids`, and
-    ids without a string (embeddings that the tokenizer does not use), lead to DEAD.
+    State n means that n characters of `head` are written; sampling starts in state 0.
+    `special_ids`, and ids without a string (embeddings that the tokenizer does not use), lead to
+    DEAD.
     """
     table = np.full((len(head) + 1, vocabulary_size), DEAD, dtype=np.int16)
     for state in range(len(head)):

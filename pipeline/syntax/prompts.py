@@ -1,9 +1,8 @@
-"""The annotation prompts P(x), one file per tool (paper section 2, "Sampling API Calls"; Appendix A).
+"""The annotation prompts P(x), one file per tool (paper section 2; Appendix A).
 
-In: a tool's name and, for a user's own prompts, a folder. Out: the strings before and after the text. A
-prompt file has an instruction, a few demonstrations, then ``Input: {text}`` and ``Output:``. ``{text}``
-stands for ``" " + x`` without the space, so the space in front of it belongs to the text. This module does
-not tokenize.
+In: a tool's name and, for a user's own prompts, a folder. Out: the strings before and after the
+text. A prompt file has an instruction, a few demonstrations, then ``Input: {text}`` and
+``Output:``. The space in front of ``{text}`` belongs to the text. This module does not tokenize.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class PromptError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """P(x) is `prefix`, a space, x, `suffix`. The model continues it with x again, with calls inserted."""
+    """P(x) is `prefix`, a space, x, `suffix`. The model continues it with x and its calls."""
 
     tool: ToolName
     prefix: str
@@ -33,10 +32,10 @@ class PromptTemplate:
 
 
 def load_prompt(tool: ToolName, folder: Path | None = None) -> PromptTemplate:
-    """The prompt of `tool`, from the file in `folder` with the tool's name in lower case and ``.txt``.
+    """The prompt of `tool`: the file in `folder` with its name in lower case and ``.txt``.
 
-    Raises PromptError unless the file has exactly one ``{text}`` with a space in front of it, at least one
-    demonstrated call of this tool, and no call of another tool.
+    Raises PromptError unless the file has exactly one ``{text}`` with a space in front of it, at
+    least one demonstrated call of this tool, and no call of another tool.
     """
     path = (folder or PROMPT_FOLDER) / f"{tool.lower()}.txt"
     try:
@@ -48,8 +47,7 @@ def load_prompt(tool: ToolName, folder: Path | None = None) -> PromptTemplate:
     prefix, suffix = template.split(_PLACEHOLDER)
     if not prefix.endswith(" ") or not prefix.strip() or not suffix:
         raise PromptError(f"{path}: write 'Input: {_PLACEHOLDER}', then 'Output:' on a line of its own")
-    shown_tools = {name for name in TOOL_NAMES if re.search(rf"\[{name}\(", template)}
-    if shown_tools != {tool}:
-        shown = sorted(shown_tools)
-        raise PromptError(f"{path}: must show calls of {tool} and of no other tool, shows {shown}")
+    shown = {name for name in TOOL_NAMES if re.search(rf"\[{name}\(", template)}
+    if shown != {tool}:
+        raise PromptError(f"{path}: must show calls of {tool} and of no other tool, shows {sorted(shown)}")
     return PromptTemplate(tool, prefix[:-1], suffix)

@@ -1,8 +1,9 @@
 """Texts and the call syntax as tokens, for any tokenizer (paper section 2, "Approach").
 
-In: a tokenizer of transformers and strings. Out: token ids with character offsets, the ids of ``<API>``,
-the string of every id. Strings are tokenized as continuations of other text (docs/method.md, "From a text
-to tokens"). A tokenizer that cannot represent calls is refused with TokenizerError. No model is loaded.
+In: a tokenizer of transformers and strings. Out: token ids with character offsets, the ids of
+``<API>``, the string of every id. Strings are tokenized as continuations of other text
+(docs/method.md, "From a text to tokens"). A tokenizer that cannot represent calls is refused with
+TokenizerError. No model is loaded.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ class TokenizerError(ToolformerError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """A string as n tokens: `ids` [n], and `starts` [n], the character offset at which each token begins.
+    """A string as n tokens: `ids` [n] and `starts` [n], the character offset of each token.
 
-    A leading space belongs to the word behind it, even if the tokenizer reports trimmed spans. The start is
-    -1 for a token that does not begin at a character boundary: the second and later bytes of a character
-    that is spread over several tokens.
+    A leading space belongs to the word behind it, even if the tokenizer reports trimmed spans. The
+    start is -1 for the second and later bytes of a character that is spread over several tokens.
     """
 
     ids: np.ndarray
@@ -45,9 +45,9 @@ class TokenizedText:
 def tokenize_continuations(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> list[TokenizedText]:
     """The tokens that each string has when it follows other text: no BOS, no added prefix space.
 
-    An anchor and the string are tokenized together, and the anchor's tokens are cut off. This is right for
-    byte-level and for SentencePiece-like tokenizers. If an anchor merges with the string, the next anchor is
-    tried. A special token's name in a string is plain text. Raises TokenizerError if no anchor works.
+    An anchor and the string are tokenized together, and the anchor's tokens are cut off; if they
+    merge, the next anchor is tried. This is right for byte-level and SentencePiece-like tokenizers.
+    Special tokens in a string are plain text. Raises TokenizerError if no anchor works.
     """
     results: dict[int, TokenizedText] = {}
     for anchor in _ANCHORS:
@@ -109,10 +109,10 @@ def _starts(spans: np.ndarray) -> np.ndarray:
 class CallTokens:
     """The call syntax in the tokens of one tokenizer.
 
-    `api` are the ids of ``<API>`` (`` [`` as a continuation); p(<API>) is the product of their
-    probabilities. `bos` begins every sequence: the tokenizer's BOS if its own template adds one, else
-    nothing. `token_strings` are the strings of all ids as continuations. The end of a call is found in these
-    strings and not by one id, because ``)]``, ``].`` or ``](`` may be one token.
+    `api` are the ids of ``<API>``; p(<API>) is the product of their probabilities. `bos` begins
+    every sequence: the tokenizer's BOS if its own template adds one, else nothing. `token_strings`
+    are the strings of all ids as continuations. The end of a call is found in these strings and not
+    by one id, because ``)]``, ``].`` or ``](`` may be one token.
     """
 
     api: tuple[int, ...]
@@ -152,7 +152,7 @@ def _name(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts the tokens of a text as the model sees it. Pickles as a path, without the tokenizer."""
+    """Counts the tokens of a text as the model sees it. Pickles without the tokenizer."""
 
     model_path: str
 
@@ -162,7 +162,7 @@ class TokenCounter:
 
 @cache
 def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model at `model_path`, loaded once per process. Raises ConfigurationError."""
+    """The tokenizer at `model_path`, loaded once per process. Raises ConfigurationError."""
     from tools_service.base import checkpoints  # imports transformers
 
     tokenizer: PreTrainedTokenizerBase = checkpoints.load_tokenizer(model_path, "model.path")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import is_torch_cuda_available
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_torch_cuda_available
 
 from tools_service.base.errors import ConfigurationError
 
