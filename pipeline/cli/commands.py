@@ -31,7 +31,6 @@ from tools_service.tools.contract import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
-PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,27 +134,24 @@ def finetune(arguments: FinetuneArguments) -> None:
 def generate(arguments: GenerateArguments) -> None:
     """Continue each prompt, and print it with the calls at their positions."""
     from pipeline.engine.loading import load_language_model
-    from pipeline.evaluation.run import tools_at_hand
-    from pipeline.inference.generator import Generator
+    from pipeline.inference.decoding import DecodingParams
+    from pipeline.inference.generator import Generator, available_tools
     from tools_service.tools.client import LocalTools
 
     prompts, config = prompts_of(arguments), arguments.config
-    tools = tools_at_hand(config)
-    generator = Generator(
-        load_language_model(config.model),
-        LocalTools.start(config.tools, tools),
+    tools = available_tools(config)
+    generator = Generator(load_language_model(config.model), LocalTools.start(config.tools, tools))
+    params = DecodingParams(
         k=config.k,
         disabled=config.disabled,
-        tools_off=set(TOOL_NAMES).difference(tools),
+        tools_off=frozenset(TOOL_NAMES).difference(tools),
+        max_new_tokens=config.max_new_tokens,
     )
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        batch = prompts[start : start + PROMPTS_AT_ONCE]
-        dates = [config.date] * len(batch)
-        generations = generator.generate(batch, dates, max_new_tokens=config.max_new_tokens)
-        for prompt, generation in zip(batch, generations, strict=True):
-            text = prompt.rstrip(" ") + generation.annotated
-            result = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in generation.calls]}
-            print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
+    generations = generator.generate(prompts, params, [config.date] * len(prompts))
+    for prompt, generation in zip(prompts, generations, strict=True):
+        text = prompt.rstrip(" ") + generation.annotated
+        result = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in generation.calls]}
+        print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:

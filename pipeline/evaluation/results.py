@@ -1,8 +1,8 @@
-"""What evaluation leaves behind: evaluation.json and, beside it, predictions (docs/evaluation.md).
+"""The files of an evaluation: evaluation.json and, beside it, the predictions (docs/evaluation.md).
 
-evaluation.json holds models.LABEL.benchmarks.NAME.{accuracy, n, calls, …} and models.LABEL.perplexity. A
-label's result replaces the one it had; other labels stay. NAME.LABEL.jsonl holds one line per question.
-Imports no model.
+evaluation.json has models.LABEL.benchmarks.NAME.{accuracy, n, calls, …} and
+models.LABEL.perplexity. A new result of a label replaces its old one and leaves other labels
+unchanged. NAME.LABEL.jsonl has one line per question. This module imports no model.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 
 class EvaluationError(ConfigurationError):
-    """Nothing to evaluate, a label that cannot name a file, or a result file that is not one."""
+    """Nothing to evaluate, a label that cannot name a file, or an output that is no evaluation."""
 
 
 class BenchmarkResult(Frozen):
     """One model on one benchmark."""
 
     accuracy: float
-    """Share of the questions answered right."""
+    """Share of the questions with a right answer."""
     n: int
     """Questions."""
     calls: int
-    """Questions for which a call got its result."""
+    """Questions with at least one completed call."""
     calls_by_tool: dict[ToolName, int]
-    """Those calls."""
+    """Completed calls."""
     failed_calls: dict[str, int]
-    """Calls that were begun and came to nothing, by reason."""
+    """Failed calls by reason."""
 
 
 class PerplexityResult(Frozen):
-    """What `perplexity` was measured on. `skipped` passages could not be used, by the corpus's rules."""
+    """`left_out` tokens complete <API>; the corpus rules exclude `skipped` passages."""
 
     texts: int
     tokens: int
@@ -55,7 +55,7 @@ class PerplexityResult(Frozen):
 
 
 class ModelResult(Frozen):
-    """One model on everything."""
+    """One model on all benchmarks and held-out texts."""
 
     model: str
     k: int
@@ -67,26 +67,25 @@ class ModelResult(Frozen):
 
 
 class Evaluation(Frozen):
-    """evaluation.json."""
+    """The content of evaluation.json."""
 
     models: dict[str, ModelResult]
 
     @staticmethod
     def read(path: Path) -> Evaluation:
-        """The results in `path`; none if there is no such file. EvaluationError if it is something else."""
+        """The results in `path`, or none if the file does not exist. Raises EvaluationError."""
         if not path.exists():
             return Evaluation(models={})
         try:
             return Evaluation.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise EvaluationError(
-                f"{path}: not a result of evaluate, choose another output: {error}"
-            ) from error
+            message = f"{path}: not a result of evaluate, choose another output: {error}"
+            raise EvaluationError(message) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One question answered."""
+    """A question and the model's answer."""
 
     benchmark: str
     question: Question
@@ -94,45 +93,45 @@ class Prediction:
     right: bool
 
     def to_json(self) -> str:
-        """A line of the predictions' file."""
-        question, made = self.question, self.generation
+        """One line of the predictions file."""
+        question, generation = self.question, self.generation
         row = {
             "benchmark": self.benchmark,
             "id": question.id,
             "prompt": question.prompt,
-            "prediction": made.text,
+            "prediction": generation.text,
             "answers": question.answers,
             "right": self.right,
-            "calls": [asdict(call) for call in made.calls],
-            "failed": [asdict(call) for call in made.failed],
-            "stop": made.stop,
+            "calls": [asdict(call) for call in generation.calls],
+            "failed": [asdict(call) for call in generation.failed],
+            "stop": generation.stop_reason,
         }
         return json.dumps(row, ensure_ascii=False)
 
 
 def summarise(predictions: Sequence[Prediction]) -> BenchmarkResult:
-    """The counts of one benchmark's predictions."""
-    made = [prediction.generation for prediction in predictions]
+    """The counts over the predictions of one benchmark."""
+    generations = [prediction.generation for prediction in predictions]
+    tools = Counter(call.tool for generation in generations for call in generation.calls)
+    reasons = Counter(call.reason for generation in generations for call in generation.failed)
     return BenchmarkResult(
         accuracy=sum(prediction.right for prediction in predictions) / len(predictions),
         n=len(predictions),
-        calls=sum(bool(generation.calls) for generation in made),
-        calls_by_tool=dict(
-            Counter(call.tool for generation in made for call in generation.calls).most_common()
-        ),
-        failed_calls=dict(
-            Counter(call.reason for generation in made for call in generation.failed).most_common()
-        ),
+        calls=sum(bool(generation.calls) for generation in generations),
+        calls_by_tool=dict(tools.most_common()),
+        failed_calls=dict(reasons.most_common()),
     )
 
 
 def predictions_path(output: Path, label: str) -> Path:
-    """Where the predictions of a label go: beside the result."""
+    """The predictions file of a label, in the folder of evaluation.json."""
     return output.with_name(f"{output.stem}.{label}.jsonl")
 
 
-def store(output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]) -> Evaluation:
-    """Put one label's result into the file, the others untouched; its predictions beside it."""
+def add_result(
+    output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]
+) -> Evaluation:
+    """Writes a label's predictions, adds its result to `output`, returns the whole evaluation."""
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
     atomic_write(predictions_path(output, label), lines)

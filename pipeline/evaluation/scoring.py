@@ -1,9 +1,9 @@
-"""Step 8: when a prediction counts as right (paper section 4.2: lenient, zero-shot scores).
+"""Lenient zero-shot scores: whether a prediction is right (step 8, paper section 4.2).
 
-A language model that was not told how to answer says more than the answer, so a score looks for the answer in
-what it said: `number` takes the first number predicted or, if the prediction contains an equation, the first
-number after its `=`; `first_words:N` wants an answer among the first N words. In: a question's scoring name
-and answers, and the predicted text without its calls. Out: yes or no. docs/evaluation.md has examples.
+A model without instructions writes more than the answer, so a score searches the prediction for it.
+`number` takes the first number or, if the prediction has an equation, the first number after its
+`=`. `first_words:N` needs an answer within the first N words. In: a question's scoring and answers,
+and the predicted text without calls. Out: a bool. docs/evaluation.md has examples.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CALCULATOR_PRECISION = Decimal("0.01")
 
 
 class ScoringError(ValueError):
-    """A scoring name that does not exist, or an answer it cannot be used with."""
+    """An unknown scoring, or an answer that does not fit it."""
 
 
 def check_scoring(scoring: str, answers: Sequence[str]) -> None:
-    """Raise ScoringError if `scoring` is unknown or one of `answers` can never be predicted under it."""
+    """Raises ScoringError if `scoring` is unknown, or if nothing could match one of `answers`."""
     words = _word_limit(scoring)
     for answer in answers:
         if words is None and first_number(answer) is None:
@@ -41,7 +41,7 @@ def check_scoring(scoring: str, answers: Sequence[str]) -> None:
 
 
 def is_right(scoring: str, prediction: str, answers: Sequence[str]) -> bool:
-    """Whether `prediction` (without calls) answers the question under the named scoring."""
+    """Whether `prediction` (without calls) contains one of `answers`, as `scoring` defines it."""
     words = _word_limit(scoring)
     if words is None:
         predicted = predicted_number(prediction)
@@ -51,30 +51,32 @@ def is_right(scoring: str, prediction: str, answers: Sequence[str]) -> bool:
 
 
 def predicted_number(prediction: str) -> Decimal | None:
-    """The number predicted: the first one or, if its sentence holds an equation, the first one after the `=`.
+    """The first number or, if its sentence has an equation, the first number after the `=`.
 
-    Only the sentence of the first number is looked at, so that a later aside does not replace the answer. An
-    equation without a number after its `=` predicts nothing: the numbers before it are the question's.
+    Later sentences are ignored, so that a later remark does not replace the answer. An equation
+    without a number after its `=` predicts nothing, because the numbers before the `=` are those of
+    the question.
     """
     prediction = prediction.translate(_MINUS_SIGNS)
-    found = _NUMBER.search(prediction)
-    if found is None:
+    number = _NUMBER.search(prediction)
+    if number is None:
         return None
-    previous = [end.end() for end in _SENTENCE_END.finditer(prediction, 0, found.start())]
-    tail = _SENTENCE_END.search(prediction, found.end())
-    sentence = prediction[previous[-1] if previous else 0 : tail.start() if tail else None]
+    earlier_ends = [end.end() for end in _SENTENCE_END.finditer(prediction, 0, number.start())]
+    next_end = _SENTENCE_END.search(prediction, number.end())
+    start = earlier_ends[-1] if earlier_ends else 0
+    sentence = prediction[start : next_end.start() if next_end else None]
     _, equals, after = sentence.partition("=")
-    return first_number(after) if equals else _value(found)
+    return first_number(after) if equals else _value(number)
 
 
 def first_number(text: str) -> Decimal | None:
-    """The first number written in `text`: `-3`, `1,234.50`, `$35`, `35.`, `.5` as people mean them."""
-    found = _NUMBER.search(text.translate(_MINUS_SIGNS))
-    return None if found is None else _value(found)
+    """The first number in `text`, in any of the forms `-3`, `1,234.50`, `$35`, `35.`, `.5`."""
+    number = _NUMBER.search(text.translate(_MINUS_SIGNS))
+    return None if number is None else _value(number)
 
 
 def normalise(text: str) -> list[str]:
-    """The words of `text` without case and punctuation; `U.S.` is `us`, `3.5` and `1,234` stay numbers."""
+    """The words of `text` without case and punctuation: `U.S.` is `us`, `1,234` is `1234`."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|['’`]", "", text)
@@ -91,21 +93,21 @@ def _word_limit(scoring: str) -> int | None:
     raise ScoringError(f"unknown scoring {scoring!r}: use 'number' or 'first_words:N' with N of at least 1")
 
 
-def _value(found: re.Match[str]) -> Decimal:
-    digits = (found["digits"] or "0").replace(",", "")
-    return Decimal(f"{found['sign'] or ''}{digits}{found['fraction'] or ''}")
+def _value(number: re.Match[str]) -> Decimal:
+    digits = (number["digits"] or "0").replace(",", "")
+    return Decimal(f"{number['sign'] or ''}{digits}{number['fraction'] or ''}")
 
 
 def _same_number(predicted: Decimal, answer: str) -> bool:
-    """Equal, or equal once the answer is rounded to the calculator's two decimals."""
-    wanted = first_number(answer)
-    if wanted is None:
+    """Whether the numbers are equal, or are after rounding the answer to two decimals."""
+    expected = first_number(answer)
+    if expected is None:
         return False
-    return predicted in (wanted, wanted.quantize(_CALCULATOR_PRECISION, ROUND_HALF_UP))
+    return predicted in (expected, expected.quantize(_CALCULATOR_PRECISION, ROUND_HALF_UP))
 
 
 def _contains(words: Sequence[str], answer: Sequence[str]) -> bool:
-    """Whether `answer` is a run of whole words of `words`."""
+    """Whether the words of `answer` occur in `words`, one directly after the other."""
     return bool(answer) and any(
         words[start : start + len(answer)] == answer for start in range(len(words) - len(answer) + 1)
     )

@@ -1,8 +1,8 @@
-"""Calls at inference (step 7): the text of one while it is being written, the tokens that would begin one.
+"""Parses a call while the model writes it, and finds the tokens that can begin one (step 7).
 
-In: the text that the model has written after <API> so far. Out: what it amounts to. Unlike a draw of step
-2, which ends with </API>, a call at inference is complete at its arrow: the result is the tool's to give.
-Used by decoding.py and, for the probability of <API>, by evaluation/perplexity.py. Knows no model.
+In: the text after <API>. Out: a pending call, a reason why it is no call, or neither yet. A call at
+inference ends at its arrow, because the tool supplies the result; a sampled call of step 2 ends at
+</API>. `ApiTokenMask` also serves evaluation/perplexity.py. This module runs no model.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pipeline.syntax.calls import API, END, Malformed, parse_call
 from pipeline.syntax.tokenizer import CallTokens
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-ARROW_HEAD = "->"  # the arrow without its spaces, which a tokenizer may put into other tokens
+_HEADS: dict[ToolName, str] = {tool: f"{tool}(" for tool in TOOL_NAMES}
+ARROW_HEAD = "->"  # without the spaces, which a tokenizer may put into other tokens
 
 
 @dataclass(frozen=True, slots=True)
-class MadeCall:
-    """A call that got its result. `position` is the offset in the generated text before which it stands."""
+class CompletedCall:
+    """A call with its result. It stands before the character `position` of the generated text."""
 
     tool: ToolName
     input: str
@@ -32,7 +33,7 @@ class MadeCall:
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """A call that was begun and taken back: what was written after <API>, and why it came to nothing."""
+    """A call that was rolled back: the text written after <API>, and the reason."""
 
     written: str
     reason: str
@@ -40,57 +41,52 @@ class FailedCall:
 
 @dataclass(frozen=True, slots=True)
 class PendingCall:
-    """A call as far as its arrow: what the tool is asked."""
+    """A call that has reached its arrow and waits for the tool's result."""
 
     tool: ToolName
     input: str
 
 
-def read_call(written: str, tools_off: Collection[ToolName] = ()) -> PendingCall | Malformed | None:
-    """What the text after <API> amounts to: a call up to its arrow, no call any more, or not decided yet."""
+def parse_partial_call(written: str, tools_off: Collection[ToolName] = ()) -> PendingCall | Malformed | None:
+    """Parses the text after <API>: a call up to its arrow, no call, or None if undecided."""
     head, arrow, _ = written.partition(ARROW_HEAD)
-    tool = next((tool for tool in TOOL_NAMES if head.startswith(f"{tool}(")), None)
+    tool = next((tool for tool in TOOL_NAMES if head.startswith(_HEADS[tool])), None)
     if tool is None:
-        begun = not arrow and any(f"{tool}(".startswith(head) for tool in TOOL_NAMES)
-        return None if begun else Malformed("no_tool")
+        unfinished = not arrow and any(start.startswith(head) for start in _HEADS.values())
+        return None if unfinished else Malformed("no_tool")
     if tool in tools_off:
         return Malformed("tool_off")
     if END in head:
         return Malformed("no_arrow")
     if arrow:
-        asked = parse_call(head.rstrip() + END, tool)
-        return asked if isinstance(asked, Malformed) else PendingCall(tool, asked)
-    # The rest of an arrow or of a character may still be on its way.
-    verdict = parse_call(head.rstrip("\ufffd -"), tool)
-    return verdict if isinstance(verdict, Malformed) and verdict.reason != "too_long" else None
+        argument = parse_call(head.rstrip() + END, tool)
+        return argument if isinstance(argument, Malformed) else PendingCall(tool, argument)
+    # The last characters may be the first part of an arrow, or of a character of several tokens.
+    argument = parse_call(head.rstrip("\ufffd -"), tool)
+    return argument if isinstance(argument, Malformed) and argument.reason != "too_long" else None
 
 
-def names_switched_off(written: str, tools_off: Collection[ToolName]) -> bool:
-    """Whether the text after <API> can only become the call of a tool that is switched off."""
-
-    def leads_to(tool: ToolName) -> bool:
-        return f"{tool}(".startswith(written) or written.startswith(f"{tool}(")
-
-    return any(map(leads_to, tools_off)) and not any(
-        leads_to(tool) for tool in TOOL_NAMES if tool not in tools_off
-    )
+def names_disabled_tool(written: str, tools_off: Collection[ToolName]) -> bool:
+    """Whether the text after <API> can only become a call of a tool in `tools_off`."""
+    possible_tools = {t for t, head in _HEADS.items() if head.startswith(written) or written.startswith(head)}
+    return bool(possible_tools) and possible_tools <= set(tools_off)
 
 
 class ApiTokenMask:
-    """Which of V ids complete `` [`` in a text: those of <API>, and any other token that spells the same.
+    """The ids, of V, that complete `` [`` in a text: the end of <API>, in this or another spelling.
 
-    To set the probability of <API> to 0 is to bar all of them: a model kept from one spelling must not slip
-    into another. After a token that ends with a space a bare ``[`` is one of them.
+    Disabling calls gives all of them probability 0; otherwise the model could write <API> in
+    another spelling. A bare ``[`` completes <API> after a token that ends with a space.
     """
 
     def __init__(self, call_tokens: CallTokens, device: torch.device) -> None:
-        anywhere = torch.tensor([piece.endswith(API) for piece in call_tokens.token_strings])
-        bracket = torch.tensor([piece == API[1:] for piece in call_tokens.token_strings])
-        self._masks = torch.stack([anywhere, anywhere | bracket]).to(device)  # [2, V]
-        self._space = (
-            torch.tensor([piece.endswith(API[0]) for piece in call_tokens.token_strings]).long().to(device)
-        )
+        strings = call_tokens.token_strings
+        ends_with_api = torch.tensor([string.endswith(API) for string in strings])
+        is_bracket = torch.tensor([string == API[1:] for string in strings])
+        ends_with_space = torch.tensor([string.endswith(API[0]) for string in strings])
+        self._masks = torch.stack([ends_with_api, ends_with_api | is_bracket]).to(device)  # [2, V]
+        self._mask_index = ends_with_space.long().to(device)  # [V]
 
     def after(self, tokens: Tensor) -> Tensor:
         """[…, V] bool: the ids that would complete <API> right after each of `tokens` […]."""
-        return self._masks[self._space[tokens]]
+        return self._masks[self._mask_index[tokens]]

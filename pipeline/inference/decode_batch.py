@@ -1,11 +1,10 @@
-"""Several prompts decoded in step over one cache, each at positions of its own (for step 7, decoding.py).
+"""A batch of token sequences over one KV cache, for decoding one token per row and step (step 7).
 
-Every step feeds one token to every row. Rows are left-padded, and a row may take back its latest tokens:
-their columns in the cache are masked from then on and their positions used again, so that what follows is
-computed as if they had never been there. In: the engine and token ids. Out: the logits after each row's last
-token. What to feed is not decided here, and nothing here knows of calls or stopping.
+In: the engine and token ids. Out: the logits after each row's last token. Prompts are left-padded.
+A row can roll back its latest tokens: their cache slots are masked and their position ids used
+again, so later logits are the same as without these tokens. decoding.py chooses the tokens.
 
-Shapes: B rows, Q tokens fed now, T columns of the cache (padding and tokens taken back included), V
+Shapes: B rows, Q tokens fed now, T cache slots (including padding and rolled back tokens), V
 vocabulary.
 """
 
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pipeline.base.records import Phase
 from pipeline.engine.kv_cache import KVCache
@@ -22,63 +22,81 @@ from pipeline.engine.model import LanguageModel
 
 
 class DecodeBatch:
-    """B token sequences over one cache. `logits` [B, V], float32, are those after each row's last token."""
+    """B token sequences. `logits` [B, V], float32, follow the last token of each row."""
 
     logits: Tensor
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
-        """Runs the prompts; each needs at least one token."""
+        """Runs the prompts. Raises ValueError if there is none, or one without a token."""
         if not prompts or not all(prompts):
             raise ValueError("every row needs a prompt of at least one token")
         self._model = model
         self._cache = KVCache()
         self._lengths = [len(prompt) for prompt in prompts]
-        widest = max(self._lengths)
-        ids = torch.tensor([[0] * (widest - len(prompt)) + list(prompt) for prompt in prompts])
-        columns = torch.arange(widest)
-        self._filled = columns >= widest - torch.tensor(self._lengths)[:, None]  # [B, T]
-        allowed = self._filled[:, None, :] & (columns[:, None] >= columns)
-        self._run(ids, (self._filled.cumsum(-1) - 1).clamp(min=0), allowed, "prompt", self._lengths)
+        longest = max(self._lengths)
+        input_ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+        slots = torch.arange(longest)
+        # Which slots hold a token of the row, and not padding or a token that was rolled back.
+        self._token_mask = slots >= longest - torch.tensor(self._lengths)[:, None]  # [B, T]
+        position_ids = (self._token_mask.cumsum(-1) - 1).clamp(min=0)
+        attention_mask = self._token_mask[:, None, :] & (slots[:, None] >= slots)
+        self._forward(input_ids, position_ids, attention_mask, "prompt", self._lengths)
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def length(self, row: int) -> int:
-        """Tokens of `row`, without padding and without those taken back."""
+        """Tokens of `row`, without padding and tokens that were rolled back."""
         return self._lengths[row]
 
     def step(self, tokens: Sequence[int]) -> None:
         """Appends one token to every row."""
-        depth = torch.tensor(self._lengths)[:, None]
-        self._filled = torch.nn.functional.pad(self._filled, (0, 1), value=True)
+        position_ids = torch.tensor(self._lengths)[:, None]
+        self._token_mask = pad(self._token_mask, (0, 1), value=True)
         self._lengths = [length + 1 for length in self._lengths]
-        self._run(torch.tensor(tokens)[:, None], depth, self._filled[:, None, :], "decode", [1] * len(tokens))
+        input_ids = torch.tensor(tokens)[:, None]
+        self._forward(input_ids, position_ids, self._token_mask[:, None, :], "decode", [1] * len(tokens))
 
     def rollback(self, row: int, count: int) -> None:
-        """Forgets the last `count` tokens of `row`, all of them fed by steps in a row. `logits` stay."""
-        last = self._filled[row, self._filled.shape[1] - count :]
-        if not 0 <= count < self._lengths[row] or not bool(last.all()):
-            raise ValueError(f"row {row} cannot take back {count} of its {self._lengths[row]} tokens")
-        last[:] = False
+        """Removes the last `count` tokens of `row`; `logits` do not change.
+
+        Raises ValueError if the last `count` slots of the row do not all hold tokens, or no token
+        remains.
+        """
+        last_slots = self._token_mask[row, self._token_mask.shape[1] - count :]
+        if not 0 <= count < self._lengths[row] or not bool(last_slots.all()):
+            raise ValueError(f"row {row} cannot roll back {count} of its {self._lengths[row]} tokens")
+        last_slots[:] = False
         self._lengths[row] -= count
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with `rows` only, in this order; columns that none of them needs are dropped."""
+        """Continues with `rows` only, in this order; drops the slots that none of them needs."""
         self._lengths = [self._lengths[row] for row in rows]
-        index, widest = torch.tensor(rows), max(self._lengths)
-        # A stable sort moves what is not filled to the front of each row and keeps the tokens' order.
-        columns = self._filled[index].long().argsort(dim=1, stable=True)[:, -widest:]
-        self._filled = self._filled[index].gather(1, columns)
-        device = self._model.device
-        kept = (self._cache, index.to(device), columns.to(device))
-        self._cache = KVCache.gathered([kept], widest + widest // 4)
-        self.logits = self.logits[index.to(device)]
+        longest = max(self._lengths)
+        row_index = torch.tensor(rows)
+        token_mask = self._token_mask[row_index]
+        # A stable sort puts the unused slots of each row first and keeps the order of its tokens.
+        slots = token_mask.long().argsort(dim=1, stable=True)[:, -longest:]  # [B, T]
+        self._token_mask = token_mask.gather(1, slots)
+        row_index, slots = row_index.to(self._model.device), slots.to(self._model.device)
+        capacity = longest + longest // 4
+        self._cache = KVCache.gathered([(self._cache, row_index, slots)], capacity)
+        self.logits = self.logits[row_index]
 
-    def _run(self, ids: Tensor, depth: Tensor, allowed: Tensor, phase: Phase, real: Sequence[int]) -> None:
-        """Appends `ids` [B, Q] at positions `depth` [B, Q]; `allowed` [B, Q, T] are the columns each sees."""
+    def _forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        phase: Phase,
+        tokens: Sequence[int],
+    ) -> None:
+        """Appends input_ids [B, Q] and sets `logits`; `tokens` [B] counts the real tokens of each row.
+
+        position_ids [B, Q]; attention_mask [B, Q, T]: the slots that each token sees.
+        """
         device = self._model.device
-        features = self._model.forward(
-            ids.to(device), depth.to(device), allowed.to(device), self._cache, phase, real
-        )
-        # A copy that may be written to; what the engine returns is an inference tensor.
-        self.logits = torch.cat(list(self._model.logits(features[:, -1]))).clone()
+        inputs = (input_ids.to(device), position_ids.to(device), attention_mask.to(device))
+        hidden_states = self._model.forward(*inputs, self._cache, phase, tokens)
+        # A copy, because the engine returns inference tensors and the decoder writes to the logits.
+        self.logits = torch.cat(list(self._model.logits(hidden_states[:, -1]))).clone()

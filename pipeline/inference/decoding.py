@@ -1,12 +1,10 @@
-"""The rules of step 7: which token comes next, in a text and in a call (paper section 4.2, "Decoding").
+"""The decoding loop: chooses the next token, in a text and in a call (paper section 4.2).
 
-Greedy, with one change: a call is begun at a step where <API> is among the `k` most likely tokens. When the
-arrow has been written, decoding stops, the tool is called, its result and </API> are inserted, and decoding
-goes on behind them. A call that comes to nothing is taken back as if it had not been begun, and the prompt
-goes on without calls. The arrow and the end of a call are found in the text, whatever tokens spell them.
-
-In: prompts as token ids, the rules' settings, the engine, a client of the tools. Out: every `Continuation`
-finished. inference.py makes them from texts and texts from them.
+Decoding is greedy, except that a call begins wherever <API> is among the `k` most likely tokens.
+After the arrow the tool is called, and its result and </API> are inserted. A call that fails is
+rolled back, and its prompt gets no further call. Arrows and ends of calls are recognised in the
+text, whatever tokens spell them. In: prompts as token ids, the engine, a tool client. Out: finished
+`DecodingState`s, which generator.py turns into texts.
 """
 
 from __future__ import annotations
@@ -22,262 +20,289 @@ from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
     ApiTokenMask,
+    CompletedCall,
     FailedCall,
-    MadeCall,
     PendingCall,
-    names_switched_off,
-    read_call,
+    names_disabled_tool,
+    parse_partial_call,
 )
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import ToolInput, ToolName
+from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName
 
-Stop = Literal["eos", "newline", "length", "context"]
+StopReason = Literal["eos", "newline", "length", "context"]
 
 
 class InferenceError(ToolformerError):
-    """A prompt that cannot be decoded; the message says which and why."""
+    """A prompt that cannot be decoded; the message names the prompt and the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What decoding goes by; `eos` are the ids that end a text. See `Generator` for the rest."""
+class DecodingParams:
+    """The parameters of decoding."""
 
-    eos: frozenset[int]
-    k: int
-    tools_off: frozenset[ToolName]
-    max_calls: int
-    max_call_tokens: int
-    max_new_tokens: int
-    stop_at_newline: bool
+    k: int = 10
+    """A call begins where <API> is among the k most likely tokens; 1 is greedy, 0 never calls."""
+    disabled: bool = False
+    """Set the probability of <API> to 0. k = 0 and a `tools_off` with every tool do the same."""
+    tools_off: frozenset[ToolName] = frozenset()
+    """Tools that the model cannot name: the most likely token that does not is taken instead."""
+    max_calls: int = 1
+    """After this many calls, or one failed call, the probability of <API> is 0 for that prompt."""
+    max_call_tokens: int = 60
+    """A call without an arrow after this many tokens fails."""
+    max_new_tokens: int = 64
+    """Longest continuation in tokens, without calls and results."""
+    stop_at_newline: bool = False
+    """Stop at the end of the first line that is not blank."""
+
+    @property
+    def calls_disabled(self) -> bool:
+        """Whether no call can begin."""
+        no_tools = self.tools_off >= set(TOOL_NAMES)
+        return self.disabled or self.k < 1 or self.max_calls == 0 or no_tools
 
 
 @dataclass(slots=True)
 class PartialCall:
-    """A call being written: the row's length and logits [V] before it, its tokens from <API> on.
+    """A call that the model is writing.
 
-    `asked` is set when the arrow has come.
+    `start` and `logits` [V] are the row's length and logits before it, `tokens` its tokens from
+    <API> on. `pending` is set when the model has written the arrow.
     """
 
     start: int
     logits: Tensor
     tokens: list[int] = field(default_factory=list)
-    asked: PendingCall | None = None
+    pending: PendingCall | None = None
 
 
 @dataclass(slots=True)
-class Continuation:
-    """One prompt on its way. `tokens` is all its row holds, `text` what was generated outside of calls."""
+class DecodingState:
+    """One prompt while it is decoded.
+
+    `tokens` are all tokens of its row, `text_tokens` the generated ones outside of calls,
+    `forced_tokens` the rest of a result that is still to be fed.
+    """
 
     tokens: list[int]
     date: str | None
-    text: list[int] = field(default_factory=list)
-    forced: deque[int] = field(default_factory=deque)
-    attempt: PartialCall | None = None
-    calls: list[MadeCall] = field(default_factory=list)
+    calls_disabled: bool
+    text_tokens: list[int] = field(default_factory=list)
+    forced_tokens: deque[int] = field(default_factory=deque)
+    partial_call: PartialCall | None = None
+    calls: list[CompletedCall] = field(default_factory=list)
     failed: list[FailedCall] = field(default_factory=list)
-    calls_disabled: bool = False
-    stop: Stop | None = None
+    stop_reason: StopReason | None = None
 
 
+@dataclass
 class Decoder:
-    """The loop over some prompts at once; row r of `rows` belongs to `states[r]`."""
+    """Decodes some prompts together; row r of `batch` belongs to `states[r]`."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tools: ToolClient,
-        rules: Rules,
-        beginnings: ApiTokenMask,
-        prompts: list[Continuation],
-    ) -> None:
-        self.model = model
-        self.tools = tools
-        self.rules = rules
-        self.api = model.call_tokens.api
-        self.beginnings = beginnings
-        self.states = prompts
-        for state in prompts:
-            state.calls_disabled = rules.max_calls == 0
-        self.rows = DecodeBatch(model, [state.tokens for state in prompts])
+    model: LanguageModel
+    tools: ToolClient
+    params: DecodingParams
+    api_mask: ApiTokenMask
+    states: list[DecodingState]
+
+    def __post_init__(self) -> None:
+        self.api = self.model.call_tokens.api
+        self.eos_token_ids = _eos_token_ids(self.model)
+        self.batch = DecodeBatch(self.model, [state.tokens for state in self.states])
 
     def run(self) -> None:
-        """Decodes until every prompt has its `stop`. Rows that are done leave."""
+        """Decodes until every state has its `stop_reason`. Finished rows leave the batch."""
         while self.states:
-            tokens = self._choose()
-            live = [row for row, state in enumerate(self.states) if state.stop is None]
-            if 0 < len(live) < len(self.states):
-                self.rows.keep(live)
-            self.states = [self.states[row] for row in live]
-            for row, state in zip(live, self.states, strict=True):
-                state.tokens.append(tokens[row])
-            if live:
-                self.rows.step([tokens[row] for row in live])
+            tokens = self._next_tokens()
+            active = [row for row, state in enumerate(self.states) if state.stop_reason is None]
+            if 0 < len(active) < len(self.states):
+                self.batch.keep(active)
+            self.states = [self.states[row] for row in active]
+            tokens = [tokens[row] for row in active]
+            for state, token in zip(self.states, tokens, strict=True):
+                state.tokens.append(token)
+            if active:
+                self.batch.step(tokens)
 
-    def _choose(self) -> list[int]:
-        """Each row's next token. Tools are asked once a step, for all rows whose arrow has just come."""
-        greedy, rank = self._look()
-        tokens = [self._next(row, greedy[row], rank[row]) for row in range(len(self.states))]
-        asked: dict[ToolName, list[tuple[int, PendingCall]]] = {}
+    def _next_tokens(self) -> list[int]:
+        """The next token of each row. Each tool gets all pending calls of a step in one list."""
+        greedy, api_rank = self._rank_tokens()
+        tokens = [self._next_token(row, greedy[row], api_rank[row]) for row in range(len(self.states))]
+        pending_calls: dict[ToolName, list[tuple[int, PendingCall]]] = {}
         for row, state in enumerate(self.states):
-            if state.attempt is not None and state.attempt.asked is not None:
-                asked.setdefault(state.attempt.asked.tool, []).append((row, state.attempt.asked))
-        for tool, calls in asked.items():
+            if state.partial_call is not None and state.partial_call.pending is not None:
+                call = state.partial_call.pending
+                pending_calls.setdefault(call.tool, []).append((row, call))
+        for tool, calls in pending_calls.items():
             inputs = [ToolInput(call.input, self.states[row].date) for row, call in calls]
             for (row, call), answer in zip(calls, self.tools.call(tool, inputs), strict=True):
                 if answer.result is None:
-                    tokens[row] = self._take_back(row, answer.reason)
+                    tokens[row] = self._roll_back(row, answer.reason)
                 else:
-                    tokens[row] = self._insert(row, call, answer.result)
+                    tokens[row] = self._insert_result(row, call, answer.result)
         return tokens
 
-    def _look(self) -> tuple[list[int], list[int]]:
-        """For each row the most likely token, and how many come before the one that <API> needs next.
+    def _rank_tokens(self) -> tuple[list[int], list[int]]:
+        """For each row, the most likely token and the rank (from 0) of the next token of <API>.
 
-        A barred row's <API> gets probability 0 first. Ids that the tokenizer does not have do not exist.
+        Where calls are disabled, <API> gets probability 0 first. Ids without a token are ignored.
+        Raises InferenceError for logits that are not finite.
         """
-        logits = self.rows.logits = self.rows.logits[:, : len(self.model.call_tokens.token_strings)]
-        wanted = []
+        vocabulary = len(self.model.call_tokens.token_strings)
+        logits = self.batch.logits = self.batch.logits[:, :vocabulary]
+        api_tokens = []
         for row, state in enumerate(self.states):
-            spelled = len(state.attempt.tokens) if state.attempt is not None else 0
-            wanted.append(self.api[spelled if spelled < len(self.api) else 0])
-            if state.calls_disabled and state.attempt is None:
-                self._bar(logits[row], state)
-        ids = torch.tensor(wanted, device=logits.device)[:, None]
-        level = logits.gather(1, ids)
-        earlier = torch.arange(logits.shape[1], device=logits.device) < ids
-        ahead = (logits > level) | ((logits == level) & earlier)
+            api_token = self._next_api_token(state.partial_call)
+            api_tokens.append(self.api[0] if api_token is None else api_token)
+            if state.calls_disabled and state.partial_call is None:
+                self._disable_api(logits[row], state)
+        api_ids = torch.tensor(api_tokens, device=logits.device)[:, None]  # [B, 1]
+        api_logits = logits.gather(1, api_ids)
+        # Of equally likely tokens the one with the lower id comes first, as in max().
+        lower_ids = torch.arange(vocabulary, device=logits.device) < api_ids
+        before_api = (logits > api_logits) | ((logits == api_logits) & lower_ids)
         best, greedy = logits.max(1)
-        found = torch.stack([greedy, ahead.sum(1), torch.isfinite(best).long()], 1).tolist()
-        for state, (_, _, finite) in zip(self.states, found, strict=True):
+        # One transfer from the device for everything.
+        rows = torch.stack([greedy, before_api.sum(1), torch.isfinite(best).long()], 1).tolist()
+        for state, (_, _, finite) in zip(self.states, rows, strict=True):
             if not finite:
-                written = self._text(state.tokens)
-                raise InferenceError(f"the model gave non-finite logits after {written[-80:]!r}")
-        return [token for token, _, _ in found], [rank for _, rank, _ in found]
+                raise InferenceError(f"non-finite logits after {self._decode(state.tokens)[-80:]!r}")
+        return [token for token, _, _ in rows], [rank for _, rank, _ in rows]
 
-    def _bar(self, logits: Tensor, state: Continuation) -> None:
-        """Sets the probability of <API> behind the row's last token to 0 in `logits` [V]."""
-        last = torch.tensor(state.tokens[-1], device=logits.device)
-        logits.masked_fill_(self.beginnings.after(last), -torch.inf)
+    def _next_api_token(self, call: PartialCall | None) -> int | None:
+        """The token of <API> that comes next; None if <API> is complete."""
+        written = 0 if call is None else len(call.tokens)
+        return self.api[written] if written < len(self.api) else None
 
-    def _next(self, row: int, greedy: int, rank: int) -> int:
-        """One row's next token, before any tool is asked."""
+    def _disable_api(self, logits: Tensor, state: DecodingState) -> None:
+        """Sets the probability of <API> after the row's last token to 0, in `logits` [V]."""
+        last_token = torch.tensor(state.tokens[-1], device=logits.device)
+        logits.masked_fill_(self.api_mask.after(last_token), -torch.inf)
+
+    def _next_token(self, row: int, greedy: int, api_rank: int) -> int:
+        """The next token of a row, before any tool is called."""
         state = self.states[row]
-        if state.forced:
-            return state.forced.popleft()
-        if state.attempt is None:
-            room = self.rows.length(row) + len(self.api) < self.model.max_positions
-            if state.calls_disabled or rank >= self.rules.k or not room:
-                return self._write(row, greedy)
-            state.attempt = PartialCall(self.rows.length(row), self.rows.logits[row].clone())
-        spelled = len(state.attempt.tokens)
-        if spelled >= len(self.api):
-            return self._write_call(row, state.attempt, greedy)
-        if rank >= self.rules.k:
-            return self._take_back(row)
-        state.attempt.tokens.append(self.api[spelled])
-        return self.api[spelled]
+        if state.forced_tokens:
+            return state.forced_tokens.popleft()
+        if state.partial_call is None:
+            has_room = self.batch.length(row) + len(self.api) < self.model.max_positions
+            if state.calls_disabled or api_rank >= self.params.k or not has_room:
+                return self._append_text(row, greedy)
+            state.partial_call = PartialCall(self.batch.length(row), self.batch.logits[row].clone())
+        api_token = self._next_api_token(state.partial_call)
+        if api_token is None:
+            return self._append_to_call(row, state.partial_call, greedy)
+        if api_rank >= self.params.k:
+            return self._roll_back(row)
+        state.partial_call.tokens.append(api_token)
+        return api_token
 
-    def _write(self, row: int, token: int) -> int:
-        """A token outside of calls; sets `stop` where it is the last."""
+    def _append_text(self, row: int, token: int) -> int:
+        """Appends a token outside of calls, and sets `stop_reason` if it is the last one."""
         state = self.states[row]
-        if token in self.rules.eos:
-            state.stop = "eos"
+        if token in self.eos_token_ids:
+            state.stop_reason = "eos"
             return token
-        state.text.append(token)
-        newline = self.rules.stop_at_newline and "\n" in self.model.call_tokens.token_strings[token]
-        if newline and "\n" in self._text(state.text).lstrip():
-            state.stop = "newline"
-        elif len(state.text) >= self.rules.max_new_tokens:
-            state.stop = "length"
-        elif self._full(row):
-            state.stop = "context"
+        state.text_tokens.append(token)
+        newline = self.params.stop_at_newline and "\n" in self.model.call_tokens.token_strings[token]
+        if newline and "\n" in self._decode(state.text_tokens).lstrip():
+            state.stop_reason = "newline"
+        elif len(state.text_tokens) >= self.params.max_new_tokens:
+            state.stop_reason = "length"
+        elif self._context_full(row):
+            state.stop_reason = "context"
         return token
 
-    def _write_call(self, row: int, attempt: PartialCall, greedy: int) -> int:
-        """A token inside a call. What can be no call any more is taken back."""
-        token = self._with_tool_on(row, attempt, greedy)
-        if token in self.rules.eos:
-            return self._take_back(row, "ended")
-        attempt.tokens.append(token)
-        call = read_call(self._written(attempt), self.rules.tools_off)
-        if isinstance(call, Malformed):
-            return self._take_back(row, call.reason)
-        attempt.asked = call
-        too_long = len(attempt.tokens) - len(self.api) >= self.rules.max_call_tokens
-        if call is None and (too_long or self._full(row)):
-            return self._take_back(row, "too_long")
+    def _append_to_call(self, row: int, call: PartialCall, greedy: int) -> int:
+        """Appends a token to a call. Rolls the call back if it cannot be completed."""
+        token = self._skip_disabled_tools(row, call, greedy)
+        if token in self.eos_token_ids:
+            return self._roll_back(row, "ended")
+        call.tokens.append(token)
+        parsed = parse_partial_call(self._call_text(call), self.params.tools_off)
+        if isinstance(parsed, Malformed):
+            return self._roll_back(row, parsed.reason)
+        call.pending = parsed
+        too_long = len(call.tokens) - len(self.api) >= self.params.max_call_tokens
+        if parsed is None and (too_long or self._context_full(row)):
+            return self._roll_back(row, "too_long")
         return token
 
-    def _with_tool_on(self, row: int, attempt: PartialCall, greedy: int) -> int:
-        """`greedy` or, where that spells a tool that is switched off, the most likely token that does not."""
-        off = self.rules.tools_off
-        if not off or not names_switched_off(self._written(attempt, greedy), off):
+    def _skip_disabled_tools(self, row: int, call: PartialCall, greedy: int) -> int:
+        """The most likely token that names no disabled tool; `greedy` if there is none."""
+        tools_off = self.params.tools_off
+        if not tools_off or not names_disabled_tool(self._call_text(call, greedy), tools_off):
             return greedy
-        order: list[int] = self.rows.logits[row].argsort(descending=True).tolist()
-        return next(
-            (token for token in order if not names_switched_off(self._written(attempt, token), off)), greedy
-        )
+        for token in self.batch.logits[row].argsort(descending=True).tolist():
+            if not names_disabled_tool(self._call_text(call, token), tools_off):
+                return int(token)
+        return greedy
 
-    def _take_back(self, row: int, reason: str | None = None) -> int:
-        """Forgets the call being written; the token that greedy decoding takes in its place.
+    def _roll_back(self, row: int, reason: str | None = None) -> int:
+        """Removes the partial call; returns the token that greedy decoding takes instead.
 
-        With a reason the prompt gets no further call. Without one <API> itself was not spelled to its end,
-        and only this step goes on without it.
+        With a `reason` the call failed, and the prompt gets no further call. Without one <API>
+        itself was not completed, and calls stay possible.
         """
         state = self.states[row]
-        attempt, state.attempt = state.attempt, None
-        assert attempt is not None
-        self._cut(row, attempt.start)
+        call, state.partial_call = state.partial_call, None
+        assert call is not None
+        self._truncate(row, call.start)
         if reason is not None:
-            state.failed.append(FailedCall(self._written(attempt), reason))
+            state.failed.append(FailedCall(self._call_text(call), reason))
             state.calls_disabled = True
-            self._bar(attempt.logits, state)
-        return self._write(row, int(attempt.logits.argmax()))
+            self._disable_api(call.logits, state)
+        return self._append_text(row, int(call.logits.argmax()))
 
-    def _insert(self, row: int, call: PendingCall, result: str) -> int:
-        """Queues the result and </API>; the row's next token.
-
-        Where the arrow's token brought more than the arrow, the whole call is written anew as it should be.
-        """
+    def _insert_result(self, row: int, pending: PendingCall, result: str) -> int:
+        """Queues the result and </API>; returns the row's next token."""
         state = self.states[row]
-        attempt = state.attempt
-        assert attempt is not None
+        call = state.partial_call
+        assert call is not None
         try:
-            whole = linearise(call.tool, call.input, result)
+            whole_call = linearise(pending.tool, pending.input, result)
         except CallError:
-            return self._take_back(row, "unsafe_result")
-        in_place = self._written(attempt).endswith(ARROW_HEAD)
-        rest = tokenize_continuations(self.model.tokenizer, [f" {result}{END}" if in_place else whole])[
-            0
-        ].ids.tolist()
-        tokens = [attempt.tokens[-1], *rest] if in_place else rest
-        start = self.rows.length(row) if in_place else attempt.start
+            return self._roll_back(row, "unsafe_result")
+        # If the arrow's token contains more than the arrow, the whole call is written again.
+        ends_at_arrow = self._call_text(call).endswith(ARROW_HEAD)
+        insertion = f" {result}{END}" if ends_at_arrow else whole_call
+        [tokenized] = tokenize_continuations(self.model.tokenizer, [insertion])
+        tokens, start = tokenized.ids.tolist(), call.start
+        if ends_at_arrow:
+            tokens, start = [call.tokens[-1], *tokens], self.batch.length(row)
         if start + len(tokens) >= self.model.max_positions:
-            return self._take_back(row, "no_room")
-        self._cut(row, start)
-        state.attempt, state.forced = None, deque(tokens)
-        position = len(self._text(state.text))
-        state.calls.append(MadeCall(call.tool, call.input, result, position))
-        state.calls_disabled = len(state.calls) >= self.rules.max_calls
-        return state.forced.popleft()
+            return self._roll_back(row, "no_room")
+        self._truncate(row, start)
+        state.partial_call, state.forced_tokens = None, deque(tokens)
+        position = len(self._decode(state.text_tokens))
+        state.calls.append(CompletedCall(pending.tool, pending.input, result, position))
+        state.calls_disabled = len(state.calls) >= self.params.max_calls
+        return state.forced_tokens.popleft()
 
-    def _cut(self, row: int, length: int) -> None:
-        """Cuts a row back to its first `length` tokens."""
-        self.rows.rollback(row, self.rows.length(row) - length)
+    def _truncate(self, row: int, length: int) -> None:
+        """Keeps the first `length` tokens of a row."""
+        self.batch.rollback(row, self.batch.length(row) - length)
         del self.states[row].tokens[length:]
 
-    def _full(self, row: int) -> bool:
-        """Whether the next token is the last that the context has room for."""
-        return self.rows.length(row) + 1 >= self.model.max_positions
+    def _context_full(self, row: int) -> bool:
+        """Whether the context has room for no more than one token."""
+        return self.batch.length(row) + 1 >= self.model.max_positions
 
-    def _written(self, attempt: PartialCall, *more: int) -> str:
-        """The text after <API>."""
-        return self._text([*attempt.tokens, *more])[len(API) :]
+    def _call_text(self, call: PartialCall, *more_tokens: int) -> str:
+        """The text of the call after <API>."""
+        return self._decode([*call.tokens, *more_tokens])[len(API) :]
 
-    def _text(self, tokens: list[int]) -> str:
+    def _decode(self, tokens: list[int]) -> str:
         [text] = decode_continuations(self.model.tokenizer, [tokens])
         return text
+
+
+def _eos_token_ids(model: LanguageModel) -> frozenset[int]:
+    """The ids that end a text: those of the generation configuration and of the tokenizer."""
+    configured = model.model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*ids, model.tokenizer.eos_token_id) if token is not None)

@@ -1,12 +1,10 @@
-"""The syntax of calls, and its tokens under any tokenizer (paper section 2, "Approach").
+"""API calls as strings: writes, parses, inserts and removes them (paper section 2, "Approach").
 
-In: a tool's name, an input, a result; or a text and its calls; or a tokenizer. Out: ``e(c)`` and ``e(c,
-r)``, the text x* with the calls in it and x again, the ids of ``<API>``. The vocabulary is not changed:
-``<API>``, ``</API>`` and the arrow are the ordinary strings `` [``, ``]`` and `` -> ``. This module knows
-no model and decides nothing about calls.
-
-Every text is looked at as ``s = " " + x`` and tokenised as something else's continuation, so that a text's
-first word is the same token wherever the text stands (docs/method.md, "From a text to tokens").
+In: a tool's name, an input and a result; or a text x and its calls. Out: ``e(c)``, ``e(c, r)``, the
+text x* that contains the calls, or x again. ``<API>``, ``</API>`` and the arrow are the ordinary
+strings `` [``, ``]`` and `` -> ``. Every text x is handled as ``" " + x``, so that its first word
+has the same tokens wherever it stands (docs/method.md, "From a text to tokens"). This module knows
+no tokens.
 """
 
 from __future__ import annotations
@@ -23,17 +21,19 @@ API = " ["
 END = "]"
 ARROW = " -> "
 
-CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # line breaks among them
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # includes all line breaks
+TOOLS_WITHOUT_INPUT: frozenset[ToolName] = frozenset({"Calendar"})
+
 _CONTROL = re.compile(f"[{CONTROLS}]")
 _CALL = re.compile(rf" \[(?:{'|'.join(TOOL_NAMES)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\]")
 
 
 class CallError(ToolformerError, ValueError):
-    """A call that cannot be written in the syntax, or that is not where it should be."""
+    """A call that the syntax cannot express, or that is not at its position in the text."""
 
 
 class PlacedCall(Protocol):
-    """A call and the character offset in x before which it stands; `records.Call` is one."""
+    """A call and the character offset in x before which it stands. `records.Call` is one."""
 
     @property
     def tool(self) -> ToolName: ...
@@ -47,34 +47,34 @@ class PlacedCall(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Why a drawn text is not a call of the wanted tool; the manifest counts these reasons."""
+    """Why a sampled text is not a call of the expected tool. The manifest counts these reasons."""
 
     reason: str
 
 
 def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
-    """``e(c)`` or, with a result, ``e(c, r)``, with the space of ``<API>`` in front.
+    """``e(c)`` or, with a result, ``e(c, r)``. Both begin with the space of ``<API>``.
 
-    Raises CallError where the rendered call could not be found and removed again: a bracket or a control
-    character in input or result, an arrow in the input. Tools clean their results of these before.
+    Raises CallError if the written call could not be recognised and removed again: the input or the
+    result has a bracket or a control character, or the input has an arrow. Tools remove these from
+    their results.
     """
-    for name, part in (("input", argument), ("result", result or "")):
-        if "[" in part or END in part or _CONTROL.search(part):
-            raise CallError(f"{tool}: the {name} has a bracket or a control character: {part!r}")
+    for name, value in (("input", argument), ("result", result or "")):
+        if "[" in value or END in value or _CONTROL.search(value):
+            raise CallError(f"{tool}: the {name} has a bracket or a control character: {value!r}")
     if "->" in argument:
         raise CallError(f"{tool}: the input has an arrow: {argument!r}")
     arrow = "" if result is None else ARROW + result
     return f"{API}{tool}({argument}){arrow}{END}"
 
 
-def parse_call(drawn: str, tool: ToolName) -> str | Malformed:
-    """The input of the call that `drawn` (what the model wrote after ``<API>``) makes of `tool`, or why it
-    makes none.
+def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
+    """The input of the call of `tool` in `sampled`, the text that the model wrote after ``<API>``.
 
-    What follows the first ``]`` is not part of the call. White space around the input is dropped. An
-    unfinished draw gets the reason why it could not have become a call, or "too_long" if it could.
+    Ignores text after the first ``]`` and white space around the input. Malformed if this is no
+    such call; the reason is "too_long" if more tokens could have completed it.
     """
-    body, end, _ = drawn.partition(END)
+    body, end, _ = sampled.partition(END)
     head = f"{tool}("
     if not body.startswith(head):
         return Malformed("too_long" if not end and head.startswith(body) else "wrong_tool")
@@ -87,59 +87,60 @@ def parse_call(drawn: str, tool: ToolName) -> str | Malformed:
         return Malformed("arrow")
     if "\ufffd" in rest:
         return Malformed("broken_character")
-    if tool == "Calendar" and rest.removesuffix(")"):
+    if tool in TOOLS_WITHOUT_INPUT and rest.removesuffix(")"):
         return Malformed("input_not_empty")
     if not end:
         return Malformed("too_long")
     if not rest.endswith(")"):
         return Malformed("no_parenthesis")
     argument = rest[:-1].strip()
-    return argument if argument or tool == "Calendar" else Malformed("empty_input")
+    return argument if argument or tool in TOOLS_WITHOUT_INPUT else Malformed("empty_input")
 
 
 def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
-    """x*: the text with each ``e(c, r)`` before the character its position names (paper section 2, "Model
-    Finetuning").
+    """x*: `text` with each ``e(c, r)`` before the character at its position (section 2).
 
-    Calls at one position stand in the order given. At the start of the text a call has its space behind it
-    instead of in front: x* is ``s`` with the calls inserted, without the first space of ``s``.
+    Calls at the same position keep their order. A call at the start of the text has its space
+    behind it, because x* is ``" " + x`` with calls and without its first space. Raises CallError
+    for a position outside the text.
     """
-    pieces, done = [], 0
+    spaced_text = " " + text
+    parts, copied = [], 0
     for call in sorted(calls, key=lambda call: call.position):
-        at = _offset(text, call)
-        pieces += [(" " + text)[done:at], linearise(call.tool, call.input, call.result)]
-        done = at
-    return "".join([*pieces, (" " + text)[done:]])[1:]
+        if not 0 <= call.position <= len(text):
+            raise CallError(f"{call.tool}({call.input}): position {call.position} outside 0..{len(text)}")
+        offset = _spaced_offset(call.position)
+        parts += [spaced_text[copied:offset], linearise(call.tool, call.input, call.result)]
+        copied = offset
+    return "".join([*parts, spaced_text[copied:]])[1:]
 
 
 def remove_calls(augmented: str, calls: Sequence[PlacedCall] | None = None) -> str:
-    """The text that `insert_calls` started from, byte for byte.
+    """The text x from which `insert_calls` made `augmented`, byte for byte.
 
-    With the calls that were inserted this is exact for every text. Without them whatever looks like a call
-    goes: that gives x back exactly if x itself contains nothing that looks like a call of one of the five
-    tools.
+    With `calls` this is exact, and CallError is raised for a call that is not at its position.
+    Without, everything that looks like a call is removed, which is exact if x has nothing like
+    that.
     """
     if calls is None:
         return _CALL.sub("", " " + augmented)[1:]
-    rest, pieces, done = " " + augmented, [], 0
+    remaining, parts, copied = " " + augmented, [], 0
     for call in sorted(calls, key=lambda call: call.position):
         written = linearise(call.tool, call.input, call.result)
-        keep = (call.position + 1 if call.position else 0) - done
-        if call.position < 0 or rest[keep : keep + len(written)] != written:
+        start = _spaced_offset(call.position) - copied
+        end = start + len(written)
+        if call.position < 0 or remaining[start:end] != written:
             raise CallError(f"no{written} at position {call.position} of {augmented!r}")
-        pieces.append(rest[:keep])
-        rest, done = rest[keep + len(written) :], done + keep
-    return "".join([*pieces, rest])[1:]
+        parts.append(remaining[:start])
+        remaining, copied = remaining[end:], copied + start
+    return "".join([*parts, remaining])[1:]
 
 
 def split_calls(augmented: str) -> list[str]:
-    """``" " + x*`` cut before and after whatever looks like a call; joined, the pieces give it back."""
-    return [piece for piece in re.split(f"({_CALL.pattern})", " " + augmented) if piece]
+    """``" " + x*``, split before and after everything that looks like a call."""
+    return [part for part in re.split(f"({_CALL.pattern})", " " + augmented) if part]
 
 
-def _offset(text: str, call: PlacedCall) -> int:
-    """Where in ``" " + text`` the call goes: before the leading space at position 0, else before that
-    character."""
-    if not 0 <= call.position <= len(text):
-        raise CallError(f"{call.tool}({call.input}): position {call.position} outside 0..{len(text)}")
-    return call.position + 1 if call.position else 0
+def _spaced_offset(position: int) -> int:
+    """The offset in ``" " + x`` of a call at `position` in x; 0 stays 0, before the space."""
+    return position + 1 if position else 0

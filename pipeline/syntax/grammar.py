@@ -1,10 +1,9 @@
-"""What a draw may still become, token by token (paper section 2, "Sampling API Calls").
+"""A token automaton for sampled calls (paper section 2, "Sampling API Calls").
 
-In: a tool and the strings of a vocabulary. Out: a table from (state, token) to the next state, so that
-sampling ends closed draws and gives up hopeless ones without looking at strings. A draw is hopeless when no
-continuation makes it a call of its tool: a wrong name, a line break, a bracket, a special token, an input
-for the calendar. The last word on a closed draw is calls.parse_call's; this table never ends a draw that it
-would accept.
+In: the first characters of a tool's calls, and the strings of a vocabulary. Out: a table from
+(state, token) to the next state, with which the sampler ends finished calls and abandons impossible
+ones: a wrong name, a line break, a bracket, a special token, an input for a tool that takes none.
+It never abandons a sample that `calls.parse_call` would accept.
 """
 
 from __future__ import annotations
@@ -14,40 +13,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.syntax.calls import CONTROLS, END
+from pipeline.syntax.calls import CONTROLS, END, TOOLS_WITHOUT_INPUT
 from tools_service.tools.contract import ToolName
 
-CLOSED, DEAD = -1, -2
-_HOPELESS = re.compile(rf"[{CONTROLS}\[]")
+CLOSED, DEAD = -1, -2  # the call is finished; the sample can no longer become a call
+_FORBIDDEN = re.compile(rf"[{CONTROLS}\[]")
 
 
 def call_head(tool: ToolName) -> str:
-    """What every call of `tool` begins with; all of it where the tool takes no input."""
-    return f"{tool}()" if tool == "Calendar" else f"{tool}("
+    """The first characters of every call of `tool` after ``<API>``."""
+    return f"{tool}()" if tool in TOOLS_WITHOUT_INPUT else f"{tool}("
 
 
-def automaton(head: str, pieces: Sequence[str], special: Sequence[int], vocabulary: int) -> np.ndarray:
-    """Next state [states, vocabulary] int16. A state counts the characters of ``Tool(`` written; draws
-    start in 0.
+def automaton(
+    head: str, token_strings: Sequence[str], special_ids: Sequence[int], vocabulary_size: int
+) -> np.ndarray:
+    """The next state for each state and token, [states, vocabulary_size] int16.
 
-    Ids beyond `pieces` (embeddings without a token) and `special` ones are dead.
+    State n means that n characters of `head` are written; sampling starts in state 0.
+    `special_ids`, and ids without a string (embeddings that the tokenizer does not use), lead to
+    DEAD.
     """
-    table = np.full((len(head) + 1, vocabulary), DEAD, dtype=np.int16)
+    table = np.full((len(head) + 1, vocabulary_size), DEAD, dtype=np.int16)
     for state in range(len(head)):
         expected = head[state:]
-        for token, piece in enumerate(pieces):
-            if expected.startswith(piece):
-                table[state, token] = state + len(piece)
-            elif piece.startswith(expected):
-                table[state, token] = _inside(piece[len(expected) :], len(head))
-    table[-1, : len(pieces)] = [_inside(piece, len(head)) for piece in pieces]
-    table[:, list(special)] = DEAD
+        for token, string in enumerate(token_strings):
+            if expected.startswith(string):
+                table[state, token] = state + len(string)
+            elif string.startswith(expected):
+                table[state, token] = _state_in_input(string[len(expected) :], len(head))
+    table[-1, : len(token_strings)] = [_state_in_input(string, len(head)) for string in token_strings]
+    table[:, list(special_ids)] = DEAD
     return table
 
 
-def _inside(piece: str, state: int) -> int:
-    """The state after `piece` in a call's input."""
-    before, end, _ = piece.partition(END)
-    if _HOPELESS.search(before):
+def _state_in_input(string: str, state: int) -> int:
+    """The state after `string` is written behind the head; `state` if the call goes on."""
+    body, end, _ = string.partition(END)
+    if _FORBIDDEN.search(body):
         return DEAD
     return CLOSED if end else state

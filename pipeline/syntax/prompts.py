@@ -1,9 +1,8 @@
-"""The annotation prompts P(x), one file per tool (paper section 2, "Sampling API Calls"; Appendix A).
+"""The annotation prompts P(x), one file per tool (paper section 2; Appendix A).
 
-In: a tool's name and, for a user's own prompts, a folder. Out: what stands before and after the text. A
-file is an instruction and a few demonstrations, then ``Input: {text}`` and ``Output:``; the slot takes ``"
-" + x``, so the space in front of it belongs to the text. Tokens are the model's business, not this
-module's.
+In: a tool's name and, for a user's own prompts, a folder. Out: the strings before and after the
+text. A prompt file has an instruction, a few demonstrations, then ``Input: {text}`` and
+``Output:``. The space in front of ``{text}`` belongs to the text. This module does not tokenize.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from pathlib import Path
 from tools_service.base.errors import ConfigurationError
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-FOLDER = Path(__file__).parent / "prompt_files"
-_SLOT = "{text}"
+PROMPT_FOLDER = Path(__file__).parent / "prompt_files"
+_PLACEHOLDER = "{text}"
 
 
 class PromptError(ConfigurationError):
@@ -25,7 +24,7 @@ class PromptError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """P(x) is `prefix`, a space, x, `suffix`; then the model writes x again, with calls."""
+    """P(x) is `prefix`, a space, x, `suffix`. The model continues it with x and its calls."""
 
     tool: ToolName
     prefix: str
@@ -33,22 +32,22 @@ class PromptTemplate:
 
 
 def load_prompt(tool: ToolName, folder: Path | None = None) -> PromptTemplate:
-    """The prompt of `tool` from ``FOLDER/tool-in-lower-case.txt``.
+    """The prompt of `tool`: the file in `folder` with its name in lower case and ``.txt``.
 
-    Raises PromptError unless the file has exactly one ``{text}``, a space in front of it, at least one
-    demonstrated call of this tool and no call of another.
+    Raises PromptError unless the file has exactly one ``{text}`` with a space in front of it, at
+    least one demonstrated call of this tool, and no call of another tool.
     """
-    path = (folder or FOLDER) / f"{tool.lower()}.txt"
+    path = (folder or PROMPT_FOLDER) / f"{tool.lower()}.txt"
     try:
         template = path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"prompt for {tool}: cannot read {path}: {error}") from error
-    if template.count(_SLOT) != 1:
-        raise PromptError(f"{path}: needs exactly one {_SLOT}, has {template.count(_SLOT)}")
-    prefix, suffix = template.split(_SLOT)
+    if (count := template.count(_PLACEHOLDER)) != 1:
+        raise PromptError(f"{path}: needs exactly one {_PLACEHOLDER}, has {count}")
+    prefix, suffix = template.split(_PLACEHOLDER)
     if not prefix.endswith(" ") or not prefix.strip() or not suffix:
-        raise PromptError(f"{path}: write the slot as 'Input: {_SLOT}', then 'Output:' on a line of its own")
-    named = {other for other in TOOL_NAMES if re.search(rf"\[{other}\(", template)}
-    if named != {tool}:
-        raise PromptError(f"{path}: must show calls of {tool} and of no other tool, shows {sorted(named)}")
+        raise PromptError(f"{path}: write 'Input: {_PLACEHOLDER}', then 'Output:' on a line of its own")
+    shown = {name for name in TOOL_NAMES if re.search(rf"\[{name}\(", template)}
+    if shown != {tool}:
+        raise PromptError(f"{path}: must show calls of {tool} and of no other tool, shows {sorted(shown)}")
     return PromptTemplate(tool, prefix[:-1], suffix)

@@ -1,4 +1,10 @@
-"""Tokens of texts and of the call syntax under any tokenizer (docs/method.md, "From a text to tokens")."""
+"""Texts and the call syntax as tokens, for any tokenizer (paper section 2, "Approach").
+
+In: a tokenizer of transformers and strings. Out: token ids with character offsets, the ids of
+``<API>``, the string of every id. Strings are tokenized as continuations of other text
+(docs/method.md, "From a text to tokens"). A tokenizer that cannot represent calls is refused with
+TokenizerError. No model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +16,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.syntax.calls import API
-from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.errors import ToolformerError
 from tools_service.tools.contract import TOOL_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ANCHORS = ("a", ".", "1", "x y", "\n")
+_ROUND_TRIP = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
 
 
 class TokenizerError(ToolformerError, ValueError):
-    """A tokenizer that cannot carry the call syntax; the message says which property is missing."""
+    """A tokenizer that cannot represent the call syntax. The message names the missing property."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """A string as tokens, n of them: `ids` [n], and in `starts` [n] the character each begins at, or -1.
+    """A string as n tokens: `ids` [n] and `starts` [n], the character offset of each token.
 
-    A leading space belongs to the word behind it even where the tokenizer reports trimmed spans. Minus one
-    marks a token that does not begin at a character boundary, as the later bytes of a character spread over
-    several tokens.
+    A leading space belongs to the word behind it, even if the tokenizer reports trimmed spans. The
+    start is -1 for the second and later bytes of a character that is spread over several tokens.
     """
 
     ids: np.ndarray
@@ -37,29 +43,44 @@ class TokenizedText:
 
 
 def tokenize_continuations(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> list[TokenizedText]:
-    """Each string's tokens as they come after something else: no BOS, no dummy prefix of the string's own.
+    """The tokens that each string has when it follows other text: no BOS, no added prefix space.
 
-    Found by tokenising an anchor and the string together and cutting the anchor's tokens off, which is
-    right for byte-level and for SentencePiece-like tokenizers alike; an anchor that merges with the string
-    is replaced by the next. Text that spells a special token is plain text. Raises TokenizerError when no
-    anchor works.
+    An anchor and the string are tokenized together, and the anchor's tokens are cut off; if they
+    merge, the next anchor is tried. This is right for byte-level and SentencePiece-like tokenizers.
+    Special tokens in a string are plain text. Raises TokenizerError if no anchor works.
     """
-    found: dict[int, TokenizedText] = {}
+    results: dict[int, TokenizedText] = {}
     for anchor in _ANCHORS:
-        todo = [index for index in range(len(strings)) if index not in found]
-        if not todo:
+        pending = [index for index in range(len(strings)) if index not in results]
+        if not pending:
             break
-        head = _encode(tokenizer, [anchor])[0]
-        for index, (ids, spans) in zip(
-            todo, _encode(tokenizer, [anchor + strings[i] for i in todo]), strict=True
-        ):
-            size = len(head[0])
-            if np.array_equal(ids[:size], head[0]) and (spans[size:] >= len(anchor)).all():
-                found[index] = TokenizedText(ids[size:], _starts(spans[size:] - len(anchor)))
-    if len(found) < len(strings):
-        missing = next(string for index, string in enumerate(strings) if index not in found)
-        raise TokenizerError(f"{_name(tokenizer)}: no way to tokenise {missing[:40]!r} as a continuation")
-    return [found[index] for index in range(len(strings))]
+        [(anchor_ids, _)] = _encode(tokenizer, [anchor])
+        size = len(anchor_ids)
+        encoded = _encode(tokenizer, [anchor + strings[index] for index in pending])
+        for index, (ids, spans) in zip(pending, encoded, strict=True):
+            same_anchor = np.array_equal(ids[:size], anchor_ids)
+            if same_anchor and (spans[size:] >= len(anchor)).all():
+                results[index] = TokenizedText(ids[size:], _starts(spans[size:] - len(anchor)))
+    for index, string in enumerate(strings):
+        if index not in results:
+            raise TokenizerError(f"{_name(tokenizer)}: cannot tokenize {string[:40]!r} as a continuation")
+    return [results[index] for index in range(len(strings))]
+
+
+def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:
+    """The string of each sequence of ids when it follows other text; leading spaces are kept.
+
+    Bytes that form no complete character become a replacement character.
+    """
+    if not sequences:
+        return []  # batch_decode returns one string for an empty batch
+    [(anchor_ids, _)] = _encode(tokenizer, ["a"])
+    strings = tokenizer.batch_decode(
+        [[*anchor_ids.tolist(), *ids] for ids in sequences],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return [string[1:] for string in strings]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -79,19 +100,19 @@ def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tupl
 
 
 def _starts(spans: np.ndarray) -> np.ndarray:
-    """Where each token begins: at the end of what came before, unless that reaches into the token."""
-    reached = np.maximum.accumulate(np.concatenate([[0], spans[:, 1]]))[:-1]
-    return np.where(spans[:, 0] >= reached, reached, -1)
+    """Each token starts where the previous tokens end, or at -1 if these reach into the token."""
+    previous_end = np.maximum.accumulate(np.concatenate([[0], spans[:, 1]]))[:-1]
+    return np.where(spans[:, 0] >= previous_end, previous_end, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class CallTokens:
-    """What a tokenizer makes of the call syntax.
+    """The call syntax in the tokens of one tokenizer.
 
-    `api` are the ids of ``<API>`` (`` [`` as a continuation); p(<API>) is the product along them. `bos` is
-    what every sequence begins with: the tokenizer's BOS if its own template puts one there, else nothing.
-    `pieces` are the strings of all ids as continuations: where a draw ends is decided on these, never on
-    one id, since ``)]``, ``].`` or ``](`` may be one token.
+    `api` are the ids of ``<API>``; p(<API>) is the product of their probabilities. `bos` begins
+    every sequence: the tokenizer's BOS if its own template adds one, else nothing. `token_strings`
+    are the strings of all ids as continuations. The end of a call is found in these strings and not
+    by one id, because ``)]``, ``].`` or ``](`` may be one token.
     """
 
     api: tuple[int, ...]
@@ -100,41 +121,29 @@ class CallTokens:
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase) -> CallTokens:
-        """Raises TokenizerError if the tokenizer cannot carry calls, saying why."""
+        """Raises TokenizerError, with the reason, if the tokenizer cannot represent calls."""
+        name = _name(tokenizer)
         if not getattr(tokenizer, "is_fast", False):
-            raise TokenizerError(f"{_name(tokenizer)}: it reports no character offsets; use a tokenizer.json")
-        probe = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
-        whole, api, *names = tokenize_continuations(
-            tokenizer, [probe, API, *(f"{API}{tool}(" for tool in TOOL_NAMES)]
-        )
-        [written] = decode_continuations(tokenizer, [whole.ids.tolist()])
-        if written != probe:
-            raise TokenizerError(
-                f"{_name(tokenizer)}: writes {probe!r} as {written!r}; calls would not survive it"
-            )
-        for tool, pieces in zip(TOOL_NAMES, names, strict=True):
-            if not np.array_equal(pieces.ids[: len(api.ids)], api.ids):
-                message = f"merges {API!r} with the name in {API + tool!r}: <API> has no ids of its own"
-                raise TokenizerError(f"{_name(tokenizer)}: {message}")
-        plain, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
-        bos = tokenizer.bos_token_id
-        begins = bos is not None and full[:1] == [bos] and plain[:1] != [bos]
+            raise TokenizerError(f"{name}: it reports no character offsets; use a tokenizer.json")
+        heads = [f"{API}{tool}(" for tool in TOOL_NAMES]
+        example, api, *tokenized_heads = tokenize_continuations(tokenizer, [_ROUND_TRIP, API, *heads])
+        [decoded] = decode_continuations(tokenizer, [example.ids.tolist()])
+        if decoded != _ROUND_TRIP:
+            raise TokenizerError(f"{name}: decodes {_ROUND_TRIP!r} as {decoded!r}; calls would be damaged")
+        for head, tokenized in zip(heads, tokenized_heads, strict=True):
+            if not np.array_equal(tokenized.ids[: len(api.ids)], api.ids):
+                problem = f"merges {API!r} with the name in {head[:-1]!r}: <API> has no ids of its own"
+                raise TokenizerError(f"{name}: {problem}")
         strings = decode_continuations(tokenizer, [[token] for token in range(len(tokenizer))])
-        return CallTokens(tuple(api.ids.tolist()), (bos,) if begins else (), tuple(strings))
+        return CallTokens(tuple(api.ids.tolist()), _bos(tokenizer), tuple(strings))
 
 
-def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:
-    """The strings that sequences of ids spell as continuations, leading spaces included.
-
-    Bytes that are no whole character give a replacement character.
-    """
-    if not sequences:
-        return []  # batch_decode would make one string of no sequences
-    anchor = _encode(tokenizer, ["a"])[0][0].tolist()
-    spelt = tokenizer.batch_decode(
-        [[*anchor, *ids] for ids in sequences], skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return [text[1:] for text in spelt]
+def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The BOS id, if the tokenizer puts it in front of a text."""
+    bos = tokenizer.bos_token_id
+    without = tokenizer("a", add_special_tokens=False).input_ids
+    added = bos is not None and tokenizer("a").input_ids[:1] == [bos] and without[:1] != [bos]
+    return (bos,) if added else ()
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -143,7 +152,7 @@ def _name(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts the tokens of a text as the model sees it. Small to pickle."""
+    """Counts the tokens of a text as the model sees it. Pickles without the tokenizer."""
 
     model_path: str
 
@@ -153,10 +162,8 @@ class TokenCounter:
 
 @cache
 def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, once per process; ConfigurationError if there is none."""
-    from transformers import AutoTokenizer
+    """The tokenizer at `model_path`, loaded once per process. Raises ConfigurationError."""
+    from tools_service.base import checkpoints  # imports transformers
 
-    try:
-        return AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"model.path {model_path!r}: cannot load its tokenizer: {error}") from error
+    tokenizer: PreTrainedTokenizerBase = checkpoints.load_tokenizer(model_path, "model.path")
+    return tokenizer

@@ -1,4 +1,4 @@
-"""A language model whose preferences are written down; tokenizers that differ in the markers."""
+"""A language model that follows scripts, and tokenizers that differ in how they write calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _API = pre_tokenizers.Split(" [", "isolated")
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """`bytes` merges nothing, `words` inside words, `merging` across anything; `metaspace` marks spaces.
 
-    None merges `` [`` with what is around it: Markers refuses those that do.
+    None merges `` [`` with the characters around it; CallTokens refuses such tokenizers.
     """
     if kind == "metaspace":
         return PreTrainedTokenizerFast(tokenizer_object=_metaspace(), eos_token="</s>")
@@ -77,11 +77,11 @@ def _metaspace() -> Tokenizer:
 
 
 class ScriptedModel(LanguageModel):
-    """Continues along `paths`, whole texts with prompt and calls; of those that fit, the first is preferred.
+    """Continues along `paths`, whole texts with prompt and calls, and prefers the first path that fits.
 
-    The next tokens of all paths that begin with what is there rank in the paths' order, then the end of the
-    text. A ``|`` in a path is a border that no token crosses. The cache and the mask are real: what the model
-    sees of a row is what a transformer would attend to. `seen` keeps every text it was shown.
+    The next tokens of all paths that begin with the text so far rank in the paths' order, then EOS. No token
+    crosses a ``|`` in a path. The cache and the mask are real: the model sees the tokens of a row that a
+    transformer would attend to. `seen` keeps every text that the model saw.
     """
 
     def __init__(self, kind: str, paths: Sequence[str], max_positions: int = 2**31) -> None:
@@ -99,34 +99,34 @@ class ScriptedModel(LanguageModel):
     def forward(
         self,
         ids: torch.Tensor,
-        depth: torch.Tensor,
-        allowed: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
         cache: KVCache,
         phase: Phase,
-        real: int,
+        tokens: int,
     ) -> torch.Tensor:
         """Logits [B, Q, V]; keeps the ids in the cache as if they were keys."""
         kept = ids[:, None, :, None].float()
-        columns, _ = cache.update(kept, kept, 0)
+        slots, _ = cache.update(kept, kept, 0)
         cache.length += ids.shape[1]
         rows = []
-        for row, queries in enumerate(allowed.expand(ids.shape[0], -1, -1)):
-            visible = columns[row, 0, :, 0][queries[-1]].long().tolist()
-            assert int(depth[row, -1]) == len(visible) - 1, "a position is not that of its token"
+        for row, queries in enumerate(attention_mask.expand(ids.shape[0], -1, -1)):
+            visible = slots[row, 0, :, 0][queries[-1]].long().tolist()
+            assert int(position_ids[row, -1]) == len(visible) - 1, "a position is not that of its token"
             rows.append(self._prefer(visible))
         return torch.stack(rows)[:, None].expand(-1, ids.shape[1], -1)
 
-    def logits(self, features: torch.Tensor) -> Iterator[torch.Tensor]:
-        yield features
+    def logits(self, hidden_states: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield hidden_states
 
     def _prefer(self, visible: list[int]) -> torch.Tensor:
         [text] = decode_continuations(self.tokenizer, [visible])
         self.seen.append(text)
-        wanted = [self._next(path.split("|"), text) for path in self.paths]
+        candidates = [self._next(path.split("|"), text) for path in self.paths]
         logits = torch.zeros(len(self.call_tokens.token_strings))
-        ranked = dict.fromkeys([token for token in wanted if token is not None] + [self.eos])
-        for place, token in enumerate(ranked):
-            logits[token] = 100.0 - place
+        ranked = dict.fromkeys([token for token in candidates if token is not None] + [self.eos])
+        for rank, token in enumerate(ranked):
+            logits[token] = 100.0 - rank
         return logits
 
     def _next(self, segments: list[str], text: str) -> int | None:

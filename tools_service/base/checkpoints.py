@@ -2,16 +2,17 @@
 
 In: a folder or hub name, and the configuration field that named it. Out: a tokenizer, a configuration or a
 model. Weights come from safetensors only, no code from the checkpoint is run, and every failure becomes the
-caller's error with the field in front. Which architectures are usable is decided by the callers.
+caller's error with the field in front. Which architectures are usable is decided by the callers. This
+module does not import torch itself, so that code without torch may load tokenizers and configurations.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.import_utils import is_torch_cuda_available
 
 from tools_service.base.errors import ConfigurationError
 
@@ -42,7 +43,7 @@ def load_model(
     `options` go to `from_pretrained`. Raises `error`, naming `field`, also if weights are missing.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
+    options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     model, report = _pretrained(auto_class, path, field, error, **options)
     if missing := sorted(report["missing_keys"]):
         raise error(f"{field} {path!r}: no weights for {', '.join(missing[:_SHOWN_WEIGHTS])}")
@@ -52,7 +53,7 @@ def load_model(
 def resolve_device(device: str) -> str:
     """ "auto" is a GPU where there is one, else the CPU."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if is_torch_cuda_available() else "cpu"
     return device
 
 

@@ -34,9 +34,9 @@ BENCHMARKS = [
     Benchmark(
         "mixed",
         (
-            Question("a", SUM, ("31",), "number"),
-            Question("b", DAY, ("Monday",), "first_words:5", "2023-01-30"),
-            Question("c", SUM, ("32",), "number"),
+            Question(id="a", prompt=SUM, answers=("31",), scoring="number"),
+            Question(id="b", prompt=DAY, answers=("Monday",), scoring="first_words:5", date="2023-01-30"),
+            Question(id="c", prompt=SUM, answers=("32",), scoring="number"),
         ),
     )
 ]

@@ -1,9 +1,9 @@
-"""What the text behind <API> amounts to while it is being written."""
+"""Parsing a call while the model writes it."""
 
 import pytest
 import torch
 
-from pipeline.inference.call_parser import ApiTokenMask, PendingCall, names_switched_off, read_call
+from pipeline.inference.call_parser import ApiTokenMask, PendingCall, names_disabled_tool, parse_partial_call
 from pipeline.syntax.calls import Malformed
 from tests.pipeline.scripted import call_tokens
 from tools_service.tools.contract import TOOL_NAMES, ToolName
@@ -13,15 +13,15 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("tool", TOOL_NAMES)
 def test_every_call_is_undecided_up_to_its_arrow(tool: ToolName) -> None:
-    asked = "" if tool == "Calendar" else "3 - 1 > é"
-    whole = f"{tool}({asked}) ->"
-    assert [read_call(whole[:end]) for end in range(len(whole))] == [None] * len(whole)
-    assert read_call(whole) == PendingCall(tool, asked)
+    argument = "" if tool == "Calendar" else "3 - 1 > é"
+    whole = f"{tool}({argument}) ->"
+    assert [parse_partial_call(whole[:end]) for end in range(len(whole))] == [None] * len(whole)
+    assert parse_partial_call(whole) == PendingCall(tool, argument)
 
 
 @pytest.mark.parametrize("arrow", ["->", " ->", "  -> ", " -> 7] 7"])
 def test_the_arrow_is_found_whatever_its_token_brings_along(arrow: str) -> None:
-    assert read_call(f"Calculator(3 + 4){arrow}") == PendingCall("Calculator", "3 + 4")
+    assert parse_partial_call(f"Calculator(3 + 4){arrow}") == PendingCall("Calculator", "3 + 4")
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ def test_the_arrow_is_found_whatever_its_token_brings_along(arrow: str) -> None:
     ],
 )
 def test_what_cannot_become_a_call_any_more_says_why(written: str, reason: str) -> None:
-    verdict = read_call(written)
+    verdict = parse_partial_call(written)
     assert isinstance(verdict, Malformed)
     assert verdict.reason == reason or (reason, verdict.reason) == ("no_arrow", "arrow")
 
 
 def test_a_character_may_come_in_several_tokens() -> None:
-    assert read_call("MT(caf\ufffd") is None
-    assert read_call("MT(café) ->") == PendingCall("MT", "café")
+    assert parse_partial_call("MT(caf\ufffd") is None
+    assert parse_partial_call("MT(café) ->") == PendingCall("MT", "café")
 
 
 def test_a_tool_that_is_off_is_not_asked() -> None:
-    assert read_call("Calculator(3", {"Calculator"}) == Malformed("tool_off")
-    assert read_call("Calculator(3 + 4) ->", {"Calendar"}) == PendingCall("Calculator", "3 + 4")
+    assert parse_partial_call("Calculator(3", {"Calculator"}) == Malformed("tool_off")
+    assert parse_partial_call("Calculator(3 + 4) ->", {"Calendar"}) == PendingCall("Calculator", "3 + 4")
 
 
 @pytest.mark.parametrize(
@@ -64,24 +64,24 @@ def test_a_tool_that_is_off_is_not_asked() -> None:
     [("", False), ("Ca", False), ("Cal", False), ("Calc", True), ("Calculator(3", True), ("Cale", False)],
 )
 def test_a_name_is_barred_where_it_parts_from_those_that_are_on(written: str, leads_off: bool) -> None:
-    assert names_switched_off(written, {"Calculator"}) is leads_off
+    assert names_disabled_tool(written, {"Calculator"}) is leads_off
 
 
 def test_a_beginning_that_only_tools_switched_off_share_is_barred() -> None:
-    assert names_switched_off("C", {"Calculator", "Calendar"})
-    assert not names_switched_off("1", {"Calculator", "Calendar"})
+    assert names_disabled_tool("C", {"Calculator", "Calendar"})
+    assert not names_disabled_tool("1", {"Calculator", "Calendar"})
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "merging", "metaspace"])
 def test_every_spelling_of_api_is_known(kind: str) -> None:
     known = call_tokens(kind)
-    beginnings = ApiTokenMask(known, torch.device("cpu"))
+    api_mask = ApiTokenMask(known, torch.device("cpu"))
     space, letter = known.token_strings.index(" "), known.token_strings.index("a")
-    after_space, after_letter = beginnings.after(torch.tensor([space, letter]))
+    after_space, after_letter = api_mask.after(torch.tensor([space, letter]))
     bracket = known.token_strings.index("[")
     assert bool(after_space[bracket])
     assert not bool(after_letter[bracket])
     if len(known.api) == 1:
         assert after_letter[known.api[0]]
     spelling = {known.token_strings[token] for token in after_space.nonzero().flatten().tolist()}
-    assert all(piece == "[" or piece.endswith(" [") for piece in spelling)
+    assert all(string == "[" or string.endswith(" [") for string in spelling)

@@ -1,4 +1,4 @@
-"""Decoding in step, at positions of one's own: the same logits as each row's tokens run alone."""
+"""Batched decoding gives the same logits as each row run alone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from transformers import (
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.decode_batch import DecodeBatch
+from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generation, Generator
 from pipeline.syntax.tokenizer import decode_continuations
 from tests.pipeline.scripted import tokenizer
@@ -60,34 +61,34 @@ def alone(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
 def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
     model, rng = random_model(architecture), random.Random(3)
     texts = [[rng.randrange(300) for _ in range(size)] for size in (5, 1, 9, 3)]
-    rows = DecodeBatch(model, texts)
+    batch = DecodeBatch(model, texts)
     for step in range(24):
         for row, text in enumerate(texts):
-            torch.testing.assert_close(rows.logits[row], alone(model, text), rtol=0, atol=1e-4)
-        taken = rng.randrange(len(texts)) if step % 3 == 2 else None
-        if taken is not None:
-            rows.rollback(taken, 2)
-            del texts[taken][-2:]
+            torch.testing.assert_close(batch.logits[row], alone(model, text), rtol=0, atol=1e-4)
+        if step % 3 == 2:
+            row = rng.randrange(len(texts))
+            batch.rollback(row, 2)
+            del texts[row][-2:]
         if step in (8, 16):
             kept = rng.sample(range(len(texts)), len(texts) - 1)
-            rows.keep(kept)
+            batch.keep(kept)
             texts = [texts[row] for row in kept]
         tokens = [rng.randrange(300) for _ in texts]
-        rows.step(tokens)
+        batch.step(tokens)
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
-        assert [rows.length(row) for row in range(len(rows))] == [len(text) for text in texts]
+        assert [batch.length(row) for row in range(len(batch))] == [len(text) for text in texts]
 
 
-def test_only_tokens_fed_in_a_row_are_taken_back() -> None:
-    rows = DecodeBatch(random_model("Llama"), [[1, 2], [3]])
-    rows.step([4, 5])
-    rows.rollback(0, 1)
-    rows.step([6, 7])
-    with pytest.raises(ValueError, match="row 0 cannot take back 2 of its 3 tokens"):
-        rows.rollback(0, 2)
+def test_only_consecutive_tokens_are_rolled_back() -> None:
+    batch = DecodeBatch(random_model("Llama"), [[1, 2], [3]])
+    batch.step([4, 5])
+    batch.rollback(0, 1)
+    batch.step([6, 7])
+    with pytest.raises(ValueError, match="row 0 cannot roll back 2 of its 3 tokens"):
+        batch.rollback(0, 2)
     with pytest.raises(ValueError, match="row 1"):
-        rows.rollback(1, 3)
+        batch.rollback(1, 3)
 
 
 def test_a_row_needs_a_token() -> None:
@@ -99,9 +100,8 @@ PROMPTS = ["The river", "27 + 4 is", "He said that the answer to 27 + 4 is", "To
 
 
 def texts(model: LanguageModel, prompts: list[str], k: int) -> list[Generation]:
-    tools = LocalTools({}, ToolsConfig())
-    generator = Generator(model, tools, k=k)
-    return generator.generate(prompts, max_new_tokens=12)
+    generator = Generator(model, LocalTools({}, ToolsConfig()))
+    return list(generator.generate(prompts, DecodingParams(k=k, max_new_tokens=12)))
 
 
 @pytest.mark.parametrize("kind", ["words", "bytes"])
@@ -113,7 +113,7 @@ def test_a_batch_says_what_its_prompts_say_alone(architecture: str, kind: str) -
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_call_taken_back_leaves_no_trace(architecture: str) -> None:
+def test_a_call_rolled_back_leaves_no_trace(architecture: str) -> None:
     model = random_model(architecture)
     without, begun = texts(model, PROMPTS, 0), texts(model, PROMPTS, 512)
     assert all(len(generation.failed) == 1 for generation in begun)

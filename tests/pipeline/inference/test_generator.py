@@ -1,14 +1,16 @@
-"""Decoding with tools: every rule, on a scripted model with four kinds of tokenizer."""
+"""Every decoding rule, on a scripted model with four kinds of tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline.inference.call_parser import FailedCall, MadeCall
-from pipeline.inference.generator import Generation, Generator, InferenceError
+from pipeline.inference.call_parser import CompletedCall, FailedCall
+from pipeline.inference.decoding import DecodingParams, InferenceError
+from pipeline.inference.generator import Generation, Generator
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.config import ToolsConfig
 from tools_service.tools.calculator import Calculator
@@ -47,16 +49,12 @@ def decode(
     kind: str = "words",
     tools: Asks | LocalTools | None = None,
     max_positions: int = 2**31,
-    max_new_tokens: int = 64,
-    stop_at_newline: bool = False,
     date: str | None = None,
     **settings: object,
 ) -> Generation:
     model = ScriptedModel(kind, paths, max_positions)
-    generator = Generator(model, tools or Asks(), **{"k": 2, **settings})  # type: ignore[arg-type]
-    [generation] = generator.generate(
-        [prompt], [date], max_new_tokens=max_new_tokens, stop_at_newline=stop_at_newline
-    )
+    params = DecodingParams(**{"k": 2, **settings})  # type: ignore[arg-type]
+    [generation] = Generator(model, tools or Asks()).generate([prompt], params, [date])
     return generation
 
 
@@ -64,9 +62,9 @@ def decode(
 def test_decoding_goes_on_after_the_response(kind: str) -> None:
     found = decode([PLAIN, CALLS + " 31 exactly."], kind=kind)
     assert found.text == " 31 exactly."
-    assert found.calls == (MadeCall("Calculator", "27 + 4", "31", 0),)
+    assert found.calls == (CompletedCall("Calculator", "27 + 4", "31", 0),)
     assert found.annotated == " [Calculator(27 + 4) -> 31] 31 exactly."
-    assert (found.failed, found.stop) == ((), "eos")
+    assert (found.failed, found.stop_reason) == ((), "eos")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +74,7 @@ def test_the_arrow_is_a_border_in_the_text_not_a_token(kind: str, arrow: str) ->
     written = PROMPT + "| [|Calculator|(|27 + 4" + arrow
     then = PROMPT + "| [Calculator(27 + 4)" + (" ->" if " ->" in arrow else "->") + " 31]| yes."
     found = decode([PLAIN, written, then], kind=kind)
-    assert found.calls == (MadeCall("Calculator", "27 + 4", "31", 0),)
+    assert found.calls == (CompletedCall("Calculator", "27 + 4", "31", 0),)
     assert found.text == " yes."
 
 
@@ -96,7 +94,7 @@ def test_ties_are_ranked_as_greedy_decoding_breaks_them() -> None:
     api = ScriptedModel("words", []).call_tokens.api[0]
     for word in (" is", " hello"):
         model = Tied("words", [PROMPT + f"|{word}.", CALLS + " 31."])
-        [found] = Generator(model, Asks(), k=1).generate([PROMPT])
+        [found] = Generator(model, Asks()).generate([PROMPT], DecodingParams(k=1))
         assert bool(found.calls) == (api < model.call_tokens.token_strings.index(word))
 
 
@@ -143,7 +141,7 @@ def test_more_calls_are_an_option() -> None:
         ("| [|Calculator|(|27 / 0|)| ->", "no_answer"),
     ],
 )
-def test_a_call_that_comes_to_nothing_is_taken_back(kind: str, call: str, reason: str) -> None:
+def test_a_call_that_fails_is_rolled_back(kind: str, call: str, reason: str) -> None:
     tools = Asks(**{"27 / 0": None})
     found = decode(
         [PROMPT + call, PROMPT + "| thirty| [|Calculator|(|27", PROMPT + "| thirty or so."],
@@ -156,9 +154,9 @@ def test_a_call_that_comes_to_nothing_is_taken_back(kind: str, call: str, reason
     assert found.annotated == found.text
 
 
-def test_what_follows_a_call_taken_back_does_not_see_it() -> None:
+def test_later_tokens_do_not_see_a_call_rolled_back() -> None:
     model = ScriptedModel("words", [PROMPT + "| [|1", PROMPT + "| thirty or so."])
-    Generator(model, Asks(), k=1).generate([PROMPT])
+    list(Generator(model, Asks()).generate([PROMPT], DecodingParams(k=1)))
     assert " The answer to 27 + 4 is [" in model.seen
     after = model.seen[model.seen.index(" The answer to 27 + 4 is thirty") :]
     assert all(text.startswith(" The answer to 27 + 4 is thirty") for text in after)
@@ -178,7 +176,7 @@ def test_the_tools_of_the_service_are_called_with_the_prompts_own_day() -> None:
     found = decode(
         [PROMPT + day, PROMPT + f"| [Calendar() -> {sentence}]| a day."], tools=tools, date="2023-01-30"
     )
-    assert found.calls == (MadeCall("Calendar", "", sentence, 0),)
+    assert found.calls == (CompletedCall("Calendar", "", sentence, 0),)
     assert found.text == " a day."
     assert decode([CALLS + " 31."], tools=tools).text == " 31."
 
@@ -190,7 +188,8 @@ def test_prompts_share_the_lists_of_tool_calls() -> None:
         f"{number} and {number} is [Calculator({number} + {number}) -> 31]| it." for number in (1, 2, 3)
     ]
     tools = Asks()
-    found = Generator(ScriptedModel("bytes", paths), tools).generate(prompts, ["2023-01-30", None, None])
+    generator = Generator(ScriptedModel("bytes", paths), tools)
+    found = generator.generate(prompts, DecodingParams(), ["2023-01-30", None, None])
     assert [generation.text for generation in found] == [" it."] * 3
     [(tool, inputs)] = tools.lists
     assert tool == "Calculator"
@@ -208,18 +207,18 @@ class TestToolsSwitchedOff:
     def test_the_most_likely_tool_of_those_that_are_on_is_called(self, kind: str) -> None:
         paths = [CALLS + " 31.", self.CALENDAR + " today."]
         assert decode(paths, kind=kind).text == " 31."
-        found = decode(paths, kind=kind, tools_off={"Calculator"})
+        found = decode(paths, kind=kind, tools_off=frozenset({"Calculator"}))
         assert found.text == " today."
         assert [call.tool for call in found.calls] == ["Calendar"]
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_where_no_other_tool_comes_the_text_goes_on_without(self, kind: str) -> None:
-        found = decode([CALLS + " 31.", PLAIN], kind=kind, tools_off={"Calculator"})
+        found = decode([CALLS + " 31.", PLAIN], kind=kind, tools_off=frozenset({"Calculator"}))
         assert (found.text, found.calls) == (" thirty.", ())
         assert len(found.failed) == 1
 
     def test_all_of_them_off_is_disabled(self) -> None:
-        everything = {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
+        everything = frozenset({"QA", "WikiSearch", "Calculator", "Calendar", "MT"})
         found = decode([CALLS + " 31.", PLAIN], tools_off=everything)
         assert (found.text, found.failed) == (" thirty.", ())
 
@@ -227,13 +226,13 @@ class TestToolsSwitchedOff:
 class TestStops:
     def test_the_call_and_its_result_do_not_count_as_new_tokens(self) -> None:
         found = decode([CALLS + "| one| two| three| four"], max_new_tokens=3, kind="bytes")
-        assert (found.text, found.tokens, found.stop) == (" on", 3, "length")
+        assert (found.text, found.tokens, found.stop_reason) == (" on", 3, "length")
         assert len(found.calls) == 1
 
     def test_a_newline_stops_after_the_first_line_that_is_not_blank(self) -> None:
         path = PROMPT + "|\n|\n|thirty|\n|Q: Why?"
         assert decode([path], stop_at_newline=True).text == "\n\nthirty"
-        assert decode([path], stop_at_newline=True).stop == "newline"
+        assert decode([path], stop_at_newline=True).stop_reason == "newline"
         assert decode([path]).text == "\n\nthirty\nQ: Why?"
 
     def test_the_end_of_the_text_comes_after_a_call_that_is_among_the_k(self) -> None:
@@ -245,9 +244,9 @@ class TestStops:
     def test_the_context_is_never_left(self, room: int) -> None:
         size = len(" " + PROMPT) + room
         model = ScriptedModel("bytes", [PROMPT + "| thirty" + " more" * 20, CALLS + " 31."], size)
-        [found] = Generator(model, Asks(), k=10).generate([PROMPT])
+        [found] = Generator(model, Asks()).generate([PROMPT], DecodingParams())
         assert max(len(text) for text in model.seen) < size
-        assert found.stop in ("context", "eos", "length")
+        assert found.stop_reason in ("context", "eos", "length")
         assert bool(found.calls) == (room > len(" [Calculator(27 + 4) -> 31]"))
 
     def test_a_prompt_that_fills_the_context_is_refused(self) -> None:
@@ -268,11 +267,33 @@ class TestPrompts:
         prompts = [word * size for word, size in (("a", 1), ("b", 9), ("c", 3), ("d", 20))]
         model = ScriptedModel("bytes", [f"{prompt}| is {prompt}" for prompt in prompts])
         model.max_batch_tokens = 20
-        found = Generator(model, Asks()).generate(prompts)
-        assert [generation.text for generation in found] == [f" is {prompt}" for prompt in prompts]
+        for batch_size in (1, 2, 64):
+            found = Generator(model, Asks()).generate(prompts, DecodingParams(), batch_size=batch_size)
+            assert [generation.text for generation in found] == [f" is {prompt}" for prompt in prompts]
+
+    def test_a_batch_has_at_most_batch_size_rows_of_similar_length(self) -> None:
+        prompts = ["a", "b" * 9, "c" * 3, "d" * 8, "e" * 2]
+        model, batches = ScriptedModel("bytes", []), []
+        forward = model.forward
+
+        def recorded(input_ids: torch.Tensor, *inputs: Any) -> torch.Tensor:
+            batches.append(tuple(input_ids.shape))
+            return forward(input_ids, *inputs)
+
+        model.forward = recorded  # type: ignore[method-assign, assignment]
+        list(Generator(model, Asks()).generate(prompts, DecodingParams(), batch_size=2))
+        assert batches == [(2, 3), (2, 9), (1, 10)]  # each prompt begins with a space
+
+    def test_finished_prompts_are_yielded_while_later_ones_wait(self) -> None:
+        prompts = [f"{number} and" for number in range(10)]
+        model = ScriptedModel("bytes", [f"{prompt}| so on" for prompt in prompts])
+        generations = Generator(model, Asks()).generate(prompts, DecodingParams(), batch_size=1)
+        assert next(generations).text == " so on"
+        assert not any(" 9 and" in text for text in model.seen)
+        assert len(list(generations)) == 9
 
     def test_none_gives_none(self) -> None:
-        assert Generator(ScriptedModel("bytes", []), Asks()).generate([]) == []
+        assert list(Generator(ScriptedModel("bytes", []), Asks()).generate([], DecodingParams())) == []
 
 
 def test_a_model_that_breaks_down_stops_the_job() -> None:
@@ -281,7 +302,7 @@ def test_a_model_that_breaks_down_stops_the_job() -> None:
             return super()._prefer(visible) * torch.nan
 
     with pytest.raises(InferenceError, match=r"non-finite logits after .* is'"):
-        Generator(Broken("words", [PLAIN]), Asks()).generate([PROMPT])
+        list(Generator(Broken("words", [PLAIN]), Asks()).generate([PROMPT], DecodingParams()))
 
 
 def test_a_failed_call_says_what_was_written() -> None:

@@ -1,20 +1,14 @@
-"""Writing, reading, inserting and removing calls; tokens of the markers under four kinds of tokenizer."""
+"""Writing, parsing, inserting and removing calls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from tokenizers import models as tokenizer_models
-from transformers import PreTrainedTokenizerFast
 
-from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
 from pipeline.syntax.calls import CallError, Malformed, insert_calls, linearise, parse_call, remove_calls
-from pipeline.syntax.tokenizer import CallTokens, TokenizerError, decode_continuations, tokenize_continuations
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
@@ -134,98 +128,3 @@ def test_removal_refuses_calls_that_are_not_there() -> None:
         remove_calls("a text without it", [call])
     with pytest.raises(CallError, match="outside"):
         insert_calls("ab", [call])
-
-
-STRINGS = [" The 48 rolls", " [Calculator(48 + 67)]", "\nOutput:", " é“x”", "  two", " \nline", " 中"]
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_a_continuation_is_what_stands_behind_something_else(kind: str) -> None:
-    words = tokenizer(kind)
-    for string, pieces in zip(STRINGS, tokenize_continuations(words, STRINGS), strict=True):
-        whole = words("days" + string, add_special_tokens=False).input_ids
-        assert whole[-len(pieces.ids) :] == pieces.ids.tolist()
-        if string.isascii() or kind != "words":  # which has no other letters
-            assert decode_continuations(words, [pieces.ids.tolist()]) == [string]
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_a_token_starts_where_the_one_before_it_ends(kind: str) -> None:
-    words, string = tokenizer(kind), " The rolls, é“x” sold"
-    [pieces] = tokenize_continuations(words, [string])
-    assert pieces.starts[0] == 0
-    assert string.index(" sold") in pieces.starts
-    assert string.index("sold") not in pieces.starts
-    whole = [start for start in pieces.starts if start >= 0]
-    assert whole == sorted(set(whole))
-
-
-def test_bytes_of_a_character_are_no_positions() -> None:
-    [pieces] = tokenize_continuations(tokenizer("bytes"), [" 中文"])
-    assert pieces.starts.tolist() == [0, 1, -1, -1, 2, -1, -1]
-
-
-def test_trimmed_offsets_still_give_the_space_to_the_word() -> None:
-    trimmed = byte_level([" ["], trim_offsets=True)
-    [pieces] = tokenize_continuations(trimmed, [" The rolls"])
-    assert (
-        pieces.starts.tolist()
-        == tokenize_continuations(tokenizer("bytes"), [" The rolls"])[0].starts.tolist()
-    )
-
-
-def test_special_tokens_spelt_in_a_text_are_plain_text() -> None:
-    words = tokenizer("pieces")
-    [pieces] = tokenize_continuations(words, [" a </s> b <s>"])
-    assert not set(pieces.ids.tolist()) & set(words.all_special_ids)
-    assert decode_continuations(words, [pieces.ids.tolist()]) == [" a </s> b <s>"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "api", "bos"),
-    [
-        ("bytes", [" ["], False),
-        ("split_marker", [" ", "["], False),
-        ("pieces", [" ["], True),
-        ("words", [" ["], True),
-    ],
-)
-def test_markers_are_found_for_every_kind_of_tokenizer(kind: str, api: list[str], bos: bool) -> None:
-    words = tokenizer(kind)
-    call_tokens = CallTokens.of(words)
-    assert [call_tokens.token_strings[token] for token in call_tokens.api] == api
-    assert call_tokens.bos == ((words.bos_token_id,) if bos else ())
-
-
-def test_marker_merged_with_its_neighbours_is_still_seen() -> None:
-    """In GPT-2's vocabulary `)]` is one token and ` ]` is not `]`: the end is looked for in strings, not
-    among ids."""
-    call_tokens = CallTokens.of(tokenizer("bytes"))
-    assert {")]", "].", "]"} <= {piece for piece in call_tokens.token_strings if "]" in piece}
-
-
-def test_a_tokenizer_that_cannot_carry_calls_is_refused() -> None:
-    inner = Tokenizer(tokenizer_models.WordLevel({"<unk>": 0, "a": 1, "[": 2}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(TokenizerError, match="would not survive"):
-        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"))
-
-
-def test_a_tokenizer_that_changes_letters_is_refused() -> None:
-    inner = tokenizer("words").backend_tokenizer
-    lower = Tokenizer.from_str(inner.to_str())
-    lower.normalizer = normalizers.Lowercase()
-    with pytest.raises(TokenizerError, match="would not survive"):
-        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>"))
-
-
-def test_a_tokenizer_that_merges_the_marker_with_a_name_is_refused() -> None:
-    sticky = byte_level([" [Calculator"] * 9, pre_split=False)
-    with pytest.raises(TokenizerError, match="no ids of its own"):
-        CallTokens.of(sticky)
-
-
-def test_positions_of_pieces_are_int64_arrays() -> None:
-    [pieces] = tokenize_continuations(tokenizer("words"), [" a"])
-    assert pieces.ids.dtype == np.int64
-    assert pieces.starts.dtype == np.int64

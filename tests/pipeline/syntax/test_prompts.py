@@ -39,8 +39,8 @@ def test_the_document_is_in_the_prompt() -> None:
     [
         ("Say [QA(x)].\n\nInput: {text}\nThen {text}\nOutput:", "exactly one"),
         ("Say [QA(x)].\n\nInput:\nOutput:", "exactly one"),
-        ("Say [QA(x)].\n\nInput:{text}\nOutput:", "write the slot"),
-        ("Say [QA(x)].\n\nInput: {text}", "write the slot"),
+        ("Say [QA(x)].\n\nInput:{text}\nOutput:", "write 'Input: {text}'"),
+        ("Say [QA(x)].\n\nInput: {text}", "write 'Input: {text}'"),
         ("Say something.\n\nInput: {text}\nOutput:", "of no other tool"),
         ("Say [QA(x)] or [MT(x)].\n\nInput: {text}\nOutput:", "of no other tool"),
         ("Say [Calculator(x)].\n\nInput: {text}\nOutput:", "of no other tool"),
@@ -50,7 +50,7 @@ def test_a_prompt_of_another_tool_or_without_its_slot_is_refused(
     tmp_path: Path, written: str, message: str
 ) -> None:
     (tmp_path / "qa.txt").write_text(written)
-    with pytest.raises(PromptError, match=message):
+    with pytest.raises(PromptError, match=re.escape(message)):
         load_prompt("QA", tmp_path)
 
 

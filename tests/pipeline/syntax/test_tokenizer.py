@@ -1,0 +1,120 @@
+"""Texts and the call syntax as tokens, for four kinds of tokenizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
+
+from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
+from pipeline.syntax.tokenizer import (
+    CallTokens,
+    TokenizerError,
+    decode_continuations,
+    load_tokenizer,
+    tokenize_continuations,
+)
+from tools_service.base.errors import ConfigurationError
+
+pytestmark = pytest.mark.unit
+
+STRINGS = [" The 48 rolls", " [Calculator(48 + 67)]", "\nOutput:", " é“x”", "  two", " \nline", " 中"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_continuation_is_what_stands_behind_something_else(kind: str) -> None:
+    words = tokenizer(kind)
+    for string, tokenized in zip(STRINGS, tokenize_continuations(words, STRINGS), strict=True):
+        whole = words("days" + string, add_special_tokens=False).input_ids
+        assert whole[-len(tokenized.ids) :] == tokenized.ids.tolist()
+        if string.isascii() or kind != "words":  # which has no other letters
+            assert decode_continuations(words, [tokenized.ids.tolist()]) == [string]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_token_starts_where_the_one_before_it_ends(kind: str) -> None:
+    words, string = tokenizer(kind), " The rolls, é“x” sold"
+    [tokenized] = tokenize_continuations(words, [string])
+    assert tokenized.starts[0] == 0
+    assert string.index(" sold") in tokenized.starts
+    assert string.index("sold") not in tokenized.starts
+    whole = [start for start in tokenized.starts if start >= 0]
+    assert whole == sorted(set(whole))
+
+
+def test_bytes_of_a_character_are_no_positions() -> None:
+    [tokenized] = tokenize_continuations(tokenizer("bytes"), [" 中文"])
+    assert tokenized.starts.tolist() == [0, 1, -1, -1, 2, -1, -1]
+
+
+def test_trimmed_offsets_still_give_the_space_to_the_word() -> None:
+    trimmed = byte_level([" ["], trim_offsets=True)
+    [tokenized] = tokenize_continuations(trimmed, [" The rolls"])
+    assert (
+        tokenized.starts.tolist()
+        == tokenize_continuations(tokenizer("bytes"), [" The rolls"])[0].starts.tolist()
+    )
+
+
+def test_special_tokens_spelt_in_a_text_are_plain_text() -> None:
+    words = tokenizer("pieces")
+    [tokenized] = tokenize_continuations(words, [" a </s> b <s>"])
+    assert not set(tokenized.ids.tolist()) & set(words.all_special_ids)
+    assert decode_continuations(words, [tokenized.ids.tolist()]) == [" a </s> b <s>"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "api", "bos"),
+    [
+        ("bytes", [" ["], False),
+        ("split_marker", [" ", "["], False),
+        ("pieces", [" ["], True),
+        ("words", [" ["], True),
+    ],
+)
+def test_call_tokens_are_found_for_every_kind_of_tokenizer(kind: str, api: list[str], bos: bool) -> None:
+    words = tokenizer(kind)
+    call_tokens = CallTokens.of(words)
+    assert [call_tokens.token_strings[token] for token in call_tokens.api] == api
+    assert call_tokens.bos == ((words.bos_token_id,) if bos else ())
+
+
+def test_an_end_merged_with_its_neighbours_is_still_recognised() -> None:
+    """In GPT-2's vocabulary `)]` is one token and ` ]` is not `]`: the end is looked for in strings, not
+    among ids."""
+    call_tokens = CallTokens.of(tokenizer("bytes"))
+    assert {")]", "].", "]"} <= {piece for piece in call_tokens.token_strings if "]" in piece}
+
+
+def test_a_tokenizer_that_cannot_carry_calls_is_refused() -> None:
+    inner = Tokenizer(tokenizer_models.WordLevel({"<unk>": 0, "a": 1, "[": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(TokenizerError, match="would be damaged"):
+        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>"))
+
+
+def test_a_tokenizer_that_changes_letters_is_refused() -> None:
+    inner = tokenizer("words").backend_tokenizer
+    lower = Tokenizer.from_str(inner.to_str())
+    lower.normalizer = normalizers.Lowercase()
+    with pytest.raises(TokenizerError, match="would be damaged"):
+        CallTokens.of(PreTrainedTokenizerFast(tokenizer_object=lower, unk_token="<unk>"))
+
+
+def test_a_tokenizer_that_merges_api_with_a_name_is_refused() -> None:
+    sticky = byte_level([" [Calculator"] * 9, pre_split=False)
+    with pytest.raises(TokenizerError, match="no ids of its own"):
+        CallTokens.of(sticky)
+
+
+def test_ids_and_starts_are_int64_arrays() -> None:
+    [tokenized] = tokenize_continuations(tokenizer("words"), [" a"])
+    assert tokenized.ids.dtype == np.int64
+    assert tokenized.starts.dtype == np.int64
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.path '.*nowhere': cannot load it"):
+        load_tokenizer("/nowhere")
