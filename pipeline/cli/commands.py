@@ -104,11 +104,11 @@ def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Plan, and print what annotating will take."""
     from pipeline.cli.demo import console
     from pipeline.planning.estimate import plan
-    from pipeline.planning.render import outlook
+    from pipeline.planning.render import render_plan
 
     made = plan(arguments.config)
     made.write(arguments.config.output)
-    console().print(outlook(made), highlight=False)
+    console().print(render_plan(made), highlight=False)
     print(arguments.config.output)
 
 

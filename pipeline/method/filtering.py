@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.base.cost import least_scoring
+from pipeline.base.cost import lower_bound_scoring
 from pipeline.base.records import Call, Candidate, Cost, Phase, PhaseWork, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.logprobs import token_logprobs
@@ -195,7 +195,7 @@ class _Scorer:
         least counts once: under the earliest phase, then the earliest sequence."""
         order: list[Phase] = ["empty", "plus", "call"]
         runs = sorted(self.runs[text], key=lambda run: order.index(run.phase))
-        least = least_scoring([run.ids for run in runs], [run.targets for run in runs])
+        least = lower_bound_scoring([run.ids for run in runs], [run.targets for run in runs])
         sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
         for run, smallest in zip(runs, least, strict=True):
             before = sums.get((run.tool, run.phase), (Cost(), Cost()))

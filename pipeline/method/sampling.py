@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.cost import Layout, least_decode, least_positions
+from pipeline.base.cost import PromptLayout, lower_bound_decode, lower_bound_positions
 from pipeline.base.records import Candidate, Cost, PhaseWork, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
@@ -265,10 +265,14 @@ class _Sampler:
         """The two phases of a text, given its draws by position."""
         prompt = self.model.prompt(self.prompts[tool])
         n, api = len(progress.pieces.ids), len(self.model.call_tokens.api)
-        layout = Layout(prompt.length, n, len(prompt.suffix), api)
+        layout = PromptLayout(prompt.length, n, len(prompt.suffix), api)
         return (
-            PhaseWork(tool, "positions", least_positions(layout), progress.usage.get("positions", Cost())),
-            PhaseWork(tool, "decode", least_decode(layout, draws), progress.usage.get("decode", Cost())),
+            PhaseWork(
+                tool, "positions", lower_bound_positions(layout), progress.usage.get("positions", Cost())
+            ),
+            PhaseWork(
+                tool, "decode", lower_bound_decode(layout, draws), progress.usage.get("decode", Cost())
+            ),
         )
 
 
