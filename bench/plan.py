@@ -78,7 +78,7 @@ def main() -> int:
         print(f"{name}: {ratios}{'  (misses a bar)' * misses}")
     assumptions = assumptions_from_run(whole)
     print(assumptions.model_dump_json(indent=1))
-    summary = {"foreseen_per_real": comparisons, "assumptions": assumptions.model_dump(mode="json")}
+    summary = {"planned_per_real": comparisons, "assumptions": assumptions.model_dump(mode="json")}
     print(results.write("plan", vars(arguments), summary))
     return int(missed)
 

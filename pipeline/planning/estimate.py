@@ -21,7 +21,7 @@ from pipeline.corpus.texts import require_readable
 from pipeline.engine.loading import model_shape
 from pipeline.engine.model import max_positions
 from pipeline.method.selection import select
-from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions, ToolStatistics
+from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import CorpusSample, sample_corpus
 from pipeline.planning.expected_work import PromptSizes, TextCounts, estimate_work
 from pipeline.planning.from_run import assumptions_from_run
@@ -103,28 +103,27 @@ def plan(config: PlanConfig) -> Plan:
     require_readable(files, config.corpus)
     method, model_path = config.method, config.model.path
     sizes, shape = PromptSizes.of(load_tokenizer(model_path), method), model_shape(model_path)
-    measured = assumptions_from_run(config.like) if config.like else None
-    measured_tools = measured.tools if measured else {}
-    assumptions = (measured or DEMO).model_copy(update={"tools": DEMO.tools | measured_tools})
+    assumptions = assumptions_from_run(config.like) if config.like else DEMO
+    measured_tools = assumptions.tools if config.like else {}
+    assumptions = assumptions.model_copy(update={"tools": DEMO.tools | measured_tools})
 
     sample, texts = sample_corpus(files, config.corpus, TokenCounter(model_path), config.sample)
     total_texts = min(sample.texts, config.corpus.max_texts or sample.texts)
     scale = total_texts / len(texts)
     counts = _count_texts(config, texts, sizes)
+    selected: Counter[ToolName] = Counter()
+    for (_, tools), number in counts.items():
+        selected.update(dict.fromkeys(tools, number))
+
     costs = estimate_work(counts, scale, sizes, method, assumptions)
+    order = [*method.tools, None]
     work = tuple(
         WorkPlan(tool=tool, phase=phase, cost=cost, flops=shape.flops(cost))
-        for group in (*method.tools, None)
-        for (tool, phase), cost in costs.items()
-        if tool == group
+        for (tool, phase), cost in sorted(costs.items(), key=lambda item: order.index(item[0][0]))
     )
     flops = sum(row.flops for row in work)
     time = _time(config, flops, assumptions)
-    tools: dict[ToolName, ToolPlan] = {}
-    for tool in method.tools:
-        selected = scale * sum(number for (_, tools_), number in counts.items() if tool in tools_)
-        tools[tool] = _tool(tool, selected, config, assumptions.tools[tool], time)
-    characters = scale * sum(len(text.text) for text in texts)
+    text_bytes = assumptions.bytes_per_character * scale * sum(len(text.text) for text in texts)
     return Plan(
         created=now(),
         versions=versions(),
@@ -138,11 +137,9 @@ def plan(config: PlanConfig) -> Plan:
         token_forwards=sum(row.cost.tokens for row in work),
         flops=flops,
         work=work,
-        tools=tools,
+        tools={tool: _tool(tool, scale * selected[tool], config, assumptions, time) for tool in method.tools},
         time=time,
-        disk_bytes=round(
-            assumptions.bytes_per_character * characters + assumptions.bytes_per_text * total_texts
-        ),
+        disk_bytes=round(text_bytes + assumptions.bytes_per_text * total_texts),
         disk_files=math.ceil(total_texts / config.ray.texts_per_batch),
         ids_bytes=8 * total_texts,
     )
@@ -200,9 +197,9 @@ def _time(config: PlanConfig, flops: int, assumptions: Assumptions) -> TimePlan 
 
 
 def _tool(
-    tool: ToolName, texts: float, config: PlanConfig, statistics: ToolStatistics, time: TimePlan | None
+    tool: ToolName, texts: float, config: PlanConfig, assumptions: Assumptions, time: TimePlan | None
 ) -> ToolPlan:
-    settings = config.method.of(tool)
+    statistics, settings = assumptions.tools[tool], config.method.of(tool)
     calls = texts * statistics.positions * settings.k * settings.m * statistics.candidates
     calls_per_s = (config.calls_per_s or {}).get(tool, CALLS_PER_S[tool])
     per_actor = replicas = None

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.base.config import ToolMethod
+from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Phase
 from pipeline.planning.assumptions import DEMO, Assumptions, Overhead, ToolStatistics
 from pipeline.planning.expected_work import LOSS_TOKENS, PromptSizes, TextCounts, estimate_work
@@ -26,9 +25,6 @@ from pipeline.storage.row_files import ROWS, parquet_files, read_rows
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
 from tools_service.tools.contract import ToolName
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _MAX_TEXTS = 5_000  # more would not make an average more exact
 _SCALE = 1_000  # estimates are whole tokens, and one text may take less than half a token
@@ -40,33 +36,30 @@ def assumptions_from_run(folder: Path) -> Assumptions:
     manifest = read_manifest(folder)
     if manifest.state != "finished":
         raise ManifestError(f"{folder}: not finished; a plan needs a finished run")
-    method = manifest.recipe.method
-    tokenizer = load_tokenizer(manifest.recipe.model.path)
+    config, method = manifest.recipe, manifest.recipe.method
+    tokenizer = load_tokenizer(config.model.path)
     rows = (row for row in read_rows(folder, ANNOTATION_SCHEMA.names) if row["work"])
     annotations = [Annotation.from_row(row) for row in islice(rows, _MAX_TEXTS)]
     if not annotations:
         raise ManifestError(f"{folder}: no text of this run went through the model")
     tokenized = tokenize_continuations(tokenizer, [" " + row.text.text for row in annotations])
+    tools = {tool: _statistics(tool, config, annotations, tokenized) for tool in method.tools}
+    measured = {"source": str(folder), "tools": tools, "overheads": {}}
+    assumptions = DEMO.model_copy(update=measured | _row_size(folder) | _throughput(folder, manifest))
 
+    # What the engine adds: its work for these texts, relative to the estimate without overhead.
     run: defaultdict[Phase, Cost] = defaultdict(Cost)
+    estimate: defaultdict[Phase, Cost] = defaultdict(Cost)
     texts: TextCounts = Counter()
     for annotation, text in zip(annotations, tokenized, strict=True):
         for part in annotation.work:
             run[part.phase] += part.run
         worked = {part.tool for part in annotation.work}
         texts[len(text.ids), tuple(tool for tool in method.tools if tool in worked)] += 1
-    statistics = {
-        tool: _statistics(tool, method.of(tool), annotations, tokenized, tokenizer) for tool in method.tools
-    }
-    measured = {"source": str(folder), "tools": statistics, "overheads": {}}
-    assumptions = DEMO.model_copy(update=measured | _row_size(folder) | _throughput(folder, manifest))
-    estimate: defaultdict[Phase, Cost] = defaultdict(Cost)
     sizes = PromptSizes.of(tokenizer, method)
     for (_, phase), cost in estimate_work(texts, _SCALE, sizes, method, assumptions).items():
         estimate[phase] += cost
-    overheads = {
-        phase: _overhead(run[phase], cost) for phase, cost in sorted(estimate.items()) if cost.tokens
-    }
+    overheads = {phase: _overhead(run[phase], cost) for phase, cost in estimate.items() if cost.tokens}
     return assumptions.model_copy(update={"overheads": overheads})
 
 
@@ -80,13 +73,10 @@ def _overhead(run: Cost, estimate: Cost) -> Overhead:
 
 
 def _statistics(
-    tool: ToolName,
-    settings: ToolMethod,
-    annotations: Sequence[Annotation],
-    tokenized: Sequence[TokenizedText],
-    tokenizer: PreTrainedTokenizerBase,
+    tool: ToolName, config: AnnotateConfig, annotations: list[Annotation], tokenized: list[TokenizedText]
 ) -> ToolStatistics:
     """Averages of one tool; all are 0 where nothing was drawn or scored."""
+    settings, tokenizer = config.method.of(tool), load_tokenizer(config.model.path)
     work = [[part for part in annotation.work if part.tool == tool] for annotation in annotations]
     decoded = sum(part.run.tokens for parts in work for part in parts if part.phase == "decode")
     funnels = [stage for annotation in annotations for stage in annotation.funnel if stage.tool == tool]
