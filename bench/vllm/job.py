@@ -30,7 +30,7 @@ from bench.systems import Run, nothing
 from bench.vllm.process import Vllm, engine_settings, environment, folder
 from bench.workload import Subject
 from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.cost import span
+from pipeline.base.cost import causal_cost
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall, execute
@@ -233,7 +233,7 @@ class Job:
         answer = self._ask("draw", ids=contexts, m=m, max_tokens=most, stop=self.stop)
         for context, fed, draws in zip(contexts, answer["fed"], answer["drawn"], strict=True):
             for draw in draws:
-                cost = span(len(context) - fed, fed) + span(len(context), len(draw) - 1)
+                cost = causal_cost(len(context) - fed, fed) + causal_cost(len(context), len(draw) - 1)
                 self._spend("decode", cost + Cost(logits=len(draw)))
         read = self._read({tuple(draw) for draws in answer["drawn"] for draw in draws})
         return [
@@ -313,7 +313,7 @@ class Job:
     def _feed(self, phase: Phase, sequences: Iterable[Sequence[int]], fed: Iterable[int]) -> None:
         """Tokens that were run with logits for each, behind what was cached."""
         for sequence, size in zip(sequences, fed, strict=True):
-            self._spend(phase, span(len(sequence) - size, size, size))
+            self._spend(phase, causal_cost(len(sequence) - size, size, size))
 
     def _spend(self, phase: Phase, cost: Cost) -> None:
         self.usage[phase] = self.usage.get(phase, Cost()) + cost

@@ -1,10 +1,10 @@
-"""What machines and tools do in a second: the figures that plans start from.
+"""Peak speeds of GPUs, for plans and for the utilisation that a run reports.
 
-Peaks are those of the makers' data sheets for dense BF16 with FP32 accumulation (figures with sparsity are
-twice that and do not count here). What a tool's replica answers depends on its model and device; the figures
-here are from `python -m bench.tools` on one thread of two cores of an AMD EPYC, with the demo's small models,
-in lists of 64. They are orders of magnitude for anything else: measure yours with the same command, and pass
-it with --calls-per-s.
+Peaks are from the makers' data sheets, for dense BF16 with FP32 accumulation; figures with sparsity are twice
+as high and are not used. How many calls a replica of a tool answers depends on its model and device: the
+figures in planning/assumptions.py are from `python -m bench.tools` on one thread of two cores of an AMD EPYC,
+with the demo's small models, in lists of 64. Elsewhere they only give the order of magnitude: measure yours
+with the same command, and pass the result with --calls-per-s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DEVICE_NAMES: dict[Hardware, str] = {
 
 
 def peak_of_device(name: str) -> float | None:
-    """Peak FLOP/s of the GPU that its driver calls `name`; None if it is none of these, or a part of one."""
+    """Peak FLOP/s of the GPU with this driver `name`; None for an unknown GPU or a MIG slice."""
     if " MIG " in name:
         return None
     known = (hardware for hardware, names in _DEVICE_NAMES.items() if re.fullmatch(names, name))

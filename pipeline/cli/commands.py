@@ -103,12 +103,12 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
 def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Plan, and print what annotating will take."""
     from pipeline.planning.estimate import plan
-    from pipeline.planning.render import outlook
+    from pipeline.planning.render import render_plan
     from pipeline.report.tables import console
 
     estimate = plan(arguments.config)
     estimate.write(arguments.config.output)
-    console().print(outlook(estimate), highlight=False)
+    console().print(render_plan(estimate), highlight=False)
     print(arguments.config.output)
 
 

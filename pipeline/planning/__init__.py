@@ -1,1 +1,4 @@
-"""`plan`: what annotating a corpus will take, before it is begun; `estimation.py` puts it together."""
+"""`plan`: estimates what annotating a corpus will take. In: a `PlanConfig`. Out: a `Plan`.
+
+Nothing here may load model weights or start Ray.
+"""

@@ -1,13 +1,12 @@
-"""How many texts a corpus has, from a part of it.
+"""Sample a corpus, and estimate how many texts it has.
 
-In: shards, and how many texts are wanted. Out: those texts, spread over the corpus, and an estimate of how
-many there are: those found, by the share of the bytes that were read for them. A small corpus is read whole,
-and then the number is exact. No model, no Ray.
+In: corpus files and the number of texts wanted. Out: texts from files spread over the list, and the estimate:
+the texts read, divided by the share of the bytes that were read for them. A small corpus is read completely;
+the number is then exact. Uses no model and no Ray.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,114 +19,92 @@ from pipeline.corpus.files import CorpusFile
 from pipeline.corpus.texts import read_file
 from tools_service.base.settings import Frozen
 
-_FILES = 8
-# Streams are read ahead by up to 64 KiB; of this much that is little.
-_LEAST_BYTES = 2**20
+_MAX_FILES = 8
+_MIN_BYTES = 2**20  # readers buffer up to 64 KiB ahead of the texts: a small error from here on
 
 
-class Survey(Frozen):
-    """What was looked at, and what that says of the whole."""
+class CorpusSample(Frozen):
+    """How much of the corpus was read, and the estimated number of texts."""
 
     files: int
-    bytes: int | None
-    """None if the file system does not tell."""
-    files_read: int
-    """In whole or in part."""
+    bytes: int | None  # None if the file system does not report sizes
+    files_read: int  # completely or in part
     bytes_read: int | None
     texts_read: int
-    texts: int
-    """Estimated; exact if everything was read."""
-
-
-class _Meter(io.RawIOBase):
-    """A stream that counts the bytes read from it."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream, self.bytes = stream, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self.stream.read(size if size >= 0 else None)
-        self.bytes += len(data)
-        return data
-
-    def close(self) -> None:
-        self.stream.close()
-        super().close()
+    texts: int  # estimate; exact if everything was read
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched(CorpusFile):
-    """A shard that shows how far it has been read."""
+class _TrackedFile(CorpusFile):
+    """A corpus file that notes the sizes of the chunks read from it."""
 
-    opened: list[_Meter]
+    chunks: list[int]
 
     def open_stream(self) -> pa.NativeFile:
-        meter = _Meter(CorpusFile.open_stream(self))
-        self.opened.append(meter)
-        return pa.PythonFile(meter, mode="r")
+        return pa.TransformInputStream(CorpusFile.open_stream(self), self._note_size)
+
+    def _note_size(self, chunk: pa.Buffer) -> pa.Buffer:
+        self.chunks.append(len(chunk))
+        return chunk
+
+    def share_read(self) -> float | None:
+        """Share of the bytes read so far; None if unknown, or if too few were read to judge by."""
+        bytes_read = sum(self.chunks)
+        return min(1.0, bytes_read / self.size) if self.size and bytes_read >= _MIN_BYTES else None
 
 
-def survey(
-    shards: Sequence[CorpusFile], config: CorpusConfig, count: Callable[[str], int], wanted: int
-) -> tuple[Survey, list[Text]]:
-    """An estimate, and `wanted` texts, or as many as there are, from files all over the list."""
-    files = min(_FILES, len(shards))
+def sample_corpus(
+    files: Sequence[CorpusFile], config: CorpusConfig, count_tokens: Callable[[str], int], size: int
+) -> tuple[CorpusSample, list[Text]]:
+    """Read `size` texts (fewer if the corpus has fewer) from files all over the list."""
+    files_read = min(_MAX_FILES, len(files))
     texts: list[Text] = []
-    read, found, looked, parts = 0.0, 0, 0, 0.0
-    for number in range(files):
-        # Those not reached by earlier files are asked of later ones, the very last included.
-        quota = -(-(wanted - len(texts)) // (files - number))
-        shard = shards[number * len(shards) // files]
-        own, share = _read_some(shard, config, count, max(1, quota))
-        texts += own[: max(0, quota)]
-        found, looked, parts = found + len(own), looked + 1, parts + share
-        read += share * (shard.size or 0)
-    sizes = [shard.size for shard in shards]
-    known = [size for size in sizes if size is not None]
-    total = sum(known) if len(known) == len(sizes) else None
-    whole = len(shards) * found / parts if not total else found * total / read
-    return Survey(
-        files=len(shards),
-        bytes=total,
-        files_read=looked,
-        bytes_read=None if total is None else round(read),
-        texts_read=found,
-        texts=round(whole),
+    texts_read, shares, bytes_read = 0, 0.0, 0.0
+    for number in range(files_read):
+        # A file with too few texts leaves more to the later files, down to the last one.
+        quota = -(-(size - len(texts)) // (files_read - number))
+        file = files[number * len(files) // files_read]
+        file_texts, share = _read_part(file, config, count_tokens, max(1, quota))
+        texts += file_texts[: max(0, quota)]
+        texts_read += len(file_texts)
+        shares += share
+        bytes_read += share * (file.size or 0)
+    sizes = [file.size for file in files if file.size is not None]
+    total_bytes = sum(sizes) if len(sizes) == len(files) else None
+    estimate = texts_read * total_bytes / bytes_read if total_bytes else len(files) * texts_read / shares
+    return CorpusSample(
+        files=len(files),
+        bytes=total_bytes,
+        files_read=files_read,
+        bytes_read=None if total_bytes is None else round(bytes_read),
+        texts_read=texts_read,
+        texts=round(estimate),
     ), texts
 
 
-def _read_some(
-    shard: CorpusFile, config: CorpusConfig, count: Callable[[str], int], wanted: int
+def _read_part(
+    file: CorpusFile, config: CorpusConfig, count_tokens: Callable[[str], int], size: int
 ) -> tuple[list[Text], float]:
-    """The first texts of a file, `wanted` or more, and the share of the file that they are."""
-    watched = _Watched(shard.name, shard.path, shard.root, shard.size, [])
-    rows = _rows(shard) if shard.format == "parquet" else None
+    """The first texts of a file, at least `size` of them, and the share of the file that they take."""
+    tracked = _TrackedFile(file.name, file.path, file.root, file.size, [])
+    rows = _parquet_rows(file) if file.format == "parquet" else None
     texts: list[Text] = []
-    last, share = "", None
-    for text in read_file(watched, config, count):
+    last_source, share = "", None
+    for text in read_file(tracked, config, count_tokens):
         source = text.document.source
-        if source != last:  # a document's passages belong together
-            if len(texts) >= wanted and share:
+        if source != last_source:  # stop between documents only
+            if len(texts) >= size and share:
                 return texts, share
-            share = int(source.rpartition("#")[2]) / rows if rows else _share(watched)
+            share = int(source.rpartition("#")[2]) / rows if rows else tracked.share_read()
         texts.append(text)
-        last = source
+        last_source = source
     return texts, 1.0
 
 
-def _share(watched: _Watched) -> float | None:
-    """The share of the bytes that has been read for the documents so far; None while it says little."""
-    read = watched.opened[-1].bytes if watched.opened else 0
-    return min(1.0, read / watched.size) if watched.size and read >= _LEAST_BYTES else None
-
-
-def _rows(shard: CorpusFile) -> int | None:
-    """Of a Parquet file; None if it is damaged, which read_shard will say."""
+def _parquet_rows(file: CorpusFile) -> int | None:
+    """None if the file is damaged; read_file then reports the damage."""
     try:
-        with shard.open_random() as file:
-            return int(pq.ParquetFile(file).metadata.num_rows)
+        with file.open_random() as source:
+            return int(pq.read_metadata(source).num_rows)
     except (pa.ArrowException, OSError):
         return None

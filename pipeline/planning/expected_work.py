@@ -1,20 +1,21 @@
-"""The work that texts are expected to take: planning.forecast, for all tools of a text and real prompts.
+"""The work that annotating texts is expected to take, in closed form (paper section 2).
 
-In: a tokenizer and the method's prompts, the length of a text, the tools it was selected for, assumptions.
-Out: `Cost`s by tool and phase, as the rows of a run have them. Averages of what a text brings are applied
-to each text at its own length. No model, no weights.
+In: lengths of texts, the tools selected for them, prompt sizes, `Assumptions`. Out: `Cost`s by tool and
+phase. The averages apply to each text at its own length, and an average of products is taken as the product
+of the averages. Needs a tokenizer, no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.cost import Expected, forecast
+from pipeline.base.config import MethodConfig
+from pipeline.base.cost import PromptLayout, lower_bound_positions
 from pipeline.base.records import Cost, Phase
-from pipeline.planning.assumptions import Assumptions, Habit, Overhead
+from pipeline.planning.assumptions import Assumptions, Overhead
 from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.tools.contract import ToolName
@@ -22,92 +23,88 @@ from tools_service.tools.contract import ToolName
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Costs = dict[tuple[ToolName | None, Phase], Cost]
-"""As records.Work: no tool for L_i(empty), which all tools of a text share."""
-
-WINDOW = 5  # tokens that a loss looks at (filtering.WEIGHTS)
+TextCounts = Counter[tuple[int, tuple[ToolName, ...]]]  # texts by length in tokens and selected tools
+WorkKey = tuple[ToolName | None, Phase]  # no tool for L_i(empty), which all tools of a text share
+LOSS_TOKENS = 5  # tokens with a weight in a loss (filtering.WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What stands around the texts, in tokens of one tokenizer."""
+class PromptSizes:
+    """Tokens of BOS, of ``<API>``, and of each tool's prompt before (with BOS) and after the text."""
 
     bos: int
     api: int
     prompts: Mapping[ToolName, tuple[int, int]]
-    """Before the text, BOS included, and behind it."""
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> Sizes:
-        """PromptError or TokenizerError where annotating would raise them."""
+    def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> PromptSizes:
+        """Raises PromptError and TokenizerError as annotating does."""
         call_tokens = CallTokens.of(tokenizer)
+        bos = len(call_tokens.bos)
         prompts: dict[ToolName, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts)
-            before = tokenizer(template.prefix, add_special_tokens=False, split_special_tokens=True).input_ids
-            [behind] = tokenize_continuations(tokenizer, [template.suffix])
-            prompts[tool] = len(call_tokens.bos) + len(before), len(behind.ids)
-        return Sizes(len(call_tokens.bos), len(call_tokens.api), prompts)
+            prefix = tokenizer(template.prefix, add_special_tokens=False, split_special_tokens=True).input_ids
+            [suffix] = tokenize_continuations(tokenizer, [template.suffix])
+            prompts[tool] = bos + len(prefix), len(suffix.ids)
+        return PromptSizes(bos, len(call_tokens.api), prompts)
 
-    def room(self, tool: ToolName, max_positions: int, max_call_tokens: int) -> int:
-        """Most tokens a text may have, as LanguageModel.room says."""
+    def max_text_tokens(self, tool: ToolName, max_positions: int, max_call_tokens: int) -> int:
+        """Longest text that fits beside the prompt, as LanguageModel.max_text_tokens."""
         return max(0, (max_positions - sum(self.prompts[tool]) - self.api - max_call_tokens) // 2)
 
 
-def foresee(
-    n: int,
-    selected: Collection[ToolName],
-    texts: float,
-    sizes: Sizes,
-    method: MethodConfig,
-    assumed: Assumptions,
-) -> Costs:
-    """Work for so many texts of `n` tokens under the tools they were selected for, overheads included."""
-    wanted = {tool: expected(n, tool, sizes, method.of(tool), assumed.tools[tool]) for tool in selected}
-    costs: Costs = {
-        (tool, phase): cost
-        for tool, one in wanted.items()
-        for phase, cost in forecast(one, texts).items()
-        if phase != "empty"
-    }
-    if wanted:
-        furthest = max(wanted.values(), key=lambda one: one.reach)
-        together = replace(
-            furthest,
-            calls=sum(one.calls for one in wanted.values()),
-            targets=max(one.targets for one in wanted.values()),
-        )
-        costs[None, "empty"] = forecast(together, texts)["empty"]
-    return {key: _run(cost, assumed.overheads.get(key[1], Overhead())) for key, cost in costs.items()}
+def estimate_work(
+    texts: TextCounts, scale: float, sizes: PromptSizes, method: MethodConfig, assumptions: Assumptions
+) -> dict[WorkKey, Cost]:
+    """Work for `scale` times these texts, the engine's overhead included."""
+    work: defaultdict[WorkKey, Cost] = defaultdict(Cost)
+    for (n, tools), number in texts.items():
+        for key, amounts in _lower_bounds(n, tools, sizes, method, assumptions):
+            # Round for all equal texts together: a single text may take less than half a token.
+            tokens, pairs, logits = (round(scale * number * amount) for amount in amounts)
+            overhead = assumptions.overheads.get(key[1], Overhead())
+            tokens = round(tokens * overhead.tokens)
+            padding = round(tokens * overhead.padding)
+            work[key] += Cost(tokens, padding, round(pairs * overhead.attention_pairs), logits)
+    return dict(work)
 
 
-def expected(n: int, tool: ToolName, sizes: Sizes, method: ToolMethod, habit: Habit) -> Expected:
-    """What is expected of a text of `n` tokens under one tool."""
-    prompt, suffix = sizes.prompts[tool]
-    positions = min(habit.fill * method.k, n)
-    reach = min(n, habit.reach * n + WINDOW)
-    return Expected(
-        prompt=prompt,
-        n=n,
-        suffix=suffix,
-        api=sizes.api,
-        positions=positions,
-        draws=method.m,
-        draw=habit.step + 1,
-        calls=positions * method.m * habit.scored,
-        plus=sizes.bos + habit.plus,
-        call=sizes.bos + habit.call,
-        reach=reach,
-        targets=min(habit.targets, reach),
-        close=habit.close,
-    )
+Amounts = tuple[float, float, float]  # tokens, attention pairs, rows of logits
 
 
-def _run(least: Cost, overhead: Overhead) -> Cost:
-    tokens = round(least.tokens * overhead.tokens)
-    return Cost(
-        tokens,
-        round(tokens * overhead.padding),
-        round(least.attention_pairs * overhead.attention_pairs),
-        least.logits,
-    )
+def _lower_bounds(
+    n: int, tools: tuple[ToolName, ...], sizes: PromptSizes, method: MethodConfig, assumptions: Assumptions
+) -> Iterator[tuple[WorkKey, Amounts]]:
+    """The phases of one text of `n` tokens."""
+    all_calls = max_reach = max_targets = 0.0
+    for tool in tools:
+        statistics, settings = assumptions.tools[tool], method.of(tool)
+        prompt, suffix = sizes.prompts[tool]
+        cost = lower_bound_positions(PromptLayout(prompt, n, suffix, sizes.api))
+        yield (tool, "positions"), (cost.tokens, cost.attention_pairs, cost.logits)
+
+        # The last token of <API> runs once at each position; it sees `context` on average.
+        positions = min(statistics.positions * settings.k, n)
+        draws = positions * settings.m
+        drawn = draws * statistics.draw
+        context = prompt + n + suffix + (n - 1) / 2 + sizes.api
+        pairs = positions * context + drawn * (context + (statistics.draw + 1) / 2)
+        yield (tool, "decode"), (positions + drawn, pairs, positions + drawn)
+
+        # Scoring runs the text up to `reach`, where the last loss ends.
+        calls = draws * statistics.scored
+        reach = min(n, statistics.last_position * n + LOSS_TOKENS)
+        targets = min(statistics.targets, reach)
+        yield (tool, "plus"), _scoring(calls, sizes.bos + statistics.plus + reach, targets)
+        needed = calls * statistics.needs_call
+        yield (tool, "call"), _scoring(needed, sizes.bos + statistics.call + reach, targets)
+        all_calls += calls
+        max_reach, max_targets = max(max_reach, reach), max(max_targets, targets)
+    if tools:
+        yield (None, "empty"), _scoring(min(1.0, all_calls), max_reach, max_targets)
+
+
+def _scoring(sequences: float, length: float, targets: float) -> Amounts:
+    tokens = max(0.0, length - 1)  # the last token is predicted, not run
+    return sequences * tokens, sequences * tokens * (tokens + 1) / 2, sequences * targets

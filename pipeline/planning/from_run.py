@@ -1,226 +1,169 @@
-"""Assumptions from a finished run: what its texts brought under each tool, and what the engine added.
+"""Measure the `Assumptions` of a plan in a finished run.
 
-In: a folder that annotate wrote. Out: `Assumptions`, in the tokens of that run's model, whose tokenizer must
-be at hand. Rows are streamed, the first thousands looked at; what is foreseen for the same texts from their
-own averages is then held against what was run for them.
+In: a folder that annotate wrote; the tokenizer of its model must be available. Out: averages over the first
+texts of the run, and what the engine ran, relative to the work estimated for those texts from those averages.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.base.config import MethodConfig
-from pipeline.base.records import Cost, Phase
-from pipeline.planning.assumptions import DEMO, Assumptions, Habit, Overhead, Pace, Size
-from pipeline.planning.expected_work import WINDOW, Costs, Sizes, foresee
+from pipeline.base.config import AnnotateConfig
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Phase
+from pipeline.planning.assumptions import DEMO, Assumptions, Overhead, ToolStatistics
+from pipeline.planning.expected_work import LOSS_TOKENS, PromptSizes, TextCounts, estimate_work
 from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files, read_rows
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
 from tools_service.tools.contract import ToolName
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_COLUMNS = ("text", "calls", "funnel", "work")
-_MOST_TEXTS = 5_000  # more would sharpen no average
-_FINE = 1_000  # forecasts are in whole tokens, and a text may bring less than half of one
-_CLOCK_S = 60  # clocks of a shared file system and of the driver may differ by this
+_MAX_TEXTS = 5_000  # more would not make an average more exact
+_SCALE = 1_000  # estimates are whole tokens, and one text may take less than half a token
+_CLOCK_S = 60  # tolerated difference between the clocks of the file system and of the driver
 
 
-@dataclass(slots=True)
-class _Seen:
-    """One tool's sums over the texts it was selected for."""
-
-    totals: Counter[str] = field(default_factory=Counter)
-    reach: float = 0.0
-
-    def habit(self, k: int) -> Habit:
-        """The averages; nothing drawn or scored is nothing assumed."""
-        total = self.totals
-        draws, scored, texts = (max(1, total[name]) for name in ("draws", "scored", "texts"))
-        return Habit(
-            fill=min(1.0, round(total["positions"] / (texts * k), 4)),
-            step=round(total["drawn"] / draws, 4),
-            candidates=round(total["candidates"] / draws, 4),
-            scored=round(total["scored"] / draws, 4),
-            plus=round(total["plus"] / scored, 2),
-            call=round(total["call"] / scored, 2),
-            reach=min(1.0, round(self.reach / scored, 4)),
-            targets=round(total["targets"] / scored, 3),
-            close=round(total["close"] / scored, 4),
-            texts_kept=round(total["texts_kept"] / texts, 4),
-        )
-
-
-def experience(folder: Path) -> Assumptions:
-    """What the finished run in `folder` was like. ManifestError if there is none, or if no text was run."""
+def assumptions_from_run(folder: Path) -> Assumptions:
+    """Raises ManifestError if `folder` is no finished run, or if no text of it went through the model."""
     manifest = read_manifest(folder)
-    if manifest.state != "finished" or manifest.counts is None:
-        raise ManifestError(f"{folder}: not finished; only a finished run says what texts bring")
-    recipe = manifest.recipe
-    words = load_tokenizer(recipe.model.path)
-    sizes = Sizes.of(words, recipe.method)
-    seen: dict[ToolName, _Seen] = {tool: _Seen() for tool in recipe.method.tools}
-    texts: Counter[tuple[int, tuple[ToolName, ...]]] = Counter()
-    run: Costs = {}
-    for row in islice((row for row in read_rows(folder, _COLUMNS) if row["work"]), _MOST_TEXTS):
-        [pieces] = tokenize_continuations(words, [" " + row["text"]])
-        tools = tuple(tool for tool in recipe.method.tools if _worked(row, tool))
-        texts[len(pieces.ids), tools] += 1
-        for part in row["work"]:
-            key = part["tool"], part["phase"]
-            run[key] = run.get(key, Cost()) + Cost(**part["run"])
-        for tool in tools:
-            _look(seen[tool], row, tool, pieces, words, recipe.method)
-    if not texts:
+    if manifest.state != "finished":
+        raise ManifestError(f"{folder}: not finished; a plan needs a finished run")
+    config, method = manifest.recipe, manifest.recipe.method
+    tokenizer = load_tokenizer(config.model.path)
+    rows = (row for row in read_rows(folder, ANNOTATION_SCHEMA.names) if row["work"])
+    annotations = [Annotation.from_row(row) for row in islice(rows, _MAX_TEXTS)]
+    if not annotations:
         raise ManifestError(f"{folder}: no text of this run went through the model")
-    habits = {tool: found.habit(recipe.method.of(tool).k) for tool, found in seen.items()}
-    start_s, pace = _pace(folder, manifest) or (DEMO.start_s, None)
-    plain = Assumptions(
-        source=str(folder), tools=habits, overheads={}, size=_size(folder), start_s=start_s, pace=pace
-    )
-    foreseen: Costs = {}
-    for (n, tools), number in texts.items():
-        for key, cost in foresee(n, tools, _FINE * number, sizes, recipe.method, plain).items():
-            foreseen[key] = foreseen.get(key, Cost()) + cost
-    return plain.model_copy(update={"overheads": _overheads(foreseen, run)})
+    tokenized = tokenize_continuations(tokenizer, [" " + row.text.text for row in annotations])
+    tools = {tool: _statistics(tool, config, annotations, tokenized) for tool in method.tools}
+    measured = {"source": str(folder), "tools": tools, "overheads": {}}
+    assumptions = DEMO.model_copy(update=measured | _row_size(folder) | _throughput(folder, manifest))
+
+    # What the engine adds: its work for these texts, relative to the estimate without overhead.
+    run: defaultdict[Phase, Cost] = defaultdict(Cost)
+    estimate: defaultdict[Phase, Cost] = defaultdict(Cost)
+    texts: TextCounts = Counter()
+    for annotation, text in zip(annotations, tokenized, strict=True):
+        for part in annotation.work:
+            run[part.phase] += part.run
+        worked = {part.tool for part in annotation.work}
+        texts[len(text.ids), tuple(tool for tool in method.tools if tool in worked)] += 1
+    sizes = PromptSizes.of(tokenizer, method)
+    for (_, phase), cost in estimate_work(texts, _SCALE, sizes, method, assumptions).items():
+        estimate[phase] += cost
+    overheads = {phase: _overhead(run[phase], cost) for phase, cost in estimate.items() if cost.tokens}
+    return assumptions.model_copy(update={"overheads": overheads})
 
 
-def _worked(row: Mapping[str, Any], tool: ToolName) -> bool:
-    return any(part["tool"] == tool for part in row["work"])
-
-
-def _look(
-    seen: _Seen,
-    row: Mapping[str, Any],
-    tool: ToolName,
-    pieces: TokenizedText,
-    words: PreTrainedTokenizerBase,
-    method: MethodConfig,
-) -> None:
-    [funnel] = [stage for stage in row["funnel"] if stage["tool"] == tool]
-    work = {part["phase"]: part["run"] for part in row["work"] if part["tool"] == tool}
-    decoded = work.get("decode", {"tokens": 0})["tokens"]
-    calls = [call for call in row["calls"] if call["tool"] == tool]
-    groups = _groups(calls)
-    prefixes = [(linearise(tool, *group[0]), linearise(tool, group[0][0])) for group in groups]
-    lengths = [
-        len(one.ids) for one in tokenize_continuations(words, [text for pair in prefixes for text in pair])
-    ]
-    seen.reach += sum(_last(pieces, positions) / len(pieces.ids) for _, positions, _ in groups)
-    seen.totals.update(
-        texts=1,
-        positions=funnel["positions"],
-        draws=funnel["draws"],
-        drawn=max(0, decoded - funnel["positions"]),
-        candidates=funnel["candidates"],
-        scored=len(groups),
-        plus=sum(lengths[::2]),
-        call=sum(lengths[1::2]),
-        targets=sum(_targets(pieces, positions) for _, positions, _ in groups),
-        close=sum(close for *_, close in groups),
-        texts_kept=int(any(call["gain"] >= method.of(tool).tau_f for call in calls)),
+def _overhead(run: Cost, estimate: Cost) -> Overhead:
+    """`estimate` is for _SCALE times the texts of `run`."""
+    return Overhead(
+        tokens=round(_SCALE * run.tokens / estimate.tokens, 4),
+        padding=round(run.padding / max(1, run.tokens), 4),
+        attention_pairs=round(_SCALE * run.attention_pairs / max(1, estimate.attention_pairs), 4),
     )
 
 
-def _groups(calls: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, str], list[int], bool]]:
-    """Each distinct (c, r): its positions in characters, and whether L_i(e(c)) was needed at one of them."""
-    found: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for call in calls:
-        found[call["input"], call["result"]].append(call)
-    return [
-        (key, [call["position"] for call in same], any(call["l_call"] is not None for call in same))
-        for key, same in found.items()
-    ]
+def _statistics(
+    tool: ToolName, config: AnnotateConfig, annotations: list[Annotation], tokenized: list[TokenizedText]
+) -> ToolStatistics:
+    """Averages of one tool; all are 0 where nothing was drawn or scored."""
+    settings, tokenizer = config.method.of(tool), load_tokenizer(config.model.path)
+    work = [[part for part in annotation.work if part.tool == tool] for annotation in annotations]
+    decoded = sum(part.run.tokens for parts in work for part in parts if part.phase == "decode")
+    funnels = [stage for annotation in annotations for stage in annotation.funnel if stage.tool == tool]
+    positions = sum(stage.positions for stage in funnels)
+    kept: set[int] = set()
+    groups: defaultdict[tuple[int, str, str], list[Call]] = defaultdict(list)  # by text, c and r
+    for number, annotation in enumerate(annotations):
+        for call in annotation.calls:
+            if call.tool == tool:
+                groups[number, call.input, call.result].append(call)
+                if call.gain >= settings.tau_f:
+                    kept.add(number)
+
+    plus = tokenize_continuations(tokenizer, [linearise(tool, *pair) for _, *pair in groups])
+    call_only = tokenize_continuations(tokenizer, [linearise(tool, argument) for _, argument, _ in groups])
+    last_position, targets = 0.0, 0
+    for (number, *_), calls in groups.items():
+        n, tokens = len(tokenized[number].ids), _token_indices(tokenized[number], calls)
+        last_position += max(tokens) / n
+        targets += len({token + t for token in tokens for t in range(LOSS_TOKENS)} & set(range(n)))
+    needs_call = sum(any(call.l_call is not None for call in calls) for calls in groups.values())
+
+    texts, draws = max(1, sum(map(bool, work))), max(1, sum(stage.draws for stage in funnels))
+    scored = max(1, len(groups))
+    return ToolStatistics(
+        positions=min(1.0, round(positions / (texts * settings.k), 4)),
+        draw=round(max(0, decoded - positions) / draws, 4),
+        candidates=round(sum(stage.candidates for stage in funnels) / draws, 4),
+        scored=round(len(groups) / draws, 4),
+        plus=round(sum(len(prefix.ids) for prefix in plus) / scored, 2),
+        call=round(sum(len(prefix.ids) for prefix in call_only) / scored, 2),
+        last_position=min(1.0, round(last_position / scored, 4)),
+        targets=round(targets / scored, 3),
+        needs_call=round(needs_call / scored, 4),
+        texts_kept=round(len(kept) / texts, 4),
+    )
 
 
-def _tokens(pieces: TokenizedText, positions: Iterable[int]) -> list[int]:
-    """Indices of the tokens that begin at these characters of the text, which begins at 1 in `pieces`."""
-    starts = pieces.starts
-    return [int(np.flatnonzero((starts >= 0) & (starts - 1 <= at))[-1]) if at else 0 for at in positions]
+def _token_indices(text: TokenizedText, calls: Sequence[Call]) -> list[int]:
+    """The token of `text` before which each call stands; the tokenized text has a space in front."""
+    begins = np.flatnonzero(text.starts >= 0)
+    positions = np.array([call.position for call in calls])
+    nearest = np.searchsorted(text.starts[begins] - 1, positions, side="right") - 1
+    tokens: list[int] = np.where(positions > 0, begins[nearest], 0).tolist()
+    return tokens
 
 
-def _last(pieces: TokenizedText, positions: Iterable[int]) -> int:
-    return max(_tokens(pieces, positions))
-
-
-def _targets(pieces: TokenizedText, positions: Iterable[int]) -> int:
-    wanted = {index + t for index in _tokens(pieces, positions) for t in range(WINDOW)}
-    return len(wanted & set(range(len(pieces.ids))))
-
-
-def _overheads(foreseen: Costs, run: Costs) -> dict[Phase, Overhead]:
-    """By phase, over all tools; foreseen is _FINE times as much."""
-    phases = sorted({phase for _, phase in foreseen})
-    sums = {
-        phase: [
-            sum((cost for key, cost in costs.items() if key[1] == phase), Cost()) for costs in (foreseen, run)
-        ]
-        for phase in phases
-    }
-    return {
-        phase: Overhead(
-            tokens=round(_FINE * took.tokens / thought.tokens, 4),
-            padding=round(took.padding / max(1, took.tokens), 4),
-            attention_pairs=round(_FINE * took.attention_pairs / max(1, thought.attention_pairs), 4),
-        )
-        for phase, (thought, took) in sums.items()
-        if thought.tokens
-    }
-
-
-def _size(folder: Path) -> Size:
-    """From the files' own indices: the column of the texts, and everything else."""
-    characters = texts = 0
-    column = whole = 0
-    for row in read_rows(folder, ["text"]):
-        characters, texts = characters + len(row["text"]), texts + 1
+def _row_size(folder: Path) -> dict[str, float]:
+    texts = characters = text_bytes = all_bytes = 0
     for path in parquet_files(folder / ROWS):
-        whole += path.stat().st_size
-        column += sum(size for name, size in _columns(path) if name == "text")
-    return Size(text=round(column / max(1, characters), 3), rest=round((whole - column) / max(1, texts), 1))
+        metadata = pq.read_metadata(path)
+        column = metadata.schema.names.index("text")
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        text_bytes += sum(group.column(column).total_compressed_size for group in groups)
+        all_bytes += path.stat().st_size
+        texts += metadata.num_rows
+        characters += pc.sum(pc.utf8_length(pq.read_table(path, columns=["text"])["text"])).as_py() or 0
+    return {
+        "bytes_per_character": round(text_bytes / max(1, characters), 3),
+        "bytes_per_text": round((all_bytes - text_bytes) / max(1, texts), 1),
+    }
 
 
-def _columns(path: Path) -> Iterator[tuple[str, int]]:
-    metadata = pq.read_metadata(path)
-    for group in range(metadata.num_row_groups):
-        for index in range(metadata.num_columns):
-            column = metadata.row_group(group).column(index)
-            yield column.path_in_schema, column.total_compressed_size
+def _throughput(folder: Path, manifest: AnnotationManifest) -> dict[str, float]:
+    """start_s, which ends with the first batch of each actor, and throughput, after that.
 
-
-def _pace(folder: Path, manifest: AnnotationManifest) -> tuple[float, Pace] | None:
-    """The start's seconds, and the speed after it, from the times at which files were finished: each actor's
-    first batch ends its start. None unless one session did all, with several batches an actor, and the files'
-    times are its own (a copy has others)."""
-    compute, actors = manifest.compute, manifest.recipe.ray.actors
+    The times of the files show them only if one session wrote all files, each actor wrote several, and the
+    files are not copies; nothing otherwise.
+    """
+    compute, sessions, actors = manifest.compute, manifest.sessions, manifest.recipe.ray.actors
     files = sorted((path.stat().st_mtime, path) for path in parquet_files(folder / ROWS))
-    if compute is None or len(manifest.sessions) != 1 or len(files) < 3 * actors:
-        return None
-    [session] = manifest.sessions
+    if compute is None or len(sessions) != 1 or len(files) < 3 * actors:
+        return {}
+    [session] = sessions
     if session.finished is None or session.wall_s is None:
-        return None
-    start, end = (datetime.fromisoformat(at).timestamp() for at in (session.started, session.finished))
+        return {}
+    begin, end = (datetime.fromisoformat(time).timestamp() for time in (session.started, session.finished))
     first, last = files[actors - 1][0], files[-1][0]
-    if not (start - _CLOCK_S < first < last < end + _CLOCK_S):
-        return None
-    later = sum((_cost(path) for _, path in files[actors:]), Cost())
-    flops_per_s = compute.shape.flops(later) / (last - first)
-    start_s = session.wall_s - compute.flops / flops_per_s
-    pace = Pace(actors=actors, flops_per_s=float(f"{flops_per_s / actors:.4g}"))
-    return round(max(0.0, start_s), 1), pace
+    if not begin - _CLOCK_S < first < last < end + _CLOCK_S:
+        return {}
+    first_flops = sum(compute.shape.flops(_work(path)) for _, path in files[:actors])
+    flops_per_s = (compute.flops - first_flops) / (last - first)
+    start_s = max(0.0, session.wall_s - compute.flops / flops_per_s)
+    return {"start_s": round(start_s, 1), "throughput": float(f"{flops_per_s / actors:.4g}")}
 
 
-def _cost(path: Path) -> Cost:
-    rows = pq.read_table(path, columns=["work"])["work"].to_pylist()
-    return sum((Cost(**part["run"]) for work in rows for part in work), Cost())
+def _work(path: Path) -> Cost:
+    """What was run for the rows of a file; by field order, since older files use another field name."""
+    run = pq.read_table(path, columns=["work"])["work"].combine_chunks().flatten().field("run")
+    return Cost(*(pc.sum(values).as_py() or 0 for values in run.flatten()))

@@ -1,161 +1,137 @@
-"""A plan for people: what there is, what it takes, how sure that is.
+"""Print a plan: a summary, tables of work and tools, warnings.
 
-In: a `Plan`. Out: renderables of rich, plain text where there is no terminal. Nothing is computed here but
-units.
+In: a `Plan`. Out: renderables of rich. Nothing is computed here except units and sums.
 """
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from collections.abc import Mapping, Sequence
 
-from pipeline.base.config import PlanConfig
-from pipeline.planning.corpus_sample import Survey
-from pipeline.planning.estimate import DiskPlan, Plan, TimePlan, ToolPlan, WorkPlan
+from rich.console import Group
+from rich.table import Column, Table
 
-_PHASES = ("positions", "decode", "empty", "plus", "call")
+from pipeline.planning.estimate import Plan, ToolPlan, WorkPlan
 
 
-def outlook(plan: Plan) -> Group:
-    """Everything `plan` prints."""
-    parts: list[RenderableType] = [_facts(plan), "", _work_table(plan), "", _tool_table(plan), ""]
-    parts += [f"! {line}" for line in warnings(plan)]
-    return Group(*parts)
+def render_plan(plan: Plan) -> Group:
+    """Everything that `plan` prints."""
+    work: dict[str, dict[str, str]] = {
+        tool or "all tools": _work_cells([row for row in plan.work if row.tool == tool])
+        for tool in dict.fromkeys(row.tool for row in plan.work)
+    }
+    work["all"] = _work_cells(plan.work)
+    tools: dict[str, dict[str, str]] = {tool: _tool_cells(row) for tool, row in plan.tools.items()}
+    tables = _table("Tokens through the model (FLOPs)", work), "", _table("Tools", tools), ""
+    return Group(_summary(plan), "", *tables, *(f"! {line}" for line in warnings(plan)))
 
 
 def warnings(plan: Plan) -> list[str]:
-    """What a reader of the numbers should know, most important first."""
-    found = []
-    if plan.assumed_of_demo:
-        tools = ", ".join(plan.assumed_of_demo)
-        found.append(
-            f"what a text brings under {tools} is assumed to be as in the demo; annotate some hundred texts "
-            "of your own and name that folder with --like"
+    """What limits the plan's figures, most important first."""
+    config, lines = plan.config, []
+    if plan.tools_from_demo:
+        lines.append(
+            f"the statistics of {', '.join(plan.tools_from_demo)} are assumed to be as in the demo; annotate "
+            "a few hundred texts of your own and name that folder with --like"
         )
-    if plan.recipe.like is not None and plan.assumptions.pace is None:
-        found.append(
-            f"{plan.recipe.like} shows no speed: that takes one session, three batches an actor or more, and "
-            "its files with their own times (a copy has others)"
+    if config.like is not None and plan.assumptions.throughput is None:
+        lines.append(
+            f"{config.like} shows no speed: that takes a run of one session, with three batches an actor or "
+            "more, whose files have their original times (copies do not)"
         )
     if plan.time is None:
-        found.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
-    elif plan.recipe.flops_per_s is None and plan.recipe.hardware is not None:
-        found.append(
-            f"--utilisation {plan.recipe.utilisation} is an assumption; compute.flops_per_s of a finished "
-            "run shows yours"
+        lines.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
+    elif config.flops_per_s is None and config.hardware is not None:
+        lines.append(
+            f"--utilisation {config.utilisation} is an assumption; a finished run shows the real speed in "
+            "compute.flops_per_s"
         )
-    for tool, part in plan.tools.items():
-        if part.replicas is not None and part.replicas > part.allowed:
-            found.append(
-                f"{tool} needs {part.replicas} replicas of {_short(part.calls_per_s)} calls/s, but "
-                f"tools.{tool.lower()}.deployment.max_replicas = {part.allowed}: raise it, or annotators wait"
+    for tool, row in plan.tools.items():
+        if row.replicas is not None and row.replicas > row.max_replicas:
+            option = f"tools.{tool.lower()}.deployment.max_replicas = {row.max_replicas}"
+            lines.append(
+                f"{tool} needs {row.replicas} replicas of {_short(row.calls_per_s)} calls/s, but {option}: "
+                "raise it, or annotators wait"
             )
-    return found
+    return lines
 
 
-def _facts(plan: Plan) -> Table:
+def _summary(plan: Plan) -> Table:
+    sample = plan.sample
+    about = "" if sample.texts_read == sample.texts else "about "
+    corpus = f"{about}{plan.texts:,} texts of {plan.tokens / max(1, plan.texts):.0f} tokens"
+    corpus += f"; sample: {sample.texts_read:,} texts from {sample.files_read} of {sample.files:,} files"
+    if sample.bytes_read is not None and sample.bytes:
+        corpus += f", {sample.bytes_read / sample.bytes:.2%} of {_short(sample.bytes)}B"
+    disk = f"{_short(plan.disk_bytes)}B of annotations in {plan.disk_files:,} files"
+    disk += f"; ids of finished texts take {_short(plan.ids_bytes)}B on each node that reads"
+    lines = {
+        "corpus": corpus,
+        "assumptions": plan.assumptions.source,
+        "model": f"{_short(plan.shape.parameters)} weights in matrices, {plan.config.model.path}",
+        "work": f"{_short(plan.token_forwards)} tokens through the model, {_short(plan.flops)} FLOPs",
+        "time": _time(plan),
+        "disk": disk,
+    }
     table = Table.grid(padding=(0, 2))
-    table.add_row("corpus", _corpus(plan, plan.survey))
-    table.add_row("assumptions", plan.assumptions.source)
-    table.add_row("model", f"{_short(plan.shape.parameters)} weights in matrices, {plan.recipe.model.path}")
-    table.add_row(
-        "work", f"{_short(plan.token_forwards)} tokens through the model, {_short(plan.flops)} FLOPs"
-    )
-    if plan.time is not None:
-        table.add_row("time", _time(plan.time, plan.recipe))
-    table.add_row("disk", _disk(plan.disk))
+    for name, line in lines.items():
+        if line:
+            table.add_row(name, line)
     return table
 
 
-def _corpus(plan: Plan, survey: Survey) -> str:
-    read = f"{survey.texts_read:,} texts from {survey.files_read} of {survey.files:,} files"
-    if survey.bytes_read is not None and survey.bytes:
-        read += f", {survey.bytes_read / survey.bytes:.2%} of {_bytes(survey.bytes)}"
-    exact = survey.texts_read == survey.texts
-    about = "" if exact else "about "
-    return f"{about}{plan.texts:,} texts of {plan.tokens / max(1, plan.texts):.0f} tokens; sample: {read}"
-
-
-def _time(time: TimePlan, config: PlanConfig) -> str:
-    hours = f"{_hours(time.hours)} with {time.actors} actor{'s' * (time.actors > 1)}" + (
-        f" (the fewest for {_hours(config.deadline_hours)})" if config.deadline_hours is not None else ""
-    )
-    used = (
-        f"{_short(time.gpu_hours)} GPU-hours" if time.gpu_hours else f"{_short(time.actor_hours)} actor-hours"
-    )
-    cost = f", cost {time.cost:,.2f}" if time.cost is not None else ""
-    start = f"; starting takes {time.start_s:.0f} s of it" if time.start_s else ""
-    return f"{used}{cost}: {hours}{start}; {_short(time.flops_per_s)} FLOP/s an actor, {time.source}"
-
-
-def _disk(disk: DiskPlan) -> str:
-    ids = f"ids of finished texts take {_bytes(disk.ids_bytes)} on each node that reads"
-    return f"{_bytes(disk.bytes)} of annotations in {disk.files:,} files; {ids}"
-
-
-def _work_table(plan: Plan) -> Table:
-    table = Table(title="Tokens through the model (FLOPs)", title_justify="left")
-    table.add_column("tool")
-    for phase in (*_PHASES, "all"):
-        table.add_column(phase, justify="right")
-    for tool in dict.fromkeys(part.tool for part in plan.work):
-        parts = [part for part in plan.work if part.tool == tool]
-        cells = [[part for part in parts if part.phase == phase] for phase in _PHASES]
-        table.add_row(tool or "all tools", *map(_cell, cells), _cell(parts))
-    table.add_row(
-        "all", *(_cell([p for p in plan.work if p.phase == one]) for one in _PHASES), _cell(plan.work)
-    )
-    return table
-
-
-def _cell(parts: list[WorkPlan] | tuple[WorkPlan, ...]) -> str:
-    if not parts:
+def _time(plan: Plan) -> str:
+    time, deadline = plan.time, plan.config.deadline_hours
+    if time is None:
         return ""
-    return f"{_short(sum(p.cost.tokens for p in parts))} ({_short(sum(p.flops for p in parts))})"
-
-
-def _tool_table(plan: Plan) -> Table:
-    table = Table(title="Tools", title_justify="left")
-    table.add_column("tool")
-    names = (
-        "texts",
-        "with a kept call",
-        "calls",
-        "calls a text",
-        "calls/s a replica",
-        "replicas per actor",
-        "replicas",
+    kind = "GPU" if time.gpu_hours else "actor"
+    cost = "" if time.cost is None else f", cost {time.cost:,.2f}"
+    fewest = "" if deadline is None else f" (the fewest for {_hours(deadline)})"
+    start = f"; starting takes {time.start_s:.0f} s of it" if time.start_s else ""
+    return (
+        f"{_short(time.gpu_hours or time.actor_hours)} {kind}-hours{cost}: "
+        f"{_hours(time.hours)} with {time.actors} actor{'s' * (time.actors > 1)}{fewest}{start}; "
+        f"{_short(time.flops_per_s)} FLOP/s an actor, {time.source}"
     )
-    for name in names:
-        table.add_column(name, justify="right")
-    for tool, part in plan.tools.items():
-        table.add_row(tool, *_tool_cells(part))
+
+
+def _work_cells(rows: Sequence[WorkPlan]) -> dict[str, str]:
+    phases = ("positions", "decode", "empty", "plus", "call")
+    columns = {phase: [row for row in rows if row.phase == phase] for phase in phases}
+    return {name: _tokens_and_flops(column) for name, column in (columns | {"all": [*rows]}).items()}
+
+
+def _tokens_and_flops(rows: Sequence[WorkPlan]) -> str:
+    tokens, flops = sum(row.cost.tokens for row in rows), sum(row.flops for row in rows)
+    return f"{_short(tokens)} ({_short(flops)})" if rows else ""
+
+
+def _tool_cells(row: ToolPlan) -> dict[str, str]:
+    return {
+        "texts": _short(row.texts),
+        "with a kept call": _short(row.texts_kept),
+        "calls": _short(row.calls),
+        "calls a text": f"{row.calls / max(1, row.texts):.2f}",
+        "calls/s a replica": _short(row.calls_per_s),
+        "replicas per actor": "" if row.replicas_per_actor is None else f"{row.replicas_per_actor:.2g}",
+        "replicas": "" if row.replicas is None else str(row.replicas),
+    }
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, str]]) -> Table:
+    """Cells by row and column; every row has the same columns."""
+    columns = [Column(name, justify="right") for name in next(iter(rows.values()))]
+    table = Table("tool", *columns, title=title, title_justify="left")
+    for name, cells in rows.items():
+        table.add_row(name, *cells.values())
     return table
-
-
-def _tool_cells(part: ToolPlan) -> list[str]:
-    each = "" if part.replicas_per_actor is None else f"{part.replicas_per_actor:.2g}"
-    return [
-        _short(part.texts),
-        _short(part.texts_kept),
-        _short(part.calls),
-        f"{part.calls / max(1, part.texts):.2f}",
-        _short(part.calls_per_s),
-        each,
-        "" if part.replicas is None else str(part.replicas),
-    ]
 
 
 def _short(number: float) -> str:
-    """Three digits and a power of thousand: 12.3 M."""
+    """Three digits and a power of a thousand: 12.3 M."""
     for unit, name in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= unit:
             return f"{number / unit:.3g} {name}"
     return f"{number:.3g}"
-
-
-def _bytes(number: float) -> str:
-    return f"{_short(number)}B"
 
 
 def _hours(hours: float) -> str:

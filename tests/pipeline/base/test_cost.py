@@ -1,4 +1,4 @@
-"""The least work against plain sets of distinct contexts; FLOPs by hand; the forecast."""
+"""The lower bound against plain sets of distinct contexts; FLOPs by hand."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 
 from bench.fixtures.small_models import ARCHITECTURES, causal_lm
 from pipeline.base.cost import (
-    Expected,
     ModelShape,
     PromptLayout,
-    forecast,
     lower_bound_decode,
     lower_bound_positions,
     lower_bound_scoring,
@@ -56,26 +54,26 @@ def contexts_of_draws(api: Context) -> set[Context]:
 
 
 def cost_of(asked: set[Context], known: Iterable[Context] = ((),)) -> Cost:
-    """Every token that ends a beginning of some context is run once, and sees that beginning."""
-    had = set(chain.from_iterable(beginnings(context) for context in known))
-    new = set(chain.from_iterable(beginnings(context) for context in asked)) - had
+    """Every token that ends a prefix of some context runs once, and attends to that prefix."""
+    had = set(chain.from_iterable(prefixes(context) for context in known))
+    new = set(chain.from_iterable(prefixes(context) for context in asked)) - had
     return Cost(len(new), attention_pairs=sum(map(len, new)), logits=len(asked))
 
 
-def beginnings(context: Context) -> set[Context]:
+def prefixes(context: Context) -> set[Context]:
     return {context[:size] for size in range(1, len(context) + 1)}
 
 
 @pytest.mark.parametrize("api", [named("a", 1), named("a", 3)])
-def test_the_least_sampling_is_the_set_of_distinct_contexts(api: Context) -> None:
+def test_the_lower_bound_sampling_is_the_set_of_distinct_contexts(api: Context) -> None:
     layout = PromptLayout(len(PROMPT), len(TEXT), len(SUFFIX), len(api))
     positions, draws = contexts_of_positions(api), contexts_of_draws(api)
     assert lower_bound_positions(layout) == cost_of(positions, [PROMPT])
     assert lower_bound_decode(layout, DRAWS) == cost_of(draws, positions)
 
 
-def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> None:
-    """Tools whose calls begin alike share that; an equal sequence, and one that is a beginning, are free."""
+def test_the_lower_bound_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> None:
+    """Calls of any tool share a common prefix; an equal sequence, and one that is a prefix, are free."""
     sequences = [
         (0, *range(50, 58)),
         (0, 1, 2, 3, 4, *range(50, 56)),
@@ -96,38 +94,6 @@ def test_the_least_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> 
         asked.append(whole)
 
 
-def test_a_forecast_of_what_happened_is_what_happened() -> None:
-    """Where all texts and draws are alike, averages lose nothing."""
-    layout = PromptLayout(7, 5, 2, 3)
-    draws = {i: [(10 * j, 1, 2, 3) for j in range(4)] for i in (1, 2, 3)}
-    x, calls = list(range(50, 55)), 6
-    plus = [[0, 1, 100 + c, 7, 8, *x] for c in range(calls)]
-    call = [[0, 1, 200 + c, 7, *x] for c in range(calls)]
-    scored = lower_bound_scoring([[0, *x], *plus, *call], [5] * (1 + 2 * calls))
-    expected = Expected(
-        prompt=7, n=5, suffix=2, api=3, positions=3, draws=4, draw=4, calls=calls, plus=5, call=4, reach=5
-    )
-    found = forecast(expected)
-    assert found["positions"] == lower_bound_positions(layout)
-    assert found["decode"] == lower_bound_decode(layout, draws)
-    # What is shared, BOS and a token, is foreseen as a size; that some sequence has it first is not.
-    shared = forecast(expected.__class__(**{**fields(expected), "shared": 2}))
-    assert shared["call"] == sum(scored[1 + calls :], Cost())
-    assert shared["plus"].logits == sum(scored[1 : 1 + calls], Cost()).logits
-
-
-def fields(expected: Expected) -> dict[str, float]:
-    return {name: getattr(expected, name) for name in Expected.__slots__}
-
-
-def test_nothing_drawn_or_scored_is_forecast_to_cost_nothing() -> None:
-    found = forecast(
-        Expected(prompt=7, n=5, suffix=2, positions=0, draws=4, draw=4, calls=0, plus=5, call=4, reach=5)
-    )
-    assert found["positions"].tokens == 11
-    assert {phase for phase, cost in found.items() if cost != Cost()} == {"positions"}
-
-
 def test_flops_by_hand() -> None:
     """Two layers of 64 with three MLP matrices of 96; two of the four heads have keys and values."""
     shape = ModelShape.of(causal_lm("llama", 420))
@@ -146,6 +112,6 @@ def test_a_shape_is_read_without_the_weights(architecture: str, tmp_path: Path) 
     assert ModelShape.of(model).parameters == sum(weight.numel() for weight in blocks if weight.dim() == 2)
 
 
-def test_planning_needs_no_torch() -> None:
-    code = "import sys, pipeline.planning; sys.exit('torch' in sys.modules)"
+def test_the_cost_model_needs_no_torch() -> None:
+    code = "import sys, pipeline.base.cost; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

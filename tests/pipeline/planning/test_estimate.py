@@ -1,4 +1,4 @@
-"""Plans: a run's own averages give that run again; time, cost, tools and disk by hand; what is refused."""
+"""Plans: a run's own averages reproduce that run; time, cost, tools and disk by hand; errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.base.hardware import HARDWARE, PEAK_FLOPS_PER_S
 from pipeline.base.records import Cost
 from pipeline.planning.assumptions import CALLS_PER_S, DEMO
 from pipeline.planning.estimate import Plan, plan
-from pipeline.planning.expected_work import Sizes
-from pipeline.planning.from_run import experience
-from pipeline.planning.render import outlook, warnings
+from pipeline.planning.expected_work import PromptSizes
+from pipeline.planning.from_run import assumptions_from_run
+from pipeline.planning.render import render_plan, warnings
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.prompts import load_prompt
@@ -29,6 +29,8 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.tools.contract import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
+
+STARTED = 1_767_225_600  # 2026-01-01, UTC
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(world: Path) -> AnnotationManifest:
-    return annotating.finished(world, world / "annotations")
+    return set_times(world / "annotations", annotating.finished(world, world / "annotations"))
+
+
+def set_times(folder: Path, manifest: AnnotationManifest, actors: int = 1) -> AnnotationManifest:
+    """As if the run had taken two minutes: the first file after one, each further file ten seconds later."""
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
+    ray = manifest.recipe.ray.model_copy(update={"actors": actors})
+    changed = {
+        "sessions": (manifest.sessions[0].model_copy(update=times),),
+        "recipe": manifest.recipe.model_copy(update={"ray": ray}),
+    }
+    manifest = manifest.model_copy(update=changed)
+    manifest.write(folder)
+    for number, path in enumerate(parquet_files(folder / ROWS)):
+        os.utime(path, (STARTED + 60 + 10 * number,) * 2)
+    return manifest
 
 
 def config(world: Path, **changed: object) -> PlanConfig:
@@ -51,42 +68,41 @@ def config(world: Path, **changed: object) -> PlanConfig:
 
 
 @pytest.fixture(scope="module")
-def made(world: Path, real: AnnotationManifest) -> Plan:
+def plan_like_run(world: Path, real: AnnotationManifest) -> Plan:
     return plan(config(world, like=world / "annotations", flops_per_s=1e9))
 
 
 def test_sizes_are_those_of_the_engine(world: Path) -> None:
     model, method = annotating.annotator_model(), annotating.method(world / "prompts")
-    sizes = Sizes.of(model.tokenizer, method)
+    sizes = PromptSizes.of(model.tokenizer, method)
     for tool in method.tools:
         template = load_prompt(tool, method.prompts)
         prompt = model.prompt(template)
         assert sizes.prompts[tool] == (prompt.length, len(prompt.suffix))
-        assert sizes.room(tool, model.max_positions, 10) == model.max_text_tokens(template, 10)
+        assert sizes.max_text_tokens(tool, model.max_positions, 10) == model.max_text_tokens(template, 10)
     assert sizes.api == len(model.call_tokens.api)
 
 
-def test_a_runs_own_averages_foresee_that_run(made: Plan, real: AnnotationManifest) -> None:
+def test_the_averages_of_a_run_reproduce_that_run(plan_like_run: Plan, real: AnnotationManifest) -> None:
     assert real.counts is not None
     assert real.compute is not None
-    assert made.texts == real.counts.texts
-    assert made.token_forwards == pytest.approx(real.counts.token_forwards, rel=0.02)
-    assert made.flops == pytest.approx(real.compute.flops, rel=0.03)
+    assert plan_like_run.texts == real.counts.texts
+    assert plan_like_run.token_forwards == pytest.approx(real.counts.token_forwards, rel=0.02)
+    assert plan_like_run.flops == pytest.approx(real.compute.flops, rel=0.03)
     for tool, counts in real.counts.tools.items():
-        assert made.tools[tool].texts == counts.selected
-        assert made.tools[tool].calls == pytest.approx(counts.candidates, rel=0.01)
-        assert made.tools[tool].texts_kept == pytest.approx(counts.texts_kept, abs=1)
-    run = {(part.tool, part.phase): part.run for part in real.counts.work}
-    for part in made.work:
-        took = run[part.tool, part.phase]
-        assert part.cost.tokens == pytest.approx(took.tokens, rel=0.1, abs=20)
+        assert plan_like_run.tools[tool].texts == counts.selected
+        assert plan_like_run.tools[tool].calls == pytest.approx(counts.candidates, rel=0.01)
+        assert plan_like_run.tools[tool].texts_kept == pytest.approx(counts.texts_kept, abs=1)
+    run = {(row.tool, row.phase): row.run for row in real.counts.work}
+    for row in plan_like_run.work:
+        assert row.cost.tokens == pytest.approx(run[row.tool, row.phase].tokens, rel=0.1, abs=20)
 
 
-def test_time_is_work_over_speed_and_what_starting_takes(made: Plan) -> None:
-    time = made.time
+def test_time_is_work_over_speed_and_what_starting_takes(plan_like_run: Plan) -> None:
+    time = plan_like_run.time
     assert time is not None
-    assert time.actor_hours == pytest.approx(made.flops / 1e9 / 3_600)
-    assert time.start_s == made.assumptions.start_s > 0
+    assert time.actor_hours == pytest.approx(plan_like_run.flops / 1e9 / 3_600)
+    assert time.start_s == plan_like_run.assumptions.start_s > 0
     assert time.hours == pytest.approx(time.actor_hours + time.start_s / 3_600)
     assert (time.gpu_hours, time.cost) == (0, None)
 
@@ -94,7 +110,7 @@ def test_time_is_work_over_speed_and_what_starting_takes(made: Plan) -> None:
 def test_hardware_price_and_deadline(world: Path) -> None:
     deadline = DEMO.start_s / 3_600 + 1e-9
     on_gpus = config(world).ray.model_copy(update={"gpus_per_actor": 1.0})
-    made = plan(
+    result = plan(
         config(
             world,
             ray=on_gpus,
@@ -105,34 +121,34 @@ def test_hardware_price_and_deadline(world: Path) -> None:
             sample=20,
         )
     )
-    time = made.time
+    time = result.time
     assert time is not None
     assert time.flops_per_s == 0.5 * 312e12
-    assert time.gpu_hours == pytest.approx(made.flops / time.flops_per_s / 3_600)
+    assert time.gpu_hours == pytest.approx(result.flops / time.flops_per_s / 3_600)
     assert time.cost == pytest.approx(2 * time.gpu_hours)
     assert time.actors == math.ceil(time.actor_hours / 1e-9) > 1
     assert time.hours <= deadline
-    calculator = made.tools["Calculator"]
+    calculator = result.tools["Calculator"]
     needed = calculator.calls / (time.actor_hours * 3_600) / CALLS_PER_S["Calculator"]
     assert calculator.replicas_per_actor == pytest.approx(needed, rel=0.01)
     assert calculator.replicas == max(1, math.ceil(calculator.replicas_per_actor * time.actors))
 
 
-def test_disk(made: Plan, world: Path) -> None:
+def test_disk(plan_like_run: Plan, world: Path) -> None:
     written = sum(path.stat().st_size for path in parquet_files(world / "annotations" / ROWS))
-    assert made.disk.bytes == pytest.approx(written, rel=0.01)
-    assert made.disk.files == math.ceil(50 / 8)
-    assert made.disk.ids_bytes == 8 * 50
+    assert plan_like_run.disk_bytes == pytest.approx(written, rel=0.01)
+    assert plan_like_run.disk_files == math.ceil(50 / 8)
+    assert plan_like_run.ids_bytes == 8 * 50
 
 
-def test_without_a_run_to_go_by_the_demo_is_and_the_reader_is_told(world: Path) -> None:
-    made = plan(config(world))
-    assert made.assumptions == DEMO
-    assert made.assumed_of_demo == ("Calculator", "Calendar")
-    assert made.time is None
-    said = " ".join(warnings(made))
-    assert "assumed to be as in the demo" in said
-    assert "no time: name --hardware" in said
+def test_without_a_run_the_demo_is_assumed_with_a_warning(world: Path) -> None:
+    result = plan(config(world))
+    assert result.assumptions == DEMO
+    assert result.tools_from_demo == ("Calculator", "Calendar")
+    assert result.time is None
+    lines = " ".join(warnings(result))
+    assert "assumed to be as in the demo" in lines
+    assert "no time: name --hardware" in lines
 
 
 def test_tools_that_the_run_did_not_have_are_taken_from_the_demo(
@@ -140,45 +156,36 @@ def test_tools_that_the_run_did_not_have_are_taken_from_the_demo(
 ) -> None:
     method = config(world).method
     (world / "prompts" / "qa.txt").write_text("Ask. [QA(who?)] Ann.\n\nInput: {text}\nOutput:")
-    wanted = method.model_copy(update={"tools": ("Calendar", "QA")})
-    made = plan(config(world, method=wanted, like=world / "annotations"))
-    assert made.assumed_of_demo == ("QA",)
-    assert set(made.tools) == {"Calendar", "QA"}
+    both_tools = method.model_copy(update={"tools": ("Calendar", "QA")})
+    result = plan(config(world, method=both_tools, like=world / "annotations"))
+    assert result.tools_from_demo == ("QA",)
+    assert set(result.tools) == {"Calendar", "QA"}
 
 
 @pytest.mark.parametrize("actors", [1, 2])
 def test_the_speed_of_a_run_counts_from_when_all_actors_work(
     actors: int, world: Path, real: AnnotationManifest, tmp_path: Path
 ) -> None:
-    """Seven files, ten seconds apart, the first after a minute; then a copy that lost the times."""
+    """Seven files, then the same files without their times."""
     folder = tmp_path / "annotations"
     shutil.copytree(world / "annotations", folder)
-    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
-    ray = real.recipe.ray.model_copy(update={"actors": actors})
-    changed = {
-        "sessions": (real.sessions[0].model_copy(update=times),),
-        "recipe": real.recipe.model_copy(update={"ray": ray}),
-    }
-    real.model_copy(update=changed).write(folder)
-    start = 1_767_225_600
+    set_times(folder, real, actors)
     files = parquet_files(folder / ROWS)
-    for number, path in enumerate(files):
-        os.utime(path, (start + 60 + 10 * number,) * 2)
-    found = experience(folder)
-    assert found.pace is not None
+    assumptions = assumptions_from_run(folder)
+    assert assumptions.throughput is not None
     assert real.compute is not None
     later = sum(flops_of(path, real.compute.shape) for path in files[actors:])
     speed = later / (10 * (7 - actors))
-    assert found.pace.flops_per_s == pytest.approx(speed / actors, rel=0.01)
-    assert found.start_s == pytest.approx(120 - real.compute.flops / speed, abs=0.1)
-    os.utime(files[-1], (start + 10_000,) * 2)
-    unknown = experience(folder)
-    assert (unknown.start_s, unknown.pace) == (DEMO.start_s, None)
+    assert assumptions.throughput == pytest.approx(speed / actors, rel=0.01)
+    assert assumptions.start_s == pytest.approx(120 - real.compute.flops / speed, abs=0.1)
+    os.utime(files[-1], (STARTED + 10_000,) * 2)
+    unknown = assumptions_from_run(folder)
+    assert (unknown.start_s, unknown.throughput) == (DEMO.start_s, None)
 
 
 def flops_of(path: Path, shape: ModelShape) -> int:
-    parts = [part["run"] for work in pq.read_table(path)["work"].to_pylist() for part in work]
-    return sum(shape.flops(Cost(**part)) for part in parts)
+    costs = [phase["run"] for work in pq.read_table(path)["work"].to_pylist() for phase in work]
+    return sum(shape.flops(Cost(**cost)) for cost in costs)
 
 
 def test_no_speed_but_a_deadline_is_refused(world: Path) -> None:
@@ -186,14 +193,14 @@ def test_no_speed_but_a_deadline_is_refused(world: Path) -> None:
         plan(config(world, deadline_hours=5.0))
 
 
-def test_a_run_that_shows_no_speed_is_said_to(world: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_speed_gives_a_warning(world: Path, tmp_path: Path) -> None:
     copy = tmp_path / "annotations"
     shutil.copytree(world / "annotations", copy)
     for path in parquet_files(copy / ROWS):
         os.utime(path, (0, 0))
-    made = plan(config(world, like=copy))
-    assert made.time is None
-    assert any(f"{copy} shows no speed" in line for line in warnings(made))
+    result = plan(config(world, like=copy))
+    assert result.time is None
+    assert any(f"{copy} shows no speed" in line for line in warnings(result))
 
 
 def test_a_deadline_within_the_start_is_refused(world: Path) -> None:
@@ -203,9 +210,7 @@ def test_a_deadline_within_the_start_is_refused(world: Path) -> None:
         plan(config(world, deadline_hours=0.01, flops_per_s=1e9))
 
 
-def test_a_run_that_is_not_finished_says_nothing(
-    world: Path, real: AnnotationManifest, tmp_path: Path
-) -> None:
+def test_an_unfinished_run_is_refused(world: Path, real: AnnotationManifest, tmp_path: Path) -> None:
     real.model_copy(update={"state": "unfinished", "counts": None, "compute": None}).write(tmp_path)
     with pytest.raises(ManifestError, match="not finished"):
         plan(config(world, like=tmp_path))
@@ -214,15 +219,15 @@ def test_a_run_that_is_not_finished_says_nothing(
         plan(config(world, like=tmp_path))
 
 
-def test_the_plan_is_printed_and_written(made: Plan, tmp_path: Path) -> None:
+def test_the_plan_is_printed_and_written(plan_like_run: Plan, tmp_path: Path) -> None:
     out = io.StringIO()
-    Console(file=out, width=150).print(outlook(made))
+    Console(file=out, width=150).print(render_plan(plan_like_run))
     shown = out.getvalue()
     assert "50 texts" in shown
     assert "Calculator" in shown
     assert "positions" in shown
-    made.write(tmp_path / "new" / "plan.json")
-    assert Plan.model_validate_json((tmp_path / "new" / "plan.json").read_text()) == made
+    plan_like_run.write(tmp_path / "new" / "plan.json")
+    assert Plan.model_validate_json((tmp_path / "new" / "plan.json").read_text()) == plan_like_run
 
 
 def test_all_tools_and_hardware_have_figures() -> None:
