@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.base.config import FinetuneConfig, differences
+from pipeline.base.config import FinetuneConfig, changed_fields
 from pipeline.finetuning.metrics_log import Evaluation
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
@@ -49,8 +49,8 @@ class Run(Frozen):
 
     def differences(self, other: Run) -> list[str]:
         """What makes the other a different run, by field."""
-        mine, others = (run.recipe.model_dump(mode="json", exclude=_OPERATIONAL) for run in (self, other))
-        return differences(mine, others) + ([] if self.data == other.data else ["data: other content"])
+        fields = changed_fields(self.recipe, other.recipe, ignore=_OPERATIONAL)
+        return fields + ([] if self.data == other.data else ["data: other content"])
 
 
 class FinetuneManifest(Run):

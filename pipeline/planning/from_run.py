@@ -23,7 +23,7 @@ from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import DEMO, Assumptions, Habit, Overhead, Pace, Size
 from pipeline.planning.expected_work import WINDOW, Costs, Sizes, foresee
 from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
-from pipeline.storage.row_files import ROWS, parquet_files, read_rows
+from pipeline.storage.row_files import ROWS, parquet_files, read_file_batches, read_rows
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
 from tools_service.tools.contract import ToolName
@@ -67,7 +67,7 @@ def experience(folder: Path) -> Assumptions:
     manifest = read_manifest(folder)
     if manifest.state != "finished" or manifest.counts is None:
         raise ManifestError(f"{folder}: not finished; only a finished run says what texts bring")
-    recipe = manifest.recipe
+    recipe = manifest.config
     words = load_tokenizer(recipe.model.path)
     sizes = Sizes.of(words, recipe.method)
     seen: dict[ToolName, _Seen] = {tool: _Seen() for tool in recipe.method.tools}
@@ -203,7 +203,7 @@ def _pace(folder: Path, manifest: AnnotationManifest) -> tuple[float, Pace] | No
     """The start's seconds, and the speed after it, from the times at which files were finished: each actor's
     first batch ends its start. None unless one session did all, with several batches an actor, and the files'
     times are its own (a copy has others)."""
-    compute, actors = manifest.compute, manifest.recipe.ray.actors
+    compute, actors = manifest.compute, manifest.config.ray.actors
     files = sorted((path.stat().st_mtime, path) for path in parquet_files(folder / ROWS))
     if compute is None or len(manifest.sessions) != 1 or len(files) < 3 * actors:
         return None
@@ -222,5 +222,5 @@ def _pace(folder: Path, manifest: AnnotationManifest) -> tuple[float, Pace] | No
 
 
 def _cost(path: Path) -> Cost:
-    rows = pq.read_table(path, columns=["work"])["work"].to_pylist()
-    return sum((Cost(**part["run"]) for work in rows for part in work), Cost())
+    rows = (row for batch in read_file_batches(path, ["work"]) for row in batch.to_pylist())
+    return sum((Cost(**part["run"]) for row in rows for part in row["work"]), Cost())

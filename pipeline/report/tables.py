@@ -60,7 +60,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
     """Everything the demo prints, from a folder that annotate wrote and a file that evaluate wrote."""
     manifest = read_manifest(annotations)
     columns = ["text_id", "document", "text", "calls"]
-    calls = kept_calls(read_rows(annotations, columns), manifest.recipe.method)
+    calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
     return Group(
         funnel_table(manifest.counts.tools if manifest.counts is not None else {}),
         calls_view(calls),

@@ -154,10 +154,10 @@ def test_the_speed_of_a_run_counts_from_when_all_actors_work(
     folder = tmp_path / "annotations"
     shutil.copytree(world / "annotations", folder)
     times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
-    ray = real.recipe.ray.model_copy(update={"actors": actors})
+    ray = real.config.ray.model_copy(update={"actors": actors})
     changed = {
         "sessions": (real.sessions[0].model_copy(update=times),),
-        "recipe": real.recipe.model_copy(update={"ray": ray}),
+        "config": real.config.model_copy(update={"ray": ray}),
     }
     real.model_copy(update=changed).write(folder)
     start = 1_767_225_600
