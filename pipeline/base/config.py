@@ -118,7 +118,7 @@ class MethodConfig(Frozen):
     prompts: Path | None = None
     """Folder with one prompt file per tool. None: the prompts of this package."""
     calculator_random_share: Probability = 0.01
-    """Share of texts with three numbers but no arithmetic to use for the calculator (Appendix A)."""
+    """Share of texts with three numbers but no arithmetic to use for the calculator (App. A)."""
     seed: int = 0
     """Seed of sampling. Seed, text, tool and position determine the sampled calls."""
 

@@ -39,9 +39,9 @@ class Document:
 class Text:
     """A passage of a document that fits the model together with the longest prompt.
 
-    `text_id` is an int64 that depends on the source location alone: a rerun produces the same ids, and
-    a duplicate page is two rows. `skipped` is the reason if the text must not be annotated (empty,
-    unreadable line, …).
+    `text_id` is an int64 that depends on the source location alone: a rerun produces the same ids,
+    and a duplicate page is two rows. `skipped` is the reason if the text must not be annotated
+    (empty, unreadable line, …).
     """
 
     text_id: int
@@ -54,9 +54,9 @@ class Text:
 class Candidate:
     """A sampled call that is not executed yet (steps 2 and 3).
 
-    `position` is the character offset in the text before which the call is inserted; `token_index` is
-    the index of the token that starts there; `p_api` is the probability of <API> there. `draws` counts
-    the samples with this input.
+    `position` is the character offset in the text before which the call is inserted; `token_index`
+    is the index of the token that starts there; `p_api` is the probability of <API> there. `draws`
+    counts the samples with this input.
     """
 
     tool: ToolName
@@ -72,9 +72,9 @@ class Call:
     """A scored call. Losses are weighted negative log-probabilities in nats (paper section 2).
 
     `position` is the character offset in the text before which the call is inserted. `gain` is
-    min(l_empty, l_call) - l_plus. If l_empty - l_plus is already below the lowest threshold of interest,
-    `l_call` is not computed, because it could only lower the gain: then `l_call` is None and `gain` is
-    the upper bound l_empty - l_plus.
+    min(l_empty, l_call) - l_plus. If l_empty - l_plus is already below the lowest threshold of
+    interest, `l_call` is not computed, because it could only lower the gain: then `l_call` is None
+    and `gain` is the upper bound l_empty - l_plus.
     """
 
     tool: ToolName
@@ -92,10 +92,10 @@ class Call:
 class Funnel:
     """Counts per stage for one text and one tool; the manifest holds their sums.
 
-    `selection` is the rule that selected the text, or "no: REASON". `positions` is the size of I, `draws`
-    the number of samples, `candidates` the number of distinct (position, input) pairs among well-formed
-    samples, `executed` those with a result, `scored` those with finite losses. `discarded` counts
-    discarded samples and calls by reason.
+    `selection` is the rule that selected the text, or "no: REASON". `positions` is the size of I,
+    `draws` the number of samples, `candidates` the number of distinct (position, input) pairs among
+    well-formed samples, `executed` those with a result, `scored` those with finite losses.
+    `discarded` counts discarded samples and calls by reason.
     """
 
     tool: ToolName
@@ -112,8 +112,8 @@ class Funnel:
 class Cost:
     """Work of forward passes, in the units that determine its FLOPs (cost.py).
 
-    `tokens` are the tokens processed, without `padding` tokens. `attention_pairs` counts the pairs of
-    tokens that attention compares, masked pairs included. `logits` counts rows of logits.
+    `tokens` are the tokens processed, without `padding` tokens. `attention_pairs` counts the pairs
+    of tokens that attention compares, masked pairs included. `logits` counts rows of logits.
     """
 
     tokens: int = 0
@@ -134,8 +134,8 @@ class Cost:
 class PhaseWork:
     """Work of one phase for one text: the lower bound of the exact method, and what was run.
 
-    `tool` is None for L_i(empty), which all tools share. Manifests of earlier versions say ``least``
-    for ``lower_bound`` and ``seen`` for ``attention_pairs``: pydantic accepts both.
+    `tool` is None for L_i(empty), which all tools share. Manifests of earlier versions say
+    ``least`` for ``lower_bound`` and ``seen`` for ``attention_pairs``: pydantic accepts both.
     """
 
     tool: ToolName | None

@@ -1,9 +1,9 @@
 """Reads the documents of one corpus file: CCNet, Dolma and plain JSON lines, Parquet, text files.
 
-In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed. A record holds the text and its
-origin, or the reason why the text is unusable (``KIND: details at FILE#N``). A bad line is never an
-exception, so it costs one line only. docs/corpus.md describes the recognised fields. passages.py splits
-documents into passages. No Ray.
+In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed. A record holds the text
+and its origin, or the reason why the text is unusable (``KIND: details at FILE#N``). A bad line is
+never an exception, so it costs one line only. docs/corpus.md describes the recognised fields.
+passages.py splits documents into passages. No Ray.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN_FIELDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line or row of a corpus file, numbered from 1. A record with a `problem` has no usable text."""
+    """A line or row of a corpus file, numbered from 1. With a `problem`, its text is unusable."""
 
     row: int
     document: Document
@@ -81,8 +81,8 @@ def _parse_line(file: CorpusFile, line: Line, config: CorpusConfig) -> Record:
 def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     """Reads a text file as one document, in blocks so that a large file streams.
 
-    A block ends at a blank line, or at a line break if no blank line follows for long. An unusable line
-    is a record of its own.
+    A block ends at a blank line, or at a line break if no blank line follows for long. An unusable
+    line is a record of its own.
     """
     block: list[str] = []
     first, size = 1, 0
@@ -119,7 +119,7 @@ def _read_parquet(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
                     else:
                         yield _record(file, row, fields, names, config)
     except (pa.ArrowException, OSError) as error:
-        # A broken page looks like a broken connection. A local file stays broken; a remote connection may
+        # A broken page looks like a broken connection. A local file stays broken, but a connection may
         # recover, so its error must not become a row.
         if file.root and not isinstance(error, pa.ArrowInvalid):
             raise OSError(str(error)) from error
@@ -203,7 +203,7 @@ def _lookup(fields: Mapping[str, Any], name: str) -> Any:
 
 
 def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
-    """The configured field, else the first recognised field that holds a URL (some `id`s of Dolma do)."""
+    """The configured field, else the first recognised field that holds a URL."""
     if config.url_field:
         return _metadata(_lookup(fields, config.url_field))
     values = (_metadata(_lookup(fields, name)) for name in URL_FIELDS)

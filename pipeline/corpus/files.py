@@ -1,9 +1,9 @@
 """Lists the files of a corpus from files, folders, globs and URIs.
 
-In: `CorpusConfig.paths` and a slice. Out: one small, picklable `CorpusFile` per file, in the given order
-and sorted within a folder or glob; any process of a cluster can open it. Supported are local paths and
-the URIs of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …)
-opens. documents.py reads the contents. No Ray.
+In: `CorpusConfig.paths` and a slice. Out: one small, picklable `CorpusFile` per file, in the given
+order and sorted within a folder or glob; any process of a cluster can open it. Supported are local
+paths and the URIs of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory,
+http, sftp, …) opens. documents.py reads the contents. No Ray.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class CorpusError(ConfigurationError):
 class CorpusFile:
     """One file of the corpus.
 
-    `name` is the end of its path, at least folder and file name. `Document.source` and the text ids are
-    derived from it, so it does not depend on the working directory or the machine. `path` is the path
-    within the filesystem that the URI `root` opens ("" is the local disk). `size` is in bytes, or None if
-    the filesystem does not report it.
+    `name` is the end of its path, at least folder and file name. `Document.source` and the text ids
+    are derived from it, so it does not depend on the working directory or the machine. `path` is
+    the path within the filesystem that the URI `root` opens ("" is the local disk). `size` is in
+    bytes, or None if the filesystem does not report it.
     """
 
     name: str
@@ -123,7 +123,7 @@ def _filesystem(root: str) -> pyarrow.fs.FileSystem:
 
 
 def _resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem of a URI and the path within it; pyarrow's filesystems take precedence over fsspec's."""
+    """The filesystem of a URI (pyarrow's, else fsspec's) and the path within it."""
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid as not_of_arrow:
@@ -169,7 +169,7 @@ def _named_file(entry: str, root: str, info: pyarrow.fs.FileInfo) -> tuple[str, 
 def _corpus_files(
     entry: str, start: str, pattern: str, listing: list[pyarrow.fs.FileInfo]
 ) -> list[pyarrow.fs.FileInfo]:
-    """The files below `start` that match the pattern, without hidden files and markers (`.x`, `_x`)."""
+    """The files below `start` that match the pattern, without hidden files (`.x`, `_x`)."""
     regex = re.compile(glob_translate(pattern)) if pattern else None
     files: list[pyarrow.fs.FileInfo] = []
     ignored: list[pyarrow.fs.FileInfo] = []

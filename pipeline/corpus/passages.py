@@ -1,10 +1,11 @@
 """Splits a document into passages that fit the model: the texts x of the paper.
 
-In: a document, a function that counts the tokens of a string, and the limit. Out: `TextPassage`s in order.
-A passage is a contiguous slice of the document, unchanged except that white space at its ends is removed.
-Together the passages hold every other character. A passage takes as many paragraphs (lines, as in
-CCNet and C4) as fit. If not even one fits, the passage ends after a sentence, else after a word. Words
-are never cut: a single word above the limit is a passage with a problem. Knows no files and no models.
+In: a document, a function that counts the tokens of a string, and the limit. Out: `TextPassage`s in
+order. A passage is a contiguous slice of the document, unchanged except that white space at its
+ends is removed. Together the passages hold every other character. A passage takes as many
+paragraphs (lines, as in CCNet and C4) as fit. If not even one fits, the passage ends after a
+sentence, else after a word. Words are never cut: a single word above the limit is a passage with a
+problem. Knows no files and no models.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-# A slice with more characters per token than this is too long without counting its tokens. A 5 MB line
-# then costs no more per passage than a short line. No natural text comes near this limit.
+# A slice with more characters per token than this is too long without counting its tokens.
+# A 5 MB line then costs no more per passage than a short line. Natural text has far fewer.
 _MAX_CHARACTERS_PER_TOKEN = 32
 
 _VISIBLE = re.compile(r"\S")
@@ -27,7 +28,7 @@ _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s)|[�
 
 @dataclass(frozen=True, slots=True)
 class TextPassage:
-    """A slice of a document from character `start`; unusable if it has a `problem` (``KIND: details``)."""
+    """A slice of a document from character `start`. With a `problem`, it is unusable."""
 
     start: int
     text: str
@@ -86,7 +87,7 @@ class _Boundaries:
         return None
 
     def _furthest(self, ends: list[int], start: int) -> int | None:
-        """The last end up to which the slice fits: a growing step from an estimate, then bisection."""
+        """The last end up to which the slice fits: growing steps from an estimate, then bisection."""
         first = bisect_right(ends, start)
         fits, too_far = first - 1, len(ends)
         guess = bisect_right(ends, start + self._limit * self._characters_per_token) - 1

@@ -1,8 +1,8 @@
 """The texts of the corpus C with their ids (paper sections 2 and 4.1; docs/corpus.md).
 
-In: corpus files, `CorpusConfig`, and a function that counts the tokens of a text. Out: a stream of `Text`
-rows, one per passage, and one per unusable document with the reason in `skipped`. files.py lists the
-files, documents.py reads them, passages.py splits them. Needs no model and no Ray.
+In: corpus files, `CorpusConfig`, and a function that counts the tokens of a text. Out: a stream of
+`Text` rows, one per passage, and one per unusable document with the reason in `skipped`. files.py
+lists the files, documents.py reads them, passages.py splits them. Needs no model and no Ray.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def read_corpus(
 def require_readable(files: Iterable[CorpusFile], config: CorpusConfig) -> None:
     """Check that some file has a readable document among its first 1,000 lines or rows.
 
-    The check stops at the first readable document, so it costs one line of a sound corpus. It detects a
-    misspelt field name, a wrong folder or a wrong format before anything expensive starts. Raises
-    CorpusError with the reasons.
+    The check stops at the first readable document, so it costs one line of a sound corpus. It
+    detects a misspelt field name, a wrong folder or a wrong format before anything expensive
+    starts. Raises CorpusError with the reasons.
     """
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -60,7 +60,7 @@ def require_readable(files: Iterable[CorpusFile], config: CorpusConfig) -> None:
 
 
 def text_id(name: str, row: int, passage: int) -> int:
-    """The id of passage `passage` (from 0) in row `row` (from 1) of corpus file `name`: 0 <= id < 2**63.
+    """The id of a passage (from 0) in a row (from 1) of corpus file `name`: 0 <= id < 2**63.
 
     The file name determines a pseudo-random start; row and passage are the offset from it. The ids of one
     file are distinct; docs/decisions/0007 gives the probability of a collision between two files.

@@ -1,8 +1,8 @@
 """Counts over all annotated texts, for manifest.json (docs/outputs.md).
 
-In: the rows on disk, streamed. Out: `Counts`. Each row counts once under its status, and the funnel of a
-tool is the sum of the funnels in the rows. The counts are therefore exact however often the run was
-interrupted.
+In: the rows on disk, streamed. Out: `Counts`. Each row counts once under its status, and the funnel
+of a tool is the sum of the funnels in the rows. The counts are therefore exact however often the
+run was interrupted.
 """
 
 from __future__ import annotations

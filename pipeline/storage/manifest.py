@@ -1,8 +1,8 @@
 """manifest.json of an annotation folder: configuration, versions, sessions and counts of a run.
 
-In: the configuration of a run and the files of its corpus. Out: the manifest to start or resume the run
-with, or ManifestError with the fields that differ from an earlier run in the same folder. docs/outputs.md
-explains every field. The rows are counted in counts.py.
+In: the configuration of a run and the files of its corpus. Out: the manifest to start or resume the
+run with, or ManifestError with the fields that differ from an earlier run in the same folder.
+docs/outputs.md explains every field. The rows are counted in counts.py.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CorpusState(Frozen):
 
     @staticmethod
     def of(files: Sequence[CorpusFile], all_files: Sequence[CorpusFile] | None = None) -> CorpusState:
-        """From names and sizes, without reading contents. `all_files` is the corpus of a slice `files`.
+        """From names and sizes only. `files` may be a slice of `all_files`.
 
         The digest is compared with that of an earlier run, and modification times differ between the
         copies of a corpus. So it must stay this digest of names and sizes, not `base.fingerprint`.
@@ -163,7 +163,7 @@ class AnnotationManifest(Frozen):
 
 
 def read_manifest(folder: Path) -> AnnotationManifest:
-    """The manifest of a folder that annotate wrote, finished or not. ManifestError if it has none."""
+    """The manifest of an annotation folder, finished or not. ManifestError if it has none."""
     path = folder / MANIFEST
     try:
         return AnnotationManifest.model_validate_json(path.read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ def begin(
     files: Sequence[CorpusFile],
     all_files: Sequence[CorpusFile] | None = None,
 ) -> AnnotationManifest:
-    """The manifest to start or resume a run with; `files` are a slice of `all_files` if these are given.
+    """The manifest to start or resume a run with; `files` may be a slice of `all_files`.
 
     Raises ManifestError, naming the fields, if the folder has rows of another configuration or corpus.
     """

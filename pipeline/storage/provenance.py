@@ -1,6 +1,7 @@
 """The versions that a result was produced with, for its manifest.
 
-Nothing goes in. Out: the versions of Python, of this package and of the packages that the rows depend on.
+Nothing goes in. Out: the versions of Python, of this package and of the packages that the rows
+depend on.
 """
 
 from __future__ import annotations

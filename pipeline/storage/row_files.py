@@ -1,10 +1,10 @@
 """Row files: a folder of Parquet files, one for each batch that annotate has finished.
 
-In: tables with a `text_id` column. Out: the same rows, each text once. A file gets its name when it is
-complete, and the index of a Parquet file is at its end. The rows on disk are therefore the only record of
-finished work, and no second record can contradict them (docs/decisions/0004). `recover_rows` repairs a
-folder after a crash of the processes that wrote it. What the columns mean is not known here, except that
-earlier versions named two fields of `work` differently.
+In: tables with a `text_id` column. Out: the same rows, each text once. A file gets its name when it
+is complete, and the index of a Parquet file is at its end. The rows on disk are therefore the only
+record of finished work, and no second record can contradict them (docs/decisions/0004).
+`recover_rows` repairs a folder after a crash of the processes that wrote it. What the columns mean
+is not known here, except that earlier versions named two fields of `work` differently.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def recover_rows(folder: Path) -> Ids:
     """Remove incomplete files and duplicate rows; return the ids of all rows, sorted.
 
     A file without an index was being written when its writer died: it is removed, and its texts are
-    annotated again. An id can be in two files if tasks of a killed run were still alive when the next run
-    started. Rows with equal ids are equal, so any of them may stay. Nothing may write to the folder
-    during the call.
+    annotated again. An id can be in two files if tasks of a killed run were still alive when the
+    next run started. Rows with equal ids are equal, so any of them may stay. Nothing may write to
+    the folder during the call.
     """
     for part in folder.glob(f"*{PART}"):
         part.unlink()
@@ -99,7 +99,7 @@ def remove_rows(folder: Path, ids: Iterable[int]) -> int:
 
 
 def _rewrite(path: Path, selection: pa.Array) -> None:
-    """Keep the rows at these indices, or those where the mask is true; remove a file without rows."""
+    """Keep the rows that a mask or indices select; remove the file if none is left."""
     rows = pq.read_table(path)
     kept = rows.filter(selection) if pa.types.is_boolean(selection.type) else rows.take(selection)
     if not kept.num_rows:
