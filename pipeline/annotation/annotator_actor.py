@@ -1,9 +1,8 @@
 """The Ray actor that annotates batches of texts and writes their rows.
 
-In: blocks of TEXT_SCHEMA, and the handles of the tools and of the progress actor. Out: a row file
-of ANNOTATION_SCHEMA for each block, and the number of its texts. The actor loads the model,
-isolates texts that kill the process (isolation.py), and stops the run when too many texts fail.
-method/annotator.py annotates.
+In: blocks of TEXT_SCHEMA, and the handles of the tools and of the progress actor. Out: a row file of
+ANNOTATION_SCHEMA for each block. The actor isolates texts that kill the process (isolation.py) and stops
+the run when too many texts fail. What happens to a text is in method/annotator.py.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Isolates texts that fail or crash a process from the rest of a run.
 
-In: failed texts, and the batches that actors start and finish. Out: whether the run must stop, and
-which batches and texts to isolate. method/annotator.py handles exceptions; this module handles what
-needs the view of the whole run: the share of failed texts, and the texts that an actor was
-annotating when it died. Ray restarts such an actor with the same batch forever. So a batch that
-actors died with is split, and a text that actors died with alone has failed. The progress actor
-holds this state, because it outlives the annotating actors. No Ray.
+In: failed texts, and the batches that actors start and finish. Out: whether the run must stop, and what
+to isolate. method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died
+with its batch forever. So a batch that actors died with is split, and a text that actors died with alone
+has failed. The progress actor holds this state, because it outlives the annotating actors. No Ray here.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ MAX_CRASHES = 2
 """Crashes tolerated per batch and per text; a single crash may be a hardware fault."""
 MIN_TEXTS = 1_000
 """The share of failed texts is computed over at least this many texts: a few texts say little."""
-_MAX_EXAMPLES = 5
-_MAX_KINDS = 5
+_MAX_SHOWN = 5
 
 FailedText = tuple[int, str]
 """Id of a failed text, and the reason."""
@@ -47,7 +44,7 @@ class FailureBudget:
             self._ids.add(text_id)
             kind = reason_kind(reason)
             self._kinds[kind] += 1
-            if len(self._examples[kind]) < _MAX_EXAMPLES:
+            if len(self._examples[kind]) < _MAX_SHOWN:
                 self._examples[kind][text_id] = reason
 
     def verdict(self, texts: int) -> str | None:
@@ -55,7 +52,7 @@ class FailureBudget:
         failed = len(self._ids)
         if failed <= self._max_share * max(texts, MIN_TEXTS):
             return None
-        kinds = "; ".join(self._describe(*kind) for kind in self._kinds.most_common(_MAX_KINDS))
+        kinds = "; ".join(self._describe(*kind) for kind in self._kinds.most_common(_MAX_SHOWN))
         return (
             f"{failed:,} of {texts:,} texts failed, more than max_failed_share = {self._max_share:g} allows "
             f"(counted over at least {MIN_TEXTS:,} texts): {kinds}"

@@ -1,10 +1,9 @@
 """The metrics of a run of annotate: counters, gauges and a histogram on Ray's metrics endpoint.
 
-In: the annotations of a finished batch, and the progress of the run. Out: the metrics declared
-here, each ``ray_<name>`` in Prometheus (dashboard: cluster/monitoring; docs/operations.md). They
-are recorded once per batch. Labels have few values: no ids, no free text. Ray Serve has the metrics
-of the tools, and Ray those of GPU memory. The exact counts are in the manifest: here, a batch
-repeated after a fault counts twice. Only `Recorder` uses Ray.
+In: the annotations of a finished batch, and the progress of the run. Out: the metrics declared here, each
+``ray_<name>`` in Prometheus (docs/operations.md), recorded once per batch. Labels have few values: no
+ids, no free text. The manifest has the exact counts: here, a batch repeated after a fault counts twice.
+Ray has metrics of its own for tools and GPU memory. Only `Recorder` uses Ray.
 """
 
 from __future__ import annotations
@@ -105,11 +104,8 @@ def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape
 
 def reason_class(reason: str) -> str:
     """`reason_kind`, or "tool: KIND" for the reason of a tool; at most 60 characters."""
-    if reason.startswith(_TOOL):
-        kind = _TOOL + reason_kind(reason.removeprefix(_TOOL))
-    else:
-        kind = reason_kind(reason)
-    return kind[:_MAX_REASON_LENGTH]
+    prefix = _TOOL if reason.startswith(_TOOL) else ""
+    return (prefix + reason_kind(reason.removeprefix(prefix)))[:_MAX_REASON_LENGTH]
 
 
 class Recorder:

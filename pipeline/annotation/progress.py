@@ -1,8 +1,7 @@
-"""The progress of a run: one actor that counts for all processes, and a progress bar for the user.
+"""The progress of a run: one actor that counts for all processes, and a progress bar.
 
-In: reports of the read tasks and the annotating actors. Out: the number of texts done, the total
-once every corpus file is read, both as metrics, and why the run must stop (isolation.py). Computes
-no counts of the manifest.
+In: reports of the read tasks and the annotating actors. Out: the number of texts done, the total once all
+corpus files are read, and why the run must stop (isolation.py). The manifest does not use these counts.
 """
 
 from __future__ import annotations
@@ -88,10 +87,7 @@ class ProgressActor:
 
 
 def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
-    """Start the progress actor on this node; return its handle. `run` labels its metrics.
-
-    The actor reserves no CPU and lives as long as its handle.
-    """
+    """Start the progress actor on this node; returns its handle. `run` labels its metrics."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here)
     return actor.remote(tasks, done, failures, run)

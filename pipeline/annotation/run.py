@@ -168,9 +168,7 @@ def _annotated(
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,
         compute=ActorPoolStrategy(
-            min_size=resources.actors,
-            max_size=resources.actors,
-            initial_size=resources.actors,
+            size=resources.actors,
             max_tasks_in_flight_per_actor=2 * BATCHES_IN_FLIGHT,
             max_concurrent_calls_per_actor=BATCHES_IN_FLIGHT,
         ),

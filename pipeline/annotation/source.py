@@ -1,10 +1,8 @@
 """The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, one read task per corpus file.
 
-In: corpus files, and the ids of the texts that an earlier run has written. Out: blocks of the other
-texts, and the number of texts per task for the progress actor, so that a run can compare rows
-written with texts read. Ray's own readers do not fit: they fail or repeat rows on resume
-(docs/decisions/0004), know no passages and ids, and lose a file to one bad line. pipeline.corpus
-reads the files.
+In: corpus files, and the ids of the texts that are done. Out: blocks of the other texts, and the number of
+texts per task for the progress actor, to compare rows written with texts read. Ray's own readers fail or
+repeat rows on resume (docs/decisions/0004), know no passages, and lose a file to one bad line.
 """
 
 from __future__ import annotations

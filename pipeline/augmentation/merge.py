@@ -1,12 +1,9 @@
 """Step 5, merge: annotated texts → the augmented corpus C* (paper sections 2 and 4.1).
 
 In: folders that annotate wrote. Out, in `config.output`: rows/*.parquet (AUGMENTED_SCHEMA, sorted by
-text_id) and manifest.json. method/merging.py selects the calls; this module inserts them into their texts.
-C* has no text without a call. Merging needs no model, so other thresholds and caps are another merge.
-
-Annotations are streamed twice, once to select and once to write. Memory therefore grows with C* (at most
-max_examples texts per tool), not with the corpus. The output is the same to the byte for any order of the
-annotations.
+text_id) and manifest.json. method/merging.py selects the calls; this module inserts them. No model is
+needed, and no text without a call is in C*. Annotations are streamed twice, to select and to write, so
+memory grows with C*, not with the corpus. The output is the same to the byte for any order of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Checks that the annotated slices of a corpus belong together and are complete.
 
-In: the annotation folders of a merge and their manifests. Out: nothing, or a SliceError that names
-the folders, slices or fields at fault. Slices belong together if they are slices of one list of
-files. Annotations that are not slices can be merged with any others; merge.py checks that no two
-share a text.
+In: the annotation folders of a merge and their manifests. Out: nothing, or a SliceError that names the
+folders, slices or fields at fault. Slices belong together if they are slices of one list of files.
+Other annotations can be merged with any; merge.py checks that no two share a text.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
-from pipeline.base.config import changed_fields
+from pipeline.base.config import AnnotateConfig, changed_fields
 from pipeline.storage.manifest import OPERATIONAL, AnnotationManifest
 from tools_service.base.errors import ConfigurationError
 
@@ -39,57 +38,52 @@ def expand(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def require_together(sources: Mapping[Path, AnnotationManifest], missing: bool = False) -> None:
-    """SliceError unless each corpus has all its slices, each once, with equal configurations.
+    """SliceError unless each corpus has its slices once and with equal configurations, and all of them.
 
-    Missing slices are allowed if `missing` is true.
+    `missing` slices are allowed if it is true.
     """
-    corpora: defaultdict[str, list[Path]] = defaultdict(list)
+    corpora: defaultdict[str, dict[Path, AnnotateConfig]] = defaultdict(dict)
     for folder, manifest in sources.items():
         if manifest.config.corpus.slice is not None:
-            corpora[manifest.corpus.sliced_from or ""].append(folder)
-    for folders in corpora.values():
-        _require_same_config(folders, sources)
-        _require_unique(folders, sources)
+            corpora[manifest.corpus.sliced_from or ""][folder] = manifest.config
+    for slices in corpora.values():
+        _require_same_config(slices)
+        _require_unique(slices)
         if not missing:
-            _require_complete(folders, sources, others=len(corpora) - 1)
+            _require_complete(slices, others=len(corpora) - 1)
 
 
-def _require_same_config(folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest]) -> None:
-    first = sources[folders[0]].config
-    for folder in folders[1:]:
-        config = sources[folder].config
+def _require_same_config(slices: Mapping[Path, AnnotateConfig]) -> None:
+    first_folder, first = next(iter(slices.items()))
+    for folder, config in slices.items():
         if first.corpus.slice_index_and_count[1] != config.corpus.slice_index_and_count[1]:
             raise SliceError(
-                f"annotations: {folders[0]} is slice {first.corpus.slice}, {folder} is {config.corpus.slice} "
-                "of the same files; merge slices with one slice count"
+                f"annotations: {first_folder} is slice {first.corpus.slice}, {folder} is "
+                f"{config.corpus.slice} of the same files; merge slices with one slice count"
             )
         same_slice = config.corpus.model_copy(update={"slice": first.corpus.slice})
         comparable = config.model_copy(update={"corpus": same_slice})
         if fields := changed_fields(first, comparable, ignore=OPERATIONAL):
             raise SliceError(
-                f"annotations: {folders[0]} and {folder} are slices with different configurations: "
-                f"{'; '.join(fields)}"
+                f"annotations: {first_folder} and {folder} are slices with different configurations: "
+                + "; ".join(fields)
             )
 
 
-def _require_unique(folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest]) -> None:
+def _require_unique(slices: Mapping[Path, AnnotateConfig]) -> None:
     folder_by_index: dict[int, Path] = {}
-    for folder in folders:
-        corpus = sources[folder].config.corpus
-        other = folder_by_index.setdefault(corpus.slice_index_and_count[0], folder)
+    for folder, config in slices.items():
+        other = folder_by_index.setdefault(config.corpus.slice_index_and_count[0], folder)
         if other != folder:
-            raise SliceError(
-                f"annotations: {other} and {folder} are both slice {corpus.slice}; name one of them"
-            )
+            both = f"annotations: {other} and {folder} are both slice {config.corpus.slice}"
+            raise SliceError(f"{both}; name one of them")
 
 
-def _require_complete(
-    folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest], others: int
-) -> None:
+def _require_complete(slices: Mapping[Path, AnnotateConfig], others: int) -> None:
     """`others` is the number of other corpora that have slices."""
-    slices = [sources[folder].config.corpus.slice_index_and_count for folder in folders]
-    count = slices[0][1]
-    absent = [f"{index}/{count}" for index in range(count) if (index, count) not in slices]
+    present = {config.corpus.slice_index_and_count for config in slices.values()}
+    count = next(iter(present))[1]
+    absent = [f"{index}/{count}" for index in range(count) if (index, count) not in present]
     if not absent:
         return
     shown = ", ".join(absent[:_MAX_SHOWN])
@@ -98,6 +92,6 @@ def _require_complete(
     if others:
         shown += "; other folders are slices of another list of files"
     raise SliceError(
-        f"annotations: of the corpus of {folders[0]}, {len(absent)} of {count} slices are missing: {shown}. "
-        "Annotate them, or merge without them with --missing-slices"
+        f"annotations: of the corpus of {next(iter(slices))}, {len(absent)} of {count} slices are missing: "
+        f"{shown}. Annotate them, or merge without them with --missing-slices"
     )

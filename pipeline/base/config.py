@@ -1,9 +1,8 @@
 """Typed configuration: one frozen model per step, with the values of the paper as defaults.
 
-A recipe (cli/recipes.py) can set every field, and the command line overrides a field by its name.
-The docstring of a field is its help text; it names the section of the paper (arXiv 2302.04761) that
-the value comes from. An unknown field or a value out of range is an error that names the field.
-This module touches no file, no model and not Ray.
+Recipes (cli/recipes.py) and the command line set fields by name; the docstring of a field is its help
+text, with the section of the paper (arXiv 2302.04761). An unknown field or a value out of range is an
+error that names the field. This module touches no file, no model and not Ray.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ class CorpusConfig(Frozen):
     def _check_slice(self) -> CorpusConfig:
         index, count = self.slice_index_and_count
         if index >= count:
-            last = f"{count - 1}/{count}"
-            raise ValueError(f"slice = {self.slice}: {count} slices are numbered 0/{count} to {last}")
+            raise ValueError(f"slice = {self.slice}: {count} slices are 0/{count} to {count - 1}/{count}")
         return self
 
 
@@ -130,14 +128,8 @@ class MethodConfig(Frozen):
 
     def of(self, tool: ToolName) -> ToolMethod:
         """The settings of one tool."""
-        by_name: dict[ToolName, ToolMethod] = {
-            "QA": self.qa,
-            "WikiSearch": self.wikisearch,
-            "Calculator": self.calculator,
-            "Calendar": self.calendar,
-            "MT": self.mt,
-        }
-        return by_name[tool]
+        settings: ToolMethod = getattr(self, tool.lower())
+        return settings
 
 
 class RayConfig(Frozen):

@@ -7,7 +7,7 @@ between the two. Nothing here reads or writes a file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -22,11 +22,10 @@ Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The origin of a text.
+    """The origin of a text: `source` is ``FILE#N``, where N counts rows or lines from 1.
 
-    `source` is ``FILE#N``, where N counts rows or lines from 1. `date` (ISO ``YYYY-MM-DD``) is a
-    field of the document and is used at inference; it is never the date of the crawl. The selection
-    for the calendar reads the URL instead.
+    `date` (ISO ``YYYY-MM-DD``) is a field of the document, never the date of the crawl. Inference uses
+    it; the selection for the calendar reads the URL instead.
     """
 
     source: str
@@ -39,9 +38,8 @@ class Document:
 class Text:
     """A passage of a document that fits the model together with the longest prompt.
 
-    `text_id` is an int64 that depends on the source location alone: a rerun produces the same ids,
-    and a duplicate page is two rows. `skipped` is the reason if the text must not be annotated
-    (empty, unreadable line, …).
+    `text_id` (int64) depends on the source location alone: a rerun produces the same ids, and a
+    duplicate page is two rows. `skipped` is the reason if the text must not be annotated.
     """
 
     text_id: int
@@ -134,8 +132,7 @@ class Cost:
 class PhaseWork:
     """Work of one phase for one text: the lower bound of the exact method, and what was run.
 
-    `tool` is None for L_i(empty), which all tools share. Manifests of earlier versions say
-    ``least`` for ``lower_bound`` and ``seen`` for ``attention_pairs``: pydantic accepts both.
+    `tool` is None for L_i(empty). The aliases are the names in manifests of earlier versions.
     """
 
     tool: ToolName | None
@@ -187,46 +184,26 @@ def reason_kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-_DOCUMENT = pa.struct(
-    [("source", pa.string()), ("url", pa.string()), ("title", pa.string()), ("date", pa.string())]
-)
+_ARROW_TYPES = {
+    **dict.fromkeys(("str", "str | None", "ToolName"), pa.string()),
+    **dict.fromkeys(("float", "float | None"), pa.float64()),
+    "int": pa.int64(),
+    "dict[str, int]": pa.map_(pa.string(), pa.int64()),
+}
+
+
+def _struct(record: type) -> pa.DataType:
+    """The Arrow type of a dataclass."""
+    return pa.struct([(column.name, _ARROW_TYPES[str(column.type)]) for column in fields(record)])
+
+
+_DOCUMENT = _struct(Document)
+_COST = pa.struct([(column.name, pa.int64()) for column in fields(Cost)])
+_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
 
 TEXT_SCHEMA = pa.schema(
     [("text_id", pa.int64()), ("document", _DOCUMENT), ("text", pa.string()), ("skipped", pa.string())]
 )
-
-_CALL = pa.struct(
-    [
-        ("tool", pa.string()),
-        ("position", pa.int64()),
-        ("p_api", pa.float64()),
-        ("input", pa.string()),
-        ("result", pa.string()),
-        ("l_plus", pa.float64()),
-        ("l_empty", pa.float64()),
-        ("l_call", pa.float64()),
-        ("gain", pa.float64()),
-    ]
-)
-
-_FUNNEL = pa.struct(
-    [
-        ("tool", pa.string()),
-        ("selection", pa.string()),
-        ("positions", pa.int64()),
-        ("draws", pa.int64()),
-        ("candidates", pa.int64()),
-        ("executed", pa.int64()),
-        ("scored", pa.int64()),
-        ("discarded", pa.map_(pa.string(), pa.int64())),
-    ]
-)
-
-_COST = pa.struct(
-    [("tokens", pa.int64()), ("padding", pa.int64()), ("attention_pairs", pa.int64()), ("logits", pa.int64())]
-)
-
-_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
 
 ANNOTATION_SCHEMA = pa.schema(
     [
@@ -235,8 +212,8 @@ ANNOTATION_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
-        ("calls", pa.list_(_CALL)),
-        ("funnel", pa.list_(_FUNNEL)),
+        ("calls", pa.list_(_struct(Call))),
+        ("funnel", pa.list_(_struct(Funnel))),
         ("work", pa.list_(_WORK)),
     ]
 )

@@ -1,4 +1,4 @@
-"""From corpus files to texts: list files, read documents, split them into passages, assign ids.
+"""From corpus files to texts: paths in, a stream of `Text` rows out.
 
-Paths go in; a stream of `Text` rows comes out. This package must not know models, torch or Ray.
+This package must not know models, torch or Ray.
 """

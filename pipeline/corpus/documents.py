@@ -1,9 +1,8 @@
 """Reads the documents of one corpus file: CCNet, Dolma and plain JSON lines, Parquet, text files.
 
-In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed. A record holds the text
-and its origin, or the reason why the text is unusable (``KIND: details at FILE#N``). A bad line is
-never an exception, so it costs one line only. docs/corpus.md describes the recognised fields.
-passages.py splits documents into passages. No Ray.
+In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed: the text and its origin, or the
+reason why the text is unusable (``KIND: details at FILE#N``). A bad line costs that line only; it is never
+an exception. docs/corpus.md describes the recognised fields. passages.py splits documents. No Ray.
 """
 
 from __future__ import annotations
@@ -86,11 +85,15 @@ def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     """
     block: list[str] = []
     first, size = 1, 0
+
+    def record() -> Record:
+        return Record(first, Document(f"{file.name}#{first}"), "\n".join(block))
+
     for line in _lines(file):
         problem = line.problem or _unusable(line.text, config)
         full = size >= 2 * _BLOCK_CHARACTERS or (size >= _BLOCK_CHARACTERS and not line.text.strip())
         if block and (problem or full):
-            yield _text_record(file, first, block)
+            yield record()
             block, size = [], 0
         if problem:
             yield _broken(file, line.number, problem)
@@ -99,11 +102,7 @@ def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
             block.append(line.text)
             size += len(line.text) + 1
     if block:
-        yield _text_record(file, first, block)
-
-
-def _text_record(file: CorpusFile, first: int, block: list[str]) -> Record:
-    return Record(first, Document(f"{file.name}#{first}"), "\n".join(block))
+        yield record()
 
 
 def _read_parquet(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:

@@ -1,9 +1,8 @@
 """Lists the files of a corpus from files, folders, globs and URIs.
 
-In: `CorpusConfig.paths` and a slice. Out: one small, picklable `CorpusFile` per file, in the given
-order and sorted within a folder or glob; any process of a cluster can open it. Supported are local
-paths and the URIs of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory,
-http, sftp, …) opens. documents.py reads the contents. No Ray.
+In: `CorpusConfig.paths` and a slice. Out: one picklable `CorpusFile` per file, in the given order and
+sorted within a folder or glob. Supported are local paths and the URIs of every filesystem that pyarrow
+(s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. documents.py reads the contents. No Ray.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -68,8 +67,7 @@ class CorpusFile:
 
     @property
     def compression(self) -> Compression:
-        extension = self._extension()[1]
-        return next(known for known in get_args(Compression) if known == extension)
+        return cast(Compression, self._extension()[1])
 
     def _extension(self) -> tuple[str, str]:
         """Format and compression in the file name, in lower case."""
@@ -144,11 +142,12 @@ def _expand(entry: str) -> Iterator[tuple[str, str, int | None]]:
             root, filesystem, start = "", pyarrow.fs.LocalFileSystem(), _local_path(base)
         info = filesystem.get_file_info(start)
         if info.type == pyarrow.fs.FileType.File and not pattern:
-            yield _named_file(entry, root, info)
+            if not _EXTENSION.search(_location(root, info.path)):
+                raise CorpusError(f"{entry}: unknown file type; supported are {KNOWN_EXTENSIONS}")
+            yield root, info.path, info.size
             return
-        listing = filesystem.get_file_info(
-            pyarrow.fs.FileSelector(start, recursive=True, allow_not_found=True)
-        )
+        below = pyarrow.fs.FileSelector(start, recursive=True, allow_not_found=True)
+        listing = filesystem.get_file_info(below)
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         raise CorpusError(f"{entry}: cannot be opened: {error}") from error
     if info.type == pyarrow.fs.FileType.NotFound and not listing:
@@ -158,12 +157,6 @@ def _expand(entry: str) -> Iterator[tuple[str, str, int | None]]:
         raise CorpusError(f"{entry}: no corpus file found; supported are {KNOWN_EXTENSIONS}")
     for file in files:
         yield root, file.path, file.size
-
-
-def _named_file(entry: str, root: str, info: pyarrow.fs.FileInfo) -> tuple[str, str, int | None]:
-    if not _EXTENSION.search(_location(root, info.path)):
-        raise CorpusError(f"{entry}: unknown file type; supported are {KNOWN_EXTENSIONS}")
-    return root, info.path, info.size
 
 
 def _corpus_files(

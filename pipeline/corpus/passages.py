@@ -1,11 +1,9 @@
 """Splits a document into passages that fit the model: the texts x of the paper.
 
-In: a document, a function that counts the tokens of a string, and the limit. Out: `TextPassage`s in
-order. A passage is a contiguous slice of the document, unchanged except that white space at its
-ends is removed. Together the passages hold every other character. A passage takes as many
-paragraphs (lines, as in CCNet and C4) as fit. If not even one fits, the passage ends after a
-sentence, else after a word. Words are never cut: a single word above the limit is a passage with a
-problem. Knows no files and no models.
+In: a document, a function that counts the tokens of a string, and the limit. Out: `TextPassage`s in order:
+contiguous slices without white space at their ends, together every other character of the document. A
+passage takes as many paragraphs (lines, as in CCNet and C4) as fit; if not even one fits, it ends after a
+sentence, else after a word. A single word above the limit is a passage with a problem. No files, no models.
 """
 
 from __future__ import annotations

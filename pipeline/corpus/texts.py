@@ -1,8 +1,7 @@
 """The texts of the corpus C with their ids (paper sections 2 and 4.1; docs/corpus.md).
 
-In: corpus files, `CorpusConfig`, and a function that counts the tokens of a text. Out: a stream of
-`Text` rows, one per passage, and one per unusable document with the reason in `skipped`. files.py
-lists the files, documents.py reads them, passages.py splits them. Needs no model and no Ray.
+In: corpus files, `CorpusConfig`, and a function that counts the tokens of a text. Out: a stream of `Text`
+rows, one per passage, and one per unusable document with the reason in `skipped`. No model and no Ray.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from itertools import islice
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Text, reason_kind
-from pipeline.corpus.documents import Record, read_records
+from pipeline.corpus.documents import read_records
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
 
@@ -29,7 +28,15 @@ _MAX_REASONS_SHOWN = 5
 def read_file(file: CorpusFile, config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
     """The texts of one file in order; `count` counts tokens. CorpusError if it cannot be read."""
     for record in read_records(file, config):
-        yield from _texts(file, record, config, count)
+        if record.problem is not None:
+            yield Text(text_id(file.name, record.row, 0), record.document, "", record.problem)
+            continue
+        for number, passage in enumerate(split_passages(record.text, count, config.max_tokens)):
+            problem = passage.problem
+            if problem is None and len(passage.text) < config.min_characters:
+                problem = f"short passage: fewer than {config.min_characters} characters"
+            skipped = problem and f"{problem} at {record.document.source}"
+            yield Text(text_id(file.name, record.row, number), record.document, passage.text, skipped)
 
 
 def read_corpus(
@@ -73,18 +80,3 @@ def _first_id(name: str) -> int:
     """Row files of earlier runs hold these ids, so the digest must stay as it is."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _ID_RANGE
-
-
-def _texts(
-    file: CorpusFile, record: Record, config: CorpusConfig, count: Callable[[str], int]
-) -> Iterator[Text]:
-    """The texts of one document."""
-    if record.problem is not None:
-        yield Text(text_id(file.name, record.row, 0), record.document, "", record.problem)
-        return
-    for number, passage in enumerate(split_passages(record.text, count, config.max_tokens)):
-        problem = passage.problem
-        if problem is None and len(passage.text) < config.min_characters:
-            problem = f"short passage: fewer than {config.min_characters} characters"
-        skipped = problem and f"{problem} at {record.document.source}"
-        yield Text(text_id(file.name, record.row, number), record.document, passage.text, skipped)

@@ -1,5 +1,4 @@
-"""The connection of this process to Ray.
+"""The connection of this process to Ray: a resource request in, a connection out.
 
-A resource request goes in; a connection for the length of a block comes out. This package must not
-know what the steps do with it.
+This package must not know what the steps do with the connection.
 """

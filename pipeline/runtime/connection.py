@@ -1,9 +1,8 @@
 """The Ray connection of a step.
 
-In: a resource request and an address. Out: a connection for the length of a block. A step uses the
-cluster that this process is connected to, else the cluster at ray.address or RAY_ADDRESS, else a
-local cluster of its own. If a named cluster is too small, the step logs a warning and waits,
-because a cluster may grow. On a local cluster the step is refused.
+In: a resource request and an address. Out: a connection for the length of a block: to the cluster that
+this process is connected to, else to that at ray.address or RAY_ADDRESS, else to a local cluster. On a
+named cluster that is too small a step waits, because a cluster may grow; on a local one it is refused.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """CPUs and GPUs that a step needs at the same time.
-
-    `of` says what needs them, `remedy` what to do if they are not available.
-    """
+    """CPUs and GPUs needed at the same time by `of`, and the `remedy` if they are not available."""
 
     cpus: float
     gpus: float
@@ -40,8 +36,7 @@ class ResourceRequest:
 def ray_connection(request: ResourceRequest, address: str | None = None) -> Iterator[None]:
     """Connect this process for the block; an existing connection is used and left open.
 
-    Raises ConfigurationError if there is no cluster at the address, or if this machine is too
-    small.
+    Raises ConfigurationError if there is no cluster at the address, or this machine is too small.
     """
     if ray.is_initialized():
         check_resources(request)
@@ -75,9 +70,8 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        raise ConfigurationError(
-            f"{address} (ray.address, or RAY_ADDRESS): no Ray cluster there: {error}"
-        ) from error
+        message = f"{address} (ray.address, or RAY_ADDRESS): no Ray cluster there: {error}"
+        raise ConfigurationError(message) from error
 
 
 def _start(request: ResourceRequest) -> None:

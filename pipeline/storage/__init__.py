@@ -1,5 +1,4 @@
-"""Output folders: row files, manifests, counts, logs and the lock of a folder.
+"""Output folders: annotated rows in; row files, manifest.json, counts and logs out.
 
-Annotated rows go in; the same rows, their counts and manifest.json come out. This package must not
-know models, tools or Ray.
+This package must not know models, tools or Ray.
 """

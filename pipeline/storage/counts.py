@@ -1,8 +1,7 @@
 """Counts over all annotated texts, for manifest.json (docs/outputs.md).
 
-In: the rows on disk, streamed. Out: `Counts`. Each row counts once under its status, and the funnel
-of a tool is the sum of the funnels in the rows. The counts are therefore exact however often the
-run was interrupted.
+In: the rows on disk, streamed. Out: `Counts`: each row counts once under its status, and the funnel of a
+tool is the sum of its funnels in the rows. Interruptions of the run do not change the counts.
 """
 
 from __future__ import annotations
@@ -77,10 +76,8 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
             reasons[row["status"]][reason_kind(row["reason"])] += 1
         for stage in row["funnel"]:
             tools[stage["tool"]].add(stage)
-        kept_calls = Counter(
-            call["tool"] for call in row["calls"] if call["gain"] >= method.of(call["tool"]).tau_f
-        )
-        for tool, number in kept_calls.items():
+        kept = Counter(call["tool"] for call in row["calls"] if call["gain"] >= method.of(call["tool"]).tau_f)
+        for tool, number in kept.items():
             tools[tool].sums.update(kept=number, texts_kept=1)
     return Counts(
         texts=status.total(),
@@ -100,8 +97,6 @@ def _order(key: _WorkKey) -> tuple[int, int]:
 
 
 class _ToolSum:
-    """Sums of one tool's funnels."""
-
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
         self.selection: Counter[str] = Counter()

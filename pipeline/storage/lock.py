@@ -1,7 +1,6 @@
 """The exclusive lock of an output folder: one writing process at a time.
 
-In: a folder. Out: the lock for the length of a block, or OutputInUseError with the holder's name.
-The lock does not stop readers.
+In: a folder. Out: the lock for the length of a block, or OutputInUseError. Readers need no lock.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ class OutputInUseError(ConfigurationError):
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Create `folder` and lock it against every other process.
 
-    The operating system releases the lock when the holder dies, so a stale lock cannot exist. The
-    lock file names the holder; it stays behind, empty. Raises OutputInUseError if another process
-    holds the lock, and OutputError if the folder cannot be written.
+    The lock file names the holder, and stays behind, empty. No lock is ever stale: the operating system
+    releases it when the holder dies. Raises OutputInUseError, and OutputError for an unwritable folder.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

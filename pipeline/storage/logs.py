@@ -1,10 +1,8 @@
 """The log of a run as JSON lines in OUTPUT/logs, one file for each process that logs something.
 
-In: the log records of this project's packages. Out: ``logs/HOST-PID.jsonl`` with time (ISO 8601,
-UTC), level, logger and message, and where known text_id, tool, position, error, calls and
-traceback. The first record creates the file. Each process appends to its own file only, which is
-safe on network file systems. Ray's own logs have the same messages as plain text, but they are lost
-with their node.
+In: the log records of this project's packages. Out: ``logs/HOST-PID.jsonl`` with time (ISO 8601, UTC),
+level, logger and message, and where known text_id, tool, position, error, calls and traceback. A process
+appends to its own file only, which is safe on network file systems. Ray's logs go with their node.
 """
 
 from __future__ import annotations

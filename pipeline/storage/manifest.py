@@ -1,8 +1,7 @@
 """manifest.json of an annotation folder: configuration, versions, sessions and counts of a run.
 
-In: the configuration of a run and the files of its corpus. Out: the manifest to start or resume the
-run with, or ManifestError with the fields that differ from an earlier run in the same folder.
-docs/outputs.md explains every field. The rows are counted in counts.py.
+In: a configuration and corpus files. Out: the manifest to start or resume the run with, or ManifestError
+with the fields that differ from an earlier run in the folder. docs/outputs.md explains every field.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ class CorpusState(Frozen):
     def of(files: Sequence[CorpusFile], all_files: Sequence[CorpusFile] | None = None) -> CorpusState:
         """From names and sizes only. `files` may be a slice of `all_files`.
 
-        The digest is compared with that of an earlier run, and modification times differ between the
-        copies of a corpus. So it must stay this digest of names and sizes, not `base.fingerprint`.
+        Earlier runs stored this digest, and a resumed run compares it: it must stay as it is. Modification
+        times, which `base.fingerprint` includes, differ between copies of a corpus.
         """
         sizes = [file.size for file in files if file.size is not None]
         listing = "\n".join(sorted(f"{file.name} {file.size}" for file in files))
@@ -192,7 +191,12 @@ def begin(
     )
     if (folder / MANIFEST).exists():
         earlier = read_manifest(folder)
-        if changes := _changes(earlier, manifest):
+        changes = changed_fields(earlier.config, config, ignore=OPERATIONAL)
+        old, new = earlier.corpus, manifest.corpus
+        if not changes and old != new:
+            sizes = f"{old.files} of {old.bytes} bytes → {new.files} of {new.bytes} bytes"
+            changes = [f"the files of the corpus: {sizes}"]
+        if changes:
             raise ManifestError(
                 f"{folder} holds a run with another configuration; choose another output, or remove the "
                 f"folder to start over. Different: {'; '.join(changes)}"
@@ -202,14 +206,3 @@ def begin(
     if parquet_files(folder / ROWS):
         raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")
     return manifest
-
-
-def _changes(before: AnnotationManifest, after: AnnotationManifest) -> list[str]:
-    """``field: before → after`` for everything that the rows depend on."""
-    fields = changed_fields(before.config, after.config, ignore=OPERATIONAL)
-    if not fields and before.corpus != after.corpus:
-        fields.append(
-            f"the files of the corpus: {before.corpus.files} of {before.corpus.bytes} bytes → "
-            f"{after.corpus.files} of {after.corpus.bytes} bytes"
-        )
-    return fields

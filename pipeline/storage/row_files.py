@@ -1,10 +1,9 @@
 """Row files: a folder of Parquet files, one for each batch that annotate has finished.
 
-In: tables with a `text_id` column. Out: the same rows, each text once. A file gets its name when it
-is complete, and the index of a Parquet file is at its end. The rows on disk are therefore the only
-record of finished work, and no second record can contradict them (docs/decisions/0004).
-`recover_rows` repairs a folder after a crash of the processes that wrote it. What the columns mean
-is not known here, except that earlier versions named two fields of `work` differently.
+In: tables with a `text_id` column. Out: the same rows, each text once. A file gets its name when it is
+complete, and a Parquet file ends with its index. So the rows on disk are the only record of finished
+work, and no second record can contradict them (docs/decisions/0004). Of the other columns this module
+knows only that earlier versions named two fields of `work` differently.
 """
 
 from __future__ import annotations
@@ -38,10 +37,8 @@ Ids = NDArray[np.int64]
 
 
 def write_rows(folder: Path, rows: pa.Table) -> None:
-    """Write a batch as one file, synced to disk on return. A repeated batch replaces its own file.
-
-    The file name is a digest of the text ids.
-    """
+    """Write a batch as one file, synced to disk. Its name is a digest of the ids, so a repeated batch
+    replaces its own file."""
     ids = rows["text_id"].to_numpy()
     path = folder / f"{hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest()}.parquet"
     # Two processes can write the same batch: an actor that Ray has given up may still run.
@@ -65,10 +62,9 @@ def parquet_files(folder: Path) -> list[Path]:
 def recover_rows(folder: Path) -> Ids:
     """Remove incomplete files and duplicate rows; return the ids of all rows, sorted.
 
-    A file without an index was being written when its writer died: it is removed, and its texts are
-    annotated again. An id can be in two files if tasks of a killed run were still alive when the
-    next run started. Rows with equal ids are equal, so any of them may stay. Nothing may write to
-    the folder during the call.
+    A file without an index was being written when its writer died; its texts are annotated again. An
+    id can be in two files if tasks of a killed run were still alive when the next run started. Rows
+    with equal ids are equal, so any of them may stay. Nothing may write meanwhile.
     """
     for part in folder.glob(f"*{PART}"):
         part.unlink()
@@ -84,10 +80,7 @@ def recover_rows(folder: Path) -> Ids:
 
 
 def remove_rows(folder: Path, ids: Iterable[int]) -> int:
-    """Remove the rows of these texts, so that the texts are annotated again; return their number.
-
-    Nothing may write to the folder during the call.
-    """
+    """Remove the rows of these texts and return their number. Nothing may write meanwhile."""
     to_remove = pa.array(sorted(ids), pa.int64())
     number_removed = 0
     for path in parquet_files(folder) if len(to_remove) else []:
@@ -98,10 +91,9 @@ def remove_rows(folder: Path, ids: Iterable[int]) -> int:
     return number_removed
 
 
-def _rewrite(path: Path, selection: pa.Array) -> None:
-    """Keep the rows that a mask or indices select; remove the file if none is left."""
-    rows = pq.read_table(path)
-    kept = rows.filter(selection) if pa.types.is_boolean(selection.type) else rows.take(selection)
+def _rewrite(path: Path, mask: pa.Array) -> None:
+    """Keep the rows where the mask is true; remove the file if none is left."""
+    kept = pq.read_table(path).filter(mask)
     if not kept.num_rows:
         path.unlink()
         return
@@ -112,25 +104,23 @@ def _rewrite(path: Path, selection: pa.Array) -> None:
 
 def _read_ids_or_remove(path: Path) -> Ids:
     try:
-        ids: Ids = pq.read_table(path, columns=["text_id"])["text_id"].to_numpy()
+        return pq.read_table(path, columns=["text_id"])["text_id"].to_numpy()
     except (pa.ArrowInvalid, EOFError) as error:
         logger.warning("%s was not written to its end: removed, its texts will be redone (%s)", path, error)
         path.unlink()
         return np.empty(0, np.int64)
-    return ids
 
 
 def _remove_duplicates(files: Sequence[Path], ids_by_file: Sequence[Ids]) -> None:
     known: set[int] = set()
     for path, ids in zip(files, ids_by_file, strict=True):
-        first_seen = []
-        for index, text_id in enumerate(ids.tolist()):
-            if text_id not in known:
-                known.add(text_id)
-                first_seen.append(index)
-        if len(first_seen) < len(ids):
-            logger.warning("%s: %d duplicate rows removed", path, len(ids) - len(first_seen))
-            _rewrite(path, pa.array(first_seen, pa.int64()))
+        is_new = []
+        for text_id in ids.tolist():
+            is_new.append(text_id not in known)
+            known.add(text_id)
+        if not all(is_new):
+            logger.warning("%s: %d duplicate rows removed", path, is_new.count(False))
+            _rewrite(path, pa.array(is_new))
 
 
 def read_file_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
