@@ -104,7 +104,7 @@ def _rewrite(path: Path, mask: pa.Array) -> None:
 
 def _read_ids_or_remove(path: Path) -> Ids:
     try:
-        return pq.read_table(path, columns=["text_id"])["text_id"].to_numpy()
+        return np.asarray(pq.read_table(path, columns=["text_id"])["text_id"].to_numpy(), np.int64)
     except (pa.ArrowInvalid, EOFError) as error:
         logger.warning("%s was not written to its end: removed, its texts will be redone (%s)", path, error)
         path.unlink()
