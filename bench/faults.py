@@ -34,7 +34,8 @@ import pyarrow.parquet as pq
 from bench import results
 from bench.fixtures import small_run as annotating
 from cluster.local import ROOT, LocalCluster
-from pipeline.annotation.run import BATCHES_IN_FLIGHT, AnnotateBatch, annotate
+from pipeline.annotation.annotator_actor import AnnotateBatch
+from pipeline.annotation.run import BATCHES_IN_FLIGHT, annotate
 from pipeline.storage.manifest import MANIFEST, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from tools_service.base.errors import ToolformerError

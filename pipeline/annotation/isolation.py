@@ -1,10 +1,9 @@
-"""What a run does about texts that break it: how many may fail, and which of them kill the process.
+"""Isolates texts that fail or crash a process from the rest of a run.
 
-An exception is isolated where it happens (annotator.py). Here is what needs the whole run's view, kept by the
-tally (progress.py), which outlives the annotating actors: the share of failed texts, above which the fault is
-hardly theirs; and which texts an actor was busy with when it died. Ray starts such an actor again, and its
-batch with it, for ever; so a batch that actors have died with is taken apart, and a text that they die with
-while it is alone has failed. Nothing here knows Ray.
+In: failed texts, and the batches that actors start and finish. Out: whether the run must stop, and what
+to isolate. method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died
+with its batch forever. So a batch that actors died with is split, and a text that actors died with alone
+has failed. The progress actor holds this state, because it outlives the annotating actors. No Ray here.
 """
 
 from __future__ import annotations
@@ -17,92 +16,91 @@ from contextlib import asynccontextmanager
 from pipeline.base.records import reason_kind
 
 MAX_CRASHES = 2
-"""That an actor may die with a batch, then with a text alone: once may be the machine's fault."""
-LEAST_TEXTS = 1_000
-"""The share of failed texts is one of so many at least: a few of the first ones say little."""
-_EXAMPLES = 5
-_KINDS = 5
+"""Crashes tolerated per batch and per text; a single crash may be a hardware fault."""
+MIN_TEXTS = 1_000
+"""The share of failed texts is computed over at least this many texts: a few texts say little."""
+_MAX_SHOWN = 5
 
-Failed = tuple[int, str]
-"""A failed text's id, and the reason."""
+FailedText = tuple[int, str]
+"""Id of a failed text, and the reason."""
 
 
 class FailureBudget:
-    """Failed texts, by kind of reason, and whether there are too many."""
+    """Counts failed texts by kind of reason, and decides whether there are too many."""
 
-    def __init__(self, most: float, failed: Iterable[Failed] = ()) -> None:
-        """At most the share `most`; `failed` are those of earlier sessions."""
-        self._most = most
+    def __init__(self, max_share: float, failed: Iterable[FailedText] = ()) -> None:
+        """`max_share` is the largest share allowed; `failed` are the texts of earlier sessions."""
+        self._max_share = max_share
         self._ids: set[int] = set()
         self._kinds: Counter[str] = Counter()
         self._examples: defaultdict[str, dict[int, str]] = defaultdict(dict)
         self.add(failed)
 
-    def add(self, failed: Iterable[Failed]) -> None:
-        """Count those that are new: a task may be repeated."""
+    def add(self, failed: Iterable[FailedText]) -> None:
+        """Count each text once: Ray may repeat a task."""
         for text_id, reason in failed:
             if text_id in self._ids:
                 continue
             self._ids.add(text_id)
             kind = reason_kind(reason)
             self._kinds[kind] += 1
-            if len(self._examples[kind]) < _EXAMPLES:
+            if len(self._examples[kind]) < _MAX_SHOWN:
                 self._examples[kind][text_id] = reason
 
     def verdict(self, texts: int) -> str | None:
-        """Of `texts` so far: why to stop, if too many failed."""
+        """Why to stop after `texts` texts, or None."""
         failed = len(self._ids)
-        if failed <= self._most * max(texts, LEAST_TEXTS):
+        if failed <= self._max_share * max(texts, MIN_TEXTS):
             return None
-        kinds = "; ".join(self._said(kind, number) for kind, number in self._kinds.most_common(_KINDS))
+        kinds = "; ".join(self._describe(*kind) for kind in self._kinds.most_common(_MAX_SHOWN))
         return (
-            f"{failed:,} of {texts:,} texts failed, more than max_failed_share = {self._most:g} allows (of "
-            f"{LEAST_TEXTS:,} texts at least): {kinds}"
+            f"{failed:,} of {texts:,} texts failed, more than max_failed_share = {self._max_share:g} allows "
+            f"(counted over at least {MIN_TEXTS:,} texts): {kinds}"
         )
 
-    def _said(self, kind: str, number: int) -> str:
+    def _describe(self, kind: str, number: int) -> str:
         examples = self._examples[kind]
         return f"{number:,} x {next(iter(examples.values()))} (texts {', '.join(map(str, examples))})"
 
 
 class CrashTracker:
-    """What has been begun and not ended: whoever did it died, or is at it."""
+    """Counts the starts of batches without an end: each may be a crash."""
 
     def __init__(self) -> None:
-        self._begun: Counter[tuple[int, ...]] = Counter()
+        self._starts: Counter[tuple[int, ...]] = Counter()
 
     def begin(self, texts: Sequence[int]) -> int:
-        """Note that these texts are begun together; how often they were before, without an end."""
-        self._begun[tuple(texts)] += 1
-        return self._begun[tuple(texts)] - 1
+        """Record the start of this batch; return the number of earlier starts without an end."""
+        self._starts[tuple(texts)] += 1
+        return self._starts[tuple(texts)] - 1
 
     def end(self, texts: Sequence[int]) -> None:
-        """They are done, or failed in a way that was noticed."""
-        self._begun.pop(tuple(texts), None)
+        """Record that the batch ended, with or without an error."""
+        self._starts.pop(tuple(texts), None)
 
 
 class ReadWriteLock:
-    """Work that may go on side by side, and work that must be alone, on one event loop."""
+    """Shared and exclusive access for the tasks of one event loop."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._busy = 0
+        self._readers = 0
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
-        """Beside others."""
+        """Access together with other shared holders."""
         async with self._changed:
-            self._busy += 1
+            self._readers += 1
         try:
             yield
         finally:
             async with self._changed:
-                self._busy -= 1
+                self._readers -= 1
                 self._changed.notify_all()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Once the others are done; those that come meanwhile wait."""
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Access without any other holder: waits for them, and others wait meanwhile."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._busy)
+            await self._changed.wait_for(lambda: not self._readers)
             yield

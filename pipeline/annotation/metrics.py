@@ -1,10 +1,9 @@
-"""What a run of annotate shows while it runs: counters, gauges and a histogram in Ray's metrics endpoint.
+"""The metrics of a run of annotate: counters, gauges and a histogram on Ray's metrics endpoint.
 
-In: the finished annotations of a batch, and the tally's progress. Out: the metrics declared here, each
-``ray_<name>`` to Prometheus (cluster/monitoring has the dashboard; docs/operations.md says how to watch).
-One call a batch. Labels have few values: no ids, no free text. What tools do while they are asked is in
-Ray Serve's own metrics, GPU memory in Ray's. Exact counts are the manifest's: a batch that is repeated
-after a fault is counted twice here. Ray is touched in `Recorder` only.
+In: the annotations of a finished batch, and the progress of the run. Out: the metrics declared here, each
+``ray_<name>`` in Prometheus (docs/operations.md), recorded once per batch. Labels have few values: no
+ids, no free text. The manifest has the exact counts: here, a batch repeated after a fault counts twice.
+Ray has metrics of its own for tools and GPU memory. Only `Recorder` uses Ray.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from pipeline.base.records import Annotation, Cost, reason_kind
 logger = logging.getLogger(__name__)
 
 MAX_REASONS = 40
-"""Different reasons a process tells apart; further ones are "other"."""
-_LONGEST_REASON = 60
+"""Distinct reasons per process; further reasons are "other"."""
+_MAX_REASON_LENGTH = 60
+_TOOL = "tool: "
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric as Ray gets it; every one also has the label `run`, the output folder."""
+    """A metric as Ray expects it. Every metric also has the label `run`, the output folder."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
@@ -39,7 +39,7 @@ class Metric:
 
     @property
     def exported(self) -> tuple[str, ...]:
-        """The names that Prometheus sees."""
+        """The names in Prometheus."""
         endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
         return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
@@ -54,68 +54,67 @@ FUNNEL = Metric(
     ("tool", "stage"),
 )
 DISCARDED = Metric(
-    "counter", "toolformer_discarded", "Draws and calls that fell out, by reason", ("tool", "reason")
+    "counter", "toolformer_discarded", "Discarded draws and calls, by reason", ("tool", "reason")
 )
 TOKENS = Metric(
     "counter", "toolformer_tokens", "Tokens through the model; tool is shared for L(empty)", ("tool", "phase")
 )
-PADDING = Metric("counter", "toolformer_padding_tokens", "Padding that went along with them", ("phase",))
+PADDING = Metric("counter", "toolformer_padding_tokens", "Padding tokens through the model", ("phase",))
 FLOPS = Metric("counter", "toolformer_flops", "Floating-point operations of the model")
 BATCH_SECONDS = Metric(
     "histogram",
     "toolformer_batch_seconds",
-    "From a batch's arrival to its file; batches of one actor overlap",
+    "From the arrival of a batch to its file; the batches of an actor overlap",
     boundaries=(0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800),
 )
-PEAK = Metric("gauge", "toolformer_peak_flops_per_s", "BF16 peak of the GPUs of an annotator, if it is known")
+PEAK = Metric("gauge", "toolformer_peak_flops_per_s", "BF16 peak of the GPUs of an annotator, if known")
 DONE = Metric("gauge", "toolformer_texts_done", "Texts with a row, those of earlier sessions included")
 EXPECTED = Metric(
     "gauge",
     "toolformer_texts_expected",
-    "Texts of the corpus; until it is read, its other files are taken to have as many as those that are",
+    "Texts of the corpus; unread files are expected to have as many as the average read file",
 )
 METRICS = (TEXTS, FUNNEL, DISCARDED, TOKENS, PADDING, FLOPS, BATCH_SECONDS, PEAK, DONE, EXPECTED)
 
 Sample = tuple[Metric, tuple[str, ...], float]
-"""A metric, the values of its labels, and what to add, to set or to observe."""
+"""A metric, the values of its labels, and the number to add, set or observe."""
 
 
-def of_batch(annotations: Sequence[Annotation], method: MethodConfig, shape: ModelShape) -> list[Sample]:
-    """What a finished batch adds to the counters."""
+def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape: ModelShape) -> list[Sample]:
+    """The increments of the counters for a finished batch."""
     sums: Counter[tuple[Metric, tuple[str, ...]]] = Counter()
     run = Cost()
-    for one in annotations:
-        sums[TEXTS, (one.status, reason_class(one.reason or ""))] += 1
-        for call in one.calls:
+    for annotation in annotations:
+        sums[TEXTS, (annotation.status, reason_class(annotation.reason or ""))] += 1
+        for call in annotation.calls:
             sums[FUNNEL, (call.tool, "kept")] += call.gain >= method.of(call.tool).tau_f
-        for stage in one.funnel:
+        for stage in annotation.funnel:
             sums[FUNNEL, (stage.tool, "selected")] += not stage.selection.startswith("no: ")
             for name in ("positions", "draws", "candidates", "executed", "scored"):
                 sums[FUNNEL, (stage.tool, name)] += getattr(stage, name)
             for reason, number in stage.discarded.items():
                 sums[DISCARDED, (stage.tool, reason_class(reason))] += number
-        for part in one.work:
-            sums[TOKENS, (part.tool or "shared", part.phase)] += part.run.tokens
-            sums[PADDING, (part.phase,)] += part.run.padding
-            run += part.run
+        for item in annotation.work:
+            sums[TOKENS, (item.tool or "shared", item.phase)] += item.run.tokens
+            sums[PADDING, (item.phase,)] += item.run.padding
+            run += item.run
     sums[FLOPS, ()] = shape.flops(run)
     return [(metric, values, float(number)) for (metric, values), number in sums.items()]
 
 
 def reason_class(reason: str) -> str:
-    """The part of a reason to count by: `reason_kind`, with the tools' own kept apart."""
-    whose, _, tools_own = reason.partition("tool: ")
-    kind = reason_kind(reason) if whose or not tools_own else f"tool: {reason_kind(tools_own)}"
-    return kind[:_LONGEST_REASON]
+    """`reason_kind`, or "tool: KIND" for the reason of a tool; at most 60 characters."""
+    prefix = _TOOL if reason.startswith(_TOOL) else ""
+    return (prefix + reason_kind(reason.removeprefix(prefix)))[:_MAX_REASON_LENGTH]
 
 
 class Recorder:
-    """Records samples in this process's Ray metrics. Outside Ray it does nothing, and it never raises."""
+    """Records samples as Ray metrics of this process. Does nothing outside Ray; never raises."""
 
     def __init__(self, run: str) -> None:
         """`run` is the output folder."""
         self._run = run
-        self._made: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
         self._reasons: set[str] = set()
         self._broken = False
 
@@ -127,22 +126,25 @@ class Recorder:
             return
         try:
             for sample in samples:
-                self._one(*sample)
-        except Exception:  # whatever is wrong with metrics, the run is not
+                self._record_sample(*sample)
+        except Exception:  # a metrics failure must never fail the run
             self._broken = True
-            logger.warning("metrics cannot be recorded, going on without", exc_info=True)
+            logger.warning("metrics cannot be recorded, the run continues without them", exc_info=True)
 
-    def _one(self, metric: Metric, values: tuple[str, ...], number: float) -> None:
+    def _record_sample(self, metric: Metric, values: tuple[str, ...], number: float) -> None:
         labels = {"run": self._run} | self._bounded(dict(zip(metric.labels, values, strict=True)))
-        made = self._made.get(metric.name) or self._made.setdefault(metric.name, _make(metric))
+        if metric.name not in self._metrics:
+            self._metrics[metric.name] = _ray_metric(metric)
+        ray_metric = self._metrics[metric.name]
         if metric.kind == "gauge":
-            made.set(number, labels)
+            ray_metric.set(number, labels)
         elif metric.kind == "histogram":
-            made.observe(number, labels)
-        elif number > 0:  # Ray refuses to add nothing
-            made.inc(number, labels)
+            ray_metric.observe(number, labels)
+        elif number > 0:  # Ray refuses to add 0
+            ray_metric.inc(number, labels)
 
     def _bounded(self, labels: Mapping[str, str]) -> dict[str, str]:
+        """The labels, with a new reason above MAX_REASONS replaced by "other"."""
         reason = labels.get("reason")
         if reason is None or reason in self._reasons:
             return dict(labels)
@@ -153,10 +155,10 @@ class Recorder:
 
 
 class BatchMetrics:
-    """What an annotator records."""
+    """The metrics of an annotating actor."""
 
     def __init__(self, config: AnnotateConfig, model: Any) -> None:
-        """`model` is a transformers causal LM, where it runs."""
+        """`model` is a transformers causal LM on its device."""
         self._method, self._shape = config.method, ModelShape.of(model)
         self._recorder = Recorder(str(config.output))
         if model.device.type == "cuda":
@@ -166,13 +168,12 @@ class BatchMetrics:
                 self._recorder.record([(PEAK, (), config.ray.gpus_per_actor * peak)])
 
     def batch(self, annotations: Sequence[Annotation], seconds: float) -> None:
-        """A batch whose rows are written."""
-        self._recorder.record(
-            [*of_batch(annotations, self._method, self._shape), (BATCH_SECONDS, (), seconds)]
-        )
+        """Record a batch whose rows are written."""
+        samples = batch_samples(annotations, self._method, self._shape)
+        self._recorder.record([*samples, (BATCH_SECONDS, (), seconds)])
 
 
-def _make(metric: Metric) -> Any:
+def _ray_metric(metric: Metric) -> Any:
     from ray.util import metrics
 
     keys = ("run", *metric.labels)

@@ -1,8 +1,7 @@
-"""How far a run is: one counter for all processes, one line for the user.
+"""The progress of a run: one actor that counts for all processes, and a progress bar.
 
-`ProgressActor` is an actor on the driver's node that read tasks and annotators report to; what it says to annotators
-is isolation.py's. `shown` draws it meanwhile
-as a progress bar; the total appears once every shard has been read.
+In: reports of the read tasks and the annotating actors. Out: the number of texts done, the total once all
+corpus files are read, and why the run must stop (isolation.py). The manifest does not use these counts.
 """
 
 from __future__ import annotations
@@ -17,89 +16,88 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipeline.annotation.isolation import CrashTracker, Failed, FailureBudget
+from pipeline.annotation.isolation import CrashTracker, FailedText, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
 
-_EVERY_S = 0.5
-_EVERY_S_IN_LOGS = 30.0
+_REFRESH_S = 0.5
+_REFRESH_IN_LOGS_S = 30.0
 
 
 class ProgressActor:
-    """Texts read, by read task, texts annotated, and what annotators died with."""
+    """Counts the texts read and annotated, and tracks failures and crashes."""
 
     def __init__(self, tasks: int, done: int, failures: FailureBudget, run: str) -> None:
         self._tasks = tasks
         self._recorder = Recorder(run)
         self._failures = failures
-        self._attempts = CrashTracker()
+        self._crashes = CrashTracker()
         self._starts = 0
-        self._texts: dict[str, int] = {}
+        self._texts_by_task: dict[str, int] = {}
         self._done = done
-        self._show()
+        self._record()
 
     def read(self, task: str, texts: int) -> None:
-        """A read task came to its end. A repeated one says the same again."""
-        self._texts[task] = texts
-        self._show()
+        """A read task has ended. A repeated task reports the same number again."""
+        self._texts_by_task[task] = texts
+        self._record()
 
     def starting(self) -> int:
-        """An annotator starts; how many did since the last one that is ready."""
+        """An annotating actor starts. Returns the starts since an actor was last ready."""
         self._starts += 1
         return self._starts - 1
 
     def ready(self) -> None:
-        """An annotator has its model."""
+        """An annotating actor has loaded its model."""
         self._starts = 0
 
     def begin(self, texts: Sequence[int]) -> int:
-        """isolation.Attempts.begin, for all annotators."""
-        return self._attempts.begin(texts)
+        """CrashTracker.begin for all annotating actors."""
+        return self._crashes.begin(texts)
 
     def end(self, texts: Sequence[int]) -> None:
-        """isolation.Attempts.end."""
-        self._attempts.end(texts)
+        """CrashTracker.end for all annotating actors."""
+        self._crashes.end(texts)
 
-    def annotated(self, texts: int, failed: Sequence[Failed] = ()) -> str | None:
-        """So many more texts came out of an annotator; counted again if their task is repeated.
+    def annotated(self, texts: int, failed: Sequence[FailedText] = ()) -> str | None:
+        """An actor has annotated `texts` more texts; a repeated task counts again.
 
-        Why to stop, if too many `failed` so far.
+        Returns why to stop if too many texts have failed so far.
         """
         self._done += texts
-        self._show()
+        self._record()
         self._failures.add(failed)
         return self._failures.verdict(self._done)
 
-    def _show(self) -> None:
-        """In the metrics, with what the files read so far let expect of the others."""
+    def _record(self) -> None:
+        """Record the metrics; an unread file is expected to have as many texts as a read one."""
         samples = [(DONE, (), float(self._done))]
-        if self._texts:
-            samples.append((EXPECTED, (), sum(self._texts.values()) * self._tasks / len(self._texts)))
+        if self._texts_by_task:
+            texts_read = sum(self._texts_by_task.values())
+            samples.append((EXPECTED, (), texts_read * self._tasks / len(self._texts_by_task)))
         self._recorder.record(samples)
 
     def done(self) -> int:
+        """Texts annotated, those of earlier sessions included."""
         return self._done
 
     def total(self) -> int | None:
-        """Texts in all, known once every shard has been read."""
-        return sum(self._texts.values()) if len(self._texts) == self._tasks else None
+        """Texts of the corpus; None until every corpus file is read."""
+        all_read = len(self._texts_by_task) == self._tasks
+        return sum(self._texts_by_task.values()) if all_read else None
 
 
 def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
-    """The tally's actor handle; `run` is its name in the metrics. It lives as long as the handle and costs no
-    CPU share."""
+    """Start the progress actor on this node; returns its handle. `run` labels its metrics."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(ProgressActor)
-        .options(num_cpus=0, scheduling_strategy=here)
-        .remote(tasks, done, failures, run)
-    )
+    actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here)
+    return actor.remote(tasks, done, failures, run)
 
 
 @contextmanager
-def shown(tally: Any, label: str) -> Iterator[None]:
-    """Meanwhile draw the tally's state on standard error."""
+def progress_bar(progress: Any, label: str) -> Iterator[None]:
+    """Draw the state of the progress actor on standard error during the block."""
     stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(tally, label, stop), daemon=True)
+    thread = threading.Thread(target=_draw, args=(progress, label, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -108,12 +106,13 @@ def shown(tally: Any, label: str) -> Iterator[None]:
         thread.join()
 
 
-def _draw(tally: Any, label: str, stop: threading.Event) -> None:
-    pause = _EVERY_S if sys.stderr.isatty() else _EVERY_S_IN_LOGS
-    with tqdm(desc=label, unit=" texts", initial=ray.get(tally.done.remote()), mininterval=pause) as bar:
-        last = False
-        while not last:
-            last = stop.wait(_EVERY_S)
-            done, total = ray.get([tally.done.remote(), tally.total.remote()])
+def _draw(progress: Any, label: str, stop: threading.Event) -> None:
+    interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
+    done = ray.get(progress.done.remote())
+    with tqdm(desc=label, unit=" texts", initial=done, mininterval=interval) as bar:
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(_REFRESH_S)
+            done, total = ray.get([progress.done.remote(), progress.total.remote()])
             bar.total = max(total, done) if total is not None else None
             bar.update(done - bar.n)

@@ -1,9 +1,8 @@
-"""The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, one read task per shard.
+"""The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, one read task per corpus file.
 
-Ray's own readers do not fit: they crash or repeat themselves on resume (docs/decisions/0004), know nothing of
-passages and ids, and lose a file to one bad line. A read task leaves out the texts that an earlier run has
-already written, and tells the tally how many texts its shards hold, so that the rows written can be held
-against the texts read. Reading itself is corpus.py's.
+In: corpus files, and the ids of the texts that are done. Out: blocks of the other texts, and the number of
+texts per task for the progress actor, to compare rows written with texts read. Ray's own readers fail or
+repeat rows on resume (docs/decisions/0004), know no passages, and lose a file to one bad line.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,44 +26,41 @@ from pipeline.corpus.texts import read_corpus
 from pipeline.storage.row_files import Ids
 from pipeline.syntax.tokenizer import TokenCounter
 
-if TYPE_CHECKING:
-    pass
-
 _BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
-    """What a read task needs besides its shards; references that Ray resolves in any process."""
+class ReadContext:
+    """What every read task needs besides its files; Ray resolves the references in any process."""
 
     config: CorpusConfig
     count: TokenCounter
-    """Says how long a text is."""
+    """Counts the tokens of a text."""
     done: ray.ObjectRef[Ids]
-    """Sorted int64 ids of the texts not to read again."""
-    tally: Any
-    """Actor handle of progress.Tally."""
+    """Sorted int64 ids of the texts to leave out."""
+    progress: Any
+    """Handle of the progress actor."""
 
 
 class TextSource(Datasource):
-    """The texts of groups of shards, each group one read task; texts that are done are left out."""
+    """The texts of groups of corpus files, one read task per group, without finished texts."""
 
-    def __init__(self, groups: Sequence[Sequence[CorpusFile]], corpus: Corpus) -> None:
+    def __init__(self, groups: Sequence[Sequence[CorpusFile]], context: ReadContext) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
-        self._corpus = corpus
+        self._context = context
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: compressed files tell little, and nothing here depends on it."""
+        """Unknown: file sizes are compressed, and nothing depends on it."""
         return None
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task per group, whatever the wanted parallelism."""
+        """One task per group; `parallelism` is ignored."""
         return [
             ReadTask(
-                partial(_read, f"{number} {group[0].name}", group, self._corpus),
+                partial(_read, f"{number} {group[0].name}", group, self._context),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
                 schema=TEXT_SCHEMA,
                 per_task_row_limit=per_task_row_limit,
@@ -73,13 +69,13 @@ class TextSource(Datasource):
         ]
 
 
-def read_groups(shards: Sequence[CorpusFile], config: CorpusConfig) -> list[list[CorpusFile]]:
-    """Shards one by one; all together where `max_texts` makes their order matter."""
-    return [[shard] for shard in shards] if config.max_texts is None else [list(shards)]
+def read_groups(files: Sequence[CorpusFile], config: CorpusConfig) -> list[list[CorpusFile]]:
+    """One group per file; a single group if `max_texts` is set, because then the order matters."""
+    return [[file] for file in files] if config.max_texts is None else [list(files)]
 
 
 def to_block(texts: Iterable[Text]) -> pa.Table:
-    """Texts as one Arrow table."""
+    """Texts as an Arrow table of TEXT_SCHEMA."""
     return pa.Table.from_pylist([asdict(text) for text in texts], schema=TEXT_SCHEMA)
 
 
@@ -88,24 +84,25 @@ def from_block(block: pa.Table) -> list[Text]:
     return [Text(**{**row, "document": Document(**row["document"])}) for row in block.to_pylist()]
 
 
-def _read(task: str, shards: Sequence[CorpusFile], corpus: Corpus) -> Iterator[pa.Table]:
-    done: Ids = ray.get(corpus.done)
-    read = 0
+def _read(task: str, files: Sequence[CorpusFile], context: ReadContext) -> Iterator[pa.Table]:
+    done: Ids = ray.get(context.done)
+    texts_read = 0
 
-    def fresh() -> Iterator[Text]:
-        nonlocal read
-        for text in read_corpus(shards, corpus.config, corpus.count):
-            read += 1
-            if not _among(done, text.text_id):
+    def remaining() -> Iterator[Text]:
+        nonlocal texts_read
+        for text in read_corpus(files, context.config, context.count):
+            texts_read += 1
+            if not _contains(done, text.text_id):
                 yield text
 
-    texts = fresh()
+    texts = remaining()
     while block := list(islice(texts, _BLOCK_ROWS)):
         yield to_block(block)
-    # Waited for, so that no count is missing when the last row has been written.
-    ray.get(corpus.tally.read.remote(task, read))
+    # Wait, so that the total is complete when the last row has been written.
+    ray.get(context.progress.read.remote(task, texts_read))
 
 
-def _among(ids: Ids, text_id: int) -> bool:
+def _contains(ids: Ids, text_id: int) -> bool:
+    """Binary search in sorted ids."""
     index = int(np.searchsorted(ids, text_id))
     return index < len(ids) and int(ids[index]) == text_id

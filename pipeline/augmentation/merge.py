@@ -1,18 +1,14 @@
-"""Step 5, merge: annotated texts → the augmented corpus C* (paper section 2, "Model Finetuning", and 4.1).
+"""Step 5, merge: annotated texts → the augmented corpus C* (paper sections 2 and 4.1).
 
-In: folders that annotate wrote. Out, in `config.output`: rows/*.parquet (AUGMENTED_SCHEMA, sorted by text_id)
-and manifest.json. mixture.py says which calls stay; here they are put into their texts. A text without a call
-left is not in C*. Needs no model: other thresholds and caps are another merge.
-
-Annotations are streamed twice, once to choose and once to write, so memory grows with C* (at most
-max_examples texts per tool), not with the corpus. The files are the same to the last byte whatever the order
-of the annotations.
+In: folders that annotate wrote. Out, in `config.output`: rows/*.parquet (AUGMENTED_SCHEMA, sorted by
+text_id) and manifest.json. method/merging.py selects the calls; this module inserts them. No model is
+needed, and no text without a call is in C*. Annotations are streamed twice, to select and to write, so
+memory grows with C*, not with the corpus. The output is the same to the byte for any order of them.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -33,7 +29,7 @@ from pipeline.storage.provenance import versions
 from pipeline.storage.row_files import ROWS, Ids, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import atomic_write, now
+from tools_service.base.files import atomic_write, now, replacing_folder
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -44,25 +40,25 @@ _CHUNK_ROWS = 4_096
 
 
 class MergeError(ToolformerError):
-    """Annotations that do not fit together, or a call that does not fit its text."""
+    """Two annotations share a text, or a call does not fit its text."""
 
 
 class ToolExamples(Frozen):
-    """One tool's part of C*."""
+    """The examples of one tool in C*."""
 
     tau_f: float
     candidates: int
     """Texts with a call kept at tau_f, before the cap."""
     examples: int
-    """Texts of C* with a call of this tool."""
+    """Texts in C* with a call of this tool."""
     calls: int
     """Calls of this tool in C*."""
     at: dict[str, int | None]
-    """Texts with a call kept at the paper's thresholds; null below what was annotated for."""
+    """Texts with a call kept at each threshold of the paper; null below the annotations' tau_f."""
 
 
 class Source(Frozen):
-    """An annotation folder that went in."""
+    """A merged annotation folder."""
 
     folder: Path
     slice: str | None = None
@@ -73,7 +69,9 @@ class Source(Frozen):
 class MergeManifest(Frozen):
     """manifest.json of C*."""
 
-    recipe: MergeConfig
+    RENAMED = {"recipe": "config"}  # noqa: RUF012
+
+    config: MergeConfig
     versions: dict[str, str]
     created: str
     sources: tuple[Source, ...]
@@ -84,18 +82,18 @@ class MergeManifest(Frozen):
 
 
 def merge(config: MergeConfig) -> MergeManifest:
-    """Write C*, replacing an earlier one in the same folder once the new one is complete.
+    """Write C* to `config.output`. An earlier C* there is replaced when the new one is complete.
 
-    Raises ManifestError for a folder that is not a finished annotation, SliceError for slices that do not
-    fit together, ConfigurationError for a threshold that calls were not scored for, and MergeError when a
-    text comes twice or a call does not fit its text.
+    Raises ManifestError for a folder that is not a finished annotation, SliceError for slices that
+    do not belong together, ConfigurationError for a threshold below that of the annotations, and
+    MergeError if a text occurs twice or a call does not fit its text.
     """
-    _refuse_foreign(config.output)
+    _require_replaceable(config.output)
     config = config.model_copy(update={"annotations": expand(config.annotations)})
     sources = {folder: _finished(folder) for folder in config.annotations}
     require_together(sources, config.missing_slices)
     tau_f = thresholds(config, sources)
-    _refuse_twins(config.annotations)
+    _require_distinct(config.annotations)
     mixture = choose(
         _rows(config, tau_f),
         tau_f,
@@ -106,17 +104,17 @@ def merge(config: MergeConfig) -> MergeManifest:
     calls: Counter[ToolName] = Counter()
     table = _table(augment(_rows(config, tau_f), mixture, calls))
     manifest = MergeManifest(
-        recipe=config,
+        config=config,
         versions=versions(),
         created=now(),
         sources=tuple(
             Source(
                 folder=folder,
-                slice=found.recipe.corpus.slice,
-                texts=counts.texts if (counts := found.counts) else 0,
-                model=found.recipe.model.path,
+                slice=source.config.corpus.slice,
+                texts=source.counts.texts if source.counts else 0,
+                model=source.config.model.path,
             )
-            for folder, found in sources.items()
+            for folder, source in sources.items()
         ),
         texts=table.num_rows,
         calls=calls.total(),
@@ -131,40 +129,41 @@ def merge(config: MergeConfig) -> MergeManifest:
 def augment(
     rows: Iterable[Mapping[str, Any]], mixture: Mixture, calls: Counter[ToolName]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of C*: each text that has calls left, with them in it. `calls` counts these by tool.
+    """Rows of C*: the texts with kept calls, the calls inserted. `calls` counts them by tool.
 
-    MergeError if a call does not fit its text, or removing the calls does not give the text back.
+    Raises MergeError if a call does not fit its text, or if removing the calls does not restore the
+    text.
     """
     for row in rows:
-        left = mixture.calls(row)
-        if not left:
+        kept_calls = mixture.calls(row)
+        if not kept_calls:
             continue
         try:
-            augmented = insert_calls(row["text"], left)
-            restored = remove_calls(augmented, left)
+            augmented = insert_calls(row["text"], kept_calls)
+            restored = remove_calls(augmented, kept_calls)
         except CallError as error:
             raise MergeError(f"text {row['text_id']}: {error}") from error
         if restored != row["text"]:
             raise MergeError(f"text {row['text_id']}: removing its calls gives another text: {restored!r}")
-        calls.update(call.tool for call in left)
-        tools = sorted({call.tool for call in left}, key=TOOL_NAMES.index)
+        calls.update(call.tool for call in kept_calls)
+        tools = sorted({call.tool for call in kept_calls}, key=TOOL_NAMES.index)
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tools": tools}
 
 
 def thresholds(config: MergeConfig, sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, float]:
-    """tau_f by tool: the user's, else the annotations' own. ConfigurationError names the field at fault."""
+    """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
     tau_f: dict[ToolName, float] = {}
-    given = config.tau_f or {}
+    configured = config.tau_f or {}
     floors = _floors(sources)
-    if unknown := given.keys() - floors.keys():
-        raise ConfigurationError(f"tau_f.{min(unknown)}: none of the annotations is of this tool")
+    if unknown := configured.keys() - floors.keys():
+        raise ConfigurationError(f"tau_f.{min(unknown)}: none of the annotations has this tool")
     for tool, floor in floors.items():
-        own = {found.recipe.method.of(tool).tau_f for found in _of(tool, sources)}
-        if tool not in given and len(own) > 1:
+        annotated = _annotated_tau_f(tool, sources)
+        if tool not in configured and len(annotated) > 1:
             raise ConfigurationError(
-                f"tau_f.{tool}: the annotations were made with {sorted(own)}; give one of at least {floor}"
+                f"tau_f.{tool}: the annotations have {sorted(annotated)}; give one of at least {floor}"
             )
-        tau_f[tool] = given.get(tool, floor)
+        tau_f[tool] = configured.get(tool, floor)
         if tau_f[tool] < floor:
             raise ConfigurationError(
                 f"tau_f.{tool} = {tau_f[tool]} is below {floor}, down to which the annotations are exact: "
@@ -174,64 +173,63 @@ def thresholds(config: MergeConfig, sources: Mapping[Path, AnnotationManifest]) 
 
 
 def _floors(sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, float]:
-    """By tool the lowest threshold for which all annotations have every loss."""
-    return {
-        tool: max(found.recipe.method.of(tool).tau_f for found in of_tool)
-        for tool in TOOL_NAMES
-        if (of_tool := _of(tool, sources))
-    }
+    """By tool, the lowest threshold for which all annotations have every loss."""
+    annotated = {tool: _annotated_tau_f(tool, sources) for tool in TOOL_NAMES}
+    return {tool: max(values) for tool, values in annotated.items() if values}
 
 
-def _of(tool: ToolName, sources: Mapping[Path, AnnotationManifest]) -> list[AnnotationManifest]:
-    return [found for found in sources.values() if tool in found.recipe.method.tools]
+def _annotated_tau_f(tool: ToolName, sources: Mapping[Path, AnnotationManifest]) -> set[float]:
+    """The thresholds that the annotations with this tool were run with."""
+    methods = (source.config.method for source in sources.values())
+    return {method.of(tool).tau_f for method in methods if tool in method.tools}
 
 
 def _finished(folder: Path) -> AnnotationManifest:
     manifest = read_manifest(folder)
     if manifest.state != "finished":
-        raise ManifestError(f"{folder}: not finished; the annotate that began it, started again, goes on")
+        raise ManifestError(f"{folder}: not finished; give its annotate command again to resume it")
     return manifest
 
 
-def _refuse_twins(folders: Sequence[Path]) -> None:
-    """Slices of a corpus share no text; what does is one annotation named twice, or two of one corpus."""
+def _require_distinct(folders: Sequence[Path]) -> None:
+    """MergeError if two folders share a text, as two annotations of one corpus do."""
     ids = np.concatenate([np.empty(0, np.int64), *(_ids(folder) for folder in folders)])
     ids.sort()
-    twins = ids[1:][ids[1:] == ids[:-1]]
-    if len(twins):
-        having = [str(folder) for folder in folders if twins[0] in _ids(folder)]
+    duplicates = ids[1:][ids[1:] == ids[:-1]]
+    if len(duplicates):
+        holders = [str(folder) for folder in folders if duplicates[0] in _ids(folder)]
         raise MergeError(
-            f"annotations: {len(twins)} texts stand twice, text {twins[0]} for one, in {', '.join(having)}; "
-            "merge annotations of different texts"
+            f"annotations: {len(duplicates)} duplicate texts, for example text {duplicates[0]} in "
+            f"{', '.join(holders)}; merge annotations of different texts"
         )
 
 
 def _ids(folder: Path) -> Ids:
-    parts = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
-    return np.concatenate([np.empty(0, np.int64), *parts])
+    batches = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
+    return np.concatenate([np.empty(0, np.int64), *batches])
 
 
 def _rows(config: MergeConfig, tau_f: TauF) -> Iterator[dict[str, Any]]:
-    """The rows that have calls with a gain of at least the lowest tau_f, without their other calls.
+    """The rows with a gain of at least the lowest tau_f, without their calls below it.
 
-    Most calls and texts have none; leaving them out as Arrow makes a merge several times faster.
+    Most calls and texts are below it; dropping them in Arrow makes a merge several times faster.
     """
-    least = min(tau_f.values(), default=0.0)
+    lowest = min(tau_f.values(), default=0.0)
     for folder in config.annotations:
         for batch in read_batches(folder, _COLUMNS):
-            calls = batch["calls"]
-            keep = pc.greater_equal(calls.flatten().field("gain"), least)
-            parents = pc.list_parent_indices(calls).filter(keep)
-            numbers = np.bincount(parents, minlength=batch.num_rows)
-            left = pa.ListArray.from_arrays(
-                np.concatenate([[0], numbers.cumsum()]), calls.flatten().filter(keep)
-            )
+            calls = batch["calls"].flatten()  # [calls of all rows]
+            keep = pc.greater_equal(calls.field("gain"), lowest)
+            row_of_call = pc.list_parent_indices(batch["calls"]).filter(keep)
+            calls_per_row = np.bincount(row_of_call, minlength=batch.num_rows)
+            offsets = np.concatenate([[0], calls_per_row.cumsum()])
+            kept_calls = pa.ListArray.from_arrays(offsets, calls.filter(keep))
             index = batch.schema.get_field_index("calls")
-            yield from batch.set_column(index, "calls", left).filter(pa.array(numbers > 0)).to_pylist()
+            rows = batch.set_column(index, "calls", kept_calls).filter(pa.array(calls_per_row > 0))
+            yield from rows.to_pylist()
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
-    """C* as Arrow, collected in chunks: plain rows would take several times the memory."""
+    """C* as an Arrow table, collected in chunks: dictionaries take several times the memory."""
     chunks = iter(lambda: list(islice(rows, _CHUNK_ROWS)), [])
     return pa.Table.from_batches(
         [pa.RecordBatch.from_pylist(chunk, AUGMENTED_SCHEMA) for chunk in chunks], AUGMENTED_SCHEMA
@@ -241,8 +239,8 @@ def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
 def _examples(
     mixture: Mixture, floors: TauF, calls: Counter[ToolName], table: pa.Table
 ) -> dict[ToolName, ToolExamples]:
-    counted = pc.value_counts(pc.list_flatten(table["tools"])).to_pylist()
-    examples = {entry["values"]: entry["counts"] for entry in counted}
+    texts_by_tool = pc.value_counts(pc.list_flatten(table["tools"])).to_pylist()
+    examples = {entry["values"]: entry["counts"] for entry in texts_by_tool}
     return {
         tool: ToolExamples(
             tau_f=mixture.tau_f[tool],
@@ -256,34 +254,28 @@ def _examples(
 
 
 def _publish(output: Path, table: pa.Table, manifest: MergeManifest) -> None:
-    """Write beside `output`, then change places: a reader finds the old C*, or the new one, complete."""
-    part, old = (output.with_name(f".{output.name}.{name}") for name in ("part", "old"))
-    for folder in (part, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    (part / ROWS).mkdir(parents=True)
-    _write_sorted(table, part / ROWS / "00000.parquet")
-    atomic_write(part / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    if output.exists():
-        output.rename(old)
-    part.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write C* to a new folder and replace `output` by it."""
+    with replacing_folder(output) as folder:
+        (folder / ROWS).mkdir()
+        _write_sorted(table, folder / ROWS / "00000.parquet")
+        atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def _write_sorted(table: pa.Table, path: Path) -> None:
-    """In the order of the ids, a chunk at a time: one piece of an Arrow string column holds 2 GiB at most."""
+    """Write the rows sorted by id, in chunks: an Arrow string array holds 2 GiB at most."""
     order = pc.sort_indices(table["text_id"])
     with pq.ParquetWriter(path, AUGMENTED_SCHEMA) as writer:
         for start in range(0, table.num_rows, _CHUNK_ROWS):
             writer.write_table(table.take(order.slice(start, _CHUNK_ROWS)))
 
 
-def _refuse_foreign(output: Path) -> None:
-    """Only what merge wrote may be replaced."""
+def _require_replaceable(output: Path) -> None:
+    """ConfigurationError unless `output` is empty, missing or a folder that merge wrote."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     try:
         MergeManifest.model_validate_json((output / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"output {output}: something else is there; choose another folder"
+            f"output {output}: merge did not write this folder; choose another one"
         ) from error

@@ -1,8 +1,8 @@
-"""Annotations of a corpus that many jobs did, a slice each, as one: what fits together and what is missing.
+"""Checks that the annotated slices of a corpus belong together and are complete.
 
-In: the folders that a merge was given, and their manifests. Out: nothing, or an error that says which
-folders, slices or fields do not fit. Slices belong together if they are of one list of files. Annotations
-that are no slices fit with anything, as long as they share no text (augmentation.py looks at that).
+In: the annotation folders of a merge and their manifests. Out: nothing, or a SliceError that names the
+folders, slices or fields at fault. Slices belong together if they are slices of one list of files.
+Other annotations can be merged with any; merge.py checks that no two share a text.
 """
 
 from __future__ import annotations
@@ -12,82 +12,86 @@ from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
-from pipeline.storage.manifest import AnnotationManifest, differing
+from pipeline.base.config import AnnotateConfig, changed_fields
+from pipeline.storage.manifest import OPERATIONAL, AnnotationManifest
 from tools_service.base.errors import ConfigurationError
 
-_SHOWN = 10
+_MAX_SHOWN = 10
 
 
 class SliceError(ConfigurationError):
-    """Slices of different runs, one twice, or one that is missing."""
+    """Slices of different runs, a slice that is given twice, or a missing slice."""
 
 
-def expand(given: Sequence[Path]) -> tuple[Path, ...]:
-    """The folders named, each glob replaced by the folders it matches. SliceError if it matches none."""
+def expand(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The folders, each glob replaced by the folders it matches. SliceError if it matches none."""
     folders: list[Path] = []
-    for path in given:
+    for path in paths:
         if path.exists() or not any(sign in str(path) for sign in "*?["):
             folders.append(path)
             continue
-        found = sorted(folder for folder in map(Path, glob(str(path), recursive=True)) if folder.is_dir())
-        if not found:
+        matches = sorted(match for match in map(Path, glob(str(path), recursive=True)) if match.is_dir())
+        if not matches:
             raise SliceError(f"annotations {path}: no folder matches")
-        folders += found
+        folders += matches
     return tuple(dict.fromkeys(folders))
 
 
 def require_together(sources: Mapping[Path, AnnotationManifest], missing: bool = False) -> None:
-    """SliceError unless the slices of each corpus have one recipe and are there once, and all of them.
+    """SliceError unless each corpus has its slices once and with equal configurations, and all of them.
 
-    `missing` slices are allowed if so said.
+    `missing` slices are allowed if it is true.
     """
-    corpora: defaultdict[str, list[Path]] = defaultdict(list)
+    corpora: defaultdict[str, dict[Path, AnnotateConfig]] = defaultdict(dict)
     for folder, manifest in sources.items():
-        if manifest.recipe.corpus.slice is not None:
-            corpora[manifest.corpus.sliced_from or ""].append(folder)
-    for folders in corpora.values():
-        _same_recipe(folders, sources)
-        _each_once(folders, sources)
+        if manifest.config.corpus.slice is not None:
+            corpora[manifest.corpus.sliced_from or ""][folder] = manifest.config
+    for slices in corpora.values():
+        _require_same_config(slices)
+        _require_unique(slices)
         if not missing:
-            _complete(folders, sources, others=len(corpora) - 1)
+            _require_complete(slices, others=len(corpora) - 1)
 
 
-def _same_recipe(folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest]) -> None:
-    first = sources[folders[0]].recipe
-    for folder in folders[1:]:
-        recipe = sources[folder].recipe
-        if first.corpus.part[1] != recipe.corpus.part[1]:
+def _require_same_config(slices: Mapping[Path, AnnotateConfig]) -> None:
+    first_folder, first = next(iter(slices.items()))
+    for folder, config in slices.items():
+        if first.corpus.slice_index_and_count[1] != config.corpus.slice_index_and_count[1]:
             raise SliceError(
-                f"annotations: {folders[0]} is slice {first.corpus.slice}, {folder} {recipe.corpus.slice} of "
-                "the same files; merge slices of one number"
+                f"annotations: {first_folder} is slice {first.corpus.slice}, {folder} is "
+                f"{config.corpus.slice} of the same files; merge slices with one slice count"
             )
-        alike = recipe.corpus.model_copy(update={"slice": first.corpus.slice})
-        if fields := differing(first, recipe.model_copy(update={"corpus": alike})):
+        same_slice = config.corpus.model_copy(update={"slice": first.corpus.slice})
+        comparable = config.model_copy(update={"corpus": same_slice})
+        if fields := changed_fields(first, comparable, ignore=OPERATIONAL):
             raise SliceError(
-                f"annotations: {folders[0]} and {folder} are slices of different recipes: {'; '.join(fields)}"
+                f"annotations: {first_folder} and {folder} are slices with different configurations: "
+                + "; ".join(fields)
             )
 
 
-def _each_once(folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest]) -> None:
-    seen: dict[int, Path] = {}
-    for folder in folders:
-        corpus = sources[folder].recipe.corpus
-        other = seen.setdefault(corpus.part[0], folder)
+def _require_unique(slices: Mapping[Path, AnnotateConfig]) -> None:
+    folder_by_index: dict[int, Path] = {}
+    for folder, config in slices.items():
+        other = folder_by_index.setdefault(config.corpus.slice_index_and_count[0], folder)
         if other != folder:
-            raise SliceError(
-                f"annotations: {other} and {folder} are both slice {corpus.slice}; name one of them"
-            )
+            both = f"annotations: {other} and {folder} are both slice {config.corpus.slice}"
+            raise SliceError(f"{both}; name one of them")
 
 
-def _complete(folders: Sequence[Path], sources: Mapping[Path, AnnotationManifest], others: int) -> None:
-    found = {sources[folder].recipe.corpus.part for folder in folders}
-    of = next(iter(found))[1]
-    absent = [f"{index}/{of}" for index in range(of) if (index, of) not in found]
+def _require_complete(slices: Mapping[Path, AnnotateConfig], others: int) -> None:
+    """`others` is the number of other corpora that have slices."""
+    present = {config.corpus.slice_index_and_count for config in slices.values()}
+    count = next(iter(present))[1]
+    absent = [f"{index}/{count}" for index in range(count) if (index, count) not in present]
     if not absent:
         return
-    shown = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else "")
-    shown += "; other folders are slices of another list of files" if others else ""
+    shown = ", ".join(absent[:_MAX_SHOWN])
+    if len(absent) > _MAX_SHOWN:
+        shown += f" and {len(absent) - _MAX_SHOWN} more"
+    if others:
+        shown += "; other folders are slices of another list of files"
     raise SliceError(
-        f"annotations: of the corpus of {folders[0]} {len(absent)} of {of} slices are missing: {shown}. "
-        "Annotate them, or merge without them with --missing-slices"
+        f"annotations: of the corpus of {next(iter(slices))}, {len(absent)} of {count} slices are missing: "
+        f"{shown}. Annotate them, or merge without them with --missing-slices"
     )

@@ -1,31 +1,31 @@
-"""The records that travel between the steps, with one Arrow schema each.
+"""The records that the steps exchange, with one Arrow schema each.
 
-A text is one row and leaves every step exactly once (docs/method.md). The dataclasses are what the steps
-work on; the schemas are what the files hold. `Annotation.to_row` and `Annotation.from_row` are the only
-places that translate.
+A text is one row and leaves every step exactly once (docs/method.md). The steps work on the
+dataclasses; the files hold the schemas. Only `Annotation.to_row` and `Annotation.from_row` convert
+between the two. Nothing here reads or writes a file.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import AliasChoices, Field
 
 from tools_service.tools.contract import ToolName
 
 Status = Literal["annotated", "no_calls", "skipped", "failed"]
 Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
-"""What the model runs for: a prompt's keys and values; p_i; the draws; the three losses."""
+"""Purpose of a forward pass: KV cache of a prompt, p_i, sampled calls, and the three losses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Where a text comes from.
+    """The origin of a text: `source` is ``FILE#N``, where N counts rows or lines from 1.
 
-    `source` is ``FILE#N``, N counting rows or lines from 1. `date` is ISO ``YYYY-MM-DD``: the document's
-    own field if it has one (used at inference), never the date of the crawl; the calendar's selection reads
-    the URL itself.
+    `date` (ISO ``YYYY-MM-DD``) is a field of the document, never the date of the crawl. Inference uses
+    it; the selection for the calendar reads the URL instead.
     """
 
     source: str
@@ -38,9 +38,8 @@ class Document:
 class Text:
     """A passage of a document that fits the model together with the longest prompt.
 
-    `text_id` is an int64 determined by the source location alone, so a rerun finds the same ids and a
-    duplicate page is still two rows. `skipped` carries the reason when the text must not be annotated
-    (empty, unreadable line, …).
+    `text_id` (int64) depends on the source location alone: a rerun produces the same ids, and a
+    duplicate page is two rows. `skipped` is the reason if the text must not be annotated.
     """
 
     text_id: int
@@ -53,9 +52,9 @@ class Text:
 class Candidate:
     """A sampled call that is not executed yet (steps 2 and 3).
 
-    `position` is the character offset in the text before which it stands, `token_index` that token's index
-    among the text's tokens, `p_api` the probability of <API> there. `draws` counts the samples that gave
-    this input.
+    `position` is the character offset in the text before which the call is inserted; `token_index`
+    is the index of the token that starts there; `p_api` is the probability of <API> there. `draws`
+    counts the samples with this input.
     """
 
     tool: ToolName
@@ -68,12 +67,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One scored call. Losses are weighted negative log-probabilities in nats (paper section 2, "Filtering").
+    """A scored call. Losses are weighted negative log-probabilities in nats (paper section 2).
 
-    `position` is the character offset in the text before which the call stands. `l_call` is None when it
-    was not needed: l_empty - l_plus was already below the lowest threshold of interest, and l_call could
-    only lower the gain; `gain` is then that upper bound, l_empty - l_plus. Otherwise gain = min(l_empty,
-    l_call) - l_plus.
+    `position` is the character offset in the text before which the call is inserted. `gain` is
+    min(l_empty, l_call) - l_plus. If l_empty - l_plus is already below the lowest threshold of
+    interest, `l_call` is not computed, because it could only lower the gain: then `l_call` is None
+    and `gain` is the upper bound l_empty - l_plus.
     """
 
     tool: ToolName
@@ -89,12 +88,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
-    """What became of one text under one tool; the manifest's counts are sums of these.
+    """Counts per stage for one text and one tool; the manifest holds their sums.
 
-    `selection` is the rule that chose the text or "no: REASON". `positions` counts i in I, `draws` the
-    samples taken, `candidates` the distinct (position, input) among the draws that became a call,
-    `executed` those with a result, `scored` those with finite losses. `discarded` counts draws and calls
-    that fell out, by reason.
+    `selection` is the rule that selected the text, or "no: REASON". `positions` is the size of I,
+    `draws` the number of samples, `candidates` the number of distinct (position, input) pairs among
+    well-formed samples, `executed` those with a result, `scored` those with finite losses.
+    `discarded` counts discarded samples and calls by reason.
     """
 
     tool: ToolName
@@ -109,15 +108,15 @@ class Funnel:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Forwards of the model, in the sizes that its FLOPs follow from (planning.py).
+    """Work of forward passes, in the units that determine its FLOPs (cost.py).
 
-    `tokens` went through it and `padding` along with them; attention compared
-    `attention_pairs` pairs of tokens, masked ones included; `logits` counts rows of logits.
+    `tokens` are the tokens processed, without `padding` tokens. `attention_pairs` counts the pairs
+    of tokens that attention compares, masked pairs included. `logits` counts rows of logits.
     """
 
     tokens: int = 0
     padding: int = 0
-    attention_pairs: int = 0
+    attention_pairs: Annotated[int, Field(validation_alias=AliasChoices("attention_pairs", "seen"))] = 0
     logits: int = 0
 
     def __add__(self, other: Cost) -> Cost:
@@ -131,20 +130,20 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class PhaseWork:
-    """What one phase took for one text: the least that the exact method can do, and what was run.
+    """Work of one phase for one text: the lower bound of the exact method, and what was run.
 
-    `tool` is None for L_i(empty), which all tools of the text share.
+    `tool` is None for L_i(empty). The aliases are the names in manifests of earlier versions.
     """
 
     tool: ToolName | None
     phase: Phase
-    lower_bound: Cost
+    lower_bound: Annotated[Cost, Field(validation_alias=AliasChoices("lower_bound", "least"))]
     run: Cost
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One text with every scored call; `reason` says why when it was skipped or failed."""
+    """A text with every scored call; `reason` explains why it was skipped or failed."""
 
     text: Text
     status: Status
@@ -164,7 +163,7 @@ class Annotation:
             "reason": self.reason,
             "calls": [asdict(call) for call in self.calls],
             "funnel": funnel,
-            "work": [asdict(part) for part in self.work],
+            "work": [asdict(phase_work) for phase_work in self.work],
         }
 
     @staticmethod
@@ -174,57 +173,37 @@ class Annotation:
         funnel = tuple(Funnel(**{**stage, "discarded": dict(stage["discarded"])}) for stage in row["funnel"])
         calls = tuple(Call(**call) for call in row["calls"])
         work = tuple(
-            PhaseWork(**{**part, "lower_bound": Cost(**part["lower_bound"]), "run": Cost(**part["run"])})
-            for part in row["work"]
+            PhaseWork(item["tool"], item["phase"], Cost(**item["lower_bound"]), Cost(**item["run"]))
+            for item in row["work"]
         )
         return Annotation(text, row["status"], row["reason"], calls, funnel, work)
 
 
 def reason_kind(reason: str) -> str:
-    """The part of a reason (``KIND: details at FILE#N``) that all of its kind share, to count by."""
+    """The kind in a reason of the form ``KIND: details at FILE#N``, for counting."""
     return reason.partition(":")[0]
 
 
-_DOCUMENT = pa.struct(
-    [("source", pa.string()), ("url", pa.string()), ("title", pa.string()), ("date", pa.string())]
-)
+_ARROW_TYPES = {
+    **dict.fromkeys(("str", "str | None", "ToolName"), pa.string()),
+    **dict.fromkeys(("float", "float | None"), pa.float64()),
+    "int": pa.int64(),
+    "dict[str, int]": pa.map_(pa.string(), pa.int64()),
+}
+
+
+def _struct(record: type) -> pa.DataType:
+    """The Arrow type of a dataclass."""
+    return pa.struct([(column.name, _ARROW_TYPES[str(column.type)]) for column in fields(record)])
+
+
+_DOCUMENT = _struct(Document)
+_COST = pa.struct([(column.name, pa.int64()) for column in fields(Cost)])
+_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
 
 TEXT_SCHEMA = pa.schema(
     [("text_id", pa.int64()), ("document", _DOCUMENT), ("text", pa.string()), ("skipped", pa.string())]
 )
-
-_CALL = pa.struct(
-    [
-        ("tool", pa.string()),
-        ("position", pa.int64()),
-        ("p_api", pa.float64()),
-        ("input", pa.string()),
-        ("result", pa.string()),
-        ("l_plus", pa.float64()),
-        ("l_empty", pa.float64()),
-        ("l_call", pa.float64()),
-        ("gain", pa.float64()),
-    ]
-)
-
-_FUNNEL = pa.struct(
-    [
-        ("tool", pa.string()),
-        ("selection", pa.string()),
-        ("positions", pa.int64()),
-        ("draws", pa.int64()),
-        ("candidates", pa.int64()),
-        ("executed", pa.int64()),
-        ("scored", pa.int64()),
-        ("discarded", pa.map_(pa.string(), pa.int64())),
-    ]
-)
-
-_COST = pa.struct(
-    [("tokens", pa.int64()), ("padding", pa.int64()), ("attention_pairs", pa.int64()), ("logits", pa.int64())]
-)
-
-_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
 
 ANNOTATION_SCHEMA = pa.schema(
     [
@@ -233,8 +212,8 @@ ANNOTATION_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
-        ("calls", pa.list_(_CALL)),
-        ("funnel", pa.list_(_FUNNEL)),
+        ("calls", pa.list_(_struct(Call))),
+        ("funnel", pa.list_(_struct(Funnel))),
         ("work", pa.list_(_WORK)),
     ]
 )

@@ -1,9 +1,8 @@
-"""The documents of one shard: CCNet, Dolma and plain JSON lines, Parquet, text files.
+"""Reads the documents of one corpus file: CCNet, Dolma and plain JSON lines, Parquet, text files.
 
-In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed: the text and where it comes from, or the
-reason why there is no usable text (``KIND: details at FILE#N``), never an exception, so that one bad line
-costs one line. Which fields are recognised stands below; docs/corpus.md says it in prose. Cuts nothing into
-passages (passages.py does that). No Ray.
+In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed: the text and its origin, or the
+reason why the text is unusable (``KIND: details at FILE#N``). A bad line costs that line only; it is never
+an exception. docs/corpus.md describes the recognised fields. passages.py splits documents. No Ray.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tools_service.base.lines import Line, read_lines
 TEXT_FIELDS = ("raw_content", "text", "content")
 URL_FIELDS = ("url", "metadata.url", "source_url", "metadata.source_url", "id")
 TITLE_FIELDS = ("title", "metadata.title")
-# Not date_download, created or timestamp: in CCNet, Dolma and C4 they say when a page was fetched.
+# Not date_download, created or timestamp: in CCNet, Dolma and C4 these are the time of the crawl.
 DATE_FIELDS = ("date", "date_published", "metadata.date", "metadata.date_published")
 
 _CHUNK_BYTES = 64 * 2**10
@@ -36,7 +35,7 @@ _SHOWN_FIELDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line or row of a shard, numbered from 1. With a `problem` there is no text to use."""
+    """A line or row of a corpus file, numbered from 1. With a `problem`, its text is unusable."""
 
     row: int
     document: Document
@@ -44,88 +43,90 @@ class Record:
     problem: str | None = None
 
 
-def read_records(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    """Every document of a shard. CorpusError if the file cannot be opened or the connection to it breaks."""
+def read_records(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
+    """Every document of a corpus file. CorpusError if the file cannot be opened or read on."""
     readers = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}
     empty = True
     try:
-        for record in readers[shard.format](shard, config):
+        for record in readers[file.format](file, config):
             empty = False
             yield record
     except OSError as error:
-        raise CorpusError(f"{shard.name}: cannot be read: {error}") from error
+        raise CorpusError(f"{file.name}: cannot be read: {error}") from error
     if empty:
-        yield _broken(shard, 1, "empty file: no document")
+        yield _broken(file, 1, "empty file: no document")
 
 
-def _read_jsonl(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    for line in _lines(shard):
+def _read_jsonl(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
+    for line in _lines(file):
         if line.problem:
-            yield _broken(shard, line.number, line.problem)
+            yield _broken(file, line.number, line.problem)
         elif line.text and not line.text.isspace():
-            yield _parse_line(shard, line, config)
+            yield _parse_line(file, line, config)
 
 
-def _parse_line(shard: CorpusFile, line: Line, config: CorpusConfig) -> Record:
+def _parse_line(file: CorpusFile, line: Line, config: CorpusConfig) -> Record:
     try:
         fields = json.loads(line.text)
     except json.JSONDecodeError as error:
-        return _broken(shard, line.number, f"not JSON: {error.msg} at column {error.colno}")
+        return _broken(file, line.number, f"not JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
-        return _broken(shard, line.number, f"not JSON: {error}")
+        return _broken(file, line.number, f"not JSON: {error}")
     if not isinstance(fields, dict):
-        return _broken(shard, line.number, f"not an object: the line is a JSON {_kind(fields)}")
-    return _record(shard, line.number, fields, list(fields), config)
+        return _broken(file, line.number, f"not an object: the line is a JSON {_json_type(fields)}")
+    return _record(file, line.number, fields, list(fields), config)
 
 
-def _read_text(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    """A text file is one document, read in blocks so that a large one streams; a block ends at a blank line.
+def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
+    """Reads a text file as one document, in blocks so that a large file streams.
 
-    Where there is no blank line for long, it ends at a line break. A line that cannot be used is a record.
+    A block ends at a blank line, or at a line break if no blank line follows for long. An unusable
+    line is a record of its own.
     """
     block: list[str] = []
     first, size = 1, 0
-    for line in _lines(shard):
+
+    def record() -> Record:
+        return Record(first, Document(f"{file.name}#{first}"), "\n".join(block))
+
+    for line in _lines(file):
         problem = line.problem or _unusable(line.text, config)
         full = size >= 2 * _BLOCK_CHARACTERS or (size >= _BLOCK_CHARACTERS and not line.text.strip())
         if block and (problem or full):
-            yield _text_record(shard, first, block)
+            yield record()
             block, size = [], 0
         if problem:
-            yield _broken(shard, line.number, problem)
+            yield _broken(file, line.number, problem)
         elif block or line.text.strip():
             first = first if block else line.number
             block.append(line.text)
             size += len(line.text) + 1
     if block:
-        yield _text_record(shard, first, block)
+        yield record()
 
 
-def _text_record(shard: CorpusFile, first: int, block: list[str]) -> Record:
-    return Record(first, Document(f"{shard.name}#{first}"), "\n".join(block))
-
-
-def _read_parquet(shard: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
+def _read_parquet(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     row = 0
     try:
-        with shard.open_random() as source, pq.ParquetFile(source) as file:
-            names = file.schema_arrow.names
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_columns(names, config)):
+        with file.open_random() as source, pq.ParquetFile(source) as parquet:
+            names = parquet.schema_arrow.names
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=_columns(names, config)):
                 for fields in _rows(batch):
                     row += 1
                     if isinstance(fields, str):
-                        yield _broken(shard, row, fields)
+                        yield _broken(file, row, fields)
                     else:
-                        yield _record(shard, row, fields, names, config)
+                        yield _record(file, row, fields, names, config)
     except (pa.ArrowException, OSError) as error:
-        # A broken page looks like a broken connection: on disk it stays broken, a connection may recover.
-        if shard.root and not isinstance(error, pa.ArrowInvalid):
+        # A broken page looks like a broken connection. A local file stays broken, but a connection may
+        # recover, so its error must not become a row.
+        if file.root and not isinstance(error, pa.ArrowInvalid):
             raise OSError(str(error)) from error
-        yield _broken(shard, row + 1, f"damaged file: {error}; nothing after row {row} can be read")
+        yield _broken(file, row + 1, f"damaged file: {error}; nothing after row {row} can be read")
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch, or the problem of one: Parquet lets strings pass that are no UTF-8."""
+    """The rows of a batch; a problem instead of each row whose strings are not UTF-8."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
@@ -137,18 +138,18 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
 
 
 def _columns(names: list[str], config: CorpusConfig) -> list[str]:
-    """Of a Parquet file's columns those that a field to look for is, or is inside of."""
-    named = [config.text_field, config.url_field, config.title_field, config.date_field]
-    fields = [name for name in named if name] + [*TEXT_FIELDS, *URL_FIELDS, *TITLE_FIELDS, *DATE_FIELDS]
-    wanted = {part for field in fields for part in (field, field.partition(".")[0])}
-    return [name for name in names if name in wanted]
+    """The columns of a Parquet file that are, or contain, a field that may be read."""
+    configured = [config.text_field, config.url_field, config.title_field, config.date_field]
+    fields = [*filter(None, configured), *TEXT_FIELDS, *URL_FIELDS, *TITLE_FIELDS, *DATE_FIELDS]
+    columns = {*fields, *(field.partition(".")[0] for field in fields)}
+    return [name for name in names if name in columns]
 
 
 def _record(
-    shard: CorpusFile, row: int, fields: Mapping[str, Any], names: list[str], config: CorpusConfig
+    file: CorpusFile, row: int, fields: Mapping[str, Any], names: list[str], config: CorpusConfig
 ) -> Record:
     document = Document(
-        source=f"{shard.name}#{row}",
+        source=f"{file.name}#{row}",
         url=_url(fields, config),
         title=_metadata(_find(fields, config.title_field, TITLE_FIELDS)),
         date=_date(_find(fields, config.date_field, DATE_FIELDS)),
@@ -158,7 +159,7 @@ def _record(
         looked_for = config.text_field or ", ".join(TEXT_FIELDS)
         problem = f"no text field: looked for {looked_for}, the record has {_listed(names)}"
     elif not isinstance(text, str):
-        problem = f"text is not a string: it is a JSON {_kind(text)}"
+        problem = f"text is not a string: it is a JSON {_json_type(text)}"
     else:
         problem = _unusable(text, config) or ("empty document: no text" if not text.strip() else "")
     if problem:
@@ -166,13 +167,13 @@ def _record(
     return Record(row, document, text)
 
 
-def _broken(shard: CorpusFile, row: int, problem: str) -> Record:
-    source = f"{shard.name}#{row}"
+def _broken(file: CorpusFile, row: int, problem: str) -> Record:
+    source = f"{file.name}#{row}"
     return Record(row, Document(source), problem=f"{problem} at {source}")
 
 
 def _unusable(text: str, config: CorpusConfig) -> str | None:
-    """Why a text cannot travel on at all; such characters break tokenizers, Arrow or the output."""
+    """Why a text is unusable: it is too long, or has characters that break tokenizers or Arrow."""
     limit = config.max_document_characters
     if len(text) > limit:
         return f"document too long: {len(text):,} characters, max_document_characters is {limit:,}"
@@ -185,14 +186,14 @@ def _unusable(text: str, config: CorpusConfig) -> str | None:
     return None
 
 
-def _find(fields: Mapping[str, Any], named: str | None, recognised: tuple[str, ...]) -> Any:
-    """The value of the field the user named, else of the first recognised one that has a value."""
-    values = (_lookup(fields, name) for name in ((named,) if named else recognised))
+def _find(fields: Mapping[str, Any], configured: str | None, recognised: tuple[str, ...]) -> Any:
+    """The value of the configured field, else of the first recognised field that has a value."""
+    values = (_lookup(fields, name) for name in ((configured,) if configured else recognised))
     return next((value for value in values if value is not None), None)
 
 
 def _lookup(fields: Mapping[str, Any], name: str) -> Any:
-    """A field by its name, or by its path with dots."""
+    """A field by its name, or by its path with dots; None if it is missing."""
     if name in fields:
         return fields[name]
     head, dot, tail = name.partition(".")
@@ -201,7 +202,7 @@ def _lookup(fields: Mapping[str, Any], name: str) -> Any:
 
 
 def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
-    """The URL; of the recognised fields only one that looks like it (some of Dolma's `id`s do)."""
+    """The configured field, else the first recognised field that holds a URL."""
     if config.url_field:
         return _metadata(_lookup(fields, config.url_field))
     values = (_metadata(_lookup(fields, name)) for name in URL_FIELDS)
@@ -209,15 +210,15 @@ def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
 
 
 def _metadata(value: Any) -> str | None:
-    """A string that can be written anywhere, or None."""
+    """A string without characters that cannot be written, or None."""
     if not isinstance(value, str):
         return None
     return value.encode("utf-8", "replace").decode().replace("\0", "?").strip() or None
 
 
 def _date(value: Any) -> str | None:
-    """The day, ISO YYYY-MM-DD, of a date, a time or a string that begins with one."""
-    if isinstance(value, datetime.date):  # a datetime is one too
+    """The day (ISO YYYY-MM-DD) of a date, a time, or a string that starts with a date."""
+    if isinstance(value, datetime.date):  # includes datetime
         return value.strftime("%Y-%m-%d")
     try:
         return datetime.date.fromisoformat(value[:10]).isoformat() if isinstance(value, str) else None
@@ -225,7 +226,7 @@ def _date(value: Any) -> str | None:
         return None
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "object", list: "array", bool: "boolean", int: "number", float: "number", str: "string"}
     return names.get(type(value), "null" if value is None else type(value).__name__)
 
@@ -235,6 +236,6 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else shown
 
 
-def _lines(shard: CorpusFile) -> Iterator[Line]:
-    with shard.open_stream() as stream:
-        yield from read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), shard.compression)
+def _lines(file: CorpusFile) -> Iterator[Line]:
+    with file.open_stream() as stream:
+        yield from read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), file.compression)

@@ -1,9 +1,8 @@
-"""Which files a corpus consists of: files, folders, globs and URIs become a list of shards.
+"""Lists the files of a corpus from files, folders, globs and URIs.
 
-In: `CorpusConfig.paths`, and which slice of them. Out: one small, picklable `CorpusFile` per file, in the order
-given and sorted within a folder or glob, so that any process of a cluster can open it. Local paths, and URIs
-of every filesystem that pyarrow (s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. Nothing of
-a file's content is read here (documents.py does that). No Ray.
+In: `CorpusConfig.paths` and a slice. Out: one picklable `CorpusFile` per file, in the given order and
+sorted within a folder or glob. Supported are local paths and the URIs of every filesystem that pyarrow
+(s3, gs, hdfs, abfs, hf) or fsspec (memory, http, sftp, …) opens. documents.py reads the contents. No Ray.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -44,17 +43,17 @@ KNOWN_EXTENSIONS = ".json .jsonl .ndjson .txt (each also with .gz or .zst), .par
 
 
 class CorpusError(ConfigurationError):
-    """The corpus cannot be used at all: nothing found, not reachable, or no document in it can be read."""
+    """The corpus is unusable: no file found, not reachable, or no readable document."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
     """One file of the corpus.
 
-    `name` is the end of its path, at least the folder and the file: it is what `Document.source` shows and
-    what text ids are made from, so it is the same from whichever directory and machine the corpus is named.
-    `path` is the file within the filesystem that the URI `root` opens ("" is the local disk). `size` is in
-    bytes, None where the filesystem does not tell.
+    `name` is the end of its path, at least folder and file name. `Document.source` and the text ids
+    are derived from it, so it does not depend on the working directory or the machine. `path` is
+    the path within the filesystem that the URI `root` opens ("" is the local disk). `size` is in
+    bytes, or None if the filesystem does not report it.
     """
 
     name: str
@@ -68,50 +67,49 @@ class CorpusFile:
 
     @property
     def compression(self) -> Compression:
-        found = self._extension()[1]
-        return next(known for known in get_args(Compression) if known == found)
+        return cast(Compression, self._extension()[1])
 
     def _extension(self) -> tuple[str, str]:
-        """Format and compression as the file's name spells them, in lower case."""
+        """Format and compression in the file name, in lower case."""
         match = _EXTENSION.search(self.name)
         if match is None:
-            raise CorpusError(f"{self.name}: unknown kind of file; known are {KNOWN_EXTENSIONS}")
+            raise CorpusError(f"{self.name}: unknown file type; supported are {KNOWN_EXTENSIONS}")
         return (match[1] or match[3]).lower(), (match[2] or "").lower()
 
     def open_stream(self) -> pa.NativeFile:
-        """The raw bytes in order, nothing decompressed."""
+        """A stream of the raw bytes, without decompression."""
         return _filesystem(self.root).open_input_stream(self.path, compression=None)
 
     def open_random(self) -> pa.NativeFile:
-        """The raw bytes for reading at any place, as Parquet needs."""
+        """The raw bytes with random access, for Parquet."""
         return _filesystem(self.root).open_input_file(self.path)
 
 
 def list_files(config: CorpusConfig) -> list[CorpusFile]:
-    """The files of the slice, of every file that `config.paths` names if there is none; each once.
+    """The corpus files of the configured slice, or of the whole corpus without one; each file once.
 
-    CorpusError if one of the paths leads to no file, or there are fewer files than slices.
+    Raises CorpusError if a path matches no file, or there are fewer files than slices.
     """
-    shards = all_files(config)
+    files = all_files(config)
     if config.slice is None:
-        return shards
-    index, of = config.part
-    if of > len(shards):
+        return files
+    index, count = config.slice_index_and_count
+    if count > len(files):
         raise CorpusError(
-            f"corpus.slice = {config.slice}: a slice has whole files, and there are only {len(shards)}; "
-            "make fewer slices, or cut the files"
+            f"corpus.slice = {config.slice}: a slice has whole files, and there are only {len(files)}; "
+            "use fewer slices, or split the files"
         )
-    # By name, so that the order in which paths are given means nothing.
-    return sorted(shards, key=lambda shard: shard.name)[index::of]
+    # Sorted by name, so that the order of the paths does not matter.
+    return sorted(files, key=lambda file: file.name)[index::count]
 
 
 def all_files(config: CorpusConfig) -> list[CorpusFile]:
-    """Every file that `config.paths` names, whatever the slice: what a file is called depends on all."""
+    """Every corpus file, whatever the slice: the name of a file depends on all other files."""
     if not config.paths:
-        raise CorpusError("corpus.paths: nothing named; give files, folders, globs or URIs")
+        raise CorpusError("corpus.paths is empty: give files, folders, globs or URIs")
     files: dict[str, tuple[str, str, int | None]] = {}
-    for given in config.paths:
-        for root, path, size in _expand(given):
+    for entry in config.paths:
+        for root, path, size in _expand(entry):
             files.setdefault(_location(root, path), (root, path, size))
     names = _short_names(files)
     return [CorpusFile(names[location], path, root, size) for location, (root, path, size) in files.items()]
@@ -123,7 +121,7 @@ def _filesystem(root: str) -> pyarrow.fs.FileSystem:
 
 
 def _resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The filesystem of a URI and the path within it; pyarrow's own filesystems first, then fsspec's."""
+    """The filesystem of a URI (pyarrow's, else fsspec's) and the path within it."""
     try:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid as not_of_arrow:
@@ -134,80 +132,76 @@ def _resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return filesystem, path
 
 
-def _expand(given: str) -> Iterator[tuple[str, str, int | None]]:
-    """(root, path, size) of the files that one entry of `config.paths` stands for."""
+def _expand(entry: str) -> Iterator[tuple[str, str, int | None]]:
+    """(root, path, size) of the files that an entry of `config.paths` matches."""
     try:
-        base, pattern = _split_glob(given)
+        base, pattern = _split_glob(entry)
         if "://" in base and not base.startswith("file://"):
             root, (filesystem, start) = base, _resolve(base)
         else:
             root, filesystem, start = "", pyarrow.fs.LocalFileSystem(), _local_path(base)
         info = filesystem.get_file_info(start)
         if info.type == pyarrow.fs.FileType.File and not pattern:
-            yield _named_file(given, root, info)
+            if not _EXTENSION.search(_location(root, info.path)):
+                raise CorpusError(f"{entry}: unknown file type; supported are {KNOWN_EXTENSIONS}")
+            yield root, info.path, info.size
             return
-        listing = filesystem.get_file_info(
-            pyarrow.fs.FileSelector(start, recursive=True, allow_not_found=True)
-        )
+        below = pyarrow.fs.FileSelector(start, recursive=True, allow_not_found=True)
+        listing = filesystem.get_file_info(below)
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
-        raise CorpusError(f"{given}: cannot be opened: {error}") from error
+        raise CorpusError(f"{entry}: cannot be opened: {error}") from error
     if info.type == pyarrow.fs.FileType.NotFound and not listing:
-        raise CorpusError(f"{given}: no such file or folder")
-    files = _corpus_files(given, start, pattern, listing)
+        raise CorpusError(f"{entry}: no such file or folder")
+    files = _corpus_files(entry, start, pattern, listing)
     if not files:
-        raise CorpusError(f"{given}: no corpus file found; known are {KNOWN_EXTENSIONS}")
+        raise CorpusError(f"{entry}: no corpus file found; supported are {KNOWN_EXTENSIONS}")
     for file in files:
         yield root, file.path, file.size
 
 
-def _named_file(given: str, root: str, info: pyarrow.fs.FileInfo) -> tuple[str, str, int | None]:
-    if not _EXTENSION.search(_location(root, info.path)):
-        raise CorpusError(f"{given}: unknown kind of file; known are {KNOWN_EXTENSIONS}")
-    return root, info.path, info.size
-
-
 def _corpus_files(
-    given: str, start: str, pattern: str, listing: list[pyarrow.fs.FileInfo]
+    entry: str, start: str, pattern: str, listing: list[pyarrow.fs.FileInfo]
 ) -> list[pyarrow.fs.FileInfo]:
-    """The files below `start` that the pattern selects, hidden ones and markers (`.x`, `_x`) left out."""
-    wanted = re.compile(glob_translate(pattern)) if pattern else None
+    """The files below `start` that match the pattern, without hidden files (`.x`, `_x`)."""
+    regex = re.compile(glob_translate(pattern)) if pattern else None
     files: list[pyarrow.fs.FileInfo] = []
     ignored: list[pyarrow.fs.FileInfo] = []
     for info in sorted(listing, key=lambda info: str(info.path)):
         parts = info.path[len(start) :].strip("/").split("/")
         if info.type != pyarrow.fs.FileType.File or any(part.startswith((".", "_")) for part in parts):
             continue
-        # A pattern that matches a folder stands for everything in it.
-        if wanted and not any(wanted.match("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)):
+        # A pattern that matches a folder selects everything in it.
+        prefixes = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        if regex and not any(map(regex.match, prefixes)):
             continue
         (files if _EXTENSION.search(info.path) else ignored).append(info)
     if ignored:
         shown = ", ".join(info.base_name for info in ignored[:5])
-        logger.warning("%s: %d files of another kind are not read: %s", given, len(ignored), shown)
+        logger.warning("%s: %d files of another type are not read: %s", entry, len(ignored), shown)
     return files
 
 
-def _split_glob(given: str) -> tuple[str, str]:
-    """The part before the first component with a wildcard, and the pattern below it ("" without one)."""
-    remote = "://" in given
+def _split_glob(entry: str) -> tuple[str, str]:
+    """The path before the first component with a wildcard, and the pattern after it, or ""."""
+    remote = "://" in entry
     magic = re.compile(r"[*\[]") if remote else re.compile(r"[*?\[]")
-    if not magic.search(given) or (not remote and Path(given).exists()):
-        return given, ""
-    address, question, query = given.partition("?") if remote else (given, "", "")
+    if not magic.search(entry) or (not remote and Path(entry).exists()):
+        return entry, ""
+    address, question, query = entry.partition("?") if remote else (entry, "", "")
     parts = address.split("/")
     first = next((i for i, part in enumerate(parts) if magic.search(part)), len(parts))
-    base = "/".join(parts[:first]) or ("/" if given.startswith("/") else ".")
+    base = "/".join(parts[:first]) or ("/" if entry.startswith("/") else ".")
     return base + question + query, "/".join(parts[first:])
 
 
-def _local_path(given: str) -> str:
-    path = unquote(urlsplit(given).path) if given.startswith("file://") else given
-    # Links are kept: what they point to may have a name without an extension.
+def _local_path(entry: str) -> str:
+    path = unquote(urlsplit(entry).path) if entry.startswith("file://") else entry
+    # Links are not resolved: their target may have a name without an extension.
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
 
 
 def _location(root: str, path: str) -> str:
-    """What tells one file from another: the path, remote ones with their scheme and without an http query."""
+    """A unique path of a file; a remote file has its scheme and no http query."""
     if not root:
         return path
     scheme = root.partition("://")[0]
@@ -215,14 +209,14 @@ def _location(root: str, path: str) -> str:
 
 
 def _short_names(locations: Iterable[str]) -> dict[str, str]:
-    """The last two components of each location, and as many more where two do not tell it from another."""
+    """The last two components of each location, or as many as it takes to make the name unique."""
     names: dict[str, str] = {}
-    todo, depth = list(locations), 2
-    while todo:
-        groups: defaultdict[str, list[str]] = defaultdict(list)
-        for location in todo:
-            groups["/".join(location.split("/")[-depth:])].append(location)
-        names |= {same[0]: name for name, same in groups.items() if len(same) == 1}
-        todo = [location for same in groups.values() if len(same) > 1 for location in same]
+    unnamed, depth = list(locations), 2
+    while unnamed:
+        by_name: defaultdict[str, list[str]] = defaultdict(list)
+        for location in unnamed:
+            by_name["/".join(location.split("/")[-depth:])].append(location)
+        names |= {group[0]: name for name, group in by_name.items() if len(group) == 1}
+        unnamed = [location for group in by_name.values() if len(group) > 1 for location in group]
         depth += 1
     return names

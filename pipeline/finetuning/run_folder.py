@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.base.config import FinetuneConfig, differences
+from pipeline.base.config import FinetuneConfig, changed_fields
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
@@ -55,8 +55,8 @@ class RunIdentity(Frozen):
 
     def differences(self, other: RunIdentity) -> list[str]:
         """The fields that make `other` a different run."""
-        before, after = (run.config.model_dump(mode="json", exclude=_OPERATIONAL) for run in (self, other))
-        return differences(before, after) + ([] if self.data == other.data else ["data: other content"])
+        fields = changed_fields(self.config, other.config, ignore=_OPERATIONAL)
+        return fields + ([] if self.data == other.data else ["data: other content"])
 
 
 class FinetuneManifest(RunIdentity):

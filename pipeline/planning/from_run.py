@@ -21,7 +21,7 @@ from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Pha
 from pipeline.planning.assumptions import DEMO, Assumptions, Overhead, ToolStatistics
 from pipeline.planning.expected_work import LOSS_TOKENS, PromptSizes, TextCounts, estimate_work
 from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
-from pipeline.storage.row_files import ROWS, parquet_files, read_rows
+from pipeline.storage.row_files import ROWS, parquet_files, read_file_batches, read_rows
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
 from tools_service.tools.contract import ToolName
@@ -36,7 +36,7 @@ def assumptions_from_run(folder: Path) -> Assumptions:
     manifest = read_manifest(folder)
     if manifest.state != "finished":
         raise ManifestError(f"{folder}: not finished; a plan needs a finished run")
-    config, method = manifest.recipe, manifest.recipe.method
+    config, method = manifest.config, manifest.config.method
     tokenizer = load_tokenizer(config.model.path)
     rows = (row for row in read_rows(folder, ANNOTATION_SCHEMA.names) if row["work"])
     annotations = [Annotation.from_row(row) for row in islice(rows, _MAX_TEXTS)]
@@ -146,7 +146,7 @@ def _throughput(folder: Path, manifest: AnnotationManifest) -> dict[str, float]:
     The times of the files show them only if one session wrote all files, each actor wrote several, and the
     files are not copies; nothing otherwise.
     """
-    compute, sessions, actors = manifest.compute, manifest.sessions, manifest.recipe.ray.actors
+    compute, sessions, actors = manifest.compute, manifest.sessions, manifest.config.ray.actors
     files = sorted((path.stat().st_mtime, path) for path in parquet_files(folder / ROWS))
     if compute is None or len(sessions) != 1 or len(files) < 3 * actors:
         return {}
@@ -164,6 +164,6 @@ def _throughput(folder: Path, manifest: AnnotationManifest) -> dict[str, float]:
 
 
 def _work(path: Path) -> Cost:
-    """What was run for the rows of a file; by field order, since older files use another field name."""
-    run = pq.read_table(path, columns=["work"])["work"].combine_chunks().flatten().field("run")
-    return Cost(*(pc.sum(values).as_py() or 0 for values in run.flatten()))
+    """What was run for the rows of a file."""
+    rows = (row for batch in read_file_batches(path, ["work"]) for row in batch.to_pylist())
+    return sum((Cost(**part["run"]) for row in rows for part in row["work"]), Cost())

@@ -56,7 +56,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
     """The report of the demo, from an annotation folder and an evaluation file."""
     manifest = read_manifest(annotations)
     columns = ["text_id", "document", "text", "calls"]
-    calls = kept_calls(read_rows(annotations, columns), manifest.recipe.method)
+    calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
     return Group(
         funnel_table(manifest.counts.tools if manifest.counts is not None else {}),
         calls_view(calls),

@@ -1,1 +1,4 @@
-"""TODO."""
+"""The connection of this process to Ray: a resource request in, a connection out.
+
+This package must not know what the steps do with the connection.
+"""

@@ -1,8 +1,8 @@
-"""The Ray cluster that a step runs on: the one this process is connected to, the one that is named (in the
-recipe, or in RAY_ADDRESS), or a local one for this step only.
+"""The Ray connection of a step.
 
-In: what the step needs. Out: a connection for the length of a block. A named cluster may grow, so too small
-a one is warned of; a local one will not, so there the step is refused.
+In: a resource request and an address. Out: a connection for the length of a block: to the cluster that
+this process is connected to, else to that at ray.address or RAY_ADDRESS, else to a local cluster. On a
+named cluster that is too small a step waits, because a cluster may grow; on a local one it is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """CPUs and GPUs that have to be there at once, what for, and what to do where they are not."""
+    """CPUs and GPUs needed at the same time by `of`, and the `remedy` if they are not available."""
 
     cpus: float
     gpus: float
@@ -33,32 +33,35 @@ class ResourceRequest:
 
 
 @contextmanager
-def ray_connection(needs: ResourceRequest, address: str | None = None) -> Iterator[None]:
-    """Connect this process for the block, unless it is connected; then leave the connection alone.
+def ray_connection(request: ResourceRequest, address: str | None = None) -> Iterator[None]:
+    """Connect this process for the block; an existing connection is used and left open.
 
-    Raises ConfigurationError if no cluster is at the address, or this machine is too small.
+    Raises ConfigurationError if there is no cluster at the address, or this machine is too small.
     """
     if ray.is_initialized():
-        check_resources(needs)
+        check_resources(request)
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
     if local:
-        _start(needs)
+        _start(request)
     else:
         _join(address)
     try:
-        check_resources(needs, local=local)
+        check_resources(request, local=local)
         yield
     finally:
         ray.shutdown()
-        _forget_serve()
+        _reset_serve_client()
 
 
-def _forget_serve() -> None:
-    """Serve keeps its controller's handle beyond ray.shutdown, and takes the next cluster for the same one if
-    this process has the same job id in both, as it has in clusters of its own (ray-project/ray#64647)."""
+def _reset_serve_client() -> None:
+    """Drop the controller handle that Serve keeps after ray.shutdown (ray-project/ray#64647).
+
+    This process has the same job id in every local cluster of its own, so Serve would use the stale
+    handle in the next one.
+    """
     if context := sys.modules.get("ray.serve.context"):
         context._set_global_client(None)
 
@@ -67,26 +70,25 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        raise ConfigurationError(
-            f"{address} (ray.address, or RAY_ADDRESS): no Ray cluster there: {error}"
-        ) from error
+        message = f"{address} (ray.address, or RAY_ADDRESS): no Ray cluster there: {error}"
+        raise ConfigurationError(message) from error
 
 
-def _start(needs: ResourceRequest) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error for every restartable actor
-    # Logical CPUs only bound how many processes run at once; too few, and they wait for each other for ever.
-    cpus = max(os.cpu_count() or 1, math.ceil(needs.cpus))
+def _start(request: ResourceRequest) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error per restartable actor
+    # Logical CPUs only limit the number of processes. With too few, processes wait forever.
+    cpus = max(os.cpu_count() or 1, math.ceil(request.cpus))
     ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def check_resources(needs: ResourceRequest, local: bool = False) -> None:
-    """Say so where the step would wait: a cluster may grow, this machine will not."""
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, amount in (("CPU", needs.cpus), ("GPU", needs.gpus)):
-        has = there.get(name, 0)
-        if has >= amount:
+def check_resources(request: ResourceRequest, local: bool = False) -> None:
+    """ConfigurationError if a `local` cluster is too small; a warning if another cluster is."""
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for name, amount in (("CPU", request.cpus), ("GPU", request.gpus)):
+        available = resources.get(name, 0)
+        if available >= amount:
             continue
-        want = f"{amount:g} {name}s for {needs.of}"
+        needed = f"{amount:g} {name}s for {request.of}"
         if local:
-            raise ConfigurationError(f"{want}, but this machine has {has:g}: {needs.remedy}")
-        logger.warning("%s, but the cluster has %g: waiting until it has grown", want, has)
+            raise ConfigurationError(f"{needed}, but this machine has {available:g}: {request.remedy}")
+        logger.warning("%s, but the cluster has %g: waiting until it has grown", needed, available)

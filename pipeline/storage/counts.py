@@ -1,7 +1,7 @@
-"""What became of all texts, summed from the rows on disk (for manifest.json; docs/outputs.md).
+"""Counts over all annotated texts, for manifest.json (docs/outputs.md).
 
-Rows are streamed. Every row counts once under its status, and every tool's funnel is the sum of the rows'
-funnels, so nothing depends on how often the run that wrote them was interrupted.
+In: the rows on disk, streamed. Out: `Counts`: each row counts once under its status, and the funnel of a
+tool is the sum of its funnels in the rows. Interruptions of the run do not change the counts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 COLUMNS = ("status", "reason", "calls", "funnel", "work")
+_WorkKey = tuple[ToolName | None, Phase]
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")
 
 
 class ToolCounts(Frozen):
-    """The funnel of one tool. `texts` and `selected` count texts, the rest draws and calls."""
+    """The funnel of one tool. `texts` and `selected` count texts; the other fields count calls."""
 
     texts: int
-    """Texts that were not skipped and did not fail."""
+    """Texts that were neither skipped nor failed."""
     selected: int
-    """Of these, the texts the tool was tried on."""
+    """Texts among them that the tool was tried on."""
     selection: dict[str, int]
-    """Texts by the rule that chose them, or by the reason why none did ("no: …")."""
+    """Texts by the rule that selected them, or by the reason against them ("no: …")."""
     positions: int
     draws: int
     candidates: int
@@ -36,13 +37,13 @@ class ToolCounts(Frozen):
     kept: int
     """Calls with a gain of at least the method's tau_f."""
     texts_kept: int
-    """Texts with such a call."""
+    """Texts with a kept call."""
     discarded: dict[str, int]
-    """Draws and calls that fell out on the way, by reason."""
+    """Discarded draws and calls, by reason."""
 
 
 class Counts(Frozen):
-    """`status` adds up to `texts`; `reasons`, by status, to the texts with that status."""
+    """Counts of a run. `status` adds up to `texts`; `reasons` of a status add up to its texts."""
 
     texts: int
     status: dict[str, int]
@@ -50,25 +51,27 @@ class Counts(Frozen):
     calls: int
     """Scored calls in the rows."""
     token_forwards: int
-    """Tokens run through the model for these texts; padding and the shared prompts are not in it."""
+    """Tokens run through the model for these texts, without padding and the shared prompts."""
     work: tuple[PhaseWork, ...] = ()
-    """The same with padding, attention and logits, by tool and phase, beside the least there is to do."""
+    """Lower bound and work done, by tool and phase, with padding, attention and logits."""
     tools: dict[ToolName, ToolCounts]
 
 
 def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Counts:
-    """The counts of annotation rows (dictionaries with at least COLUMNS)."""
+    """Count annotation rows (dictionaries with at least COLUMNS)."""
     status: Counter[str] = Counter()
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     tools = {tool: _ToolSum() for tool in method.tools}
-    work: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
+    lower_bounds: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
+    run: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
     for row in rows:
         status[row["status"]] += 1
         totals["calls"] += len(row["calls"])
-        for part in row["work"]:
-            least, run = work.get((part["tool"], part["phase"]), (Cost(), Cost()))
-            work[part["tool"], part["phase"]] = least + Cost(**part["lower_bound"]), run + Cost(**part["run"])
+        for item in row["work"]:
+            key = item["tool"], item["phase"]
+            lower_bounds[key] += Cost(**item["lower_bound"])
+            run[key] += Cost(**item["run"])
         if row["reason"] is not None:
             reasons[row["status"]][reason_kind(row["reason"])] += 1
         for stage in row["funnel"]:
@@ -81,15 +84,15 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         status=dict(status),
         reasons={name: dict(by_kind.most_common()) for name, by_kind in reasons.items()},
         calls=totals["calls"],
-        token_forwards=sum(run.tokens for _, run in work.values()),
-        work=tuple(PhaseWork(*key, *costs) for key, costs in sorted(work.items(), key=_order)),
-        tools={tool: found.counts() for tool, found in tools.items()},
+        token_forwards=sum(cost.tokens for cost in run.values()),
+        work=tuple(PhaseWork(*key, lower_bounds[key], run[key]) for key in sorted(run, key=_order)),
+        tools={tool: sums.counts() for tool, sums in tools.items()},
     )
 
 
-def _order(item: tuple[tuple[ToolName | None, Phase], Any]) -> tuple[int, int]:
-    """Tools as the paper lists them, what they share last; phases as they are run."""
-    tool, phase = item[0]
+def _order(key: _WorkKey) -> tuple[int, int]:
+    """Tools in the order of the paper, shared work last; phases in the order of execution."""
+    tool, phase = key
     return len(TOOL_NAMES) if tool is None else TOOL_NAMES.index(tool), get_args(Phase).index(phase)
 
 
@@ -101,9 +104,9 @@ class _ToolSum:
 
     def add(self, stage: Mapping[str, Any]) -> None:
         rule = stage["selection"]
-        chosen = not rule.startswith("no: ")
-        self.selection[rule if chosen else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
-        self.sums.update(texts=1, selected=int(chosen), **{name: stage[name] for name in _STAGES})
+        selected = not rule.startswith("no: ")
+        self.selection[rule if selected else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
+        self.sums.update(texts=1, selected=int(selected), **{name: stage[name] for name in _STAGES})
         self.discarded.update(dict(stage["discarded"]))
 
     def counts(self) -> ToolCounts:

@@ -1,4 +1,7 @@
-"""One writer at a time for an output folder."""
+"""The exclusive lock of an output folder: one writing process at a time.
+
+In: a folder. Out: the lock for the length of a block, or OutputInUseError. Readers need no lock.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,15 @@ LOCK = ".lock"
 
 
 class OutputInUseError(ConfigurationError):
-    """Another process writes into the folder."""
+    """Another process is writing to the folder."""
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Make `folder`, and keep it from every other process that asks. OutputInUseError if one has it already,
-    OutputError if it cannot be written.
+    """Create `folder` and lock it against every other process.
 
-    The operating system lets go of the lock when its holder dies, however it dies, so none is ever stale. The
-    file says who holds it; it stays behind, empty.
+    The lock file names the holder, and stays behind, empty. No lock is ever stale: the operating system
+    releases it when the holder dies. Raises OutputInUseError, and OutputError for an unwritable folder.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,9 +40,9 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
+            holder = lock.read().decode() or "another process"
             raise OutputInUseError(
-                f"{folder}: {lock.read().decode() or 'another process'} is writing here; wait for it, stop "
-                "it, or choose another output"
+                f"{folder}: {holder} is writing here; wait for it, stop it, or choose another output"
             ) from error
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: cannot be locked (%s); start only one run on it at a time", folder, error)

@@ -1,9 +1,8 @@
-"""A run's log as JSON lines: one file for each process that has something to say, in OUTPUT/logs.
+"""The log of a run as JSON lines in OUTPUT/logs, one file for each process that logs something.
 
-In: what the packages of this project log. Out: ``logs/HOST-PID.jsonl`` with time (ISO 8601, UTC), level,
-logger and message, and where they are known text_id, tool, position, error, calls, traceback. A file appears
-with its first line; a process appends only to its own, so network file systems do no harm. Ray's own logs,
-which have the same lines as prose, go with their node.
+In: the log records of this project's packages. Out: ``logs/HOST-PID.jsonl`` with time (ISO 8601, UTC),
+level, logger and message, and where known text_id, tool, position, error, calls and traceback. A process
+appends to its own file only, which is safe on network file systems. Ray's logs go with their node.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _FIELDS = ("text_id", "tool", "position", "error", "calls")
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object; its fields are given as `extra`, or are those of the exception."""
+    """Formats a record as one JSON object; its fields come from `extra` or from the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end."""
+        """One line, without a line break."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -46,8 +45,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_into(folder: Path) -> logging.Handler:
-    """From now on, write what this process logs to a file of its own in `folder`/logs."""
-    handler = _File(folder / LOGS / f"{socket.gethostname()}-{os.getpid()}.jsonl")
+    """Write the log records of this process to its own file in `folder`/logs from now on."""
+    handler = _JsonLinesHandler(folder / LOGS / f"{socket.gethostname()}-{os.getpid()}.jsonl")
     for package in _PACKAGES:
         logging.getLogger(package).addHandler(handler)
     return handler
@@ -55,7 +54,7 @@ def log_into(folder: Path) -> logging.Handler:
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """The same for the length of the block."""
+    """Call `log_into` for the length of a block."""
     handler = log_into(folder)
     try:
         yield
@@ -65,13 +64,13 @@ def logged(folder: Path) -> Iterator[None]:
         handler.close()
 
 
-class _File(logging.FileHandler):
+class _JsonLinesHandler(logging.FileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", delay=True)
         self.setFormatter(JsonLines())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Where the line cannot be written (a full disk), the record is in Ray's log all the same."""
+        """Ignore a failed write (full disk): Ray's log has the record, too."""
         try:
             Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
             super().emit(record)

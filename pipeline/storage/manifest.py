@@ -1,19 +1,19 @@
-"""manifest.json of an annotation folder: what was asked, with which versions, and what became of every text.
+"""manifest.json of an annotation folder: configuration, versions, sessions and counts of a run.
 
-The counts are sums over the rows on disk, streamed, so they are exact however often the run was interrupted.
-docs/outputs.md explains every field.
+In: a configuration and corpus files. Out: the manifest to start or resume the run with, or ManifestError
+with the fields that differ from an earlier run in the folder. docs/outputs.md explains every field.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pipeline.base.config import AnnotateConfig
+from pipeline.base.config import AnnotateConfig, changed_fields
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Cost, Phase
 from pipeline.corpus.files import CorpusFile
@@ -25,8 +25,7 @@ from tools_service.base.files import atomic_write
 from tools_service.base.settings import Frozen
 
 MANIFEST = "manifest.json"
-# What the rows do not depend on: a run may go on with other values of these.
-_OPERATIONAL: dict[str, Any] = {
+OPERATIONAL: dict[str, Any] = {
     "ray": True,
     "output": True,
     "max_failed_share": True,
@@ -47,38 +46,42 @@ _OPERATIONAL: dict[str, Any] = {
         "mt": {"max_batch_tokens", "device", "deployment"},
     },
 }
+"""Fields of AnnotateConfig that the rows do not depend on: a resumed run may change them."""
 
 
 class ManifestError(ConfigurationError):
-    """A folder whose manifest is missing, unreadable, unfinished, or of another run."""
+    """The manifest of a folder is missing, unreadable, unfinished, or belongs to another run."""
 
 
 class CorpusState(Frozen):
-    """The files that were read, to notice that they have changed."""
+    """Number, size and digest of the corpus files, to detect changes."""
 
     files: int
     bytes: int | None
     digest: str
     sliced_from: str | None = None
-    """Digest of all files of the corpus, where these are those of a slice."""
+    """Digest of all corpus files if these files are a slice."""
 
     @staticmethod
-    def of(shards: Sequence[CorpusFile], whole: Sequence[CorpusFile] | None = None) -> CorpusState:
-        """From names and sizes; contents are not read. `whole` is the corpus that `shards` are a slice of."""
-        sizes = [shard.size for shard in shards]
-        listing = "\n".join(sorted(f"{shard.name} {shard.size}" for shard in shards))
-        known = [size for size in sizes if size is not None]
+    def of(files: Sequence[CorpusFile], all_files: Sequence[CorpusFile] | None = None) -> CorpusState:
+        """From names and sizes only. `files` may be a slice of `all_files`.
+
+        Earlier runs stored this digest, and a resumed run compares it: it must stay as it is. Modification
+        times, which `base.fingerprint` includes, differ between copies of a corpus.
+        """
+        sizes = [file.size for file in files if file.size is not None]
+        listing = "\n".join(sorted(f"{file.name} {file.size}" for file in files))
         digest = hashlib.blake2b(listing.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return CorpusState(
-            files=len(sizes),
-            bytes=sum(known) if len(known) == len(sizes) else None,
+            files=len(files),
+            bytes=sum(sizes) if len(sizes) == len(files) else None,
             digest=digest,
-            sliced_from=None if whole is None else CorpusState.of(whole).digest,
+            sliced_from=None if all_files is None else CorpusState.of(all_files).digest,
         )
 
 
 class Session(Frozen):
-    """One start of the run. A session that was killed has no end."""
+    """One start of the run. A killed session has no end."""
 
     started: str
     finished: str | None = None
@@ -86,51 +89,54 @@ class Session(Frozen):
 
 
 class Compute(Frozen):
-    """What the model ran for the rows, beside the least there was to do (planning.py)."""
+    """Work of the model for the rows, compared with the lower bound (base/cost.py)."""
 
     shape: ModelShape
     overhead: float
-    """Tokens fed, padding included, per token of the least work."""
+    """Tokens processed, with padding, per token of the lower bound."""
     overheads: dict[str, dict[Phase, float]]
-    """The same by tool and phase; "shared" is what all tools of a text have in common."""
+    """Overhead by tool and phase; "shared" is the work that all tools of a text share."""
     flops: int
-    """Of what was run."""
+    """FLOPs of the work done."""
     flops_least: int
+    """FLOPs of the lower bound."""
     flops_per_s: float | None
-    """Of what was run, over the wall time of all sessions; None if one was killed, and its time unknown."""
+    """`flops` over the wall time of all sessions; None if a session was killed."""
 
     @staticmethod
     def of(counts: Counts, shape: ModelShape, sessions: Sequence[Session]) -> Compute:
-        """From sums over the rows."""
-        least = sum((part.lower_bound for part in counts.work), Cost())
-        run = sum((part.run for part in counts.work), Cost())
+        """From the sums over the rows."""
+        lower_bound = sum((item.lower_bound for item in counts.work), Cost())
+        run = sum((item.run for item in counts.work), Cost())
         overheads: dict[str, dict[Phase, float]] = {}
-        for part in counts.work:
-            overheads.setdefault(part.tool or "shared", {})[part.phase] = _overhead(
-                part.lower_bound, part.run
-            )
+        for item in counts.work:
+            by_phase = overheads.setdefault(item.tool or "shared", {})
+            by_phase[item.phase] = _overhead(item.lower_bound, item.run)
         times = [session.wall_s for session in sessions if session.wall_s is not None]
-        known = len(times) == len(sessions) and sum(times) > 0
+        time_known = len(times) == len(sessions) and sum(times) > 0
+        flops = shape.flops(run)
         return Compute(
             shape=shape,
-            overhead=_overhead(least, run),
+            overhead=_overhead(lower_bound, run),
             overheads=overheads,
-            flops=shape.flops(run),
-            flops_least=shape.flops(least),
-            flops_per_s=float(f"{shape.flops(run) / sum(times):.4g}") if known else None,
+            flops=flops,
+            flops_least=shape.flops(lower_bound),
+            flops_per_s=float(f"{flops / sum(times):.4g}") if time_known else None,
         )
 
 
-def _overhead(least: Cost, run: Cost) -> float:
-    """One where there was nothing to do."""
-    return round((run.tokens + run.padding) / least.tokens, 4) if least.tokens else 1.0
+def _overhead(lower_bound: Cost, run: Cost) -> float:
+    """Tokens processed per token of the lower bound; 1 if the lower bound is 0."""
+    return round((run.tokens + run.padding) / lower_bound.tokens, 4) if lower_bound.tokens else 1.0
 
 
 class AnnotationManifest(Frozen):
-    """manifest.json, typed."""
+    """The content of manifest.json."""
+
+    RENAMED = {"recipe": "config"}  # noqa: RUF012
 
     state: Literal["unfinished", "finished"]
-    recipe: AnnotateConfig
+    config: AnnotateConfig
     versions: dict[str, str]
     corpus: CorpusState
     sessions: tuple[Session, ...]
@@ -138,25 +144,25 @@ class AnnotationManifest(Frozen):
     compute: Compute | None = None
 
     def with_session(self, session: Session) -> AnnotationManifest:
-        """The same with one session more."""
+        """A copy with one more session."""
         return self.model_copy(update={"sessions": (*self.sessions, session)})
 
     def reopened(self) -> AnnotationManifest:
-        """The same, unfinished again."""
+        """A copy that is unfinished again."""
         return self.model_copy(update={"state": "unfinished", "counts": None, "compute": None})
 
     def completed(self, counts: Counts, shape: ModelShape) -> AnnotationManifest:
-        """The same, finished, with what became of the texts and what that took."""
+        """A finished copy with the counts and the work."""
         compute = Compute.of(counts, shape, self.sessions)
         return self.model_copy(update={"state": "finished", "counts": counts, "compute": compute})
 
     def write(self, folder: Path) -> None:
-        """Replace the folder's manifest, whole."""
+        """Replace the manifest of the folder atomically."""
         atomic_write(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> AnnotationManifest:
-    """The manifest of a folder that annotate wrote, finished or not. ManifestError if there is none."""
+    """The manifest of an annotation folder, finished or not. ManifestError if it has none."""
     path = folder / MANIFEST
     try:
         return AnnotationManifest.model_validate_json(path.read_text(encoding="utf-8"))
@@ -169,62 +175,34 @@ def read_manifest(folder: Path) -> AnnotationManifest:
 def begin(
     folder: Path,
     config: AnnotateConfig,
-    shards: Sequence[CorpusFile],
-    whole: Sequence[CorpusFile] | None = None,
+    files: Sequence[CorpusFile],
+    all_files: Sequence[CorpusFile] | None = None,
 ) -> AnnotationManifest:
-    """The manifest to go on with: a new one, or that of an earlier run of the same recipe on the same files
-    (a slice of the `whole` corpus, or all of it).
+    """The manifest to start or resume a run with; `files` may be a slice of `all_files`.
 
-    ManifestError, naming the fields, if rows of another recipe are in the folder.
+    Raises ManifestError, naming the fields, if the folder has rows of another configuration or corpus.
     """
     manifest = AnnotationManifest(
         state="unfinished",
-        recipe=config,
+        config=config,
         versions=versions(),
-        corpus=CorpusState.of(shards, whole),
+        corpus=CorpusState.of(files, all_files),
         sessions=(),
     )
     if (folder / MANIFEST).exists():
-        before = read_manifest(folder)
-        if changed := _differences(before, manifest):
+        earlier = read_manifest(folder)
+        changes = changed_fields(earlier.config, config, ignore=OPERATIONAL)
+        old, new = earlier.corpus, manifest.corpus
+        if not changes and old != new:
+            sizes = f"{old.files} of {old.bytes} bytes → {new.files} of {new.bytes} bytes"
+            changes = [f"the files of the corpus: {sizes}"]
+        if changes:
             raise ManifestError(
-                f"{folder} was begun with another recipe; choose another output, or remove it to start over. "
-                f"Different: {'; '.join(changed)}"
+                f"{folder} holds a run with another configuration; choose another output, or remove the "
+                f"folder to start over. Different: {'; '.join(changes)}"
             )
-        return manifest.model_copy(
-            update={name: getattr(before, name) for name in ("state", "sessions", "counts", "compute")}
-        )
+        kept = ("state", "sessions", "counts", "compute")
+        return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
     if parquet_files(folder / ROWS):
         raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")
     return manifest
-
-
-def _differences(before: AnnotationManifest, after: AnnotationManifest) -> list[str]:
-    """``field: before → now`` for everything the rows depend on."""
-    fields = differing(before.recipe, after.recipe)
-    if not fields and before.corpus != after.corpus:
-        fields.append(
-            f"the files of the corpus: {before.corpus.files} of {before.corpus.bytes} bytes → "
-            f"{after.corpus.files} of {after.corpus.bytes} bytes"
-        )
-    return fields
-
-
-def differing(before: AnnotateConfig, after: AnnotateConfig) -> list[str]:
-    """``field: before → after`` for what the rows of equal files would depend on."""
-    then, now = (_flat(recipe.model_dump(mode="json", exclude=_OPERATIONAL)) for recipe in (before, after))
-    return [
-        f"{name}: {then.get(name)!r} → {now.get(name)!r}"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

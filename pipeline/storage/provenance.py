@@ -1,4 +1,7 @@
-"""What a result was made with: versions of Python, of this package and of what the rows depend on."""
+"""The versions that a result was produced with, for its manifest.
+
+Out: the versions of Python, of this package and of the packages that the rows depend on.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from tools_service.base.version import __version__
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and what the rows depend on."""
+    """Versions by name; "not installed" for a missing package."""
     packages = ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
-    return {"python": platform.python_version(), "toolformer-on-ray": __version__} | {
-        package: _version(package) for package in packages
-    }
+    own = {"python": platform.python_version(), "toolformer-on-ray": __version__}
+    return own | {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:

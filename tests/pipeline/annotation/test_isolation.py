@@ -1,4 +1,4 @@
-"""How many texts may fail, what annotators died with, and who may work beside whom."""
+"""The failure budget, the crash tracker and the read-write lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pipeline.annotation.isolation import LEAST_TEXTS, CrashTracker, FailureBudget, ReadWriteLock
+from pipeline.annotation.isolation import MIN_TEXTS, CrashTracker, FailureBudget, ReadWriteLock
 
 pytestmark = pytest.mark.unit
 
@@ -17,7 +17,7 @@ def test_a_few_failures_among_few_texts_are_no_reason_to_stop() -> None:
     assert failures.verdict(12) is None
     failures.add([(10, "ToolError: no")])
     assert failures.verdict(12) is not None
-    assert failures.verdict(LEAST_TEXTS + 100) is None
+    assert failures.verdict(MIN_TEXTS + 100) is None
 
 
 def test_no_failure_at_all_may_be_asked_for() -> None:
@@ -47,26 +47,26 @@ def test_the_verdict_has_reasons_by_count_and_examples() -> None:
     assert "7 x ToolError: bad 0 (texts 0, 1, 2, 3, 4); 1 x process died: twice (texts 100)" in verdict
 
 
-def test_attempts_without_an_end_are_counted_by_batch() -> None:
-    attempts = CrashTracker()
-    assert [attempts.begin([1, 2]), attempts.begin([1, 2]), attempts.begin([1])] == [0, 1, 0]
-    attempts.end([1, 2])
-    attempts.end([1, 2])
-    assert [attempts.begin([1, 2]), attempts.begin([1])] == [0, 1]
+def test_starts_without_an_end_are_counted_by_batch() -> None:
+    crashes = CrashTracker()
+    assert [crashes.begin([1, 2]), crashes.begin([1, 2]), crashes.begin([1])] == [0, 1, 0]
+    crashes.end([1, 2])
+    crashes.end([1, 2])
+    assert [crashes.begin([1, 2]), crashes.begin([1])] == [0, 1]
 
 
-def test_what_must_be_alone_is_and_the_rest_goes_side_by_side() -> None:
+def test_exclusive_access_is_alone_and_shared_access_is_concurrent() -> None:
     async def work() -> list[str]:
-        turns, log = ReadWriteLock(), []
+        lock, log = ReadWriteLock(), []
 
         async def beside(name: str) -> None:
-            async with turns.shared():
+            async with lock.shared():
                 log.append(f"{name} begins")
                 await asyncio.sleep(0.01)
                 log.append(f"{name} ends")
 
         async def alone() -> None:
-            async with turns.alone():
+            async with lock.exclusive():
                 log.append("alone begins")
                 await asyncio.sleep(0.01)
                 log.append("alone ends")
@@ -82,16 +82,16 @@ def test_what_must_be_alone_is_and_the_rest_goes_side_by_side() -> None:
     assert log.index("alone begins") > max(log.index("a ends"), log.index("b ends"))
 
 
-def test_a_turn_is_given_back_when_its_work_breaks() -> None:
+def test_the_lock_is_released_on_an_exception() -> None:
     async def work() -> None:
-        turns = ReadWriteLock()
+        lock = ReadWriteLock()
         with pytest.raises(ZeroDivisionError):
-            async with turns.shared():
+            async with lock.shared():
                 raise ZeroDivisionError
         with pytest.raises(ZeroDivisionError):
-            async with turns.alone():
+            async with lock.exclusive():
                 raise ZeroDivisionError
-        async with turns.alone():
+        async with lock.exclusive():
             pass
 
     asyncio.run(asyncio.wait_for(work(), 5))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,15 +18,12 @@ from pipeline.annotation.metrics import (
     TOKENS,
     Metric,
     Recorder,
-    of_batch,
+    batch_samples,
     reason_class,
 )
 from pipeline.base.cost import ModelShape
-from pipeline.base.hardware import PEAK_FLOPS_PER_S, peak_of_device
 from pipeline.base.records import Annotation, Cost, Document, Text
-from pipeline.engine.errors import NonFiniteError
 from pipeline.storage.counts import count_rows
-from pipeline.storage.logs import LOGS, logged
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +43,7 @@ def annotations(tmp_path_factory: pytest.TempPathFactory) -> list[Annotation]:
 def test_counters_are_what_the_manifest_will_count(annotations: list[Annotation]) -> None:
     method = annotating.method(Path("unused"))
     shape = ModelShape.of(annotating.annotator_model().model)
-    found = {(metric, labels): number for metric, labels, number in of_batch(annotations, method, shape)}
+    found = {(metric, labels): number for metric, labels, number in batch_samples(annotations, method, shape)}
     counts = count_rows([one.to_row() for one in annotations], method)
     texts = {labels: number for (metric, labels), number in found.items() if metric == TEXTS}
     assert texts == {
@@ -73,7 +67,7 @@ def test_counters_are_what_the_manifest_will_count(annotations: list[Annotation]
 
 def test_every_sample_has_the_labels_of_its_metric(annotations: list[Annotation]) -> None:
     method = annotating.method(Path("unused"))
-    samples = of_batch(annotations, method, ModelShape.of(annotating.annotator_model().model))
+    samples = batch_samples(annotations, method, ModelShape.of(annotating.annotator_model().model))
     assert all(len(labels) == len(metric.labels) for metric, labels, _ in samples)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
@@ -105,11 +99,11 @@ class _Kept:
 
 def test_reasons_without_end_become_other() -> None:
     recorder, kept = Recorder("here"), _Kept()
-    recorder._made[DISCARDED.name] = kept
+    recorder._metrics[DISCARDED.name] = kept
     for number in range(3 * MAX_REASONS):
-        recorder._one(DISCARDED, ("MT", f"reason {number}"), 1.0)
-    recorder._one(DISCARDED, ("MT", "reason 0"), 1.0)
-    recorder._one(DISCARDED, ("MT", "reason 1"), 0.0)
+        recorder._record_sample(DISCARDED, ("MT", f"reason {number}"), 1.0)
+    recorder._record_sample(DISCARDED, ("MT", "reason 0"), 1.0)
+    recorder._record_sample(DISCARDED, ("MT", "reason 1"), 0.0)
     reasons = [labels["reason"] for labels in kept.labels]
     assert len(set(reasons)) == MAX_REASONS + 1
     assert reasons[-2:] == ["other", "reason 0"]
@@ -119,7 +113,7 @@ def test_reasons_without_end_become_other() -> None:
 def test_without_ray_nothing_is_recorded() -> None:
     recorder = Recorder("here")
     recorder.record([(FLOPS, (), 1.0)])
-    assert recorder._made == {}
+    assert recorder._metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -132,53 +126,3 @@ def test_without_ray_nothing_is_recorded() -> None:
 )
 def test_names_as_prometheus_sees_them(metric: Metric, names: tuple[str, ...]) -> None:
     assert metric.exported == names
-
-
-@pytest.mark.parametrize(
-    ("device", "hardware"),
-    [
-        ("NVIDIA A100-SXM4-80GB", "A100"),
-        ("NVIDIA A100 80GB PCIe", "A100"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA H100 PCIe", "H100-PCIe"),
-        ("NVIDIA L40S", "L40S"),
-        ("NVIDIA L4", "L4"),
-        ("NVIDIA A10G", None),  # half an A10
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
-        ("NVIDIA H100 NVL", None),
-    ],
-)
-def test_peaks_are_of_whole_devices_on_a_data_sheet(device: str, hardware: Any) -> None:
-    assert peak_of_device(device) == (hardware and PEAK_FLOPS_PER_S[hardware])
-
-
-def test_the_log_has_text_tool_position_and_error(tmp_path: Path) -> None:
-    logger = logging.getLogger("pipeline.tests")
-    with logged(tmp_path):
-        assert not (tmp_path / LOGS).exists(), "made with the first line"
-        logger.warning("%s lost %d calls", "MT", 3, extra={"tool": "MT", "text_id": 2**62, "calls": 3})
-        try:
-            raise NonFiniteError("the loss", 7, "QA", 4)
-        except NonFiniteError:
-            logger.exception("the run stops\nhere")
-    logger.warning("afterwards")
-    [file] = (tmp_path / LOGS).iterdir()
-    first, second = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    assert first | {"time": ""} == {
-        "time": "",
-        "level": "warning",
-        "logger": "pipeline.tests",
-        "message": "MT lost 3 calls",
-        "tool": "MT",
-        "text_id": 2**62,
-        "calls": 3,
-    }
-    assert (second["text_id"], second["tool"], second["position"]) == (7, "QA", 4)
-    assert second["error"].startswith("NonFiniteError: text 7, QA, position 4")
-    assert "Traceback" in second["traceback"]
-
-
-def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    (tmp_path / LOGS).write_text("a file where the folder should be")
-    with logged(tmp_path):
-        logging.getLogger("pipeline.tests").warning("said elsewhere")

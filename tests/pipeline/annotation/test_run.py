@@ -18,7 +18,8 @@ import ray
 import torch
 
 from bench.fixtures import small_run as annotating
-from pipeline.annotation.run import AnnotationError, annotate, needs
+from pipeline.annotation.annotator_actor import AnnotationError
+from pipeline.annotation.run import annotate, needs
 from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
 from pipeline.corpus.files import CorpusError, list_files
@@ -33,7 +34,7 @@ from tools_service.tools.registry import ToolUnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-SHARDS, PAGES = 3, 40
+FILES, PAGES = 3, 40
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     annotating.save_model(folder / "model")
     annotating.write_prompts(folder / "prompts")
-    annotating.write_corpus(folder / "pages", SHARDS, PAGES)
+    annotating.write_corpus(folder / "pages", FILES, PAGES)
     return folder
 
 
@@ -62,7 +63,7 @@ def start(world: Path, output: Path) -> subprocess.Popen[bytes]:
     """A driver of its own that annotates on the tests' cluster."""
     code = (
         "import sys; from pathlib import Path; from pipeline.annotation.run import annotate\n"
-        "from tests import annotating\n"
+        "from bench.fixtures import small_run as annotating\n"
         "annotate(annotating.config(Path(sys.argv[1]), Path(sys.argv[2])))"
     )
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -86,12 +87,12 @@ def test_every_text_has_one_row(
     corpus = CorpusConfig(paths=(str(world / "pages"),))
     texts = read_corpus(list_files(corpus), corpus, TokenCounter(str(world / "model")))
     assert [(row["text_id"], row["text"]) for row in rows] == sorted((one.text_id, one.text) for one in texts)
-    assert [row["text"] for row in rows if row["status"] == "skipped"] == [""] * SHARDS
+    assert [row["text"] for row in rows if row["status"] == "skipped"] == [""] * FILES
     counts = manifest.counts
     assert counts is not None
-    assert counts.texts == sum(counts.status.values()) == SHARDS * (PAGES + 1)
-    assert counts.reasons == {"skipped": {"not JSON": SHARDS}}
-    assert counts.tools["Calculator"].texts == SHARDS * PAGES
+    assert counts.texts == sum(counts.status.values()) == FILES * (PAGES + 1)
+    assert counts.reasons == {"skipped": {"not JSON": FILES}}
+    assert counts.tools["Calculator"].texts == FILES * PAGES
     assert counts.tools["Calendar"].kept > 0
     assert counts.calls == sum(len(row["calls"]) for row in rows)
     assert manifest.state == "finished"
@@ -110,7 +111,7 @@ def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     files = parquet_files(config.output / ROWS)
-    assert len(files) < SHARDS * (PAGES + 1) // 8, "killed too late to say anything"
+    assert len(files) < FILES * (PAGES + 1) // 8, "killed too late to say anything"
     files[0].write_bytes(files[0].read_bytes()[:-9])
     assert read_manifest(config.output).state == "unfinished"
     manifest = annotate(config)
@@ -142,7 +143,7 @@ def test_a_finished_run_is_left_alone(
 
 
 def test_only_so_many_texts(ray_cluster: None, world: Path, tmp_path: Path) -> None:
-    """`max_texts` counts across shards, in their order."""
+    """`max_texts` counts across files, in their order."""
     config = annotating.config(world, tmp_path / "few")
     corpus = config.corpus.model_copy(update={"max_texts": PAGES + 5})
     manifest = annotate(config.model_copy(update={"corpus": corpus}))
@@ -162,7 +163,7 @@ def test_scores_that_are_not_finite_stop_the_run(ray_cluster: None, world: Path,
     sound.tokenizer.save_pretrained(tmp_path / "model")
     config = with_model(annotating.config(world, tmp_path / "out"), tmp_path / "model")
     with pytest.raises(
-        AnnotationError, match=r"text \d+, Calculator, position \d+: .* is not finite.*goes on"
+        AnnotationError, match=r"text \d+, Calculator, position \d+: .* is not finite.*resumes the run"
     ):
         annotate(config)
     assert read_manifest(config.output).state == "unfinished"
@@ -194,9 +195,9 @@ def test_tools_that_cannot_be_had_are_refused_before_anything_is_loaded(tmp_path
 
 TWICE = """
 from ray import serve
-from pipeline.connection import Needs, connected
+from pipeline.runtime.connection import ResourceRequest, ray_connection
 for _ in range(2):
-    with connected(Needs(cpus=1, gpus=0, of="a test", remedy="")):
+    with ray_connection(ResourceRequest(cpus=1, gpus=0, of="a test", remedy="")):
         assert serve.status().applications == {}
         serve.start(proxy_location="Disabled")
 """

@@ -12,7 +12,7 @@ import ray
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
-from pipeline.annotation.source import Corpus, TextSource, from_block, read_groups, to_block
+from pipeline.annotation.source import ReadContext, TextSource, from_block, read_groups, to_block
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA
 from pipeline.corpus.files import list_files
@@ -26,32 +26,32 @@ pytestmark = pytest.mark.ray
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     annotating.save_model(folder / "model")
-    annotating.write_corpus(folder / "pages", shards=3, pages=10)
+    annotating.write_corpus(folder / "pages", 3, 10)
     return folder
 
 
 def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),))
-    shards, count = list_files(config), TokenCounter(str(world / "model"))
-    texts = list(read_corpus(shards, config, count))
+    files, count = list_files(config), TokenCounter(str(world / "model"))
+    texts = list(read_corpus(files, config, count))
     done = texts[1:12] + texts[-3:]
     ids = np.sort(np.array([text.text_id for text in done]))
-    groups = read_groups(shards, config)
-    tally = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
-    tasks = TextSource(groups, Corpus(config, count, ray.put(ids), tally)).get_read_tasks(1)
-    assert len(tasks) == len(shards)
+    groups = read_groups(files, config)
+    progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
+    tasks = TextSource(groups, ReadContext(config, count, ray.put(ids), progress)).get_read_tasks(1)
+    assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
-    assert ray.get(tally.total.remote()) is None, "known only when every shard has been read"
+    assert ray.get(progress.total.remote()) is None, "known only when every file has been read"
     blocks += tasks[2]()
     assert all(block.schema == TEXT_SCHEMA for block in blocks)
     assert from_block(pa.concat_tables(blocks)) == [text for text in texts if text not in done]
-    assert ray.get([tally.total.remote(), tally.done.remote()]) == [len(texts), len(done)]
+    assert ray.get([progress.total.remote(), progress.done.remote()]) == [len(texts), len(done)]
 
 
 def test_a_limit_is_one_read_task(world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),), max_texts=4)
-    shards = list_files(config)
-    assert read_groups(shards, config) == [shards]
+    files = list_files(config)
+    assert read_groups(files, config) == [files]
 
 
 def test_texts_survive_the_way_through_arrow(world: Path) -> None:

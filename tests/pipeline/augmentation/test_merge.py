@@ -64,7 +64,7 @@ def annotations(
         pq.write_table(table, folder / ROWS / f"{number}.parquet")
     manifest = AnnotationManifest(
         state="finished" if state == "finished" else "unfinished",
-        recipe=AnnotateConfig(method=method, output=folder),
+        config=AnnotateConfig(method=method, output=folder),
         versions={},
         corpus=CorpusState(files=1, bytes=1, digest=""),
         sessions=(Session(started="2023-01-30T00:00:00+00:00"),),
@@ -258,13 +258,13 @@ def test_files_do_not_depend_on_the_order_of_the_annotations(tmp_path: Path) -> 
     assert ids == sorted(range(31))
 
 
-def test_slices_are_merged_together_and_twins_refused(tmp_path: Path) -> None:
+def test_slices_are_merged_and_duplicates_refused(tmp_path: Path) -> None:
     first = annotations(tmp_path / "a", [annotated(1, "text", call("QA", 0, 2.0))])
     second = annotations(tmp_path / "b", [annotated(2, "text", call("QA", 0, 2.0))])
     manifest = merge(MergeConfig(annotations=(first, second), output=tmp_path / "c"))
     assert manifest.texts == 2
     third = annotations(tmp_path / "d", [annotated(2, "text", call("QA", 0, 2.0))])
-    with pytest.raises(MergeError, match=r"1 texts stand twice, text 2 for one, in .*d;"):
+    with pytest.raises(MergeError, match=r"1 duplicate texts, for example text 2 in .*d;"):
         merge(MergeConfig(annotations=(first, second, third), output=tmp_path / "e"))
 
 
@@ -272,7 +272,7 @@ def test_slices_are_merged_together_and_twins_refused(tmp_path: Path) -> None:
     ("tau_f", "message"),
     [
         ({"Calculator": 0.4}, r"tau_f\.Calculator = 0\.4 is below 0\.5"),
-        ({"QA": 2.0, "MT": 1.0}, r"tau_f\.MT: none of the annotations"),
+        ({"QA": 2.0, "MT": 1.0}, r"tau_f\.MT: none of the annotations has this tool"),
     ],
 )
 def test_thresholds_that_were_not_annotated_for_are_refused(
@@ -320,5 +320,5 @@ def test_an_earlier_merge_is_replaced_and_anything_else_left_alone(tmp_path: Pat
     assert pq.read_table(config.output / ROWS).num_rows == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
     (config.output / MANIFEST).write_text("{}")
-    with pytest.raises(ConfigurationError, match="something else is there"):
+    with pytest.raises(ConfigurationError, match="merge did not write this folder"):
         merge(config)

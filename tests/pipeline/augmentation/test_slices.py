@@ -1,4 +1,4 @@
-"""Slices of a corpus: merged when all are there, once each and of one recipe; else the fault is named."""
+"""Slices are merged if all are there, once each, with one configuration; else an error says why."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_a_missing_slice_is_named_unless_it_may_be_missing(world: Path, tmp_path
 
 
 def manifests(world: Path, *slices: str, **changed: object) -> dict[Path, AnnotationManifest]:
-    """Those of runs over slices of the world, with changes to the recipe of the last."""
+    """Those of runs over slices of the world, with changes to the configuration of the last."""
     found: dict[Path, AnnotationManifest] = {}
     for number, slice_ in enumerate(slices):
         corpus = CorpusConfig(paths=(str(world / "pages"),), slice=slice_)
-        recipe = AnnotateConfig(corpus=corpus, **(changed if number == len(slices) - 1 else {}))
+        config = AnnotateConfig(corpus=corpus, **(changed if number == len(slices) - 1 else {}))
         folder = Path(f"run {number}")
-        found[folder] = begin(world / "nowhere", recipe, list_files(corpus), all_files(corpus))
+        found[folder] = begin(world / "nowhere", config, list_files(corpus), all_files(corpus))
     return found
 
 
@@ -67,13 +67,13 @@ def test_a_slice_twice_is_refused(world: Path) -> None:
 
 
 def test_slices_of_different_numbers_are_refused(world: Path) -> None:
-    with pytest.raises(SliceError, match=r"run 0 is slice 0/2, run 1 2/3 of the same files"):
+    with pytest.raises(SliceError, match=r"run 0 is slice 0/2, run 1 is 2/3 of the same files"):
         require_together(manifests(world, "0/2", "2/3"), missing=True)
 
 
-def test_slices_of_different_recipes_are_refused_by_what_differs(world: Path) -> None:
+def test_slices_with_different_configurations_are_refused_by_their_fields(world: Path) -> None:
     with pytest.raises(
-        SliceError, match=r"run 0 and run 1 are slices of different recipes: method\.seed: 0 → 5"
+        SliceError, match=r"run 0 and run 1 are slices with different configurations: method\.seed: 0 → 5"
     ):
         require_together(manifests(world, "0/2", "1/2", method=MethodConfig(seed=5)))
 
@@ -85,7 +85,7 @@ def test_slices_of_two_corpora_are_held_apart(world: Path, tmp_path: Path) -> No
     require_together(both | other)
     del other[Path("other run 1")]
     with pytest.raises(
-        SliceError, match=r"corpus of other run 0 1 of 2 .* 1/2; other folders are slices of another"
+        SliceError, match=r"corpus of other run 0, 1 of 2 .* 1/2; other folders are slices of another"
     ):
         require_together(both | other)
 
@@ -93,16 +93,16 @@ def test_slices_of_two_corpora_are_held_apart(world: Path, tmp_path: Path) -> No
 def test_many_missing_slices_are_counted(world: Path) -> None:
     found = manifests(world, "3/5")
     [manifest] = found.values()
-    recipe = manifest.recipe.model_copy(
-        update={"corpus": manifest.recipe.corpus.model_copy(update={"slice": "3/500"})}
+    config = manifest.config.model_copy(
+        update={"corpus": manifest.config.corpus.model_copy(update={"slice": "3/500"})}
     )
     with pytest.raises(SliceError, match=r"499 of 500 slices are missing: 0/500, .* and 489 more"):
-        require_together({Path("run 0"): manifest.model_copy(update={"recipe": recipe})})
+        require_together({Path("run 0"): manifest.model_copy(update={"config": config})})
 
 
 def test_a_run_goes_on_only_with_its_own_slice(world: Path) -> None:
     manifest = read_manifest(world / "slices" / "0")
-    assert manifest.recipe.corpus.slice == "0/3"
+    assert manifest.config.corpus.slice == "0/3"
     assert manifest.corpus.files == 2
     other = annotating.config(world, world / "slices" / "0", slice_="1/3")
     with pytest.raises(Exception, match=r"corpus\.slice: '0/3' → '1/3'"):

@@ -1,4 +1,4 @@
-"""Files, folders, globs and URIs become shards with stable names."""
+"""Files, folders, globs and URIs become corpus files with stable names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def names(*paths: object) -> list[str]:
-    return [shard.name for shard in list_files(CorpusConfig(paths=tuple(map(str, paths))))]
+    return [file.name for file in list_files(CorpusConfig(paths=tuple(map(str, paths))))]
 
 
 EVERYTHING = [
@@ -50,7 +50,7 @@ def test_a_folder_is_read_recursively_in_order_of_the_paths(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert names(corpus) == EVERYTHING
-    assert "1 files of another kind are not read: README.md" in caplog.text
+    assert "1 files of another type are not read: README.md" in caplog.text
 
 
 def test_a_file_has_the_same_name_however_it_is_reached(
@@ -97,11 +97,11 @@ def test_equal_ends_of_paths_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_uri_that_only_fsspec_knows() -> None:
     files = fsspec.filesystem("memory")
-    files.pipe("/shards/web/a.jsonl", b"{}\n")
-    assert names("memory://shards") == names("memory://shards/*/a.jsonl") == ["web/a.jsonl"]
-    shard = pickle.loads(pickle.dumps(list_files(CorpusConfig(paths=("memory://shards/web/a.jsonl",)))[0]))  # noqa: S301
-    assert shard.size == 3
-    with shard.open_stream() as stream:
+    files.pipe("/crawl/web/a.jsonl", b"{}\n")
+    assert names("memory://crawl") == names("memory://crawl/*/a.jsonl") == ["web/a.jsonl"]
+    file = pickle.loads(pickle.dumps(list_files(CorpusConfig(paths=("memory://crawl/web/a.jsonl",)))[0]))  # noqa: S301
+    assert file.size == 3
+    with file.open_stream() as stream:
         assert stream.read() == b"{}\n"
 
 
@@ -111,7 +111,7 @@ def test_a_uri_that_only_fsspec_knows() -> None:
         ("absent", "absent: no such file or folder"),
         ("absent/*.jsonl", "absent/*.jsonl: no such file or folder"),
         ("corpus/*.csv", "no corpus file found"),
-        ("corpus/README.md", "README.md: unknown kind of file; known are .json"),
+        ("corpus/README.md", "README.md: unknown file type; supported are .json"),
         ("gopher://a/b.jsonl", "gopher://a/b.jsonl: cannot be opened: "),
         ("hdfs://nowhere.invalid/x.jsonl", "hdfs://nowhere.invalid/x.jsonl: cannot be opened: "),
     ],
@@ -141,8 +141,8 @@ def test_no_path_at_all() -> None:
     ],
 )
 def test_the_format_is_the_names(name: str, format_: str, compression: str) -> None:
-    shard = CorpusFile(f"a/{name}", f"/a/{name}", "", 0)
-    assert (shard.format, shard.compression) == (format_, compression)
+    file = CorpusFile(f"a/{name}", f"/a/{name}", "", 0)
+    assert (file.format, file.compression) == (format_, compression)
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +160,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(of=st.integers(1, 13), backwards=st.booleans())
 def test_slices_are_disjoint_and_together_everything(many: Path, of: int, backwards: bool) -> None:
-    """Whatever the order in which the paths are named; shards, and with them text ids, are the same."""
+    """Whatever the order of the paths; the files, and so the text ids, are the same."""
     paths = tuple(str(many / name) for name in ("abc"[::-1] if backwards else "abc"))
     whole = all_files(CorpusConfig(paths=paths))
     slices = [list_files(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
-    together = [shard for part in slices for shard in part]
+    together = [file for slice_ in slices for file in slice_]
     assert len(together) == len(whole) == 13
     assert set(together) == set(whole)
-    assert {text_id(shard.name, 1, 0) for shard in together} == {text_id(one.name, 1, 0) for one in whole}
+    assert {text_id(file.name, 1, 0) for file in together} == {text_id(file.name, 1, 0) for file in whole}
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
     reversed_ = CorpusConfig(paths=paths[::-1], slice=f"0/{of}")
     assert list_files(reversed_) == slices[0]

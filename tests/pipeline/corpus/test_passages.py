@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.passages import Passage, split_passages
+from pipeline.corpus.passages import TextPassage, split_passages
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ def texts(document: str, max_tokens: int) -> list[str]:
 
 def test_a_document_that_fits_is_one_passage_stripped_at_its_ends() -> None:
     document = "\n  One two.\n\n\tThree  four. \n"
-    assert list(split_passages(document, words, 4)) == [Passage(3, "One two.\n\n\tThree  four.")]
+    assert list(split_passages(document, words, 4)) == [TextPassage(3, "One two.\n\n\tThree  four.")]
 
 
 def test_paragraphs_are_packed_while_they_fit() -> None:

@@ -295,10 +295,10 @@ def test_a_named_field_that_no_record_has_is_an_error_with_the_fields_there_are(
 def test_a_file_that_went_away_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"text": PAGE})
     config = CorpusConfig(paths=(str(path),))
-    [shard] = list_files(config)
+    [file] = list_files(config)
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.jsonl: cannot be read"):
-        list(read_file(shard, config, words))
+        list(read_file(file, config, words))
 
 
 # identities, streaming
@@ -315,7 +315,7 @@ def test_ids_are_the_same_in_every_run_and_place_and_duplicates_are_two(tmp_path
 
 
 @given(st.text(), st.integers(1, 2**37), st.integers(0, 2**26 - 1))
-def test_ids_fit_int64_and_differ_within_a_shard(name: str, row: int, passage: int) -> None:
+def test_ids_fit_int64_and_differ_within_a_file(name: str, row: int, passage: int) -> None:
     places = list(itertools.product((row, row + 1), {passage, 0, 2**26 - 1}))
     ids = {text_id(name, *place) for place in places}
     assert len(ids) == len(places)
@@ -328,10 +328,10 @@ def test_max_texts_counts_over_all_files(tmp_path: Path) -> None:
     assert [text.document.source[-9:] for text in read(tmp_path, max_texts=4)][-1] == "b.jsonl#1"
 
 
-def test_a_shard_is_read_only_as_far_as_asked_for(tmp_path: Path) -> None:
+def test_a_file_is_read_only_as_far_as_requested(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *[{"text": PAGE}] * 20_000)
     config = CorpusConfig(paths=(str(path),))
-    [shard] = pickle.loads(pickle.dumps(list_files(config)))  # noqa: S301
+    [file] = pickle.loads(pickle.dumps(list_files(config)))  # noqa: S301
     calls = 0
 
     def count(text: str) -> int:
@@ -339,5 +339,5 @@ def test_a_shard_is_read_only_as_far_as_asked_for(tmp_path: Path) -> None:
         calls += 1
         return words(text)
 
-    assert len(list(itertools.islice(read_file(shard, config, count), 3))) == 3
+    assert len(list(itertools.islice(read_file(file, config, count), 3))) == 3
     assert calls == 3

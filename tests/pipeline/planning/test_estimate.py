@@ -50,10 +50,10 @@ def real(world: Path) -> AnnotationManifest:
 def set_times(folder: Path, manifest: AnnotationManifest, actors: int = 1) -> AnnotationManifest:
     """As if the run had taken two minutes: the first file after one, each further file ten seconds later."""
     times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:02:00+00:00", "wall_s": 120.0}
-    ray = manifest.recipe.ray.model_copy(update={"actors": actors})
+    ray = manifest.config.ray.model_copy(update={"actors": actors})
     changed = {
         "sessions": (manifest.sessions[0].model_copy(update=times),),
-        "recipe": manifest.recipe.model_copy(update={"ray": ray}),
+        "config": manifest.config.model_copy(update={"ray": ray}),
     }
     manifest = manifest.model_copy(update=changed)
     manifest.write(folder)

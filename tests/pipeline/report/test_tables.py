@@ -136,7 +136,7 @@ def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
     corpus = CorpusState(files=1, bytes=1, digest="")
     AnnotationManifest(
         state="finished",
-        recipe=AnnotateConfig(method=METHOD),
+        config=AnnotateConfig(method=METHOD),
         versions={},
         corpus=corpus,
         sessions=(),

@@ -56,14 +56,15 @@ def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert there.asked[-1] == "shutdown"
 
 
-@pytest.mark.parametrize("named", ["recipe", "variable"])
+@pytest.mark.parametrize("named", ["configuration", "variable"])
 def test_a_named_cluster_is_joined_and_may_grow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
 ) -> None:
     there = FakeRay(monkeypatch, CPU=1, GPU=2)
     if named == "variable":
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    with caplog.at_level(logging.WARNING), ray_connection(NEEDS, "head:6379" if named == "recipe" else None):
+    address = "head:6379" if named == "configuration" else None
+    with caplog.at_level(logging.WARNING), ray_connection(NEEDS, address):
         assert there.asked == [("head:6379", None)]
     assert "4.5 CPUs for 2 workers, but the cluster has 1: waiting until it has grown" in caplog.text
 

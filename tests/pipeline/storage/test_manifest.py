@@ -1,28 +1,26 @@
-"""The manifest of annotations: what goes on with a folder and what is refused; counts that add up."""
+"""The manifest of annotations: which runs are resumed and which are refused, and the work of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, Funnel, PhaseWork, Text
+from pipeline.base.records import Cost, PhaseWork
 from pipeline.corpus.files import CorpusFile
 from pipeline.finetuning import run_folder as runfolder
 from pipeline.storage import manifest
-from pipeline.storage.counts import COLUMNS, Counts, count_rows
+from pipeline.storage.counts import Counts
 from pipeline.storage.manifest import ManifestError, Session, begin, read_manifest
-from pipeline.storage.row_files import ROWS, read_batches, read_rows
+from pipeline.storage.row_files import ROWS
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
 
 pytestmark = pytest.mark.unit
 
-SHARDS = [
+FILES = [
     CorpusFile("pages/a.jsonl", "/pages/a.jsonl", "", 100),
     CorpusFile("pages/b.jsonl", "/pages/b.jsonl", "", None),
 ]
@@ -31,8 +29,8 @@ CONFIG = AnnotateConfig(
 )
 
 
-def begun(folder: Path, config: AnnotateConfig = CONFIG, shards: list[CorpusFile] = SHARDS) -> None:
-    begin(folder, config, shards).with_session(Session(started="2023-01-30T10:00:00+00:00")).write(folder)
+def begun(folder: Path, config: AnnotateConfig = CONFIG, files: list[CorpusFile] = FILES) -> None:
+    begin(folder, config, files).with_session(Session(started="2023-01-30T10:00:00+00:00")).write(folder)
 
 
 def test_a_run_goes_on_with_what_it_began(tmp_path: Path) -> None:
@@ -49,11 +47,11 @@ def test_a_run_goes_on_with_what_it_began(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path)
     assert manifest.state == "unfinished"
     assert len(manifest.sessions) == 2
-    assert manifest.recipe.ray.actors == 7
+    assert manifest.config.ray.actors == 7
     assert manifest.versions["ray"] == "2.60.0"
 
 
-def test_another_recipe_is_refused_by_the_names_of_its_fields(tmp_path: Path) -> None:
+def test_another_configuration_is_refused_by_the_names_of_its_fields(tmp_path: Path) -> None:
     begun(tmp_path)
     calculator = CONFIG.method.calculator.model_copy(update={"k": 5})
     method = CONFIG.method.model_copy(update={"calculator": calculator, "seed": 1})
@@ -61,88 +59,56 @@ def test_another_recipe_is_refused_by_the_names_of_its_fields(tmp_path: Path) ->
         update={"method": method, "tools": ToolsConfig(calendar=CalendarConfig(today=True))}
     )
     with pytest.raises(ManifestError) as refused:
-        begin(tmp_path, other, SHARDS)
+        begin(tmp_path, other, FILES)
     assert (
         "Different: method.calculator.k: 20 → 5; method.seed: 0 → 1; tools.calendar.today: False → True"
         in str(refused.value)
     )
 
 
+def test_a_run_of_an_earlier_version_is_resumed_and_its_work_is_read(tmp_path: Path) -> None:
+    """Earlier names: recipe, batch_tokens, least and seen."""
+    work = (PhaseWork("QA", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),)
+    counts = Counts(texts=1, status={}, reasons={}, calls=0, token_forwards=10, work=work, tools={})
+    current = begin(tmp_path, CONFIG, FILES).model_copy(update={"counts": counts})
+    current.write(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = path.read_text()
+    for new, old in {
+        "config": "recipe",
+        "max_batch_tokens": "batch_tokens",
+        "lower_bound": "least",
+        "attention_pairs": "seen",
+    }.items():
+        assert f'"{new}":' in content
+        content = content.replace(f'"{new}":', f'"{old}":')
+    path.write_text(content)
+    assert read_manifest(tmp_path) == current
+    assert begin(tmp_path, CONFIG, FILES).counts == counts
+    other = CONFIG.model_copy(update={"method": CONFIG.method.model_copy(update={"seed": 1})})
+    with pytest.raises(ManifestError, match=r"Different: method\.seed: 0 → 1"):
+        begin(tmp_path, other, FILES)
+
+
 def test_changed_files_of_the_corpus_are_refused(tmp_path: Path) -> None:
     begun(tmp_path)
-    begin(tmp_path, CONFIG, SHARDS[::-1])
+    begin(tmp_path, CONFIG, FILES[::-1])
     with pytest.raises(ManifestError, match="the files of the corpus: 2 of None bytes → 1 of 100 bytes"):
-        begin(tmp_path, CONFIG, SHARDS[:1])
+        begin(tmp_path, CONFIG, FILES[:1])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"state": "finished"}'])
 def test_something_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ManifestError, match=r"manifest\.json: not a manifest"):
-        begin(tmp_path, CONFIG, SHARDS)
+        begin(tmp_path, CONFIG, FILES)
 
 
 def test_rows_without_a_manifest_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, [])
+    (tmp_path / ROWS).mkdir()
+    (tmp_path / ROWS / "0.parquet").write_bytes(b"")
     with pytest.raises(ManifestError, match="there are rows but no"):
-        begin(tmp_path, CONFIG, SHARDS)
-
-
-def write(folder: Path, found: list[Annotation], name: str = "0.parquet") -> None:
-    (folder / ROWS).mkdir(exist_ok=True)
-    pq.write_table(
-        pa.Table.from_pylist([one.to_row() for one in found], schema=ANNOTATION_SCHEMA),
-        folder / ROWS / name,
-    )
-
-
-def text(number: int) -> Text:
-    return Text(number, Document(f"a.jsonl#{number}"), "some text")
-
-
-def calculated(gain: float) -> Call:
-    return Call("Calculator", 4, 0.5, "1 + 1", "2", 1.0, 1.0 + gain, None, gain)
-
-
-def test_counts_add_up_to_the_texts(tmp_path: Path) -> None:
-    chosen = Funnel("Calculator", "an equals sign", 3, 30, 9, 8, 2, {"bracket": 21, "tool: deadline": 1})
-    drawn = PhaseWork("Calculator", "decode", Cost(4, 0, 20, 5), Cost(5, 1, 30, 5))
-    every: dict[str, Any] = {"work": (PhaseWork(None, "empty", Cost(4), Cost(5)), drawn)}
-    write(
-        tmp_path,
-        [
-            Annotation(
-                text(1),
-                "annotated",
-                None,
-                (calculated(0.5), calculated(0.49)),
-                (Funnel("QA", "every text"), chosen),
-                **every,
-            ),
-            Annotation(
-                text(2), "no_calls", None, (), (Funnel("QA", "no: context: it has 9 tokens"),), **every
-            ),
-            Annotation(text(3), "no_calls", None, (), (Funnel("QA", "no: context: it has 7 tokens"), chosen)),
-            Annotation(text(4), "skipped", "not JSON: line 4"),
-            Annotation(text(5), "skipped", "not JSON: line 5"),
-            Annotation(text(6), "failed", "LookupError: no such day"),
-        ],
-    )
-    counts = count_rows(read_rows(tmp_path, COLUMNS), CONFIG.method)
-    assert counts.texts == sum(counts.status.values()) == 6
-    assert counts.status == {"annotated": 1, "no_calls": 2, "skipped": 2, "failed": 1}
-    assert counts.reasons == {"skipped": {"not JSON": 2}, "failed": {"LookupError": 1}}
-    assert (counts.calls, counts.token_forwards) == (2, 20)
-    assert counts.work == (
-        PhaseWork("Calculator", "decode", Cost(8, 0, 40, 10), Cost(10, 2, 60, 10)),
-        PhaseWork(None, "empty", Cost(8), Cost(10)),
-    )
-    question, sums = counts.tools["QA"], counts.tools["Calculator"]
-    assert (question.texts, question.selected) == (3, 1)
-    assert question.selection == {"no: context": 2, "every text": 1}
-    assert (sums.texts, sums.selected, sums.draws, sums.executed, sums.scored) == (2, 2, 60, 16, 4)
-    assert (sums.kept, sums.texts_kept) == (1, 1)
-    assert sums.discarded == {"bracket": 42, "tool: deadline": 2}
+        begin(tmp_path, CONFIG, FILES)
 
 
 def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Path) -> None:
@@ -154,7 +120,7 @@ def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Pat
     )
     counts = Counts(texts=1, status={}, reasons={}, calls=0, token_forwards=18, work=work, tools={})
     ended = Session(started="2023-01-30T10:00:00+00:00", finished="2023-01-30T10:00:02+00:00", wall_s=2.0)
-    manifest = begin(tmp_path, CONFIG, SHARDS).with_session(ended)
+    manifest = begin(tmp_path, CONFIG, FILES).with_session(ended)
     compute = manifest.with_session(ended).completed(counts, shape).compute
     assert compute is not None
     assert compute.overhead == 20 / 16
@@ -170,30 +136,6 @@ def test_what_was_run_is_compared_with_the_least_and_with_the_time(tmp_path: Pat
     assert read_manifest(tmp_path) == unknown
 
 
-def test_rows_are_read_a_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is open at once would grow with the corpus: there are 16,000 files to a million texts."""
-    opened: list[Any] = []
-
-    class Watched(pq.ParquetFile):
-        def __init__(self, path: Path) -> None:
-            super().__init__(path)
-            opened.append(self)
-
-    for number in range(3):
-        write(tmp_path, [Annotation(text(number), "no_calls")], f"{number}.parquet")
-    monkeypatch.setattr(pq, "ParquetFile", Watched)
-    for number, batch in enumerate(read_batches(tmp_path, ["status", "text_id"])):
-        assert batch.to_pylist() == [{"status": "no_calls", "text_id": number}]
-        assert [file.closed for file in opened] == [True] * number + [False]
-    assert len(opened) == 3
-
-
-def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, [Annotation(text(1), "no_calls")])
-    with pytest.raises(KeyError, match="colour"):
-        list(read_batches(tmp_path, ["text_id", "colour"]))
-
-
 def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
     """A name that is none would let nothing change, unnoticed."""
 
@@ -207,5 +149,5 @@ def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
     def models_in(kind: Any) -> tuple[Any, ...]:
         return get_args(kind) or (kind,)
 
-    check(manifest._OPERATIONAL, AnnotateConfig.model_fields, "annotate")
+    check(manifest.OPERATIONAL, AnnotateConfig.model_fields, "annotate")
     check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")

@@ -1,23 +1,27 @@
-"""Output folders: one writer, rows once whatever happened, small files whole."""
+"""Row files: every text once after any crash; files of earlier versions are read."""
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage.lock import OutputInUseError, exclusive_lock
-from pipeline.storage.row_files import parquet_files, recover_rows, remove_rows, write_rows
-from tools_service.base.files import OutputError, atomic_write
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Cost, Document, PhaseWork, Text
+from pipeline.storage.row_files import (
+    ROWS,
+    parquet_files,
+    read_batches,
+    read_failed,
+    read_rows,
+    recover_rows,
+    remove_rows,
+    write_rows,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -28,28 +32,6 @@ def write(path: Path, ids: list[int]) -> None:
 
 def all_ids(folder: Path) -> list[int]:
     return sorted(i for path in parquet_files(folder) for i in pq.read_table(path)["text_id"].to_pylist())
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """No file can grow, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_is_an_error_that_names_what_could_not_be_written(tmp_path: Path) -> None:
-    atomic_write(tmp_path / "manifest.json", "old")
-    with no_room(), pytest.raises(OutputError, match=rf"{tmp_path}/manifest\.json: cannot write: .*Errno"):
-        atomic_write(tmp_path / "manifest.json", "new")
-    assert (tmp_path / "manifest.json").read_text() == "old"
-    with no_room(), pytest.raises(OutputError, match=f"{tmp_path}: cannot write"), exclusive_lock(tmp_path):
-        pass
-    with exclusive_lock(tmp_path):  # nobody has it
-        pass
 
 
 def test_a_sound_folder_is_left_as_it_is(tmp_path: Path) -> None:
@@ -85,38 +67,6 @@ def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
     assert all_ids(tmp_path) == [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
     assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"text_id": 4, "text": "text 4"}]
-
-
-HOLD = "import sys, time; from pathlib import Path; from pipeline.storage.lock import exclusive_lock\n" + (
-    "with exclusive_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
-)
-
-
-def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    """However it went: the first is killed here."""
-    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
-    try:
-        assert first.stdout is not None
-        first.stdout.readline()
-        with (
-            pytest.raises(OutputInUseError, match=rf"{tmp_path}: process {first.pid} on .* is writing here"),
-            exclusive_lock(tmp_path),
-        ):
-            pass
-    finally:
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-    with exclusive_lock(tmp_path), pytest.raises(OutputInUseError), exclusive_lock(tmp_path):
-        pass
-    with exclusive_lock(tmp_path):
-        pass
-
-
-def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
-    atomic_write(tmp_path / "a.json", "first")
-    atomic_write(tmp_path / "a.json", "zweiter é")
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "zweiter é"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None:
@@ -157,3 +107,72 @@ def test_a_full_disk_leaves_nothing_of_a_batch(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "File too large"
     assert list(tmp_path.iterdir()) == []
+
+
+def write_annotations(folder: Path, annotations: list[Annotation], name: str = "0.parquet") -> None:
+    (folder / ROWS).mkdir(exist_ok=True)
+    pq.write_table(
+        pa.Table.from_pylist([one.to_row() for one in annotations], schema=ANNOTATION_SCHEMA),
+        folder / ROWS / name,
+    )
+
+
+def text(number: int) -> Text:
+    return Text(number, Document(f"a.jsonl#{number}"), "some text")
+
+
+def test_rows_are_read_a_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is open at once would grow with the corpus: there are 16,000 files to a million texts."""
+    opened: list[Any] = []
+
+    class Watched(pq.ParquetFile):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self)
+
+    for number in range(3):
+        write_annotations(tmp_path, [Annotation(text(number), "no_calls")], f"{number}.parquet")
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
+    for number, batch in enumerate(read_batches(tmp_path, ["status", "text_id"])):
+        assert batch.to_pylist() == [{"status": "no_calls", "text_id": number}]
+        assert [file.closed for file in opened] == [True] * number + [False]
+    assert len(opened) == 3
+
+
+def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
+    write_annotations(tmp_path, [Annotation(text(1), "no_calls")])
+    with pytest.raises(KeyError, match="colour"):
+        list(read_batches(tmp_path, ["text_id", "colour"]))
+
+
+OLD_COST = pa.struct([(name, pa.int64()) for name in ("tokens", "padding", "seen", "logits")])
+OLD_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("least", OLD_COST), ("run", OLD_COST)])
+
+
+def test_rows_of_an_earlier_version_have_the_current_names(tmp_path: Path) -> None:
+    """Earlier rows say least and seen; a resumed run has files of both kinds, and incomplete ones."""
+    old_work = {
+        "tool": None,
+        "phase": "empty",
+        "least": {"tokens": 4, "padding": 0, "seen": 10, "logits": 5},
+        "run": {"tokens": 4, "padding": 1, "seen": 15, "logits": 5},
+    }
+    work = (PhaseWork(None, "empty", Cost(4, 0, 10, 5), Cost(4, 1, 15, 5)),)
+    first, second = (Annotation(text(number), "no_calls", work=work) for number in (1, 2))
+    failed = Annotation(text(3), "failed", "ValueError: no")
+    index = ANNOTATION_SCHEMA.get_field_index("work")
+    old_schema = ANNOTATION_SCHEMA.set(index, pa.field("work", pa.list_(OLD_WORK)))
+    old_rows = [first.to_row() | {"work": [old_work]}, failed.to_row(), second.to_row() | {"work": []}]
+    (tmp_path / ROWS).mkdir()
+    pq.write_table(pa.Table.from_pylist(old_rows, schema=old_schema), tmp_path / ROWS / "a.parquet")
+    write_annotations(tmp_path, [second], "b.parquet")
+    expected = [first, failed, Annotation(text(2), "no_calls"), second]
+    assert [Annotation.from_row(row) for row in read_rows(tmp_path, ANNOTATION_SCHEMA.names)] == expected
+    assert all(
+        batch.schema.field("work").type == ANNOTATION_SCHEMA.field("work").type
+        for batch in read_batches(tmp_path, ["work"])
+    )
+    assert recover_rows(tmp_path / ROWS).tolist() == [1, 2, 3]
+    assert remove_rows(tmp_path / ROWS, [text_id for text_id, _ in read_failed(tmp_path)]) == 1
+    remaining = [Annotation.from_row(row) for row in read_rows(tmp_path, ANNOTATION_SCHEMA.names)]
+    assert remaining == [first, Annotation(text(2), "no_calls")]

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.fixtures import small_run as annotating
-from pipeline.annotation.run import AnnotateBatch, AnnotationError, annotate
+from pipeline.annotation.annotator_actor import AnnotateBatch, AnnotationError
+from pipeline.annotation.run import annotate
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import Annotation, Text
 from pipeline.engine import loading
@@ -59,9 +60,9 @@ class Failing(AnnotateBatch):
 class NeverReady(AnnotateBatch):
     """An annotator whose process ends while it loads the model, as for lack of memory."""
 
-    def __init__(self, config: AnnotateConfig, tools: ToolClient, tally: Any) -> None:
+    def __init__(self, config: AnnotateConfig, tools: ToolClient, progress: Any) -> None:
         loading.load_language_model = lambda *_: os._exit(1)  # type: ignore[assignment]
-        super().__init__(config, tools, tally)
+        super().__init__(config, tools, progress)
 
 
 @pytest.fixture(scope="module")

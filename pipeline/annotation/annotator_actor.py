@@ -1,0 +1,122 @@
+"""The Ray actor that annotates batches of texts and writes their rows.
+
+In: blocks of TEXT_SCHEMA, and the handles of the tools and of the progress actor. Out: a row file of
+ANNOTATION_SCHEMA for each block. The actor isolates texts that kill the process (isolation.py) and stops
+the run when too many texts fail. What happens to a text is in method/annotator.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.annotation.isolation import MAX_CRASHES, ReadWriteLock
+from pipeline.annotation.metrics import BatchMetrics
+from pipeline.annotation.source import from_block
+from pipeline.base.config import AnnotateConfig, ModelConfig
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
+from pipeline.storage.logs import log_into
+from pipeline.storage.row_files import ROWS, write_rows
+from tools_service.base.errors import ToolformerError
+from tools_service.tools.client import ToolClient
+
+logger = logging.getLogger(__name__)
+
+RETRY_HINT = "Remove the cause and resume with --retry-failed, or raise --max-failed-share"
+_MAX_STARTS = 3  # crashes tolerated per actor before the first one has loaded its model
+
+
+class AnnotationError(ToolformerError):
+    """The run stopped. The rows written so far stay, and the same command resumes the run."""
+
+
+class AnnotateBatch:
+    """An annotating actor: one model, and the tools that all actors share."""
+
+    def __init__(self, config: AnnotateConfig, tools: ToolClient, progress: Any) -> None:
+        import torch
+
+        from pipeline.engine.loading import load_language_model
+        from pipeline.method.annotator import Annotator
+
+        # More threads than reserved CPUs would take CPU time from other actors.
+        torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
+        log_into(config.output)
+        self._progress, self._lock, self._rows = progress, ReadWriteLock(), config.output / ROWS
+        self._refused: str | None = None
+        starts = ray.get(progress.starting.remote())
+        if starts >= _MAX_STARTS * config.ray.actors:  # Ray would restart the actors forever
+            self._refused = f"annotators died {starts} times while they loaded the model: too little memory?"
+            return
+        try:
+            model = load_language_model(_place_model(config))
+            self._annotator = Annotator(model, tools, config.method)
+            self._metrics = BatchMetrics(config, model.model)
+        except ToolformerError as error:
+            self._refused = str(error)  # raised later: an error raised here would lose its type
+        ray.get(progress.ready.remote())
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Annotate a block of TEXT_SCHEMA, write its rows to a file, return the number of texts.
+
+        The actor writes the rows itself, so they are safe at once. A separate write task would wait for all
+        earlier batches, which takes long when an actor is lost. Raises AnnotationError to stop the run.
+        """
+        if self._refused is not None:
+            raise AnnotationError(self._refused)
+        texts, started = from_block(batch), time.monotonic()
+        try:
+            annotations = await self._annotate_isolated(texts)
+        except ToolformerError as error:
+            logger.error("the run stops", exc_info=True)
+            # Only this type is certain to survive pickling on the way to the driver.
+            raise AnnotationError(str(error)) from error
+        failed = [(item.text.text_id, item.reason) for item in annotations if item.status == "failed"]
+        if verdict := await self._progress.annotated.remote(len(texts), failed):
+            raise AnnotationError(f"{verdict}. {RETRY_HINT}")
+        rows = pa.Table.from_pylist([item.to_row() for item in annotations], schema=ANNOTATION_SCHEMA)
+        try:
+            await asyncio.to_thread(write_rows, self._rows, rows)
+        except OSError as error:
+            # Refuse further batches, so that none is computed in vain.
+            self._refused = f"{self._rows}: cannot write: {error}"
+            raise AnnotationError(self._refused) from error
+        self._metrics.batch(annotations, time.monotonic() - started)
+        return pa.table({"texts": [len(texts)]})
+
+    async def _annotate_isolated(self, texts: Sequence[Text]) -> list[Annotation]:
+        """One annotation per text; a batch that actors died with is annotated text by text."""
+        annotations: list[Annotation] | None = None
+        ids = [text.text_id for text in texts]
+        async with self._lock.shared():
+            if await self._progress.begin.remote(ids) < MAX_CRASHES:
+                annotations = await self._annotator.aannotate(texts)
+        if annotations is None:
+            logger.warning("annotators died with texts %d to %d: now one by one", ids[0], ids[-1])
+            async with self._lock.exclusive():
+                annotations = [await self._annotate_alone(text) for text in texts]
+        await self._progress.end.remote(ids)
+        return annotations
+
+    async def _annotate_alone(self, text: Text) -> Annotation:
+        """Annotate one text while this actor does nothing else. It failed if actors died with it."""
+        if await self._progress.begin.remote([text.text_id]) >= MAX_CRASHES:
+            reason = f"process died: {MAX_CRASHES} times, while it was annotating this text and nothing else"
+            logger.warning("text %d failed", text.text_id, extra={"text_id": text.text_id, "error": reason})
+            return Annotation(text, "failed", reason)
+        [annotation] = await self._annotator.aannotate([text])
+        await self._progress.end.remote([text.text_id])
+        return annotation
+
+
+def _place_model(config: AnnotateConfig) -> ModelConfig:
+    """The model on the resources of the actor: the CPU, one GPU, or several GPUs."""
+    gpus = config.ray.gpus_per_actor
+    placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+    return config.model.model_copy(update=placement)
