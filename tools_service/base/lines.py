@@ -1,8 +1,8 @@
 """The numbered lines of a possibly compressed stream of bytes, as far as they can be read.
 
-In: chunks of raw bytes. Out: `Line`s; what cannot be read (a damaged or truncated file, a line too long to
-hold, bytes that are no UTF-8) is a `Line` with the problem instead of the text, so that it is counted and the
-rest is still read. At most one line is held in memory. Knows nothing of JSON, documents or filesystems.
+In: chunks of raw bytes. Out: `Line`s. Where something cannot be read (a damaged or truncated file, a
+line that is too long, bytes that are not UTF-8), the `Line` has a problem instead of a text, and reading
+goes on where it can. At most one line is held in memory. It knows no JSON, documents or file systems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its line break, numbered from 1; with a `problem` (``KIND: details``) it has no text."""
+    """A line without its line break, numbered from 1. One with a `problem` (``KIND: details``) has no text."""
 
     number: int
     text: str = ""
@@ -28,11 +28,11 @@ class Line:
 
 
 class _DamagedError(Exception):
-    """The compressed stream ends or breaks here."""
+    """The compressed stream ends too early or is not what it should be."""
 
 
 class _Decompressor(Protocol):
-    """What zlib's and zstandard's objects share; one of them reads one gzip member or zstandard frame."""
+    """The interface that zlib, bz2 and zstandard share. One object reads one member, stream or frame."""
 
     @property
     def eof(self) -> bool: ...
@@ -42,18 +42,21 @@ class _Decompressor(Protocol):
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream; `compression` is "", "gz", "bz2" or "zst". A damaged one ends with a problem."""
+    """Yield the lines of a stream; `compression` is "", "gz", "bz2" or "zst".
+
+    A damaged stream ends with a line that has a problem. `max_bytes` bounds one line.
+    """
     number = 1
     pending = bytearray()
     length = 0
     try:
-        for chunk in _decompressed(chunks, compression):
+        for chunk in _raw_chunks(chunks, compression):
             *complete, rest = chunk.split(b"\n")
             for piece in complete:
                 length += len(piece)
                 if length <= max_bytes:
                     pending += piece
-                yield _decoded(number, pending, length, max_bytes)
+                yield _decode(number, pending, length, max_bytes)
                 number, pending, length = number + 1, bytearray(), 0
             length += len(rest)
             if length <= max_bytes:
@@ -62,10 +65,10 @@ def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_L
         yield Line(number, problem=f"damaged file: {damage}; nothing after line {number - 1} can be read")
         return
     if length:
-        yield _decoded(number, pending, length, max_bytes)
+        yield _decode(number, pending, length, max_bytes)
 
 
-def _decoded(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
+def _decode(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     if length > max_bytes:
         return Line(number, problem=f"line too long: {length:,} bytes, at most {max_bytes:,} are read")
     try:
@@ -75,31 +78,34 @@ def _decoded(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     return Line(number, text.removesuffix("\r"))
 
 
-def _decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
+def _raw_chunks(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
     if compression == "":
         yield from chunks
     elif compression == "gz":
-        yield from _inflated(chunks, lambda: zlib.decompressobj(wbits=31), "gzip")
+        yield from _decompress(chunks, lambda: zlib.decompressobj(wbits=31), "gzip")
     elif compression == "bz2":
-        yield from _inflated(chunks, bz2.BZ2Decompressor, "bzip2")
+        yield from _decompress(chunks, bz2.BZ2Decompressor, "bzip2")
     else:
-        yield from _inflated(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
+        yield from _decompress(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
 
 
-def _inflated(chunks: Iterable[bytes], new: Callable[[], _Decompressor], name: str) -> Iterator[bytes]:
-    """What could be decompressed is passed on before the damage behind it is noticed; gzip.open loses it."""
-    decompressor, within = new(), True
+def _decompress(chunks: Iterable[bytes], new: Callable[[], _Decompressor], name: str) -> Iterator[bytes]:
+    """Decompress a stream of one or more members. Raises _DamagedError where it breaks.
+
+    Everything in front of the damage is yielded first, which gzip.open does not do.
+    """
+    decompressor, inside_member = new(), True
     for chunk in chunks:
         data = chunk
         while data:
-            within = True
+            inside_member = True
             try:
                 yield decompressor.decompress(data)
-            except (zlib.error, zstandard.ZstdError, OSError) as error:  # OSError is bz2's
+            except (zlib.error, zstandard.ZstdError, OSError) as error:  # bz2 raises OSError
                 raise _DamagedError(f"not {name}: {error}") from error
             data = b""
             if decompressor.eof:
                 data = decompressor.unused_data
-                decompressor, within = new(), False
-    if within:
+                decompressor, inside_member = new(), False
+    if inside_member:
         raise _DamagedError(f"{name} stream ends too early")
