@@ -136,13 +136,13 @@ def generate(arguments: GenerateArguments) -> None:
     from pipeline.engine.loading import load_language_model
     from pipeline.evaluation.run import tools_at_hand
     from pipeline.inference.generator import Generator
-    from tools_service.tools.client import LocalTools
+    from tools_service.serving.local import start_local_tools
 
     prompts, config = prompts_of(arguments), arguments.config
     tools = tools_at_hand(config)
     generator = Generator(
         load_language_model(config.model),
-        LocalTools.start(config.tools, tools),
+        start_local_tools(config.tools, tools),
         k=config.k,
         disabled=config.disabled,
         tools_off=set(TOOL_NAMES).difference(tools),

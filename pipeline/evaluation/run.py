@@ -33,7 +33,8 @@ from pipeline.evaluation.results import (
 )
 from pipeline.evaluation.scoring import is_right
 from pipeline.inference.generator import Generation, Generator
-from tools_service.tools.client import LocalTools, ToolClient
+from tools_service.serving.local import start_local_tools
+from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 from tools_service.tools.registry import ToolUnavailableError, require_available
 
@@ -75,7 +76,7 @@ def evaluate_model(
     if tools is None:
         at_hand = tools_at_hand(generation)
         off = frozenset(TOOL_NAMES).difference(at_hand)
-        tools = LocalTools.start(generation.tools, at_hand)
+        tools = start_local_tools(generation.tools, at_hand)
     predictions: list[Prediction] = []
     found: dict[str, BenchmarkResult] = {}
     for benchmark in benchmarks:

@@ -72,23 +72,18 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             staging.mkdir(parents=True)
         yield staging
         with writing(folder):
-            _exchange(folder, staging, old)
+            replaced = folder.exists()
+            if replaced:
+                folder.rename(old)
+            try:
+                staging.rename(folder)
+            except OSError:
+                if replaced:
+                    old.rename(folder)
+                raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _exchange(folder: Path, staging: Path, old: Path) -> None:
-    """Move `folder`, if there is one, to `old`, and `staging` to `folder`."""
-    replaced = folder.exists()
-    if replaced:
-        folder.rename(old)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if replaced:
-            old.rename(folder)
-        raise
 
 
 def now() -> str:

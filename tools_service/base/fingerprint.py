@@ -1,6 +1,6 @@
 """Has an input changed? The one fingerprint of files and settings.
 
-In: files, or values that JSON can hold. Out: the state of a file, or a hex digest; equal digests mean
+In: files, or values that have a JSON form. Out: the state of a file, or a hex digest; equal digests mean
 equal inputs. Contents are read only on request: names, sizes and times show most changes cheaply.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
 
 _DIGEST_BYTES = 16
 
@@ -60,17 +61,9 @@ def folder_states(folder: Path) -> list[FileState]:
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
-    """Return a hex digest of `parts`, in their order: JSON values, paths and FileStates.
+    """Return a hex digest of `parts` in their order: JSON values, paths, dataclasses, pydantic models.
 
-    TypeError for a value of another type.
+    ValueError for a value of another type.
     """
-    text = json.dumps(list(parts), sort_keys=True, default=_jsonable)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, FileState):
-        return [value.name, value.size, value.mtime_ns, value.sha256]
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"cannot be fingerprinted: {value!r}")
+    text = json.dumps(to_jsonable_python(list(parts)), sort_keys=True)  # ASCII
+    return hashlib.blake2b(text.encode("ascii"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -11,7 +11,7 @@ import bz2
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import zstandard
 
@@ -20,7 +20,7 @@ MAX_LINE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its line break, numbered from 1. One with a `problem` (``KIND: details``) has no text."""
+    """A line without its line break, numbered from 1, or a `problem` (``KIND: details``) instead."""
 
     number: int
     text: str = ""
@@ -29,16 +29,6 @@ class Line:
 
 class _DamagedError(Exception):
     """The compressed stream ends too early or is not what it should be."""
-
-
-class _Decompressor(Protocol):
-    """The interface that zlib, bz2 and zstandard share. One object reads one member, stream or frame."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
@@ -89,8 +79,8 @@ def _raw_chunks(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
         yield from _decompress(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
 
 
-def _decompress(chunks: Iterable[bytes], new: Callable[[], _Decompressor], name: str) -> Iterator[bytes]:
-    """Decompress a stream of one or more members. Raises _DamagedError where it breaks.
+def _decompress(chunks: Iterable[bytes], new: Callable[[], Any], name: str) -> Iterator[bytes]:
+    """Decompress a stream of members, each with an object of `new`. Raises _DamagedError where it breaks.
 
     Everything in front of the damage is yielded first, which gzip.open does not do.
     """

@@ -64,7 +64,9 @@ def test_a_damaged_file_of_weights_is_refused(folder: str) -> None:
 
 def test_missing_weights_are_refused_unless_nothing_uses_them(folder: str) -> None:
     drop_weights(folder, "pooler.")
-    with pytest.raises(ModelError, match=r"x\.model .*: no weights for pooler\.dense\.bias, pooler\.dense\.w"):
+    with pytest.raises(
+        ModelError, match=r"x\.model .*: no weights for pooler\.dense\.bias, pooler\.dense\.w"
+    ):
         load_model(AutoModel, folder, "x.model", dtype="float32", error=ModelError)
     load_model(AutoModel, folder, "x.model", dtype="float32", unused_weights=("pooler.",))
     drop_weights(folder, "encoder.")

@@ -11,9 +11,10 @@ import pytest
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
+from tools_service.indexing.build import ensure_index
 from tools_service.retrieval.encoder import Encoder
 from tools_service.retrieval.fusion import fuse
-from tools_service.retrieval.index import ensure, read_manifest
+from tools_service.retrieval.index import read_manifest
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.vectors import VectorsError
 from tools_service.tools.contract import ToolInput
@@ -35,7 +36,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> WikiSearchConfig:
 def test_dense_search_is_exact_search_with_the_encoder(made: WikiSearchConfig) -> None:
     store, encoder = PassageStore(made.index), Encoder(made.encoder)
     queries = ["w3 w9", "w17", "w2 w4 w8"]
-    scores = encoder.queries(queries) @ encoder.passages([store[n] for n in range(len(store))]).T
+    scores = (
+        encoder.encode_queries(queries) @ encoder.encode_passages([store[n] for n in range(len(store))]).T
+    )
     found = open_retriever(made.model_copy(update={"retriever": "dense"})).search(queries, 5)
     for row, its in zip(found, scores, strict=True):
         np.testing.assert_allclose([hit.score for hit in row], np.sort(its)[::-1][:5], atol=1e-5)
@@ -55,8 +58,8 @@ def test_hybrid_search_fuses_both_rankings(made: WikiSearchConfig) -> None:
 
 def test_an_index_with_vectors_serves_bm25_and_is_kept(made: WikiSearchConfig) -> None:
     before = read_manifest(made.index)
-    ensure(made.model_copy(update={"retriever": "bm25"}))
-    ensure(made)
+    ensure_index(made.model_copy(update={"retriever": "bm25"}))
+    ensure_index(made)
     assert read_manifest(made.index) == before
     assert before["settings"]["vectors"] == {"kind": "flat"}
     assert before["settings"]["encoder"]["passage_prefix"] == "passage: "

@@ -74,7 +74,7 @@ def test_a_translation_does_not_depend_on_what_else_is_in_the_list(mt: MT) -> No
 
 def test_every_text_goes_with_the_token_of_its_own_language(mt: MT) -> None:
     for language, text, _ in TAUGHT:
-        first, *_, last = mt._tokenizer.convert_ids_to_tokens(mt._source(text))
+        first, *_, last = mt._tokenizer.convert_ids_to_tokens(mt._encode(text))
         assert (first, last) == (language, "</s>")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools_service.encyclopedia import indexed
+from tools_service.retrieval.passages import Passage
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import Passage, WikiSearch, open_retriever
+from tools_service.tools.wikisearch import WikiSearch, open_retriever
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,78 @@
+"""Maps a function over a stream of arguments, in this process or in actors on Ray.
+
+Results come in order, and memory is bounded. Ray is imported only if there are workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_CALLS_PER_WORKER = 2  # one runs, one waits
+
+
+@contextmanager
+def ray_for_workers(workers: int) -> Iterator[None]:
+    """Connect to Ray for the block, if there are workers and this process is not connected.
+
+    RAY_ADDRESS names the cluster; without it a local one is started.
+    """
+    if not workers:
+        yield
+        return
+    import ray
+
+    connect = not ray.is_initialized()
+    if connect:
+        local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
+    try:
+        yield
+    finally:
+        if connect:
+            ray.shutdown()
+
+
+def map_in_order(
+    make_function: Callable[[], Callable[..., Result]],
+    arguments: Iterable[tuple[Any, ...]],
+    *,
+    workers: int,
+    gpus: float = 0.0,
+) -> Iterator[Result]:
+    """Yield the function's result for every tuple of arguments, in order.
+
+    With 0 workers, `make_function` is called here, and so is its function. Otherwise each of `workers`
+    Ray actors (at most one per CPU) makes its own function. An actor whose process or node dies is
+    started again and its calls are repeated: the function must allow that.
+    """
+    if not workers:
+        function = make_function()
+        yield from (function(*call) for call in arguments)
+        return
+    import ray
+
+    actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # others would wait for a CPU for ever
+    actors = [actor_class.remote(make_function) for _ in range(workers)]
+    pending: deque[Any] = deque()
+    for number, call in enumerate(arguments):
+        if len(pending) == _CALLS_PER_WORKER * workers:
+            yield ray.get(pending.popleft())
+        pending.append(actors[number % workers].call.remote(*call))
+    while pending:
+        yield ray.get(pending.popleft())
+
+
+class _Worker:
+    def __init__(self, make_function: Callable[[], Callable[..., Any]]) -> None:
+        self._function = make_function()
+
+    def call(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
