@@ -6,7 +6,8 @@
     serve              run the tools on Ray until interrupted; with --http also over HTTP
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
-Exit codes: 0 done, 1 no result or the tools could not start, 2 wrong command line or configuration.
+
+Exit codes: 0 done, 1 no result or no start, 2 wrong command line or configuration.
 """
 
 from __future__ import annotations

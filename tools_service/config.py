@@ -1,7 +1,7 @@
 """Typed configuration of the tools: a section per tool, each with its deployment on Ray.
 
-In: values from a recipe, a TOML file (`--tools-file`) and the command line, the later over the earlier. Out:
-a validated ToolsConfig. Each tool's class takes its own section. No file, no model and no Ray is touched.
+In: values from a recipe, a TOML file (`--tools-file`) and the command line, the later over the
+earlier. Out: a validated ToolsConfig. Each tool's class takes its own section.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class ToolsConfig(Frozen):
     """The five tools, and how clients treat their answers."""
 
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "toolformer"
-    """First part of the Serve applications' names; jobs on one cluster that share it share the tools."""
+    """Prefix of the Serve applications' names; jobs on a cluster with the same one share tools."""
     wikisearch: WikiSearchConfig = WikiSearchConfig()
     qa: QAConfig = QAConfig()
     calculator: CalculatorConfig = CalculatorConfig()
@@ -237,7 +237,7 @@ class HttpConfig(Frozen):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_700
     """Port to listen on; 0 chooses a free one."""
     token_file: Path | None = None
-    """File with the token that callers must send; None reads the variable TOOLS_TOKEN, if it is set."""
+    """File with the token that callers must send; None reads the variable TOOLS_TOKEN."""
     max_body_bytes: PositiveInt = 4 * 2**20
     """Larger requests are refused."""
     max_inputs: PositiveInt = 4_096

@@ -1,8 +1,8 @@
-"""One TOML file for all tools: `--tools-file FILE` lays its values over the ToolsConfig of a configuration.
+"""One TOML file for all tools: `--tools-file FILE` lays its values over a ToolsConfig.
 
-In: a configuration, and a file with the sections and names of config.py (cluster/tools.toml explains all).
-Out: the configuration with the file's values. An unknown key or a value out of range is an error that names
-file and key. Relative paths in the file count from the working folder, as on the command line.
+In: a configuration, and a file with the sections and names of config.py (cluster/tools.toml
+explains all). Out: the configuration with the file's values. An unknown key or a value out of range
+is an error that names file and key. Relative paths count from the working folder.
 """
 
 from __future__ import annotations

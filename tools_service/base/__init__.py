@@ -1,4 +1,4 @@
-"""What both `tools_service` and `pipeline` build on: errors, settings, files, fingerprints, checkpoints.
+"""What both packages build on: errors, settings, files, fingerprints, checkpoints.
 
 It imports nothing else of this project and knows no tool, no corpus and no Ray.
 """

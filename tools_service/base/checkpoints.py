@@ -1,8 +1,8 @@
 """Hugging Face checkpoints: the one place that calls `from_pretrained`.
 
 In: a folder or a hub name, and the configuration field that holds it. Out: a tokenizer, a
-configuration or a model. Weights come from safetensors only and no code of the checkpoint runs. Every
-failure becomes the caller's error and names the field. Callers decide which architectures they accept.
+configuration or a model. Weights come from safetensors only and no code of the checkpoint runs.
+Every failure becomes the caller's error and names the field. Callers choose architectures.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def load_model(
 ) -> Any:
     """Load the model in `path` as `auto_class`, with weights of type `dtype`, on the CPU.
 
-    `options` go to `from_pretrained`. Raises `error`, which names `field`, if the checkpoint cannot be
-    loaded or lacks weights, other than those whose names start with one of `unused_weights`.
+    `options` go to `from_pretrained`. Raises `error`, which names `field`, if the checkpoint cannot
+    be loaded or lacks weights, other than those whose names start with one of `unused_weights`.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}

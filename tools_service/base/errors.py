@@ -1,7 +1,7 @@
-"""The base classes of the project's exceptions. Each module derives its own beside the code that raises it.
+"""The base classes of exceptions. Each module derives its own beside the code that raises it.
 
-A message names what it concerns (file and line, field, text id, tool, position) and says what to do.
-The command line prints the message without a traceback.
+A message names what it concerns (file and line, field, text id, tool, position) and says what to
+do. The command line prints the message without a traceback.
 """
 
 from __future__ import annotations

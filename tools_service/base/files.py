@@ -1,7 +1,6 @@
 """Atomic writes of files and folders, and the time stamp for them.
 
-A write that the operating system refuses becomes an OutputError that names the path. Folders of rows
-belong to pipeline/storage.
+A write that the system refuses becomes an OutputError that names the path.
 """
 
 from __future__ import annotations
@@ -59,9 +58,9 @@ def atomic_write_json(path: Path, content: object) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give the block a new, empty folder beside `folder`, and put it in that place at the end.
 
-    `folder` appears only when it is complete. Processes that have files of the old folder open keep them.
-    If the block or the exchange raises, the old folder stays. The caller decides whether `folder` may
-    be replaced. Raises OutputError if the file system refuses.
+    `folder` appears only when it is complete. Processes that have files of the old folder open keep
+    them. If the block or the exchange raises, the old folder stays. The caller decides whether
+    `folder` may be replaced. Raises OutputError if the file system refuses.
     """
     folder = folder.resolve()  # of a symbolic link, replace the target
     token = uuid.uuid4().hex[:8]  # not the process id, which two containers can share

@@ -1,7 +1,7 @@
 """Has an input changed? The one fingerprint of files and settings.
 
-In: files, or values that have a JSON form. Out: the state of a file, or a hex digest; equal digests mean
-equal inputs. Contents are read only on request: names, sizes and times show most changes cheaply.
+In: files, or values that have a JSON form. Out: the state of a file, or a hex digest; equal digests
+mean equal inputs. Contents are read only on request: names, sizes and times show most changes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class FileState:
     def matches(self, path: Path) -> bool:
         """Whether `path` has this name, size and content.
 
-        An equal time counts as equal content. Where the time differs (a fresh checkout, a copy), the
-        content is read and compared, if its digest is known.
+        An equal time counts as equal content. Where the time differs (a fresh checkout, a copy),
+        the content is read and compared, if its digest is known.
         """
         stat = path.stat()
         if (path.name, stat.st_size) != (self.name, self.size):
@@ -61,7 +61,7 @@ def folder_states(folder: Path) -> list[FileState]:
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
-    """Return a hex digest of `parts` in their order: JSON values, paths, dataclasses, pydantic models.
+    """Return a hex digest of `parts`, in order: JSON values, paths, dataclasses, pydantic models.
 
     ValueError for a value of another type.
     """

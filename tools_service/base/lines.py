@@ -1,8 +1,8 @@
 """The numbered lines of a possibly compressed stream of bytes, as far as they can be read.
 
-In: chunks of raw bytes. Out: `Line`s. Where something cannot be read (a damaged or truncated file, a
-line that is too long, bytes that are not UTF-8), the `Line` has a problem instead of a text, and reading
-goes on where it can. At most one line is held in memory. It knows no JSON, documents or file systems.
+In: chunks of raw bytes. Out: `Line`s. One that cannot be read (damage, truncation, too long, not
+UTF-8) has a problem instead of a text, and reading goes on if it can. At most one line is held in
+memory. It knows no JSON, documents or file systems.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _raw_chunks(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
 
 
 def _decompress(chunks: Iterable[bytes], new: Callable[[], Any], name: str) -> Iterator[bytes]:
-    """Decompress a stream of members, each with an object of `new`. Raises _DamagedError where it breaks.
+    """Decompress a stream of members, each with a `new` object. _DamagedError where it breaks.
 
     Everything in front of the damage is yielded first, which gzip.open does not do.
     """

@@ -1,10 +1,9 @@
 """Builds the index that WikiSearch and QA search (paper section 3, Appendix A).
 
-In: files of articles (sources.py). Out: an index folder with the passages and BM25 postings (merging.py),
-vectors if the retriever needs them (vectors.py), the skipped lines (skipped.jsonl) and manifest.json with
-source, settings and counts. Blocks of lines become segments, here or on Ray, and segments are merged; the
-index is the same either way. `ensure_index` builds it if it is missing, or if source or settings changed.
-The folder appears under its name only when it is complete.
+In: files of articles (sources.py). Out: an index folder with passages and BM25 postings
+(merging.py), vectors if the retriever needs them (vectors.py), skipped lines (skipped.jsonl) and
+manifest.json with source, settings and counts. Blocks of lines become segments, here or on Ray, and
+segments are merged; the index is the same either way. The folder appears when it is complete.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tools_service.retrieval.terms import ANALYSIS
 
 logger = logging.getLogger(__name__)
 
-# What determines the index besides its source and its vectors; a change of any of these rebuilds it.
+# What determines the index besides source and vectors; another value rebuilds it.
 SETTINGS: dict[str, str | int | float] = {
     "format": FORMAT,
     **ANALYSIS,
@@ -59,7 +58,7 @@ def index_settings(config: WikiSearchConfig) -> dict[str, Any]:
 
 
 def ensure_index(config: WikiSearchConfig) -> Path:
-    """Return the folder of an up-to-date index of the source. Build the index if there is none."""
+    """Return the index folder. Build the index if it is missing or source or settings changed."""
     files = source_files(config.source)
     try:
         manifest = read_manifest(config.index)
@@ -79,9 +78,9 @@ def build_index(
 ) -> dict[str, Any]:
     """Index the source into its folder, which is replaced, and return the manifest.
 
-    `workers` is a number of processes on Ray (the cluster this process is connected to, or a local one);
-    0 stays in this process; None decides by the size of the source. Raises SourceError if the source
-    cannot be used and IndexFolderError if the folder is not empty and not an index.
+    `workers` is a number of processes on Ray (the cluster this process is connected to, or a local
+    one); 0 stays in this process; None decides by the size of the source. Raises SourceError if the
+    source cannot be used and IndexFolderError if the folder is not empty and not an index.
     """
     started = time.monotonic()
     files, folder = source_files(config.source), config.index
@@ -143,6 +142,4 @@ def _require_replaceable(folder: Path) -> None:
 
 def _is_unchanged(recorded: list[dict[str, Any]], files: list[Path]) -> bool:
     states = [FileState(**entry) for entry in recorded]
-    return len(states) == len(files) and all(
-        state.matches(file) for state, file in zip(states, files, strict=True)
-    )
+    return len(states) == len(files) and all(map(FileState.matches, states, files))

@@ -1,8 +1,7 @@
-"""Segments become the index: passages in the source's order, terms in alphabetical order, BM25 scores.
+"""Segments become the index: passages in order, terms in alphabetical order, BM25 scores.
 
-Everything is streamed: a merge of sorted files of terms, postings in ranges of terms, copies of passages.
-The result does not depend on how the passages were cut into segments. Scores are computed in advance, as
-bm25s does (Lucene's variant, the same operations in the same order; equal to the last bit):
+Everything is streamed. The result does not depend on how the passages were cut into segments.
+Scores are computed in advance, as bm25s does (Lucene's variant, the same to the last bit):
 
     score(t, d) = idf(t) * tf / (k1 * (1 - b + b * |d| / mean |d|) + tf)
     idf(t)      = ln(1 + (N - df + .5) / (df + .5))
@@ -23,7 +22,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -78,7 +77,7 @@ def _merge_terms(segments: Sequence[Segment], folder: Path) -> list[array[int]]:
     with ExitStack() as stack, (folder / "terms.bin").open("wb") as file:
         # The line break sorts below every letter and digit, so lines sort as terms do.
         sources = [
-            _with_number(stack.enter_context((segment.folder / "terms.txt").open("rb")), number)
+            zip(stack.enter_context((segment.folder / "terms.txt").open("rb")), repeat(number))
             for number, segment in enumerate(segments)
         ]
         merged = groupby(heapq.merge(*sources), key=itemgetter(0))
@@ -98,12 +97,8 @@ def _raise_file_limit(files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard < 0 else min(needed, hard), hard))
 
 
-def _with_number(lines: Iterator[bytes], number: int) -> Iterator[tuple[bytes, int]]:
-    return ((line, number) for line in lines)
-
-
 class _OpenSegment:
-    """A segment during the merge: its arrays, by memory map, and the index's ids of its terms."""
+    """A segment during the merge: its arrays, and the ids that its terms have in the index."""
 
     def __init__(self, segment: Segment, term_ids: array[int]) -> None:
         self.term_ids = np.array(term_ids, dtype=np.int32)
@@ -117,7 +112,7 @@ class _OpenSegment:
 
 
 def _merge_postings(segments: Sequence[_OpenSegment], starts: Int64s, folder: Path) -> None:
-    """Write postings and scores, a range of terms at a time; `starts` [terms + 1] is where each begins."""
+    """Write postings and scores, a range of terms at a time; `starts` [terms + 1]."""
     first_passages = np.concatenate([[0], np.cumsum([len(segment.lengths) for segment in segments])])
     passages = int(first_passages[-1])
     total_length = sum(int(segment.lengths.sum()) for segment in segments)
@@ -145,7 +140,7 @@ def _merge_postings(segments: Sequence[_OpenSegment], starts: Int64s, folder: Pa
 def _merge_range(
     segments: Sequence[_OpenSegment], first: int, last: int, starts: Int64s, idf: Float32s
 ) -> tuple[Int32s, Float32s]:
-    """Return passages and scores of the terms from `first` to before `last`; `starts` is as above."""
+    """Return passages and scores of the terms from `first` to `last` - 1; `starts` is relative."""
     postings = np.empty(starts[-1], dtype=np.int32)
     scores = np.empty(starts[-1], dtype=np.float32)
     next_free = starts[:-1].copy()  # where the next posting of each term goes
@@ -169,7 +164,7 @@ def _merge_range(
 
 
 def _idf(frequencies: Int64s, passages: int) -> Float32s:
-    # math.log for each distinct frequency: numpy's differs in the last bit, and bm25s uses math.log.
+    # math.log as in bm25s: numpy's differs in the last bit.
     distinct, inverse = np.unique(frequencies, return_inverse=True)
     logs = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in distinct.tolist()]
     return np.array(logs, dtype=np.float32)[inverse]
@@ -188,10 +183,7 @@ def _term_ranges(starts: Int64s) -> Iterator[tuple[int, int]]:
 def _create_array_file(path: Path, dtype: type[np.generic], length: int) -> BinaryIO:
     """Open `path` for the items of a one-dimensional array, behind numpy's header."""
     file = path.open("wb")
-    header = {
-        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-        "fortran_order": False,
-        "shape": (length,),
-    }
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, header)
     return file

@@ -47,9 +47,8 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Yield the function's result for every tuple of arguments, in order.
 
-    With 0 workers, `make_function` is called here, and so is its function. Otherwise each of `workers`
-    Ray actors (at most one per CPU) makes its own function. An actor whose process or node dies is
-    started again and its calls are repeated: the function must allow that.
+    With 0 workers everything runs here. Otherwise each of `workers` Ray actors (at most one per
+    CPU) makes its own function. An actor that dies is started again, and its calls are repeated.
     """
     if not workers:
         function = make_function()

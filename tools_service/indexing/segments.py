@@ -1,14 +1,13 @@
 """A block of the source's lines becomes a segment of the index: passages and postings, on disk.
 
-A segment numbers its own terms and passages from 0. So segments are made in any order and any process,
+A segment numbers its terms and passages from 0, so that segments are made in any order and process,
 and merging.py joins them. Work and memory are bounded by the block. The files of a segment:
 
     passages.bin, passages.npy   the passages (retrieval/passages.py)
     lengths.npy                  int32 [passages]: number of terms of each
     terms.txt                    the terms, sorted by their bytes, one per line
     frequencies.npy              int32 [terms]: number of passages that hold each
-    postings.npy, counts.npy     int32 [postings], by term, then passage: the passage, and how often it
-                                 has the term
+    postings.npy, counts.npy     int32 [postings], by term, then passage: passage and term frequency
     skipped.jsonl                the lines that gave no article
 """
 
@@ -17,13 +16,12 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tools_service.indexing.sources import Article, Block, Skipped, read_articles
+from tools_service.indexing.sources import Block, Skipped, read_articles
 from tools_service.retrieval.passages import Passage, encode_passage, split_text
 from tools_service.retrieval.terms import TermIds
 
@@ -56,7 +54,7 @@ def write_segment(block: Block, folder: Path) -> Segment:
                 skipped_file.write(json.dumps(asdict(item)) + "\n")
                 continue
             articles += 1
-            for text in _passage_texts(item):
+            for text in [" ".join(item.text.split())] if item.is_passage else split_text(item.text):
                 passage_terms = term_ids.analyze(f"{item.title} {text}")
                 terms.extend(passage_terms)
                 lengths.append(len(passage_terms))
@@ -68,16 +66,8 @@ def write_segment(block: Block, folder: Path) -> Segment:
     return Segment(folder, articles + skipped.total(), articles, len(lengths), skipped)
 
 
-def _passage_texts(article: Article) -> Iterable[str]:
-    return [" ".join(article.text.split())] if article.is_passage else split_text(article.text)
-
-
 def _write_postings(vocabulary: list[str], terms: array[int], lengths: array[int], folder: Path) -> None:
-    """Write terms and postings.
-
-    `vocabulary` is in order of appearance, `terms` are ids of its terms for all passages in a row, and
-    `lengths` says how many belong to each passage.
-    """
+    """`terms` are ids in `vocabulary`, for all passages in a row; `lengths` says how many each has."""
     order = sorted(range(len(vocabulary)), key=vocabulary.__getitem__)  # code points sort as UTF-8 does
     with (folder / "terms.txt").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{vocabulary[n]}\n" for n in order)

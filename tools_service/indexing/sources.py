@@ -1,14 +1,14 @@
 """What an index is built from: files of articles in, articles out, a block of lines at a time.
 
-These formats are read, also compressed (gzip, zstandard, bzip2), and detected by content, not by name:
+These formats are read, also compressed (gzip, zstandard, bzip2), and detected by content:
 
     KILT's knowledge source   jsonl: wikipedia_title; text, paragraphs with BULLET:::: and Section:::: marks
     DPR's passages            tsv: id, text, title, quoted as csv; every row is a passage already
     Dolma's documents         jsonl: text, id, metadata; the title comes from the URL or the first line
     plain jsonl               title, text
 
-A line that gives no article is `Skipped` with file, line and reason. A file of another format is an error
-before anything is read. At most one block of lines is held. Articles are split elsewhere (segments.py).
+A line that gives no article is `Skipped` with file, line and reason. A file of another format is an
+error before anything is read. At most one block of lines is held.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class Block:
-    """Consecutive lines of one file with their numbers, and the lines among them that cannot be read."""
+    """Consecutive lines of one file with their numbers, and those that cannot be read."""
 
     file: str
     format: Format
@@ -84,10 +84,10 @@ class Block:
 
 def source_files(sources: Sequence[str]) -> list[Path]:
     """Return the files of all `sources` (files, folders, globs) in a fixed order."""
-    return [file for source in sources for file in _files(source)]
+    return [file for source in sources for file in _expand(source)]
 
 
-def _files(source: str) -> list[Path]:
+def _expand(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
@@ -206,13 +206,9 @@ def _web_title(record: dict[str, Any], text: str) -> str:
     for url in (record.get("url"), metadata.get("url"), record.get("id")):
         if isinstance(url, str) and (title := _title_from_url(url)):
             return title
-    return _first_words(text.strip().partition("\n")[0])
-
-
-def _first_words(line: str) -> str:
-    """Return the words that a title has room for; of a longer first word its beginning."""
+    line = text.strip().partition("\n")[0]
     kept = line[:_MAX_FIRST_LINE_CHARACTERS]
-    return kept if len(line) <= len(kept) else kept.rpartition(" ")[0] or kept
+    return kept if kept == line else kept.rpartition(" ")[0] or kept  # cut between words if possible
 
 
 def _title_from_url(url: str) -> str | None:
@@ -231,8 +227,5 @@ def _article(title: Any, text: str, *, is_passage: bool = False) -> Article | st
         return "no title"
     if len(title) > MAX_TITLE_CHARACTERS:
         return "title too long"
-    return Article(_one_line(title), text, is_passage) if text.strip() else "no text"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    one_line = " ".join(title.encode("utf-8", "replace").decode("utf-8").split())
+    return Article(one_line, text, is_passage) if text.strip() else "no text"

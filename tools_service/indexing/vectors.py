@@ -1,15 +1,14 @@
 """Encodes the passages of an index and writes their vectors, for dense retrieval.
 
-In: an index folder that holds the passages. Out, in its folder `vectors`: the FAISS index and the vectors
-for ranking again (retrieval/vectors.py lists the files), and the vector of a fixed text (retrieval/dense.py).
-Building flat or hnsw holds all vectors in memory, ivfpq only the codes.
+In: an index folder that holds the passages. Out, in its folder `vectors`: the files of
+retrieval/vectors.py and retrieval/dense.py. flat and hnsw hold all vectors in memory, ivfpq the
+codes.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,28 +68,23 @@ def _encode(
     starts = range(0, len(numbers), _CHUNK_PASSAGES)
     chunks = ((numbers[start : start + _CHUNK_PASSAGES],) for start in starts)
     if not workers:
-        return map_in_order(lambda: _PassageEncoder(config, folder, encoder), chunks, workers=0)
+        return map_in_order(lambda: _passage_encoder(folder, encoder), chunks, workers=0)
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = 0 if config.encoder.device == "cpu" else int(resources.get("GPU", 0))
     return map_in_order(
-        functools.partial(_PassageEncoder, config, folder.resolve()),
+        lambda: _passage_encoder(folder, Encoder(config.encoder)),
         chunks,
         workers=min(workers, gpus) if gpus else workers,
         gpus=1.0 if gpus else 0.0,
     )
 
 
-class _PassageEncoder:
-    """Maps numbers of passages to their vectors."""
-
-    def __init__(self, config: WikiSearchConfig, folder: Path, encoder: Encoder | None = None) -> None:
-        self._store = PassageStore(folder)
-        self._encoder = encoder or Encoder(config.encoder)
-
-    def __call__(self, numbers: Sequence[int]) -> Vectors:
-        return self._encoder.encode_passages([self._store[number] for number in numbers])
+def _passage_encoder(folder: Path, encoder: Encoder) -> Callable[[Sequence[int]], Vectors]:
+    """Return a function from numbers of passages to their vectors."""
+    store = PassageStore(folder)
+    return lambda numbers: encoder.encode_passages([store[number] for number in numbers])
 
 
 class VectorWriter:

@@ -1,10 +1,10 @@
 """BM25 over an index that indexing/merging.py wrote: exact, without scoring every passage.
 
-The search is MaxScore (Turtle and Flood 1995). The index holds the highest score of each term. Once `k`
-passages reach a threshold, a passage that has only the weakest query terms cannot reach it. So the
-postings of the strong ("essential") terms are added up, a block of passages at a time, and only the
-passages that can still reach the threshold are looked up in the postings of the weak terms. The results
-are those of adding up all postings. The index is opened by memory map; threads may search at once.
+The search is MaxScore (Turtle and Flood 1995), with the highest score of each term. Once `k`
+passages reach a threshold, passages with only the weakest query terms cannot. So the postings of
+the strong ("essential") terms are added up, a block of passages at a time, and only passages that
+can still reach the threshold are looked up in the weak terms' postings. The index is opened by
+memory map; threads may search at once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ import numpy.typing as npt
 from tools_service.retrieval.passages import Hit
 from tools_service.retrieval.terms import analyze
 
-# Tolerance for comparing bounds: sums of floats depend on their order.
-_TOLERANCE = 1e-9
-# Passages scored in full before the search, for a first threshold.
-_SEED_PASSAGES = 256
-# Passages whose scores are added up at a time: the sums fit a processor's cache.
-_BLOCK_PASSAGES = 2**17
+_TOLERANCE = 1e-9  # for bounds: sums of floats depend on their order
+_SEED_PASSAGES = 256  # scored in full before the search, for a first threshold
+_BLOCK_PASSAGES = 2**17  # added up at a time: the sums fit a processor's cache
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -66,7 +63,7 @@ class _PostingList:
         self.block_starts: list[int] = []  # where each block of passages begins, and the end
 
     def at_least(self, score: float, start: int) -> tuple[Int32s, Float64s]:
-        """Return the passages from posting `start` on that this term alone gives `score`, with scores."""
+        """Return passages, from posting `start` on, with at least `score` by this term alone."""
         lower_bound = np.float32(score / self.weight * (1 - 1e-6))  # below any rounding of float32
         at = start + np.flatnonzero(self.scores[start:] >= lower_bound)
         return self.passages[at], self.weighted_scores(at)
@@ -151,7 +148,7 @@ class Bm25:
         return passages, scores
 
     def _sum_block(self, lists: Sequence[_PostingList], block: int, needed: float) -> tuple[Int32s, Float64s]:
-        """Return the passages of a block that `lists` together give the score `needed`, with scores."""
+        """Return the passages of a block with at least the score `needed` by `lists`, and scores."""
         totals: Float64s | None = getattr(self._thread_local, "totals", None)  # all zero between uses
         if totals is None:
             totals = self._thread_local.totals = np.zeros(_BLOCK_PASSAGES)

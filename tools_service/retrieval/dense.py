@@ -1,8 +1,7 @@
 """Dense retrieval: queries are encoded, and the vectors of an index searched.
 
-In: an index folder with the folder `vectors` (indexing/vectors.py), and queries. Out: hits. The vector
-of a fixed text (`probe.npy`) shows whether the encoder is the one that built the index, wherever its
-files are.
+In: an index folder with the folder `vectors` (indexing/vectors.py), and queries. Out: hits. The
+vector of a fixed text (`probe.npy`) shows whether the encoder is the one that built the index.
 """
 
 from __future__ import annotations

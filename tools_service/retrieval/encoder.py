@@ -1,8 +1,8 @@
-"""Texts to vectors for dense retrieval, with any encoder of transformers. (The paper searches with BM25.)
+"""Texts to vectors for dense retrieval, with any encoder of transformers.
 
-In: queries or passages. Out: one float32 vector each. Token vectors are pooled (their mean, or the first
-one) and, if the configuration says so, scaled to length 1. Prefixes are the encoder's own (`query: ` and
-`passage: ` for e5, none for Contriever). Texts are cut at `max_tokens`.
+In: queries or passages. Out: one float32 vector each. Token vectors are pooled (their mean, or the
+first one) and, if the configuration says so, scaled to length 1. Prefixes are the encoder's own
+(`query: ` and `passage: ` for e5, none for Contriever). Texts are cut at `max_tokens`.
 
 Shapes: B rows, T tokens, D hidden size.
 """
@@ -39,7 +39,7 @@ class Encoder:
     """An encoder with its tokenizer. Threads may share it."""
 
     def __init__(self, config: EncoderConfig) -> None:
-        """Load the checkpoint. EncoderError if that fails or its inputs are shorter than `max_tokens`."""
+        """Load the checkpoint; EncoderError if that fails or it cannot read `max_tokens`."""
         self._config = config
         self._tokenizer, model = _load(config)
         self._model: Any = model.to(resolve_device(config.device)).train(False)

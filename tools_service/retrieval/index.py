@@ -1,7 +1,7 @@
 """The manifest of an index folder: what the index was built from, and whether it can be opened.
 
-In: an index folder. Out: its manifest, or an error that says what to do. indexing/build.py builds the
-folder: passages (passages.py), BM25 postings (bm25.py), on request vectors (dense.py), and manifest.json.
+In: an index folder. Out: its manifest, or an error that says what to do. indexing/build.py builds
+the folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class IndexFolderError(ConfigurationError):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an index. IndexFolderError if there is none or it is of another version."""
+    """Return the manifest of an index; IndexFolderError if it is missing or of another version."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["settings"]["format"]

@@ -1,7 +1,7 @@
 """Passages of about 100 words: how articles are split into them, and the file that holds them.
 
-`split_text` ends passages at sentence ends. A store is two files of a folder, written once and opened by
-memory map, so that the processes of a node share its pages:
+`split_text` ends passages at sentence ends. A store is two files of a folder, written once and
+opened by memory map, so that the processes of a node share its pages:
 
     passages.bin   title, line break and text of each passage, one after the other
     passages.npy   int64 [passages + 1]: where each passage begins, and the end of the last
@@ -40,9 +40,9 @@ class Hit:
 def split_text(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
     """Yield `text` in pieces of about `words` words.
 
-    A piece ends at the first sentence end after `words` words, at the latest after 1.5 times as many. A
-    last piece of less than a quarter of `words` joins the piece before it. The pieces, joined with
-    spaces, have all words of the text.
+    A piece ends at the first sentence end after `words` words, at the latest after 1.5 times as
+    many. A last piece of less than a quarter of `words` joins the piece before it. The pieces,
+    joined with spaces, have all words of the text.
     """
     all_words = text.split()
     start = 0

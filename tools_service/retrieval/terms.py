@@ -1,7 +1,7 @@
 """From text to the terms that BM25 counts.
 
-Terms are words of two or more letters or digits, in lower case, without Lucene's 33 stop words, reduced
-to Snowball stems. The manifest of an index records this as `ANALYSIS`.
+Terms are words of two or more letters or digits, in lower case, without Lucene's 33 stop words,
+reduced to Snowball stems. The manifest of an index records this as `ANALYSIS`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def analyze(text: str) -> list[str]:
 class TermIds(dict[str, int]):
     """Ids for the terms of many texts, in order of appearance.
 
-    The dict maps words to term ids, so that each word is stemmed only once. `terms` maps terms to ids.
+    The dict maps words to ids, so that each word is stemmed once; `terms` maps terms to ids.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""FAISS behind dense retrieval: an index of vectors, opened by memory map and searched, exactly or not.
+"""FAISS behind dense retrieval: opens an index of vectors by memory map and searches it.
 
-Three kinds (config.VectorsConfig): `flat` is exact and compares all vectors; `hnsw` walks a graph, fast
-and large; `ivfpq` keeps a short code per passage, in cells, and ranks its candidates again by their
-vectors. Similarity is the inner product. It knows no texts. indexing/vectors.py writes the files:
+Three kinds (config.VectorsConfig): `flat` is exact and compares all vectors; `hnsw` walks a graph,
+fast and large; `ivfpq` keeps a short code per passage, in cells, and ranks its candidates again by
+their vectors. Similarity is the inner product. indexing/vectors.py writes the files:
 
     index.faiss   FAISS's own format
     exact.f16     float16 [passages, D]: vectors for ranking ivfpq's candidates again; empty otherwise
@@ -45,7 +45,7 @@ class VectorIndex:
             self._exact = exact.reshape(-1, self._index.d)
 
     def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
-        """For each of `vectors`, return the `k` with the largest inner product, or fewer, best first."""
+        """For each of `vectors`, return the `k` with the largest inner product, best first."""
         candidates = k * max(1, self._refine) if self._exact is not None else k
         if self._on_gpu:  # on a GPU, one thread at a time may use FAISS
             with self._gpu_lock:

@@ -1,7 +1,7 @@
 """The client of tools on Ray Serve, which deployment.py deploys.
 
-In: lists of inputs. Out: results or reasons, before the deadline. It retries overloaded tools and lost
-replicas. Ray is imported when a client is created or used.
+In: lists of inputs. Out: results or reasons, before the deadline. It retries overloaded tools and
+lost replicas. Ray is imported when a client is created or used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ServeTools(CachingClient):
     async def _ask_with_retries(
         self, tool: str, inputs: list[ToolInput], deadline: float, crashes_left: int
     ) -> list[ToolResult]:
-        """Send a list until it is answered, the deadline is near, or it cost `crashes_left` replicas.
+        """Send a list until it is answered, time is up, or it cost `crashes_left` replicas.
 
         In the last case its parts are sent one after the other, down to single calls: an input that
         kills its replica loses only its own result. Among SPLIT_INTO² calls it costs five replicas.

@@ -1,9 +1,9 @@
-"""The tools on Ray Serve: an application per tool, reachable by handle only, shared by the whole cluster.
+"""The tools on Ray Serve: an application per tool, reached by handle, shared by a cluster.
 
-`tools_on_ray` builds what the tools need, deploys those that do not run yet with these settings, gives a
-client, and at the end stops those that no other job uses (leases.py). A replica holds one plain tool and
-answers lists. A replica that hangs reports itself unhealthy, and Serve replaces it. No HTTP endpoint is
-opened here (http.py). Serve keeps running on a cluster that was joined: it may serve others.
+`tools_on_ray` builds what the tools need, deploys those that do not run yet with these settings,
+gives a client, and at the end stops those that no other job uses (leases.py). A replica holds one
+plain tool and answers lists. A replica that hangs reports itself unhealthy, and Serve replaces it.
+No HTTP endpoint is opened here (http.py). Serve keeps running: it may serve others.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ def tools_on_ray(
 ) -> Iterator[ServeTools]:
     """Run the named tools during the block, on the cluster that this process is connected to.
 
-    ToolUnavailableError if a tool cannot be had, before anything starts; ToolStartError if one cannot
-    start.
+    ToolUnavailableError, before anything starts; ToolStartError if one cannot start.
     """
     tools = tuple(tools)
     require_available(tools, config)
@@ -116,29 +115,27 @@ def _start(config: ToolsConfig, applications: Mapping[str, str]) -> None:
     missing = [tool for tool, application in applications.items() if application not in running]
     for tool in sorted(set(applications) - set(missing)):
         logger.info("%s already runs with these settings: sharing %s", tool, applications[tool])
-    loaders: dict[str, Callable[[], Tool]] = {
-        tool: functools.partial(load_tool, tool, config) for tool in missing
-    }
     try:
-        deploy(loaders, config, applications)
+        deploy({tool: functools.partial(load_tool, tool, config) for tool in missing}, config, applications)
     except RuntimeError as error:  # raised by Serve if a replica cannot start
         raise ToolStartError(f"the tools could not be started on Ray: {error}") from error
 
 
 def running_applications(service: str) -> set[str]:
     """Return the applications of `service` that answer, or will once Serve has replaced replicas."""
-    applications = serve.status().applications
-    return {
-        name
-        for name, application in applications.items()
-        if _belongs_to(name, service) and application.status in ("RUNNING", "UNHEALTHY")
-    }
+    alive = {name for name, status in application_statuses().items() if status in ("RUNNING", "UNHEALTHY")}
+    return {name for name in alive if _belongs_to(name, service)}
+
+
+def application_statuses() -> dict[str, str]:
+    """Return Ray Serve's status of each application, of any service."""
+    return {name: str(overview.status.value) for name, overview in serve.status().applications.items()}
 
 
 def stop_unused(service: str) -> None:
     """Delete the applications of `service` that nobody holds a lease on."""
     leased = leased_applications(service)
-    for name in sorted(serve.status().applications):
+    for name in sorted(application_statuses()):
         if _belongs_to(name, service) and name not in leased:
             serve.delete(name)
 
@@ -150,24 +147,17 @@ def _belongs_to(application: str, service: str) -> bool:
 def deploy(
     loaders: Mapping[str, Callable[[], Tool]], config: ToolsConfig, applications: Mapping[str, str]
 ) -> None:
-    """Deploy a Serve application per tool; `loaders` create the tools in replicas. Blocks until ready."""
+    """Deploy an application per tool, with `loaders` for its replicas; block until ready."""
     if not loaders:
         return
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    targets = [
-        _run_target(tool, load, config.of(tool).deployment, applications[tool])
-        for tool, load in loaders.items()
-    ]
+    targets = []
+    for tool, load in loaders.items():
+        deployment = config.of(tool).deployment
+        replica = serve.deployment(name=tool, **serve_options(deployment))(Replica)
+        bound = replica.bind(load, deployment.threads, STUCK_AFTER_DEADLINES * deployment.deadline_s)
+        targets.append(serve.RunTarget(bound, name=applications[tool], route_prefix=None))
     serve.run_many(targets)
-
-
-def _run_target(
-    tool: str, load: Callable[[], Tool], deployment: Deployment, application: str
-) -> serve.RunTarget:
-    replica = serve.deployment(name=tool, **serve_options(deployment))(Replica)
-    stuck_after_s = STUCK_AFTER_DEADLINES * deployment.deadline_s
-    bound = replica.bind(load, deployment.threads, stuck_after_s)
-    return serve.RunTarget(bound, name=application, route_prefix=None)
 
 
 def serve_options(deployment: Deployment) -> dict[str, Any]:
@@ -184,9 +174,5 @@ def serve_options(deployment: Deployment) -> dict[str, Any]:
     }
     if deployment.min_replicas == deployment.max_replicas:
         return common | {"num_replicas": deployment.min_replicas}
-    autoscaling = {
-        "min_replicas": deployment.min_replicas,
-        "max_replicas": deployment.max_replicas,
-        "target_ongoing_requests": deployment.target_ongoing_requests,
-    }
-    return common | {"autoscaling_config": autoscaling}
+    bounds = {"min_replicas", "max_replicas", "target_ongoing_requests"}
+    return common | {"autoscaling_config": deployment.model_dump(include=bounds)}

@@ -4,10 +4,10 @@
                   → a JSON list of {"result": …, "reason": …}, one of the two null, in order
     GET /health   {"tools": {TOOL: status}}; 200 if all are running, else 503
 
-It listens on this machine only. On any other address, every POST must carry `Authorization: Bearer TOKEN`;
-a token that is set is always required. Errors are {"error": …}: 400 malformed, 401 no token, 404 no such
-tool, 408 too slow, 413 too large. Requests go through a ToolClient: deadlines, cache, cleaning. It knows no
-Ray, and no TLS: use a proxy where the network is not trusted.
+It listens on this machine only. On any other address, every POST must carry `Authorization: Bearer
+TOKEN`; a token that is set is always required. Errors are {"error": …}: 400 malformed, 401 no
+token, 404 no such tool, 408 too slow, 413 too large. Requests go through a ToolClient: deadlines,
+cache, cleaning. It knows no Ray, and no TLS: use a proxy where the network is not trusted.
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ class HttpError(ConfigurationError):
 
 
 def read_token(config: HttpConfig) -> str | None:
-    """Return the token that callers must send, None for no token.
-
-    HttpError if a token is required and missing, or cannot be sent in a header.
-    """
+    """Return the token to require, if any; HttpError if it is missing or cannot be sent."""
     source, token = f"the variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE)
     if config.token_file:
         source = f"--http.token-file {config.token_file}"
@@ -113,8 +110,8 @@ def create_app(
 def _authorize(request: Request, token: str | None) -> None:
     sent = request.headers.get("authorization", "").encode("utf-8")
     if token is not None and not hmac.compare_digest(sent, f"Bearer {token}".encode()):
-        headers = {"WWW-Authenticate": "Bearer"}
-        raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", headers)
+        message = "send the token: Authorization: Bearer TOKEN"
+        raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -126,9 +123,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > max_bytes or (declared.isdecimal() and int(declared[:20]) > max_bytes):
-                    raise HTTPException(
-                        413, f"the request has more than {max_bytes} bytes: send shorter lists"
-                    )
+                    raise HTTPException(413, f"more than {max_bytes} bytes: send shorter lists")
     except TimeoutError:
         raise HTTPException(408, f"the request took more than {BODY_TIMEOUT_S:.0f} s to arrive") from None
     return bytes(body)

@@ -1,12 +1,10 @@
 """Names and leases of Serve applications: several jobs on a cluster share their tools.
 
-An application is called SERVICE-TOOL-DIGEST. The digest covers everything the tool's replicas are made
-from. So jobs with equal settings find the same replicas, other jobs get their own, and no job changes a
-tool under another (docs/decisions/0011).
-
-A user of applications holds a `Lease` on them: a no-op actor whose name encodes the leased applications.
-Ray ends the actor with the process that created it, however that ends, so that a crash leaves no lease.
-`service_lock` lets one process at a time start or stop the tools of a service.
+An application is called SERVICE-TOOL-DIGEST. The digest covers everything the tool's replicas are
+made from: jobs with equal settings share replicas, and no job changes a tool under another
+(docs/decisions/0011). A user of applications holds a `Lease` on them: a no-op actor whose name
+encodes the leased applications. Ray ends the actor with the process that created it, however that
+ends, so that a crash leaves no lease.
 """
 
 from __future__ import annotations

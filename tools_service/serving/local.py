@@ -1,7 +1,7 @@
 """Starts tools in this process, with everything that they need.
 
-In: names of tools and a ToolsConfig. Out: a LocalTools client. The index of WikiSearch and QA is built if
-it is missing or out of date; that uses Ray only for a large source.
+In: names of tools and a ToolsConfig. Out: a LocalTools client. The index of WikiSearch and QA is
+built if it is missing or out of date; that uses Ray only for a large source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def start_local_tools(
 
 
 def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
-    """Build the index of WikiSearch and QA, if `tools` has one of them and the index is not up to date."""
+    """Build or update the index of WikiSearch and QA, if `tools` has one of them."""
     if config.wikisearch.source and not SEARCHING_TOOLS.isdisjoint(tools):
         from tools_service.indexing.build import ensure_index
 

@@ -1,8 +1,8 @@
-"""`python -m tools_service serve`: the tools on Ray, for every job of a cluster, until an interrupt.
+"""`python -m tools_service serve`: the tools on Ray, for all jobs of a cluster.
 
-In: names of tools, a ToolsConfig and a cluster's address. After a crash, a new start finds the tools that
-still run and shares them. Ctrl-C and SIGTERM stop the tools that no other job uses, and Ray if it was
-started here.
+In: names of tools, a ToolsConfig and a cluster's address. After a crash, a new start finds the
+tools that still run and shares them. Ctrl-C and SIGTERM stop tools that no other job uses, and a
+Ray that was started here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import ray
-from ray import serve as ray_serve
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig, ToolsConfig
 from tools_service.serving.client import ServeTools
-from tools_service.serving.deployment import tools_on_ray
+from tools_service.serving.deployment import application_statuses, tools_on_ray
 from tools_service.serving.http import bind_socket, create_app, create_server, read_token
 from tools_service.tools.contract import ToolName
 
@@ -83,9 +82,5 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 def _statuses(client: ServeTools, tools: Sequence[str]) -> dict[str, str]:
     """Return the status of each tool's application."""
-    running = ray_serve.status().applications
-    statuses = {}
-    for tool in tools:
-        name = client.applications[tool]
-        statuses[tool] = str(running[name].status.value) if name in running else "NOT_STARTED"
-    return statuses
+    statuses = application_statuses()
+    return {tool: statuses.get(client.applications[tool], "NOT_STARTED") for tool in tools}

@@ -1,13 +1,13 @@
-"""The calculator (paper section 3): + - * / and parentheses over decimal numbers, parsed and never evaluated.
+"""The calculator (paper section 3): + - * / and parentheses over decimals, parsed, never evaluated.
 
-In: an expression such as ``658,893 * 2`` or ``(27 + 4) / -2.5``. Out: whole results as they are, all others
-with exactly two decimals, as in the paper: 35, 0.29, 1.47, 3.70. Arithmetic is exact (a numerator and a
-denominator). Only the final result is rounded: half away from zero, as people round in texts; ``0.00``, never
-``-0.00``. Operators of the same rank associate to the left: 2-3-4 is -5, 8/4/2 is 1.
+In: an expression such as ``658,893 * 2`` or ``(27 + 4) / -2.5``. Out: whole results as they are,
+all others with exactly two decimals, as in the paper: 35, 0.29, 1.47, 3.70. Arithmetic is exact (a
+numerator and a denominator). Only the final result is rounded: half away from zero, as people round
+in texts; ``0.00``, never ``-0.00``. Operators associate to the left: 2-3-4 is -5, 8/4/2 is 1.
 
-Anything else has no result: other operators, names, powers, exponents, percent and currency signs, digits
-outside ASCII, a comma that does not separate thousands (``1,2``), a product without ``*``. Length, nesting
-and size of the result are limited in advance, so that no input can take long.
+Anything else has no result: other operators, names, powers, exponents, percent and currency signs,
+digits outside ASCII, other commas than between thousands (``1,2``), a product without ``*``.
+Length, nesting and size of the result are limited in advance, so that no input can take long.
 """
 
 from __future__ import annotations

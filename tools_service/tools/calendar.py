@@ -1,8 +1,8 @@
 """The calendar (paper section 3): ``Calendar()`` answers ``Today is Monday, January 30, 2023.``
 
-In: an empty input with an ISO date. Out: the sentence, or the reason for none. During annotation, the date
-is that of the text; at inference it is the given day, or today if the configuration allows that. It does
-no arithmetic on dates.
+In: an empty input with an ISO date. Out: the sentence, or the reason for none. During annotation,
+the date is that of the text; at inference it is the given day, or today if the configuration allows
+that. It does no arithmetic on dates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The client of the tools: a list of inputs to a list of results or reasons, in order, without exceptions.
+"""The client of the tools: inputs to results or reasons, in order, without exceptions.
 
-Annotation and inference use the same client. It asks equal calls once, caches answers, splits long lists,
-gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to their contract.
-`LocalTools` runs tools in this process; serving/client.py has the client of tools on Ray Serve. No Ray.
+Annotation and inference use the same client. It asks equal calls once, caches answers, splits long
+lists, gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to
+their contract. `LocalTools` runs tools in this process; serving/client.py asks those on Ray.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class CachingClient(ABC):
         self._cache = _LruCache(config.cache_size)
 
     def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """Return the answers to `inputs`, in order; a reason instead of an exception. Thread-safe."""
+        """Return the answers; a reason instead of an exception. Any thread may call."""
         return asyncio.run_coroutine_threadsafe(self.acall(tool, inputs), _background_loop()).result()
 
     async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """Return the answers to `inputs`, in order; a reason instead of an exception."""
+        """Return the answers; a reason instead of an exception."""
         if tool not in DATED_TOOLS:
             inputs = [ToolInput(call.text) for call in inputs]
         cached = {call: self._cache.get((tool, call)) for call in inputs}
@@ -75,7 +75,7 @@ class CachingClient(ABC):
 
     @abstractmethod
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        """Return the tool's answers to a list, at the latest at `deadline` (the running loop's clock)."""
+        """Return the tool's answers to a list by `deadline` on the running loop's clock."""
 
     async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
         if tool not in TOOL_NAMES:
@@ -100,7 +100,7 @@ class CachingClient(ABC):
 
 
 class LocalTools(CachingClient):
-    """Tools in this process. A tool that hangs keeps its (daemon) thread; its calls end at the deadline."""
+    """Tools in this process. A tool that hangs keeps its daemon thread; its calls end in time."""
 
     def __init__(
         self, tools: Mapping[str, Tool], config: ToolsConfig, count_tokens: CountTokens = count_words

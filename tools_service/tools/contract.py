@@ -1,9 +1,9 @@
 """The contract of every tool (paper section 3): inputs in, results or reasons for none out.
 
-A tool is a plain class with a `name`. It maps a list of `ToolInput` to a list of `ToolResult` of the same
-length and order. If it cannot answer an input it says why and does not raise. It knows no Ray, no batching
-across callers, no cache and no deadline: client.py and serving/ add those. `answer` calls a tool and holds
-even a broken one to the contract.
+A tool is a plain class with a `name`. It maps a list of `ToolInput` to a list of `ToolResult` of
+the same length and order. If it cannot answer an input it says why and does not raise. It knows no
+Ray, no batching across callers, no cache and no deadline: client.py and serving/ add those.
+`answer` calls a tool and holds even a broken one to the contract.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 
-# Reasons that this package gives in a tool's place. They concern a moment, not the input: the same call may
-# succeed later, so they are never cached. Reasons are few and fixed, because manifests count them.
+# Reasons that this package gives in a tool's place. They concern a moment, not the input: the same
+# call may succeed later, so they are never cached. Manifests count reasons.
 DEADLINE = "deadline"
 OVERLOADED = "overloaded"
 UNREACHABLE = "tool unreachable"
@@ -30,14 +30,14 @@ TRANSIENT = frozenset({DEADLINE, OVERLOADED, UNREACHABLE, REPLICA_DIED, TOOL_FAI
 
 EMPTY_RESULT = "empty result"
 
-# Tools whose result depends on the text's date. The client drops the date of other tools' calls, so that
-# equal inputs of different texts are one call.
+# Tools whose result depends on the text's date. The client drops the date of other tools' calls, so
+# that equal inputs of different texts are one call.
 DATED_TOOLS = frozenset({"Calendar"})
 
 
 @dataclass(frozen=True, slots=True)
 class ToolInput:
-    """The text between the parentheses of a call, and its document's date (ISO `YYYY-MM-DD`), if any."""
+    """The text between a call's parentheses, and its document's ISO date (YYYY-MM-DD), if any."""
 
     text: str
     date: str | None = None
@@ -66,7 +66,7 @@ class MalformedAnswerError(TypeError):
 
 
 def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-    """Return the answers of `tool`. If it raises or breaks the contract, ask it about each input alone.
+    """Return the answers of `tool`. If it raises or breaks the contract, ask for each input alone.
 
     So a bad input loses its own result and no other.
     """
@@ -86,13 +86,13 @@ def without_result(inputs: Sequence[ToolInput], reason: str) -> list[ToolResult]
 
 
 def _validated(results: object, expected: int) -> list[ToolResult]:
-    """Return `results` if it is a list of `expected` valid results; else raise MalformedAnswerError."""
-    if not isinstance(results, list) or len(results) != expected:
-        size = f" of {len(results)}" if isinstance(results, list) else ""
-        raise MalformedAnswerError(f"wanted a list of {expected} results, got {type(results).__name__}{size}")
-    for result in results:
-        if not isinstance(result, ToolResult):
-            raise MalformedAnswerError(f"wanted a ToolResult, got {type(result).__name__}")
-        if not isinstance(result.reason if result.result is None else result.result, str):
-            raise MalformedAnswerError("a ToolResult needs a result or a reason, as text")
-    return results
+    """Return `results`; MalformedAnswerError unless they are `expected` valid ones."""
+    if isinstance(results, list) and len(results) == expected and all(map(_is_valid, results)):
+        return results
+    raise MalformedAnswerError(f"wanted a list of {expected} results or reasons, got {results!r:.100}")
+
+
+def _is_valid(result: object) -> bool:
+    if not isinstance(result, ToolResult):
+        return False
+    return isinstance(result.reason if result.result is None else result.result, str)

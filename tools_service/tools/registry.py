@@ -1,7 +1,7 @@
 """Which tools there are, and how each is created from the configuration (paper section 3).
 
-In: names of tools and a ToolsConfig. Out: tools that are ready to answer, errors for tools that cannot be
-had, and a fingerprint of all that a tool is made from. It builds no index: serving/local.py does.
+In: names of tools and a ToolsConfig. Out: tools that are ready to answer, errors for tools that
+cannot be had, and a fingerprint of all that a tool is made from. It builds no index.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ToolUnavailableError(ConfigurationError):
 
 
 def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
-    """Raise ToolUnavailableError unless all `tools` can be had; `field` is the option that named them."""
+    """Raise ToolUnavailableError unless all `tools` can be had; the option `field` named them."""
     tools = tuple(tools)
     unknown = [tool for tool in tools if tool not in TOOL_NAMES]
     if unknown:
@@ -36,7 +36,7 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
             f"{field}: no tool is called {_join(unknown)}; there are {_join(TOOL_NAMES)}"
         )
     searching = [tool for tool in tools if tool in SEARCHING_TOOLS]
-    if searching and not config.wikisearch.source and not _has_index(config.wikisearch.index):
+    if searching and not config.wikisearch.source and not (config.wikisearch.index / MANIFEST).is_file():
         has, it = ("has", "it") if len(searching) == 1 else ("have", "them")
         raise ToolUnavailableError(
             f"tools.wikisearch.source: {_join(searching)} (in {field}) {has} nothing to search; name a "
@@ -86,10 +86,9 @@ def with_absolute_paths(config: ToolsConfig) -> ToolsConfig:
 
 
 def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
-    """Return a hex digest of everything that the replicas of `tool` are made from.
+    """Return a hex digest of what replicas of `tool` are made from: settings, version, files.
 
-    That is its settings, this package's version, and the files of the folders it reads: a model that was
-    trained again in the same folder has another fingerprint.
+    A model that was trained again in the same folder has another fingerprint.
     """
     config = with_absolute_paths(config)
     parts: list[object] = [__version__, config.of(tool).model_dump_json()]
@@ -108,10 +107,6 @@ def _absolute(model: str) -> str:
 def _is_folder(model: str) -> bool:
     """Whether `model` can only be a folder. Names on the hub look like NAME or OWNER/NAME."""
     return Path(model).is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model)
-
-
-def _has_index(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
 
 
 def _join(names: Iterable[str]) -> str:

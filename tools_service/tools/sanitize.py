@@ -1,9 +1,9 @@
 """Results are untrusted text: `clean` makes a result safe inside ``[Tool(input) -> result]``.
 
-In: a text. Out: the text with parentheses for brackets and ``=>`` for ``->``, so that it can neither close
-its call nor open another, also if a tokenizer folds compatibility characters (full-width brackets, say)
-to ASCII. Control and format characters, lone surrogates and line breaks go or become one space. A long
-result is cut at the last word that fits.
+In: a text. Out: the text with parentheses for brackets and ``=>`` for ``->``, so that it can
+neither close its call nor open another, also if a tokenizer folds compatibility characters
+(full-width brackets, say) to ASCII. Control and format characters, lone surrogates and line breaks
+go or become one space. A long result is cut at the last word that fits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ CountTokens = Callable[[str], int]
 # Every character that is a bracket of a call, or that NFKC turns into one.
 _OPENING, _CLOSING = "[\uff3b\ufe47", "]\uff3d\ufe48"
 _BRACKETS = str.maketrans(dict.fromkeys(_OPENING, "(") | dict.fromkeys(_CLOSING, ")"))
-# Joiners and combining marks stay, because scripts need them. But a tokenizer may drop them, so they must
-# not hide an arrow.
+# Joiners and combining marks stay, because scripts need them. But a tokenizer may drop them, so
+# they must not hide an arrow.
 _MARKS = (
     "[\u0300-\u036f\u180b-\u180f\u200c\u200d\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\U000e0100-\U000e01ef]"
 )

@@ -1,9 +1,9 @@
-"""An encoder-decoder of transformers behind QA and MT (paper Appendix A): token ids in, finished texts out.
+"""The encoder-decoder behind QA and MT (paper Appendix A): token ids in, finished texts out.
 
-An input has one or more segments. Each segment is encoded alone, and the decoder attends to all of them.
-One segment is plain generation; several are fusion-in-decoder (Izacard and Grave, arXiv 2007.01282).
-Inputs are batched by length under a token budget. Padding is masked, so that an output does not depend
-on the rest of the list. It knows no languages, no questions and no Ray.
+An input has one or more segments. Each segment is encoded alone, and the decoder attends to all of
+them. One segment is plain generation; several are fusion-in-decoder (Izacard and Grave, arXiv
+2007.01282). Inputs are batched by length under a token budget. Padding is masked, so that an output
+does not depend on the rest of the list. It knows no languages, no questions and no Ray.
 
 Shapes: B rows, T encoded tokens, D hidden size.
 """
@@ -25,8 +25,8 @@ from tools_service.config import MTConfig, QAConfig
 
 Ids = list[int]
 
-# The only generation settings of a checkpoint that are used. Others (sampling, lengths, penalties) were
-# meant for another task, or would make an output depend on more than its input.
+# The only generation settings of a checkpoint that are used. Others (sampling, lengths, penalties)
+# were meant for another task, or would make an output depend on more than its input.
 _TOKENS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id")
 
 
@@ -66,7 +66,8 @@ class Seq2Seq:
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def generate(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[str | None]:
-        """Return the text generated for each input; None if it does not end within its limit of tokens.
+        """Return the text generated for each input; None if it has no end within its limit of
+        tokens.
 
         Decoding is greedy or a beam search. Special tokens are left out of the texts.
         """
@@ -74,7 +75,7 @@ class Seq2Seq:
 
     @torch.inference_mode()
     def generate_ids(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[Ids]:
-        """Return the ids generated for each input: up to its end token, which is the last, or its limit."""
+        """Return the ids generated for each input, up to and with its end token or up to its limit."""
         outputs: list[Ids] = [[]] * len(inputs)
         for limit in sorted(set(limits)):  # more room may change the end of a beam search
             selected = [index for index, own_limit in enumerate(limits) if own_limit == limit]
@@ -124,7 +125,7 @@ class Seq2Seq:
 
 
 def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model and tokenizer of `config`. Seq2SeqError names the section `field` (tools.qa, say)."""
+    """Return the model and tokenizer of `config`. Seq2SeqError names the section `field`."""
     tokenizer = load_tokenizer(config.model, f"{field}.model", Seq2SeqError)
     model = load_model(
         AutoModelForSeq2SeqLM, config.model, f"{field}.model", dtype=config.dtype, error=Seq2SeqError

@@ -1,16 +1,15 @@
-"""Wikipedia search (paper section 3): ``WikiSearch(term)`` answers with a snippet, ``Title > text``.
+"""Wikipedia search (paper section 3): ``WikiSearch(term)`` answers ``Title > text``.
 
-In: a query. Out: the best passage of an index (indexing/build.py), by BM25, by vectors or by both. A query
-without a word, or without a hit, has no result. `open_retriever` gives the ranked passages, which QA
-reads. Results are not shortened here: the client caps them in tokens.
+In: a query. Out: the best passage of an index (indexing/build.py), by BM25, by vectors or by both.
+A query without a word, or without a hit, has no result. `Retriever` gives the ranked passages,
+which QA reads. Results are not shortened here: the client caps them in tokens.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
@@ -29,48 +28,35 @@ _FUSION_DEPTH = 100
 _WORD = re.compile(r"[^\W_]")
 
 
-class Retriever(Protocol):
+class Retriever:
     """Ranks the passages of an index. Threads may share it."""
+
+    def __init__(self, config: WikiSearchConfig) -> None:
+        """Open the index at `config.index` for `config.retriever`.
+
+        IndexFolderError if there is no index; VectorsError if it lacks the vectors.
+        """
+        manifest = read_manifest(config.index)
+        self._passages = PassageStore(config.index)
+        self._bm25 = Bm25(config.index) if config.retriever != "dense" else None
+        self._dense: DenseIndex | None = None
+        if config.retriever != "bm25":
+            from tools_service.retrieval.dense import DenseIndex
+
+            self._dense = DenseIndex(config, manifest)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """For each query, return the `k` best passages, best first; ties go to the earlier passage."""
-        ...
-
-    def passage(self, number: int) -> Passage:
-        """Return a passage by its number."""
-        ...
-
-
-def open_retriever(config: WikiSearchConfig) -> Retriever:
-    """Open the index at `config.index` for `config.retriever`.
-
-    IndexFolderError if there is no index; VectorsError if it lacks vectors of that kind and encoder.
-    """
-    manifest = read_manifest(config.index)
-    if config.retriever == "bm25":
-        return _IndexRetriever(config.index, Bm25(config.index), None)
-    from tools_service.retrieval.dense import DenseIndex
-
-    dense = DenseIndex(config, manifest)
-    return _IndexRetriever(config.index, Bm25(config.index) if config.retriever == "hybrid" else None, dense)
-
-
-class _IndexRetriever:
-    """Searches by BM25, by vectors, or by both; what is not used is None."""
-
-    def __init__(self, folder: Path, bm25: Bm25 | None, dense: DenseIndex | None) -> None:
-        self._passages, self._bm25, self._dense = PassageStore(folder), bm25, dense
-
-    def passage(self, number: int) -> Passage:
-        return self._passages[number]
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         depth = max(k, _FUSION_DEPTH) if self._bm25 and self._dense else k
         by_terms = [self._bm25.search(query, depth) for query in queries] if self._bm25 else []
         by_vectors = self._dense.search(queries, depth) if self._dense else []
         if self._bm25 and self._dense:
             return [fuse(rankings)[:k] for rankings in zip(by_terms, by_vectors, strict=True)]
         return by_terms or by_vectors
+
+    def passage(self, number: int) -> Passage:
+        """Return a passage by its number."""
+        return self._passages[number]
 
 
 class WikiSearch:
@@ -80,7 +66,7 @@ class WikiSearch:
 
     def __init__(self, config: WikiSearchConfig, retriever: Retriever | None = None) -> None:
         """Open the index of `config`, unless there is a `retriever`."""
-        self._retriever = retriever or open_retriever(config)
+        self._retriever = retriever or Retriever(config)
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Return the best passage for every query."""

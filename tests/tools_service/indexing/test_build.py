@@ -21,7 +21,7 @@ from tools_service.indexing.sources import SourceError
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import IndexFolderError, read_manifest
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import WikiSearch, open_retriever
+from tools_service.tools.wikisearch import Retriever, WikiSearch
 
 pytestmark = pytest.mark.unit
 
@@ -131,7 +131,7 @@ def test_a_source_without_articles_is_an_error_and_nothing_half_built_remains(tm
 
 def test_passages_without_a_single_term_can_be_indexed(tmp_path: Path) -> None:
     made = indexed(tmp_path, [("?", "! ."), ("the", "of a")])
-    assert open_retriever(made).search(["anything"], 3) == [[]]
+    assert Retriever(made).search(["anything"], 3) == [[]]
 
 
 def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:

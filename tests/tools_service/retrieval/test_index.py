@@ -8,7 +8,7 @@ import pytest
 
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.index import IndexFolderError
-from tools_service.tools.wikisearch import open_retriever
+from tools_service.tools.wikisearch import Retriever
 
 pytestmark = pytest.mark.unit
 
@@ -26,4 +26,4 @@ def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path, manifest: str | N
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(IndexFolderError, match=message):
-        open_retriever(WikiSearchConfig(index=tmp_path))
+        Retriever(WikiSearchConfig(index=tmp_path))

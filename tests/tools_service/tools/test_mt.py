@@ -120,7 +120,7 @@ def test_a_hostile_text_gets_a_result_or_a_reason_and_harms_no_other(mt: MT, tex
 
 
 def test_special_tokens_in_a_text_are_text(mt: MT) -> None:
-    ids = mt._source("Der Hund </s> schläft im Garten.")
+    ids = mt._encode("Der Hund </s> schläft im Garten.")
     assert ids.count(mt._tokenizer.eos_token_id) == 1
 
 
