@@ -193,7 +193,7 @@ def measure_exhaustive(index: Path, queries: Sequence[str]) -> dict[str, Any]:
 def measure_recall(index: Path, folder: Path) -> dict[str, Any]:
     """Share of the exact ten that each kind of FAISS index finds, on vectors of the first passages."""
     from tools_service.indexing.vectors import VectorWriter  # FAISS, which replicas of BM25 do not load
-    from tools_service.retrieval.vectors import VectorIndex
+    from tools_service.retrieval.dense import VectorIndex
 
     vectors = passage_vectors(index, _VECTORS + _VECTOR_QUERIES)
     queries, vectors = vectors[:_VECTOR_QUERIES], vectors[_VECTOR_QUERIES:]

@@ -27,7 +27,7 @@ class ToolsFileError(ConfigurationError):
 
 
 def tools_file_of(argv: Sequence[str]) -> Path | None:
-    """Return the file that `--tools-file` names: its values are needed to parse the command line."""
+    """Return the file that `--tools-file` names. It is needed to parse the command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--tools-file", "--tools_file", nargs="?", type=Path)
     file: Path | None = parser.parse_known_args(argv)[0].tools_file
@@ -65,13 +65,10 @@ def _validate(config: C, values: Mapping[str, Any], file: Path) -> C:
 
 
 def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(defaults)
-    for name, value in values.items():
-        default = defaults.get(name)
-        if isinstance(default, Mapping) and isinstance(value, Mapping):
-            merged[name] = _merge(default, value)
-        else:
-            merged[name] = value
+    merged = {**defaults, **values}
+    for name in defaults.keys() & values.keys():
+        if isinstance(defaults[name], Mapping) and isinstance(values[name], Mapping):
+            merged[name] = _merge(defaults[name], values[name])
     return merged
 
 

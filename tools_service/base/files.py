@@ -36,10 +36,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a small file. A reader sees the old content or the new, never a part of it.
-
-    Raises OutputError if the file cannot be written.
-    """
+    """Write a small file: a reader sees the old content or the new. OutputError if it fails."""
     part = path.with_name(path.name + PART)
     with writing(path):
         with part.open("w", encoding="utf-8") as file:

@@ -61,9 +61,6 @@ def folder_states(folder: Path) -> list[FileState]:
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
-    """Return a hex digest of `parts`, in order: JSON values, paths, dataclasses, pydantic models.
-
-    ValueError for a value of another type.
-    """
+    """Return a hex digest of JSON values, paths, dataclasses or models; ValueError for others."""
     text = json.dumps(to_jsonable_python(list(parts)), sort_keys=True)  # ASCII
     return hashlib.blake2b(text.encode("ascii"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -17,10 +17,16 @@ import zstandard
 
 MAX_LINE_BYTES = 64 * 2**20
 
+_DECOMPRESSORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "gz": (lambda: zlib.decompressobj(wbits=31), "gzip"),
+    "bz2": (bz2.BZ2Decompressor, "bzip2"),
+    "zst": (lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its line break, numbered from 1, or a `problem` (``KIND: details``) instead."""
+    """A line without its break, numbered from 1, or a `problem` (``KIND: details``) instead."""
 
     number: int
     text: str = ""
@@ -32,15 +38,12 @@ class _DamagedError(Exception):
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """Yield the lines of a stream; `compression` is "", "gz", "bz2" or "zst".
-
-    A damaged stream ends with a line that has a problem. `max_bytes` bounds one line.
-    """
+    """Yield lines of at most `max_bytes` bytes; `compression` is "", "gz", "bz2" or "zst"."""
     number = 1
     pending = bytearray()
     length = 0
     try:
-        for chunk in _raw_chunks(chunks, compression):
+        for chunk in _decompress(chunks, *_DECOMPRESSORS[compression]) if compression else chunks:
             *complete, rest = chunk.split(b"\n")
             for piece in complete:
                 length += len(piece)
@@ -66,17 +69,6 @@ def _decode(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     except UnicodeDecodeError as error:
         return Line(number, problem=f"not UTF-8: {error.reason} at byte {error.start} of the line")
     return Line(number, text.removesuffix("\r"))
-
-
-def _raw_chunks(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
-    if compression == "":
-        yield from chunks
-    elif compression == "gz":
-        yield from _decompress(chunks, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif compression == "bz2":
-        yield from _decompress(chunks, bz2.BZ2Decompressor, "bzip2")
-    else:
-        yield from _decompress(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
 
 
 def _decompress(chunks: Iterable[bytes], new: Callable[[], Any], name: str) -> Iterator[bytes]:

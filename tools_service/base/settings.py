@@ -28,7 +28,7 @@ class Frozen(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_old_names(cls, values: Any) -> Any:
-        """Read old names. Their values win: a file's old name is laid over a default's present one."""
+        """Read old names. Their values win: a file is laid over defaults with the present names."""
         if not isinstance(values, Mapping) or cls.RENAMED.keys().isdisjoint(values):
             return values
         current = {name: value for name, value in values.items() if name not in cls.RENAMED}

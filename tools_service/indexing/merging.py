@@ -43,7 +43,7 @@ Float32s = npt.NDArray[np.float32]
 
 
 def merge(segments: Sequence[Segment], folder: Path) -> int:
-    """Write the index of all segments, in their order, into `folder`; return its number of terms."""
+    """Write the index of all segments, in order, into `folder`; return its number of terms."""
     _merge_passages(segments, folder)
     term_ids = _merge_terms(segments, folder)
     opened = [_OpenSegment(segment, ids) for segment, ids in zip(segments, term_ids, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -16,26 +16,16 @@ Result = TypeVar("Result")
 _CALLS_PER_WORKER = 2  # one runs, one waits
 
 
-@contextmanager
-def ray_for_workers(workers: int) -> Iterator[None]:
-    """Connect to Ray for the block, if there are workers and this process is not connected.
-
-    RAY_ADDRESS names the cluster; without it a local one is started.
-    """
+def ray_for_workers(workers: int) -> AbstractContextManager[Any]:
+    """Connect to Ray, if there are workers: to RAY_ADDRESS or to a new local cluster."""
     if not workers:
-        yield
-        return
+        return nullcontext()
     import ray
 
-    connect = not ray.is_initialized()
-    if connect:
-        local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
-    try:
-        yield
-    finally:
-        if connect:
-            ray.shutdown()
+    if ray.is_initialized():
+        return nullcontext()
+    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    return ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
 
 
 def map_in_order(

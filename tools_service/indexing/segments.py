@@ -67,7 +67,7 @@ def write_segment(block: Block, folder: Path) -> Segment:
 
 
 def _write_postings(vocabulary: list[str], terms: array[int], lengths: array[int], folder: Path) -> None:
-    """`terms` are ids in `vocabulary`, for all passages in a row; `lengths` says how many each has."""
+    """`terms` are ids in `vocabulary`, passage after passage; `lengths` are the passages'."""
     order = sorted(range(len(vocabulary)), key=vocabulary.__getitem__)  # code points sort as UTF-8 does
     with (folder / "terms.txt").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{vocabulary[n]}\n" for n in order)

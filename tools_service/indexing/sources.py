@@ -60,7 +60,7 @@ class Article:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A line that gave no article. The reason may have details after a colon. Lines count from 1."""
+    """A line that gave no article, from 1. The reason may have details after a colon."""
 
     file: str
     line: int
@@ -105,7 +105,7 @@ def _expand(source: str) -> list[Path]:
 
 
 def detect_format(file: Path) -> Format | None:
-    """Return the format of `file`; None if it is empty. SourceError if it has none of the formats."""
+    """Return the format of `file`; None if it is empty; SourceError if it has no known one."""
     first_lines = list(islice(_lines(file), _LINES_TO_DETECT))
     for line in first_lines:
         if line.text.lstrip().startswith("{"):
@@ -199,7 +199,7 @@ def _from_kilt(title: Any, paragraphs: Any) -> Article | str:
 
 
 def _web_title(record: dict[str, Any], text: str) -> str:
-    """Return a title for a web document: from its metadata, the end of its URL, or its first line."""
+    """Return a title from the metadata, the end of the URL, or the first line."""
     metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
     if isinstance(metadata.get("title"), str) and metadata["title"].strip():
         return str(metadata["title"])[:MAX_TITLE_CHARACTERS]

@@ -1,8 +1,7 @@
 """Encodes the passages of an index and writes their vectors, for dense retrieval.
 
 In: an index folder that holds the passages. Out, in its folder `vectors`: the files of
-retrieval/vectors.py and retrieval/dense.py. flat and hnsw hold all vectors in memory, ivfpq the
-codes.
+retrieval/dense.py. flat and hnsw hold all vectors in memory, ivfpq only the codes.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from tqdm import tqdm
 
 from tools_service.config import VectorsConfig, WikiSearchConfig
 from tools_service.indexing.parallel import map_in_order
-from tools_service.retrieval.dense import PROBE, PROBE_FILE, VECTORS_FOLDER, encoder_settings
-from tools_service.retrieval.encoder import Encoder
+from tools_service.retrieval import dense
+from tools_service.retrieval.dense import VectorsError
+from tools_service.retrieval.encoder import Encoder, Vectors
 from tools_service.retrieval.passages import PassageStore
-from tools_service.retrieval.vectors import EXACT_FILE, INDEX_FILE, Vectors, VectorsError
 
 _CHUNK_PASSAGES = 2_048  # passages encoded together
 _TRAINING_PER_LIST = 64  # vectors per cell for k-means; FAISS needs at least 39
@@ -39,18 +38,18 @@ def vector_settings(config: WikiSearchConfig) -> dict[str, Any]:
         "hnsw": {"neighbours": vectors.neighbours, "build_effort": vectors.build_effort},
     }
     return {
-        "encoder": {"model": model, **encoder_settings(config)},
+        "encoder": {"model": model, **dense.encoder_settings(config)},
         "vectors": {"kind": vectors.kind, **by_kind[vectors.kind]},
     }
 
 
 def build_vectors(config: WikiSearchConfig, folder: Path, *, workers: int, progress: bool = True) -> None:
-    """Encode the passages in `folder` and index them below it. Each worker on Ray has an encoder."""
-    target = folder / VECTORS_FOLDER
+    """Encode the passages in `folder` and index them below it, here or on Ray."""
+    target = folder / dense.VECTORS_FOLDER
     target.mkdir()
     total = len(PassageStore(folder))
     encoder = Encoder(config.encoder)
-    np.save(target / PROBE_FILE, encoder.encode_passages([PROBE]))
+    np.save(target / dense.PROBE_FILE, encoder.encode_passages([dense.PROBE]))
     writer = VectorWriter(config.vectors, target, encoder.dimension, total)
     if writer.sample:
         writer.train(np.concatenate(list(_encode(config, folder, writer.sample, encoder, workers))))
@@ -93,8 +92,8 @@ class VectorWriter:
     def __init__(self, config: VectorsConfig, folder: Path, dimension: int, total: int) -> None:
         """Raise VectorsError if `config` does not suit that many vectors of that length."""
         self._index = _create_index(config, dimension, total)
-        self._path = folder / INDEX_FILE
-        self._exact_file = (folder / EXACT_FILE).open("wb")
+        self._path = folder / dense.INDEX_FILE
+        self._exact_file = (folder / dense.EXACT_FILE).open("wb")
         self._keeps_exact = config.kind == "ivfpq" and config.refine > 0
         sample_size = 0
         if not self._index.is_trained:

@@ -32,7 +32,7 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 
 
-class Vocabulary(Sequence[bytes]):
+class Vocabulary:
     """The ids of terms: sorted bytes in a mapped file, found by binary search."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,11 +93,11 @@ class Bm25:
         self._thread_local = threading.local()
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """Return the `k` best passages that share a term with `query`; ties go to the earlier one."""
+        """Return the `k` best passages with a term of `query`; ties go to the earlier passage."""
         return self.search_terms(analyze(query), k)
 
     def search_terms(self, terms: Sequence[str], k: int) -> list[Hit]:
-        """Search for `terms`, as `search` does; a repeated term counts as often as it stands there."""
+        """Search for `terms` as `search` does; a repeated term counts repeatedly."""
         lists = [
             self._posting_list(term_id, weight)
             for term, weight in Counter(terms).items()
@@ -112,7 +112,7 @@ class Bm25:
         return [Hit(int(passages[n]), float(scores[n])) for n in order]
 
     def _candidates(self, lists: Sequence[_PostingList], k: int) -> tuple[Int32s, Float64s]:
-        """Return passages and scores, the `k` best among them. `lists` go from the strongest down."""
+        """Return passages and scores, the `k` best among them; `lists` go from strong to weak."""
         # int32 as the postings: searchsorted would copy them otherwise.
         edges = np.arange(0, self._total + _BLOCK_PASSAGES, _BLOCK_PASSAGES, dtype=np.int32)
         for postings in lists:
@@ -148,7 +148,7 @@ class Bm25:
         return passages, scores
 
     def _sum_block(self, lists: Sequence[_PostingList], block: int, needed: float) -> tuple[Int32s, Float64s]:
-        """Return the passages of a block with at least the score `needed` by `lists`, and scores."""
+        """Return the passages of a block with at least the score `needed` by `lists`."""
         totals: Float64s | None = getattr(self._thread_local, "totals", None)  # all zero between uses
         if totals is None:
             totals = self._thread_local.totals = np.zeros(_BLOCK_PASSAGES)

@@ -1,27 +1,42 @@
-"""Dense retrieval: queries are encoded, and the vectors of an index searched.
+"""Dense retrieval: encodes queries and searches the vectors of an index with FAISS.
 
-In: an index folder with the folder `vectors` (indexing/vectors.py), and queries. Out: hits. The
-vector of a fixed text (`probe.npy`) shows whether the encoder is the one that built the index.
+Three kinds of index (config.VectorsConfig): `flat` is exact and compares all vectors; `hnsw` walks
+a graph, fast and large; `ivfpq` keeps a short code per passage, in cells, and ranks its candidates
+again by their vectors. Similarity is the inner product. The folder `vectors` (indexing/vectors.py):
+
+    index.faiss   FAISS's own format, opened by memory map
+    exact.f16     float16 [passages, D]: vectors to rank ivfpq's candidates again; else empty
+    probe.npy     the vector of a fixed text, which shows whether the encoder built the index
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
+import numpy.typing as npt
 
-from tools_service.config import WikiSearchConfig
-from tools_service.retrieval.encoder import Encoder
+from tools_service.base.errors import ConfigurationError
+from tools_service.config import VectorsConfig, WikiSearchConfig
+from tools_service.retrieval.encoder import Encoder, Vectors
 from tools_service.retrieval.passages import Hit, Passage
-from tools_service.retrieval.vectors import VectorIndex, VectorsError
 
-VECTORS_FOLDER, PROBE_FILE = "vectors", "probe.npy"
+VECTORS_FOLDER = "vectors"
+INDEX_FILE, EXACT_FILE, PROBE_FILE = "index.faiss", "exact.f16", "probe.npy"
 PROBE = Passage("Probe", "What the encoder makes of these words identifies it.")
 
 # Relative distance of two probes. Another dtype or device moves a vector by a hundredth at most,
 # another encoder by about its length.
 _TOLERANCE = 0.05
+
+
+class VectorsError(ConfigurationError):
+    """Vectors cannot be built or opened as the configuration says."""
 
 
 def encoder_settings(config: WikiSearchConfig) -> dict[str, Any]:
@@ -68,3 +83,49 @@ def _require_same_settings(config: WikiSearchConfig, built: dict[str, Any]) -> N
                     f"tools.wikisearch.{section}.{name} = {value!r}: the index {config.index} was built with "
                     f"{built[section][name]!r}; set that, or build it again"
                 )
+
+
+class VectorIndex:
+    """An index that VectorWriter wrote. Threads may search at once."""
+
+    def __init__(self, config: VectorsConfig, folder: Path) -> None:
+        self._refine = config.refine
+        self._on_gpu = config.gpu == "auto" and config.kind != "hnsw" and faiss.get_num_gpus() > 0
+        self._gpu_lock = threading.Lock()
+        self._index = _open_index(config, folder / INDEX_FILE, on_gpu=self._on_gpu)
+        self._exact: npt.NDArray[np.float16] | None = None
+        if (folder / EXACT_FILE).stat().st_size:
+            exact = np.memmap(folder / EXACT_FILE, dtype=np.float16, mode="r")
+            self._exact = exact.reshape(-1, self._index.d)
+
+    def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
+        """For each of `vectors`, return the `k` with the largest inner product, best first."""
+        candidates = k * max(1, self._refine) if self._exact is not None else k
+        # On a GPU, one thread at a time may use FAISS.
+        with self._gpu_lock if self._on_gpu else nullcontext():
+            scores, numbers = self._index.search(vectors, candidates)
+        ranked = []
+        for vector, row, row_scores in zip(vectors, numbers, scores, strict=True):
+            valid = row >= 0  # FAISS fills up with -1 if there are fewer than asked for
+            ranked.append(self._rank(vector, row[valid], row_scores[valid], k))
+        return ranked
+
+    def _rank(self, vector: Vectors, numbers: npt.NDArray[np.int64], scores: Vectors, k: int) -> list[Hit]:
+        if self._exact is not None and self._refine:
+            scores = self._exact[numbers].astype(np.float32) @ vector
+        order = np.lexsort((numbers, -scores))[:k]
+        return [Hit(int(numbers[n]), float(scores[n])) for n in order]
+
+
+def _open_index(config: VectorsConfig, path: Path, *, on_gpu: bool) -> Any:
+    index: Any
+    if on_gpu:
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.read_index(str(path)))
+    else:
+        mapped = faiss.IO_FLAG_MMAP if config.kind == "ivfpq" else faiss.IO_FLAG_MMAP_IFC
+        index = faiss.read_index(str(path), mapped)
+    if config.kind == "ivfpq":
+        index.nprobe = min(config.probes, index.nlist)
+    if config.kind == "hnsw":
+        index.hnsw.efSearch = config.search_effort
+    return index

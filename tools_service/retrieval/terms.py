@@ -10,11 +10,7 @@ import re
 
 import Stemmer
 
-ANALYSIS = {
-    "word": "two or more letters or digits, 64 at most",
-    "stemmer": "english",
-    "stop_words": "lucene",
-}
+ANALYSIS = {"word": "two or more letters or digits, 64 at most", "stemmer": "english", "stop_words": "lucene"}
 _LUCENE_STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
     "they this to was will with"
@@ -34,10 +30,7 @@ def analyze(text: str) -> list[str]:
 
 
 class TermIds(dict[str, int]):
-    """Ids for the terms of many texts, in order of appearance.
-
-    The dict maps words to ids, so that each word is stemmed once; `terms` maps terms to ids.
-    """
+    """Ids for the terms of many texts, by word; `terms` has the ids by (stemmed) term."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The client of tools on Ray Serve, which deployment.py deploys.
 
 In: lists of inputs. Out: results or reasons, before the deadline. It retries overloaded tools and
-lost replicas. Ray is imported when a client is created or used.
+lost replicas.
 """
 
 from __future__ import annotations
@@ -10,6 +10,15 @@ import asyncio
 import random
 from collections.abc import Mapping
 from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
 
 from tools_service.config import ToolsConfig
 from tools_service.serving.leases import application_name
@@ -42,9 +51,7 @@ class ServeTools(CachingClient):
         count_tokens: CountTokens = count_words,
         applications: Mapping[str, str] | None = None,
     ) -> None:
-        """`applications` are names by tool; by default those that run the tools as `config` says."""
-        import ray.serve  # noqa: F401  takes seconds on a busy machine: not in the first call's deadline
-
+        """`applications` are names by tool; by default those that `config` leads to."""
         super().__init__(config, count_tokens)
         self.applications = applications or {tool: application_name(config, tool) for tool in TOOL_NAMES}
         self._handles: dict[str, Any] = {}
@@ -65,14 +72,6 @@ class ServeTools(CachingClient):
         In the last case its parts are sent one after the other, down to single calls: an input that
         kills its replica loses only its own result. Among SPLIT_INTO² calls it costs five replicas.
         """
-        from ray.exceptions import RayActorError, RayError
-        from ray.serve.exceptions import (
-            BackPressureError,
-            DeploymentUnavailableError,
-            RayServeException,
-            ReplicaUnavailableError,
-        )
-
         backoff_s = MIN_BACKOFF_S
         while True:
             try:
@@ -109,7 +108,7 @@ class ServeTools(CachingClient):
 
     async def _send(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._handles:
-            self._handles[tool] = await asyncio.to_thread(_get_handle, self.applications[tool])
+            self._handles[tool] = await asyncio.to_thread(serve.get_app_handle, self.applications[tool])
         left_s = deadline - asyncio.get_running_loop().time()
         # Pairs, not dataclasses: those take longer to pickle than the calculator takes to answer.
         response = self._handles[tool].remote([(call.text, call.date) for call in inputs], left_s)
@@ -118,9 +117,3 @@ class ServeTools(CachingClient):
         except asyncio.CancelledError:
             response.cancel()
             raise
-
-
-def _get_handle(application: str) -> Any:
-    from ray import serve
-
-    return serve.get_app_handle(application)

@@ -54,10 +54,7 @@ class Replica:
         self._started_at: dict[int, float] = {}  # running requests
 
     def __call__(self, inputs: list[tuple[str, str | None]], left_s: float) -> Pairs:
-        """Answer a list of (text, date) with (result, reason), as client.ServeTools expects.
-
-        A request that waits for `left_s` seconds is dropped: its caller is gone.
-        """
+        """Answer (text, date) with (result, reason); give up waiting after `left_s` seconds."""
         if not self._slots.acquire(timeout=max(left_s, 0.0)):
             return [(None, DEADLINE)] * len(inputs)
         number = next(self._request_numbers)
@@ -122,7 +119,7 @@ def _start(config: ToolsConfig, applications: Mapping[str, str]) -> None:
 
 
 def running_applications(service: str) -> set[str]:
-    """Return the applications of `service` that answer, or will once Serve has replaced replicas."""
+    """Return the applications of `service` that answer, or will after a replacement."""
     alive = {name for name, status in application_statuses().items() if status in ("RUNNING", "UNHEALTHY")}
     return {name for name in alive if _belongs_to(name, service)}
 

@@ -17,6 +17,7 @@ import hmac
 import ipaddress
 import json
 import os
+import reprlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -135,27 +136,20 @@ def _parse_inputs(body: bytes, max_inputs: int) -> list[ToolInput]:
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"not JSON: {error}") from None
     if not isinstance(values, list):
-        raise HTTPException(400, f"wanted a list of inputs, got {_describe(values)}")
+        raise HTTPException(400, f"wanted a list of inputs, got {reprlib.repr(values)}")
     if len(values) > max_inputs:
         raise HTTPException(413, f"{len(values)} inputs are more than {max_inputs}: send shorter lists")
     return [_parse_input(value, number) for number, value in enumerate(values)]
 
 
 def _parse_input(value: Any, number: int) -> ToolInput:
-    if isinstance(value, str):
-        return ToolInput(value)
-    if not isinstance(value, dict):
-        raise HTTPException(400, f"input {number}: wanted a string or an object, got {_describe(value)}")
-    text, date = value.get("text"), value.get("date")
-    is_known = value.keys() <= {"text", "date"}
-    if not isinstance(text, str) or not isinstance(date, str | None) or not is_known:
-        raise HTTPException(400, f'input {number}: wanted {{"text": STRING, "date": STRING or null}}')
-    return ToolInput(text, date)
-
-
-def _describe(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    fields = {"text": value} if isinstance(value, str) else value
+    if isinstance(fields, dict) and fields.keys() <= {"text", "date"}:
+        text, date = fields.get("text"), fields.get("date")
+        if isinstance(text, str) and isinstance(date, str | None):
+            return ToolInput(text, date)
+    wanted = 'a string or {"text": STRING, "date": STRING or null}'
+    raise HTTPException(400, f"input {number}: wanted {wanted}, got {reprlib.repr(value)}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+
 from tools_service.base.errors import ToolformerError
 from tools_service.config import ToolsConfig
 from tools_service.tools.registry import tool_fingerprint
@@ -38,33 +40,24 @@ class Lease:
     """A claim on running `applications` until `release`, or until this process ends."""
 
     def __init__(self, service: str, applications: Iterable[str]) -> None:
-        name = f"{_lease_prefix(service)}{uuid.uuid4().hex} {' '.join(applications)}"
+        name = f"lease {service} {uuid.uuid4().hex} {' '.join(applications)}"
         self._actor = _create_named_actor(name)
 
     def release(self) -> None:
         """Give up the claim."""
-        import ray
-
         ray.kill(self._actor)
 
 
 def leased_applications(service: str) -> set[str]:
     """Return the applications of `service` that somebody holds a lease on."""
-    import ray
-
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    leases = [name for name in names if name.startswith(_lease_prefix(service))]
+    leases = [name for name in names if name.startswith(f"lease {service} ")]
     return {application for name in leases for application in name.split()[3:]}
 
 
 @contextmanager
 def service_lock(service: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-    """Keep other processes from starting or stopping tools of `service` during the block.
-
-    SharedToolsError if another process holds the lock for `timeout_s` seconds.
-    """
-    import ray
-
+    """Let one process at a time start or stop tools; SharedToolsError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -83,13 +76,8 @@ def service_lock(service: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[No
         ray.kill(lock)
 
 
-def _lease_prefix(service: str) -> str:
-    return f"lease {service} "
-
-
 def _create_named_actor(name: str) -> Any:
     """Create a no-op actor. Ray reserves its name at once; ValueError if another actor has it."""
-    import ray
 
     class NoOp:
         pass

@@ -8,12 +8,14 @@ Ray that was started here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ray
 
@@ -28,7 +30,7 @@ from tools_service.tools.contract import ToolName
 def serve(
     config: ToolsConfig, tools: Sequence[ToolName], address: str | None, http: HttpConfig | None
 ) -> None:
-    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP. Errors are raised at once."""
+    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started_here = address in (None, "local") and "RAY_ADDRESS" not in os.environ
     token = read_token(http) if http else None
@@ -47,7 +49,7 @@ def serve(
         print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
             print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
-            app = create_app(client, tools, http, token, lambda: _statuses(client, tools))
+            app = create_app(client, tools, http, token, functools.partial(_statuses, client))
             create_server(app).run(sockets=[listener])
         else:
             threading.Event().wait()
@@ -58,16 +60,12 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-@contextlib.contextmanager
-def _ray_connection(address: str | None) -> Iterator[None]:
+def _ray_connection(address: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Connect to Ray; the end of the block disconnects."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise ConfigurationError(f"--address {address}: no Ray cluster there: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -80,7 +78,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _statuses(client: ServeTools, tools: Sequence[str]) -> dict[str, str]:
-    """Return the status of each tool's application."""
+def _statuses(client: ServeTools) -> dict[str, str]:
     statuses = application_statuses()
-    return {tool: statuses.get(client.applications[tool], "NOT_STARTED") for tool in tools}
+    return {tool: statuses.get(name, "NOT_STARTED") for tool, name in client.applications.items()}

@@ -52,7 +52,7 @@ class ToolResult:
 
 
 class Tool(Protocol):
-    """A tool: `name` as in calls, and `__call__` from inputs to results, same length, same order."""
+    """A tool: `name` as in calls; `__call__` maps inputs to results, same length and order."""
 
     name: str
 
@@ -87,12 +87,9 @@ def without_result(inputs: Sequence[ToolInput], reason: str) -> list[ToolResult]
 
 def _validated(results: object, expected: int) -> list[ToolResult]:
     """Return `results`; MalformedAnswerError unless they are `expected` valid ones."""
-    if isinstance(results, list) and len(results) == expected and all(map(_is_valid, results)):
-        return results
+    if isinstance(results, list) and len(results) == expected:
+        kept = [result for result in results if isinstance(result, ToolResult)]
+        texts = [result.reason if result.result is None else result.result for result in kept]
+        if len(kept) == expected and all(isinstance(text, str) for text in texts):
+            return kept
     raise MalformedAnswerError(f"wanted a list of {expected} results or reasons, got {results!r:.100}")
-
-
-def _is_valid(result: object) -> bool:
-    if not isinstance(result, ToolResult):
-        return False
-    return isinstance(result.reason if result.result is None else result.result, str)

@@ -93,12 +93,8 @@ def flores_code(label: str, text: str) -> str | None:
     """
     codes = FLORES.get(label, ())
     letters = Counter(script for letter in text if letter.isalpha() for script in _scripts(letter))
-    best = max(codes, key=lambda code: letters[_script(code)], default=None)
-    return best if best and letters[_script(best)] else None
-
-
-def _script(code: str) -> str:
-    return code.partition("_")[2]
+    best = max(codes, key=lambda code: letters[code[-4:]], default=None)
+    return best if best and letters[best[-4:]] else None
 
 
 @functools.lru_cache(maxsize=4_096)

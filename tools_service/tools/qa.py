@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.retrieval.passages import Hit, Passage
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
-from tools_service.tools.wikisearch import Retriever
 
 MAX_QUESTION_CHARACTERS = 1_000
 
@@ -33,10 +33,7 @@ class QA:
     def __init__(
         self, config: QAConfig, search: WikiSearchConfig, retriever: Retriever | None = None
     ) -> None:
-        """Load the reader and open the index of `search`, unless there is a `retriever`.
-
-        Seq2SeqError if the checkpoint cannot be loaded or cannot read as `config` says.
-        """
+        """Load the reader, or raise Seq2SeqError, and the index unless there is a `retriever`."""
         model, self._tokenizer = load_seq2seq(config, "tools.qa")
         if config.reader == "fid" and model.config.model_type not in _FID_ARCHITECTURES:
             raise Seq2SeqError(
@@ -78,7 +75,7 @@ def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -
     """Return the texts for the encoder: one per passage (fid), or one for all (concatenated)."""
     question_text = config.question_format.format(question=question)
     passage_format = config.passage_format
-    passage_texts = [passage_format.format(title=one.title, text=one.text) for one in passages]
+    passage_texts = [passage_format.format(title=p.title, text=p.text) for p in passages]
     if config.reader == "fid":
         return [f"{question_text} {passage_text}" for passage_text in passage_texts]
     return [" ".join([question_text, *passage_texts])]

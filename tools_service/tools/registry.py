@@ -86,10 +86,7 @@ def with_absolute_paths(config: ToolsConfig) -> ToolsConfig:
 
 
 def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
-    """Return a hex digest of what replicas of `tool` are made from: settings, version, files.
-
-    A model that was trained again in the same folder has another fingerprint.
-    """
+    """Return a hex digest of what replicas of `tool` are made from: settings, version, files."""
     config = with_absolute_paths(config)
     parts: list[object] = [__version__, config.of(tool).model_dump_json()]
     if tool in SEARCHING_TOOLS:

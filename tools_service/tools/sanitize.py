@@ -40,7 +40,7 @@ def count_words(text: str) -> int:
 
 
 def clean(text: str, max_tokens: int, count_tokens: CountTokens = count_words) -> str:
-    """Return `text` made safe and at most `max_tokens` long by `count_tokens`; it may become empty."""
+    """Return `text` made safe, at most `max_tokens` long by `count_tokens`; it may be empty."""
     text = text[: 2 * MAX_CHARACTERS_PER_TOKEN * max_tokens]
     text = _INVISIBLE.sub("", text)
     text = _SPACE.sub(" ", text).strip()

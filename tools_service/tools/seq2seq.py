@@ -62,20 +62,16 @@ class Seq2Seq:
 
     @property
     def max_positions(self) -> int | None:
-        """The longest segment that the encoder has positions for; None if positions are relative."""
+        """The longest segment the encoder has positions for; None if positions are relative."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def generate(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[str | None]:
-        """Return the text generated for each input; None if it has no end within its limit of
-        tokens.
-
-        Decoding is greedy or a beam search. Special tokens are left out of the texts.
-        """
+        """Return the text for each input; None if it has no end token within its limit of tokens."""
         return [self._decode_text(ids) for ids in self.generate_ids(inputs, limits)]
 
     @torch.inference_mode()
     def generate_ids(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[Ids]:
-        """Return the ids generated for each input, up to and with its end token or up to its limit."""
+        """Return the ids for each input, up to and with its end token, or up to its limit."""
         outputs: list[Ids] = [[]] * len(inputs)
         for limit in sorted(set(limits)):  # more room may change the end of a beam search
             selected = [index for index, own_limit in enumerate(limits) if own_limit == limit]
@@ -140,5 +136,5 @@ def well_formed(text: str) -> str:
 
 def _mask(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return [B, longest]: 1 for the items of each row [its length, …], 0 for padding."""
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    return (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
+    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    return pad_sequence(ones, batch_first=True)

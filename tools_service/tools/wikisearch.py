@@ -1,62 +1,23 @@
 """Wikipedia search (paper section 3): ``WikiSearch(term)`` answers ``Title > text``.
 
 In: a query. Out: the best passage of an index (indexing/build.py), by BM25, by vectors or by both.
-A query without a word, or without a hit, has no result. `Retriever` gives the ranked passages,
-which QA reads. Results are not shortened here: the client caps them in tokens.
+A query without a word, or without a hit, has no result. Results are not shortened here: the client
+caps them in tokens.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tools_service.config import WikiSearchConfig
-from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.fusion import fuse
-from tools_service.retrieval.index import read_manifest
-from tools_service.retrieval.passages import Hit, Passage, PassageStore
+from tools_service.retrieval.passages import Hit
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput, ToolResult
-
-if TYPE_CHECKING:
-    from tools_service.retrieval.dense import DenseIndex
 
 MAX_QUERY_CHARACTERS = 1_000
 
-# A hybrid ranking is fused from this many hits of each retriever, or from `k` if that is more.
-_FUSION_DEPTH = 100
 _WORD = re.compile(r"[^\W_]")
-
-
-class Retriever:
-    """Ranks the passages of an index. Threads may share it."""
-
-    def __init__(self, config: WikiSearchConfig) -> None:
-        """Open the index at `config.index` for `config.retriever`.
-
-        IndexFolderError if there is no index; VectorsError if it lacks the vectors.
-        """
-        manifest = read_manifest(config.index)
-        self._passages = PassageStore(config.index)
-        self._bm25 = Bm25(config.index) if config.retriever != "dense" else None
-        self._dense: DenseIndex | None = None
-        if config.retriever != "bm25":
-            from tools_service.retrieval.dense import DenseIndex
-
-            self._dense = DenseIndex(config, manifest)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query, return the `k` best passages, best first; ties go to the earlier passage."""
-        depth = max(k, _FUSION_DEPTH) if self._bm25 and self._dense else k
-        by_terms = [self._bm25.search(query, depth) for query in queries] if self._bm25 else []
-        by_vectors = self._dense.search(queries, depth) if self._dense else []
-        if self._bm25 and self._dense:
-            return [fuse(rankings)[:k] for rankings in zip(by_terms, by_vectors, strict=True)]
-        return by_terms or by_vectors
-
-    def passage(self, number: int) -> Passage:
-        """Return a passage by its number."""
-        return self._passages[number]
 
 
 class WikiSearch:

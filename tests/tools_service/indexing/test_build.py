@@ -20,8 +20,9 @@ from tools_service.indexing.build import build_index, ensure_index
 from tools_service.indexing.sources import SourceError
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import IndexFolderError, read_manifest
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import Retriever, WikiSearch
+from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit
 

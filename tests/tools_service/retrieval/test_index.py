@@ -8,7 +8,7 @@ import pytest
 
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.index import IndexFolderError
-from tools_service.tools.wikisearch import Retriever
+from tools_service.retrieval.retriever import Retriever
 
 pytestmark = pytest.mark.unit
 

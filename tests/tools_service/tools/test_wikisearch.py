@@ -8,8 +8,9 @@ import pytest
 
 from tests.tools_service.encyclopedia import indexed
 from tools_service.retrieval.passages import Passage
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import Retriever, WikiSearch
+from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit
 
