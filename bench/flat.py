@@ -26,7 +26,7 @@ from pipeline.corpus.texts import read_corpus
 from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.syntax.tokenizer import TokenCounter
-from tools_service.tools.client import LocalTools
+from tools_service.serving.local import start_local_tools
 from tools_service.tools.contract import TOOL_NAMES
 
 BAR = 0.05
@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = demo().annotate
     method = config.method.model_copy(update={"tools": tuple(args.tool)})
-    tools = LocalTools.start(config.tools, method.tools)
+    tools = start_local_tools(config.tools, method.tools)
     annotator = Annotator(load_language_model(config.model), tools, method)
     texts, done, after = endless(config), 0, {}
     while done < args.texts:

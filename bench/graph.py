@@ -36,7 +36,7 @@ from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.storage.row_files import ROWS, read_rows
 from pipeline.syntax.tokenizer import TokenCounter
-from tools_service.tools.client import LocalTools
+from tools_service.serving.local import start_local_tools
 
 BAR = 0.9
 LEAST_S = 300
@@ -67,7 +67,7 @@ def bare(config: AnnotateConfig) -> tuple[dict[str, float], DecodeBatch]:
     """The engine by itself."""
     torch.set_num_threads(int(config.ray.cpus_per_actor))
     began = time.perf_counter()
-    tools = LocalTools.start(config.tools, config.method.tools)
+    tools = start_local_tools(config.tools, config.method.tools)
     annotator = Annotator(load_language_model(config.model), tools, config.method)
     loaded, rows = time.perf_counter(), {}
     for batch in _batches(config):

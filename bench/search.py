@@ -28,8 +28,8 @@ import psutil
 
 from bench import results, texts
 from tools_service.config import VectorsConfig, WikiSearchConfig
+from tools_service.indexing.build import build_index
 from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import build
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.terms import analyze
 from tools_service.tools.contract import ToolInput
@@ -90,7 +90,7 @@ def measure_build(source: Sequence[Path], passages: int, folder: Path, index: Pa
         for title, text in texts.articles(language, int(passages / PASSAGES_PER_ARTICLE)):
             file.write(json.dumps({"title": title, "text": text}) + "\n")
     clock, cpu = time.monotonic(), time.process_time()
-    manifest = build(
+    manifest = build_index(
         WikiSearchConfig(source=(str(folder / "articles.jsonl"),), index=index), workers=0, progress=False
     )
     return {
@@ -162,9 +162,13 @@ def measure_exhaustive(index: Path, queries: Sequence[str]) -> dict[str, Any]:
     import bm25s  # here, as replicas import this module, and their memory is measured
 
     ours, theirs = Bm25(index), bm25s.BM25(method="lucene", k1=0.9, b=0.4)
-    theirs.scores = ours.matrix()
+    arrays = {"data": "scores.npy", "indices": "postings.npy", "indptr": "starts.npy"}
+    theirs.scores = {
+        name: np.load(index / file, mmap_mode="r").view(np.ndarray) for name, file in arrays.items()
+    }
+    theirs.scores["num_docs"] = len(PassageStore(index))
     theirs.nonoccurrence_array = None
-    numbers = [[ours.vocabulary.number(term) for term in analyze(query)] for query in queries]
+    numbers = [[ours.vocabulary.term_id(term) for term in analyze(query)] for query in queries]
     known = [[number for number in one if number is not None] for one in numbers]
 
     def exhaustive(one: list[int], k: int) -> Any:
@@ -188,10 +192,8 @@ def measure_exhaustive(index: Path, queries: Sequence[str]) -> dict[str, Any]:
 
 def measure_recall(index: Path, folder: Path) -> dict[str, Any]:
     """Share of the exact ten that each kind of FAISS index finds, on vectors of the first passages."""
-    from tools_service.retrieval.vectors import (  # FAISS, which replicas of BM25 do not load
-        VectorIndex,
-        VectorWriter,
-    )
+    from tools_service.indexing.vectors import VectorWriter  # FAISS, which replicas of BM25 do not load
+    from tools_service.retrieval.dense import VectorIndex
 
     vectors = passage_vectors(index, _VECTORS + _VECTOR_QUERIES)
     queries, vectors = vectors[:_VECTOR_QUERIES], vectors[_VECTOR_QUERIES:]

@@ -1,4 +1,4 @@
-"""Train the demo's reader: a small T5 that reads passages for a question, as tools_service/reading.py asks.
+"""Train the demo's reader: a small T5 that reads passages for a question, as tools_service/tools/qa.py asks.
 
     python -m demo.train_reader --output runs/reader            # resumes where it stopped
     python -m demo.train_reader --output runs/reader --export demo/models/reader
@@ -35,7 +35,7 @@ from demo import facts, generate, training
 from demo.facts import Entity
 from tools_service.config import QAConfig
 from tools_service.retrieval.passages import Passage
-from tools_service.tools.qa import encode, parts
+from tools_service.tools.qa import encode_text, reader_texts
 from tools_service.tools.seq2seq import Ids, Seq2Seq, load_seq2seq
 
 # The reader's settings in the demo: its examples are put to it in exactly this form, but with up to PASSAGES.
@@ -164,7 +164,7 @@ def train_tokenizer(seed: int = 0, examples: int = 6_000) -> PreTrainedTokenizer
     def corpus() -> Iterator[str]:
         for _ in range(examples):
             one = example(rng)
-            yield from parts(READER, one.question, one.passages[:1])
+            yield from reader_texts(READER, one.question, one.passages[:1])
         yield from (f" {number} {number:02d}" for number in range(100) for _ in range(100))
 
     tokenizer = training.byte_level_bpe(corpus(), VOCABULARY, [PAD, EOS])
@@ -226,8 +226,8 @@ class Batches:
             yield from batches
 
     def _encode(self, one: Example) -> Encoded:
-        read = parts(READER, one.question, one.passages)
-        ids = [encode(self._tokenizer, part, READER.max_passage_tokens) for part in read]
+        read = reader_texts(READER, one.question, one.passages)
+        ids = [encode_text(self._tokenizer, part, READER.max_passage_tokens) for part in read]
         return ids, self._tokenizer(one.answer).input_ids
 
 
@@ -263,7 +263,10 @@ def exact_share(folder: Path, count: int, most: int) -> float:
     config = READER.model_copy(update={"model": str(folder), "device": "cpu"})
     model, tokenizer = load_seq2seq(config, "reader")
     inputs = [
-        [encode(tokenizer, part, config.max_passage_tokens) for part in parts(config, o.question, o.passages)]
+        [
+            encode_text(tokenizer, part, config.max_passage_tokens)
+            for part in reader_texts(config, o.question, o.passages)
+        ]
         for o in examples
     ]
     reader = Seq2Seq(model, tokenizer, max_batch_tokens=config.max_batch_tokens)

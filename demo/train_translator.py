@@ -5,7 +5,7 @@
     python -m demo.train_translator --evaluate demo/models/translator # sentences that no training saw
 
 The result is what facebook/nllb-200-distilled-600M is, in small: M2M100ForConditionalGeneration with an
-NllbTokenizer, ``deu_Latn`` and ``eng_Latn`` its only languages; tools_service/translation.py loads either.
+NllbTokenizer, ``deu_Latn`` and ``eng_Latn`` its only languages; tools_service/tools/mt.py loads either.
 One sentence in twenty, chosen by its hash, is never trained on.
 """
 

@@ -1,12 +1,13 @@
 """python -m tools_service COMMAND: the tools by hand.
 
-    call TOOL TEXT     ask one tool; exit code 0 with a result, 1 with the reason on standard error
-    call TOOL --json   one JSON string a line in, one object with result and reason a line out, in order
+    call TOOL TEXT     ask a tool; exit code 0 with a result, 1 with the reason on standard error
+    call TOOL --json   a JSON string per line in, an object with result and reason per line out, in order
     index              build WikiSearch's index
     serve              run the tools on Ray until interrupted; with --http also over HTTP
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
-Exit codes: 0 done, 1 no result or the tools could not start, 2 wrong command line or configuration.
+
+Exit codes: 0 done, 1 no result or no start, 2 wrong command line or configuration.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import tyro
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
-from tools_service.tools.client import LocalTools, ToolClient
+from tools_service.serving.local import start_local_tools
+from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName, ToolResult
 from tools_service.tools.registry import require_available
 from tools_service.tools_file import tools_file_of, with_tools_file
@@ -34,14 +36,14 @@ Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """Ask one tool in this process."""
+    """Ask a tool in this process."""
 
     tool: tyro.conf.Positional[ToolName]
     """The tool."""
     text: tyro.conf.Positional[str | None] = None
-    """What stands between the parentheses of the call."""
+    """The text between the parentheses of the call."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Read one JSON string a line from standard input; print one object a line: result, reason."""
+    """Read a JSON string per line from standard input; print an object per line: result, reason."""
     date: str | None = None
     """The calendar's day, YYYY-MM-DD; None is today."""
     tools_file: Path | None = None
@@ -51,12 +53,12 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Build the index of --source in the folder --index, whatever is there."""
+    """Build the index of --source in the folder --index, also if there is one."""
 
     workers: int | None = None
-    """Processes on Ray (RAY_ADDRESS, or this machine); 0 stays in this one; None decides by the size."""
+    """Processes on Ray (RAY_ADDRESS, or this machine); 0 uses none; None decides by the size."""
     tools_file: Path | None = None
-    """TOML file with the configuration of the tools; its section wikisearch is used."""
+    """TOML file with the configuration of the tools; only its section wikisearch counts."""
     config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")]
 
 
@@ -77,11 +79,11 @@ class Serve:
 
 
 def call(arguments: Call) -> int:
-    """One call, or with --json one for every line of standard input; the exit code."""
+    """Answer a call, or with --json a call per line of standard input; return the exit code."""
     if arguments.json == (arguments.text is not None):
         raise ConfigurationError("call: give the text of one call, or --json and the texts on standard input")
     require_available([arguments.tool], arguments.config, field="TOOL")
-    client = LocalTools.start(arguments.config, [arguments.tool])
+    client = start_local_tools(arguments.config, [arguments.tool])
     if arguments.json:
         for answer in answers(client, arguments.tool, arguments.date, sys.stdin.buffer):
             print(json.dumps({"result": answer.result, "reason": answer.reason}), flush=True)
@@ -97,7 +99,7 @@ def call(arguments: Call) -> int:
 def answers(
     client: ToolClient, tool: ToolName, date: str | None, lines: Iterable[bytes]
 ) -> Iterator[ToolResult]:
-    """One answer for each line, as soon as the line is there."""
+    """Yield an answer for each line, as soon as the line is there."""
     for line in lines:
         try:
             text = json.loads(line)
@@ -111,13 +113,13 @@ def answers(
 
 def index(arguments: Index) -> int:
     """Build the index and print its manifest."""
-    from tools_service.retrieval.index import build
+    from tools_service.indexing.build import build_index
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")
     if arguments.workers is not None and arguments.workers < 0:
         raise ConfigurationError(f"--workers = {arguments.workers}: name a number from 0")
-    manifest = build(arguments.config, workers=arguments.workers)
+    manifest = build_index(arguments.config, workers=arguments.workers)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
     return 0
 
@@ -126,7 +128,7 @@ def serve(arguments: Serve) -> int:
     """Run the tools until an interrupt."""
     require_available(arguments.tools, arguments.config, field="--tools")
 
-    from tools_service.serving.serve import serve  # seconds: Ray
+    from tools_service.serving.serve import serve  # imports Ray, which takes seconds
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tools_service").setLevel(logging.INFO)
@@ -136,7 +138,7 @@ def serve(arguments: Serve) -> int:
 
 
 def parse(argv: Sequence[str]) -> Call | Index | Serve:
-    """The typed arguments; the values of --tools-file are their defaults."""
+    """Return the typed arguments; the values of --tools-file are their defaults."""
     config = ToolsConfig(calendar=CalendarConfig(today=True))
     argv = current_options(argv)
     config = with_tools_file(config, tools_file_of(argv))
@@ -153,7 +155,7 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; the exit code."""
+    """Run a command; return the exit code."""
     try:
         arguments = parse(argv)
         if isinstance(arguments, Call):

@@ -136,11 +136,11 @@ def generate(arguments: GenerateArguments) -> None:
     from pipeline.engine.loading import load_language_model
     from pipeline.inference.decoding import DecodingParams
     from pipeline.inference.generator import Generator, available_tools
-    from tools_service.tools.client import LocalTools
+    from tools_service.serving.local import start_local_tools
 
     prompts, config = prompts_of(arguments), arguments.config
     tools = available_tools(config)
-    generator = Generator(load_language_model(config.model), LocalTools.start(config.tools, tools))
+    generator = Generator(load_language_model(config.model), start_local_tools(config.tools, tools))
     params = DecodingParams(
         k=config.k,
         disabled=config.disabled,

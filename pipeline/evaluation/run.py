@@ -33,7 +33,8 @@ from pipeline.evaluation.results import (
 from pipeline.evaluation.scoring import is_right
 from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
-from tools_service.tools.client import LocalTools, ToolClient
+from tools_service.serving.local import start_local_tools
+from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES
 
 _LABEL = re.compile(r"[\w-]+")
@@ -73,7 +74,7 @@ def evaluate_model(
     if tools is None:
         available = available_tools(generation)
         tools_off = frozenset(TOOL_NAMES).difference(available)
-        tools = LocalTools.start(generation.tools, available)
+        tools = start_local_tools(generation.tools, available)
     predictions: list[Prediction] = []
     results: dict[str, BenchmarkResult] = {}
     generator = Generator(model, tools)

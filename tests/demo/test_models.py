@@ -14,7 +14,7 @@ from demo import facts, generate
 from demo.train_reader import READER
 from demo.train_translator import phrases
 from tools_service.config import MTConfig, WikiSearchConfig
-from tools_service.retrieval.index import ensure
+from tools_service.indexing.build import ensure_index
 from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.mt import MT
 from tools_service.tools.qa import QA
@@ -29,7 +29,7 @@ MODELS = DEMO / "models"
 def qa(tmp_path_factory: pytest.TempPathFactory) -> QA:
     source = (str(DEMO / "encyclopedia" / "articles.jsonl"),)
     search = WikiSearchConfig(source=source, index=tmp_path_factory.mktemp("index") / "index")
-    ensure(search)
+    ensure_index(search)
     return QA(READER.model_copy(update={"model": str(MODELS / "reader"), "device": "cpu"}), search)
 
 

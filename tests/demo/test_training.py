@@ -13,7 +13,7 @@ from demo import train_reader, train_translator, training
 from demo.train_reader import PASSAGES, READER, example, known, loss_of, whole_article
 from demo.train_translator import held_out, phrases
 from tests.tools_service.small_seq2seq import byte_level_tokenizer, t5
-from tools_service.tools.qa import encode, parts
+from tools_service.tools.qa import encode_text, reader_texts
 
 pytestmark = pytest.mark.unit
 
@@ -37,9 +37,9 @@ def test_an_example_says_its_answer_in_a_passage_on_its_subject_or_has_none() ->
 def test_a_question_fits_what_the_reader_is_given() -> None:
     rng, tokenizer = Random(2), train_reader.train_tokenizer(examples=300)
     lengths = [
-        len(encode(tokenizer, part, 10_000))
+        len(encode_text(tokenizer, part, 10_000))
         for one in (example(rng) for _ in range(100))
-        for part in parts(READER, one.question, one.passages)
+        for part in reader_texts(READER, one.question, one.passages)
     ]
     assert max(lengths) < READER.max_passage_tokens
 
@@ -49,8 +49,8 @@ def test_the_trainings_loss_is_that_of_reading_one_by_one() -> None:
     rng, tokenizer = Random(3), byte_level_tokenizer(["question: Where? title: A context: She lives in B."])
     batch = []
     for one in (example(rng, whole=0.0) for _ in range(3)):
-        read = parts(READER, one.question, one.passages)
-        batch.append(([encode(tokenizer, text, 60) for text in read], tokenizer(one.answer).input_ids))
+        read = reader_texts(READER, one.question, one.passages)
+        batch.append(([encode_text(tokenizer, text, 60) for text in read], tokenizer(one.answer).input_ids))
     model = t5(len(tokenizer)).eval()
     with torch.inference_mode():
         loss, values = loss_of(model, batch)

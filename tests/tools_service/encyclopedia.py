@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools_service.config import WikiSearchConfig
-from tools_service.retrieval.index import build
+from tools_service.indexing.build import build_index
 
 ARTICLES = [
     ("Spin fishing", "Spin fishing uses a fast and lightweight reel. It is popular on rivers."),
@@ -39,6 +39,6 @@ def config(source: Path, index: Path, **changes: Any) -> WikiSearchConfig:
 
 def indexed(folder: Path, articles: Sequence[tuple[str, str]] = ARTICLES, **changes: Any) -> WikiSearchConfig:
     """An index of `articles` below `folder`."""
-    made = config(written(folder / "articles.jsonl", articles), folder / "index", **changes)
-    build(made, progress=False)
-    return made
+    search = config(written(folder / "articles.jsonl", articles), folder / "index", **changes)
+    build_index(search, progress=False)
+    return search

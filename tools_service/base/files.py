@@ -1,7 +1,6 @@
-"""Files and folders that appear whole or not at all, and the clock that stamps them.
+"""Atomic writes of files and folders, and the time stamp for them.
 
-A write that the operating system refuses becomes an OutputError that names the path. Folders of rows are
-pipeline/storage's.
+A write that the system refuses becomes an OutputError that names the path.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,12 +21,12 @@ PART = ".part"
 
 
 class OutputError(ToolformerError):
-    """What cannot be written: no space, no right, a file system that is gone."""
+    """An output cannot be written: no space, no permission, or a file system that is gone."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """The operating system's refusals as an OutputError that names `path`."""
+    """Turn an OSError of the block into an OutputError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -36,8 +36,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part. OutputError if it
-    cannot be written."""
+    """Write a small file: a reader sees the old content or the new. OutputError if it fails."""
     part = path.with_name(path.name + PART)
     with writing(path):
         with part.open("w", encoding="utf-8") as file:
@@ -48,31 +47,34 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def atomic_write_json(path: Path, content: object) -> None:
-    """`content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, as `atomic_write` does."""
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new, empty folder beside `folder`; at the end of the block it takes its place.
+    """Give the block a new, empty folder beside `folder`, and put it in that place at the end.
 
-    A reader finds the old folder or the new one, complete; whoever has files of the old one open keeps them.
-    If the block raises, `folder` stays as it was. Whether `folder` may be replaced is for the caller to say.
+    `folder` appears only when it is complete. Processes that have files of the old folder open keep
+    them. If the block or the exchange raises, the old folder stays. The caller decides whether
+    `folder` may be replaced. Raises OutputError if the file system refuses.
     """
-    staging, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    for left_over in (staging, old):
-        shutil.rmtree(left_over, ignore_errors=True)
+    folder = folder.resolve()  # of a symbolic link, replace the target
+    token = uuid.uuid4().hex[:8]  # not the process id, which two containers can share
+    staging = folder.with_name(f".{folder.name}.{token}{PART}")
+    old = folder.with_name(f".{folder.name}.{token}.old")
     try:
         with writing(folder):
             staging.mkdir(parents=True)
         yield staging
         with writing(folder):
-            if folder.exists():
+            replaced = folder.exists()
+            if replaced:
                 folder.rename(old)
             try:
                 staging.rename(folder)
             except OSError:
-                if old.exists():
+                if replaced:
                     old.rename(folder)
                 raise
         shutil.rmtree(old, ignore_errors=True)
@@ -81,5 +83,5 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def now() -> str:
-    """The time, ISO 8601, UTC, in seconds."""
+    """Return the time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

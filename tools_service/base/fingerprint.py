@@ -1,7 +1,7 @@
 """Has an input changed? The one fingerprint of files and settings.
 
-In: files, or anything that JSON can say. Out: a short hex digest; equal digests mean equal inputs. Contents
-are read only where asked for: names, sizes and times tell most changes and cost nothing.
+In: files, or values that have a JSON form. Out: the state of a file, or a hex digest; equal digests
+mean equal inputs. Contents are read only on request: names, sizes and times show most changes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
 
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A file as it was: `sha256` is of its content, where that was read."""
+    """A file at one moment. `sha256` is the digest of its content, None if that was not read."""
 
     name: str
     size: int
@@ -28,32 +29,38 @@ class FileState:
 
     @staticmethod
     def of(path: Path, *, name: str | None = None, contents: bool = False) -> FileState:
-        """The state of `path` now, called `name` or by its file name."""
+        """Return the state of `path`, under `name` or its file name."""
+        # stat comes first: a change while the content is read shows as another time later.
         stat = path.stat()
         digest = content_digest(path) if contents else None
         return FileState(name or path.name, stat.st_size, stat.st_mtime_ns, digest)
 
+    def matches(self, path: Path) -> bool:
+        """Whether `path` has this name, size and content.
+
+        An equal time counts as equal content. Where the time differs (a fresh checkout, a copy),
+        the content is read and compared, if its digest is known.
+        """
+        stat = path.stat()
+        if (path.name, stat.st_size) != (self.name, self.size):
+            return False
+        if stat.st_mtime_ns == self.mtime_ns:
+            return True
+        return self.sha256 is not None and content_digest(path) == self.sha256
+
 
 def content_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Digest of a file's content (an algorithm of hashlib), read in a stream."""
+    """Return the digest of a file's content as hex digits. The file is streamed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def folder_states(folder: Path) -> list[FileState]:
-    """The files directly in `folder`, by name; none where there is no such folder."""
+    """Return the files directly in `folder`, sorted by name; none if there is no such folder."""
     return [FileState.of(path) for path in sorted(folder.glob("*")) if path.is_file()]
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
-    """A hex digest of JSON values, dataclasses among them, in their order."""
-    text = json.dumps(list(parts), sort_keys=True, default=_plain)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, FileState):
-        return [value.name, value.size, value.mtime_ns, value.sha256]
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"cannot be fingerprinted: {value!r}")
+    """Return a hex digest of JSON values, paths, dataclasses or models; ValueError for others."""
+    text = json.dumps(to_jsonable_python(list(parts)), sort_keys=True)  # ASCII
+    return hashlib.blake2b(text.encode("ascii"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -1,8 +1,8 @@
 """The numbered lines of a possibly compressed stream of bytes, as far as they can be read.
 
-In: chunks of raw bytes. Out: `Line`s; what cannot be read (a damaged or truncated file, a line too long to
-hold, bytes that are no UTF-8) is a `Line` with the problem instead of the text, so that it is counted and the
-rest is still read. At most one line is held in memory. Knows nothing of JSON, documents or filesystems.
+In: chunks of raw bytes. Out: `Line`s. One that cannot be read (damage, truncation, too long, not
+UTF-8) has a problem instead of a text, and reading goes on if it can. At most one line is held in
+memory. It knows no JSON, documents or file systems.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ import bz2
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import zstandard
 
 MAX_LINE_BYTES = 64 * 2**20
 
+_DECOMPRESSORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "gz": (lambda: zlib.decompressobj(wbits=31), "gzip"),
+    "bz2": (bz2.BZ2Decompressor, "bzip2"),
+    "zst": (lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its line break, numbered from 1; with a `problem` (``KIND: details``) it has no text."""
+    """A line without its break, numbered from 1, or a `problem` (``KIND: details``) instead."""
 
     number: int
     text: str = ""
@@ -28,32 +34,22 @@ class Line:
 
 
 class _DamagedError(Exception):
-    """The compressed stream ends or breaks here."""
-
-
-class _Decompressor(Protocol):
-    """What zlib's and zstandard's objects share; one of them reads one gzip member or zstandard frame."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    """The compressed stream ends too early or is not what it should be."""
 
 
 def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a stream; `compression` is "", "gz", "bz2" or "zst". A damaged one ends with a problem."""
+    """Yield lines of at most `max_bytes` bytes; `compression` is "", "gz", "bz2" or "zst"."""
     number = 1
     pending = bytearray()
     length = 0
     try:
-        for chunk in _decompressed(chunks, compression):
+        for chunk in _decompress(chunks, *_DECOMPRESSORS[compression]) if compression else chunks:
             *complete, rest = chunk.split(b"\n")
             for piece in complete:
                 length += len(piece)
                 if length <= max_bytes:
                     pending += piece
-                yield _decoded(number, pending, length, max_bytes)
+                yield _decode(number, pending, length, max_bytes)
                 number, pending, length = number + 1, bytearray(), 0
             length += len(rest)
             if length <= max_bytes:
@@ -62,10 +58,10 @@ def read_lines(chunks: Iterable[bytes], compression: str, max_bytes: int = MAX_L
         yield Line(number, problem=f"damaged file: {damage}; nothing after line {number - 1} can be read")
         return
     if length:
-        yield _decoded(number, pending, length, max_bytes)
+        yield _decode(number, pending, length, max_bytes)
 
 
-def _decoded(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
+def _decode(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     if length > max_bytes:
         return Line(number, problem=f"line too long: {length:,} bytes, at most {max_bytes:,} are read")
     try:
@@ -75,31 +71,23 @@ def _decoded(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     return Line(number, text.removesuffix("\r"))
 
 
-def _decompressed(chunks: Iterable[bytes], compression: str) -> Iterator[bytes]:
-    if compression == "":
-        yield from chunks
-    elif compression == "gz":
-        yield from _inflated(chunks, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif compression == "bz2":
-        yield from _inflated(chunks, bz2.BZ2Decompressor, "bzip2")
-    else:
-        yield from _inflated(chunks, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstandard")
+def _decompress(chunks: Iterable[bytes], new: Callable[[], Any], name: str) -> Iterator[bytes]:
+    """Decompress a stream of members, each with a `new` object. _DamagedError where it breaks.
 
-
-def _inflated(chunks: Iterable[bytes], new: Callable[[], _Decompressor], name: str) -> Iterator[bytes]:
-    """What could be decompressed is passed on before the damage behind it is noticed; gzip.open loses it."""
-    decompressor, within = new(), True
+    Everything in front of the damage is yielded first, which gzip.open does not do.
+    """
+    decompressor, inside_member = new(), True
     for chunk in chunks:
         data = chunk
         while data:
-            within = True
+            inside_member = True
             try:
                 yield decompressor.decompress(data)
-            except (zlib.error, zstandard.ZstdError, OSError) as error:  # OSError is bz2's
+            except (zlib.error, zstandard.ZstdError, OSError) as error:  # bz2 raises OSError
                 raise _DamagedError(f"not {name}: {error}") from error
             data = b""
             if decompressor.eof:
                 data = decompressor.unused_data
-                decompressor, within = new(), False
-    if within:
+                decompressor, inside_member = new(), False
+    if inside_member:
         raise _DamagedError(f"{name} stream ends too early")

@@ -1,1 +1,5 @@
-"""What WikiSearch and QA search with: sources to an index on disk, and BM25, vectors or both over it."""
+"""Opens and searches the index behind WikiSearch and QA: BM25, vectors, or both fused.
+
+In: an index folder that `indexing` built, and queries. Out: ranked passages. It knows no tool and
+no Ray.
+"""

@@ -1,20 +1,20 @@
-"""BM25 over an index that merging.py wrote, by memory map: exact, and without scoring every passage.
+"""BM25 over an index that indexing/merging.py wrote: exact, without scoring every passage.
 
-The highest score of each term is known. So once `k` passages are known to reach some score, the weakest terms
-cannot lift a passage over it that has none of the others (MaxScore; Turtle and Flood 1995): the postings of
-the strong terms are added up, a range of passages at a time, and only what can still be among the best is
-looked up in those of the weak. The results are those of adding up all postings. Any number of threads may
-search at once.
+The search is MaxScore (Turtle and Flood 1995), with the highest score of each term. Once `k`
+passages reach a threshold, passages with only the weakest query terms cannot. So the postings of
+the strong ("essential") terms are added up, a block of passages at a time, and only passages that
+can still reach the threshold are looked up in the weak terms' postings. The index is opened by
+memory map; threads may search at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,68 +22,62 @@ import numpy.typing as npt
 from tools_service.retrieval.passages import Hit
 from tools_service.retrieval.terms import analyze
 
-# Bounds are compared with this much room, as sums of floats depend on their order.
-_ROOM = 1e-9
-# Passages scored in full before the search begins, to know what the k best have at least.
-_TRIED = 256
-# Passages whose scores are added up at a time: the sums stay in a processor's cache.
-_RANGE = 2**17
+_TOLERANCE = 1e-9  # for bounds: sums of floats depend on their order
+_SEED_PASSAGES = 256  # scored in full before the search, for a first threshold
+_BLOCK_PASSAGES = 2**17  # added up at a time: the sums fit a processor's cache
 
 Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
-UnpaddedLayout = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
 
 
 class Vocabulary:
-    """Terms by number: sorted bytes in a mapped file, found by halving."""
+    """The ids of terms: sorted bytes in a mapped file, found by binary search."""
 
     def __init__(self, folder: Path) -> None:
-        self._starts = _opened(folder / "terms.npy")
-        self._bytes = _mapped(folder / "terms.bin")
+        self._starts = _open_array(folder / "terms.npy")
+        self._bytes = _map_file(folder / "terms.bin")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def number(self, term: str) -> int | None:
-        """The number of `term`; None if no passage holds it."""
-        wanted = term.encode("utf-8", "replace")
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            found = self._bytes[self._starts[middle] : self._starts[middle + 1]]
-            if found == wanted:
-                return middle
-            low, high = (middle + 1, high) if found < wanted else (low, middle)
-        return None
+    def __getitem__(self, term_id: int) -> bytes:
+        return self._bytes[self._starts[term_id] : self._starts[term_id + 1]]
+
+    def term_id(self, term: str) -> int | None:
+        """Return the id of `term`; None if no passage holds it."""
+        key = term.encode("utf-8", "replace")
+        term_id = bisect_left(self, key)
+        return term_id if term_id < len(self) and self[term_id] == key else None
 
 
-class _List:
-    """The postings of one term of a query: passages in order, their scores, the highest, the weight."""
+class _PostingList:
+    """The postings of one query term. `weight` is how often the query has the term."""
 
-    __slots__ = ("edges", "maximum", "passages", "scores", "weight")
+    __slots__ = ("block_starts", "max_score", "passages", "scores", "weight")
 
-    def __init__(self, passages: Int32s, scores: Float32s, maximum: float, weight: int) -> None:
-        self.passages, self.scores, self.weight = passages, scores, weight
-        self.maximum = weight * maximum
-        self.edges: list[int] = []  # where each range of passages begins, and the end
+    def __init__(self, passages: Int32s, scores: Float32s, max_score: float, weight: int) -> None:
+        self.passages, self.scores, self.weight = passages, scores, weight  # passages ascend
+        self.max_score = weight * max_score
+        self.block_starts: list[int] = []  # where each block of passages begins, and the end
 
-    def reaching(self, need: float, start: int) -> tuple[Int32s, Floats]:
-        """The passages from place `start` on that this term alone gives what they `need`, and its scores."""
-        least = np.float32(need / self.weight * (1 - 1e-6))  # below any score that is lost to rounding
-        at = start + np.flatnonzero(self.scores[start:] >= least)
-        return self.passages[at], self.weighed(at)
+    def at_least(self, score: float, start: int) -> tuple[Int32s, Float64s]:
+        """Return passages, from posting `start` on, with at least `score` by this term alone."""
+        lower_bound = np.float32(score / self.weight * (1 - 1e-6))  # below any rounding of float32
+        at = start + np.flatnonzero(self.scores[start:] >= lower_bound)
+        return self.passages[at], self.weighted_scores(at)
 
-    def weighed(self, part: slice | UnpaddedLayout) -> Floats:
-        """Scores as this query counts them."""
-        return np.multiply(self.scores[part], self.weight, dtype=np.float64)
+    def weighted_scores(self, at: slice | Int64s) -> Float64s:
+        """Return the scores of some postings in this query."""
+        return np.multiply(self.scores[at], self.weight, dtype=np.float64)
 
-    def add_to(self, totals: Floats, passages: Int32s) -> None:
+    def add_to(self, totals: Float64s, passages: Int32s) -> None:
         """Add this term's scores to the `totals` of some `passages`."""
         at = np.searchsorted(self.passages, passages)
         at[at == len(self.passages)] = 0
-        known = np.flatnonzero(self.passages[at] == passages)
-        totals[known] += self.weighed(at[known])
+        present = np.flatnonzero(self.passages[at] == passages)
+        totals[present] += self.weighted_scores(at[present])
 
 
 class Bm25:
@@ -91,125 +85,126 @@ class Bm25:
 
     def __init__(self, folder: Path) -> None:
         self.vocabulary = Vocabulary(folder)
-        self._starts = _opened(folder / "starts.npy")
-        self._passages = _opened(folder / "postings.npy")
-        self._scores = _opened(folder / "scores.npy")
-        self._maxima = _opened(folder / "maxima.npy")
-        self._total = len(_opened(folder / "passages.npy")) - 1
-        self._own = threading.local()
+        self._starts = _open_array(folder / "starts.npy")
+        self._passages = _open_array(folder / "postings.npy")
+        self._scores = _open_array(folder / "scores.npy")
+        self._max_scores = _open_array(folder / "maxima.npy")
+        self._total = len(_open_array(folder / "passages.npy")) - 1
+        self._thread_local = threading.local()
 
     def search(self, query: str, k: int) -> list[Hit]:
-        """The `k` best passages that share a term with `query`, best first; ties go to the earlier one."""
+        """Return the `k` best passages with a term of `query`; ties go to the earlier passage."""
         return self.search_terms(analyze(query), k)
 
     def search_terms(self, terms: Sequence[str], k: int) -> list[Hit]:
-        """As `search`; a term that comes twice counts twice."""
+        """Search for `terms` as `search` does; a repeated term counts repeatedly."""
         lists = [
-            self._list(number, weight)
+            self._posting_list(term_id, weight)
             for term, weight in Counter(terms).items()
-            if (number := self.vocabulary.number(term)) is not None
+            if (term_id := self.vocabulary.term_id(term)) is not None
         ]
         if not lists or k < 1:
             return []
-        # Sums are formed in this order whatever is left out, so equal passages have equal scores.
-        lists.sort(key=lambda one: -one.maximum)
-        passages, scores = self._best(lists, k)
+        # Every score is summed in this order, so that equal passages have equal scores.
+        lists.sort(key=lambda postings: -postings.max_score)
+        passages, scores = self._candidates(lists, k)
         order = np.lexsort((passages, -scores))[:k]
         return [Hit(int(passages[n]), float(scores[n])) for n in order]
 
-    def _best(self, lists: Sequence[_List], k: int) -> tuple[Int32s, Floats]:
-        """Passages and scores, the `k` best among them; `lists` from the strongest to the weakest."""
-        # int32 as the postings are: searchsorted would copy them otherwise
-        edges = np.arange(0, self._total + _RANGE, _RANGE, dtype=np.int32)
-        for one in lists:
-            one.edges = np.searchsorted(one.passages, edges).tolist()
-        weaker = [*np.cumsum([one.maximum for one in reversed(lists)])[::-1].tolist(), 0.0]
-        floor = _floor(lists, k)
+    def _candidates(self, lists: Sequence[_PostingList], k: int) -> tuple[Int32s, Float64s]:
+        """Return passages and scores, the `k` best among them; `lists` go from strong to weak."""
+        # int32 as the postings: searchsorted would copy them otherwise.
+        edges = np.arange(0, self._total + _BLOCK_PASSAGES, _BLOCK_PASSAGES, dtype=np.int32)
+        for postings in lists:
+            postings.block_starts = np.searchsorted(postings.passages, edges).tolist()
+
+        # upper_bounds[n]: the highest score that lists n, n + 1, ... can give together.
+        weakest_first = [postings.max_score for postings in reversed(lists)]
+        upper_bounds = [*np.cumsum(weakest_first)[::-1].tolist(), 0.0]
+
+        threshold = _initial_threshold(lists, k)
         passages, scores = np.empty(0, dtype=np.int32), np.empty(0)
-        number = 0
-        while number < len(edges) - 1:
-            strong = next(n for n, most in enumerate(weaker) if most < floor - _ROOM or n == len(lists))
-            need = floor - weaker[strong] - _ROOM
-            if strong == 1:
-                found, sums = lists[0].reaching(need, lists[0].edges[number])
-                number = len(edges) - 1
+        block = 0
+        while block < len(edges) - 1:
+            # The number of essential lists: without them no passage reaches the threshold.
+            essential = next(
+                n for n, bound in enumerate(upper_bounds) if bound < threshold - _TOLERANCE or n == len(lists)
+            )
+            needed = threshold - upper_bounds[essential] - _TOLERANCE
+            if essential == 1:  # all remaining blocks at once
+                candidates, sums = lists[0].at_least(needed, lists[0].block_starts[block])
+                block = len(edges) - 1
             else:
-                found, sums = self._added(lists[:strong], number, need)
-                number += 1
-            for n in range(strong, len(lists)):
-                lists[n].add_to(sums, found)
-                reaching = sums >= floor - weaker[n + 1] - _ROOM
-                found, sums = found[reaching], sums[reaching]
-            if len(found):
-                passages, scores = np.concatenate([passages, found]), np.concatenate([scores, sums])
+                candidates, sums = self._sum_block(lists[:essential], block, needed)
+                block += 1
+            for n in range(essential, len(lists)):
+                lists[n].add_to(sums, candidates)
+                reachable = sums >= threshold - upper_bounds[n + 1] - _TOLERANCE
+                candidates, sums = candidates[reachable], sums[reachable]
+            if len(candidates):
+                passages, scores = np.concatenate([passages, candidates]), np.concatenate([scores, sums])
                 if len(scores) >= k:
-                    floor = max(floor, _kth(scores, k))
+                    threshold = max(threshold, _kth_best(scores, k))
         return passages, scores
 
-    def _added(self, lists: Sequence[_List], number: int, need: float) -> tuple[Int32s, Floats]:
-        """The passages of one range that the postings of `lists` give what they `need`, and their sums."""
-        totals: Floats | None = getattr(self._own, "totals", None)  # all zero between uses
+    def _sum_block(self, lists: Sequence[_PostingList], block: int, needed: float) -> tuple[Int32s, Float64s]:
+        """Return the passages of a block with at least the score `needed` by `lists`."""
+        totals: Float64s | None = getattr(self._thread_local, "totals", None)  # all zero between uses
         if totals is None:
-            totals = self._own.totals = np.zeros(_RANGE)
-        places = []
-        for one in lists:
-            part = slice(one.edges[number], one.edges[number + 1])
-            places.append(one.passages[part] - np.int32(number * _RANGE))
-            totals[places[-1]] += one.weighed(part)
-        found, sums = [], []
-        for at in places:
-            its = totals[at]
-            totals[at] = 0.0  # so that no passage is found twice
-            reaching = np.flatnonzero(its >= max(need, _ROOM))
-            found.append(at[reaching] + np.int32(number * _RANGE))
-            sums.append(its[reaching])
-        return np.concatenate(found), np.concatenate(sums)
+            totals = self._thread_local.totals = np.zeros(_BLOCK_PASSAGES)
+        first_passage = np.int32(block * _BLOCK_PASSAGES)
+        offsets = []
+        for postings in lists:
+            part = slice(postings.block_starts[block], postings.block_starts[block + 1])
+            offsets.append(postings.passages[part] - first_passage)
+            totals[offsets[-1]] += postings.weighted_scores(part)
+
+        passages, sums = [], []
+        for at in offsets:
+            block_sums = totals[at]
+            totals[at] = 0.0  # so that no passage is returned twice
+            kept = np.flatnonzero(block_sums >= max(needed, _TOLERANCE))
+            passages.append(at[kept] + first_passage)
+            sums.append(block_sums[kept])
+        return np.concatenate(passages), np.concatenate(sums)
 
     def postings(self, term: str) -> tuple[Int32s, Float32s]:
-        """The passages that hold `term`, in order, and its score in each."""
-        number = self.vocabulary.number(term)
-        if number is None:
+        """Return the passages that hold `term`, in order, and its score in each."""
+        term_id = self.vocabulary.term_id(term)
+        if term_id is None:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-        one = self._list(number, 1)
-        return one.passages, one.scores
+        postings = self._posting_list(term_id, 1)
+        return postings.passages, postings.scores
 
-    def matrix(self) -> dict[str, Any]:
-        """All postings as bm25s holds them: compressed sparse columns, one a term."""
-        return {
-            "data": self._scores,
-            "indices": self._passages,
-            "indptr": self._starts,
-            "num_docs": self._total,
-        }
-
-    def _list(self, number: int, weight: int) -> _List:
-        part = slice(int(self._starts[number]), int(self._starts[number + 1]))
-        return _List(self._passages[part], self._scores[part], float(self._maxima[number]), weight)
+    def _posting_list(self, term_id: int, weight: int) -> _PostingList:
+        part = slice(int(self._starts[term_id]), int(self._starts[term_id + 1]))
+        max_score = float(self._max_scores[term_id])
+        return _PostingList(self._passages[part], self._scores[part], max_score, weight)
 
 
-def _floor(lists: Sequence[_List], k: int) -> float:
-    """A score that at least `k` passages reach; 0 where that is not known."""
-    first = next((one for one in lists if len(one.passages) >= k), None)
-    if first is None:
+def _initial_threshold(lists: Sequence[_PostingList], k: int) -> float:
+    """Return a score that at least `k` passages reach, 0 if none is known."""
+    seed_list = next((postings for postings in lists if len(postings.passages) >= k), None)
+    if seed_list is None:
         return 0.0
-    tried = min(max(_TRIED, k), len(first.passages))
-    at = np.sort(np.argpartition(first.scores, -tried)[-tried:])
-    passages, scores = first.passages[at], first.weighed(at)
-    for one in lists:
-        if one is not first:
-            one.add_to(scores, passages)
-    return _kth(scores, k)
+    count = min(max(_SEED_PASSAGES, k), len(seed_list.passages))
+    at = np.sort(np.argpartition(seed_list.scores, -count)[-count:])
+    passages, scores = seed_list.passages[at], seed_list.weighted_scores(at)
+    for postings in lists:
+        if postings is not seed_list:
+            postings.add_to(scores, passages)
+    return _kth_best(scores, k)
 
 
-def _kth(scores: Floats, k: int) -> float:
+def _kth_best(scores: Float64s, k: int) -> float:
     return float(np.partition(scores, -k)[-k])
 
 
-def _opened(path: Path):  # type: ignore[no-untyped-def]
+def _open_array(path: Path):  # type: ignore[no-untyped-def]
     # A plain view: indexing numpy.memmap costs several times as much.
     return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _map_file(path: Path) -> mmap.mmap | bytes:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""

@@ -1,131 +1,131 @@
-"""Dense retrieval: the passages of an index encoded and indexed, queries encoded and searched.
+"""Dense retrieval: encodes queries and searches the vectors of an index with FAISS.
 
-In: an index folder that holds the passages. Out, in its folder `vectors`: the FAISS index (vectors.py), and
-the vector of a fixed text (`probe.npy`), by which another encoder is noticed, wherever its files lie. The
-encoder's settings stand in the manifest.
+Three kinds of index (config.VectorsConfig): `flat` is exact and compares all vectors; `hnsw` walks
+a graph, fast and large; `ivfpq` keeps a short code per passage, in cells, and ranks its candidates
+again by their vectors. Similarity is the inner product. The folder `vectors` (indexing/vectors.py):
+
+    index.faiss   FAISS's own format, opened by memory map
+    exact.f16     float16 [passages, D]: vectors to rank ivfpq's candidates again; else empty
+    probe.npy     the vector of a fixed text, which shows whether the encoder built the index
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
 
-from tools_service.config import WikiSearchConfig
-from tools_service.retrieval.encoder import Encoder
-from tools_service.retrieval.parallel import in_order
-from tools_service.retrieval.passages import Hit, Passage, PassageStore
-from tools_service.retrieval.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
+from tools_service.base.errors import ConfigurationError
+from tools_service.config import VectorsConfig, WikiSearchConfig
+from tools_service.retrieval.encoder import Encoder, Vectors
+from tools_service.retrieval.passages import Hit, Passage
 
-_RANGE = 2_048  # passages encoded together
-_PROBE = Passage("Probe", "What the encoder makes of these words identifies it.")
-_SAME = 0.05  # other types and devices move a vector by a hundredth at most, another encoder by its length
+VECTORS_FOLDER = "vectors"
+INDEX_FILE, EXACT_FILE, PROBE_FILE = "index.faiss", "exact.f16", "probe.npy"
+PROBE = Passage("Probe", "What the encoder makes of these words identifies it.")
 
-
-def vector_settings(config: WikiSearchConfig) -> dict[str, Any]:
-    """What the manifest says of how vectors for `config` were built; what only searching uses is left out."""
-    encoder, vectors = config.encoder, config.vectors
-    model = str(Path(encoder.model).resolve()) if Path(encoder.model).is_dir() else encoder.model
-    by_kind: dict[str, dict[str, Any]] = {
-        "flat": {},
-        "ivfpq": {"lists": vectors.lists, "code_bytes": vectors.code_bytes, "exact": vectors.refine > 0},
-        "hnsw": {"neighbours": vectors.neighbours, "build_effort": vectors.build_effort},
-    }
-    return {
-        "encoder": {"model": model, **_use(config)},
-        "vectors": {"kind": vectors.kind, **by_kind[vectors.kind]},
-    }
+# Relative distance of two probes. Another dtype or device moves a vector by a hundredth at most,
+# another encoder by about its length.
+_TOLERANCE = 0.05
 
 
-def _use(config: WikiSearchConfig) -> dict[str, Any]:
-    """The settings of an encoder that change the passages' vectors."""
+class VectorsError(ConfigurationError):
+    """Vectors cannot be built or opened as the configuration says."""
+
+
+def encoder_settings(config: WikiSearchConfig) -> dict[str, Any]:
+    """Return the encoder's settings that change the passages' vectors."""
     return config.encoder.model_dump(include={"pooling", "passage_prefix", "normalize", "max_tokens"})
 
 
-def build_vectors(config: WikiSearchConfig, folder: Path, *, workers: int, progress: bool = True) -> None:
-    """Encode the passages in `folder` and index them, below it. With workers on Ray, each has an encoder."""
-    target = folder / "vectors"
-    target.mkdir()
-    total = len(PassageStore(folder))
-    encoder = Encoder(config.encoder)
-    np.save(target / "probe.npy", encoder.passages([_PROBE]))
-    writer = VectorWriter(config.vectors, target, encoder.dimension, total)
-    if writer.sample:
-        writer.train(np.concatenate(list(_encoded(config, folder, writer.sample, encoder, workers))))
-    bar = tqdm(total=total, desc="vectors of passages", unit="", disable=not progress)
-    for vectors in _encoded(config, folder, range(total), encoder, workers):
-        writer.add(vectors)
-        bar.update(len(vectors))
-    bar.close()
-    writer.close()
-
-
-def _encoded(
-    config: WikiSearchConfig, folder: Path, numbers: Sequence[int], encoder: Encoder, workers: int
-) -> Iterator[Vectors]:
-    parts = ((numbers[start : start + _RANGE],) for start in range(0, len(numbers), _RANGE))
-    if not workers:
-        return in_order(lambda: _Encoding(config, folder, encoder), parts, workers=0)
-    import ray
-
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = 0 if config.encoder.device == "cpu" else int(resources.get("GPU", 0))
-    return in_order(
-        functools.partial(_Encoding, config, folder.resolve()),
-        parts,
-        workers=min(workers, gpus) if gpus else workers,
-        gpus=1.0 if gpus else 0.0,
-    )
-
-
-class _Encoding:
-    """Numbers of passages to their vectors."""
-
-    def __init__(self, config: WikiSearchConfig, folder: Path, encoder: Encoder | None = None) -> None:
-        self._store = PassageStore(folder)
-        self._encoder = encoder or Encoder(config.encoder)
-
-    def __call__(self, numbers: Sequence[int]) -> Vectors:
-        return self._encoder.passages([self._store[number] for number in numbers])
-
-
 class DenseIndex:
-    """The vectors of an index, and the encoder of its queries. Any number of threads may search."""
+    """The vectors of an index, and the encoder for its queries. Threads may search at once."""
 
     def __init__(self, config: WikiSearchConfig, manifest: dict[str, Any]) -> None:
-        """VectorsError if the index has no vectors, or vectors of another kind or encoder."""
-        _require_same(config, manifest["settings"])
+        """Raise VectorsError if the index has no vectors, or vectors of another kind or encoder."""
+        built = manifest["settings"]
+        _require_same_settings(config, built)
+        folder = config.index / VECTORS_FOLDER
         self._encoder = Encoder(config.encoder)
-        known = np.load(config.index / "vectors" / "probe.npy")
-        found = self._encoder.passages([_PROBE])
-        if known.shape != found.shape or np.linalg.norm(known - found) > _SAME * np.linalg.norm(known):
+        stored = np.load(folder / PROBE_FILE)
+        probe = self._encoder.encode_passages([PROBE])
+        tolerance = _TOLERANCE * np.linalg.norm(stored)
+        if stored.shape != probe.shape or np.linalg.norm(stored - probe) > tolerance:
             raise VectorsError(
                 f"tools.wikisearch.encoder.model: {config.encoder.model!r} is not the encoder that "
-                f"{config.index} was built with ({manifest['settings']['encoder']['model']!r}); name that "
-                "one, or build the index again"
+                f"{config.index} was built with ({built['encoder']['model']!r}); name that one, or build the "
+                "index again"
             )
-        self._vectors = VectorIndex(config.vectors, config.index / "vectors")
+        self._vectors = VectorIndex(config.vectors, folder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """The `k` passages whose vectors have the largest inner product with each query's, best first."""
-        return self._vectors.search(self._encoder.queries(queries), k) if queries else []
+        """For each query, return the `k` passages with the largest inner product, best first."""
+        return self._vectors.search(self._encoder.encode_queries(queries), k) if queries else []
 
 
-def _require_same(config: WikiSearchConfig, built: dict[str, Any]) -> None:
+def _require_same_settings(config: WikiSearchConfig, built: dict[str, Any]) -> None:
     if "vectors" not in built:
         raise VectorsError(
             f"tools.wikisearch.retriever = {config.retriever}: the index {config.index} has no vectors; "
             f"build it with python -m tools_service index --retriever {config.retriever}"
         )
-    wanted = {"encoder": _use(config), "vectors": {"kind": config.vectors.kind}}
-    for section, fields in wanted.items():
+    required = {"encoder": encoder_settings(config), "vectors": {"kind": config.vectors.kind}}
+    for section, fields in required.items():
         for name, value in fields.items():
             if built[section][name] != value:
                 raise VectorsError(
                     f"tools.wikisearch.{section}.{name} = {value!r}: the index {config.index} was built with "
                     f"{built[section][name]!r}; set that, or build it again"
                 )
+
+
+class VectorIndex:
+    """An index that VectorWriter wrote. Threads may search at once."""
+
+    def __init__(self, config: VectorsConfig, folder: Path) -> None:
+        self._refine = config.refine
+        self._on_gpu = config.gpu == "auto" and config.kind != "hnsw" and faiss.get_num_gpus() > 0
+        self._gpu_lock = threading.Lock()
+        self._index = _open_index(config, folder / INDEX_FILE, on_gpu=self._on_gpu)
+        self._exact: npt.NDArray[np.float16] | None = None
+        if (folder / EXACT_FILE).stat().st_size:
+            exact = np.memmap(folder / EXACT_FILE, dtype=np.float16, mode="r")
+            self._exact = exact.reshape(-1, self._index.d)
+
+    def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
+        """For each of `vectors`, return the `k` with the largest inner product, best first."""
+        candidates = k * max(1, self._refine) if self._exact is not None else k
+        # On a GPU, one thread at a time may use FAISS.
+        with self._gpu_lock if self._on_gpu else nullcontext():
+            scores, numbers = self._index.search(vectors, candidates)
+        ranked = []
+        for vector, row, row_scores in zip(vectors, numbers, scores, strict=True):
+            valid = row >= 0  # FAISS fills up with -1 if there are fewer than asked for
+            ranked.append(self._rank(vector, row[valid], row_scores[valid], k))
+        return ranked
+
+    def _rank(self, vector: Vectors, numbers: npt.NDArray[np.int64], scores: Vectors, k: int) -> list[Hit]:
+        if self._exact is not None and self._refine:
+            scores = self._exact[numbers].astype(np.float32) @ vector
+        order = np.lexsort((numbers, -scores))[:k]
+        return [Hit(int(numbers[n]), float(scores[n])) for n in order]
+
+
+def _open_index(config: VectorsConfig, path: Path, *, on_gpu: bool) -> Any:
+    index: Any
+    if on_gpu:
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.read_index(str(path)))
+    else:
+        mapped = faiss.IO_FLAG_MMAP if config.kind == "ivfpq" else faiss.IO_FLAG_MMAP_IFC
+        index = faiss.read_index(str(path), mapped)
+    if config.kind == "ivfpq":
+        index.nprobe = min(config.probes, index.nlist)
+    if config.kind == "hnsw":
+        index.hnsw.efSearch = config.search_effort
+    return index

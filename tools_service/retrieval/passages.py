@@ -1,8 +1,10 @@
-"""Passages of about 100 words: how articles are cut into them, and the file that holds them.
+"""Passages of about 100 words: how articles are split into them, and the file that holds them.
 
-`split` cuts at sentence ends. A store is a folder's `passages.bin` (title, line break, text, one after the
-other) and `passages.npy` (where each begins, and the end): written once, opened by memory map, so that the
-processes of a node share its pages.
+`split_text` ends passages at sentence ends. A store is two files of a folder, written once and
+opened by memory map, so that the processes of a node share its pages:
+
+    passages.bin   title, line break and text of each passage, one after the other
+    passages.npy   int64 [passages + 1]: where each passage begins, and the end of the last
 """
 
 from __future__ import annotations
@@ -29,35 +31,35 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One passage found: its number and its score; better is higher, whatever the retriever."""
+    """A retrieved passage, by number, and its score. Higher is better, whatever the retriever."""
 
     passage: int
     score: float
 
 
-def split(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
-    """`text` in pieces of about `words` words: each ends at the first sentence end past that, or at 1.5 times
-    as many.
+def split_text(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
+    """Yield `text` in pieces of about `words` words.
 
-    Joined with spaces the pieces are the text's words again; a last piece of fewer than a quarter of `words`
-    joins the one before it.
+    A piece ends at the first sentence end after `words` words, at the latest after 1.5 times as
+    many. A last piece of less than a quarter of `words` joins the piece before it. The pieces,
+    joined with spaces, have all words of the text.
     """
-    every = text.split()
+    all_words = text.split()
     start = 0
-    while len(every) - start > words + words // 4:
-        longest = min(start + words + words // 2, len(every))
-        ends = (n for n in range(start + words, longest) if _SENTENCE_END.search(every[n - 1]))
-        end = next(ends, longest)
-        if len(every) - end < words // 4:
+    while len(all_words) - start > words + words // 4:
+        latest = min(start + words + words // 2, len(all_words))
+        sentence_ends = (n for n in range(start + words, latest) if _SENTENCE_END.search(all_words[n - 1]))
+        end = next(sentence_ends, latest)
+        if len(all_words) - end < words // 4:
             break
-        yield " ".join(every[start:end])
+        yield " ".join(all_words[start:end])
         start = end
-    if start < len(every):
-        yield " ".join(every[start:])
+    if start < len(all_words):
+        yield " ".join(all_words[start:])
 
 
-def stored(passage: Passage) -> bytes:
-    """A passage as it stands in `passages.bin`; neither part holds a line break."""
+def encode_passage(passage: Passage) -> bytes:
+    """Return a passage as `passages.bin` holds it; neither title nor text may hold a line break."""
     return f"{passage.title}\n{passage.text}".encode("utf-8", "replace")
 
 
@@ -72,7 +74,7 @@ class PassageStore:
         return len(self._starts) - 1
 
     def __getitem__(self, number: int) -> Passage:
-        """IndexError where there is no such passage."""
+        """Return a passage; IndexError if there is none of that number."""
         if not 0 <= number < len(self):
             raise IndexError(f"passage {number} of {len(self)}")
         start, end = self._starts[number : number + 2]

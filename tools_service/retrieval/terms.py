@@ -1,7 +1,7 @@
 """From text to the terms that BM25 counts.
 
-Words of two or more letters or digits, in lower case, without Lucene's 33 stop words, as Snowball stems. An
-index says in its manifest what it was built with: `ANALYSIS`.
+Terms are words of two or more letters or digits, in lower case, without Lucene's 33 stop words,
+reduced to Snowball stems. The manifest of an index records this as `ANALYSIS`.
 """
 
 from __future__ import annotations
@@ -10,34 +10,27 @@ import re
 
 import Stemmer
 
-ANALYSIS = {
-    "word": "two or more letters or digits, 64 at most",
-    "stemmer": "english",
-    "stop_words": "lucene",
-}
-_LUCENES = (
+ANALYSIS = {"word": "two or more letters or digits, 64 at most", "stemmer": "english", "stop_words": "lucene"}
+_LUCENE_STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
     "they this to was will with"
 )
-STOP_WORDS = frozenset(_LUCENES.split())
+STOP_WORDS = frozenset(_LUCENE_STOP_WORDS.split())
 
 _WORD = re.compile(r"[^\W_]{2,}")  # single characters (initials, list numbers) cost precision
-_MAX_CHARACTERS = 64  # a longer run of letters is data, not a word: its beginning counts
-_NONE = -1
+_MAX_CHARACTERS = 64  # a longer run of letters is data, not a word: only its beginning counts
+_STOP_WORD = -1
 
 
 def analyze(text: str) -> list[str]:
-    """The terms of a query, in order."""
-    stemmer = Stemmer.Stemmer("english")  # keeps state while it works: threads must not share one
+    """Return the terms of a query, in order."""
+    stemmer = Stemmer.Stemmer("english")  # has state: threads must not share one
     words = [word[:_MAX_CHARACTERS] for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
     return list(stemmer.stemWords(words))
 
 
-class TermNumbers(dict[str, int]):
-    """The terms of many texts as numbers, in order of appearance.
-
-    Maps words to numbers, so that a word is stemmed once however often it comes; `terms` maps terms.
-    """
+class TermIds(dict[str, int]):
+    """Ids for the terms of many texts, by word; `terms` has the ids by (stemmed) term."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,12 +39,14 @@ class TermNumbers(dict[str, int]):
 
     def __missing__(self, word: str) -> int:
         if word in STOP_WORDS:
-            number = _NONE
+            term_id = _STOP_WORD
         else:
-            number = self.terms.setdefault(self._stemmer.stemWord(word[:_MAX_CHARACTERS]), len(self.terms))
-        self[word] = number
-        return number
+            term = self._stemmer.stemWord(word[:_MAX_CHARACTERS])
+            term_id = self.terms.setdefault(term, len(self.terms))
+        self[word] = term_id
+        return term_id
 
-    def of(self, text: str) -> list[int]:
-        """The terms of `text` by number, in order."""
-        return [number for word in _WORD.findall(text.lower()) if (number := self[word]) != _NONE]
+    def analyze(self, text: str) -> list[int]:
+        """Return the ids of the terms of `text`, in order."""
+        ids = (self[word] for word in _WORD.findall(text.lower()))
+        return [term_id for term_id in ids if term_id != _STOP_WORD]

@@ -1,4 +1,8 @@
-"""The client of tools that run on Ray Serve (deployment.py deploys them)."""
+"""The client of tools on Ray Serve, which deployment.py deploys.
+
+In: lists of inputs. Out: results or reasons, before the deadline. It retries overloaded tools and
+lost replicas.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,18 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+
 from tools_service.config import ToolsConfig
-from tools_service.serving.leases import application
-from tools_service.tools.client import CachingClient, without_result
+from tools_service.serving.leases import application_name
+from tools_service.tools.client import CachingClient
 from tools_service.tools.contract import (
     DEADLINE,
     OVERLOADED,
@@ -19,18 +32,18 @@ from tools_service.tools.contract import (
     UNREACHABLE,
     ToolInput,
     ToolResult,
+    without_result,
 )
 from tools_service.tools.sanitize import CountTokens, count_words
 
-MAX_DEATHS = 2  # replicas lost under one list before it is taken apart
-LIST_PARTS = 16  # in so many parts; every lost replica may be a large model to load again
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
+MAX_CRASHES = 2  # replicas lost with a list before the list is split
+SPLIT_INTO = 16  # parts; every lost replica may mean loading a large model again
+MIN_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 2.0
 
 
 class ServeTools(CachingClient):
-    """Tools on Ray Serve, as service.py deployed them. Small to pickle: each process finds its own
-    handles."""
+    """Tools on Ray Serve. A pickled client is small: each process gets its own handles."""
 
     def __init__(
         self,
@@ -38,12 +51,9 @@ class ServeTools(CachingClient):
         count_tokens: CountTokens = count_words,
         applications: Mapping[str, str] | None = None,
     ) -> None:
-        """`applications` names those to ask, by tool; without it, those that run tools as `config` wants
-        them."""
-        import ray.serve  # noqa: F401  seconds on a busy machine: not within the first call's deadline
-
+        """`applications` are names by tool; by default those that `config` leads to."""
         super().__init__(config, count_tokens)
-        self.applications = applications or {tool: application(config, tool) for tool in TOOL_NAMES}
+        self.applications = applications or {tool: application_name(config, tool) for tool in TOOL_NAMES}
         self._handles: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type[ServeTools], tuple[Any, ...]]:
@@ -52,25 +62,17 @@ class ServeTools(CachingClient):
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self.applications:
             return without_result(inputs, UNREACHABLE)
-        return await self._ask_until(tool, inputs, deadline, MAX_DEATHS)
+        return await self._ask_with_retries(tool, inputs, deadline, MAX_CRASHES)
 
-    async def _ask_until(
-        self, tool: str, inputs: list[ToolInput], deadline: float, deaths: int
+    async def _ask_with_retries(
+        self, tool: str, inputs: list[ToolInput], deadline: float, crashes_left: int
     ) -> list[ToolResult]:
-        """Send one list until it is answered, or the deadline is near, or `deaths` replicas died under it.
+        """Send a list until it is answered, time is up, or it cost `crashes_left` replicas.
 
-        Then its parts are sent one after the other, down to single calls: what kills its replica costs
-        itself its result. So one such call among LIST_PARTS² costs five replicas.
+        In the last case its parts are sent one after the other, down to single calls: an input that
+        kills its replica loses only its own result. Among SPLIT_INTO² calls it costs five replicas.
         """
-        from ray.exceptions import RayActorError, RayError
-        from ray.serve.exceptions import (
-            BackPressureError,
-            DeploymentUnavailableError,
-            RayServeException,
-            ReplicaUnavailableError,
-        )
-
-        wait_s = FIRST_WAIT_S
+        backoff_s = MIN_BACKOFF_S
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -80,42 +82,38 @@ class ServeTools(CachingClient):
             except BackPressureError:
                 reason = OVERLOADED
             except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError):
-                reason, deaths = REPLICA_DIED, deaths - 1
+                reason = REPLICA_DIED
+                crashes_left -= 1
             except RayServeException:
                 return without_result(inputs, UNREACHABLE)
             except RayError:
                 return without_result(inputs, TOOL_FAILED)
-            if not deaths and len(inputs) > 1:
-                return await self._ask_parts(tool, inputs, deadline)
-            pause_s = wait_s * random.uniform(0.5, 1.5)
-            if not deaths or asyncio.get_running_loop().time() + pause_s >= deadline:
+            if not crashes_left and len(inputs) > 1:
+                return await self._ask_in_parts(tool, inputs, deadline)
+            pause_s = backoff_s * random.uniform(0.5, 1.5)
+            if not crashes_left or asyncio.get_running_loop().time() + pause_s >= deadline:
                 return without_result(inputs, reason)
             await asyncio.sleep(pause_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
-    async def _ask_parts(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        """One after the other, so that no part dies of another; what is answered stays answered."""
-        size = -(-len(inputs) // LIST_PARTS)
+    async def _ask_in_parts(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
+        """Send parts one after the other, so that none is lost with the replica of another."""
+        size = -(-len(inputs) // SPLIT_INTO)
         answers: list[ToolResult] = []
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
-            answers += await self._ask_until(tool, part, deadline, 1 if size > 1 else 2)
+            crashes = 1 if size > 1 else 2
+            answers += await self._ask_with_retries(tool, part, deadline, crashes)
         return answers
 
     async def _send(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._handles:
-            self._handles[tool] = await asyncio.to_thread(_handle, self.applications[tool])
+            self._handles[tool] = await asyncio.to_thread(serve.get_app_handle, self.applications[tool])
         left_s = deadline - asyncio.get_running_loop().time()
-        # Pairs, not our dataclasses: those cost more to pickle than the calculator takes to answer.
-        response = self._handles[tool].remote([(one.text, one.date) for one in inputs], left_s)
+        # Pairs, not dataclasses: those take longer to pickle than the calculator takes to answer.
+        response = self._handles[tool].remote([(call.text, call.date) for call in inputs], left_s)
         try:
             return [ToolResult(result, reason) for result, reason in await response]
         except asyncio.CancelledError:
             response.cancel()
             raise
-
-
-def _handle(name: str) -> Any:
-    from ray import serve
-
-    return serve.get_app_handle(name)

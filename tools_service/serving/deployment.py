@@ -1,10 +1,9 @@
-"""The tools on Ray Serve: one application per tool, reachable by handle only, shared by the whole cluster.
+"""The tools on Ray Serve: an application per tool, reached by handle, shared by a cluster.
 
-`tools_on_ray` builds what the tools need, deploys those that do not run yet as the configuration wants them,
-gives the client, and at the end stops those that no other job uses (sharing.py). Every replica holds one
-plain tool (contract.py) and answers lists. A replica whose work hangs reports itself unhealthy, and Serve
-replaces it. No HTTP endpoint is opened here (ingress.py). Serve itself keeps running on a cluster that was
-joined: it may be serving others.
+`tools_on_ray` builds what the tools need, deploys those that do not run yet with these settings,
+gives a client, and at the end stops those that no other job uses (leases.py). A replica holds one
+plain tool and answers lists. A replica that hangs reports itself unhealthy, and Serve replaces it.
+No HTTP endpoint is opened here (http.py). Serve keeps running: it may serve others.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ from ray.serve.schema import LoggingConfig
 from tools_service.base.errors import ToolformerError
 from tools_service.config import Deployment, ToolsConfig
 from tools_service.serving.client import ServeTools
-from tools_service.serving.leases import Lease, application, exclusively, leased
+from tools_service.serving.leases import Lease, application_name, leased_applications, service_lock
+from tools_service.serving.local import prepare_tools
 from tools_service.tools.contract import DEADLINE, Tool, ToolInput, ToolName, answer
-from tools_service.tools.registry import absolute, load_tool, prepare, require_available
+from tools_service.tools.registry import load_tool, require_available, with_absolute_paths
 from tools_service.tools.sanitize import CountTokens, count_words
 
 logger = logging.getLogger(__name__)
 
 Pairs = list[tuple[str | None, str | None]]
 
-# Clients gave a request up after one deadline; one that is still worked on after two is stuck.
+# Clients give up a request after one deadline; a request that still runs after two is stuck.
 STUCK_AFTER_DEADLINES = 2.0
 
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -44,34 +44,31 @@ class ToolStartError(ToolformerError):
 
 
 class Replica:
-    """One tool in one process. Serve runs requests in threads, and `check_health` beside them."""
+    """A tool in one process. Serve runs requests in threads, and `check_health` beside them."""
 
     def __init__(self, load: Callable[[], Tool], threads: int, stuck_after_s: float) -> None:
         self._tool = load()
         self._slots = threading.BoundedSemaphore(threads)
         self._stuck_after_s = stuck_after_s
-        self._numbers = itertools.count()
-        self._began: dict[int, float] = {}  # requests at work
+        self._request_numbers = itertools.count()
+        self._started_at: dict[int, float] = {}  # running requests
 
     def __call__(self, inputs: list[tuple[str, str | None]], left_s: float) -> Pairs:
-        """Answer one list of (text, date) with (result, reason); client.ServeTools speaks the same pairs.
-
-        Who waits longer than the caller does is not worked on: the caller is gone.
-        """
+        """Answer (text, date) with (result, reason); give up waiting after `left_s` seconds."""
         if not self._slots.acquire(timeout=max(left_s, 0.0)):
             return [(None, DEADLINE)] * len(inputs)
-        number = next(self._numbers)
-        self._began[number] = time.monotonic()
+        number = next(self._request_numbers)
+        self._started_at[number] = time.monotonic()
         try:
             answers = answer(self._tool, [ToolInput(text, date) for text, date in inputs])
-            return [(one.result, one.reason) for one in answers]
+            return [(result.result, result.reason) for result in answers]
         finally:
-            del self._began[number]
+            del self._started_at[number]
             self._slots.release()
 
     def check_health(self) -> None:
-        """Called by Serve; raising has this replica replaced."""
-        oldest = min(list(self._began.values()), default=time.monotonic())
+        """Raise if a request hangs. Serve calls this and then replaces the replica."""
+        oldest = min(list(self._started_at.values()), default=time.monotonic())
         if time.monotonic() - oldest > self._stuck_after_s:
             raise RuntimeError(f"{self._tool.name}: a request runs for more than {self._stuck_after_s:.0f} s")
 
@@ -80,95 +77,88 @@ class Replica:
 def tools_on_ray(
     config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
 ) -> Iterator[ServeTools]:
-    """The named tools, answering, for the length of the block, on the cluster this process is connected to.
+    """Run the named tools during the block, on the cluster that this process is connected to.
 
-    ToolUnavailableError if one cannot be had, before anything is started; ToolStartError if one cannot
-    start.
+    ToolUnavailableError, before anything starts; ToolStartError if one cannot start.
     """
     tools = tuple(tools)
     require_available(tools, config)
-    config = absolute(config)
-    with exclusively(config.service):
-        prepare(tools, config)
-    names: dict[str, str] = {tool: application(config, tool) for tool in tools}
-    with _used(config.service, names.values()):
-        with exclusively(config.service):
-            _start(config, names)
-        yield ServeTools(config, count_tokens, names)
+    config = with_absolute_paths(config)
+    with service_lock(config.service):
+        prepare_tools(config, tools)
+    applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
+    with _lease(config.service, applications.values()):
+        with service_lock(config.service):
+            _start(config, applications)
+        yield ServeTools(config, count_tokens, applications)
 
 
 @contextmanager
-def _used(service: str, applications: Iterable[str]) -> Iterator[None]:
-    """Keep `applications` for the block; then stop those that nobody else keeps."""
+def _lease(service: str, applications: Iterable[str]) -> Iterator[None]:
+    """Hold a lease on `applications` during the block; then stop those that nobody else leases."""
     lease = Lease(service, applications)
     try:
         yield
     finally:
         lease.release()
-        with exclusively(service):
+        with service_lock(service):
             stop_unused(service)
 
 
-def _start(config: ToolsConfig, names: Mapping[str, str]) -> None:
-    """Deploy what does not run; clear away what crashed jobs left."""
+def _start(config: ToolsConfig, applications: Mapping[str, str]) -> None:
+    """Deploy the applications that do not run, and stop those that crashed jobs left behind."""
     stop_unused(config.service)
     running = running_applications(config.service)
-    missing = [tool for tool, name in names.items() if name not in running]
-    for tool in sorted(set(names) - set(missing)):
-        logger.info("%s runs already as it is wanted: sharing %s", tool, names[tool])
-    loaders: dict[str, Callable[[], Tool]] = {
-        tool: functools.partial(load_tool, tool, config) for tool in missing
-    }
+    missing = [tool for tool, application in applications.items() if application not in running]
+    for tool in sorted(set(applications) - set(missing)):
+        logger.info("%s already runs with these settings: sharing %s", tool, applications[tool])
     try:
-        deploy(loaders, config, names)
-    except RuntimeError as error:  # Serve's word for a replica that cannot start
+        deploy({tool: functools.partial(load_tool, tool, config) for tool in missing}, config, applications)
+    except RuntimeError as error:  # raised by Serve if a replica cannot start
         raise ToolStartError(f"the tools could not be started on Ray: {error}") from error
 
 
 def running_applications(service: str) -> set[str]:
-    """The applications of `service` that answer, or will when Serve has replaced their replicas."""
-    found = serve.status().applications
-    return {name for name in found if _ours(name, service) and found[name].status in ("RUNNING", "UNHEALTHY")}
+    """Return the applications of `service` that answer, or will after a replacement."""
+    alive = {name for name, status in application_statuses().items() if status in ("RUNNING", "UNHEALTHY")}
+    return {name for name in alive if _belongs_to(name, service)}
+
+
+def application_statuses() -> dict[str, str]:
+    """Return Ray Serve's status of each application, of any service."""
+    return {name: str(overview.status.value) for name, overview in serve.status().applications.items()}
 
 
 def stop_unused(service: str) -> None:
-    """Take down the applications of `service` that nobody holds a lease on."""
-    used = leased(service)
-    for name in sorted(serve.status().applications):
-        if _ours(name, service) and name not in used:
+    """Delete the applications of `service` that nobody holds a lease on."""
+    leased = leased_applications(service)
+    for name in sorted(application_statuses()):
+        if _belongs_to(name, service) and name not in leased:
             serve.delete(name)
 
 
-def _ours(name: str, service: str) -> bool:
-    return name.rpartition("-")[0].rpartition("-")[0] == service
+def _belongs_to(application: str, service: str) -> bool:
+    return application.rpartition("-")[0].rpartition("-")[0] == service
 
 
 def deploy(
     loaders: Mapping[str, Callable[[], Tool]], config: ToolsConfig, applications: Mapping[str, str]
 ) -> None:
-    """One Serve application per tool; `loaders` make the tools in their replicas. Blocks until all are
-    ready."""
+    """Deploy an application per tool, with `loaders` for its replicas; block until ready."""
     if not loaders:
         return
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    serve.run_many(
-        [
-            _target(tool, load, config.of(tool).deployment, applications[tool])
-            for tool, load in loaders.items()
-        ]
-    )
+    targets = []
+    for tool, load in loaders.items():
+        deployment = config.of(tool).deployment
+        replica = serve.deployment(name=tool, **serve_options(deployment))(Replica)
+        bound = replica.bind(load, deployment.threads, STUCK_AFTER_DEADLINES * deployment.deadline_s)
+        targets.append(serve.RunTarget(bound, name=applications[tool], route_prefix=None))
+    serve.run_many(targets)
 
 
-def _target(tool: str, load: Callable[[], Tool], deployment: Deployment, name: str) -> serve.RunTarget:
-    replica = serve.deployment(name=tool, **options(deployment))(Replica)
-    stuck_after_s = STUCK_AFTER_DEADLINES * deployment.deadline_s
-    return serve.RunTarget(
-        replica.bind(load, deployment.threads, stuck_after_s), name=name, route_prefix=None
-    )
-
-
-def options(deployment: Deployment) -> dict[str, Any]:
-    """Ray Serve's words for `deployment`."""
+def serve_options(deployment: Deployment) -> dict[str, Any]:
+    """Return the options of `serve.deployment` for `deployment`."""
     common: dict[str, Any] = {
         "max_ongoing_requests": deployment.max_ongoing_requests,
         "max_queued_requests": deployment.max_queued_requests,
@@ -181,9 +171,5 @@ def options(deployment: Deployment) -> dict[str, Any]:
     }
     if deployment.min_replicas == deployment.max_replicas:
         return common | {"num_replicas": deployment.min_replicas}
-    bounds = {
-        "min_replicas": deployment.min_replicas,
-        "max_replicas": deployment.max_replicas,
-        "target_ongoing_requests": deployment.target_ongoing_requests,
-    }
-    return common | {"autoscaling_config": bounds}
+    bounds = {"min_replicas", "max_replicas", "target_ongoing_requests"}
+    return common | {"autoscaling_config": deployment.model_dump(include=bounds)}

@@ -2,12 +2,12 @@
 
     POST /TOOL    a JSON list of inputs (strings, or {"text": …, "date": "YYYY-MM-DD"})
                   → a JSON list of {"result": …, "reason": …}, one of the two null, in order
-    GET /health   {"tools": {TOOL: state}}; 200 if all are running, else 503
+    GET /health   {"tools": {TOOL: status}}; 200 if all are running, else 503
 
-Listens on this machine only; on any other address every POST must carry `Authorization: Bearer TOKEN`, and a
-token that is set is always asked for. Errors are {"error": …}: 400 malformed, 401 no token, 404 no such tool,
-408 too slow, 413 too large. Requests go through a ToolClient like everybody's: deadlines, cache, cleaning. It
-knows nothing of Ray, and no TLS: put a proxy in front of it where the network is not trusted.
+It listens on this machine only. On any other address, every POST must carry `Authorization: Bearer
+TOKEN`; a token that is set is always required. Errors are {"error": …}: 400 malformed, 401 no
+token, 404 no such tool, 408 too slow, 413 too large. Requests go through a ToolClient: deadlines,
+cache, cleaning. It knows no Ray, and no TLS: use a proxy where the network is not trusted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hmac
 import ipaddress
 import json
 import os
+import reprlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,15 +38,15 @@ TOKEN_VARIABLE = "TOOLS_TOKEN"
 BODY_TIMEOUT_S = 30.0
 RUNNING = "RUNNING"
 
-Health = Callable[[], Mapping[str, str]]
+GetStatuses = Callable[[], Mapping[str, str]]
 
 
 class HttpError(ConfigurationError):
     """The endpoint cannot be opened as configured."""
 
 
-def token_of(config: HttpConfig) -> str | None:
-    """The token callers must send, None for nobody must; HttpError where one is needed and there is none."""
+def read_token(config: HttpConfig) -> str | None:
+    """Return the token to require, if any; HttpError if it is missing or cannot be sent."""
     source, token = f"the variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE)
     if config.token_file:
         source = f"--http.token-file {config.token_file}"
@@ -63,8 +64,8 @@ def token_of(config: HttpConfig) -> str | None:
     return token
 
 
-def listen(config: HttpConfig) -> socket.socket:
-    """The socket, bound; HttpError if it cannot be."""
+def bind_socket(config: HttpConfig) -> socket.socket:
+    """Return a listening socket; HttpError if the address cannot be bound."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=2_048)
@@ -72,94 +73,83 @@ def listen(config: HttpConfig) -> socket.socket:
         raise HttpError(f"--http.host {config.host} --http.port {config.port}: {error}") from error
 
 
-def server(
-    client: ToolClient, tools: Sequence[str], config: HttpConfig, token: str | None, health: Health
-) -> uvicorn.Server:
-    """The server, ready to `run(sockets=[listen(config)])`; it ends on SIGINT or SIGTERM."""
-    app = ingress(client, tools, config, token, health)
-    settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5
-    )
-    return uvicorn.Server(settings)
+def create_server(app: Starlette) -> uvicorn.Server:
+    """Return a server for `run(sockets=[bind_socket(config)])`, which ends on SIGINT or SIGTERM."""
+    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
 
 
-def ingress(
-    client: ToolClient, tools: Sequence[str], config: HttpConfig, token: str | None, health: Health
+def create_app(
+    client: ToolClient, tools: Sequence[str], config: HttpConfig, token: str | None, statuses: GetStatuses
 ) -> Starlette:
-    """The application that asks `client`."""
+    """Return the application that asks `client`; `statuses` gives the status of each tool."""
 
-    async def ask(request: Request) -> Response:
+    async def call(request: Request) -> Response:
         _authorize(request, token)
         tool = request.path_params["tool"]
         if tool not in tools:
             raise HTTPException(404, f"no such tool; there are {', '.join(tools)}")
-        inputs = _inputs(await _body(request, config.max_body_bytes), config.max_inputs)
+        inputs = _parse_inputs(await _read_body(request, config.max_body_bytes), config.max_inputs)
         answers = await client.acall(tool, inputs)
-        return JSONResponse([{"result": one.result, "reason": one.reason} for one in answers])
+        return JSONResponse([{"result": answer.result, "reason": answer.reason} for answer in answers])
 
-    def state(request: Request) -> Response:
-        states = dict(health())
-        well = all(states.get(tool) == RUNNING for tool in tools)
-        return JSONResponse({"tools": states}, 200 if well else 503)
+    def health(request: Request) -> Response:
+        current = dict(statuses())
+        is_healthy = all(current.get(tool) == RUNNING for tool in tools)
+        return JSONResponse({"tools": current}, 200 if is_healthy else 503)
 
     def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     return Starlette(
-        routes=[Route("/health", state, methods=["GET"]), Route("/{tool}", ask, methods=["POST"])],
+        routes=[Route("/health", health, methods=["GET"]), Route("/{tool}", call, methods=["POST"])],
         exception_handlers={HTTPException: refuse},
     )
 
 
 def _authorize(request: Request, token: str | None) -> None:
-    shown = request.headers.get("authorization", "").encode("utf-8")
-    if token is not None and not hmac.compare_digest(shown, f"Bearer {token}".encode()):
-        headers = {"WWW-Authenticate": "Bearer"}
-        raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", headers)
+    sent = request.headers.get("authorization", "").encode("utf-8")
+    if token is not None and not hmac.compare_digest(sent, f"Bearer {token}".encode()):
+        message = "send the token: Authorization: Bearer TOKEN"
+        raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The whole body; refused as soon as it is known to be larger than `most` bytes."""
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body; refuse it as soon as it is known to be larger than `max_bytes`."""
     body = bytearray()
     declared = request.headers.get("content-length", "")
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > most or (declared.isdecimal() and int(declared[:20]) > most):
-                    raise HTTPException(413, f"the request has more than {most} bytes: send shorter lists")
+                if len(body) > max_bytes or (declared.isdecimal() and int(declared[:20]) > max_bytes):
+                    raise HTTPException(413, f"more than {max_bytes} bytes: send shorter lists")
     except TimeoutError:
         raise HTTPException(408, f"the request took more than {BODY_TIMEOUT_S:.0f} s to arrive") from None
     return bytes(body)
 
 
-def _inputs(body: bytes, most: int) -> list[ToolInput]:
+def _parse_inputs(body: bytes, max_inputs: int) -> list[ToolInput]:
     try:
-        found = json.loads(body)
+        values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"not JSON: {error}") from None
-    if not isinstance(found, list):
-        raise HTTPException(400, f"wanted a list of inputs, got {_kind(found)}")
-    if len(found) > most:
-        raise HTTPException(413, f"{len(found)} inputs are more than {most}: send shorter lists")
-    return [_input(one, number) for number, one in enumerate(found)]
+    if not isinstance(values, list):
+        raise HTTPException(400, f"wanted a list of inputs, got {reprlib.repr(values)}")
+    if len(values) > max_inputs:
+        raise HTTPException(413, f"{len(values)} inputs are more than {max_inputs}: send shorter lists")
+    return [_parse_input(value, number) for number, value in enumerate(values)]
 
 
-def _input(one: Any, number: int) -> ToolInput:
-    if isinstance(one, str):
-        return ToolInput(one)
-    if not isinstance(one, dict):
-        raise HTTPException(400, f"input {number}: wanted a string or an object, got {_kind(one)}")
-    text, date = one.get("text"), one.get("date")
-    if not isinstance(text, str) or not isinstance(date, str | None) or not one.keys() <= {"text", "date"}:
-        raise HTTPException(400, f'input {number}: wanted {{"text": STRING, "date": STRING or null}}')
-    return ToolInput(text, date)
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def _parse_input(value: Any, number: int) -> ToolInput:
+    fields = {"text": value} if isinstance(value, str) else value
+    if isinstance(fields, dict) and fields.keys() <= {"text", "date"}:
+        text, date = fields.get("text"), fields.get("date")
+        if isinstance(text, str) and isinstance(date, str | None):
+            return ToolInput(text, date)
+    wanted = 'a string or {"text": STRING, "date": STRING or null}'
+    raise HTTPException(400, f"input {number}: wanted {wanted}, got {reprlib.repr(value)}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,54 +1,56 @@
-"""`python -m tools_service serve`: the tools on Ray, for every job of a cluster, until an interrupt.
+"""`python -m tools_service serve`: the tools on Ray, for all jobs of a cluster.
 
-Started again after a crash, it finds what still runs and goes on with it. Ctrl-C and SIGTERM stop the tools
-that no other job uses, and Ray if it was started here.
+In: names of tools, a ToolsConfig and a cluster's address. After a crash, a new start finds the
+tools that still run and shares them. Ctrl-C and SIGTERM stop tools that no other job uses, and a
+Ray that was started here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ray
-from ray import serve as ray_serve
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig, ToolsConfig
-from tools_service.serving import http as ingress
 from tools_service.serving.client import ServeTools
-from tools_service.serving.deployment import tools_on_ray
+from tools_service.serving.deployment import application_statuses, tools_on_ray
+from tools_service.serving.http import bind_socket, create_app, create_server, read_token
 from tools_service.tools.contract import ToolName
 
 
 def serve(
     config: ToolsConfig, tools: Sequence[ToolName], address: str | None, http: HttpConfig | None
 ) -> None:
-    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP. What is wrong is raised at once."""
+    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started_here = address in (None, "local") and "RAY_ADDRESS" not in os.environ
-    token = ingress.token_of(http) if http else None
-    listener = ingress.listen(http) if http else None
+    token = read_token(http) if http else None
+    listener = bind_socket(http) if http else None
     with (
         contextlib.suppress(KeyboardInterrupt),
-        _interruptible(),
-        _connected(address),
+        _sigterm_interrupts(),
+        _ray_connection(address),
         tools_on_ray(config, tools) as client,
     ):
         print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
         for tool in tools:
             print(f"  {tool:<10}  {client.applications[tool]}")
-        if started_here:  # Ray protects clusters that it starts by itself with a token in ~/.ray
+        if started_here:  # Ray protects clusters that it starts itself with a token in ~/.ray
             print("to join: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
         print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
             print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
-            server = ingress.server(client, tools, http, token, lambda: _states(client, tools))
-            server.run(sockets=[listener])
+            app = create_app(client, tools, http, token, functools.partial(_statuses, client))
+            create_server(app).run(sockets=[listener])
         else:
             threading.Event().wait()
 
@@ -58,32 +60,24 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def _ray_connection(address: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Connect to Ray; the end of the block disconnects."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise ConfigurationError(f"--address {address}: no Ray cluster there: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _states(client: ServeTools, tools: Sequence[str]) -> dict[str, str]:
-    found = ray_serve.status().applications
-    names = {tool: client.applications[tool] for tool in tools}
-    return {
-        tool: str(found[name].status.value) if name in found else "NOT_STARTED"
-        for tool, name in names.items()
-    }
+def _statuses(client: ServeTools) -> dict[str, str]:
+    statuses = application_statuses()
+    return {tool: statuses.get(name, "NOT_STARTED") for tool, name in client.applications.items()}

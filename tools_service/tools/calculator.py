@@ -1,14 +1,13 @@
-"""The calculator (paper section 3): + - * / and parentheses over decimal numbers, parsed and never evaluated.
+"""The calculator (paper section 3): + - * / and parentheses over decimals, parsed, never evaluated.
 
-In: an expression such as ``658,893 * 2`` or ``(27 + 4) / -2.5``. Out: whole results bare, all others with
-exactly two decimals, as in the paper: 35, 0.29, 1.47, 3.70. Arithmetic is exact (a numerator and a
-denominator), so the only rounding is that last one: half away from zero, as people round in texts; what
-rounds to zero is ``0.00``, never ``-0.00``. Operators of the same rank associate to the left: 2-3-4 is -5,
-8/4/2 is 1.
+In: an expression such as ``658,893 * 2`` or ``(27 + 4) / -2.5``. Out: whole results as they are,
+all others with exactly two decimals, as in the paper: 35, 0.29, 1.47, 3.70. Arithmetic is exact (a
+numerator and a denominator). Only the final result is rounded: half away from zero, as people round
+in texts; ``0.00``, never ``-0.00``. Operators associate to the left: 2-3-4 is -5, 8/4/2 is 1.
 
-Anything else has no result: other operators, names, powers, exponents, percent and currency signs, digits
-outside ASCII, a comma that does not separate thousands (``1,2``), a product without ``*``. Work is bounded
-before it begins: length, depth of nesting, and size of the result, so that no input can take long.
+Anything else has no result: other operators, names, powers, exponents, percent and currency signs,
+digits outside ASCII, other commas than between thousands (``1,2``), a product without ``*``.
+Length, nesting and size of the result are limited in advance, so that no input can take long.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ MAX_LENGTH = 256
 MAX_DEPTH = 32
 MAX_DIGITS = 30
 
-Ratio = tuple[int, int]  # numerator, denominator > 0; not reduced: MAX_LENGTH bounds both
+Ratio = tuple[int, int]  # numerator, denominator > 0; not reduced, MAX_LENGTH bounds both
 
 _ALPHABET = re.compile(r"[0-9.,+\-*/() ]*")
-# A run of digits, points and commas is one token, so that a malformed number is seen as one.
+# A run of digits, points and commas is one token, so that a malformed number is recognised.
 _TOKEN = re.compile(r"[0-9.,]+|[+\-*/()]")
 _NUMBER = re.compile(r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+")
 _END = "end"
@@ -37,8 +36,8 @@ class Calculator:
     name = "Calculator"
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """Evaluate every expression; equal inputs are not looked for here (the client does)."""
-        return [_calculate(one.text) for one in inputs]
+        """Evaluate every expression. (The client drops duplicates.)"""
+        return [_calculate(call.text) for call in inputs]
 
 
 class NoResultError(ValueError):
@@ -53,7 +52,7 @@ def _calculate(expression: str) -> ToolResult:
 
 
 def evaluate(expression: str) -> Ratio:
-    """The exact value of `expression`; NoResultError if it has none."""
+    """Return the exact value of `expression`; NoResultError if it has none."""
     if len(expression) > MAX_LENGTH:
         raise NoResultError("expression too long")
     if not _ALPHABET.fullmatch(expression):
@@ -62,7 +61,7 @@ def evaluate(expression: str) -> Ratio:
     if not tokens:
         raise NoResultError("empty expression")
     tokens.append(_END)
-    tokens.reverse()  # the next token is the last of the list
+    tokens.reverse()  # the next token is the last of the list, for pop()
     value = _sum(tokens, 0)
     if tokens[-1] != _END:
         raise NoResultError("unbalanced parentheses" if tokens[-1] == ")" else "operator missing")
@@ -94,7 +93,7 @@ def _product(tokens: list[str], depth: int) -> Ratio:
 
 
 def _operand(tokens: list[str], depth: int) -> Ratio:
-    """A number, or a parenthesis, after any number of minus signs."""
+    """Parse a number or a parenthesis, after any number of minus signs."""
     sign = 1
     while (token := tokens.pop()) == "-":
         sign = -sign
@@ -115,7 +114,7 @@ def _operand(tokens: list[str], depth: int) -> Ratio:
 
 
 def render(value: Ratio) -> str:
-    """Whole values bare, others with two decimals, halves away from zero."""
+    """Return whole values without decimals, others with two, halves rounded away from zero."""
     numerator, denominator = value
     quotient, remainder = divmod(abs(numerator), denominator)
     if quotient >= 10**MAX_DIGITS:

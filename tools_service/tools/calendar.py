@@ -1,7 +1,8 @@
 """The calendar (paper section 3): ``Calendar()`` answers ``Today is Monday, January 30, 2023.``
 
-While annotating, "today" is the date of the text the call stands in; at inference it is the given day or,
-where the configuration says so, today's. In: an empty input with an ISO date. It does no arithmetic on dates.
+In: an empty input with an ISO date. Out: the sentence, or the reason for none. During annotation,
+the date is that of the text; at inference it is the given day, or today if the configuration allows
+that. It does no arithmetic on dates.
 """
 
 from __future__ import annotations
@@ -13,45 +14,42 @@ from datetime import date
 from tools_service.config import CalendarConfig
 from tools_service.tools.contract import ToolInput, ToolResult
 
-# Not strftime: its names follow the process's locale.
+# Not strftime, whose names follow the locale of the process.
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
-_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_ANNOTATING = CalendarConfig()
+_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DEFAULT = CalendarConfig()
 
 
 class Calendar:
-    """`Calendar()`: the sentence with the call's date. `today` supplies one to calls without, where the
-    configuration wants that.
-    """
+    """`Calendar()`: a list of empty inputs with dates to a list of sentences or reasons."""
 
     name = "Calendar"
 
-    def __init__(
-        self, config: CalendarConfig = _ANNOTATING, *, today: Callable[[], date] = date.today
-    ) -> None:
+    def __init__(self, config: CalendarConfig = _DEFAULT, *, today: Callable[[], date] = date.today) -> None:
+        """`today` gives the date of calls without one, if the configuration allows that."""
         self._today = today if config.today else None
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """One sentence for each input, or the reason for none."""
-        return [self._one(one) for one in inputs]
+        """Return a sentence, or the reason for none, for each input."""
+        return [self._answer(call) for call in inputs]
 
-    def _one(self, one: ToolInput) -> ToolResult:
-        if one.text.strip():
+    def _answer(self, call: ToolInput) -> ToolResult:
+        if call.text.strip():
             return ToolResult(reason="input not empty")
-        if one.date is None:
+        if call.date is None:
             return ToolResult(sentence(self._today())) if self._today else ToolResult(reason="no date")
         try:
-            if not _ISO.fullmatch(one.date):  # fromisoformat also takes weeks and bare digits
+            if not _ISO_DATE.fullmatch(call.date):  # fromisoformat also takes weeks and bare digits
                 raise ValueError
-            return ToolResult(sentence(date.fromisoformat(one.date)))
+            return ToolResult(sentence(date.fromisoformat(call.date)))
         except ValueError:
             return ToolResult(reason="malformed date")
 
 
 def sentence(day: date) -> str:
-    """``Today is Monday, January 30, 2023.``"""
+    """Return ``Today is Monday, January 30, 2023.``"""
     return f"Today is {_DAYS[day.weekday()]}, {_MONTHS[day.month - 1]} {day.day}, {day.year}."

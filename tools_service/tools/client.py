@@ -1,9 +1,8 @@
-"""How everybody calls a tool: a list of inputs to a list of results or reasons, in order, never an exception.
+"""The client of the tools: inputs to results or reasons, in order, without exceptions.
 
-Annotation and inference use the same client. It sends equal calls once and remembers their answers, travels
-in lists, gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to their
-contract. `LocalTools` runs tools in this process; serving/client.py has the client of tools on Ray Serve.
-No Ray.
+Annotation and inference use the same client. It asks equal calls once, caches answers, splits long
+lists, gives up at a deadline with a reason, cleans every result (sanitize.py) and holds tools to
+their contract. `LocalTools` runs tools in this process; serving/client.py asks those on Ray.
 """
 
 from __future__ import annotations
@@ -30,22 +29,23 @@ from tools_service.tools.contract import (
     ToolName,
     ToolResult,
     answer,
+    without_result,
 )
-from tools_service.tools.registry import load_tool, prepare, require_available
+from tools_service.tools.registry import load_tool
 from tools_service.tools.sanitize import CountTokens, clean, count_words
 
 T = TypeVar("T")
 
 
 class ToolClient(Protocol):
-    """What steps 3 and 7 need of the tools."""
+    """What annotation and inference need of the tools."""
 
     def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """The answers to `inputs`, in order. Blocks; from a coroutine use `acall`."""
+        """Return the answers to `inputs`, in order. Blocks; a coroutine uses `acall`."""
         ...
 
     async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """The same without blocking the event loop."""
+        """Return the answers to `inputs`, in order, without blocking the event loop."""
         ...
 
 
@@ -55,26 +55,27 @@ class CachingClient(ABC):
     def __init__(self, config: ToolsConfig, count_tokens: CountTokens) -> None:
         self._config = config
         self._count_tokens = count_tokens
-        self._cache = _Cache(config.cache_size)
+        self._cache = _LruCache(config.cache_size)
 
     def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """The answers to `inputs`, in order; a reason instead of an exception. Safe from any thread."""
+        """Return the answers; a reason instead of an exception. Any thread may call."""
         return asyncio.run_coroutine_threadsafe(self.acall(tool, inputs), _background_loop()).result()
 
     async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """The answers to `inputs`, in order; a reason instead of an exception."""
+        """Return the answers; a reason instead of an exception."""
         if tool not in DATED_TOOLS:
-            inputs = [ToolInput(one.text) for one in inputs]
-        answers: dict[ToolInput, ToolResult | None] = {one: self._cache.get((tool, one)) for one in inputs}
-        missing = [one for one, known in answers.items() if known is None]
-        for one, fresh in zip(missing, await self._fetch(tool, missing), strict=True):
-            answers[one] = cleaned = self._cleaned(fresh)
-            self._remember(tool, one, cleaned)
-        return [known for known in map(answers.__getitem__, inputs) if known is not None]
+            inputs = [ToolInput(call.text) for call in inputs]
+        cached = {call: self._cache.get((tool, call)) for call in inputs}
+        answers = {call: known for call, known in cached.items() if known is not None}
+        missing = [call for call in cached if call not in answers]
+        for call, uncleaned in zip(missing, await self._fetch(tool, missing), strict=True):
+            answers[call] = self._clean(uncleaned)
+            self._remember(tool, call, answers[call])
+        return [answers[call] for call in inputs]
 
     @abstractmethod
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        """What the tool says to one list, at the latest at `deadline` on the running loop's clock."""
+        """Return the tool's answers to a list by `deadline` on the running loop's clock."""
 
     async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
         if tool not in TOOL_NAMES:
@@ -83,23 +84,23 @@ class CachingClient(ABC):
         deadline = asyncio.get_running_loop().time() + deployment.deadline_s
         size = deployment.list_size
         lists = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-        answered = await asyncio.gather(*(self._ask(tool, part, deadline) for part in lists))
-        return [result for part in answered for result in part]
+        answers = await asyncio.gather(*(self._ask(tool, part, deadline) for part in lists))
+        return [result for part in answers for result in part]
 
-    def _cleaned(self, answered: ToolResult) -> ToolResult:
-        if answered.result is None:
-            return answered
-        text = clean(answered.result, self._config.max_result_tokens, self._count_tokens)
+    def _clean(self, uncleaned: ToolResult) -> ToolResult:
+        if uncleaned.result is None:
+            return uncleaned
+        text = clean(uncleaned.result, self._config.max_result_tokens, self._count_tokens)
         return ToolResult(result=text) if text else ToolResult(reason=EMPTY_RESULT)
 
-    def _remember(self, tool: str, one: ToolInput, answered: ToolResult) -> None:
-        timeless = one.date is not None or tool not in DATED_TOOLS  # "today" is another day tomorrow
-        if timeless and answered.reason not in TRANSIENT:
-            self._cache.put((tool, one), answered)
+    def _remember(self, tool: str, call: ToolInput, result: ToolResult) -> None:
+        is_undated = tool in DATED_TOOLS and call.date is None  # "today" is another day tomorrow
+        if not is_undated and result.reason not in TRANSIENT:
+            self._cache.put((tool, call), result)
 
 
 class LocalTools(CachingClient):
-    """Tools in this process. A tool that hangs keeps its (daemon) thread; its calls end at the deadline."""
+    """Tools in this process. A tool that hangs keeps its daemon thread; its calls end in time."""
 
     def __init__(
         self, tools: Mapping[str, Tool], config: ToolsConfig, count_tokens: CountTokens = count_words
@@ -114,10 +115,7 @@ class LocalTools(CachingClient):
     def start(
         cls, config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
     ) -> LocalTools:
-        """The named tools, built and loaded here; ToolUnavailableError if one cannot be had."""
-        tools = tuple(tools)
-        require_available(tools, config)
-        prepare(tools, config)
+        """Load the named tools. Searching tools need an index: serving/local.py builds it first."""
         return cls({name: load_tool(name, config) for name in tools}, config, count_tokens)
 
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
@@ -127,7 +125,7 @@ class LocalTools(CachingClient):
         work = functools.partial(self._answer, tool, inputs, left_s)
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.wrap_future(_in_thread(work))
+                return await asyncio.wrap_future(_run_in_thread(work))
         except TimeoutError:
             return without_result(inputs, DEADLINE)
 
@@ -140,8 +138,8 @@ class LocalTools(CachingClient):
             self._slots[tool].release()
 
 
-class _Cache:
-    """The answers used last, at most `size` of them; safe from any thread."""
+class _LruCache:
+    """The answers used last, at most `size`. Thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -161,12 +159,8 @@ class _Cache:
                 self._entries.popitem(last=False)
 
 
-def without_result(inputs: Sequence[ToolInput], reason: str) -> list[ToolResult]:
-    return [ToolResult(reason=reason)] * len(inputs)
-
-
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread: unlike an executor's, one that hangs does not keep the process alive."""
+def _run_in_thread(work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread. Unlike an executor's, it does not keep the process alive."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -182,7 +176,7 @@ def _in_thread(work: Callable[[], T]) -> Future[T]:
 
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
-    """The loop on which blocking calls of this process run."""
+    """Return the event loop for this process's blocking calls."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="tool-calls", daemon=True).start()
     return loop

@@ -1,10 +1,9 @@
-"""The contract of every tool (paper section 3): a list of inputs in, a list of results or reasons for none
-out.
+"""The contract of every tool (paper section 3): inputs in, results or reasons for none out.
 
-A tool is a plain class with a `name` that maps a list of `ToolInput` to a list of `ToolResult` of the same
-length and order. It knows nothing of Ray, batching across callers, caches or deadlines: service.py and
-client.py add those. A tool does not raise for an input it cannot answer; it says why. `answer` is the seam
-that holds even a broken tool to this.
+A tool is a plain class with a `name`. It maps a list of `ToolInput` to a list of `ToolResult` of
+the same length and order. If it cannot answer an input it says why and does not raise. It knows no
+Ray, no batching across callers, no cache and no deadline: client.py and serving/ add those.
+`answer` calls a tool and holds even a broken one to the contract.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ logger = logging.getLogger(__name__)
 ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
 TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 
-# Reasons that this package gives in a tool's place. They say something about a moment, not about the input,
-# so they are never cached and the same call may succeed later. Reasons are few and fixed: they are counted in
-# manifests.
+# Reasons that this package gives in a tool's place. They concern a moment, not the input: the same
+# call may succeed later, so they are never cached. Manifests count reasons.
 DEADLINE = "deadline"
 OVERLOADED = "overloaded"
 UNREACHABLE = "tool unreachable"
@@ -32,16 +30,14 @@ TRANSIENT = frozenset({DEADLINE, OVERLOADED, UNREACHABLE, REPLICA_DIED, TOOL_FAI
 
 EMPTY_RESULT = "empty result"
 
-# The tools whose result depends on the text's date; the client leaves it out of other tools' calls, so that
-# equal inputs of different texts are one call.
+# Tools whose result depends on the text's date. The client drops the date of other tools' calls, so
+# that equal inputs of different texts are one call.
 DATED_TOOLS = frozenset({"Calendar"})
 
 
 @dataclass(frozen=True, slots=True)
 class ToolInput:
-    """What stands between the parentheses of a call, and the date of its text (ISO `YYYY-MM-DD`) where there
-    is one.
-    """
+    """The text between a call's parentheses, and its document's ISO date (YYYY-MM-DD), if any."""
 
     text: str
     date: str | None = None
@@ -49,49 +45,51 @@ class ToolInput:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """One result, or the reason why there is none: exactly one of the two is a string."""
+    """A result, or the reason for none: exactly one of the two is a string."""
 
     result: str | None = None
     reason: str | None = None
 
 
 class Tool(Protocol):
-    """One tool: `name` as it stands in calls, `__call__` from inputs to results, same length, same order."""
+    """A tool: `name` as in calls; `__call__` maps inputs to results, same length and order."""
 
     name: str
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """Answer every input; never raise for one of them."""
+        """Answer every input; never raise because of one."""
         ...
 
 
 class MalformedAnswerError(TypeError):
-    """A tool returned something that is not a list of as many results as there were inputs."""
-
-
-def _checked(results: object, expected: int) -> list[ToolResult]:
-    """`results` if it is a list of `expected` well-formed results; MalformedAnswerError otherwise."""
-    if not isinstance(results, list) or len(results) != expected:
-        size = f" of {len(results)}" if isinstance(results, list) else ""
-        raise MalformedAnswerError(f"wanted a list of {expected} results, got {type(results).__name__}{size}")
-    for result in results:
-        if not isinstance(result, ToolResult):
-            raise MalformedAnswerError(f"wanted a ToolResult, got {type(result).__name__}")
-        if not isinstance(result.reason if result.result is None else result.result, str):
-            raise MalformedAnswerError("a ToolResult needs a result or a reason, as text")
-    return results
+    """A tool returned something else than a list with a result for each input."""
 
 
 def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-    """What `tool` says to `inputs`; where it raises or breaks the contract, the inputs are asked one by one.
+    """Return the answers of `tool`. If it raises or breaks the contract, ask for each input alone.
 
-    So one bad input costs itself its result, never its neighbours.
+    So a bad input loses its own result and no other.
     """
     try:
-        return _checked(tool(inputs), len(inputs))
+        return _validated(tool(inputs), len(inputs))
     except Exception as error:  # a tool is isolated here: its failure becomes a reason
         if len(inputs) != 1:
-            return [result for one in inputs for result in answer(tool, [one])]
+            return [result for call in inputs for result in answer(tool, [call])]
         logger.warning("%s failed on %.80r: %s: %s", tool.name, inputs[0].text, type(error).__name__, error)
         reason = MALFORMED_ANSWER if isinstance(error, MalformedAnswerError) else TOOL_FAILED
         return [ToolResult(reason=reason)]
+
+
+def without_result(inputs: Sequence[ToolInput], reason: str) -> list[ToolResult]:
+    """Return the same `reason` for every input."""
+    return [ToolResult(reason=reason)] * len(inputs)
+
+
+def _validated(results: object, expected: int) -> list[ToolResult]:
+    """Return `results`; MalformedAnswerError unless they are `expected` valid ones."""
+    if isinstance(results, list) and len(results) == expected:
+        kept = [result for result in results if isinstance(result, ToolResult)]
+        texts = [result.reason if result.result is None else result.result for result in kept]
+        if len(kept) == expected and all(isinstance(text, str) for text in texts):
+            return kept
+    raise MalformedAnswerError(f"wanted a list of {expected} results or reasons, got {results!r:.100}")

@@ -1,34 +1,28 @@
 """Question answering (paper section 3, Appendix A): ``QA(question)`` answers with a few words.
 
-In: a question. Out: what a reader model makes of the passages that a search finds for it, as Atlas does: no
-answer is known by heart alone. Two ways to read (config.QAConfig.reader):
+In: a question. Out: the answer that a reader model finds in passages of WikiSearch's index, as in
+Atlas. A question without a hit has no answer. There are two readers (config.QAConfig.reader):
 
-- ``fid``, fusion-in-decoder: each passage is encoded with the question, the decoder sees all of them. The
-  encoder's cost grows with the number of passages, not with its square. For T5's architecture, whose
-  cross-attention has no positions;
-- ``concatenated``: the question and all passages as one input, for any encoder-decoder (Flan-T5, BART).
-
-A question for which nothing is found has no answer. The passages come from WikiSearch's index (search.py).
+- ``fid``, fusion-in-decoder: each passage is encoded with the question, and the decoder sees all of them.
+  The cost is linear in the number of passages. For T5's architecture (no positions in cross-attention);
+- ``concatenated``: the question and all passages are one input, for any encoder-decoder (Flan-T5, BART).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
 from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.retrieval.passages import Hit, Passage
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
 
-if TYPE_CHECKING:
-    from tools_service.tools.wikisearch import Retriever
-
 MAX_QUESTION_CHARACTERS = 1_000
 
-_FUSING = ("t5", "mt5", "umt5")
+_FID_ARCHITECTURES = ("t5", "mt5", "umt5")
 
 
 class QA:
@@ -39,12 +33,9 @@ class QA:
     def __init__(
         self, config: QAConfig, search: WikiSearchConfig, retriever: Retriever | None = None
     ) -> None:
-        """Loads the reader and opens `search`'s index, unless another `retriever` is given.
-
-        Seq2SeqError if the checkpoint cannot be loaded or cannot read in the way that `config` says.
-        """
+        """Load the reader, or raise Seq2SeqError, and the index unless there is a `retriever`."""
         model, self._tokenizer = load_seq2seq(config, "tools.qa")
-        if config.reader == "fid" and model.config.model_type not in _FUSING:
+        if config.reader == "fid" and model.config.model_type not in _FID_ARCHITECTURES:
             raise Seq2SeqError(
                 f"tools.qa.reader = fid: {config.model!r} is no T5 but {model.config.model_type}; "
                 "use concatenated"
@@ -52,45 +43,47 @@ class QA:
         self._reader = Seq2Seq(
             model, self._tokenizer, max_batch_tokens=config.max_batch_tokens, beams=config.beams
         )
-        if retriever is None:
-            from tools_service.tools.wikisearch import open_retriever
-
-            retriever = open_retriever(search)
-        self._retriever = retriever
+        self._retriever = retriever or Retriever(search)
         self._config = config
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-        """Answer every question for which passages are found."""
-        questions = [well_formed(one.text).strip() for one in inputs]
-        asked = [question for question in questions if _refusal(question) is None]
-        hits = self._retriever.search(asked, self._config.passages) if asked else []
-        found = dict(zip(asked, hits, strict=True))
-        prepared = [_refusal(one) or self._prepare(one, found[one]) for one in questions]
-        read = [one for one in prepared if isinstance(one, list)]
-        answers = iter(self._reader.generate(read, [self._config.max_answer_tokens] * len(read)))
-        return [_result(next(answers)) if isinstance(one, list) else one for one in prepared]
+        """Answer every question for which there are passages."""
+        questions = [well_formed(call.text).strip() for call in inputs]
+        valid = [question for question in questions if _refusal(question) is None]
+        hits = self._retriever.search(valid, self._config.passages) if valid else []
+        hits_of = dict(zip(valid, hits, strict=True))
+
+        prepared = [_refusal(text) or self._prepare(text, hits_of[text]) for text in questions]
+        to_read = [segments for segments in prepared if isinstance(segments, list)]
+        limits = [self._config.max_answer_tokens] * len(to_read)
+        answers = iter(self._reader.generate(to_read, limits))
+        return [_result(next(answers)) if isinstance(item, list) else item for item in prepared]
 
     def _prepare(self, question: str, hits: Sequence[Hit]) -> list[Ids] | ToolResult:
-        """What the encoder reads, part by part; a reason if nothing was found."""
+        """Return the reader's input, segment by segment; a reason if there is no hit."""
         if not hits:
             return ToolResult(reason="no passage found")
         passages = [self._retriever.passage(hit.passage) for hit in hits]
         limit = self._config.max_passage_tokens
         if self._config.reader == "concatenated":
             limit = min(limit * len(passages), self._reader.max_positions or 2**31)
-        return [encode(self._tokenizer, part, limit) for part in parts(self._config, question, passages)]
+        texts = reader_texts(self._config, question, passages)
+        return [encode_text(self._tokenizer, text, limit) for text in texts]
 
 
-def parts(config: QAConfig, question: str, passages: Sequence[Passage]) -> list[str]:
-    """The texts that the encoder reads: one for each passage, or (concatenated) one for all."""
-    asked = config.question_format.format(question=question)
-    told = [config.passage_format.format(title=one.title, text=one.text) for one in passages]
-    return [f"{asked} {one}" for one in told] if config.reader == "fid" else [" ".join([asked, *told])]
+def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -> list[str]:
+    """Return the texts for the encoder: one per passage (fid), or one for all (concatenated)."""
+    question_text = config.question_format.format(question=question)
+    passage_format = config.passage_format
+    passage_texts = [passage_format.format(title=p.title, text=p.text) for p in passages]
+    if config.reader == "fid":
+        return [f"{question_text} {passage_text}" for passage_text in passage_texts]
+    return [" ".join([question_text, *passage_texts])]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, part: str, limit: int) -> Ids:
-    """Ids with the tokenizer's end token; what is beyond `limit` is cut off before that."""
-    ids: Ids = tokenizer(part, truncation=True, max_length=limit, verbose=False).input_ids
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> Ids:
+    """Return at most `limit` ids; the last is the end token, also where the text is cut."""
+    ids: Ids = tokenizer(text, truncation=True, max_length=limit, verbose=False).input_ids
     return ids
 
 

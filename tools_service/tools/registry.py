@@ -1,44 +1,46 @@
-"""Which tools there are, and how each is made from the configuration (paper section 3).
+"""Which tools there are, and how each is created from the configuration (paper section 3).
 
-`require_available` refuses what cannot be had before anything is started; `prepare` builds what tools need,
-once, on the machine that starts them; `load_tool` makes a tool in the process that runs it.
+In: names of tools and a ToolsConfig. Out: tools that are ready to answer, errors for tools that
+cannot be had, and a fingerprint of all that a tool is made from. It builds no index.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.fingerprint import fingerprint, folder_states
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
+from tools_service.retrieval.index import MANIFEST
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.contract import TOOL_NAMES, Tool
 
-_SEARCHING = frozenset({"WikiSearch", "QA"})
+SEARCHING_TOOLS = frozenset({"WikiSearch", "QA"})
+"""The tools that search an index."""
 
 
 class ToolUnavailableError(ConfigurationError):
-    """A tool was asked for that this version, or this configuration, cannot provide."""
+    """This version, or this configuration, cannot provide a tool."""
 
 
 def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
-    """ToolUnavailableError unless every one of `tools` can be had; `field` is the option that named them."""
+    """Raise ToolUnavailableError unless all `tools` can be had; the option `field` named them."""
     tools = tuple(tools)
     unknown = [tool for tool in tools if tool not in TOOL_NAMES]
     if unknown:
         raise ToolUnavailableError(
-            f"{field}: no tool is called {_list(unknown)}; there are {_list(TOOL_NAMES)}"
+            f"{field}: no tool is called {_join(unknown)}; there are {_join(TOOL_NAMES)}"
         )
-    searching = [tool for tool in tools if tool in _SEARCHING]
-    if searching and not config.wikisearch.source and not _has_index(config.wikisearch.index):
-        has, out = ("has", "it") if len(searching) == 1 else ("have", "them")
+    searching = [tool for tool in tools if tool in SEARCHING_TOOLS]
+    if searching and not config.wikisearch.source and not (config.wikisearch.index / MANIFEST).is_file():
+        has, it = ("has", "it") if len(searching) == 1 else ("have", "them")
         raise ToolUnavailableError(
-            f"tools.wikisearch.source: {_list(searching)} (in {field}) {has} nothing to search; name a "
-            f"folder or jsonl file of articles with title and text, or leave {out} out"
+            f"tools.wikisearch.source: {_join(searching)} (in {field}) {has} nothing to search; name a "
+            f"folder or jsonl file of articles with title and text, or leave {it} out"
         )
     for tool, section in (("QA", config.qa), ("MT", config.mt)):
         if tool in tools and _is_folder(section.model) and not Path(section.model, "config.json").is_file():
@@ -48,20 +50,13 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
             )
 
 
-def prepare(tools: Iterable[str], config: ToolsConfig) -> None:
-    """Build what `tools` need and is not there yet: the index of WikiSearch and QA."""
-    if config.wikisearch.source and not _SEARCHING.isdisjoint(tools):
-        from tools_service.retrieval.index import ensure
-
-        ensure(config.wikisearch)
-
-
 def load_tool(name: str, config: ToolsConfig) -> Tool:
-    """The tool called `name`, ready to answer; `prepare` has run before, here or on another machine."""
+    """Return the tool called `name`. The index of a searching tool must have been built before."""
     if name == "Calculator":
         return Calculator()
     if name == "Calendar":
         return Calendar(config.calendar)
+    # Imported here: each brings libraries that the replicas of other tools do not need.
     if name == "WikiSearch":
         from tools_service.tools.wikisearch import WikiSearch
 
@@ -74,57 +69,43 @@ def load_tool(name: str, config: ToolsConfig) -> Tool:
         from tools_service.tools.mt import MT
 
         return MT(config.mt)
-    raise ToolUnavailableError(f"no tool is called {name}; there are {_list(TOOL_NAMES)}")
+    raise ToolUnavailableError(f"no tool is called {name}; there are {_join(TOOL_NAMES)}")
 
 
-def absolute(config: ToolsConfig) -> ToolsConfig:
-    """`config` with its folders named in full: replicas have a working folder of their own."""
+def with_absolute_paths(config: ToolsConfig) -> ToolsConfig:
+    """Return `config` with absolute folders: replicas have a working folder of their own."""
     search = config.wikisearch
-    encoder = search.encoder.model_copy(update={"model": _resolved(search.encoder.model)})
+    encoder = search.encoder.model_copy(update={"model": _absolute(search.encoder.model)})
     return config.model_copy(
         update={
             "wikisearch": search.model_copy(update={"index": search.index.resolve(), "encoder": encoder}),
-            "qa": config.qa.model_copy(update={"model": _resolved(config.qa.model)}),
-            "mt": config.mt.model_copy(update={"model": _resolved(config.mt.model)}),
+            "qa": config.qa.model_copy(update={"model": _absolute(config.qa.model)}),
+            "mt": config.mt.model_copy(update={"model": _absolute(config.mt.model)}),
         }
     )
 
 
-def fingerprint(config: ToolsConfig, tool: str) -> str:
-    """Everything that the replicas of `tool` are made from, as one text: equal texts, equal replicas.
-
-    Settings, this package's version, and the state of the folders that are read: a model trained again in the
-    same place is another one.
-    """
-    config = absolute(config)
+def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
+    """Return a hex digest of what replicas of `tool` are made from: settings, version, files."""
+    config = with_absolute_paths(config)
     parts: list[object] = [__version__, config.of(tool).model_dump_json()]
-    if tool in _SEARCHING:
+    if tool in SEARCHING_TOOLS:
         search = config.wikisearch
-        parts += [search.model_dump_json(exclude={"deployment"}), _state(search.index)]
+        parts += [search.model_dump_json(exclude={"deployment"}), folder_states(search.index)]
     if tool in ("QA", "MT"):
-        parts.append(_state(Path((config.qa if tool == "QA" else config.mt).model)))
-    return json.dumps(parts)
+        parts.append(folder_states(Path((config.qa if tool == "QA" else config.mt).model)))
+    return fingerprint(parts)
 
 
-def _state(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file in `folder`, without its subfolders; nothing where there is none."""
-    files = sorted(file for file in folder.glob("*") if file.is_file())
-    return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-
-
-def _resolved(model: str) -> str:
+def _absolute(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if _is_folder(model) else model
 
 
 def _is_folder(model: str) -> bool:
-    """Whether `model` can only be a folder: the hub's are called NAME or OWNER/NAME."""
+    """Whether `model` can only be a folder. Names on the hub look like NAME or OWNER/NAME."""
     return Path(model).is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model)
 
 
-def _has_index(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file()
-
-
-def _list(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+def _join(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,9 +1,9 @@
-"""An encoder-decoder of transformers behind QA and MT: token ids in, finished texts out (paper Appendix A).
+"""The encoder-decoder behind QA and MT (paper Appendix A): token ids in, finished texts out.
 
-An input is one or more parts. Every part is encoded by itself, and the decoder attends to all of them at
-once: with one part that is plain generation, with several it is fusion-in-decoder (Izacard and Grave, arXiv
-2007.01282). Inputs are grouped by length under a budget of tokens; padding stands behind and is masked, so
-that an output does not depend on what else is in the list. It knows nothing of languages, questions or Ray.
+An input has one or more segments. Each segment is encoded alone, and the decoder attends to all of
+them. One segment is plain generation; several are fusion-in-decoder (Izacard and Grave, arXiv
+2007.01282). Inputs are batched by length under a token budget. Padding is masked, so that an output
+does not depend on the rest of the list. It knows no languages, no questions and no Ray.
 
 Shapes: B rows, T encoded tokens, D hidden size.
 """
@@ -14,34 +14,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging as transformers_logging
 
+from tools_service.base.batching import batch_by_length
+from tools_service.base.checkpoints import load_model, load_tokenizer, resolve_device
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import MTConfig, QAConfig
 
 Ids = list[int]
 
-# What is kept of a checkpoint's own settings for generation. The others (sampling, lengths, penalties) were
-# meant for another task or would make the output depend on more than the input.
+# The only generation settings of a checkpoint that are used. Others (sampling, lengths, penalties)
+# were meant for another task, or would make an output depend on more than its input.
 _TOKENS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id")
 
 
 class Seq2SeqError(ConfigurationError):
-    """A checkpoint that cannot be loaded, or not be used as the configuration says."""
+    """A checkpoint cannot be loaded, or not be used as the configuration says."""
 
 
 class Seq2Seq:
-    """One encoder-decoder with its tokenizer."""
+    """An encoder-decoder with its tokenizer."""
 
     def __init__(
         self,
@@ -55,118 +49,92 @@ class Seq2Seq:
         """`first_token` begins every output; None leaves that to the checkpoint."""
         self.model, self.tokenizer = model, tokenizer
         self.model.train(False)
-        kept = {name: getattr(model.generation_config, name) for name in _TOKENS}
+        settings = {name: getattr(model.generation_config, name) for name in _TOKENS}
         if first_token is not None:
-            kept["forced_bos_token_id"] = first_token
-        ends = kept["eos_token_id"]
-        self._ends = frozenset([ends] if isinstance(ends, int) else ends)
-        settings: Any = GenerationConfig
-        self.model.generation_config = settings(**kept)
+            settings["forced_bos_token_id"] = first_token
+        generation_config: Any = GenerationConfig
+        self.model.generation_config = generation_config(**settings)
+
+        end_tokens = settings["eos_token_id"]
+        self._end_tokens = frozenset([end_tokens] if isinstance(end_tokens, int) else end_tokens)
+        self._pad: int = settings["pad_token_id"]
         self._max_batch_tokens, self._beams = max_batch_tokens, beams
-        self._pad: int = kept["pad_token_id"]
 
     @property
     def max_positions(self) -> int | None:
-        """The longest part the encoder has positions for; None where positions are relative."""
+        """The longest segment the encoder has positions for; None if positions are relative."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def generate(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[str | None]:
-        """The text generated for each input; None if it does not end within its limit of tokens.
-
-        Greedy, or a beam search. Special tokens are left out of the texts.
-        """
-        return [self._text(ids) for ids in self.generate_ids(inputs, limits)]
+        """Return the text for each input; None if it has no end token within its limit of tokens."""
+        return [self._decode_text(ids) for ids in self.generate_ids(inputs, limits)]
 
     @torch.inference_mode()
     def generate_ids(self, inputs: Sequence[Sequence[Ids]], limits: Sequence[int]) -> list[Ids]:
-        """The ids generated for each input: up to its end token, which is the last, or to its limit."""
+        """Return the ids for each input, up to and with its end token, or up to its limit."""
         outputs: list[Ids] = [[]] * len(inputs)
-        for limit in sorted(set(limits)):  # a beam search may end differently with more room
-            chosen = [index for index, own in enumerate(limits) if own == limit]
-            lengths = [sum(map(len, inputs[index])) for index in chosen]
-            for rows in by_length(lengths, self._max_batch_tokens):
-                batch = [chosen[row] for row in rows]
-                states = self._encode([part for index in batch for part in inputs[index]])
+        for limit in sorted(set(limits)):  # more room may change the end of a beam search
+            selected = [index for index, own_limit in enumerate(limits) if own_limit == limit]
+            lengths = [sum(map(len, inputs[index])) for index in selected]
+            for rows in batch_by_length(lengths, max_tokens=self._max_batch_tokens):
+                batch = [selected[row] for row in rows]
+                states = self._encode([segment for index in batch for segment in inputs[index]])
                 fused = [torch.cat([next(states) for _ in inputs[index]]) for index in batch]
                 for index, ids in zip(batch, self._decode(fused, limit), strict=True):
                     outputs[index] = ids
         return outputs
 
-    def _encode(self, parts: Sequence[Ids]) -> Iterator[torch.Tensor]:
-        """The encoder's states of each part, [its tokens, D]."""
-        states: list[torch.Tensor] = [torch.empty(0)] * len(parts)
+    def _encode(self, segments: Sequence[Ids]) -> Iterator[torch.Tensor]:
+        """Return the encoder's states of each segment, [its tokens, D]."""
+        states: list[torch.Tensor] = [torch.empty(0)] * len(segments)
         encoder: Any = self.model.get_encoder()
-        for batch in by_length([len(part) for part in parts], self._max_batch_tokens):
-            rows = [torch.tensor(parts[index], device=self.model.device) for index in batch]
-            ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)
-            found = encoder(input_ids=ids, attention_mask=_mask(rows)).last_hidden_state
-            for index, row in zip(batch, found, strict=True):
-                states[index] = row[: len(parts[index])]
+        lengths = [len(segment) for segment in segments]
+        for batch in batch_by_length(lengths, max_tokens=self._max_batch_tokens):
+            rows = [torch.tensor(segments[index], device=self.model.device) for index in batch]
+            ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)  # [B, T]
+            hidden = encoder(input_ids=ids, attention_mask=_mask(rows)).last_hidden_state  # [B, T, D]
+            for index, row in zip(batch, hidden, strict=True):
+                states[index] = row[: lengths[index]]
         return iter(states)
 
     def _decode(self, states: Sequence[torch.Tensor], limit: int) -> list[Ids]:
-        """What the decoder writes to each of `states` [T, D]."""
+        """Return the ids that the decoder generates for each of `states` [T, D]."""
         model: Any = self.model
-        found = model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=pad_sequence(list(states), batch_first=True)),
+        hidden = pad_sequence(list(states), batch_first=True)  # [B, T, D]
+        generated = model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
             attention_mask=_mask(states),
             do_sample=False,
             num_beams=self._beams,
             max_new_tokens=limit,
         )
         outputs = []
-        for _start, *ids in found.tolist():  # BART and NLLB start with the token they end with
-            end = next((at for at, token in enumerate(ids) if token in self._ends), limit)
+        for _start, *ids in generated.tolist():  # BART and NLLB start with their end token
+            end = next((at for at, token in enumerate(ids) if token in self._end_tokens), limit)
             outputs.append(ids[: end + 1])
         return outputs
 
-    def _text(self, ids: Ids) -> str | None:
-        if not ids or ids[-1] not in self._ends:
+    def _decode_text(self, ids: Ids) -> str | None:
+        if not ids or ids[-1] not in self._end_tokens:
             return None
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer that `config` names; safetensors only, no code from the folder.
-
-    Seq2SeqError names `field` (tools.qa, say) if they cannot be had.
-    """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
-            config.model,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise Seq2SeqError(f"{field}.model {config.model!r}: cannot load it: {error}") from error
-    model, report = loaded
-    if absent := sorted(report["missing_keys"]):
-        raise Seq2SeqError(f"{field}.model {config.model!r}: no weights for {', '.join(absent[:3])}")
-    return model.to(device), tokenizer
-
-
-def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, the longest first; several in one stay under `budget`, padded."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    while order:
-        rows = max(1, budget // max(1, lengths[order[0]]))
-        yield order[:rows]
-        order = order[rows:]
+    """Return the model and tokenizer of `config`. Seq2SeqError names the section `field`."""
+    tokenizer = load_tokenizer(config.model, f"{field}.model", Seq2SeqError)
+    model = load_model(
+        AutoModelForSeq2SeqLM, config.model, f"{field}.model", dtype=config.dtype, error=Seq2SeqError
+    )
+    return model.to(resolve_device(config.device)), tokenizer
 
 
 def well_formed(text: str) -> str:
-    """`text` with question marks for halves of surrogate pairs, which no tokenizer takes."""
+    """Return `text` with question marks for lone surrogates, which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _mask(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[B, longest]: 1 where a row of [its length, …] has something, 0 behind it."""
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    return (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
+    """Return [B, longest]: 1 for the items of each row [its length, …], 0 for padding."""
+    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    return pad_sequence(ones, batch_first=True)

@@ -13,7 +13,7 @@ import pytest
 from tests.tools_service.encyclopedia import indexed
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.passages import PassageStore
-from tools_service.retrieval.terms import STOP_WORDS, TermNumbers, analyze
+from tools_service.retrieval.terms import STOP_WORDS, TermIds, analyze
 
 pytestmark = pytest.mark.unit
 
@@ -106,8 +106,8 @@ def test_terms_are_stems_of_words_without_stop_words() -> None:
 
 def test_passages_and_queries_are_analysed_alike() -> None:
     text = "The runner runs; Écluse 水門 RUNNING the river's " + "y" * 100
-    numbers = TermNumbers()
-    found = numbers.of(text)
-    terms = list(numbers.terms)
+    term_ids = TermIds()
+    found = term_ids.analyze(text)
+    terms = list(term_ids.terms)
     assert [terms[number] for number in found] == analyze(text)
     assert max(map(len, terms)) == 64

@@ -11,13 +11,14 @@ import pytest
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
+from tools_service.indexing.build import ensure_index
+from tools_service.retrieval.dense import VectorsError
 from tools_service.retrieval.encoder import Encoder
-from tools_service.retrieval.fusion import fuse
-from tools_service.retrieval.index import ensure, read_manifest
+from tools_service.retrieval.index import read_manifest
 from tools_service.retrieval.passages import PassageStore
-from tools_service.retrieval.vectors import VectorsError
+from tools_service.retrieval.retriever import Retriever, fuse
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import WikiSearch, open_retriever
+from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit
 
@@ -35,8 +36,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> WikiSearchConfig:
 def test_dense_search_is_exact_search_with_the_encoder(made: WikiSearchConfig) -> None:
     store, encoder = PassageStore(made.index), Encoder(made.encoder)
     queries = ["w3 w9", "w17", "w2 w4 w8"]
-    scores = encoder.queries(queries) @ encoder.passages([store[n] for n in range(len(store))]).T
-    found = open_retriever(made.model_copy(update={"retriever": "dense"})).search(queries, 5)
+    scores = (
+        encoder.encode_queries(queries) @ encoder.encode_passages([store[n] for n in range(len(store))]).T
+    )
+    found = Retriever(made.model_copy(update={"retriever": "dense"})).search(queries, 5)
     for row, its in zip(found, scores, strict=True):
         np.testing.assert_allclose([hit.score for hit in row], np.sort(its)[::-1][:5], atol=1e-5)
         np.testing.assert_allclose([its[hit.passage] for hit in row], [hit.score for hit in row], atol=1e-5)
@@ -44,7 +47,7 @@ def test_dense_search_is_exact_search_with_the_encoder(made: WikiSearchConfig) -
 
 def test_hybrid_search_fuses_both_rankings(made: WikiSearchConfig) -> None:
     lexical, dense, hybrid = (
-        open_retriever(made.model_copy(update={"retriever": kind})) for kind in ("bm25", "dense", "hybrid")
+        Retriever(made.model_copy(update={"retriever": kind})) for kind in ("bm25", "dense", "hybrid")
     )
     query = ["w5 w7"]
     wanted = fuse([lexical.search(query, 100)[0], dense.search(query, 100)[0]])
@@ -55,8 +58,8 @@ def test_hybrid_search_fuses_both_rankings(made: WikiSearchConfig) -> None:
 
 def test_an_index_with_vectors_serves_bm25_and_is_kept(made: WikiSearchConfig) -> None:
     before = read_manifest(made.index)
-    ensure(made.model_copy(update={"retriever": "bm25"}))
-    ensure(made)
+    ensure_index(made.model_copy(update={"retriever": "bm25"}))
+    ensure_index(made)
     assert read_manifest(made.index) == before
     assert before["settings"]["vectors"] == {"kind": "flat"}
     assert before["settings"]["encoder"]["passage_prefix"] == "passage: "
@@ -75,7 +78,7 @@ def test_opening_with_other_settings_is_refused(
 ) -> None:
     other = getattr(made, section).model_copy(update=change)
     with pytest.raises(VectorsError, match=message):
-        open_retriever(made.model_copy(update={section: other}))
+        Retriever(made.model_copy(update={section: other}))
 
 
 def test_opening_with_another_encoder_is_refused_and_with_a_copy_is_not(
@@ -85,13 +88,13 @@ def test_opening_with_another_encoder_is_refused_and_with_a_copy_is_not(
         model = bert(tmp_path / str(seed), WORDS, seed=seed)
         config = made.model_copy(update={"encoder": made.encoder.model_copy(update={"model": model})})
         if seed == 0:
-            open_retriever(config)
+            Retriever(config)
         else:
             with pytest.raises(VectorsError, match=r"encoder\.model: .* is not the encoder that .* build"):
-                open_retriever(config)
+                Retriever(config)
 
 
 def test_an_index_without_vectors_says_how_to_build_them(tmp_path: Path) -> None:
     made = indexed(tmp_path, ARTICLES)
     with pytest.raises(VectorsError, match=r"no vectors; build it with .* index --retriever dense"):
-        open_retriever(made.model_copy(update={"retriever": "dense"}))
+        Retriever(made.model_copy(update={"retriever": "dense"}))

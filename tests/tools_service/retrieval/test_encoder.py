@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from tests.tools_service.encoders import DIMENSION, bert
@@ -45,28 +46,28 @@ def test_vectors_are_pooled_tokens_of_the_prefixed_text(model: str, pooling: str
     wanted = torch.stack([by_hand(model, f"query: {text}", pooling) for text in TEXTS])
     if normalize:
         wanted = torch.nn.functional.normalize(wanted, dim=-1)
-    found = encoder.queries(TEXTS)
+    found = encoder.encode_queries(TEXTS)
     assert (found.dtype, found.shape) == (np.float32, (len(TEXTS), DIMENSION))
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
 
 
 def test_passages_have_their_title_and_prefix(model: str) -> None:
     encoder = Encoder(config(model, query_prefix="passage: sea "))
-    passages = encoder.passages([Passage("sea", "otter swims")])
-    np.testing.assert_allclose(passages, encoder.queries(["otter swims"]), atol=1e-6)
+    passages = encoder.encode_passages([Passage("sea", "otter swims")])
+    np.testing.assert_allclose(passages, encoder.encode_queries(["otter swims"]), atol=1e-6)
 
 
 def test_hostile_texts_have_vectors_and_none_have_none(model: str) -> None:
     encoder = Encoder(config(model))
-    assert np.isfinite(encoder.queries(["\ud800", "\x00", "sea " * 10**5])).all()
-    assert encoder.queries([]).shape == (0, DIMENSION)
+    assert np.isfinite(encoder.encode_queries(["\ud800", "\x00", "sea " * 10**5])).all()
+    assert encoder.encode_queries([]).shape == (0, DIMENSION)
 
 
 def test_threads_encode_at_once_and_agree(model: str) -> None:
     encoder = Encoder(config(model))
     with ThreadPoolExecutor(4) as threads:
-        for found in threads.map(lambda _: encoder.queries(TEXTS), range(8)):
-            np.testing.assert_allclose(found, encoder.queries(TEXTS), atol=1e-6)
+        for found in threads.map(lambda _: encoder.encode_queries(TEXTS), range(8)):
+            np.testing.assert_allclose(found, encoder.encode_queries(TEXTS), atol=1e-6)
 
 
 def test_what_cannot_be_an_encoder_is_refused_with_the_field(model: str, tmp_path: Path) -> None:
@@ -82,3 +83,13 @@ def test_pickled_weights_are_refused(model: str, tmp_path: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(EncoderError, match="cannot load it"):
         Encoder(config(str(copy)))
+
+
+def test_a_checkpoint_without_a_pooling_layer_is_an_encoder(model: str, tmp_path: Path) -> None:
+    copy = Path(bert(tmp_path / "bare", WORDS))
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(weights)
+    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+    found = Encoder(config(str(copy))).encode_queries(TEXTS)
+    np.testing.assert_allclose(found, Encoder(config(model)).encode_queries(TEXTS), atol=1e-6)

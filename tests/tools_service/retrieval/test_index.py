@@ -1,144 +1,16 @@
-"""The index's folder: what is built, when it is built again, and what its manifest says."""
+"""An index folder that cannot be opened says what to do."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-import resource
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, written
 from tools_service.config import WikiSearchConfig
-from tools_service.retrieval import index as index_module
-from tools_service.retrieval import sources
-from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import IndexFolderError, build, ensure, read_manifest
-from tools_service.retrieval.sources import SourceError
-from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import WikiSearch, open_retriever
+from tools_service.retrieval.index import IndexFolderError
+from tools_service.retrieval.retriever import Retriever
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> WikiSearchConfig:
-    return indexed(tmp_path)
-
-
-def written_ns(made: WikiSearchConfig) -> int:
-    return (made.index / "manifest.json").stat().st_mtime_ns
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
-
-
-def test_an_index_is_built_once_and_again_when_the_source_changed(made: WikiSearchConfig) -> None:
-    source, built = Path(made.source[0]), written_ns(made)
-    os.utime(source, (1, 1))  # the same content, checked out again
-    ensure(made)
-    assert written_ns(made) == built
-
-    source.write_text(source.read_text().replace("rivers", "rapids"))  # the same size
-    ensure(made)
-    assert "rapids" in (WikiSearch(made)([ToolInput("spin")])[0].result or "")
-
-
-def test_other_settings_build_it_again(made: WikiSearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(index_module.SETTINGS, "k1", 1.2)
-    ensure(made)
-    assert read_manifest(made.index)["settings"]["k1"] == 1.2
-
-
-def test_an_index_that_cannot_be_read_is_built_again(made: WikiSearchConfig) -> None:
-    (made.index / "manifest.json").write_text("{broken")
-    ensure(made)
-    assert read_manifest(made.index)["articles"] == 4
-
-
-def test_who_has_the_old_index_open_keeps_it(made: WikiSearchConfig) -> None:
-    search = WikiSearch(made)
-    Path(made.source[0]).write_bytes(lines([("Otter", "A swimming animal.")]))
-    ensure(made)
-    assert (search([ToolInput("lighthouse")])[0].result or "").startswith("Lighthouse > ")
-
-
-def test_the_manifest_counts_lines_articles_passages_and_what_was_skipped(tmp_path: Path) -> None:
-    wiki = tmp_path / "wiki"
-    wiki.mkdir()
-    broken = b'{broken\n\xff\xfe\n\n{"title": "x"}\n{broken\n'
-    (wiki / "a.jsonl").write_bytes(lines(ARTICLES) + broken)
-    (wiki / "b.jsonl.gz").write_bytes(gzip.compress(lines([("Long", "word " * 400)])))
-    (wiki / "c.jsonl").touch()
-    (wiki / "notes.md").write_text("not an article")
-    manifest = build(config(wiki, tmp_path / "index"), progress=False)
-    assert (manifest["articles"], manifest["passages"]) == (5, 4 + 3)
-    assert manifest["skipped"] == {
-        "not JSON": 2, "not UTF-8": 1, "empty line": 1, "no text": 1, "empty file": 1
-    }  # fmt: skip
-    assert manifest["lines"] == manifest["articles"] + sum(manifest["skipped"].values())
-    assert [one["name"] for one in manifest["source"]] == ["a.jsonl", "b.jsonl.gz", "c.jsonl"]
-    skipped = [json.loads(line) for line in (tmp_path / "index" / "skipped.jsonl").read_text().splitlines()]
-    assert len(skipped) == sum(manifest["skipped"].values())
-    assert {"file": str(wiki / "a.jsonl"), "line": 5, "reason": "not JSON"} in skipped
-
-
-def test_the_index_does_not_depend_on_how_the_source_was_cut_into_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    articles = [(f"Title {n}", f"common w{n % 7} w{n % 31} only{n}. " * (n % 40 + 1)) for n in range(150)]
-    whole = indexed(tmp_path, articles)
-    cut = config(Path(whole.source[0]), tmp_path / "cut")
-    monkeypatch.setattr(sources.read_blocks, "__defaults__", (2_000,))
-    monkeypatch.setattr("tools_service.retrieval.merging._RANGE_POSTINGS", 100)
-    build(cut, progress=False)
-    assert contents(cut.index) == contents(whole.index)
-
-
-def test_more_segments_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources.read_blocks, "__defaults__", (1,))  # a block for each line
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
-    try:
-        made = indexed(tmp_path, ARTICLES * 50)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert read_manifest(made.index)["passages"] == 200
-
-
-def test_the_arrays_are_opened_by_memory_map(made: WikiSearchConfig) -> None:
-    opened = [value for value in vars(Bm25(made.index)).values() if isinstance(value, np.ndarray)]
-    assert len(opened) == 4
-    assert all(isinstance(array.base, np.memmap) for array in opened)
-
-
-def test_a_source_without_articles_is_an_error_and_nothing_half_built_remains(tmp_path: Path) -> None:
-    (tmp_path / "empty.jsonl").write_text("{}\n")
-    with pytest.raises(SourceError, match=r"no article in .*empty\.jsonl, only \{'no text': 1\}"):
-        ensure(config(tmp_path / "empty.jsonl", tmp_path / "index"))
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
-
-
-def test_passages_without_a_single_term_can_be_indexed(tmp_path: Path) -> None:
-    made = indexed(tmp_path, [("?", "! ."), ("the", "of a")])
-    assert open_retriever(made).search(["anything"], 3) == [[]]
-
-
-def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:
-    precious = tmp_path / "home"
-    precious.mkdir()
-    (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(IndexFolderError, match="not empty and not an index"):
-        ensure(config(written(tmp_path / "a.jsonl"), precious))
-    assert (precious / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
@@ -154,4 +26,4 @@ def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path, manifest: str | N
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(IndexFolderError, match=message):
-        open_retriever(WikiSearchConfig(index=tmp_path))
+        Retriever(WikiSearchConfig(index=tmp_path))

@@ -17,8 +17,8 @@ from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import (
     Replica,
     deploy,
-    options,
     running_applications,
+    serve_options,
     stop_unused,
     tools_on_ray,
 )
@@ -216,10 +216,10 @@ def test_a_client_travels_by_pickle() -> None:
 
 
 def test_replicas_are_fixed_or_scale_between_their_bounds() -> None:
-    fixed = options(Deployment(min_replicas=3, max_replicas=3, cpus=0.5, gpus=0.25))
+    fixed = serve_options(Deployment(min_replicas=3, max_replicas=3, cpus=0.5, gpus=0.25))
     assert fixed["num_replicas"] == 3
     assert fixed["ray_actor_options"] == {"num_cpus": 0.5, "num_gpus": 0.25}
-    scaling = options(Deployment(min_replicas=1, max_replicas=3, target_ongoing_requests=4))
+    scaling = serve_options(Deployment(min_replicas=1, max_replicas=3, target_ongoing_requests=4))
     assert "num_replicas" not in scaling
     assert scaling["autoscaling_config"] == {
         "min_replicas": 1,

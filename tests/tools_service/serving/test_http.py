@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from tools_service.config import HttpConfig, ToolsConfig
-from tools_service.serving.http import TOKEN_VARIABLE, HttpError, listen, server, token_of
+from tools_service.serving.http import (
+    TOKEN_VARIABLE,
+    HttpError,
+    bind_socket,
+    create_app,
+    create_server,
+    read_token,
+)
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.client import LocalTools
@@ -49,8 +56,8 @@ class Endpoint:
 @contextmanager
 def running(token: str | None = None, health: dict[str, str] = HEALTH) -> Iterator[Endpoint]:
     client = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
-    listener = listen(CONFIG)
-    served = server(client, TOOLS, CONFIG, token, lambda: health)
+    listener = bind_socket(CONFIG)
+    served = create_server(create_app(client, TOOLS, CONFIG, token, lambda: health))
     thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -95,11 +102,11 @@ def test_a_list_is_answered_in_order(endpoint: Endpoint) -> None:
         (b'["\xff"]', 400, "not JSON: "),
         (b"[" * 9_000, 400, "not JSON: "),
         (b"1" * 9_000, 400, "not JSON: "),
-        (b'"1+1"', 400, "wanted a list of inputs, got a string"),
-        (b'{"text": "1"}', 400, "wanted a list of inputs, got an object"),
-        (b'["1", 2]', 400, "input 1: wanted a string or an object, got a number"),
-        (b"[null]", 400, "input 0: wanted a string or an object, got null"),
-        (b"[{}]", 400, 'input 0: wanted {"text": STRING'),
+        (b'"1+1"', 400, "wanted a list of inputs, got '1+1'"),
+        (b'{"text": "1"}', 400, "wanted a list of inputs, got {'text': '1'}"),
+        (b'["1", 2]', 400, 'input 1: wanted a string or {"text": STRING, "date": STRING or null}, got 2'),
+        (b"[null]", 400, 'input 0: wanted a string or {"text": STRING, "date": STRING or null}, got None'),
+        (b"[{}]", 400, 'input 0: wanted a string or {"text": STRING'),
         (b'[{"text": "1", "date": 2023}]', 400, "input 0: wanted"),
         (b'[{"text": "1", "when": "now"}]', 400, "input 0: wanted"),
         (b'["1", "1", "1", "1", "1", "1"]', 413, "6 inputs are more than 5"),
@@ -161,29 +168,29 @@ def test_a_token_that_is_set_is_asked_for() -> None:
 def test_other_machines_need_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for host in ("127.0.0.1", "127.8.9.1", "::1", "localhost"):
-        assert token_of(HttpConfig(host=host)) is None
+        assert read_token(HttpConfig(host=host)) is None
     for host in ("0.0.0.0", "::", "10.0.0.1", "node-1"):
         with pytest.raises(HttpError, match="callers must show a token"):
-            token_of(HttpConfig(host=host))
+            read_token(HttpConfig(host=host))
     file = tmp_path / "token"
     file.write_text("from-file\n")
-    assert token_of(HttpConfig(host="0.0.0.0", token_file=file)) == "from-file"
+    assert read_token(HttpConfig(host="0.0.0.0", token_file=file)) == "from-file"
     monkeypatch.setenv(TOKEN_VARIABLE, "from-environment")
-    assert token_of(HttpConfig()) == "from-environment"
-    assert token_of(HttpConfig(token_file=file)) == "from-file"
+    assert read_token(HttpConfig()) == "from-environment"
+    assert read_token(HttpConfig(token_file=file)) == "from-file"
 
 
 @pytest.mark.parametrize("token", ["", "two words", "schlüssel"])
 def test_a_token_that_cannot_be_sent_is_refused(tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token)
     with pytest.raises(HttpError, match="one word of visible ASCII"):
-        token_of(HttpConfig(token_file=tmp_path / "token"))
+        read_token(HttpConfig(token_file=tmp_path / "token"))
     with pytest.raises(HttpError, match="No such file"):
-        token_of(HttpConfig(token_file=tmp_path / "nowhere"))
+        read_token(HttpConfig(token_file=tmp_path / "nowhere"))
 
 
 def test_a_port_in_use_is_refused_by_name() -> None:
-    with listen(CONFIG) as first:
+    with bind_socket(CONFIG) as first:
         port = first.getsockname()[1]
         with pytest.raises(HttpError, match=f"--http.port {port}: "):
-            listen(HttpConfig(port=port))
+            bind_socket(HttpConfig(port=port))

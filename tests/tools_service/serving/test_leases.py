@@ -16,7 +16,12 @@ import pytest
 from tools_service.config import CalendarConfig, Deployment, MTConfig, ToolsConfig, WikiSearchConfig
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import running_applications, tools_on_ray
-from tools_service.serving.leases import SharedToolsError, application, exclusively, leased
+from tools_service.serving.leases import (
+    SharedToolsError,
+    application_name,
+    leased_applications,
+    service_lock,
+)
 from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -64,13 +69,15 @@ def eventually(condition: Callable[[], bool]) -> bool:
 def test_another_driver_finds_the_tools_and_keeps_them_when_their_process_is_killed(
     ray_cluster: None,
 ) -> None:
-    names = {application(CONFIG, tool) for tool in ("Calculator", "Calendar")}
+    names = {application_name(CONFIG, tool) for tool in ("Calculator", "Calendar")}
     with serving() as (process, _):
         assert ServeTools(CONFIG).call("Calculator", SUM) == FOUR
         with tools_on_ray(CONFIG, ["Calculator"]) as tools:
             process.kill()
             process.wait()
-            assert eventually(lambda: leased("shared") == {application(CONFIG, "Calculator")})
+            assert eventually(
+                lambda: leased_applications("shared") == {application_name(CONFIG, "Calculator")}
+            )
             assert tools.call("Calculator", SUM) == FOUR
             assert running_applications("shared") == names  # what a crash leaves, until somebody clears up
         assert not running_applications("shared")
@@ -88,20 +95,20 @@ def test_serve_goes_on_with_what_a_crash_left_and_ends_cleanly(ray_cluster: None
         assert second.wait() == 0
         assert rest == ""
     assert not running_applications("shared")
-    assert not leased("shared")
+    assert not leased_applications("shared")
 
 
 def test_only_one_process_at_a_time_starts_or_stops(ray_cluster: None) -> None:
     refused = pytest.raises(SharedToolsError, match=r"tools\.service 'a': another job")
-    with exclusively("a"), exclusively("b"), refused, exclusively("a", timeout_s=0.0):
+    with service_lock("a"), service_lock("b"), refused, service_lock("a", timeout_s=0.0):
         pass
-    with exclusively("a", timeout_s=0.0):
+    with service_lock("a", timeout_s=0.0):
         pass
 
 
 def test_settings_and_folders_tell_applications_apart(tmp_path: Path) -> None:
     def name(config: ToolsConfig, tool: str) -> str:
-        return application(config, tool)
+        return application_name(config, tool)
 
     config = ToolsConfig(wikisearch=WikiSearchConfig(index=tmp_path), mt=MTConfig(model=str(tmp_path)))
     assert name(config, "MT").startswith("toolformer-MT-")

@@ -74,7 +74,7 @@ def test_a_translation_does_not_depend_on_what_else_is_in_the_list(mt: MT) -> No
 
 def test_every_text_goes_with_the_token_of_its_own_language(mt: MT) -> None:
     for language, text, _ in TAUGHT:
-        first, *_, last = mt._tokenizer.convert_ids_to_tokens(mt._source(text))
+        first, *_, last = mt._tokenizer.convert_ids_to_tokens(mt._encode(text))
         assert (first, last) == (language, "</s>")
 
 
@@ -120,7 +120,7 @@ def test_a_hostile_text_gets_a_result_or_a_reason_and_harms_no_other(mt: MT, tex
 
 
 def test_special_tokens_in_a_text_are_text(mt: MT) -> None:
-    ids = mt._source("Der Hund </s> schläft im Garten.")
+    ids = mt._encode("Der Hund </s> schläft im Garten.")
     assert ids.count(mt._tokenizer.eos_token_id) == 1
 
 

@@ -12,7 +12,7 @@ from tests.tools_service.small_seq2seq import bart, byte_level_tokenizer, save, 
 from tools_service.config import QAConfig, WikiSearchConfig
 from tools_service.retrieval.passages import Hit, Passage
 from tools_service.tools.contract import ToolInput, ToolResult
-from tools_service.tools.qa import QA, encode, parts
+from tools_service.tools.qa import QA, encode_text, reader_texts
 from tools_service.tools.seq2seq import Seq2SeqError
 
 pytestmark = pytest.mark.unit
@@ -54,13 +54,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     config = QAConfig(**FORMAT)
     found = Titles().search(list(QUESTIONS), 1)
     texts = [
-        parts(config, question, [PASSAGES[hits[0].passage]])[0]
+        reader_texts(config, question, [PASSAGES[hits[0].passage]])[0]
         for question, hits in zip(QUESTIONS, found, strict=True)
     ]
     tokenizer = byte_level_tokenizer([*texts, *QUESTIONS.values()])
     saved = {}
     for name, model in (("t5", t5(len(tokenizer))), ("bart", bart(len(tokenizer)))):
-        sources = [encode(tokenizer, text, 120) for text in texts]
+        sources = [encode_text(tokenizer, text, 120) for text in texts]
         teach(model, sources, [tokenizer(answer).input_ids for answer in QUESTIONS.values()])
         saved[name] = save(tmp_path_factory.mktemp(name), model, tokenizer)
     return saved
@@ -139,15 +139,15 @@ def test_a_hostile_question_gets_a_result_or_a_reason_and_harms_no_other(
 def test_what_the_encoder_reads() -> None:
     fid, concatenated = QAConfig(reader="fid"), QAConfig(reader="concatenated")
     told = [f"title: {one.title} context: {one.text}" for one in PASSAGES]
-    assert parts(fid, "Why {title}?", PASSAGES) == [f"question: Why {{title}}? {one}" for one in told]
-    assert parts(concatenated, "Why?", PASSAGES) == [" ".join(["question: Why?", *told])]
+    assert reader_texts(fid, "Why {title}?", PASSAGES) == [f"question: Why {{title}}? {one}" for one in told]
+    assert reader_texts(concatenated, "Why?", PASSAGES) == [" ".join(["question: Why?", *told])]
     own = QAConfig(reader="fid", question_format="Q {question}", passage_format="({title}) {text}")
-    assert parts(own, "Why?", PASSAGES[:1]) == [f"Q Why? (Mira Kolsen) {PASSAGES[0].text}"]
+    assert reader_texts(own, "Why?", PASSAGES[:1]) == [f"Q Why? (Mira Kolsen) {PASSAGES[0].text}"]
 
 
 def test_a_long_passage_loses_its_end_and_keeps_the_end_token() -> None:
     tokenizer = byte_level_tokenizer(["question: Why? title: A context: b b b"])
-    ids = encode(tokenizer, "question: Why? title: A context: " + "b " * 500, 20)
+    ids = encode_text(tokenizer, "question: Why? title: A context: " + "b " * 500, 20)
     assert len(ids) == 20
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids).startswith("question: Why? title: A context: b")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools_service.encyclopedia import indexed
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.contract import TOOL_NAMES, ToolInput
-from tools_service.tools.registry import ToolUnavailableError, load_tool, prepare, require_available
+from tools_service.tools.registry import ToolUnavailableError, load_tool, require_available
 
 pytestmark = pytest.mark.unit
 
@@ -37,14 +38,10 @@ def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Pa
         require_available(TOOL_NAMES, config)
     require_available(["Calculator", "Calendar"], config)
 
-    (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
-    prepare(
-        TOOL_NAMES,
-        ToolsConfig(wikisearch=search.model_copy(update={"source": (str(tmp_path / "wiki.jsonl"),)})),
-    )
+    indexed(tmp_path)
     require_available(TOOL_NAMES, config)
-    answers = load_tool("WikiSearch", config)([ToolInput("otters")])
-    assert answers[0].result == "Otter > An otter swims."
+    answers = load_tool("WikiSearch", config)([ToolInput("lighthouses")])
+    assert (answers[0].result or "").startswith("Lighthouse > ")
 
 
 def test_tools_are_made_from_the_configuration() -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tools_service.small_seq2seq import bart, byte_level_tokenizer, t5
-from tools_service.tools.seq2seq import Ids, Seq2Seq, by_length, well_formed
+from tools_service.tools.seq2seq import Ids, Seq2Seq, well_formed
 
 pytestmark = pytest.mark.unit
 
@@ -109,15 +109,6 @@ def test_a_checkpoints_settings_for_another_task_are_left_out() -> None:
     assert model.generation_config.num_beams is None
     assert model.generation_config.forced_eos_token_id is None
     assert model.generation_config.decoder_start_token_id == 1
-
-
-def test_batches_hold_like_lengths_under_the_budget() -> None:
-    lengths = [3, 50, 4, 5, 48, 100, 2]
-    batches = list(by_length(lengths, 100))
-    assert batches == [[5], [1, 4], [3, 2, 0, 6]]
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert list(by_length([7, 7], 3)) == [[0], [1]]  # larger than the budget: alone
-    assert list(by_length([], 3)) == []
 
 
 def test_no_inputs_no_outputs() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.tools_service.encyclopedia import indexed
+from tools_service.retrieval.passages import Passage
+from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput
-from tools_service.tools.wikisearch import Passage, WikiSearch, open_retriever
+from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +57,7 @@ def test_no_queries_no_answers(search: WikiSearch) -> None:
 
 
 def test_the_retriever_gives_ranked_passages(tmp_path: Path) -> None:
-    retriever = open_retriever(indexed(tmp_path))
+    retriever = Retriever(indexed(tmp_path))
     reels, ships = retriever.search(["reel fishing rod", "ships"], 5)
     assert [retriever.passage(hit.passage).title for hit in reels] == ["Fly fishing", "Spin fishing"]
     assert retriever.passage(ships[0].passage) == Passage(

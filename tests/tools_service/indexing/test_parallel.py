@@ -12,9 +12,10 @@ import pytest
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import config, indexed
 from tools_service.config import EncoderConfig, WikiSearchConfig
-from tools_service.retrieval import sources
-from tools_service.retrieval.index import build, read_manifest
-from tools_service.retrieval.parallel import in_order
+from tools_service.indexing import sources
+from tools_service.indexing.build import build_index
+from tools_service.indexing.parallel import map_in_order
+from tools_service.retrieval.index import read_manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_cluster")]
 
@@ -33,7 +34,7 @@ def test_the_parallel_index_is_the_serial_one(tmp_path: Path, monkeypatch: pytes
     serial = indexed(tmp_path, ARTICLES, retriever="dense", encoder=encoder)
     changes = {"retriever": serial.retriever, "encoder": encoder}
     parallel: WikiSearchConfig = config(Path(serial.source[0]), tmp_path / "parallel", **changes)
-    build(parallel, workers=2, progress=False)
+    build_index(parallel, workers=2, progress=False)
     assert contents(parallel.index) == contents(serial.index)
     first, second = read_manifest(serial.index), read_manifest(parallel.index)
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
@@ -59,6 +60,6 @@ def maker(scene: Path) -> Callable[[], Callable[[int], int]]:
 
 def test_results_come_in_order_also_when_an_actor_dies(tmp_path: Path) -> None:
     numbers = ((n,) for n in range(20))
-    found = list(in_order(maker(tmp_path / "died"), numbers, workers=2))
+    found = list(map_in_order(maker(tmp_path / "died"), numbers, workers=2))
     assert found == [n * n for n in range(20)]
     assert (tmp_path / "died").exists()

@@ -1,14 +1,14 @@
-"""What WikiSearch's index is built from: files of articles in, articles out, a block of lines at a time.
+"""What an index is built from: files of articles in, articles out, a block of lines at a time.
 
-Read are, recognised by content and not by name, also compressed (gzip, zstandard, bzip2):
+These formats are read, also compressed (gzip, zstandard, bzip2), and detected by content:
 
     KILT's knowledge source   jsonl: wikipedia_title; text, paragraphs with BULLET:::: and Section:::: marks
     DPR's passages            tsv: id, text, title, quoted as csv; every row is a passage already
-    Dolma's documents         jsonl: text, id, metadata; the title is that of the URL, or the first line
+    Dolma's documents         jsonl: text, id, metadata; the title comes from the URL or the first line
     plain jsonl               title, text
 
-A line that gives no article is `Skipped` with file, line and reason, and reading goes on; a file that is none
-of these is an error, found before any is read. At most a block of lines is held. Cuts nothing into passages.
+A line that gives no article is `Skipped` with file, line and reason. A file of another format is an
+error before anything is read. At most one block of lines is held.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ SUFFIXES = tuple(
     kind + packed for kind in (".jsonl", ".json", ".tsv") for packed in ("", ".gz", ".zst", ".bz2")
 )
 MAX_TITLE_CHARACTERS = 1_000
-_FOUND_TITLE_CHARACTERS = 100  # of a first line; every passage of the document is indexed with it
+_MAX_FIRST_LINE_CHARACTERS = 100  # of a title from the text; it is indexed with every passage
 
-Dialect = Literal["jsonl", "tsv"]
+Format = Literal["jsonl", "tsv"]
 
 _BLOCK_CHARACTERS = 96 * 2**20  # some 400 blocks in KILT's 37 GB
 _CHUNK_BYTES = 2**20
 _MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zst"}
-_LINES_TO_RECOGNISE = 64
+_LINES_TO_DETECT = 64
 _TSV_COLUMNS = ["id", "text", "title"]
 _HEADING = "Section::::"
 _BULLET = re.compile(r"^BULLET::::[-*\s]*")
 
-csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit, 128 KiB, is for the whole process
+csv.field_size_limit(MAX_LINE_BYTES)  # the default is 128 KiB; the limit holds for the process
 
 
 class SourceError(ConfigurationError):
-    """The source cannot be used; names the file or folder and what to do."""
+    """The source cannot be used. The message names the file or folder and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """A title and a text. One that is a `passage` already is not cut."""
+    """A title and a text. An article that is a passage already is not split."""
 
     title: str
     text: str
-    passage: bool = False
+    is_passage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A line that gave no article: the reason, with details after a colon. Lines count from 1."""
+    """A line that gave no article, from 1. The reason may have details after a colon."""
 
     file: str
     line: int
@@ -68,53 +68,53 @@ class Skipped:
 
     @property
     def kind(self) -> str:
-        """The reason without details, for counting."""
+        """The reason without details, for counts."""
         return self.reason.partition(":")[0]
 
 
 @dataclass(slots=True)
 class Block:
-    """Lines that follow each other in one file, numbered, and those among them that could not be read."""
+    """Consecutive lines of one file with their numbers, and those that cannot be read."""
 
     file: str
-    dialect: Dialect
+    format: Format
     lines: list[tuple[int, str]] = field(default_factory=list)
     unreadable: list[Skipped] = field(default_factory=list)
 
 
 def source_files(sources: Sequence[str]) -> list[Path]:
-    """The files of all `sources` (files, folders, globs) in a fixed order."""
-    return [file for source in sources for file in _files(source)]
+    """Return the files of all `sources` (files, folders, globs) in a fixed order."""
+    return [file for source in sources for file in _expand(source)]
 
 
-def _files(source: str) -> list[Path]:
+def _expand(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
     elif path.is_file():
-        found = [path]
+        files = [path]
     else:
         anchor = Path(path.anchor)
-        found = sorted(anchor.glob(str(path.relative_to(anchor)))) if path.parts else []
-    if not found:
+        files = sorted(anchor.glob(str(path.relative_to(anchor)))) if path.parts else []
+    if not files:
         raise SourceError(
             f"tools.wikisearch.source: nothing to read at {source}; wanted a file or a folder of "
             f"{', '.join(SUFFIXES)}"
         )
-    return found
+    return files
 
 
-def recognise(file: Path) -> Dialect | None:
-    """How `file` is written; None if it is empty. SourceError if it is nothing that can be read here."""
-    first = list(islice(_lines(file), _LINES_TO_RECOGNISE))
-    for line in first:
+def detect_format(file: Path) -> Format | None:
+    """Return the format of `file`; None if it is empty; SourceError if it has no known one."""
+    first_lines = list(islice(_lines(file), _LINES_TO_DETECT))
+    for line in first_lines:
         if line.text.lstrip().startswith("{"):
             return "jsonl"
         if line.text.count("\t") >= len(_TSV_COLUMNS) - 1:
             return "tsv"
-    if not first:
+    if not first_lines:
         return None
-    shown = first[0].problem or f"it begins with {first[0].text[:60]!r}"
+    shown = first_lines[0].problem or f"it begins with {first_lines[0].text[:60]!r}"
     raise SourceError(
         f"tools.wikisearch.source: {file} is neither jsonl (an object with title and text a line) nor tsv "
         f"(id, text, title): {shown}; convert it or leave it out"
@@ -122,13 +122,13 @@ def recognise(file: Path) -> Dialect | None:
 
 
 def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> Iterator[Block]:
-    """All lines of all files, in blocks of about so many characters; no block spans files."""
-    dialects = [recognise(file) for file in files]
-    for file, dialect in zip(files, dialects, strict=True):
-        if dialect is None:
+    """Yield all lines of all files, in blocks of about `characters` characters of one file each."""
+    formats = [detect_format(file) for file in files]
+    for file, file_format in zip(files, formats, strict=True):
+        if file_format is None:
             yield Block(str(file), "jsonl", unreadable=[Skipped(str(file), 1, "empty file")])
             continue
-        block, size = Block(str(file), dialect), 0
+        block, size = Block(str(file), file_format), 0
         for line in _lines(file):
             if line.problem:
                 block.unreadable.append(Skipped(str(file), line.number, line.problem))
@@ -137,7 +137,7 @@ def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> I
                 size += len(line.text)
             if size >= characters:
                 yield block
-                block, size = Block(str(file), dialect), 0
+                block, size = Block(str(file), file_format), 0
         if block.lines or block.unreadable:
             yield block
 
@@ -154,9 +154,9 @@ def _lines(file: Path) -> Iterator[Line]:
 
 
 def read_articles(block: Block) -> Iterator[Article | Skipped]:
-    """Every line of a block, as an article or as skipped."""
+    """Yield every line of a block, as an article or as skipped."""
     yield from block.unreadable
-    parse = _from_json if block.dialect == "jsonl" else _from_tsv
+    parse = _from_json if block.format == "jsonl" else _from_tsv
     for number, line in block.lines:
         article = parse(line) if line.strip() else "empty line"
         yield Skipped(block.file, number, article) if isinstance(article, str) else article
@@ -169,7 +169,7 @@ def _from_tsv(line: str) -> Article | str:
         return f"not a tsv row: {error}"
     if len(row) != len(_TSV_COLUMNS):
         return f"not a tsv row: {len(row)} columns, wanted {', '.join(_TSV_COLUMNS)}"
-    return "header" if row == _TSV_COLUMNS else _article(row[2], row[1], passage=True)
+    return "header" if row == _TSV_COLUMNS else _article(row[2], row[1], is_passage=True)
 
 
 def _from_json(line: str) -> Article | str:
@@ -185,37 +185,33 @@ def _from_json(line: str) -> Article | str:
     if not isinstance(text, str) or not text.strip():
         return "no text"
     title = record.get("title")
-    return _article(_found_title(record, text) if title is None else title, text)
+    return _article(_web_title(record, text) if title is None else title, text)
 
 
 def _from_kilt(title: Any, paragraphs: Any) -> Article | str:
-    """Headings are left out, as is the first paragraph, which repeats the title; of bullets the mark is."""
-    if not isinstance(paragraphs, list) or not all(isinstance(one, str) for one in paragraphs):
+    """Leave out headings, the marks of bullets, and a first paragraph that repeats the title."""
+    if not isinstance(paragraphs, list) or not all(isinstance(item, str) for item in paragraphs):
         return "no text"
     if paragraphs and isinstance(title, str) and paragraphs[0].strip() == title.strip():
         paragraphs = paragraphs[1:]
-    kept = (_BULLET.sub("", one) for one in paragraphs if not one.startswith(_HEADING))
+    kept = (_BULLET.sub("", item) for item in paragraphs if not item.startswith(_HEADING))
     return _article(title, "\n".join(kept))
 
 
-def _found_title(record: dict[str, Any], text: str) -> str:
-    """The title of a document of the web: its metadata's, its URL's last part, or its first line."""
+def _web_title(record: dict[str, Any], text: str) -> str:
+    """Return a title from the metadata, the end of the URL, or the first line."""
     metadata = record["metadata"] if isinstance(record.get("metadata"), dict) else {}
     if isinstance(metadata.get("title"), str) and metadata["title"].strip():
         return str(metadata["title"])[:MAX_TITLE_CHARACTERS]
     for url in (record.get("url"), metadata.get("url"), record.get("id")):
-        if isinstance(url, str) and (title := _title_of(url)):
+        if isinstance(url, str) and (title := _title_from_url(url)):
             return title
-    return _shortened(text.strip().partition("\n")[0])
+    line = text.strip().partition("\n")[0]
+    kept = line[:_MAX_FIRST_LINE_CHARACTERS]
+    return kept if kept == line else kept.rpartition(" ")[0] or kept  # cut between words if possible
 
 
-def _shortened(line: str) -> str:
-    """The words that a title has room for; of a longer first word its beginning."""
-    kept = line[:_FOUND_TITLE_CHARACTERS]
-    return kept if len(line) <= len(kept) else kept.rpartition(" ")[0] or kept
-
-
-def _title_of(url: str) -> str | None:
+def _title_from_url(url: str) -> str | None:
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -225,13 +221,11 @@ def _title_of(url: str) -> str | None:
     return title if re.search(r"[^\W\d_]", title) else None
 
 
-def _article(title: Any, text: str, *, passage: bool = False) -> Article | str:
+def _article(title: Any, text: str, *, is_passage: bool = False) -> Article | str:
+    """Return the article, or the reason for none."""
     if not isinstance(title, str) or not title.strip():
         return "no title"
     if len(title) > MAX_TITLE_CHARACTERS:
         return "title too long"
-    return Article(_folded(title), text, passage) if text.strip() else "no text"
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    one_line = " ".join(title.encode("utf-8", "replace").decode("utf-8").split())
+    return Article(one_line, text, is_passage) if text.strip() else "no text"

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from tests.tools_service.encyclopedia import ARTICLES, lines
-from tools_service.retrieval.sources import (
+from tools_service.indexing.sources import (
     Article,
     Block,
     Skipped,
@@ -81,8 +81,8 @@ def test_dprs_passages_stay_as_they_are(tmp_path: Path) -> None:
     *passages, unclosed, short, empty = read(file)
     assert passages == [
         Skipped(str(file), 1, "header"),
-        Article("Aaron", 'Aaron ( or ; "Ahärôn") is a prophet', passage=True),
-        Article('The "Queen"', "plain text", passage=True),
+        Article("Aaron", 'Aaron ( or ; "Ahärôn") is a prophet', is_passage=True),
+        Article('The "Queen"', "plain text", is_passage=True),
     ]
     assert isinstance(unclosed, Skipped)
     assert unclosed.kind == "not a tsv row"

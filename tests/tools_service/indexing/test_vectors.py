@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tools_service.config import VectorsConfig
-from tools_service.retrieval.vectors import VectorIndex, Vectors, VectorsError, VectorWriter
+from tools_service.indexing.vectors import VectorWriter
+from tools_service.retrieval.dense import VectorIndex, VectorsError
+from tools_service.retrieval.encoder import Vectors
 
 pytestmark = pytest.mark.unit
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tools_service.retrieval.fusion import fuse
 from tools_service.retrieval.passages import Hit
+from tools_service.retrieval.retriever import fuse
 
 pytestmark = pytest.mark.unit
 

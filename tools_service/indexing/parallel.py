@@ -1,0 +1,67 @@
+"""Maps a function over a stream of arguments, in this process or in actors on Ray.
+
+Results come in order, and memory is bounded. Ray is imported only if there are workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_CALLS_PER_WORKER = 2  # one runs, one waits
+
+
+def ray_for_workers(workers: int) -> AbstractContextManager[Any]:
+    """Connect to Ray, if there are workers: to RAY_ADDRESS or to a new local cluster."""
+    if not workers:
+        return nullcontext()
+    import ray
+
+    if ray.is_initialized():
+        return nullcontext()
+    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    return ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
+
+
+def map_in_order(
+    make_function: Callable[[], Callable[..., Result]],
+    arguments: Iterable[tuple[Any, ...]],
+    *,
+    workers: int,
+    gpus: float = 0.0,
+) -> Iterator[Result]:
+    """Yield the function's result for every tuple of arguments, in order.
+
+    With 0 workers everything runs here. Otherwise each of `workers` Ray actors (at most one per
+    CPU) makes its own function. An actor that dies is started again, and its calls are repeated.
+    """
+    if not workers:
+        function = make_function()
+        yield from (function(*call) for call in arguments)
+        return
+    import ray
+
+    actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # others would wait for a CPU for ever
+    actors = [actor_class.remote(make_function) for _ in range(workers)]
+    pending: deque[Any] = deque()
+    for number, call in enumerate(arguments):
+        if len(pending) == _CALLS_PER_WORKER * workers:
+            yield ray.get(pending.popleft())
+        pending.append(actors[number % workers].call.remote(*call))
+    while pending:
+        yield ray.get(pending.popleft())
+
+
+class _Worker:
+    def __init__(self, make_function: Callable[[], Callable[..., Any]]) -> None:
+        self._function = make_function()
+
+    def call(self, *arguments: Any) -> Any:
+        return self._function(*arguments)

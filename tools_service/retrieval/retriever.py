@@ -1,0 +1,61 @@
+"""Searches an index by BM25, by vectors, or by both, fused into one ranking.
+
+In: queries. Out: hits for each, best first, and passages by number. The fusion is by reciprocal
+rank (Cormack, Clarke and Büttcher 2009): scores are not used, so that they need not be comparable.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tools_service.config import WikiSearchConfig
+from tools_service.retrieval.bm25 import Bm25
+from tools_service.retrieval.index import read_manifest
+from tools_service.retrieval.passages import Hit, Passage, PassageStore
+
+if TYPE_CHECKING:
+    from tools_service.retrieval.dense import DenseIndex
+
+# A hybrid ranking is fused from this many hits of each retriever, or from `k` if that is more.
+_FUSION_DEPTH = 100
+_RANK_CONSTANT = 60  # the authors' value: agreement of rankings counts more than top ranks
+
+
+class Retriever:
+    """Ranks the passages of an index. Threads may share it."""
+
+    def __init__(self, config: WikiSearchConfig) -> None:
+        """Open the index; IndexFolderError or VectorsError if it lacks what `config` asks for."""
+        manifest = read_manifest(config.index)
+        self._passages = PassageStore(config.index)
+        self._bm25 = Bm25(config.index) if config.retriever != "dense" else None
+        self._dense: DenseIndex | None = None
+        if config.retriever != "bm25":
+            from tools_service.retrieval.dense import DenseIndex
+
+            self._dense = DenseIndex(config, manifest)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query, return the `k` best passages, best first; ties go to the earlier one."""
+        depth = max(k, _FUSION_DEPTH) if self._bm25 and self._dense else k
+        by_terms = [self._bm25.search(query, depth) for query in queries] if self._bm25 else []
+        by_vectors = self._dense.search(queries, depth) if self._dense else []
+        if self._bm25 and self._dense:
+            return [fuse(rankings)[:k] for rankings in zip(by_terms, by_vectors, strict=True)]
+        return by_terms or by_vectors
+
+    def passage(self, number: int) -> Passage:
+        """Return a passage by its number."""
+        return self._passages[number]
+
+
+def fuse(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """Return all passages of the rankings, best first; ties go to the earlier passage."""
+    scores: defaultdict[int, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, hit in enumerate(ranking, start=1):
+            scores[hit.passage] += 1 / (_RANK_CONSTANT + rank)
+    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    return [Hit(passage, score) for passage, score in ranked]

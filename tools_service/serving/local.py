@@ -1,0 +1,33 @@
+"""Starts tools in this process, with everything that they need.
+
+In: names of tools and a ToolsConfig. Out: a LocalTools client. The index of WikiSearch and QA is
+built if it is missing or out of date; that uses Ray only for a large source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tools_service.config import ToolsConfig
+from tools_service.tools.client import LocalTools
+from tools_service.tools.contract import ToolName
+from tools_service.tools.registry import SEARCHING_TOOLS, require_available
+from tools_service.tools.sanitize import CountTokens, count_words
+
+
+def start_local_tools(
+    config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
+) -> LocalTools:
+    """Return a client of the named tools; ToolUnavailableError if one cannot be had."""
+    tools = tuple(tools)
+    require_available(tools, config)
+    prepare_tools(config, tools)
+    return LocalTools.start(config, tools, count_tokens)
+
+
+def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
+    """Build or update the index of WikiSearch and QA, if `tools` has one of them."""
+    if config.wikisearch.source and not SEARCHING_TOOLS.isdisjoint(tools):
+        from tools_service.indexing.build import ensure_index
+
+        ensure_index(config.wikisearch)
