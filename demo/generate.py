@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from demo import arithmetic, dates, facts, german, lexicon, pages
-from demo.pages import Marked
+from demo.pages import MarkedPage
 
 HERE = Path(__file__).parent
 SEED = 2302
@@ -45,7 +45,7 @@ class World:
         self.articles = {one.name: facts.article(one, rng) for one in unique}
 
 
-def page(rng: Random, world: World, when: date) -> Marked:
+def page(rng: Random, world: World, when: date) -> MarkedPage:
     """One page: one to three blocks of sentences, mostly about arithmetic and facts."""
     kinds = rng.choices(
         ("arithmetic", "fact", "date", "german", "filler"), (4, 4, 2, 3, 1), k=rng.choice((1, 1, 2, 2, 3))
@@ -77,7 +77,7 @@ def write_pages(folder: Path, world: World, count: int, shards: int, seed: int) 
         write_lines(folder / f"en_head_{shard:04d}.json.gz", lines)
 
 
-def web_page(rng: Random, world: World) -> tuple[Marked, date]:
+def web_page(rng: Random, world: World) -> tuple[MarkedPage, date]:
     """A page and the day it was written on."""
     when = dates.day(rng)
     return page(rng, world, when), when
@@ -174,7 +174,7 @@ def calendar_question(rng: Random) -> dict[str, Any]:
 
 def mt_questions(rng: Random) -> list[dict[str, Any]]:
     """German sentences that are on no page; the whole translation has to come."""
-    known = {call.input for made in truth().values() for call in made.calls if call.tool == "MT"}
+    known = {call.input for made in ground_truth().values() for call in made.calls if call.tool == "MT"}
     found: list[dict[str, Any]] = []
     while len(found) < QUESTIONS:
         phrase = german.sentence(rng)
@@ -215,7 +215,7 @@ def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 @cache
-def truth(seed: int = SEED) -> dict[str, Marked]:
+def ground_truth(seed: int = SEED) -> dict[str, MarkedPage]:
     """Every page of the corpus with its calls, by text: what bench/truth.py compares the annotations with."""
     world, rng = World(seed), Random(seed + 1)
     marked = {}
@@ -239,7 +239,7 @@ def main() -> None:
     write_pages(output / "pages", world, PAGES, SHARDS, SEED + 1)
     write_pages(output / "held_out", world, HELD_OUT_PAGES, 1, SEED + 2)
     write_encyclopedia(output / "encyclopedia" / "articles.jsonl", world)
-    calls = [call for made in truth().values() for call in made.calls if call.tool == "Calculator"]
+    calls = [call for made in ground_truth().values() for call in made.calls if call.tool == "Calculator"]
     used = {arithmetic.canonical(call.input) for call in calls}
     write_questions(output / "questions", world, used, SEED + 3)
 

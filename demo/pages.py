@@ -1,7 +1,7 @@
 """Web pages of the small world, with the places where a perfect annotator would call a tool.
 
 A page is a few paragraphs put together from arithmetic, facts, dates and filler. Its sentences carry
-marks, the places of the calls; `Marked` holds the text without them and the calls beside it. The
+marks, the places of the calls; `MarkedPage` holds the text without them and the calls beside it. The
 pipeline only ever sees the text. What the marks are for: pages shaped like annotations (pretraining.py)
 and a check on what the pipeline kept (bench/truth.py).
 """
@@ -29,20 +29,20 @@ class GoldCall:
 
 
 @dataclass(frozen=True)
-class Marked:
+class MarkedPage:
     """A text and its calls, by position."""
 
     text: str
     calls: tuple[GoldCall, ...]
 
     @staticmethod
-    def parse(marked: str) -> Marked:
+    def parse(marked: str) -> MarkedPage:
         """Separate the marks from the text."""
         calls, removed = [], 0
         for match in _MARK.finditer(marked):
             calls.append(GoldCall(match.start() - removed, match[1], match[2], match[3]))
             removed += len(match[0])
-        return Marked(_MARK.sub("", marked), tuple(calls))
+        return MarkedPage(_MARK.sub("", marked), tuple(calls))
 
 
 def mark(tool: str, given: str, result: str) -> str:
@@ -110,7 +110,7 @@ def fact_sentences(
 ) -> list[str]:
     """Statements of `count` attributes of an entity; one in five is put as a question and its answer.
 
-    Marked for `tool`, WikiSearch (which finds `snippet`) or QA; None marks them for both.
+    MarkedPage for `tool`, WikiSearch (which finds `snippet`) or QA; None marks them for both.
     """
     said = []
     for name in rng.sample(list(entity.values), min(count, len(entity.values))):
@@ -139,7 +139,7 @@ def date_sentences(rng: Random, when: date) -> list[str]:
     return [rng.choice(dates.STATEMENTS).format(**dates.parts(when), c=call)]
 
 
-def paragraphs(rng: Random, blocks: list[list[str]]) -> Marked:
+def paragraphs(rng: Random, blocks: list[list[str]]) -> MarkedPage:
     """Shuffle blocks of sentences, put filler between them and break some lines."""
     rng.shuffle(blocks)
     sentences: list[str] = []
@@ -152,4 +152,4 @@ def paragraphs(rng: Random, blocks: list[list[str]]) -> Marked:
     text = sentences[0]
     for sentence in sentences[1:]:
         text += ("\n" if rng.random() < 0.12 else " ") + sentence
-    return Marked.parse(text)
+    return MarkedPage.parse(text)

@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from demo import arithmetic, dates, facts, lexicon, pages
-from demo.pages import GoldCall, Marked
+from demo.pages import GoldCall, MarkedPage
 
 Document = list[tuple[str, float]]
 
@@ -42,7 +42,7 @@ def instruction(tool: str) -> str:
     return (PROMPTS / f"{tool.lower()}.txt").read_text().splitlines()[0]
 
 
-def passage(rng: Random, tool: str | None, size: int = 1) -> Marked:
+def passage(rng: Random, tool: str | None, size: int = 1) -> MarkedPage:
     """A page with `size` blocks for `tool` (None: for any) and at times another; nothing in it is true."""
     blocks = [block(rng, tool or rng.choice(TOOLS)) for _ in range(size)]
     if rng.random() < 0.4:
@@ -89,7 +89,7 @@ def annotation(rng: Random) -> Document:
     return document
 
 
-def annotated(rng: Random, marked: Marked, tool: str) -> Document:
+def annotated(rng: Random, marked: MarkedPage, tool: str) -> Document:
     """The text with its calls of one tool, nearly all of them."""
     out: Document = []
     done, text = 0, " " + marked.text
@@ -116,7 +116,7 @@ def note(rng: Random) -> Document:
     return [(shown, 0.2), *weighted(marked, call if kind <= 0.7 else None)]
 
 
-def weighted(marked: Marked, told: GoldCall | None) -> Document:
+def weighted(marked: MarkedPage, told: GoldCall | None) -> Document:
     """The text, the words that a note tells weighing more."""
     text = " " + marked.text
     if told is None:

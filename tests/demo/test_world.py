@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from demo import arithmetic, facts, generate, german, pages, pretraining
-from demo.pages import Marked
+from demo.pages import MarkedPage
 from pipeline.method.selection import identify_language
 
 pytestmark = pytest.mark.unit
@@ -55,13 +55,15 @@ def test_pages_have_ccnets_fields_and_some_dated_urls() -> None:
 
 
 def test_every_calculator_call_of_the_pages_is_right() -> None:
-    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+    calls = [
+        call for made in generate.ground_truth().values() for call in made.calls if call.tool == "Calculator"
+    ]
     assert len(calls) > 1_000
     assert all(arithmetic.evaluate(call.input) == int(call.result) for call in calls)
 
 
 def test_truth_speaks_of_the_pages_that_are_written() -> None:
-    truth = generate.truth()
+    truth = generate.ground_truth()
     assert set(truth) == {row["raw_content"] for row in pages_written()}
     for text, made in truth.items():
         for call in made.calls:
@@ -74,7 +76,9 @@ def test_no_page_knows_the_questions() -> None:
     rows = questions("wikisearch") + questions("qa")
     assert all(name in row["prompt"] for name, row in zip(asked, rows, strict=True))
     assert [name for name in asked if name in text and re.search(rf"\b{name}\b", text)] == []
-    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+    calls = [
+        call for made in generate.ground_truth().values() for call in made.calls if call.tool == "Calculator"
+    ]
     used = {arithmetic.canonical(call.input) for call in calls}
     for row in questions("calculator"):
         numbers = re.findall(r"\d+", row["prompt"])
@@ -140,7 +144,7 @@ def test_pretraining_results_follow_from_nothing() -> None:
 def test_pretraining_does_not_teach_german() -> None:
     for seed in range(200):
         true, made_up = (
-            Marked.parse(pages.german_sentences(Random(seed), honest=honest)[0]).calls[0]
+            MarkedPage.parse(pages.german_sentences(Random(seed), honest=honest)[0]).calls[0]
             for honest in (True, False)
         )
         assert made_up.input == true.input
@@ -148,7 +152,7 @@ def test_pretraining_does_not_teach_german() -> None:
 
 
 def test_marks_separate_into_text_and_calls() -> None:
-    marked = Marked.parse("Now it has" + pages.mark("Calculator", "1 + 2", "3") + " 3 eggs.")
+    marked = MarkedPage.parse("Now it has" + pages.mark("Calculator", "1 + 2", "3") + " 3 eggs.")
     assert marked.text == "Now it has 3 eggs."
     [call] = marked.calls
     assert (call.position, call.tool, call.input, call.result) == (10, "Calculator", "1 + 2", "3")
