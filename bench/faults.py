@@ -64,8 +64,7 @@ class FaultError(Exception):
 
 
 class RecordedBatch(AnnotateBatch):
-    """Records which texts it begins and ends, in one file per process. A kill leaves complete
-    lines."""
+    """Records which texts it begins and ends, in a file per process that survives a kill."""
 
     def __init__(self, config: Any, tools: Any, progress: Any) -> None:
         super().__init__(config, tools, progress)
@@ -82,8 +81,7 @@ class RecordedBatch(AnnotateBatch):
 
 
 def record_folder(output: Path) -> Path:
-    """Where `RecordedBatch` writes for a run into `output`. Not inside `output`, whose disk may be
-    full."""
+    """Where `RecordedBatch` writes for a run into `output`, on another disk than `output`."""
     return output.with_name(output.name + ".record")
 
 
@@ -171,8 +169,7 @@ class AnnotateProcess:
         )
 
     def wait_for_files(self, number: int) -> None:
-        """Wait until `number` files are written, or the process has ended. FaultError after
-        TIMEOUT_S."""
+        """Wait for `number` files or the end of the process. FaultError after TIMEOUT_S."""
         until = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and len(parquet_files(self.output / ROWS)) < number:
             if time.monotonic() > until:
@@ -268,8 +265,7 @@ class FaultTest:
             )
 
     def _inject(self, kind: str, run: AnnotateProcess, rng: random.Random) -> str:
-        """Inject the fault after a random number of files and a pause; returns a description of the
-        moment."""
+        """Inject the fault at a random moment; returns a description of this moment."""
         if kind == "twice":
             return self._start_again(run)
         files, pause_s = rng.randrange(self.files), rng.random()
@@ -390,8 +386,7 @@ def _disk_bytes(path: Path) -> int:
 
 
 def _cut_file(rows: Path, rng: random.Random) -> None:
-    """Do what a crash of the machine does: cut off the end of a file, and leave one under a
-    temporary name."""
+    """Do what a crash of the machine does: cut a file, and leave one under a temporary name."""
     if files := parquet_files(rows):
         file = rng.choice(files)
         os.truncate(file, rng.randrange(file.stat().st_size))

@@ -39,8 +39,7 @@ def read_questions(file: Path) -> Iterator[str]:
 
 
 def identify(texts: Sequence[str], code: str, words: int | None = None) -> list[Identified]:
-    """Identify the language of each text, or of its first `words` words, and compare it with
-    `code`."""
+    """Identify the language of each text, or of its first `words` words; compare with `code`."""
     identified = []
     for text in texts:
         start = " ".join(text.split()[:words])

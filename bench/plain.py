@@ -149,8 +149,7 @@ class PlainAnnotator:
         return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
 
     def _score(self, executed: ExecutedCall, x: np.ndarray) -> Call:
-        """The three losses, from one padded batch of the three whole sequences with all their
-        logits."""
+        """The three losses, from one padded batch of the three whole sequences."""
         candidate, result = executed.candidate, str(executed.result)
         bos = list(self.engine.call_tokens.bos)
         written = [linearise(candidate.tool, candidate.input, r) for r in (result, None)]

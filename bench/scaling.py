@@ -71,8 +71,7 @@ MIN_SHARES = {16: 0.95, 32: 0.90}
 CORPUS_FACTOR = 10
 MAX_GROWTH = 0.10
 SECONDS = "seconds"
-"""File beside a run's output with the model's time for a batch. Nodes do not inherit the driver's
-variables."""
+"""File next to a run's output with the model's time for a batch; nodes get no variables."""
 _SAMPLE_INTERVAL_S = 2.0
 _FILES = 4
 
@@ -176,8 +175,7 @@ def configuration(world: Path, output: Path, actors: int) -> AnnotateConfig:
 
 
 def run_annotate(world: str, output: str, actors: int) -> None:
-    """The command that is measured. Prints its time, its memory and that of the object stores as
-    JSON."""
+    """The measured command. Prints its time, its memory and the object stores' as JSON."""
     began = time.monotonic()
     with _sampled_stores() as samples:
         annotate(configuration(Path(world), Path(output), actors), TimedBatch)
@@ -245,8 +243,7 @@ class ScalingRun:
     """Share of all cores that the whole machine used during the run."""
     calls_per_s: float
     calls_lost: int
-    """Calls lost because a tool was late, overloaded or gone; a search that finds nothing is not
-    one."""
+    """Calls lost because a tool was late, overloaded or gone."""
     driver_mib: float
     store_mib: float
 

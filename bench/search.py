@@ -109,8 +109,7 @@ def invent_queries(index: Path, number: int) -> list[str]:
 
 
 def measure_replicas(index: Path, queries: list[str], replicas: int) -> dict[str, float]:
-    """Let `replicas` processes answer the same queries at once; the worst latency and memory among
-    them."""
+    """`replicas` processes answer the same queries at once; the worst latency and memory."""
     context = multiprocessing.get_context("spawn")
     barrier, measurements = context.Barrier(replicas), context.Queue()
     arguments = (index, queries, barrier, measurements)
@@ -158,8 +157,7 @@ def _times(ask: Callable[[Any], Any], queries: Sequence[Any]) -> tuple[list[floa
 
 
 def measure_bm25s(index: Path, queries: Sequence[str]) -> dict[str, Any]:
-    """bm25s and our BM25 on the same postings, one query at a time, for the best passage and the
-    best five."""
+    """bm25s and our BM25 on the same postings, for the best passage and the best five."""
     import bm25s  # not at the top: replicas import this module, and their memory is measured
 
     ours, bm25s_index = Bm25(index), bm25s.BM25(method="lucene", k1=0.9, b=0.4)
@@ -188,8 +186,7 @@ def measure_bm25s(index: Path, queries: Sequence[str]) -> dict[str, Any]:
 
 
 def measure_recall(index: Path, folder: Path) -> dict[str, Any]:
-    """The share of the exact best ten that each kind of FAISS index finds, on the first passages'
-    vectors."""
+    """The share of the exact best ten passages that each kind of FAISS index finds."""
     from tools_service.retrieval.vectors import (  # loads FAISS, which replicas of BM25 do not need
         VectorIndex,
         VectorWriter,

@@ -54,10 +54,7 @@ def run_engine(
     batch: int = BATCH,
     ready: Callable[[], Any] = no_wait,
 ) -> tuple[SystemRun, list[Annotation]]:
-    """Annotate all texts, `batch` at a time, with the clock started when `ready` returns.
-
-    The usage includes the prompts. SystemExit if a text fails.
-    """
+    """Annotate all texts. The clock starts when `ready` returns. SystemExit if a text fails."""
     model.usage.clear()
     ready()
     with count_forwards(model) as forwards, measured(model.device) as timing:
@@ -73,8 +70,7 @@ def run_engine(
 def run_plain(
     plain: PlainAnnotator, model: LanguageModel, texts: Sequence[Text], ready: Callable[[], Any] = no_wait
 ) -> SystemRun:
-    """The plain procedure, after one text to warm up, with the clock started when `ready` returns.
-    Its phase "plus" contains all three losses."""
+    """The plain procedure after a warm-up. Its phase "plus" contains all three losses."""
     plain.annotate(texts[:1])
     plain.usage.clear()
     plain.candidates = 0

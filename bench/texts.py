@@ -60,8 +60,7 @@ def read(files: Sequence[Path]) -> Language:
 
 
 def invent(seed: int = 0, types: int = 40_000, sentences: int = 60_000) -> Language:
-    """A language of `types` words that follow the law of Zipf and Mandelbrot, p(rank) ~ 1 / (rank +
-    2.7)."""
+    """A language of `types` words by the Zipf-Mandelbrot law, p(rank) ~ 1 / (rank + 2.7)."""
     random = np.random.default_rng(seed)
     words = [*FREQUENT, *(spell(100 + n) for n in range(types - len(FREQUENT)))]
     cumulative = np.cumsum(1 / (np.arange(types) + 2.7))
@@ -100,8 +99,7 @@ def _word(language: Language, number: int) -> str:
 
 
 def queries(passages: Sequence[str], number: int, seed: int = 0) -> list[str]:
-    """`number` queries for `passages`: search terms of 2 to 6 words as a model writes them; every
-    fourth query is a question."""
+    """`number` queries for `passages`: 2 to 6 search terms; every fourth is a question."""
     random = np.random.default_rng(seed)
     written = []
     for n in range(number):

@@ -80,8 +80,7 @@ def time_alternately(functions: Sequence[Callable[[int], object]], seconds: floa
 
 
 def inputs_of(tool: str, count: int) -> list[ToolInput]:
-    """`count` distinct inputs like those of the demo's pages; trailing spaces make repetitions
-    distinct."""
+    """`count` inputs like those of the demo's pages, made distinct by trailing spaces."""
     from demo import generate
 
     if tool == "Calendar":
@@ -120,8 +119,7 @@ def overheads(timings: Sequence[Timing]) -> dict[str, float]:
 
 
 def slowest_hostile() -> tuple[float, str]:
-    """Milliseconds of the hostile expression that takes the calculator longest (the best of five
-    runs)."""
+    """Milliseconds (the best of five runs) of the slowest hostile expression."""
     calculator = Calculator()
 
     def milliseconds(expression: str) -> float:

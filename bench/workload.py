@@ -40,8 +40,7 @@ TAUGHT = " sold [Calculator(48 + 67)] 48 + 67 [Calculator(115 / 5)] on [Calculat
 
 
 class LookupTool:
-    """A tool without cost: it looks answers up in the demo's pages, and returns a fixed phrase
-    otherwise."""
+    """A tool without cost: returns the answers of the demo's pages, or a fixed phrase."""
 
     def __init__(self, name: ToolName) -> None:
         self.name = name
@@ -75,8 +74,7 @@ def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None)
 def make_texts(
     model: LanguageModel, method: MethodConfig, count: int, corpus: Sequence[str], max_tokens: int
 ) -> list[Text]:
-    """The first `count` texts that the tool is tried on and that fit beside its prompt. SystemExit
-    if there is none."""
+    """The first texts that suit the tool and fit beside its prompt. SystemExit if none."""
     [tool] = method.tools
     config = CorpusConfig(paths=tuple(corpus), max_tokens=max_tokens)
     room = model.max_text_tokens(load_prompt(tool, method.prompts), method.of(tool).max_call_tokens)
@@ -106,8 +104,7 @@ class Workload:
 
     @classmethod
     def create(cls, name: str, tool: ToolName, args: argparse.Namespace) -> Workload:
-        """The workload that `args` describe, warmed up: the model's prompts and tables are
-        computed."""
+        """The workload that `args` describe, with the model's prompts and tables computed."""
         model = make_model(name, args.device, args.dtype, args.max_batch_tokens)
         changed = {key: getattr(args, key) for key in ("k", "m", "tau_s") if getattr(args, key) is not None}
         settings = ToolMethod.model_validate(MethodConfig().of(tool).model_dump() | changed)

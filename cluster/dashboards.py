@@ -96,8 +96,7 @@ def _unknown(panel: Panel, labels: set[str], known: set[str] | frozenset[str], w
 
 
 def count_series(address: str, query: str, minutes: float) -> int:
-    """How many series `query` had in the last minutes. ValueError if Prometheus refuses it, OSError
-    if there is no Prometheus."""
+    """How many series `query` had. ValueError if it is refused, OSError without Prometheus."""
     for variable, value in VARIABLES.items():
         query = query.replace(variable, value)
     end = time.time()

@@ -56,8 +56,7 @@ class LocalClusterError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSize:
-    """The simulated resources of a node. `memory` and `store` (the object store, which is real) are
-    in bytes."""
+    """The resources of a node, simulated but for the object store; memory in bytes."""
 
     cpus: float = 1
     gpus: float = 0
@@ -110,8 +109,7 @@ class Autoscaling:
 
     @classmethod
     def parse(cls, size: str | None, max_workers: int | None) -> Autoscaling | None:
-        """From the command's options; None without --autoscale. LocalClusterError if they are
-        invalid."""
+        """From the options; None without --autoscale. LocalClusterError if invalid."""
         if size is None and max_workers is not None:
             raise LocalClusterError(f"--max-workers {max_workers}: give the nodes' size with --autoscale")
         if max_workers is not None and max_workers < 1:
@@ -260,8 +258,7 @@ class LocalCluster:
             self._process.stdin.flush()
 
     def _wait_for(self, event: str) -> list[str]:
-        """The words after `event` in the line that reports it. LocalClusterError for an error or
-        the end."""
+        """The rest of the line that reports `event`. LocalClusterError for an error or the end."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             reported, *rest = line.split()
@@ -347,8 +344,7 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 @contextmanager
 def _cleaning_up() -> Iterator[None]:
-    """Set up a folder for Ray; after the block, remove it and kill all processes started in the
-    block."""
+    """Set up a folder for Ray; after the block, remove it and all processes started in it."""
     # Orphaned processes become our children, so that we find them after their raylet is killed.
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     os.environ.pop("RAY_ADDRESS", None)

@@ -47,8 +47,7 @@ FIELDS: dict[str, frozenset[str]] = {
         "priority replicas scaleStrategy suspend",
     }.items()
 }
-"""KubeRay's own fields, by the kind or field that contains them. Tests compare them with the
-definitions."""
+"""KubeRay's own fields, by kind or field. Tests compare them with the definitions."""
 
 _OBJECT = frozenset({"apiVersion", "kind", "metadata", "spec"})
 _METADATA = frozenset({"name", "namespace", "labels", "annotations", "finalizers"})

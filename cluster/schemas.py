@@ -84,8 +84,7 @@ def _subschema(schema: Object, path: tuple[str, ...]) -> Object:
 
 
 def strict_schema(definition: Object) -> Object:
-    """The JSON Schema of a definition's v1: fields with a default are optional, unknown fields are
-    refused."""
+    """The JSON Schema of v1: fields with a default are optional, unknown fields refused."""
     version = next(version for version in definition["spec"]["versions"] if version["name"] == "v1")
     schema: Object = _strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}  # Kubernetes checks it itself

@@ -42,8 +42,7 @@ class SubmitError(Exception):
 
 
 def runtime_env(variables: Sequence[str]) -> dict[str, Any]:
-    """The job's runtime environment: this folder, and `variables`, each NAME=VALUE or NAME (with
-    its value here). SubmitError if a NAME is not set here."""
+    """This folder, and `variables` (NAME=VALUE, or NAME with its value here) for the job."""
     env_vars = {name: os.environ[name] for name in SECRETS if name in os.environ}
     for variable in variables:
         name, equals, value = variable.partition("=")
@@ -68,8 +67,7 @@ def metadata(command: Sequence[str]) -> dict[str, str]:
 
 
 def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
-    """Start the job: a client of its cluster, and its submission id. SubmitError if the cluster
-    refuses."""
+    """Start the job: a client, and the submission id. SubmitError if the cluster refuses."""
     if not arguments.address.startswith(("http://", "https://")):
         raise SubmitError(f"--address {arguments.address}: the dashboard's, such as http://127.0.0.1:8265")
     environment = runtime_env(arguments.env)

@@ -142,11 +142,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "From which town does {s} come?",
         "What is the native town of {s}?",
     ),
-    "year": (
-        "In which year was {s} born?",
-        "What is the birth year of {s}?",
-        "Which year was {s} born in?",
-    ),
+    "year": ("In which year was {s} born?", "What is the birth year of {s}?", "Which year was {s} born in?"),
     "home": (
         "Where does {s} live?",
         "In which town does {s} live?",

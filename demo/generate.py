@@ -157,8 +157,7 @@ def calculator_questions(rng: Random, used: set[tuple[str, ...]]) -> list[dict[s
 
 
 def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any]:
-    """A question about an attribute of an entity that no page mentions. The other tool that could
-    answer is off."""
+    """A question about an entity that is on no page. The other tool that could answer is off."""
     other = {"WikiSearch": "QA", "QA": "WikiSearch"}[tool]
     name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
     prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
@@ -216,8 +215,7 @@ def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 @cache
 def ground_truth(seed: int = SEED) -> dict[str, MarkedPage]:
-    """Every page of the corpus with its calls, by text. bench/truth.py compares annotations with
-    it."""
+    """Every page of the corpus with its calls, by text; used by bench/truth.py."""
     world, rng = World(seed), Random(seed + 1)
     by_text = {}
     for number in range(PAGES):

@@ -31,6 +31,10 @@ def _nouns(masculine: str, feminine: str, neuter: str) -> tuple[tuple[str, str, 
     return tuple((gender, *pair) for gender, text in groups for pair in _pairs(text))
 
 
+def _verbs(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple((*german.split(", "), *english.split(", ")) for german, english in _pairs(text))
+
+
 # Used only as subjects, because nouns like Nachbar change in other cases.
 SUBJECTS = _nouns(
     """Lehrer = teacher; Bäcker = baker; Arzt = doctor; Nachbar = neighbour; Bruder = brother; Vater = father
@@ -65,44 +69,24 @@ ADJECTIVES = _pairs(
     rund = round; warm = warm; kalt = cold; gelb = yellow; schmutzig = dirty; seltsam = strange
     golden = golden; billig = cheap; hübsch = pretty; fremd = foreign; dünn = thin"""
 )
-# Third person singular and first person plural.
-TRANSITIVE = (
-    ("kauft", "kaufen", "buys", "buy"),
-    ("verkauft", "verkaufen", "sells", "sell"),
-    ("sucht", "suchen", "looks for", "look for"),
-    ("findet", "finden", "finds", "find"),
-    ("malt", "malen", "paints", "paint"),
-    ("trägt", "tragen", "carries", "carry"),
-    ("bringt", "bringen", "brings", "bring"),
-    ("holt", "holen", "fetches", "fetch"),
-    ("sieht", "sehen", "sees", "see"),
-    ("braucht", "brauchen", "needs", "need"),
-    ("zeigt", "zeigen", "shows", "show"),
-    ("nimmt", "nehmen", "takes", "take"),
-    ("verliert", "verlieren", "loses", "lose"),
-    ("repariert", "reparieren", "repairs", "repair"),
-    ("putzt", "putzen", "cleans", "clean"),
-    ("vergisst", "vergessen", "forgets", "forget"),
-    ("versteckt", "verstecken", "hides", "hide"),
-    ("öffnet", "öffnen", "opens", "open"),
-    ("bewacht", "bewachen", "guards", "guard"),
-    ("zeichnet", "zeichnen", "draws", "draw"),
+# Third person singular and first person plural, in both languages.
+TRANSITIVE = _verbs(
+    """kauft, kaufen = buys, buy; verkauft, verkaufen = sells, sell
+    sucht, suchen = looks for, look for; findet, finden = finds, find
+    malt, malen = paints, paint; trägt, tragen = carries, carry; bringt, bringen = brings, bring
+    holt, holen = fetches, fetch; sieht, sehen = sees, see; braucht, brauchen = needs, need
+    zeigt, zeigen = shows, show; nimmt, nehmen = takes, take; verliert, verlieren = loses, lose
+    repariert, reparieren = repairs, repair; putzt, putzen = cleans, clean
+    vergisst, vergessen = forgets, forget; versteckt, verstecken = hides, hide
+    öffnet, öffnen = opens, open; bewacht, bewachen = guards, guard
+    zeichnet, zeichnen = draws, draw"""
 )
-INTRANSITIVE = (
-    ("schläft", "schlafen", "sleeps", "sleep"),
-    ("wartet", "warten", "waits", "wait"),
-    ("singt", "singen", "sings", "sing"),
-    ("arbeitet", "arbeiten", "works", "work"),
-    ("sitzt", "sitzen", "sits", "sit"),
-    ("spielt", "spielen", "plays", "play"),
-    ("lacht", "lachen", "laughs", "laugh"),
-    ("tanzt", "tanzen", "dances", "dance"),
-    ("steht", "stehen", "stands", "stand"),
-    ("träumt", "träumen", "dreams", "dream"),
-    ("wohnt", "wohnen", "lives", "live"),
-    ("isst", "essen", "eats", "eat"),
-    ("weint", "weinen", "cries", "cry"),
-    ("schweigt", "schweigen", "keeps silent", "keep silent"),
+INTRANSITIVE = _verbs(
+    """schläft, schlafen = sleeps, sleep; wartet, warten = waits, wait; singt, singen = sings, sing
+    arbeitet, arbeiten = works, work; sitzt, sitzen = sits, sit; spielt, spielen = plays, play
+    lacht, lachen = laughs, laugh; tanzt, tanzen = dances, dance; steht, stehen = stands, stand
+    träumt, träumen = dreams, dream; wohnt, wohnen = lives, live; isst, essen = eats, eat
+    weint, weinen = cries, cry; schweigt, schweigen = keeps silent, keep silent"""
 )
 PLACES = _pairs(
     """im Garten = in the garden; in der Küche = in the kitchen; auf dem Markt = at the market

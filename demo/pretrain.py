@@ -25,8 +25,7 @@ BOS = "<s>"
 
 
 def train_tokenizer(seed: int = 0, documents: int = 12_000) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE on pretraining documents; every number of up to two digits becomes one
-    token."""
+    """Train byte-level BPE; every number of up to two digits becomes one token."""
     rng = Random(seed)
     # Each of these words must be one token, with and without a leading space.
     words = [
@@ -76,8 +75,7 @@ def attention(
     scaling: float,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention, q k v [B, H, T, D], as plain products: on a CPU faster than the fused
-    kernel."""
+    """Causal attention, q k v [B, H, T, D]; on a CPU faster than the fused kernel."""
     size = q.shape[-2]
     future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     weights = torch.softmax(q @ k.transpose(-1, -2) * scaling + future, dim=-1)
@@ -88,8 +86,7 @@ AttentionInterface.register("plain", attention)
 
 
 class Batches:
-    """Endless batches of one bucket each: token ids [B, T] and loss weights [B, T], float32, 0 at
-    padding."""
+    """Endless batches of a bucket each: ids [B, T] and loss weights [B, T], 0 at padding."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self._encode = tokenizer.backend_tokenizer.encode_batch

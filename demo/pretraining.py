@@ -42,8 +42,7 @@ def instruction(tool: str) -> str:
 
 
 def passage(rng: Random, tool: str | None, size: int = 1) -> MarkedPage:
-    """A page with `size` blocks for `tool` (None: for any) and sometimes another block. Its facts
-    are invented."""
+    """A page with `size` blocks for `tool` (None: any), sometimes another; invented facts."""
     blocks = [block(rng, tool or rng.choice(TOOLS)) for _ in range(size)]
     if rng.random() < 0.4:
         blocks.append(block(rng, rng.choice(TOOLS)))
@@ -64,7 +63,7 @@ def block(rng: Random, tool: str) -> list[str]:
 
 
 def plain(rng: Random) -> Document:
-    """A page without calls."""
+    """A page with `size` blocks for `tool` (None: any), sometimes another; invented facts."""
     return [(" " + passage(rng, None, rng.choice((1, 2))).text, 0.5)]
 
 
@@ -104,8 +103,7 @@ def annotated(rng: Random, marked: MarkedPage, tool: str) -> Document:
 
 
 def note(rng: Random) -> Document:
-    """A call before a page: with its result (confirmed by the page), without it, or a call of
-    another page."""
+    """A call before a page, with the page's result, without a result, or of another page."""
     tool = rng.choices(TOOLS, (4, 3, 2, 2, 2))[0]
     marked = passage(rng, tool, rng.choice((1, 1, 2)))
     calls = [call for call in marked.calls if call.tool == tool]

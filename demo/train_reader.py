@@ -108,8 +108,7 @@ def new_entity(rng: Random, kind: str | None = None) -> Entity:
 
 
 def example(rng: Random, article_share: float = ARTICLE_SHARE, max_passages: int = PASSAGES) -> Example:
-    """A question and at most `max_passages` passages, shuffled; a share of the questions asks for
-    the article."""
+    """A question for an attribute or the article, and at most `max_passages` passages."""
     subject = new_entity(rng)
     count = rng.randint(1, max_passages) if rng.random() < 0.7 else max_passages
     entities = [distractor(rng, subject) for _ in range(count)]
@@ -214,8 +213,7 @@ Encoded = tuple[list[Ids], Ids]  # the encoder's inputs, one per passage; the an
 
 
 class Batches:
-    """Endless batches of encoded examples of similar length, after `step` steps. The first ask for
-    articles."""
+    """Endless batches of similar length, after `step` steps. The first ask for articles."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
         self._tokenizer, self._rng, self._step = tokenizer, Random(step + 1), step

@@ -132,8 +132,7 @@ class Batches:
 def loss_of(
     model: M2M100ForConditionalGeneration, batch: list[tuple[Ids, Ids]]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean loss of the English tokens (nats), and the number of tokens of both sides, padding
-    included."""
+    """Mean loss of the English tokens (nats); number of tokens of both sides with padding."""
     device = model.device
     ids = pad_sequence([torch.tensor(row) for row, _ in batch], True, PAD).to(device)
     labels = pad_sequence([torch.tensor(row) for _, row in batch], True, -100).to(device)

@@ -58,11 +58,7 @@ class Trainer:
     """Optimizer steps, checkpoints and the export of one model."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        steps: int,
-        device: str,
-        rate_scales: Mapping[str, float] | None = None,
+        self, model: PreTrainedModel, steps: int, device: str, rate_scales: Mapping[str, float] | None = None
     ) -> None:
         """`rate_scales` scales the learning rate of matrices, by the end of their names."""
         self.steps, self.device, self.step = steps, device, 0

@@ -46,8 +46,7 @@ from pipeline.syntax.tokenizer import TokenizedText, decode_continuations, token
 from tools_service.tools.client import ToolClient
 
 TOP_LOGPROBS = 100
-"""Most tokens to list at each position. No token left out has a probability above 1 / TOP_LOGPROBS.
-"""
+"""Most tokens to list per position. Those left out have p of at most 1 / TOP_LOGPROBS."""
 WARM_UP = 8  # texts
 _STOP = re.compile(rf"[{CONTROLS}\[\]]")  # a token with one of these ends a draw, with a call or without
 
@@ -287,8 +286,7 @@ class VllmAnnotator:
     def _losses(
         self, ids: Sequence[list[int]], keys: Sequence[LossKey], phase: Phase
     ) -> dict[LossKey, float]:
-        """L_i for each text, prefix z and position i; each z + x is one sequence for all its
-        positions."""
+        """L_i for each text, prefix z and position i. Each z + x is one sequence."""
         if not keys:
             return {}
         strings = sorted({z for _, z, _ in keys if z})
@@ -323,8 +321,7 @@ class VllmAnnotator:
         return response
 
     def _record(self, phase: Phase, sequences: Iterable[Sequence[int]], fed: Iterable[int]) -> None:
-        """Add the cost of sequences whose last `fed` tokens ran, with logits for each, after cached
-        ones."""
+        """Add the cost of sequences whose last `fed` tokens ran, with logits for each."""
         for sequence, size in zip(sequences, fed, strict=True):
             self._add(phase, span(len(sequence) - size, size, size))
 

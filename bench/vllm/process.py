@@ -27,8 +27,7 @@ class VllmProcess:
     """The worker's process. It answers one request at a time."""
 
     def __init__(self, python: str, env: Mapping[str, str]) -> None:
-        """`python` is the interpreter of an environment with vLLM. SystemExit if it cannot be
-        started."""
+        """`python` belongs to an environment with vLLM. SystemExit if it does not start."""
         self.python, self.log = python, tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         command = [str(Path(python).absolute()), "-c", "from bench.vllm.worker import main; main()"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
@@ -38,8 +37,7 @@ class VllmProcess:
             raise SystemExit(f"--vllm-python {python}: {error}") from error
 
     def request(self, method: str, **fields: Any) -> dict[str, Any]:
-        """The worker's response. SystemExit with the worker's error, or with the end of its log if
-        it crashed."""
+        """The worker's response. SystemExit with its error or, if it crashed, its log's end."""
         requests, responses = self.process.stdin, self.process.stdout
         assert requests is not None
         assert responses is not None

@@ -98,8 +98,7 @@ class Worker:
         return {"logprobs": logprobs, "fed": _fed(outputs)}
 
     def do_sample(self, ids: list[list[int]], m: int, max_tokens: int, stop: list[int]) -> Response:
-        """m continuations of each sequence at temperature 1, up to and including the first token of
-        `stop`."""
+        """m continuations of each sequence at temperature 1, each up to a token of `stop`."""
         params = self._params(n=m, max_tokens=max_tokens, stop_token_ids=stop, temperature=1.0)
         outputs = self._generate(ids, params)
         drawn = [[list(draw.token_ids) for draw in output.outputs] for output in outputs]
