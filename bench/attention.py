@@ -1,11 +1,12 @@
-"""A prompt's keys and values, once for all texts or copied into each text's row: what attention takes.
+"""Attention over a prompt: its keys and values shared by all rows, or copied into every row.
 
     python -m bench.attention
 
-Shared, a token's attention is that over the prompt and that over its own row, put together by their
-log-sum-exps (torch's CPU kernel for flash attention gives them). Copied, it is one attention over a longer
-row, as the engine has it. Shapes are the demo's model's, float32, one thread. Out: a table of CPU times and
-their ratio, and runs/bench/attention.json. The copying itself is in the last column.
+Shared: a token attends to the prompt and to its own row separately, and the two results are
+combined by their log-sum-exps (torch's flash-attention kernel for the CPU returns them). Copied:
+one attention over a longer row, as in the engine. Shapes are those of the demo's model, float32,
+one thread. Out: a table of CPU times with their ratio and the time of the copy itself, and
+runs/bench/attention.json.
 """
 
 from __future__ import annotations
@@ -20,71 +21,71 @@ from torch.nn.functional import scaled_dot_product_attention
 from bench import results
 
 HEADS, SIZE, PROMPT = 4, 48, 220
-SHAPES = {  # rows, tokens fed in each, columns of a row's own
-    "contexts": (32, 235, 235),
+SHAPES = {  # rows, tokens fed in each, cache slots of each row's own
+    "prefill": (32, 235, 235),
     "many branches": (32, 40, 300),
     "few branches": (32, 8, 300),
     "the last rows": (8, 4, 300),
 }
-_TIMES = 7
+_REPETITIONS = 7
 
 
 def milliseconds(work: Callable[[], Any]) -> float:
-    """CPU time of the quickest of some runs."""
+    """The lowest CPU time of several runs, after one to warm up."""
     work()
     best = float("inf")
-    for _ in range(_TIMES):
+    for _ in range(_REPETITIONS):
         began = time.process_time()
         work()
         best = min(best, time.process_time() - began)
     return 1e3 * best
 
 
-def compare(rows: int, queries: int, columns: int) -> dict[str, float]:
-    """Both ways for one shape; they must agree."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+def compare(rows: int, queries: int, slots: int) -> dict[str, float]:
+    """Time both variants for one shape. AssertionError if their results differ."""
+    flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     query = torch.randn(rows, HEADS, queries, SIZE)
-    prompt = [torch.randn(1, HEADS, PROMPT, SIZE) for _ in range(2)]
-    own = [torch.randn(rows, HEADS, columns, SIZE) for _ in range(2)]
-    hidden = torch.rand(rows, 1, queries, columns) < 0.4
-    mask = torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min)
-    wide = torch.nn.functional.pad(mask, (PROMPT, 0))
+    prompt = [torch.randn(1, HEADS, PROMPT, SIZE) for _ in range(2)]  # keys and values
+    own = [torch.randn(rows, HEADS, slots, SIZE) for _ in range(2)]  # keys and values
+    hidden = torch.rand(rows, 1, queries, slots) < 0.4
+    own_mask = torch.zeros(hidden.shape).masked_fill_(hidden, torch.finfo(torch.float32).min)
+    full_mask = torch.nn.functional.pad(own_mask, (PROMPT, 0))
 
-    def joined() -> list[torch.Tensor]:
+    def copy_prompt() -> list[torch.Tensor]:
         pairs = zip(prompt, own, strict=True)
-        return [torch.cat([one.expand(rows, -1, -1, -1), other], dim=2) for one, other in pairs]
+        return [torch.cat([common.expand(rows, -1, -1, -1), row], dim=2) for common, row in pairs]
 
     def copied() -> torch.Tensor:
-        return scaled_dot_product_attention(query, *both, attn_mask=wide)
+        return scaled_dot_product_attention(query, *full, attn_mask=full_mask)
 
     def shared() -> torch.Tensor:
         flat = query.transpose(0, 1).reshape(1, HEADS, rows * queries, SIZE)
-        first, lse = flash(flat, *prompt, 0.0, False)
-        second, other = flash(query, *own, 0.0, False, attn_mask=mask)
-        first = first.view(HEADS, rows, queries, SIZE).transpose(0, 1)
-        share = torch.sigmoid(lse.view(HEADS, rows, queries).transpose(0, 1) - other)
-        return second + (first - second) * share[..., None]
+        over_prompt, prompt_lse = flash_attention(flat, *prompt, 0.0, False)
+        over_own, own_lse = flash_attention(query, *own, 0.0, False, attn_mask=own_mask)
+        over_prompt = over_prompt.view(HEADS, rows, queries, SIZE).transpose(0, 1)
+        prompt_lse = prompt_lse.view(HEADS, rows, queries).transpose(0, 1)
+        weight = torch.sigmoid(prompt_lse - own_lse)[..., None]  # the prompt's share of the softmax
+        return over_own + (over_prompt - over_own) * weight
 
-    both = joined()
+    full = copy_prompt()
     torch.testing.assert_close(shared(), copied(), atol=1e-4, rtol=1e-4)
     times = {"copied_ms": milliseconds(copied), "shared_ms": milliseconds(shared)}
-    return times | {"copying_ms": milliseconds(joined)}
+    return times | {"copying_ms": milliseconds(copy_prompt)}
 
 
 def main() -> None:
     """Command line."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = {}
+    measured = {}
     for name, shape in SHAPES.items():
-        found[name] = compare(*shape)
-        times = found[name]
+        measured[name] = times = compare(*shape)
         print(
             f"{name:14} copied {times['copied_ms']:7.2f} ms, shared {times['shared_ms']:7.2f} ms = "
             f"{times['shared_ms'] / times['copied_ms']:.2f}; copying {times['copying_ms']:.2f} ms",
             flush=True,
         )
-    print(f"written: {results.write('attention', SHAPES, found)}")
+    print(f"written: {results.write('attention', SHAPES, measured)}")
 
 
 if __name__ == "__main__":

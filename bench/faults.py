@@ -1,13 +1,14 @@
-"""Whether annotating survives: a real cluster, faults at random moments, and the rows of an undisturbed run.
+"""Fault injection: annotate on a real cluster with one fault, and compare with a clean run.
 
     python -m bench.faults [--rounds 20] [--seed 0] [--kinds driver node …] [--texts 603]
 
-A round starts `annotate` (small real model, calculator and calendar on Ray Serve, two actors on the two nodes
-of a cluster.local), lets one thing happen at a seeded moment, starts the same command again until it ends
-well, and compares: rows equal to the last bit and in any order, none missing, none twice; at most `allowed`
-texts whose annotation had ended, and twice as many that were in work, are annotated again. Kinds of faults:
-KINDS. Out: a line a round, runs/bench/faults.json; exit code 1 if a round failed. `disk` needs the right to
-mount a tmpfs and is left out where there is none.
+Each round starts `annotate` (small real model; calculator and calendar on Ray Serve; two actors on
+the two nodes of a cluster.local), injects one fault (KINDS) at a seeded moment, and repeats the
+command until it succeeds. A round passes if the rows are bit for bit those of the clean run, in any
+order, with none missing and none twice, and if few texts were annotated again: at most `allowed`
+whose annotation had ended, and twice as many that were being annotated. Out: a line per round, and
+runs/bench/faults.json; exit code 1 if a round failed. The kind `disk` needs the right to mount a
+tmpfs, and is skipped without it.
 """
 
 from __future__ import annotations
@@ -32,44 +33,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench import results
-from bench.fixtures import small_run as annotating
+from bench.fixtures import small_run
 from cluster.local import ROOT, LocalCluster
 from pipeline.annotation.annotator_actor import AnnotateBatch
 from pipeline.annotation.run import BATCHES_IN_FLIGHT, annotate
 from pipeline.storage.manifest import MANIFEST, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from tools_service.base.errors import ToolformerError
+from tools_service.base.files import PART
 
 KINDS = {
     "actor": "SIGKILL to the process of an annotating actor",
     "node": "SIGKILL to all processes of a node; another node joins",
     "driver": "SIGKILL to the process that was started",
     "restart": "SIGKILL to every node, the head too; a new cluster",
-    "disk": "the output's file system is full until the run has ended",
+    "disk": "the output's file system is full until the command has ended",
     "both": "SIGKILL to an annotating actor, and some seconds later to the driver",
     "half": "SIGKILL to the driver; a file cut at a random byte, another left unfinished",
     "twice": "the same command, started twice at once",
 }
-ACTORS, TEXTS_PER_BATCH, SHARDS = 2, 8, 3
+ACTORS, TEXTS_PER_BATCH, FILES = 2, 8, 3
 SHARE_AGAIN = 0.02
-STARTS = 4
-"""Most times that a round's command is given."""
-PATIENCE_S = 420.0
+MAX_STARTS = 4
+TIMEOUT_S = 420.0
 _NODE = "cpus=4"
 _START_BYTES = 64 * 2**10  # manifest.json, the lock and the log
 
 
 class FaultError(Exception):
-    """A round that could not be carried out: nothing is known about its kind."""
+    """A round could not be carried out, so it says nothing about its kind of fault."""
 
 
-class Recorded(AnnotateBatch):
-    """Writes down what it computes, in a file per process that a kill leaves whole."""
+class RecordedBatch(AnnotateBatch):
+    """Records which texts it begins and ends, in a file per process that survives a kill."""
 
-    def __init__(self, config: Any, tools: Any, tally: Any) -> None:
-        super().__init__(config, tools, tally)
-        record = record_of(config.output) / str(os.getpid())
-        self._record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    def __init__(self, config: Any, tools: Any, progress: Any) -> None:
+        super().__init__(config, tools, progress)
+        file = record_folder(config.output) / str(os.getpid())
+        self._record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         ids = " ".join(map(str, batch["text_id"].to_pylist()))
@@ -80,61 +81,63 @@ class Recorded(AnnotateBatch):
         return annotated
 
 
-def record_of(output: Path) -> Path:
-    """Where `Recorded` writes for a run into `output`: not there, it may be full."""
+def record_folder(output: Path) -> Path:
+    """Where `RecordedBatch` writes for a run into `output`, on another disk than `output`."""
     return output.with_name(output.name + ".record")
 
 
-def drive(world: str, output: str) -> int:
-    """The command of a round; the exit code is that of `python -m pipeline annotate`."""
+def run_annotate(world: str, output: str) -> int:
+    """The command of a round. The exit code is that of `python -m pipeline annotate`."""
     try:
-        annotate(configured(Path(world), Path(output)), Recorded)
+        annotate(configuration(Path(world), Path(output)), RecordedBatch)
     except ToolformerError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def configured(world: Path, output: Path) -> Any:
+def configuration(world: Path, output: Path) -> Any:
     """The configuration of every run."""
-    return annotating.config(world, output, actors=ACTORS, texts_per_batch=TEXTS_PER_BATCH)
+    return small_run.config(world, output, actors=ACTORS, texts_per_batch=TEXTS_PER_BATCH)
 
 
 def make_world(folder: Path, texts: int) -> Path:
-    """A model, prompts, and a corpus of about so many texts."""
-    annotating.save_model(folder / "model")
-    annotating.write_prompts(folder / "prompts")
-    annotating.write_corpus(folder / "pages", SHARDS, texts // SHARDS - 1)  # and one broken line in each
+    """Write a model, prompts, and a corpus of about `texts` texts."""
+    small_run.save_model(folder / "model")
+    small_run.write_prompts(folder / "prompts")
+    small_run.write_corpus(folder / "pages", FILES, texts // FILES - 1)  # and one broken line in each file
     return folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What happened, and what came of it."""
+    """One fault and its consequences."""
 
     kind: str
     moment: str
     starts: int
-    """How often the command was given."""
+    """How often the command was started."""
     missing: int
     twice: int
     different: int
     again: int
     """Texts whose annotation had ended, but whose row was lost."""
     begun_again: int
-    """The same and those that were being worked on."""
+    """The same, and texts whose annotation was under way."""
     allowed: int
-    """SHARE_AGAIN of the texts, or a batch per actor if that is more; of those begun, BATCHES_IN_FLIGHT times
-    as many."""
+    """Limit of `again`: SHARE_AGAIN of the texts, or a batch per actor if that is more. The limit
+    of `begun_again` is BATCHES_IN_FLIGHT times as high."""
     seconds: float
-    said: str = ""
-    """The last line of the run that the fault ended."""
+    last_line: str = ""
+    """What the run that the fault ended printed last."""
 
     @property
     def passed(self) -> bool:
-        """Whether it is as if nothing had happened."""
-        sound = not (self.missing or self.twice or self.different)
-        return sound and self.again <= self.allowed and self.begun_again <= BATCHES_IN_FLIGHT * self.allowed
+        """Whether the output is that of a clean run, and little work was lost."""
+        same_rows = not (self.missing or self.twice or self.different)
+        return (
+            same_rows and self.again <= self.allowed and self.begun_again <= BATCHES_IN_FLIGHT * self.allowed
+        )
 
     def __str__(self) -> str:
         return (
@@ -150,16 +153,16 @@ HEADER = (
 )
 
 
-class Run:
-    """The command, started once."""
+class AnnotateProcess:
+    """The command of a round, in a process."""
 
     def __init__(self, cluster: LocalCluster, world: Path, output: Path) -> None:
         self.output = output
-        record_of(output).mkdir(parents=True, exist_ok=True)
+        record_folder(output).mkdir(parents=True, exist_ok=True)
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
-        code = f"import sys; from bench.faults import drive; sys.exit(drive({str(world)!r}, {str(output)!r}))"
+        call = f"run_annotate({str(world)!r}, {str(output)!r})"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", f"import sys; from bench.faults import run_annotate; sys.exit({call})"],
             cwd=ROOT,
             env=cluster.environment | {"OMP_NUM_THREADS": "1"},
             stdout=self._log,
@@ -167,25 +170,25 @@ class Run:
         )
 
     def wait_for_files(self, number: int) -> None:
-        """Until so many are written, or the run has ended."""
-        until = time.monotonic() + PATIENCE_S
+        """Wait for `number` files or the end of the process. FaultError after TIMEOUT_S."""
+        until = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and len(parquet_files(self.output / ROWS)) < number:
             if time.monotonic() > until:
-                raise FaultError(f"{number} files did not come in {PATIENCE_S:.0f} s: {self.said()}")
+                raise FaultError(f"fewer than {number} files after {TIMEOUT_S:.0f} s: {self.last_line()}")
             time.sleep(0.02)
 
     def wait(self) -> int:
-        """The exit code. FaultError if it does not end."""
+        """The exit code. FaultError after TIMEOUT_S."""
         try:
-            return self.process.wait(PATIENCE_S)
+            return self.process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
-            raise FaultError(f"hangs: {self.said()}") from error
+            raise FaultError(f"hangs: {self.last_line()}") from error
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def said(self) -> str:
+    def last_line(self) -> str:
         """The last line it printed."""
         self._log.seek(0)
         lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
@@ -197,80 +200,87 @@ class Run:
         self._log.close()
 
 
-class Trial:
-    """A cluster, a world, the rows that an undisturbed run leaves; `round` for as many faults as wanted."""
+class FaultTest:
+    """A cluster, a world, and the rows of a clean run. Each call of `round` injects one fault."""
 
     def __init__(self, folder: Path, texts: int) -> None:
         self._folder = folder
-        self.undisturbed = folder / "undisturbed"
+        self.clean_output = folder / "clean"
         """The output that all others must equal."""
         self._world = make_world(folder / "world", texts)
         self._rounds = 0
         self._cluster = LocalCluster([_NODE] * ACTORS)
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> FaultTest:
         self._cluster.__enter__()
         try:
-            with self._running(self.undisturbed) as run:
+            with self._started(self.clean_output) as run:
                 if run.wait():
-                    raise FaultError(f"the undisturbed run failed: {run.said()}")
+                    raise FaultError(f"the clean run failed: {run.last_line()}")
         except BaseException:
             self._cluster.stop()
             raise
-        self.rows = rows_of(self.undisturbed)
-        self.files = len(parquet_files(self.undisturbed / ROWS))
+        self.rows = read_sorted(self.clean_output)
+        self.files = len(parquet_files(self.clean_output / ROWS))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._cluster.stop()
 
     @contextmanager
-    def _running(self, output: Path) -> Iterator[Run]:
-        run = Run(self._cluster, self._world, output)
+    def _started(self, output: Path) -> Iterator[AnnotateProcess]:
+        run = AnnotateProcess(self._cluster, self._world, output)
         try:
             yield run
         finally:
             run.close()
 
-    def round(self, kind: str, chance: random.Random) -> Round:
-        """One fault of `kind` at a moment that `chance` decides, and the same command until it ends well."""
+    def round(self, kind: str, rng: random.Random) -> Round:
+        """Inject one fault of `kind` at a moment drawn from `rng`, and repeat the command until it
+        succeeds.
+
+        FaultError if it does not after MAX_STARTS starts.
+        """
         self._rounds += 1
         output = self._folder / f"round{self._rounds}"
         output.mkdir()
         began = time.monotonic()
-        with self._small_disk(output, chance) if kind == "disk" else nullcontext() as room:
-            with self._running(output) as run:
-                moment = room.moment if room else self._strike(kind, run, chance)
-                code, said = run.wait(), run.said()
-            if room:
-                room.make()
+        with self._small_disk(output, rng) if kind == "disk" else nullcontext() as disk:
+            with self._started(output) as run:
+                moment = disk.moment if disk else self._inject(kind, run, rng)
+                code, last_line = run.wait(), run.last_line()
+            if disk:
+                disk.enlarge()
             if kind == "twice":
-                code = 0  # one of the two has done it
-            starts, last = 1, said
+                code = 0  # one of the two processes has finished the work
+            starts, latest = 1, last_line
             while code:
-                if starts == STARTS:
-                    raise FaultError(f"{kind}, {moment}: {starts} starts, and still: {last}")
+                if starts == MAX_STARTS:
+                    raise FaultError(f"{kind}, {moment}: {starts} starts, and the last failed: {latest}")
                 starts += 1
-                with self._running(output) as run:
-                    code, last = run.wait(), run.said()
-            return self._judge(kind, moment, starts, output, time.monotonic() - began, said)
+                with self._started(output) as run:
+                    code, latest = run.wait(), run.last_line()
+            seconds = time.monotonic() - began
+            return self._compare(
+                output, kind=kind, moment=moment, starts=starts, seconds=seconds, line=last_line
+            )
 
-    def _strike(self, kind: str, run: Run, chance: random.Random) -> str:
-        """Do it after a number of files and a moment; what there is to say about it."""
+    def _inject(self, kind: str, run: AnnotateProcess, rng: random.Random) -> str:
+        """Inject the fault at a random moment; returns a description of this moment."""
         if kind == "twice":
-            return self._twice(run)
-        files, pause_s = chance.randrange(self.files), chance.random()
+            return self._start_again(run)
+        files, pause_s = rng.randrange(self.files), rng.random()
         run.wait_for_files(files)
         time.sleep(pause_s)
         ended = ", too late" * (run.process.poll() is not None)
         moment = f"{files} files + {1e3 * pause_s:.0f} ms{ended}"
         if kind in ("actor", "both"):
-            moment += _kill_actor(run.output, chance)
+            moment += _kill_actor(run.output, rng)
             if kind == "both":
-                time.sleep(chance.uniform(1, 5))
+                time.sleep(rng.uniform(1, 5))
                 run.kill()
         elif kind == "node":
-            name = chance.choice(sorted(self._cluster.nodes))
+            name = rng.choice(sorted(self._cluster.nodes))
             self._cluster.kill_node(name)
             self._cluster.add_node(_NODE)
         elif kind == "restart":
@@ -279,45 +289,48 @@ class Trial:
         else:
             run.kill()
             if kind == "half":
-                _cut(run.output / ROWS, chance)
+                _cut_file(run.output / ROWS, rng)
         return moment
 
-    def _twice(self, run: Run) -> str:
-        """Start it again at once; which of the two comes first is open."""
-        with self._running(run.output) as second:
+    def _start_again(self, run: AnnotateProcess) -> str:
+        """Start the command a second time. Exactly one of the two processes must be refused."""
+        with self._started(run.output) as second:
             runs = [run, second]
-            refused = [one for one in runs if one.wait()]
-            if len(refused) != 1 or "is writing here" not in refused[0].said():
-                raise FaultError(f"not one of two was refused: {[one.said() for one in runs]}")
+            refused = [process for process in runs if process.wait()]
+            if len(refused) != 1 or "is writing here" not in refused[0].last_line():
+                lines = [process.last_line() for process in runs]
+                raise FaultError(f"exactly one process should have been refused: {lines}")
         return f"{'first' if refused == [run] else 'second'} was refused"
 
     @contextmanager
-    def _small_disk(self, output: Path, chance: random.Random) -> Iterator[_Room]:
-        """A file system of its own for `output`, with room for a part of the rows."""
-        files = chance.randrange(self.files // 2)
-        whole = sum(_blocks(path) for path in parquet_files(self.undisturbed / ROWS))
-        room = _Room(output, _START_BYTES + whole * files // self.files, f"room for {files} files")
-        room.mount()
+    def _small_disk(self, output: Path, rng: random.Random) -> Iterator[_SmallDisk]:
+        """A file system for `output` with room for a part of the rows."""
+        files = rng.randrange(self.files // 2)
+        bytes_of_rows = sum(_disk_bytes(path) for path in parquet_files(self.clean_output / ROWS))
+        size = _START_BYTES + bytes_of_rows * files // self.files
+        disk = _SmallDisk(output, size, f"room for {files} files")
+        disk.mount()
         try:
-            yield room
+            yield disk
         finally:
             subprocess.run(["umount", "--lazy", str(output)], check=True)
 
-    def _judge(self, kind: str, moment: str, starts: int, output: Path, seconds: float, said: str) -> Round:
+    def _compare(
+        self, output: Path, *, kind: str, moment: str, starts: int, seconds: float, line: str
+    ) -> Round:
         if read_manifest(output).state != "finished":
-            raise FaultError(f"{kind}, {moment}: ended well, but {output / MANIFEST} is not finished")
-        rows, expected = rows_of(output), self.rows
-        ids, wanted = rows["text_id"].to_pylist(), expected["text_id"].to_pylist()
+            raise FaultError(f"{kind}, {moment}: exit code 0, but {output / MANIFEST} is not finished")
+        rows = read_sorted(output)
+        ids, expected_ids = rows["text_id"].to_pylist(), self.rows["text_id"].to_pylist()
         twice = len(ids) - len(set(ids))
-        missing = len(set(wanted) - set(ids))
+        missing = len(set(expected_ids) - set(ids))
         different = 0
         if not twice and not missing:
-            pairs = zip(rows.to_pylist(), expected.to_pylist(), strict=True)
-            different = sum(one != other for one, other in pairs)
-        again, begun_again = (repeated(output, word) for word in ("done", "begun"))
-        allowed = max(int(SHARE_AGAIN * len(wanted)), ACTORS * TEXTS_PER_BATCH)
+            pairs = zip(rows.to_pylist(), self.rows.to_pylist(), strict=True)
+            different = sum(row != expected for row, expected in pairs)
+        allowed = max(int(SHARE_AGAIN * len(expected_ids)), ACTORS * TEXTS_PER_BATCH)
         if kind == "half":
-            allowed += TEXTS_PER_BATCH  # of the file that was cut
+            allowed += TEXTS_PER_BATCH  # those of the file that was cut
         return Round(
             kind=kind,
             moment=moment,
@@ -325,17 +338,17 @@ class Trial:
             missing=missing,
             twice=twice,
             different=different,
-            again=again,
-            begun_again=begun_again,
+            again=repetitions(output, "done"),
+            begun_again=repetitions(output, "begun"),
             allowed=allowed,
             seconds=round(seconds, 1),
-            said=said[:300],
+            last_line=line[:300],
         )
 
 
 @dataclass(frozen=True)
-class _Room:
-    """A tmpfs that is too small, until `make`."""
+class _SmallDisk:
+    """A tmpfs that is too small until `enlarge` is called."""
 
     folder: Path
     size: int
@@ -345,16 +358,16 @@ class _Room:
         command = ["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tmpfs", str(self.folder)]
         subprocess.run(command, check=True, capture_output=True)
 
-    def make(self) -> None:
+    def enlarge(self) -> None:
         subprocess.run(["mount", "-o", "remount,size=1G", str(self.folder)], check=True)
 
 
-def _kill_actor(output: Path, chance: random.Random) -> str:
-    records = record_of(output).iterdir()
-    actors = sorted(pid for pid in (int(path.name) for path in records) if psutil.pid_exists(pid))
+def _kill_actor(output: Path, rng: random.Random) -> str:
+    files = record_folder(output).iterdir()
+    actors = sorted(pid for pid in (int(path.name) for path in files) if psutil.pid_exists(pid))
     if not actors:
         return ", no actor yet"
-    os.kill(chance.choice(actors), signal.SIGKILL)
+    os.kill(rng.choice(actors), signal.SIGKILL)
     return ""
 
 
@@ -362,69 +375,66 @@ def can_mount() -> bool:
     """Whether this process may mount a file system."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _Room(Path(folder), 2**20, "").mount()
+            _SmallDisk(Path(folder), 2**20, "").mount()
         except (OSError, subprocess.CalledProcessError):
             return False
         subprocess.run(["umount", folder], check=True)
     return True
 
 
-def _blocks(path: Path) -> int:
+def _disk_bytes(path: Path) -> int:
     return -(-path.stat().st_size // 4096) * 4096
 
 
-def _cut(rows: Path, chance: random.Random) -> None:
-    """What a crash of the machine leaves: a file without its end, and one that never got its name."""
+def _cut_file(rows: Path, rng: random.Random) -> None:
+    """Do what a crash of the machine does: cut a file, and leave one under a temporary name."""
     if files := parquet_files(rows):
-        file = chance.choice(files)
-        os.truncate(file, chance.randrange(file.stat().st_size))
-        (rows / (file.name + ".part")).write_bytes(b"PAR1")
+        file = rng.choice(files)
+        os.truncate(file, rng.randrange(file.stat().st_size))
+        (rows / (file.name + PART)).write_bytes(b"PAR1")
 
 
-def rows_of(output: Path) -> pa.Table:
-    """All rows, by id."""
+def read_sorted(output: Path) -> pa.Table:
+    """All rows, sorted by id."""
     return pq.read_table(output / ROWS).sort_by("text_id")
 
 
-def repeated(output: Path, word: str) -> int:
-    """How many more texts than there are were `begun` or `done`, over all starts."""
-    lines = (line for path in record_of(output).iterdir() for line in path.read_text().splitlines())
-    times = Counter(one for line in lines if line.startswith(word) for one in line.split()[1:])
+def repetitions(output: Path, event: str) -> int:
+    """How often texts were `begun` or `done` again, over all starts."""
+    lines = (line for path in record_folder(output).iterdir() for line in path.read_text().splitlines())
+    times = Counter(text_id for line in lines if line.startswith(event) for text_id in line.split()[1:])
     return sum(times.values()) - len(times)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(description="Kill what can be killed, and compare the rows.")
+    parser = argparse.ArgumentParser(description="Inject faults into annotate, and compare the rows.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--texts", type=int, default=603)
-    arguments = parser.parse_args(argv)
-    kinds = [kind for kind in arguments.kinds if kind != "disk" or can_mount()]
-    for kind in sorted(set(arguments.kinds).difference(kinds)):
-        print(f"{kind} is left out: no file system can be mounted here")
+    args = parser.parse_args(argv)
+    kinds = [kind for kind in args.kinds if kind != "disk" or can_mount()]
+    for kind in sorted(set(args.kinds).difference(kinds)):
+        print(f"{kind} is skipped: no file system can be mounted here")
     rounds: list[Round] = []
     failures: list[str] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="faults") as folder,
-        Trial(Path(folder), arguments.texts) as trial,
-    ):
+    with tempfile.TemporaryDirectory(prefix="faults") as folder, FaultTest(Path(folder), args.texts) as test:
         print(HEADER)
-        for number in range(arguments.rounds):
-            chance = random.Random(f"{arguments.seed} {number}")
+        for number in range(args.rounds):
+            rng = random.Random(f"{args.seed} {number}")
             try:
-                rounds.append(trial.round(kinds[number % len(kinds)], chance))
+                rounds.append(test.round(kinds[number % len(kinds)], rng))
             except FaultError as error:
                 failures.append(str(error))
                 print(f"FAILED  {error}", flush=True)
             else:
                 print(rounds[-1], flush=True)
-    passed = sum(one.passed for one in rounds)
-    print(f"{passed} of {arguments.rounds} rounds passed")
-    measured = {"rounds": [{**asdict(one), "passed": one.passed} for one in rounds], "failures": failures}
-    print(results.write("faults", vars(arguments), measured))
-    return int(passed < arguments.rounds)
+    passed = sum(each.passed for each in rounds)
+    print(f"{passed} of {args.rounds} rounds passed")
+    measured = {"rounds": [{**asdict(each), "passed": each.passed} for each in rounds], "failures": failures}
+    print(results.write("faults", vars(args), measured))
+    return int(passed < args.rounds)
 
 
 if __name__ == "__main__":

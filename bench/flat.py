@@ -1,10 +1,10 @@
-"""Whether the memory of an annotating process stays flat: its resident set after each thousand texts.
+"""Check that an annotating process leaks no memory: its resident set every thousand texts.
 
     python -m bench.flat [--texts 10000] [--tool Calculator]
 
-The bare engine with the demo's model and settings on the demo's texts, over and over with new ids, batches of
-64. The bar: after the last thousand within 5 % of after the first. Out: a line per thousand, and
-runs/bench/flat.json.
+The bare engine annotates the demo's texts with the demo's model and settings, again and again under
+new ids, in batches of 64. Limit: after the last thousand texts the process has at most 5 % more
+memory than after the first thousand. Out: a line per thousand, and runs/bench/flat.json.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.contract import TOOL_NAMES
 
-BAR = 0.05
-EVERY = 1_000
+MAX_GROWTH = 0.05
+INTERVAL = 1_000
 
 
-def endless(config: AnnotateConfig) -> Iterator[Text]:
-    """The corpus again and again, each time with other text ids, hence other draws."""
+def endless_texts(config: AnnotateConfig) -> Iterator[Text]:
+    """The corpus again and again, each time with other text ids and so with other draws."""
     counter = TokenCounter(config.model.path)
-    for turn in count():
+    for repetition in count():
         for text in read_corpus(list_files(config.corpus), config.corpus, counter):
-            yield replace(text, text_id=(text.text_id + turn) % 2**62)
+            yield replace(text, text_id=(text.text_id + repetition) % 2**62)
 
 
 def resident_mib() -> float:
-    """Of this process."""
+    """The resident set of this process."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmRSS"))
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Memory of an annotating process.")
+    parser = argparse.ArgumentParser(description="Measure the memory of an annotating process.")
     parser.add_argument("--texts", type=int, default=10_000)
     parser.add_argument("--tool", nargs="+", choices=TOOL_NAMES, default=["Calculator", "Calendar"])
     args = parser.parse_args()
@@ -58,18 +58,18 @@ def main() -> None:
     method = config.method.model_copy(update={"tools": tuple(args.tool)})
     tools = start_local_tools(config.tools, method.tools)
     annotator = Annotator(load_language_model(config.model), tools, method)
-    texts, done, after = endless(config), 0, {}
+    texts, done, resident = endless_texts(config), 0, {}
     while done < args.texts:
         for annotation in annotator.annotate(list(islice(texts, config.ray.texts_per_batch))):
             annotation.to_row()
             done += 1
-        if done // EVERY > len(after):
-            after[done] = round(resident_mib(), 1)
-            print(f"{done:7} texts: {after[done]:8.1f} MiB", flush=True)
-    sizes = list(after.values())
+        if done // INTERVAL > len(resident):
+            resident[done] = round(resident_mib(), 1)
+            print(f"{done:7} texts: {resident[done]:8.1f} MiB", flush=True)
+    sizes = list(resident.values())
     growth = sizes[-1] / sizes[0] - 1
-    print(f"from the first thousand to the last: {growth:+.1%} (bar {BAR:.0%})")
-    print(f"written: {results.write('flat', vars(args), {'resident_mib': after, 'growth': growth})}")
+    print(f"from the first thousand to the last: {growth:+.1%} (limit {MAX_GROWTH:.0%})")
+    print(f"written: {results.write('flat', vars(args), {'resident_mib': resident, 'growth': growth})}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Wall time, CPU time and peak memory of a piece of work, and what a matrix product reaches meanwhile."""
+"""Wall time, CPU time and peak memory of a piece of work, and the FLOP/s of a matrix product."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 import torch
 
-LEAST_RATE_S = 1.0
+MATRIX_S = 1.0
 
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[dict[str, float]]:
-    """wall_s, cpu_s and peak_mib of what is done inside; the process's memory, or the GPU's."""
-    took: dict[str, float] = {}
+    """wall_s, cpu_s and peak_mib of the block. The memory is the GPU's, or on a CPU the process's."""
+    timing: dict[str, float] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
     elif os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is the present again
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak to the present size
     wall, cpu = time.perf_counter(), time.process_time()
-    yield took
+    yield timing
     if device.type == "cuda":
         torch.cuda.synchronize()
-    took["wall_s"], took["cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
-    took["peak_mib"] = _peak(device)
+    timing["wall_s"], timing["cpu_s"] = time.perf_counter() - wall, time.process_time() - cpu
+    timing["peak_mib"] = _peak_mib(device)
 
 
-def _peak(device: torch.device) -> float:
+def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
@@ -39,13 +39,13 @@ def _peak(device: torch.device) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product, the best of those of a second."""
+    """FLOP/s of a square matrix product: the best of those that one second has room for."""
     size = 8_192 if device.type == "cuda" else 1_024
-    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, began = 0.0, time.perf_counter()
-    while time.perf_counter() - began < LEAST_RATE_S:
+    while time.perf_counter() - began < MATRIX_S:
         start = time.perf_counter()
-        _ = one @ other
+        _ = left @ right
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - start))

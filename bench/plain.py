@@ -1,12 +1,13 @@
-"""Annotation as people write it: `generate` at every chosen position, three full forwards for every call.
+"""The plain procedure: `generate` at every position, three full forwards for every call.
 
-In: texts, a transformers model, the method's settings. Out: the scored calls of each text, and what was run.
-A position's m draws are one batch of `generate` with its cache; every candidate is scored at every position
-by one batch of the three whole sequences. Nothing is shared between positions, calls, texts or tools.
+In: texts, a transformers model, the method's settings. Out: the scored calls of each text, and the
+usage of its forwards. The m draws of a position are one batch of `generate` with its cache. A
+candidate is scored at each position by one batch of the three whole sequences. Positions, calls,
+texts and tools share nothing.
 
-Its random numbers are the engine's: a logits processor leaves of each distribution the token that the draw's
-own stream picks, so both procedures must draw the same calls, and their kept calls can be compared.
-Written for tokenizers whose ``<API>`` is one token.
+The random numbers are the engine's: a logits processor keeps only the token that the draw's own
+stream picks. Both systems must therefore draw the same calls, and their kept calls can be compared.
+Works only with tokenizers whose ``<API>`` is one token.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import END, Malformed, linearise, parse_call
-from pipeline.syntax.prompts import load_prompt
+from pipeline.syntax.prompts import PromptTemplate, load_prompt
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
-class Streams(LogitsProcessor):
-    """Leaves row j of a batch the one token that stream j picks from its distribution."""
+class StreamSampling(LogitsProcessor):
+    """Keeps in row j of a batch only the token that stream j picks from the row's distribution."""
 
     def __init__(self, keys: np.ndarray, start: int) -> None:
-        """`start` tokens stand before the first that is drawn."""
+        """`start` is the number of tokens before the first drawn one."""
         self.keys, self.start = keys, start
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -48,8 +49,8 @@ class Streams(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0.0)
 
 
-class Closed(StoppingCriteria):
-    """A row is done with its first token that has a ] in it."""
+class ClosingBracket(StoppingCriteria):
+    """Ends a row at its first token that contains a ]."""
 
     def __init__(self, closing: torch.Tensor) -> None:
         self.closing = closing
@@ -58,15 +59,16 @@ class Closed(StoppingCriteria):
         return torch.isin(input_ids[:, -1], self.closing)
 
 
-class Plain:
-    """The plain procedure over one model; `usage` is what its forwards cost, by phase."""
+class PlainAnnotator:
+    """The plain procedure with one model; `usage` is the cost of its forwards, by phase."""
 
     def __init__(self, model: LanguageModel, tools: ToolClient, method: MethodConfig) -> None:
         if len(model.call_tokens.api) != 1:
-            raise SystemExit("the plain procedure is written for tokenizers whose <API> is one token")
+            raise SystemExit("the plain procedure needs a tokenizer whose <API> is one token")
         self.engine, self.model, self.tools, self.method = model, model.model, tools, method
         self.prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
-        closing = [token for token, piece in enumerate(model.call_tokens.token_strings) if END in piece]
+        strings = model.call_tokens.token_strings
+        closing = [token for token, string in enumerate(strings) if END in string]
         self.closing = torch.tensor(closing, device=model.device)
         self.phase: Phase = "positions"
         self.usage: dict[Phase, Cost] = {}
@@ -75,7 +77,7 @@ class Plain:
     @torch.inference_mode()
     def annotate(self, texts: Sequence[Text]) -> list[list[Call]]:
         """The scored calls of each text."""
-        hook = self.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        hook = self.model.register_forward_pre_hook(self._record, with_kwargs=True)
         try:
             tools = self.method.tools
             return [[call for tool in tools for call in self._annotate(text, tool)] for text in texts]
@@ -83,40 +85,42 @@ class Plain:
             hook.remove()
 
     def _annotate(self, text: Text, tool: ToolName) -> list[Call]:
-        chosen = select(tool, text, self.method)
-        if not chosen.chosen:
+        selection = select(tool, text, self.method)
+        if not selection.chosen:
             return []
         candidates = self._sample(text, tool)
         self.candidates += len(candidates)
-        [executed] = execute([candidates], [chosen.date], self.tools)
+        [executed] = execute([candidates], [selection.date], self.tools)
         x = self.engine.encode([text.text])[0].ids
-        return [self._score(call, x) for call in executed if call.result is not None and _passes(call, text)]
+        return [
+            self._score(call, x)
+            for call in executed
+            if call.result is not None and passes_mt_rule(call.candidate, text)
+        ]
 
     def _sample(self, text: Text, tool: ToolName) -> list[Candidate]:
-        settings, prompt, bos = self.method.of(tool), self.prompts[tool], list(self.engine.call_tokens.bos)
-        [pieces] = self.engine.encode([text.text])
-        x = pieces.ids.tolist()
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        before = [*bos, *self.engine.tokenizer(prompt.prefix, **plain).input_ids, *x]
-        before += tokenize_continuations(self.engine.tokenizer, [prompt.suffix])[0].ids.tolist()
+        settings, api = self.method.of(tool), self.engine.call_tokens.api
+        [tokenized] = self.engine.encode([text.text])
+        x = tokenized.ids.tolist()
+        prefix, suffix = prompt_ids(self.engine, self.prompts[tool])
+        context = [*prefix, *x, *suffix]
         self.phase = "positions"
-        logits = self.model(input_ids=self._ids([[*before, *x[:-1]]])).logits[0, len(before) - 1 :]
-        p_api = logits.float().log_softmax(-1)[:, self.engine.call_tokens.api[0]].double().exp().cpu().numpy()
-        usable = pieces.starts >= 0
-        usable[0] &= bool(bos)
-        found: list[Candidate] = []
+        logits = self.model(input_ids=self._ids([[*context, *x[:-1]]])).logits[0, len(context) - 1 :]
+        p_api = logits.float().log_softmax(-1)[:, api[0]].double().exp().cpu().numpy()
+        usable = tokenized.starts >= 0
+        usable[0] &= bool(self.engine.call_tokens.bos)
+        candidates: list[Candidate] = []
         for i in select_positions(p_api, usable, settings.tau_s, settings.k).tolist():
             keys = stream_keys(self.method.seed, text.text_id, TOOL_NAMES.index(tool), i, settings.m)
-            context = [*before, *x[:i], *self.engine.call_tokens.api]
-            drawn = self._draw(context, keys, settings.max_call_tokens)
-            counts = Counter(
-                call for one in drawn if not isinstance(call := self._read(one, tool), Malformed)
-            )
-            start, p = int(pieces.starts[i]), float(p_api[i])
-            found += [Candidate(tool, start, i, p, call, draws) for call, draws in counts.items()]
-        return found
+            draws = self._draw([*context, *x[:i], *api], keys, settings.max_call_tokens)
+            calls = [self._parse(ids, tool) for ids in draws]
+            counts = Counter(call for call in calls if not isinstance(call, Malformed))
+            start, p = int(tokenized.starts[i]), float(p_api[i])
+            candidates += [Candidate(tool, start, i, p, call, count) for call, count in counts.items()]
+        return candidates
 
-    def _draw(self, context: list[int], keys: np.ndarray, most: int) -> list[list[int]]:
+    def _draw(self, context: list[int], keys: np.ndarray, max_tokens: int) -> list[list[int]]:
+        """One continuation of `context` for each key; after its end a row is padded."""
         self.phase = "decode"
         drawn = self.model.generate(
             self._ids([context]),
@@ -126,19 +130,19 @@ class Plain:
             top_k=0,
             top_p=1.0,
             num_return_sequences=len(keys),
-            max_new_tokens=most,
+            max_new_tokens=max_tokens,
             eos_token_id=self.engine.tokenizer.eos_token_id,
             pad_token_id=self.engine.tokenizer.eos_token_id,
-            logits_processor=[Streams(keys, len(context))],
-            stopping_criteria=[Closed(self.closing)],
+            logits_processor=[StreamSampling(keys, len(context))],
+            stopping_criteria=[ClosingBracket(self.closing)],
         )
         rows: list[list[int]] = drawn[:, len(context) :].tolist()
         return rows
 
-    def _read(self, ids: list[int], tool: ToolName) -> str | Malformed:
-        """The call's input. What stands behind its ] is padding."""
+    def _parse(self, ids: list[int], tool: ToolName) -> str | Malformed:
+        """The input of the drawn call, or why it is no call. Padding after the ] is ignored."""
         closing = set(self.closing.tolist())
-        end = next((place for place, token in enumerate(ids) if token in closing), len(ids) - 1)
+        end = next((index for index, token in enumerate(ids) if token in closing), len(ids) - 1)
         ids = ids[: end + 1]
         known = len(self.engine.call_tokens.token_strings)
         if set(ids) & set(self.engine.tokenizer.all_special_ids) or max(ids) >= known:
@@ -146,51 +150,64 @@ class Plain:
         return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
 
     def _score(self, executed: ExecutedCall, x: np.ndarray) -> Call:
-        """One padded batch of the three sequences, whole, with logits everywhere."""
+        """The three losses, from one padded batch of the three whole sequences."""
         candidate, result = executed.candidate, str(executed.result)
-        written = [linearise(candidate.tool, candidate.input, r) for r in (result, None)]
         bos = list(self.engine.call_tokens.bos)
-        prefixes = [[*bos, *one.ids] for one in tokenize_continuations(self.engine.tokenizer, written)] + [
-            bos
-        ]
+        written = [linearise(candidate.tool, candidate.input, r) for r in (result, None)]
+        tokenized = tokenize_continuations(self.engine.tokenizer, written)
+        prefixes = [*([*bos, *call.ids] for call in tokenized), bos]
         longest = max(map(len, prefixes)) + len(x)
         ids = [[*z, *x, *[0] * (longest - len(z) - len(x))] for z in prefixes]
         mask = [[int(column < len(z) + len(x)) for column in range(longest)] for z in prefixes]
         self.phase = "plus"
-        logprobs = self.model(input_ids=self._ids(ids), attention_mask=self._ids(mask)).logits.float()
-        logprobs = logprobs.log_softmax(-1)
+        logits = self.model(input_ids=self._ids(ids), attention_mask=self._ids(mask)).logits
+        logprobs = logits.float().log_softmax(-1)
         losses = []
         for row, z in enumerate(prefixes):
             targets = np.arange(candidate.token_index, min(candidate.token_index + 5, len(x)))
-            found = logprobs[row, len(z) + targets - 1, x[targets]].double().cpu().numpy()
-            losses.append(weighted_loss(found))
+            target_logprobs = logprobs[row, len(z) + targets - 1, x[targets]]
+            losses.append(weighted_loss(target_logprobs.double().cpu().numpy()))
         l_plus, l_call, l_empty = losses
-        return Call(
-            tool=candidate.tool,
-            position=candidate.position,
-            p_api=candidate.p_api,
-            input=candidate.input,
-            result=result,
-            l_plus=l_plus,
-            l_empty=l_empty,
-            l_call=l_call,
-            gain=min(l_empty, l_call) - l_plus,
-        )
+        return scored_call(candidate, result, l_plus, l_empty, l_call)
 
     def _ids(self, rows: list[list[int]]) -> torch.Tensor:
         return torch.tensor(rows, device=self.engine.device)
 
-    def _count(self, _: Any, __: Any, inputs: dict[str, Any]) -> None:
-        """Before every forward, `generate`'s too: the tokens of its batch, and what they see."""
+    def _record(self, _: Any, __: Any, inputs: dict[str, Any]) -> None:
+        """Before every forward, those of `generate` too: record its tokens and attention pairs."""
         rows, size = inputs["input_ids"].shape
         cache = inputs.get("past_key_values")
-        known = cache.get_seq_length() if cache is not None else 0
-        asked = inputs.get("logits_to_keep") or size
-        cost = Cost(rows * size, 0, rows * (size * known + size * (size + 1) // 2), rows * asked)
+        cached = cache.get_seq_length() if cache is not None else 0
+        logits = inputs.get("logits_to_keep") or size
+        cost = Cost(rows * size, 0, rows * (size * cached + size * (size + 1) // 2), rows * logits)
         self.usage[self.phase] = self.usage.get(self.phase, Cost()) + cost
 
 
-def _passes(executed: ExecutedCall, text: Text) -> bool:
-    """The MT rule."""
-    candidate = executed.candidate
+def prompt_ids(model: LanguageModel, prompt: PromptTemplate) -> tuple[list[int], list[int]]:
+    """The tokens of an annotation prompt before and after the text; BOS is in front."""
+    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    prefix = [*model.call_tokens.bos, *model.tokenizer(prompt.prefix, **options).input_ids]
+    return prefix, tokenize_continuations(model.tokenizer, [prompt.suffix])[0].ids.tolist()
+
+
+def passes_mt_rule(candidate: Candidate, text: Text) -> bool:
+    """False for a call of MT whose input occurs only after the call."""
     return candidate.tool != "MT" or not only_after(candidate.input, text.text, candidate.position)
+
+
+def scored_call(
+    candidate: Candidate, result: str, l_plus: float, l_empty: float, l_call: float | None
+) -> Call:
+    """The call with its losses (nats) and the gain that follows from them."""
+    l_minus = l_empty if l_call is None else min(l_empty, l_call)
+    return Call(
+        tool=candidate.tool,
+        position=candidate.position,
+        p_api=candidate.p_api,
+        input=candidate.input,
+        result=result,
+        l_plus=l_plus,
+        l_empty=l_empty,
+        l_call=l_call,
+        gain=l_minus - l_plus,
+    )

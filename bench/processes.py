@@ -1,8 +1,8 @@
-"""The contestants in several processes at once, as the annotating actors of one machine share its cores.
+"""Run the systems of bench.annotate in several processes at once, like annotating actors.
 
-In: what bench.annotate was asked. Out: one `Run` for all processes together. Each has an equal share of the
-cores, to which it is bound, as many threads, and every Nth text. All begin at one moment; the time is
-the slowest's, CPU time and memory are everyone's.
+In: the options of bench.annotate. Out: one `SystemRun` for all processes together. Each process is
+bound to an equal share of the cores, runs as many threads, and annotates every Nth text. All start
+at the same moment. The time is the slowest process's; CPU time and memory are sums.
 """
 
 from __future__ import annotations
@@ -18,111 +18,112 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.plain import Plain
-from bench.systems import Run, run_engine, run_plain
-from bench.vllm.job import Contest, contest
-from bench.workload import Subject
+from bench.plain import PlainAnnotator
+from bench.systems import SystemRun, run_engine, run_plain
+from bench.vllm.job import VllmResult, run_vllm
+from bench.workload import Workload
 from pipeline.base.records import Cost, Phase
 from tools_service.tools.contract import ToolName
 
-PATIENCE_S = 900.0
+START_TIMEOUT_S = 900.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Together:
-    """What all processes did."""
+class SystemRuns:
+    """The runs of one process, or of all processes together."""
 
-    engine: Run
-    plain: Run | None
-    vllm: Contest | None
+    engine: SystemRun
+    plain: SystemRun | None
+    vllm: VllmResult | None
 
 
-def in_processes(processes: int, name: str, tool: ToolName, args: argparse.Namespace) -> Together:
+def run_in_processes(processes: int, name: str, tool: ToolName, args: argparse.Namespace) -> SystemRuns:
     """The runs that `args` ask for. SystemExit if there are fewer cores than processes."""
     cores = sorted(os.sched_getaffinity(0))
     if processes > len(cores):
         raise SystemExit(f"--processes {processes}: this machine gives us {len(cores)} cores")
     context = get_context("spawn")
-    begin = context.Barrier(processes, timeout=PATIENCE_S)
-    with ProcessPoolExecutor(processes, context, _share, (begin, cores, processes)) as pool:
+    barrier = context.Barrier(processes, timeout=START_TIMEOUT_S)
+    with ProcessPoolExecutor(processes, context, _set_shared, (barrier, cores)) as pool:
         jobs = [pool.submit(_run, number, processes, name, tool, args) for number in range(processes)]
-        parts = _results([job.result for job in jobs])
-    plain = [part.plain for part in parts if part.plain]
-    vllm = [part.vllm for part in parts if part.vllm]
-    return Together(
-        merged([part.engine for part in parts]),
-        merged(plain) if plain else None,
-        _merged_contests(vllm) if vllm else None,
+        runs = _collect([job.result for job in jobs])
+    plain = [run.plain for run in runs if run.plain]
+    vllm = [run.vllm for run in runs if run.vllm]
+    return SystemRuns(
+        merge_runs([run.engine for run in runs]),
+        merge_runs(plain) if plain else None,
+        _merge_vllm(vllm) if vllm else None,
     )
 
 
-def _merged_contests(parts: Sequence[Contest]) -> Contest:
-    scored = interleaved([one.scored for one in parts])
-    return Contest(merged([one.run for one in parts]), scored, {"processes": [one.about for one in parts]})
+def _merge_vllm(parts: Sequence[VllmResult]) -> VllmResult:
+    run, scored = merge_runs([part.run for part in parts]), interleave([part.scored for part in parts])
+    return VllmResult(run, scored, {"processes": [part.setup for part in parts]})
 
 
-def _results(ask: Sequence[Callable[[], T]]) -> list[T]:
-    """What each gives; of several errors the one that the others are a consequence of."""
-    found, errors = [], []
-    for one in ask:
+def _collect(waits: Sequence[Callable[[], T]]) -> list[T]:
+    """The value of each call. If several raise, the error that caused the others is raised."""
+    values, errors = [], []
+    for wait in waits:
         try:
-            found.append(one())
+            values.append(wait())
         except BaseException as error:
             errors.append(error)
     if errors:
         raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
-    return found
+    return values
 
 
-_begin: Any = None
+_barrier: Any = None
 _cores: list[int] = []
 
 
-def _share(begin: Any, cores: list[int], processes: int) -> None:
-    """What a process keeps for its job."""
-    global _begin, _cores
-    _begin, _cores = begin, cores
+def _set_shared(barrier: Any, cores: list[int]) -> None:
+    """Set what a worker process keeps for its job."""
+    global _barrier, _cores
+    _barrier, _cores = barrier, cores
 
 
-def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace) -> Together:
-    """One process's part, beside the others'."""
-    mine = _cores[number * len(_cores) // of : (number + 1) * len(_cores) // of]
-    os.sched_setaffinity(0, mine)
-    torch.set_num_threads(len(mine))
+def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace) -> SystemRuns:
+    """The job of process `number` of `of`."""
+    own_cores = _cores[number * len(_cores) // of : (number + 1) * len(_cores) // of]
+    os.sched_setaffinity(0, own_cores)
+    torch.set_num_threads(len(own_cores))
     try:
-        whole = Subject.of(name, tool, args)
+        whole = Workload.create(name, tool, args)
         part = replace(whole, texts=whole.texts[number::of])
-        engine, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_begin.wait)
+        engine, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_barrier.wait)
         plain = vllm = None
         if args.plain_texts:
             texts = whole.texts[: args.plain_texts][number::of]
-            plain = run_plain(Plain(part.model, part.tools, part.method), part.model, texts, _begin.wait)
+            procedure = PlainAnnotator(part.model, part.tools, part.method)
+            plain = run_plain(procedure, part.model, texts, _barrier.wait)
         if args.against == "vllm":
-            vllm = contest(args.vllm_python, part, engine.calls, _begin.wait)
-        return Together(engine, plain, vllm)
+            vllm = run_vllm(args.vllm_python, part, engine.calls, _barrier.wait)
+        return SystemRuns(engine, plain, vllm)
     except BaseException:
-        _begin.abort()  # nobody is to wait for this one
+        _barrier.abort()  # so that no other process waits for this one
         raise
 
 
-def merged(runs: Sequence[Run]) -> Run:
-    """Runs that began together, each of every Nth text, as one."""
+def merge_runs(runs: Sequence[SystemRun]) -> SystemRun:
+    """One run out of runs that began together, each over every Nth text."""
     usage: dict[Phase, Cost] = {}
     for run in runs:
         for phase, cost in run.usage.items():
             usage[phase] = usage.get(phase, Cost()) + cost
-    took = {name: sum(run.took[name] for run in runs) for name in ("cpu_s", "peak_mib")}
-    return Run(
+    timing = {name: sum(run.timing[name] for run in runs) for name in ("cpu_s", "peak_mib")}
+    return SystemRun(
         f"{runs[0].name}, {len(runs)} processes",
-        took | {"wall_s": max(run.took["wall_s"] for run in runs)},
+        timing | {"wall_s": max(run.timing["wall_s"] for run in runs)},
         sum(run.candidates for run in runs),
-        interleaved([run.calls for run in runs]),
+        interleave([run.calls for run in runs]),
         usage,
         sum(run.forwards for run in runs),
     )
 
 
-def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
-    """One element from each in turn, as they were dealt out."""
+def interleave(parts: Sequence[Sequence[T]]) -> list[T]:
+    """One element of each part in turn: undoes the distribution of every Nth element."""
     return [parts[n % len(parts)][n // len(parts)] for n in range(sum(map(len, parts)))]

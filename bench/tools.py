@@ -1,12 +1,13 @@
-"""What the tools do in a second, each class alone and through the service, side by side in one run.
+"""Throughput and latency of the tools, each class by itself and through the service.
 
     python -m bench.tools [--tools Calculator MT] [--seconds 5]
 
-The tools are the demo's (recipe, models, encyclopedia), asked what the demo's pages would ask. For
-lists of 1, 64 and 512: items/s, and the latency of a list at the median and the 99th percentile. A list to
-the class and a list through the service, in turns, so that a busy machine is busy for both; one caller, no
-cache, one thread. Also: the share of its throughput that a tool loses to the service, and the slowest of the
-hostile inputs of the calculator. Out: a table, and runs/bench/tools.json.
+The tools are the demo's (recipe, models, encyclopedia), and the inputs are like those of its pages.
+Reported for lists of 1, 64 and 512 inputs: items/s, and the latency of a list at the median and the
+99th percentile. Lists go to the class and through the service alternately, so that a busy machine
+slows both down. There is one caller, no cache, one thread. Also reported: the share of its
+throughput that each tool loses to the service, and the hostile input that takes the calculator
+longest. Out: a table, and runs/bench/tools.json.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from tools_service.tools.registry import load_tool
 
 SIZES = (1, 64, 512)
 MODEL_TOOLS = ("QA", "MT")
-MOST_LOST = 0.30  # of a model tool's throughput, by the service, in the longest lists
-LEAST_LISTS = 5
+MAX_OVERHEAD = 0.30  # share of a model tool's throughput that the service may cost in the longest lists
+MIN_LISTS = 5
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One tool, asked in one way with lists of one size."""
+class Timing:
+    """One tool, called in one way ("class" or "service") with lists of one size."""
 
     tool: str
     way: str
@@ -49,10 +50,10 @@ class Measured:
     p99_ms: float
 
     @staticmethod
-    def of(tool: str, way: str, size: int, seconds: Sequence[float]) -> Measured:
+    def of(tool: str, way: str, size: int, seconds: Sequence[float]) -> Timing:
         """From the time that each list took."""
         ordered = sorted(seconds)
-        return Measured(
+        return Timing(
             tool=tool,
             way=way,
             list_size=size,
@@ -63,77 +64,78 @@ class Measured:
         )
 
 
-def in_turns(ways: Sequence[Callable[[int], object]], seconds: float) -> list[list[float]]:
-    """How long each call took of each of `ways`, called in turns with 0, 1, … for `seconds` each."""
-    for way in ways:
-        way(0)  # what is done once is not measured
-    took: list[list[float]] = [[] for _ in ways]
+def time_alternately(functions: Sequence[Callable[[int], object]], seconds: float) -> list[list[float]]:
+    """Call each of `functions` in turn with 0, 1, … for `seconds` each; the time of every call."""
+    for function in functions:
+        function(0)  # warm-up
+    times: list[list[float]] = [[] for _ in functions]
     for number in itertools.count():
-        if number >= LEAST_LISTS and sum(map(sum, took)) > seconds * len(ways):
+        if number >= MIN_LISTS and sum(map(sum, times)) > seconds * len(functions):
             break
-        for way, times in zip(ways, took, strict=True):
+        for function, of_function in zip(functions, times, strict=True):
             began = time.perf_counter()
-            way(number)
-            times.append(time.perf_counter() - began)
-    return took
+            function(number)
+            of_function.append(time.perf_counter() - began)
+    return times
 
 
 def inputs_of(tool: str, count: int) -> list[ToolInput]:
-    """`count` different inputs like those of the demo's pages; spaces tell the same ones apart."""
+    """`count` inputs like those of the demo's pages, made distinct by trailing spaces."""
     from demo import generate
 
     if tool == "Calendar":
         return [ToolInput("", (date(2000, 1, 1) + timedelta(days=n)).isoformat()) for n in range(count)]
-    calls = (call.input for made in generate.truth().values() for call in made.calls if call.tool == tool)
-    known = list(dict.fromkeys(calls))
+    pages = generate.ground_truth().values()
+    known = list(dict.fromkeys(call.input for page in pages for call in page.calls if call.tool == tool))
     return [ToolInput(known[n % len(known)] + " " * (n // len(known))) for n in range(count)]
 
 
-def measure(tool: Tool, client: ToolClient, seconds: float) -> Iterator[Measured]:
+def measure(tool: Tool, client: ToolClient, seconds: float) -> Iterator[Timing]:
     """One tool in both ways, with lists of every size."""
     inputs = inputs_of(tool.name, 2 * max(SIZES))
     for size in SIZES:
-        parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        lists = [inputs[start : start + size] for start in range(0, len(inputs), size)]
 
-        def alone(number: int, parts: list[list[ToolInput]] = parts) -> object:
-            return answer(tool, parts[number % len(parts)])
+        def by_class(number: int, lists: list[list[ToolInput]] = lists) -> object:
+            return answer(tool, lists[number % len(lists)])
 
-        def through_service(number: int, parts: list[list[ToolInput]] = parts) -> object:
-            answers = client.call(tool.name, parts[number % len(parts)])
-            lost = {one.reason for one in answers} & TRANSIENT
+        def by_service(number: int, lists: list[list[ToolInput]] = lists) -> object:
+            answers = client.call(tool.name, lists[number % len(lists)])
+            lost = {result.reason for result in answers} & TRANSIENT
             assert not lost, f"{tool.name}: {lost}"
             return answers
 
-        took = in_turns([alone, through_service], seconds)
-        for way, times in zip(("class", "service"), took, strict=True):
-            yield Measured.of(tool.name, way, size, times)
+        times = time_alternately([by_class, by_service], seconds)
+        for way, of_way in zip(("class", "service"), times, strict=True):
+            yield Timing.of(tool.name, way, size, of_way)
 
 
-def lost(measured: Sequence[Measured]) -> dict[str, float]:
-    """Share of a tool's throughput that the service costs, in the longest lists."""
-    rates = {(one.tool, one.way): one.items_per_s for one in measured if one.list_size == max(SIZES)}
+def overheads(timings: Sequence[Timing]) -> dict[str, float]:
+    """The share of each tool's throughput that the service costs, in the longest lists."""
+    longest = [timing for timing in timings if timing.list_size == max(SIZES)]
+    rates = {(timing.tool, timing.way): timing.items_per_s for timing in longest}
     tools = dict.fromkeys(tool for tool, _ in rates)
     return {tool: round(1 - rates[tool, "service"] / rates[tool, "class"], 3) for tool in tools}
 
 
 def slowest_hostile() -> tuple[float, str]:
-    """Milliseconds of the hostile expression that takes the calculator longest (the best of five times)."""
+    """Milliseconds (the best of five runs) of the slowest hostile expression."""
     calculator = Calculator()
 
     def milliseconds(expression: str) -> float:
-        took = []
+        times = []
         for _ in range(5):
             began = time.perf_counter()
             calculator([ToolInput(expression)])
-            took.append(time.perf_counter() - began)
-        return 1e3 * min(took)
+            times.append(time.perf_counter() - began)
+        return 1e3 * min(times)
 
     hostile = [*itertools.chain.from_iterable(REASONS.values()), *VALUES]
-    return max((round(milliseconds(one), 3), one[:40]) for one in hostile)
+    return max((round(milliseconds(expression), 3), expression[:40]) for expression in hostile)
 
 
 def uncached(config: ToolsConfig) -> ToolsConfig:
-    """`config` for measuring: every call is answered anew, and nobody gives up early."""
+    """`config` for measuring: no cache, and deadlines that no call misses."""
     sections: dict[str, Any] = {}
     for tool in TOOL_NAMES:
         section = config.of(tool)
@@ -146,32 +148,32 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure the tools alone and through the service.")
     parser.add_argument("--tools", nargs="+", choices=TOOL_NAMES, default=TOOL_NAMES)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each tool, way and list size")
-    arguments = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=5.0, help="per tool, way and list size")
+    args = parser.parse_args()
     import ray
     import torch
 
     torch.set_num_threads(1)  # as in a replica that reserves a share of a CPU
     config = uncached(demo().generate.tools)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    measured: list[Measured] = []
-    with tools_on_ray(config, arguments.tools) as client:
+    timings: list[Timing] = []
+    with tools_on_ray(config, args.tools) as client:
         print(f"{'tool':<11}{'way':<9}{'list':>5}{'lists':>7}{'items/s':>12}{'p50 ms':>11}{'p99 ms':>11}")
-        for name in arguments.tools:
-            for one in measure(load_tool(name, config), client, arguments.seconds):
-                measured.append(one)
+        for name in args.tools:
+            for timing in measure(load_tool(name, config), client, args.seconds):
+                timings.append(timing)
                 print(
-                    f"{one.tool:<11}{one.way:<9}{one.list_size:>5}{one.lists:>7}"
-                    f"{one.items_per_s:>12,.1f}{one.p50_ms:>11,.2f}{one.p99_ms:>11,.2f}",
+                    f"{timing.tool:<11}{timing.way:<9}{timing.list_size:>5}{timing.lists:>7}"
+                    f"{timing.items_per_s:>12,.1f}{timing.p50_ms:>11,.2f}{timing.p99_ms:>11,.2f}",
                     flush=True,
                 )
     ray.shutdown()
-    shares, (slowest_ms, slowest) = lost(measured), slowest_hostile()
+    shares, (slowest_ms, slowest) = overheads(timings), slowest_hostile()
     for tool, share in shares.items():
-        bar = f" (at most {MOST_LOST:.0%})" if tool in MODEL_TOOLS else ""
-        print(f"{tool}: the service costs {share:.1%} of the throughput in lists of {max(SIZES)}{bar}")
+        limit = f" (at most {MAX_OVERHEAD:.0%})" if tool in MODEL_TOOLS else ""
+        print(f"{tool}: the service costs {share:.1%} of the throughput in lists of {max(SIZES)}{limit}")
     print(f"the calculator's slowest hostile input takes {slowest_ms} ms: {slowest!r}")
-    summary = {"lost": shares, "slowest_hostile_ms": slowest_ms, "lists": [asdict(one) for one in measured]}
+    summary = {"lost": shares, "slowest_hostile_ms": slowest_ms, "lists": list(map(asdict, timings))}
     print(results.write("tools", config.model_dump(mode="json"), summary))
 
 

@@ -1,10 +1,11 @@
-"""Does every panel of the dashboard have data? python -m cluster.dashboards --prometheus http://127.0.0.1:9090
+"""Check the dashboard's panels: python -m cluster.dashboards --prometheus http://127.0.0.1:9090
 
-In: the address of a Prometheus that reads a Ray cluster, during a run of annotate or some minutes after one.
-Out: one line a panel on standard output: how many series each query returned in the last minutes. Exit code 1
-if a query is refused, or returns nothing where the panel has no `noValue` (what Grafana shows in its place:
-there may be no GPU, and nothing may have gone wrong); 2 if there is no Prometheus. Without --prometheus, only
-whether queries name metrics and labels that exist. The dashboard is read as a file; Grafana is not asked.
+In: the address of a Prometheus that scrapes a Ray cluster, while annotate runs or some minutes
+later. Out: a line per panel on standard output with the number of series that each query returned
+in the last minutes. Exit code 1 if Prometheus refuses a query, or if a query returns nothing and
+its panel has no `noValue` (the text that Grafana shows instead, for panels that may be empty: GPUs,
+errors); 2 if there is no Prometheus. Without --prometheus, checks only that the queries name
+existing metrics and labels. The dashboard is read from its file; Grafana is not needed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.annotation.metrics import METRICS
 DASHBOARD = Path(__file__).parent / "monitoring" / "grafana" / "dashboards" / "toolformer.json"
 VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}
 
-RAYS: dict[str, frozenset[str]] = {
+RAY_METRICS: dict[str, frozenset[str]] = {
     name: frozenset(labels.split())
     for name, labels in {
         "ray_node_gram_used": "GpuIndex GpuDeviceName",
@@ -39,18 +40,18 @@ RAYS: dict[str, frozenset[str]] = {
         "ray_serve_replica_processing_queries": "deployment application replica",
     }.items()
 }
-"""Metrics of Ray 2.60 itself that the dashboard uses, and their labels."""
-OURS: dict[str, frozenset[str]] = {
+"""Ray 2.60's own metrics that the dashboard uses, with their labels."""
+PIPELINE_METRICS: dict[str, frozenset[str]] = {
     name: frozenset({"run", *metric.labels, *(["le"] if name.endswith("_bucket") else [])})
     for metric in METRICS
     for name in metric.exported
 }
-_EVERYWHERE = frozenset({"instance", "job"})  # Prometheus's own
+_PROMETHEUS_LABELS = frozenset({"instance", "job"})  # on every metric
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What a panel asks: pairs of a query and the legend of its series; whether it may be empty."""
+    """A panel: pairs of a query and the legend of its series, and whether it may be empty."""
 
     title: str
     queries: tuple[tuple[str, str], ...]
@@ -58,7 +59,7 @@ class Panel:
 
 
 def read_panels(path: Path = DASHBOARD) -> list[Panel]:
-    """The panels of a dashboard, rows left out."""
+    """The panels of a dashboard, without its rows."""
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     return [
         Panel(
@@ -71,46 +72,48 @@ def read_panels(path: Path = DASHBOARD) -> list[Panel]:
     ]
 
 
-def faults(panel: Panel) -> Iterator[str]:
-    """Metrics that nobody exports, and labels that they do not have."""
-    known = RAYS | OURS
+def problems(panel: Panel) -> Iterator[str]:
+    """Metrics that nobody exports, and labels that a metric does not have."""
+    known = RAY_METRICS | PIPELINE_METRICS
     for query, legend in panel.queries:
         bare = re.sub(r'"[^"]*"', '""', query)
         names = set(re.findall(r"\bray_\w+", bare))
         yield from (f"{panel.title}: there is no metric {name}" for name in sorted(names - known.keys()))
         for name, selector in re.findall(r"\b(ray_\w+)\{([^}]*)\}", bare):
-            asked = set(re.findall(r"(\w+)\s*[=!]", selector))
-            yield from _unknown(panel, asked, known.get(name, asked), name)
-        groups = [set(re.split(r",\s*", group)) for group in re.findall(r"\bby \(([^)]*)\)", bare)]
+            labels = set(re.findall(r"(\w+)\s*[=!]", selector))
+            yield from _unknown(panel, labels, known.get(name, labels), name)
+        groups = re.findall(r"\bby \(([^)]*)\)", bare)
+        grouped_by = {label for group in groups for label in re.split(r",\s*", group)}
         for name in names & known.keys():
-            yield from _unknown(panel, set().union(*groups), known[name], name)
-        yield from _unknown(panel, set(re.findall(r"\{\{(\w+)\}\}", legend)), set().union(*groups), legend)
+            yield from _unknown(panel, grouped_by, known[name], name)
+        yield from _unknown(panel, set(re.findall(r"\{\{(\w+)\}\}", legend)), grouped_by, legend)
 
 
-def _unknown(panel: Panel, asked: set[str], there: set[str] | frozenset[str], what: str) -> Iterator[str]:
-    yield from (f"{panel.title}: {what} has no label {name}" for name in sorted(asked - there - _EVERYWHERE))
+def _unknown(panel: Panel, labels: set[str], known: set[str] | frozenset[str], what: str) -> Iterator[str]:
+    yield from (
+        f"{panel.title}: {what} has no label {name}" for name in sorted(labels - known - _PROMETHEUS_LABELS)
+    )
 
 
-def series(address: str, query: str, minutes: float) -> int:
-    """How many series `query` had in the last minutes. ValueError if Prometheus refuses it, OSError if there
-    is none."""
+def count_series(address: str, query: str, minutes: float) -> int:
+    """How many series `query` had. ValueError if it is refused, OSError without Prometheus."""
     for variable, value in VARIABLES.items():
         query = query.replace(variable, value)
     end = time.time()
-    asked = {"query": query, "start": end - 60 * minutes, "end": end, "step": max(1.0, minutes / 100)}
-    url = f"{address.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(asked)}"
+    parameters = {"query": query, "start": end - 60 * minutes, "end": end, "step": max(1.0, minutes / 100)}
+    url = f"{address.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(parameters)}"
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
-            found: list[Mapping[str, Any]] = json.load(response)["data"]["result"]
+            series: list[Mapping[str, Any]] = json.load(response)["data"]["result"]
     except urllib.error.HTTPError as error:
         raise ValueError(f"{query}: {error.read().decode(errors='replace')[:300]}") from error
-    return sum(any(value != "NaN" for _, value in one["values"]) for one in found)
+    return sum(any(value != "NaN" for _, value in each["values"]) for each in series)
 
 
-def looked_up(panel: Panel, address: str, minutes: float) -> tuple[str, bool]:
-    """A panel's line, and whether it is as it should be."""
+def check_panel(panel: Panel, address: str, minutes: float) -> tuple[str, bool]:
+    """The line to print for a panel, and whether the panel is all right."""
     try:
-        numbers = [series(address, query, minutes) for query, _ in panel.queries]
+        numbers = [count_series(address, query, minutes) for query, _ in panel.queries]
     except ValueError as error:
         return f"refused  {panel.title}: {error}", False
     if all(numbers):
@@ -123,26 +126,26 @@ def looked_up(panel: Panel, address: str, minutes: float) -> tuple[str, bool]:
 def main(argv: Sequence[str]) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m cluster.dashboards", description="Check the dashboard.")
-    parser.add_argument("--prometheus", metavar="URL", help="ask it every panel's queries")
+    parser.add_argument("--prometheus", metavar="URL", help="run every panel's queries there")
     parser.add_argument("--minutes", type=float, default=10, help="how far to look back (%(default)s)")
     arguments = parser.parse_args(argv)
     panels = read_panels()
-    if wrong := [fault for panel in panels for fault in faults(panel)]:
-        print("\n".join(wrong))
+    if found := [problem for panel in panels for problem in problems(panel)]:
+        print("\n".join(found))
         return 1
     if arguments.prometheus is None:
         print(f"{len(panels)} panels: every metric and label exists")
         return 0
-    good = True
+    all_right = True
     for panel in panels:
         try:
-            line, right = looked_up(panel, arguments.prometheus, arguments.minutes)
+            line, right = check_panel(panel, arguments.prometheus, arguments.minutes)
         except OSError as error:
             print(f"python -m cluster.dashboards: {arguments.prometheus}: {error}", file=sys.stderr)
             return 2
         print(line)
-        good &= right
-    return 0 if good else 1
+        all_right &= right
+    return 0 if all_right else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""A Ray cluster of several nodes on one machine: python -m cluster.local --nodes cpus=2 cpus=2,gpus=1
+"""A Ray cluster of several nodes on one machine.
 
-To see scheduling, nodes that go away and nodes that come, without a second machine. In: the nodes' CPUs, GPUs
-and memory, all of them pretended. Out, line by line: the address of a head that does no work, and the nodes;
-then commands are read (COMMANDS). With --grow, Ray's autoscaler starts nodes that are wanted, and ends those
-that idle. Ctrl-C, SIGTERM or the end of standard input stops everything and removes what it wrote. All ports
-are on loopback, and chosen so that other clusters on the machine do not mind. Who joins it needs two
-variables, which are printed: Ray takes 127.0.0.1 for the machine's address otherwise.
+    python -m cluster.local --nodes cpus=2 cpus=2,gpus=1
+
+For trying out scheduling, node failures and autoscaling without a second machine. In: the CPUs,
+GPUs and memory of each node, all simulated. Out, line by line: the address of a head that runs no
+work, and the nodes. Then commands are read from standard input (COMMANDS). With --autoscale, Ray's
+autoscaler starts nodes on demand and ends idle ones. Ctrl-C, SIGTERM or the end of standard input
+stops all processes and removes all files. All ports are on loopback, and free ports are chosen, so
+that other clusters on the machine are not disturbed. A process that joins needs the two variables
+that are printed, because otherwise Ray takes 127.0.0.1 for the machine's address.
 
 `LocalCluster` does the same for programs. Why not `ray start`: docs/decisions/0015.
 """
@@ -34,26 +37,26 @@ import yaml
 ROOT = Path(__file__).parents[1]
 COMMANDS = "commands: add cpus=2,gpus=1 | kill NODE"
 
-# Ray's word for "loopback only": what it does on systems where it has no clusters.
+# Makes Ray use loopback only, as on systems for which it does not support clusters.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 _LOOPBACK = "127.0.0.1"
-_PATIENCE_S = 180.0  # a raylet and its agents, on a busy machine
+_START_TIMEOUT_S = 180.0  # of a raylet and its agents, on a busy machine
 _STORE_BYTES = 128 * 2**20
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
-_IDLE_MINUTES = 0.25  # then a node that the autoscaler started goes
-_UPDATE_S = 1  # how often the autoscaler looks
+_IDLE_TIMEOUT_MINUTES = 0.25  # of a node that the autoscaler started
+_AUTOSCALER_INTERVAL_S = 1
 _HEAD_TYPE = "ray.head.default"
 
 
 class LocalClusterError(Exception):
-    """A node that cannot be, or a cluster that did not start; the message says which and why."""
+    """An invalid node size, an unknown node, or a cluster that did not start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSize:
-    """What a node says it has. `memory` and `store` (the object store, which is real) are in bytes."""
+    """The resources of a node, simulated but for the object store; memory in bytes."""
 
     cpus: float = 1
     gpus: float = 0
@@ -62,23 +65,23 @@ class NodeSize:
 
     @classmethod
     def parse(cls, text: str) -> NodeSize:
-        """From cpus=2,gpus=1,memory=4G,store=200M, each at most once. LocalClusterError if it is not that."""
-        wanted: dict[str, float | int] = {}
+        """From cpus=2,gpus=1,memory=4G,store=200M, each at most once. LocalClusterError if invalid."""
+        values: dict[str, float | int] = {}
         for part in filter(None, text.split(",")):
             name, _, value = part.partition("=")
-            if name not in cls.__slots__ or name in wanted:
+            if name not in cls.__slots__ or name in values:
                 raise LocalClusterError(f"{text!r}: {name!r} is not one of {', '.join(cls.__slots__)}, once")
             try:
-                wanted[name] = _bytes(value) if name in ("memory", "store") else float(value)
+                values[name] = _bytes(value) if name in ("memory", "store") else float(value)
             except ValueError as error:
-                raise LocalClusterError(f"{text!r}: {name} wants a number, not {value!r}") from error
-            if not 0 <= wanted[name] < float("inf"):
+                raise LocalClusterError(f"{text!r}: {name} must be a number, not {value!r}") from error
+            if not 0 <= values[name] < float("inf"):
                 raise LocalClusterError(f"{text!r}: {name} cannot be {value}")
-        return cls(**wanted)  # type: ignore[arg-type]
+        return cls(**values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        shown = [f"cpus={self.cpus:g}", f"gpus={self.gpus:g}"]
-        return ",".join(shown + [f"memory={self.memory}"] * (self.memory is not None))
+        parts = [f"cpus={self.cpus:g}", f"gpus={self.gpus:g}"]
+        return ",".join(parts + [f"memory={self.memory}"] * (self.memory is not None))
 
 
 def _bytes(text: str) -> int:
@@ -92,32 +95,33 @@ class LocalNode:
 
     name: str
     node_id: str
-    """Ray's, hexadecimal."""
+    """Ray's id, hexadecimal."""
     pid: int
-    """Of its raylet, the ancestor of every other process of the node."""
+    """The process id of its raylet, the ancestor of all processes of the node."""
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """Nodes that Ray's autoscaler starts where they are wanted, at most so many."""
+class Autoscaling:
+    """Nodes of one size that Ray's autoscaler starts on demand."""
 
     size: NodeSize
-    most: int
+    max_workers: int
 
     @classmethod
-    def parse(cls, size: str | None, most: int | None) -> Growth | None:
-        """From what the command was given, if anything. LocalClusterError if it makes no sense."""
-        if size is None and most is not None:
-            raise LocalClusterError(f"--most {most}: of what? --grow gives the size")
-        if most is not None and most < 1:
-            raise LocalClusterError(f"--most {most}: at least one node")
-        return None if size is None else cls(NodeSize.parse(size), most or 1)
+    def parse(cls, size: str | None, max_workers: int | None) -> Autoscaling | None:
+        """From the options; None without --autoscale. LocalClusterError if invalid."""
+        if size is None and max_workers is not None:
+            raise LocalClusterError(f"--max-workers {max_workers}: give the nodes' size with --autoscale")
+        if max_workers is not None and max_workers < 1:
+            raise LocalClusterError(f"--max-workers {max_workers}: at least one node")
+        return None if size is None else cls(NodeSize.parse(size), max_workers or 1)
 
-    def head(self) -> dict[str, Any]:
-        """What a head needs for it, and what its processes find in their environment.
+    def head_options(self) -> dict[str, Any]:
+        """Options of a head with this autoscaler; also sets variables for the processes of the
+        head.
 
-        Nodes come from Ray's own provider of pretended nodes, which starts raylets. It is named as one from
-        outside because Ray's wheel lacks the defaults that belong to its name.
+        Ray's own provider of simulated nodes starts the raylets. It is configured as an external
+        provider, because Ray's wheel lacks the defaults for its own name.
         """
         from ray import autoscaler
         from ray.autoscaler._private.fake_multi_node import node_provider
@@ -127,13 +131,12 @@ class Growth:
         resources: dict[str, float] = {"CPU": size.cpus, "GPU": size.gpus, "object_store_memory": size.store}
         if size.memory is not None:
             resources["memory"] = size.memory
-        whole = (
-            Path(autoscaler.__file__).parent / "_private/readonly/defaults.yaml"
-        )  # has every field there is
-        config = yaml.safe_load(whole.read_text(encoding="utf-8")) | {
+        # This file has every field.
+        defaults = Path(autoscaler.__file__).parent / "_private/readonly/defaults.yaml"
+        config = yaml.safe_load(defaults.read_text(encoding="utf-8")) | {
             "cluster_name": "local",
-            "max_workers": self.most,
-            "idle_timeout_minutes": _IDLE_MINUTES,
+            "max_workers": self.max_workers,
+            "idle_timeout_minutes": _IDLE_TIMEOUT_MINUTES,
             "provider": {
                 "type": "external",
                 "module": f"{node_provider.__name__}.FakeMultiNodeProvider",
@@ -145,11 +148,11 @@ class Growth:
             "head_node_type": _HEAD_TYPE,
             "available_node_types": {
                 _HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-                "grown": {
+                "autoscaled": {
                     "resources": resources,
                     "node_config": {},
                     "min_workers": 0,
-                    "max_workers": self.most,
+                    "max_workers": self.max_workers,
                 },
             },
         }
@@ -158,41 +161,46 @@ class Growth:
         os.environ |= {
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
-            "AUTOSCALER_UPDATE_INTERVAL_S": str(_UPDATE_S),
+            "AUTOSCALER_UPDATE_INTERVAL_S": str(_AUTOSCALER_INTERVAL_S),
         }
-        own = {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
-        return {"autoscaling_config": str(file), "gcs_server_port": port, "env_vars": own}
+        head_variables = {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
+        return {"autoscaling_config": str(file), "gcs_server_port": port, "env_vars": head_variables}
 
 
 class LocalCluster:
-    """A cluster for the length of a `with` block, in processes of its own.
+    """A cluster for the duration of a `with` block, in processes of its own.
 
-    The processes end with the block, and also if this process is killed inside it.
+    The processes end with the block, and also if this process is killed inside the block.
     """
 
     def __init__(
-        self, nodes: Sequence[str], *, dashboard: bool = False, grow: str | None = None, most: int = 1
+        self,
+        nodes: Sequence[str],
+        *,
+        dashboard: bool = False,
+        autoscale: str | None = None,
+        max_workers: int = 1,
     ) -> None:
-        """`nodes`: what NodeSize.parse takes, one each; the autoscaler starts at most `most` of size `grow`.
-
-        LocalClusterError when the block is entered.
+        """`nodes` has a size for NodeSize.parse per node. With `autoscale`, the autoscaler starts
+        at most `max_workers` nodes of that size. Errors (LocalClusterError) are raised when the
+        block is entered.
         """
         self._arguments = ["--nodes", *nodes, *["--dashboard"] * dashboard]
-        if grow is not None:
-            self._arguments += ["--grow", grow, "--most", str(most)]
+        if autoscale is not None:
+            self._arguments += ["--autoscale", autoscale, "--max-workers", str(max_workers)]
         self.address = ""
-        """For RAY_ADDRESS and, where Ray was imported with LOOPBACK_ONLY set, for ray.init."""
+        """For RAY_ADDRESS, and for ray.init if Ray was imported with LOOPBACK_ONLY set."""
         self.nodes: dict[str, LocalNode] = {}
-        """By name: "1", "2", … in the order of their start."""
+        """By name: "1", "2", … in the order in which they were started."""
 
     @property
     def pid(self) -> int:
-        """Of the process that is the ancestor of all others."""
+        """The id of the process that is the ancestor of all others."""
         return self._process.pid
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a process that joins."""
+        """The environment of a process that joins the cluster."""
         return {**os.environ, **LOOPBACK_ONLY, "RAY_ADDRESS": self.address}
 
     def __enter__(self) -> LocalCluster:
@@ -204,7 +212,7 @@ class LocalCluster:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the block
+            start_new_session=True,  # Ctrl-C reaches only this process, which then ends the block
         )
         try:
             self.address = self._wait_for("address")[0]
@@ -220,20 +228,20 @@ class LocalCluster:
         self.stop()
 
     def add_node(self, size: str) -> LocalNode:
-        """One more, when it is ready."""
+        """Add a node and wait until it is ready. LocalClusterError for an invalid size."""
         NodeSize.parse(size)
         self._send(f"add {size}")
         return self.nodes[self._wait_for("node")[0]]
 
     def kill_node(self, name: str) -> None:
-        """SIGKILL to everything that runs on the node, at once. LocalClusterError if there is none of it."""
+        """SIGKILL to all processes of the node at once. LocalClusterError if there is no such node."""
         if name not in self.nodes:
             raise LocalClusterError(f"no node {name!r}: there are {', '.join(self.nodes) or 'none'}")
         self._send(f"kill {name}")
         self._wait_for("killed")
 
     def stop(self) -> None:
-        """End all of it. Nothing is left afterwards."""
+        """End all processes and remove all files of the cluster."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -245,21 +253,22 @@ class LocalCluster:
 
     def _send(self, command: str) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # _wait_for says why
+        with suppress(BrokenPipeError):  # _wait_for raises the reason
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
 
-    def _wait_for(self, word: str) -> list[str]:
+    def _wait_for(self, event: str) -> list[str]:
+        """The rest of the line that reports `event`. LocalClusterError for an error or the end."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            said, *rest = line.split()
-            if said == "node":
+            reported, *rest = line.split()
+            if reported == "node":
                 self.nodes[rest[0]] = LocalNode(rest[0], rest[1], int(rest[2]))
-            elif said == "killed":
+            elif reported == "killed":
                 del self.nodes[rest[0]]
-            if said == word:
+            if reported == event:
                 return rest
-            if said == "error":
+            if reported == "error":
                 raise LocalClusterError(" ".join(rest))
         self._process.wait()
         self._errors.seek(0)
@@ -267,17 +276,16 @@ class LocalCluster:
 
 
 class _Nodes:
-    """The nodes of this process."""
+    """The nodes that this process has started."""
 
-    def __init__(self, dashboard: bool, growth: Growth | None = None) -> None:
+    def __init__(self, dashboard: bool, autoscaling: Autoscaling | None = None) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(shutdown_at_exit=False)
-        self._numbered: dict[str, Any] = {}
+        self._by_name: dict[str, Any] = {}
         self._started = 0
-        head = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0} | (
-            growth.head() if growth else {}
-        )
+        head = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
+        head |= autoscaling.head_options() if autoscaling else {}
         self._add(NodeSize(cpus=0), include_dashboard=dashboard, ray_client_server_port=None, **head)
         self.address = self._cluster.address
         print(f"address {self.address}", flush=True)
@@ -288,10 +296,10 @@ class _Nodes:
         node = self._add(size)
         self._started += 1
         name = str(self._started)
-        self._numbered[name] = node
+        self._by_name[name] = node
         print(f"node {name} {node.node_id} {_raylet(node)} {size}", flush=True)
 
-    def _add(self, size: NodeSize, **more: Any) -> Any:
+    def _add(self, size: NodeSize, **options: Any) -> Any:
         node = self._cluster.add_node(
             wait=False,
             node_ip_address=_LOOPBACK,
@@ -299,17 +307,17 @@ class _Nodes:
             num_gpus=size.gpus,
             memory=size.memory,
             object_store_memory=size.store,
-            **more,
+            **options,
         )
-        self._cluster._wait_for_node(node, timeout=_PATIENCE_S)  # add_node's own wait ends after 30 s
+        self._cluster._wait_for_node(node, timeout=_START_TIMEOUT_S)  # add_node itself waits only 30 s
         return node
 
     def kill(self, name: str) -> None:
-        if name not in self._numbered:
-            raise LocalClusterError(f"no node {name!r}: there are {', '.join(self._numbered) or 'none'}")
-        node = self._numbered.pop(name)
+        if name not in self._by_name:
+            raise LocalClusterError(f"no node {name!r}: there are {', '.join(self._by_name) or 'none'}")
+        node = self._by_name.pop(name)
         raylet = psutil.Process(_raylet(node))
-        raylet.suspend()  # it must not see its workers go, nor start others
+        raylet.suspend()  # so that it starts no new workers
         _kill([raylet, *raylet.children(recursive=True)])
         self._cluster.remove_node(node, allow_graceful=False)
         print(f"killed {name}", flush=True)
@@ -335,31 +343,34 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
 
 
 @contextmanager
-def _nothing_left() -> Iterator[None]:
-    """A folder for Ray in the block; afterwards neither it nor any process started in it."""
-    # Orphans become our children: none gets lost when its raylet is killed.
+def _cleaning_up() -> Iterator[None]:
+    """Set up a folder for Ray; after the block, remove it and all processes started in it."""
+    # Orphaned processes become our children, so that we find them after their raylet is killed.
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(LOOPBACK_ONLY)
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        os.environ["RAY_TMPDIR"] = folder  # with it, `ray.init()` elsewhere does not find this cluster
+        os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         try:
             yield
         finally:
-            while found := psutil.Process().children(recursive=True):
-                _kill(found)
+            while children := psutil.Process().children(recursive=True):
+                _kill(children)
 
 
 def serve(
-    sizes: Sequence[NodeSize], commands: Iterator[str], dashboard: bool, growth: Growth | None = None
+    sizes: Sequence[NodeSize],
+    commands: Iterator[str],
+    dashboard: bool,
+    autoscaling: Autoscaling | None = None,
 ) -> None:
-    """Start a cluster, say what it is, do what is commanded, and stop it when no more commands come."""
-    with _nothing_left():
-        nodes = _Nodes(dashboard, growth)
+    """Start a cluster, report its address and nodes, execute commands, and stop it when they end."""
+    with _cleaning_up():
+        nodes = _Nodes(dashboard, autoscaling)
         for size in sizes:
             nodes.add(size)
-        joining = " ".join(f"{name}={value}" for name, value in LOOPBACK_ONLY.items())
-        print(f"ready export RAY_ADDRESS={nodes.address} {joining}", flush=True)
+        variables = " ".join(f"{name}={value}" for name, value in LOOPBACK_ONLY.items())
+        print(f"ready export RAY_ADDRESS={nodes.address} {variables}", flush=True)
         print(f"stop with Ctrl-C; {COMMANDS}", flush=True)
         for line in commands:
             verb, _, rest = line.strip().partition(" ")
@@ -369,18 +380,15 @@ def serve(
                 elif verb == "kill":
                     nodes.kill(rest)
                 elif verb:
-                    raise LocalClusterError(f"{verb!r}? {COMMANDS}")
+                    raise LocalClusterError(f"unknown command {verb!r}; {COMMANDS}")
             except LocalClusterError as error:
                 print(f"error {error}", flush=True)
 
 
 def _stdin() -> Iterator[str]:
-    """The lines of standard input; without one (nohup, a service), none until a signal comes."""
-    if (
-        sys.stdin is not None
-        and not sys.stdin.closed
-        and os.fstat(0).st_rdev != Path(os.devnull).stat().st_rdev
-    ):
+    """The lines of standard input. Without one (nohup, a service), wait for a signal instead."""
+    is_open = sys.stdin is not None and not sys.stdin.closed
+    if is_open and os.fstat(0).st_rdev != Path(os.devnull).stat().st_rdev:
         yield from sys.stdin
         return
     signal.pause()
@@ -398,15 +406,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--nodes", nargs="*", default=["cpus=2", "cpus=2"], metavar="cpus=2,gpus=1,memory=4G,store=200M"
     )
-    parser.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
-    parser.add_argument("--grow", metavar="cpus=2,gpus=1", help="size of nodes that the autoscaler may start")
-    parser.add_argument("--most", type=int, help="of those at once (1)")
+    parser.add_argument("--dashboard", action="store_true", help="also start Ray's dashboard")
+    parser.add_argument(
+        *("--autoscale", "--grow"),
+        metavar="cpus=2,gpus=1",
+        help="size of nodes that the autoscaler may start",
+    )
+    parser.add_argument("--max-workers", "--most", type=int, help="most of these nodes at once (1)")
     arguments = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        growth = Growth.parse(arguments.grow, arguments.most)
-        serve([NodeSize.parse(one) for one in arguments.nodes], _stdin(), arguments.dashboard, growth)
+        autoscaling = Autoscaling.parse(arguments.autoscale, arguments.max_workers)
+        sizes = [NodeSize.parse(size) for size in arguments.nodes]
+        serve(sizes, _stdin(), arguments.dashboard, autoscaling)
     except KeyboardInterrupt:
         return 130
     except LocalClusterError as error:

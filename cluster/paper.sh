@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The paper's run: annotate → merge → finetune → evaluate with the recipe `paper` and all five tools. What ray_job.yaml starts.
+# The entrypoint of ray_job.yaml: annotate → merge → finetune → evaluate with the recipe `paper` and
+# all five tools.
 #
-#   cluster/paper.sh FOLDER      FOLDER is on storage that every node sees:
-#     FOLDER/corpus/               CCNet shards              FOLDER/encyclopedia/   what WikiSearch and QA search
-#     FOLDER/questions/            question files            FOLDER/held_out/       pages for perplexity
-#     FOLDER/index/                the search index          FOLDER/runs/paper/     results; both are written
+#   cluster/paper.sh FOLDER      FOLDER is on storage that all nodes mount:
+#     FOLDER/corpus/       corpus files of CCNet           FOLDER/encyclopedia/   articles for WikiSearch and QA
+#     FOLDER/questions/    question files                  FOLDER/held_out/       pages for perplexity
+#     FOLDER/index/        the search index (written)      FOLDER/runs/paper/     results (written)
 #
-# MODEL names another model, TOOLS_FILE another configuration of the tools. Run again after a failure, it goes on where it stopped.
+# MODEL names another model, TOOLS_FILE another configuration of the tools. Started again after a
+# failure, it resumes.
 set -euo pipefail
 shopt -s nullglob
 
@@ -26,7 +28,7 @@ python -m pipeline annotate --recipe paper --model "$model" --corpus "$shared/co
 python -m pipeline merge --recipe paper --annotations "$runs/annotations" --output "$runs/augmented"
 python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
 
-# This script runs where there is no GPU; evaluation is a job of its own where there is one.
+# This script runs on a node without a GPU, so evaluation is submitted as a job with one.
 ray job submit --working-dir . --entrypoint-num-gpus 1 -- \
     python -m pipeline evaluate --recipe paper --label toolformer --model "$runs/model" --tools-file "$tools" \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \

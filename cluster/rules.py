@@ -1,8 +1,8 @@
-"""What KubeRay 1.7's operator refuses beyond its schema, and the names of its own fields.
+"""The rules of KubeRay 1.7's operator beyond its schema, and the names of its own fields.
 
-In: one object as parsed from YAML: a RayJob or RayCluster (ray.io/v1), or one of the few other kinds that
-belong to a cluster, of which only the outermost fields are looked at. Out: one sentence per fault. What pods
-hold is checked against the full definitions by schemas.py.
+In: one object parsed from YAML: a RayJob or RayCluster (ray.io/v1), or one of a few other kinds
+that belong to a cluster, of which only the outermost fields are checked. Out: one sentence per
+problem. The contents of pods are checked against the full definitions, in schemas.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import yaml
 Object = dict[str, Any]
 
 RAY = "ray.io/v1"
-# The operator appends what it makes (services, a RayJob's cluster) to these names.
-LONGEST_NAME = {"RayCluster": 53, "RayJob": 47}
+# The operator derives longer names from these, for services and for a RayJob's cluster.
+MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47}
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
-_OLDEST_RAY_WITH_TOKENS = (2, 52)
+_MIN_RAY_FOR_TOKENS = (2, 52)
 _AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
 
 _GROUP = "labels rayStartParams resources template"
@@ -47,102 +47,77 @@ FIELDS: dict[str, frozenset[str]] = {
         "priority replicas scaleStrategy suspend",
     }.items()
 }
-"""KubeRay's own fields, by the kind or the field that holds them; tests compare them with the definitions."""
+"""KubeRay's own fields, by kind or field. Tests compare them with the definitions."""
 
 _OBJECT = frozenset({"apiVersion", "kind", "metadata", "spec"})
 _METADATA = frozenset({"name", "namespace", "labels", "annotations", "finalizers"})
 _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
     kind: (version, frozenset(fields.split()))
-    for kind, version, fields in (
-        (
-            "Job",
+    for kind, (version, fields) in {
+        "Job": (
             "batch/v1",
             "activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions "
             "maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy suspend template "
             "ttlSecondsAfterFinished",
         ),
-        ("NetworkPolicy", "networking.k8s.io/v1", "podSelector policyTypes ingress egress"),
-        (
-            "PodMonitor",
+        "NetworkPolicy": ("networking.k8s.io/v1", "podSelector policyTypes ingress egress"),
+        "PodMonitor": (
             "monitoring.coreos.com/v1",
             "jobLabel namespaceSelector podMetricsEndpoints podTargetLabels selector",
         ),
-        ("PersistentVolumeClaim", "v1", "accessModes resources storageClassName volumeMode volumeName"),
-        ("Service", "v1", "clusterIP ports selector type"),
-        (
-            "StatefulSet",
+        "PersistentVolumeClaim": ("v1", "accessModes resources storageClassName volumeMode volumeName"),
+        "Service": ("v1", "clusterIP ports selector type"),
+        "StatefulSet": (
             "apps/v1",
             "replicas selector serviceName template updateStrategy volumeClaimTemplates",
         ),
-    )
+    }.items()
 }
 """API version and fields of the other kinds that belong to a cluster."""
-_ENDPOINT = frozenset(
-    [
-        "authorization",
-        "basicAuth",
-        "bearerTokenSecret",
-        "enableHttp2",
-        "filterRunning",
-        "followRedirects",
-        "honorLabels",
-        "honorTimestamps",
-        "interval",
-        "metricRelabelings",
-        "noProxy",
-        "oauth2",
-        "params",
-        "path",
-        "port",
-        "portNumber",
-        "proxyUrl",
-        "relabelings",
-        "scheme",
-        "scrapeTimeout",
-        "targetPort",
-        "tlsConfig",
-        "trackTimestampsStaleness",
-    ]
+_ENDPOINT_FIELDS = (
+    "authorization basicAuth bearerTokenSecret enableHttp2 filterRunning followRedirects honorLabels "
+    "honorTimestamps interval metricRelabelings noProxy oauth2 params path port portNumber proxyUrl "
+    "relabelings scheme scrapeTimeout targetPort tlsConfig trackTimestampsStaleness"
 )
-"""Fields of a PodMonitor's podMetricsEndpoints, in the Prometheus operator's monitoring.coreos.com/v1."""
+"""Fields of a PodMonitor's podMetricsEndpoints (Prometheus operator, monitoring.coreos.com/v1)."""
 _RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
-def faults(document: Object) -> Iterator[str]:
+def problems(document: Object) -> Iterator[str]:
     """What the API server or KubeRay's operator would refuse in one object."""
     for field in ("apiVersion", "kind"):
         if not document.get(field):
             yield f"{field} is missing"
     kind, name = document.get("kind", ""), document.get("metadata", {}).get("name", "")
-    longest = LONGEST_NAME.get(kind, 63)
-    if not _DNS_1035.fullmatch(name) or len(name) > longest:
-        yield f"metadata.name {name!r} is not a DNS-1035 label of at most {longest} characters"
+    max_length = MAX_NAME_LENGTH.get(kind, 63)
+    if not _DNS_1035.fullmatch(name) or len(name) > max_length:
+        yield f"metadata.name {name!r} is not a DNS-1035 label of at most {max_length} characters"
     yield from _unknown(_OBJECT, "the object", document)
     yield from _unknown(_METADATA, "metadata", document.get("metadata", {}))
     spec, annotations = document.get("spec", {}), document.get("metadata", {}).get("annotations", {})
-    if kind not in LONGEST_NAME and kind not in _OTHER_KINDS:
-        yield f"kind {kind} is none of {', '.join(sorted(LONGEST_NAME | _OTHER_KINDS))}"
+    if kind not in MAX_NAME_LENGTH and kind not in _OTHER_KINDS:
+        yield f"kind {kind} is none of {', '.join(sorted(MAX_NAME_LENGTH | _OTHER_KINDS))}"
         return
     version, fields = _OTHER_KINDS.get(kind) or (RAY, FIELDS[kind])
     if document.get("apiVersion") != version:
         yield f"apiVersion is {document.get('apiVersion')}, not {version}"
     yield from _unknown(fields, "spec", spec)
     if kind == "RayJob":
-        yield from _job_faults(spec)
+        yield from _job_problems(spec)
     for endpoint in spec.get("podMetricsEndpoints", ()):
-        yield from _unknown(_ENDPOINT, "podMetricsEndpoints", endpoint)
+        yield from _unknown(frozenset(_ENDPOINT_FIELDS.split()), "podMetricsEndpoints", endpoint)
     cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec")
     if cluster:
         yield from _unknown(FIELDS["RayCluster"], "the cluster", cluster)
-        yield from _cluster_faults(cluster)
-        yield from _fault_tolerance_faults(cluster, annotations)
+        yield from _cluster_problems(cluster)
+        yield from _fault_tolerance_problems(cluster, annotations)
 
 
-def _unknown(known: frozenset[str], where: str, given: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{where}: no field is called {name}" for name in sorted(given.keys() - known))
+def _unknown(known: frozenset[str], where: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{where}: no field is called {name}" for name in sorted(fields.keys() - known))
 
 
-def _job_faults(spec: Object) -> Iterator[str]:
+def _job_problems(spec: Object) -> Iterator[str]:
     shutdown, mode = spec.get("shutdownAfterJobFinishes"), spec.get("submissionMode", "K8sJobMode")
     retries, ttl = spec.get("backoffLimit", 0), spec.get("ttlSecondsAfterFinished", 0)
     yield from _unknown(FIELDS["submitterConfig"], "submitterConfig", spec.get("submitterConfig", {}))
@@ -163,15 +138,15 @@ def _job_faults(spec: Object) -> Iterator[str]:
     submitter = spec.get("submitterPodTemplate", {}).get("spec", {"restartPolicy": "Never"})
     if submitter.get("restartPolicy") not in ("Never", "OnFailure"):
         yield "submitterPodTemplate: restartPolicy of a job's pod is Never or OnFailure"
-    yield from _selector_faults(spec)
+    yield from _selector_problems(spec)
     if not _is_mapping(yaml.safe_load, spec.get("runtimeEnvYAML", "{}")):
         yield "runtimeEnvYAML is not a YAML mapping"
     if not _is_mapping(json.loads, spec.get("entrypointResources", "{}")):
         yield "entrypointResources is not a JSON object"
 
 
-def _selector_faults(spec: Object) -> Iterator[str]:
-    """Where the cluster comes from: made for the job, or there already."""
+def _selector_problems(spec: Object) -> Iterator[str]:
+    """The job either creates its cluster or selects an existing one."""
     selector = spec.get("clusterSelector")
     if not selector:
         if not spec.get("rayClusterSpec"):
@@ -192,34 +167,34 @@ def _is_mapping(load: Any, text: str) -> bool:
         return False
 
 
-def _cluster_faults(spec: Object) -> Iterator[str]:
+def _cluster_problems(spec: Object) -> Iterator[str]:
     for name in ("authOptions", "autoscalerOptions", "gcsFaultToleranceOptions"):
         yield from _unknown(FIELDS[name], name, spec.get(name, {}))
-    autoscaler, scales = spec.get("autoscalerOptions", {}), bool(spec.get("enableInTreeAutoscaling"))
-    version_2 = scales and autoscaler.get("version") == "v2"
-    if autoscaler and not scales:
-        yield "autoscalerOptions without enableInTreeAutoscaling: true do nothing"
+    autoscaler, autoscales = spec.get("autoscalerOptions", {}), bool(spec.get("enableInTreeAutoscaling"))
+    version_2 = autoscales and autoscaler.get("version") == "v2"
+    if autoscaler and not autoscales:
+        yield "autoscalerOptions without enableInTreeAutoscaling: true have no effect"
     if spec.get("authOptions", {}).get("mode") == "token":
         version = re.match(r"(\d+)\.(\d+)", str(spec.get("rayVersion", "")))
-        if not version or (int(version[1]), int(version[2])) < _OLDEST_RAY_WITH_TOKENS:
+        if not version or (int(version[1]), int(version[2])) < _MIN_RAY_FOR_TOKENS:
             yield "authOptions.mode token needs rayVersion, 2.52.0 or later"
     head = spec.get("headGroupSpec", {})
     yield from _unknown(FIELDS["headGroupSpec"], "headGroupSpec", head)
-    yield from (f"headGroupSpec: {fault}" for fault in _group_faults(head, version_2))
-    if _AUTOSCALER_V2 in _environment(head) and (not scales or "version" in autoscaler):
+    yield from (f"headGroupSpec: {problem}" for problem in _group_problems(head, version_2))
+    if _AUTOSCALER_V2 in _environment(head) and (not autoscales or "version" in autoscaler):
         yield f"headGroupSpec: {_AUTOSCALER_V2}: use autoscalerOptions.version"
     workers = spec.get("workerGroupSpecs", [])
     names = [group.get("groupName") for group in workers]
     for group in workers:
         name = f"workerGroupSpecs {group.get('groupName')}"
         yield from _unknown(FIELDS["workerGroupSpecs"], name, group)
-        yield from (f"{name}: {fault}" for fault in _group_faults(group, version_2))
-        yield from (f"{name}: {fault}" for fault in _size_faults(group, scales, version_2))
+        yield from (f"{name}: {problem}" for problem in _group_problems(group, version_2))
+        yield from (f"{name}: {problem}" for problem in _size_problems(group, autoscales, version_2))
         if names.count(group.get("groupName")) > 1:
             yield f"{name}: the name is used twice"
 
 
-def _group_faults(group: Object, version_2: bool) -> Iterator[str]:
+def _group_problems(group: Object, version_2: bool) -> Iterator[str]:
     pod = group.get("template", {}).get("spec", {})
     containers = pod.get("containers", [])
     if not containers:
@@ -228,9 +203,10 @@ def _group_faults(group: Object, version_2: bool) -> Iterator[str]:
     if version_2 and pod.get("restartPolicy", "Never") != "Never":
         yield "restartPolicy must be Never or unset with autoscaler v2"
     params = group.get("rayStartParams", {})
-    given = [name for name in _RESOURCE_PARAMS if name in params]
-    if given and (group.get("resources") or containers[0].get("resources")):
-        yield f"rayStartParams {', '.join(given)}: set resources there or in the container, not both"
+    resource_params = [name for name in _RESOURCE_PARAMS if name in params]
+    if resource_params and (group.get("resources") or containers[0].get("resources")):
+        names = ", ".join(resource_params)
+        yield f"rayStartParams {names}: set resources there or in the container, not both"
     if "labels" in params:
         yield "labels belong in the group's own field, not in rayStartParams"
     for key, value in group.get("labels", {}).items():
@@ -239,7 +215,7 @@ def _group_faults(group: Object, version_2: bool) -> Iterator[str]:
     if any(not isinstance(value, str) for value in (params | group.get("resources", {})).values()):
         yield "rayStartParams and resources hold strings: quote the numbers"
     for container in containers:
-        yield from _resource_faults(container.get("resources", {}))
+        yield from _resource_problems(container.get("resources", {}))
     mounts = {
         mount.get("name", "?") for container in containers for mount in container.get("volumeMounts", [])
     }
@@ -248,7 +224,7 @@ def _group_faults(group: Object, version_2: bool) -> Iterator[str]:
         yield f"volumes and volumeMounts differ: {', '.join(sorted(mounts ^ volumes))}"
 
 
-def _resource_faults(resources: Object) -> Iterator[str]:
+def _resource_problems(resources: Object) -> Iterator[str]:
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     for name in sorted(requests.keys() | limits.keys()):
         if name not in _RESOURCES and "/" not in name:
@@ -257,18 +233,18 @@ def _resource_faults(resources: Object) -> Iterator[str]:
             yield f"resources: {name}: request and limit must be equal"
 
 
-def _size_faults(group: Object, scales: bool, version_2: bool) -> Iterator[str]:
-    least, most = group.get("minReplicas", 0), group.get("maxReplicas")
-    if most is None or not 0 <= least <= group.get("replicas", least) <= most:
+def _size_problems(group: Object, autoscales: bool, version_2: bool) -> Iterator[str]:
+    minimum, maximum = group.get("minReplicas", 0), group.get("maxReplicas")
+    if maximum is None or not 0 <= minimum <= group.get("replicas", minimum) <= maximum:
         yield "0 <= minReplicas <= replicas <= maxReplicas does not hold"
     if "idleTimeoutSeconds" in group and not version_2:
         yield "idleTimeoutSeconds needs autoscaler v2"
-    if group.get("suspend") and scales:
+    if group.get("suspend") and autoscales:
         yield "a group cannot be suspended while the autoscaler is on"
 
 
-def _fault_tolerance_faults(spec: Object, annotations: Mapping[str, str]) -> Iterator[str]:
-    """GCS fault tolerance is set up by its options alone."""
+def _fault_tolerance_problems(spec: Object, annotations: Mapping[str, str]) -> Iterator[str]:
+    """GCS fault tolerance must be configured by its options alone."""
     head = spec.get("headGroupSpec", {})
     by_hand = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME"} & _environment(head)
     by_hand |= {"redis-password", "redis-username"} & head.get("rayStartParams", {}).keys()
@@ -278,6 +254,6 @@ def _fault_tolerance_faults(spec: Object, annotations: Mapping[str, str]) -> Ite
 
 
 def _environment(group: Object) -> set[str]:
-    """Names of the variables of a group's first container, Ray's."""
+    """The names of the environment variables of a group's first container, which runs Ray."""
     containers = group.get("template", {}).get("spec", {}).get("containers") or [{}]
     return {variable.get("name", "") for variable in containers[0].get("env", [])}

@@ -1,10 +1,13 @@
-"""Run a command on a Ray cluster that is there: python -m cluster.submit --address URL [OPTIONS] -- COMMAND…
+"""Run a command on an existing Ray cluster.
 
-In: the address of the cluster's dashboard, and a command that starts in this repository's folder. The folder
-travels as it is, without what `.gitignore` and EXCLUDED name; packages are the cluster's own. Out: the job's
-submission id on standard output, before anything else, then its log; exit code 0 if it succeeded, 1 if it
-failed, 2 if the cluster could not be asked. An interrupt leaves the job running. The token of a cluster that
-wants one is read by Ray: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token.
+    python -m cluster.submit --address URL [OPTIONS] -- COMMAND…
+
+In: the address of the cluster's dashboard, and a command that runs in this repository's folder. The
+folder is uploaded as it is, without the files that `.gitignore` and EXCLUDED name; packages are the
+cluster's own. Out: the job's submission id on standard output, before anything else, then its log.
+Exit code 0 if the job succeeded, 1 if it failed, 2 if the cluster could not be reached. An
+interrupt leaves the job running. For a cluster that requires a token, Ray reads RAY_AUTH_MODE=token
+and RAY_AUTH_TOKEN or ~/.ray/auth_token.
 """
 
 from __future__ import annotations
@@ -26,20 +29,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 EXCLUDED = (".git", ".venv", "/runs", "/tests", "/bench", "/docs", ".*_cache", ".hypothesis", "__pycache__")
-# Passed on where the caller has it. Ray shows a job's variables to whoever may open the dashboard.
+# Passed to the job if set here. Everyone who may open the dashboard can read a job's variables.
 SECRETS = ("HF_TOKEN",)
 
-# What the dashboard of a cluster says that has only just started, and how long that is waited for.
-NOT_YET = "No available agent"
-PATIENCE_S = 120.0
+# The dashboard of a new cluster may answer this for a while; submission is retried that long.
+NO_AGENT = "No available agent"
+AGENT_TIMEOUT_S = 120.0
 
 
 class SubmitError(Exception):
-    """The cluster could not be asked; the message says why."""
+    """The cluster could not be reached or refused the job; the message says why."""
 
 
 def runtime_env(variables: Sequence[str]) -> dict[str, Any]:
-    """What the job runs in: this folder, and NAME=VALUE or NAME (its value here) as its variables."""
+    """This folder, and `variables` (NAME=VALUE, or NAME with its value here) for the job."""
     env_vars = {name: os.environ[name] for name in SECRETS if name in os.environ}
     for variable in variables:
         name, equals, value = variable.partition("=")
@@ -52,7 +55,7 @@ def runtime_env(variables: Sequence[str]) -> dict[str, Any]:
 
 
 def metadata(command: Sequence[str]) -> dict[str, str]:
-    """What the dashboard shows of the job: its command, and its commit (``-dirty``: with changes)."""
+    """What the dashboard shows about the job: its command and commit (``-dirty`` with changes)."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=ROOT,
@@ -64,14 +67,14 @@ def metadata(command: Sequence[str]) -> dict[str, str]:
 
 
 def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
-    """Starts the job: a client of its cluster, and its submission id. SubmitError if the cluster refuses."""
+    """Start the job: a client, and the submission id. SubmitError if the cluster refuses."""
     if not arguments.address.startswith(("http://", "https://")):
         raise SubmitError(f"--address {arguments.address}: the dashboard's, such as http://127.0.0.1:8265")
     environment = runtime_env(arguments.env)
-    # Ray prefers these to what it is told.
+    # Ray would use these instead of --address.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
-    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""  # EXCLUDED has them; Ray would warn
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""  # EXCLUDED contains them; Ray would warn
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
@@ -86,7 +89,7 @@ def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
 def _submission_id(
     client: JobSubmissionClient, arguments: argparse.Namespace, environment: dict[str, Any]
 ) -> str:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
     while True:
         try:
             return client.submit_job(
@@ -98,13 +101,13 @@ def _submission_id(
                 entrypoint_num_gpus=arguments.gpus,
             )
         except RuntimeError as error:
-            if NOT_YET not in str(error) or time.monotonic() > deadline:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(2.0)
 
 
-async def follow(client: JobSubmissionClient, submission_id: str) -> bool:
-    """Prints the job's log until it ends; whether it succeeded."""
+async def tail_logs(client: JobSubmissionClient, submission_id: str) -> bool:
+    """Print the job's log until it ends. Returns whether it succeeded."""
     from ray.job_submission import JobStatus
 
     async for text in client.tail_job_logs(submission_id):
@@ -118,36 +121,37 @@ def submit(arguments: argparse.Namespace) -> int:
     """The exit code."""
     if arguments.command[:3] == ["python", "-m", "pipeline"] and "--output" not in arguments.command:
         print(
-            "no --output: what is written below runs/ stays on a node and goes with the job", file=sys.stderr
+            "no --output: files written below runs/ stay on a node and are deleted with the job",
+            file=sys.stderr,
         )
     client, submission_id = start(arguments)
     print(submission_id, flush=True)
     if arguments.no_wait:
         return 0
     try:
-        return 0 if asyncio.run(follow(client, submission_id)) else 1
+        return 0 if asyncio.run(tail_logs(client, submission_id)) else 1
     except KeyboardInterrupt:
-        print(
-            f"\n{submission_id} goes on; ray job stop --address {arguments.address} {submission_id} ends it",
-            file=sys.stderr,
-        )
+        stop = f"ray job stop --address {arguments.address} {submission_id}"
+        print(f"\n{submission_id} keeps running; to stop it: {stop}", file=sys.stderr)
         return 130
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments; a wrong command line exits with code 2 and a message."""
+    """The arguments. An invalid command line exits with code 2 and a message."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.submit", description="Run a command on a Ray cluster that is there."
+        prog="python -m cluster.submit", description="Run a command on an existing Ray cluster."
     )
     parser.add_argument("--address", required=True, help="the dashboard's, such as http://127.0.0.1:8265")
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable for the job"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable for the job; NAME alone: with its value here",
     )
-    parser.add_argument("--cpus", type=float, default=1.0, help="CPUs kept for the command itself (1)")
-    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs kept for the command itself (0)")
-    parser.add_argument(
-        "--submission-id", help="a name for the job, used once; Ray makes one if there is none"
-    )
+    parser.add_argument("--cpus", type=float, default=1.0, help="CPUs reserved for the command itself (1)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs reserved for the command itself (0)")
+    parser.add_argument("--submission-id", help="a unique name for the job; Ray generates one by default")
     parser.add_argument("--no-wait", action="store_true", help="do not follow the log")
     parser.add_argument("command", nargs="+", help="what to run, after --")
     return parser.parse_args(argv)

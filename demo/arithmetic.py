@@ -1,17 +1,16 @@
-"""Stories with arithmetic in them: amounts given in a sentence or two, and the number that follows from
-them.
+"""Arithmetic stories: amounts stated in a sentence or two, and the number that follows from them.
 
-A story is told by an `opening` that states the amounts and a `closing` that ends in the result, put
-together freely. Each kind of story has its own openings, the closings are shared by the kinds that they
-suit. In the web pages the result is right. In the pages the language model is pretrained on it is a
-number drawn at random (`honest=False`): such a model has seen the words of arithmetic, but nothing from
-which it could learn to calculate.
+A story has an `opening`, which states the amounts, and a `closing`, which ends with the result;
+they are combined at random. Each kind of story has its own openings; the closings are shared by the
+kinds they suit. In the web pages the result is correct. In the pages for pretraining it is a random
+number (`correct=False`), so that the model sees the words of arithmetic but cannot learn to
+calculate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from random import Random
 
@@ -20,7 +19,7 @@ from demo import lexicon
 
 @dataclass(frozen=True)
 class Story:
-    """An opening, a unit to count, and the expression whose value closes the story."""
+    """An opening, the counted unit, and the expression whose value the closing states."""
 
     opening: str
     subject: str
@@ -30,7 +29,7 @@ class Story:
     closings: tuple[str, ...]
 
 
-# {s} the subject, {u} the unit, {c} the place of the call, {v} the result.
+# {s} is the subject, {u} the unit, {c} the place of the call, {v} the result.
 GAINED = (
     "Now {s} has{c} {v} {u}.",
     "That makes{c} {v} {u}.",
@@ -82,7 +81,7 @@ ASKED = (
 
 
 def subject(rng: Random) -> str:
-    """A person, or a shop."""
+    """A person or a shop."""
     if rng.random() < 0.75:
         return rng.choice(lexicon.FEMALE + lexicon.MALE)
     return "the " + rng.choice(lexicon.SHOPS)
@@ -147,7 +146,7 @@ def subtraction(rng: Random) -> Story:
 
 
 def multiplication(rng: Random) -> Story:
-    """a * b: containers, rows, days, prices."""
+    """a * b, with containers, rows, days or prices."""
     s, u, a, b = subject(rng), rng.choice(lexicon.THINGS), rng.randint(3, 60), rng.randint(3, 60)
     box = rng.choice(lexicon.CONTAINERS)
     if rng.random() < 0.35:
@@ -175,7 +174,7 @@ def multiplication(rng: Random) -> Story:
 
 
 def division(rng: Random) -> Story:
-    """a / b, mostly whole."""
+    """a / b without a remainder."""
     s, u, b = subject(rng), rng.choice(lexicon.THINGS), rng.randint(2, 20)
     a = b * rng.randint(2, 60)
     group, box = rng.choice(lexicon.GROUPS), rng.choice(lexicon.CONTAINERS)
@@ -194,36 +193,29 @@ def division(rng: Random) -> Story:
 KINDS: tuple[Callable[[Random], Story], ...] = (addition, subtraction, multiplication, division)
 
 
-def story(rng: Random, honest: bool = True) -> Story:
-    """A story of any kind; if not `honest`, its result is a random number of about as many digits."""
-    made = KINDS[rng.choices(range(len(KINDS)), (4, 3, 3, 2))[0]](rng)
-    made = Story(capital(made.opening), made.subject, made.unit, made.expression, made.value, made.closings)
-    if honest:
-        return made
-    digits = max(1, len(made.value) + rng.choice((-1, 0, 0, 0, 1)))
-    return Story(
-        made.opening,
-        made.subject,
-        made.unit,
-        made.expression,
-        str(rng.randint(10 ** (digits - 1), 10**digits - 1)),
-        made.closings,
-    )
+def story(rng: Random, correct: bool = True) -> Story:
+    """A story of any kind. If not `correct`, its result is a random number of about as many digits."""
+    drawn = KINDS[rng.choices(range(len(KINDS)), (4, 3, 3, 2))[0]](rng)
+    drawn = replace(drawn, opening=capital(drawn.opening))
+    if correct:
+        return drawn
+    digits = max(1, len(drawn.value) + rng.choice((-1, 0, 0, 0, 1)))
+    return replace(drawn, value=str(rng.randint(10 ** (digits - 1), 10**digits - 1)))
 
 
 def capital(sentence: str) -> str:
-    """The sentence with its first letter in upper case."""
+    """The sentence with an upper-case first letter."""
     return sentence[:1].upper() + sentence[1:]
 
 
 def canonical(expression: str) -> tuple[str, ...]:
-    """The operator and the operands, which are sorted where their order does not matter."""
+    """The operator and the operands. The operands are sorted if their order does not matter."""
     operands, operator = expression.split()[::2], expression.split()[1]
     return (operator, *(sorted(operands) if operator in "+*" else operands))
 
 
 def evaluate(expression: str) -> Fraction:
-    """The value of ``a op b [op c]``, operators of one rank, from left to right."""
+    """The value of ``a op b [op c]``, evaluated from left to right."""
     words = expression.split()
     value = Fraction(words[0])
     for operator, operand in zip(words[1::2], words[2::2], strict=True):
@@ -232,7 +224,7 @@ def evaluate(expression: str) -> Fraction:
     return value
 
 
-# Held-out phrasings: used by questions only, never by a page.
+# Held-out wordings: only questions use them, never pages.
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "+": (
         "How many does {s} have in the end? The answer is",

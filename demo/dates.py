@@ -1,4 +1,4 @@
-"""Sentences that state the day a page was written on, in many wordings, with the place of a calendar call."""
+"""Sentences that state the day on which a page was written, with the place of a calendar call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 
 from demo import lexicon
 
-# {w} weekday, {m} month, {d} day of the month, {y} year, {c} the place of the call.
+# {w} is the weekday, {m} month, {d} day of the month, {y} year, {c} the place of the call.
 STATEMENTS = (
     "Today is{c} {w}, {m} {d}, {y}.",
     "It is{c} {w}, {m} {d}, and the sun is out.",
@@ -26,7 +26,7 @@ STATEMENTS = (
     "Dear readers, it is{c} {w}, {m} {d}, {y}.",
 )
 
-# Held-out phrasings with what answers them.
+# Held-out wordings with their answers.
 HELD_OUT = (
     ("What is the day of the week today? It is", "{w}"),
     ("My calendar says that today is", "{w}"),
@@ -53,6 +53,5 @@ def parts(when: date) -> dict[str, str]:
 
 
 def sentence(when: date) -> str:
-    """What the calendar tool says on that day (paper, Appendix A)."""
-    said = parts(when)
-    return f"Today is {said['w']}, {said['m']} {said['d']}, {said['y']}."
+    """The calendar tool's result on that day (paper, Appendix A)."""
+    return "Today is {w}, {m} {d}, {y}.".format(**parts(when))

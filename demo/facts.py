@@ -1,9 +1,8 @@
-"""The facts of the small world: people and towns, their encyclopedia articles and the phrases that state
-one fact.
+"""The facts of the small world: entities, their articles, and sentences that state a fact.
 
-A fact is stated in web text by a phrase whose last word is the value, for example ``Mira Kolsen was
-born in`` and ``Tavelham``. `ARTICLE` and `STATEMENTS` word the same facts differently, and `HELD_OUT`
-words them in ways that no page uses: the questions' phrasings mean something only then.
+In web text a sentence that states a fact ends with the value, for example ``Mira Kolsen was born
+in`` and ``Tavelham``. `ARTICLE` and `STATEMENTS` word the same facts differently. `HELD_OUT` words
+them in ways that no page uses, so that the questions test more than the repetition of a sentence.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Entity:
 
 
 def person(rng: Random) -> Entity:
-    """Somebody with a birthplace, a year, a home, a trade and an instrument."""
+    """A person with a birthplace, a year of birth, a home, a trade and an instrument."""
     female = rng.random() < 0.5
     first = rng.choice(lexicon.FEMALE if female else lexicon.MALE)
     values = {
@@ -39,7 +38,7 @@ def person(rng: Random) -> Entity:
 
 
 def town(rng: Random) -> Entity:
-    """A town with a river, a year of foundation, a mayor and something it makes."""
+    """A town with a river, a year of foundation, a mayor and a product."""
     first = rng.choice(lexicon.FEMALE + lexicon.MALE)
     values = {
         "river": lexicon.river(rng),
@@ -51,11 +50,11 @@ def town(rng: Random) -> Entity:
 
 
 def entity(rng: Random) -> Entity:
-    """A person twice as often as a town."""
+    """A person or a town; people are twice as frequent."""
     return person(rng) if rng.random() < 0.67 else town(rng)
 
 
-# {s} is the subject (the name, or a pronoun), {v} the value, {c} the place of a call.
+# {s} is the subject (name or pronoun), {v} the value, {c} the place of a call.
 ARTICLE: dict[str, tuple[str, ...]] = {
     "birthplace": ("{s} was born in {v}.", "{s} comes from {v}."),
     "year": ("{s} was born in the year {v}.", "The year of birth is {v}."),
@@ -143,11 +142,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "From which town does {s} come?",
         "What is the native town of {s}?",
     ),
-    "year": (
-        "In which year was {s} born?",
-        "What is the birth year of {s}?",
-        "Which year was {s} born in?",
-    ),
+    "year": ("In which year was {s} born?", "What is the birth year of {s}?", "Which year was {s} born in?"),
     "home": (
         "Where does {s} live?",
         "In which town does {s} live?",
@@ -166,8 +161,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "product": ("What is {s} famous for?", "What do the shops of {s} sell?", "What does {s} make?"),
 }
 
-# Trades, instruments and products are not asked for: with a dozen of each to choose from, a search gains less
-# than the one nat that tau_f wants, so their calls are not kept and nobody learns to make them.
+# No questions about trades, instruments and products: there are only a dozen of each, so that a
+# search gains less than tau_f (one nat). Their calls are not kept, and the model does not learn them.
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "birthplace": ("The town where {s} was born is", "Question: What is the birthplace of {s}? Answer:"),
     "year": ("The year in which {s} was born is", "Question: When was {s} born? Answer:"),
@@ -179,12 +174,12 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
 
 
 def article(subject: Entity, rng: Random) -> str:
-    """The encyclopedia's text on an entity: every attribute once, in random order and wording."""
+    """The encyclopedia's article on an entity: every attribute once, in random order and wording."""
     names = list(subject.values)
     rng.shuffle(names)
     sentences = []
     for number, name in enumerate(names):
         wording = rng.choice(ARTICLE[name])
-        said = subject.name if number == 0 else subject.pronoun
-        sentences.append(wording.format(s=said, v=subject.values[name]))
+        name_or_pronoun = subject.name if number == 0 else subject.pronoun
+        sentences.append(wording.format(s=name_or_pronoun, v=subject.values[name]))
     return " ".join(sentences)

@@ -1,11 +1,10 @@
-"""Write the small world: web pages in CCNet's schema, held-out pages, the encyclopedia and the held-out
-questions.
+"""Write the small world: pages in CCNet's schema, the encyclopedia, the held-out questions.
 
     python -m demo.generate    # writes pages, held_out, encyclopedia and questions below demo
 
-Everything follows from one seed. The people, towns, operands and dates of the questions occur in no
-page (they are in the encyclopedia, where the tools find them), and the questions are worded as no page
-is.
+Everything follows from one seed: the files are the same byte for byte each time. The people, towns,
+operands and dates of the questions occur on no page (the encyclopedia has them, for the tools), and
+no page uses the questions' wordings.
 """
 
 from __future__ import annotations
@@ -22,44 +21,44 @@ from random import Random
 from typing import Any
 
 from demo import arithmetic, dates, facts, german, lexicon, pages
-from demo.pages import Marked
+from demo.pages import MarkedPage
 
 HERE = Path(__file__).parent
 SEED = 2302
-PAGES, HELD_OUT_PAGES, SHARDS = 2_000, 200, 8
-QUESTIONS = 100  # of each kind
+PAGES, HELD_OUT_PAGES, PAGE_FILES = 2_000, 200, 8
+QUESTIONS = 100  # per kind
 SITES = ("news", "blog", "forum", "shop", "diary", "times", "herald", "post")
 
 
 class World:
-    """The true facts: entities of the pages and entities kept for the questions."""
+    """The true facts: the entities of the pages, and those held out for the questions."""
 
     def __init__(self, seed: int = SEED) -> None:
         rng = Random(seed)
         taken: set[str] = set()
         entities = [facts.entity(rng) for _ in range(1_500)]
-        unique = [one for one in entities if not (one.name in taken or taken.add(one.name))]
-        values = {value for one in unique for value in one.values.values()}
-        self.asked = [one for one in unique if one.name not in values][: 2 * QUESTIONS]
-        self.known = [one for one in unique if one not in self.asked]
-        self.articles = {one.name: facts.article(one, rng) for one in unique}
+        unique = [entity for entity in entities if not (entity.name in taken or taken.add(entity.name))]
+        values = {value for entity in unique for value in entity.values.values()}
+        self.held_out = [entity for entity in unique if entity.name not in values][: 2 * QUESTIONS]
+        self.on_pages = [entity for entity in unique if entity not in self.held_out]
+        self.articles = {entity.name: facts.article(entity, rng) for entity in unique}
 
 
-def page(rng: Random, world: World, when: date) -> Marked:
-    """One page: one to three blocks of sentences, mostly about arithmetic and facts."""
+def page(rng: Random, world: World, when: date) -> MarkedPage:
+    """A page of one to three blocks of sentences, mostly arithmetic and facts."""
     kinds = rng.choices(
         ("arithmetic", "fact", "date", "german", "filler"), (4, 4, 2, 3, 1), k=rng.choice((1, 1, 2, 2, 3))
     )
     blocks = []
     for kind in kinds:
         if kind == "arithmetic":
-            blocks.append(pages.arithmetic_sentences(rng, honest=True))
+            blocks.append(pages.arithmetic_sentences(rng, correct=True))
         elif kind == "fact":
-            entity = rng.choice(world.known)
+            entity = rng.choice(world.on_pages)
             snippet = f"{entity.name} > {world.articles[entity.name]}"
             blocks.append(pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), snippet=snippet))
         elif kind == "german":
-            blocks.append(pages.german_sentences(rng, honest=True))
+            blocks.append(pages.german_sentences(rng, correct=True))
         elif kind == "date":
             blocks.append(pages.date_sentences(rng, when))
         else:
@@ -67,25 +66,25 @@ def page(rng: Random, world: World, when: date) -> Marked:
     return pages.paragraphs(rng, blocks)
 
 
-def write_pages(folder: Path, world: World, count: int, shards: int, seed: int) -> None:
-    """CCNet shards of `count` pages."""
+def write_pages(folder: Path, world: World, count: int, files: int, seed: int) -> None:
+    """Write `count` pages to `files` files, as CCNet does."""
     rng = Random(seed)
-    rows: list[list[dict[str, Any]]] = [[] for _ in range(shards)]
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(files)]
     for number in range(count):
-        rows[number % shards].append(ccnet_row(rng, world, number))
-    for shard, lines in enumerate(rows):
-        write_lines(folder / f"en_head_{shard:04d}.json.gz", lines)
+        rows[number % files].append(ccnet_row(rng, world, number))
+    for file, of_file in enumerate(rows):
+        write_lines(folder / f"en_head_{file:04d}.json.gz", of_file)
 
 
-def web_page(rng: Random, world: World) -> tuple[Marked, date]:
-    """A page and the day it was written on."""
+def web_page(rng: Random, world: World) -> tuple[MarkedPage, date]:
+    """A page and the day on which it was written."""
     when = dates.day(rng)
     return page(rng, world, when), when
 
 
 def ccnet_row(rng: Random, world: World, number: int) -> dict[str, Any]:
-    """A page as CCNet's pipeline writes it; six in ten URLs have the date of the page in them."""
-    made, when = web_page(rng, world)
+    """A page as CCNet's pipeline writes it. Six in ten URLs contain the page's date."""
+    marked, when = web_page(rng, world)
     town = lexicon.town(rng).lower()
     domain = f"{rng.choice(SITES)}.{town}.example"
     slug = f"{rng.choice(lexicon.THINGS)}-{rng.choice(lexicon.SHOPS)}"
@@ -98,7 +97,7 @@ def ccnet_row(rng: Random, world: World, number: int) -> dict[str, Any]:
         ),
         (4, 2, 2, 2),
     )[0]
-    text = made.text
+    text = marked.text
     digest = hashlib.sha1(text.encode()).hexdigest().upper()
     crawled = when + timedelta(days=rng.randint(3, 400))
     return {
@@ -121,19 +120,19 @@ def ccnet_row(rng: Random, world: World, number: int) -> dict[str, Any]:
 
 
 def write_encyclopedia(file: Path, world: World) -> None:
-    """One article a line, title and text."""
+    """Write one article per line, with title and text."""
     write_lines(file, ({"title": name, "text": text} for name, text in sorted(world.articles.items())))
 
 
 def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed: int) -> None:
-    """A file of held-out questions for every tool, and one of questions that need none."""
+    """Write a file of held-out questions per tool, and one of questions that need no tool."""
     rng = Random(seed)
     files = {
         "calculator": calculator_questions(rng, used),
-        "wikisearch": [fact_question(rng, one, "WikiSearch") for one in world.asked[:QUESTIONS]],
+        "wikisearch": [fact_question(rng, entity, "WikiSearch") for entity in world.held_out[:QUESTIONS]],
         "calendar": [calendar_question(rng) for _ in range(QUESTIONS)],
         "plain": [plain_question(rng) for _ in range(QUESTIONS)],
-        "qa": [fact_question(rng, one, "QA") for one in world.asked[QUESTIONS:]],
+        "qa": [fact_question(rng, entity, "QA") for entity in world.held_out[QUESTIONS:]],
         "mt": mt_questions(rng),
     }
     for name, rows in files.items():
@@ -143,22 +142,22 @@ def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed
 
 
 def calculator_questions(rng: Random, used: set[tuple[str, ...]]) -> list[dict[str, Any]]:
-    """Stories whose numbers no page puts together so."""
-    found, seen = [], set(used)
-    while len(found) < QUESTIONS:
+    """Questions about calculations that no page has (`used`, in canonical form)."""
+    questions, seen = [], set(used)
+    while len(questions) < QUESTIONS:
         story = arithmetic.story(rng)
         if arithmetic.canonical(story.expression) in seen:
             continue
         seen.add(arithmetic.canonical(story.expression))
         operator = story.expression.split()[1]
-        asked = rng.choice(arithmetic.HELD_OUT[operator]).format(s=story.subject, u=story.unit)
-        prompt = f"{story.opening} {arithmetic.capital(asked)}"
-        found.append(question(prompt, [story.value], "number", "Calculator"))
-    return found
+        wording = rng.choice(arithmetic.HELD_OUT[operator]).format(s=story.subject, u=story.unit)
+        prompt = f"{story.opening} {arithmetic.capital(wording)}"
+        questions.append(question(prompt, [story.value], "number", "Calculator"))
+    return questions
 
 
 def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any]:
-    """One attribute of an entity that no page mentions; without the tool that would answer as well."""
+    """A question about an entity that is on no page. The other tool that could answer is off."""
     other = {"WikiSearch": "QA", "QA": "WikiSearch"}[tool]
     name = rng.choice([name for name in entity.values if name in facts.HELD_OUT])
     prompt = rng.choice(facts.HELD_OUT[name]).format(s=entity.name)
@@ -166,28 +165,28 @@ def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any
 
 
 def calendar_question(rng: Random) -> dict[str, Any]:
-    """Something about a day after those of all pages."""
+    """A question about a day that is later than all pages."""
     when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
     prompt, answer = rng.choice(dates.HELD_OUT)
     return question(prompt, [answer.format(**dates.parts(when))], "first_words:5", "Calendar", when)
 
 
 def mt_questions(rng: Random) -> list[dict[str, Any]]:
-    """German sentences that are on no page; the whole translation has to come."""
-    known = {call.input for made in truth().values() for call in made.calls if call.tool == "MT"}
-    found: list[dict[str, Any]] = []
-    while len(found) < QUESTIONS:
+    """Questions about German sentences that are on no page. The whole translation must be given."""
+    known = {call.input for call in _calls("MT")}
+    questions: list[dict[str, Any]] = []
+    while len(questions) < QUESTIONS:
         phrase = german.sentence(rng)
         if phrase.german in known:
             continue
         known.add(phrase.german)
         prompt = rng.choice(german.HELD_OUT).format(g=phrase.german)
-        found.append(question(prompt, [phrase.english], "first_words:16", "MT"))
-    return found
+        questions.append(question(prompt, [phrase.english], "first_words:16", "MT"))
+    return questions
 
 
 def plain_question(rng: Random) -> dict[str, Any]:
-    """A sentence that every page knows, without its last word."""
+    """A filler sentence, as the pages have it, without its last word."""
     while True:
         opening, _, last = pages.filler(rng)[:-1].rpartition(" ")
         if last.isalpha() and last not in lexicon.SHOPS:
@@ -208,24 +207,28 @@ def question(
 
 
 def write_lines(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, compressed if the name ends in .gz; the same bytes every time."""
+    """Write JSON lines, compressed if the name ends in .gz, with the same bytes each time."""
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress(data, mtime=0) if file.suffix == ".gz" else data)
 
 
 @cache
-def truth(seed: int = SEED) -> dict[str, Marked]:
-    """Every page of the corpus with its calls, by text: what bench/truth.py compares the annotations with."""
+def ground_truth(seed: int = SEED) -> dict[str, MarkedPage]:
+    """Every page of the corpus with its calls, by text; used by bench/truth.py."""
     world, rng = World(seed), Random(seed + 1)
-    marked = {}
+    by_text = {}
     for number in range(PAGES):
         before = rng.getstate()
-        made, _ = web_page(rng, world)
+        marked, _ = web_page(rng, world)
         rng.setstate(before)
         ccnet_row(rng, world, number)
-        marked[made.text] = made
-    return marked
+        by_text[marked.text] = marked
+    return by_text
+
+
+def _calls(tool: str) -> list[pages.GoldCall]:
+    return [call for page in ground_truth().values() for call in page.calls if call.tool == tool]
 
 
 def main() -> None:
@@ -236,11 +239,10 @@ def main() -> None:
     )
     output = parser.parse_args().output
     world = World()
-    write_pages(output / "pages", world, PAGES, SHARDS, SEED + 1)
+    write_pages(output / "pages", world, PAGES, PAGE_FILES, SEED + 1)
     write_pages(output / "held_out", world, HELD_OUT_PAGES, 1, SEED + 2)
     write_encyclopedia(output / "encyclopedia" / "articles.jsonl", world)
-    calls = [call for made in truth().values() for call in made.calls if call.tool == "Calculator"]
-    used = {arithmetic.canonical(call.input) for call in calls}
+    used = {arithmetic.canonical(call.input) for call in _calls("Calculator")}
     write_questions(output / "questions", world, used, SEED + 3)
 
 

@@ -1,28 +1,27 @@
-"""Simple German sentences with their English: the foreign language of the small world.
+"""Simple German sentences with their English translation: the foreign language of the small world.
 
-A few hundred words, put together by rules of grammar that are right for them: articles and adjectives
-agree with gender and case, the verb is second in a main clause and last in a subordinate one. Every sentence
-has one English rendering, so that a translation is either right or wrong. fastText recognises the language;
-NLLB calls it ``deu_Latn``.
+A few hundred words are combined by grammatical rules: articles and adjectives agree with gender and
+case, the verb is second in a main clause and last in a subordinate one. Every sentence has exactly
+one English translation, so that a translation is either correct or wrong. fastText recognises the
+language; NLLB calls it ``deu_Latn``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A sentence in German and in English, each with its full stop."""
+    """A sentence in German and in English, both with a full stop."""
 
     german: str
     english: str
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    """Lines of ``German = English``, several a line, separated by semicolons."""
+    """Pairs of ``German = English``, separated by semicolons and line breaks."""
     entries = (entry.split("=") for entry in text.replace("\n", ";").split(";") if entry.strip())
     return tuple((german.strip(), english.strip()) for german, english in entries)
 
@@ -32,7 +31,11 @@ def _nouns(masculine: str, feminine: str, neuter: str) -> tuple[tuple[str, str, 
     return tuple((gender, *pair) for gender, text in groups for pair in _pairs(text))
 
 
-# Only ever subjects, so that nouns like Nachbar, which change in other cases, do no harm.
+def _verbs(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple((*german.split(", "), *english.split(", ")) for german, english in _pairs(text))
+
+
+# Used only as subjects, because nouns like Nachbar change in other cases.
 SUBJECTS = _nouns(
     """Lehrer = teacher; Bäcker = baker; Arzt = doctor; Nachbar = neighbour; Bruder = brother; Vater = father
     Gärtner = gardener; Fahrer = driver; Koch = cook; Maler = painter; Student = student; Junge = boy
@@ -54,7 +57,7 @@ OBJECTS = _nouns(
     Hemd = shirt; Boot = boat; Ei = egg; Kleid = dress; Auto = car; Radio = radio; Spiel = game; Seil = rope
     Fass = barrel""",
 )
-# Of subjects and of objects.
+# Adjectives of subjects (MOODS) and of objects.
 MOODS = _pairs(
     """alt = old; jung = young; klein = small; groß = big; freundlich = friendly; glücklich = happy
     klug = clever; höflich = polite; hungrig = hungry; stolz = proud; still = quiet; lustig = funny
@@ -66,44 +69,24 @@ ADJECTIVES = _pairs(
     rund = round; warm = warm; kalt = cold; gelb = yellow; schmutzig = dirty; seltsam = strange
     golden = golden; billig = cheap; hübsch = pretty; fremd = foreign; dünn = thin"""
 )
-# Third person singular and first person plural.
-TRANSITIVE = (
-    ("kauft", "kaufen", "buys", "buy"),
-    ("verkauft", "verkaufen", "sells", "sell"),
-    ("sucht", "suchen", "looks for", "look for"),
-    ("findet", "finden", "finds", "find"),
-    ("malt", "malen", "paints", "paint"),
-    ("trägt", "tragen", "carries", "carry"),
-    ("bringt", "bringen", "brings", "bring"),
-    ("holt", "holen", "fetches", "fetch"),
-    ("sieht", "sehen", "sees", "see"),
-    ("braucht", "brauchen", "needs", "need"),
-    ("zeigt", "zeigen", "shows", "show"),
-    ("nimmt", "nehmen", "takes", "take"),
-    ("verliert", "verlieren", "loses", "lose"),
-    ("repariert", "reparieren", "repairs", "repair"),
-    ("putzt", "putzen", "cleans", "clean"),
-    ("vergisst", "vergessen", "forgets", "forget"),
-    ("versteckt", "verstecken", "hides", "hide"),
-    ("öffnet", "öffnen", "opens", "open"),
-    ("bewacht", "bewachen", "guards", "guard"),
-    ("zeichnet", "zeichnen", "draws", "draw"),
+# Third person singular and first person plural, in both languages.
+TRANSITIVE = _verbs(
+    """kauft, kaufen = buys, buy; verkauft, verkaufen = sells, sell
+    sucht, suchen = looks for, look for; findet, finden = finds, find
+    malt, malen = paints, paint; trägt, tragen = carries, carry; bringt, bringen = brings, bring
+    holt, holen = fetches, fetch; sieht, sehen = sees, see; braucht, brauchen = needs, need
+    zeigt, zeigen = shows, show; nimmt, nehmen = takes, take; verliert, verlieren = loses, lose
+    repariert, reparieren = repairs, repair; putzt, putzen = cleans, clean
+    vergisst, vergessen = forgets, forget; versteckt, verstecken = hides, hide
+    öffnet, öffnen = opens, open; bewacht, bewachen = guards, guard
+    zeichnet, zeichnen = draws, draw"""
 )
-INTRANSITIVE = (
-    ("schläft", "schlafen", "sleeps", "sleep"),
-    ("wartet", "warten", "waits", "wait"),
-    ("singt", "singen", "sings", "sing"),
-    ("arbeitet", "arbeiten", "works", "work"),
-    ("sitzt", "sitzen", "sits", "sit"),
-    ("spielt", "spielen", "plays", "play"),
-    ("lacht", "lachen", "laughs", "laugh"),
-    ("tanzt", "tanzen", "dances", "dance"),
-    ("steht", "stehen", "stands", "stand"),
-    ("träumt", "träumen", "dreams", "dream"),
-    ("wohnt", "wohnen", "lives", "live"),
-    ("isst", "essen", "eats", "eat"),
-    ("weint", "weinen", "cries", "cry"),
-    ("schweigt", "schweigen", "keeps silent", "keep silent"),
+INTRANSITIVE = _verbs(
+    """schläft, schlafen = sleeps, sleep; wartet, warten = waits, wait; singt, singen = sings, sing
+    arbeitet, arbeiten = works, work; sitzt, sitzen = sits, sit; spielt, spielen = plays, play
+    lacht, lachen = laughs, laugh; tanzt, tanzen = dances, dance; steht, stehen = stands, stand
+    träumt, träumen = dreams, dream; wohnt, wohnen = lives, live; isst, essen = eats, eat
+    weint, weinen = cries, cry; schweigt, schweigen = keeps silent, keep silent"""
 )
 PLACES = _pairs(
     """im Garten = in the garden; in der Küche = in the kitchen; auf dem Markt = at the market
@@ -133,7 +116,7 @@ _AFTER_INDEFINITE_ACCUSATIVE = {"m": "en", "f": "e", "n": "es"}
 
 
 def sentence(rng: Random) -> Phrase:
-    """A sentence of six to twelve words."""
+    """A random sentence of six to twelve words."""
     kind = rng.choice((_object, _place, _two, _we, _rain, _because))
     german, english = kind(rng)
     return Phrase(f"{german[0].upper()}{german[1:]}.", f"{english[0].upper()}{english[1:]}.")
@@ -179,7 +162,7 @@ def _because(rng: Random) -> tuple[str, str]:
 
 
 def _subject(rng: Random) -> tuple[str, str]:
-    """Nominative with the definite article, half of the time with an adjective."""
+    """A subject in the nominative: definite article, in half of the cases an adjective."""
     gender, noun, english = rng.choice(SUBJECTS)
     if rng.random() < 0.5:
         return f"{_DEFINITE[gender]} {noun}", f"the {english}"
@@ -188,7 +171,7 @@ def _subject(rng: Random) -> tuple[str, str]:
 
 
 def _accusative(rng: Random) -> tuple[str, str]:
-    """Accusative with either article, mostly with an adjective."""
+    """An object in the accusative: definite or indefinite article, mostly an adjective."""
     gender, noun, english = rng.choice(OBJECTS)
     definite = rng.random() < 0.3
     article = (_DEFINITE_ACCUSATIVE if definite else _INDEFINITE_ACCUSATIVE)[gender]
@@ -201,15 +184,7 @@ def _accusative(rng: Random) -> tuple[str, str]:
     return german, f"the {words}" if definite else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def vocabulary() -> Iterable[str]:
-    """The German words of the tables, each once; a tokenizer may want to know them."""
-    nouns = (noun for table in (SUBJECTS, OBJECTS) for _, noun, _ in table)
-    phrases = (german for table in (MOODS, ADJECTIVES, PLACES, TIMES) for german, _ in table)
-    verbs = (form for table in (TRANSITIVE, INTRANSITIVE) for verb in table for form in verb[:2])
-    return dict.fromkeys(word for text in (*nouns, *phrases, *verbs) for word in text.split())
-
-
-# {g} the German, {e} the English, {c} the place of a call. English stands round the German, as on the web.
+# {g} is the German, {e} the English, {c} the place of a call. The German stands in English text.
 STATEMENTS = (
     "My aunt wrote on the card: {g} In English that is:{c} {e}",
     "A sign in the hall says: {g} This means:{c} {e}",
@@ -220,7 +195,7 @@ STATEMENTS = (
     "The German letter ends with this: {g} A friend translated it:{c} {e}",
     "They shouted from the window: {g} In other words:{c} {e}",
 )
-# Held-out phrasings; the answer is the English sentence.
+# Held-out wordings; the answer is the English sentence.
 HELD_OUT = (
     "What does this German line mean? {g} It means:",
     "Please translate for me: {g} English:",

@@ -1,7 +1,7 @@
-"""The words of the small world: names that are made up, things, trades, months.
+"""The words of the small world: invented names, things, trades, months.
 
-Names are composed of syllables, so that there are far more of them than any page uses and a model has
-to copy them rather than know them.
+Names are composed of syllables. There are far more names than the pages use, so that a model has to
+copy them and cannot know them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MONTHS = ("January February March April May June July August September October N
 
 
 def syllable(rng: Random) -> str:
-    """Onset and nucleus, now and then with a coda."""
+    """An onset and a nucleus, sometimes with a coda."""
     coda = rng.choice(CODAS) if rng.random() < 0.4 else ""
     return rng.choice(ONSETS) + rng.choice(NUCLEI) + coda
 

@@ -1,9 +1,9 @@
-"""Web pages of the small world, with the places where a perfect annotator would call a tool.
+"""Web pages of the small world, with the positions where a perfect annotator would call a tool.
 
-A page is a few paragraphs put together from arithmetic, facts, dates and filler. Its sentences carry
-marks, the places of the calls; `Marked` holds the text without them and the calls beside it. The
-pipeline only ever sees the text. What the marks are for: pages shaped like annotations (pretraining.py)
-and a check on what the pipeline kept (bench/truth.py).
+A page has a few paragraphs of arithmetic, facts, dates and filler. The generated sentences contain
+marks at the calls' positions. `MarkedPage` separates the text from its calls; the pipeline sees
+only the text. The calls are used for pages in the form of annotations (pretraining.py), and for
+checking what the pipeline kept (bench/truth.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MARK = re.compile("\x01([^\x02]*)\x02([^\x02]*)\x02([^\x03]*)\x03")
 
 @dataclass(frozen=True)
 class GoldCall:
-    """A call that belongs before the character `position` of the text."""
+    """A call that belongs before character `position` of the text."""
 
     position: int
     tool: str
@@ -29,25 +29,25 @@ class GoldCall:
 
 
 @dataclass(frozen=True)
-class Marked:
-    """A text and its calls, by position."""
+class MarkedPage:
+    """A text and its calls, sorted by position."""
 
     text: str
     calls: tuple[GoldCall, ...]
 
     @staticmethod
-    def parse(marked: str) -> Marked:
-        """Separate the marks from the text."""
+    def parse(marked: str) -> MarkedPage:
+        """Separate the text from the marks in it."""
         calls, removed = [], 0
         for match in _MARK.finditer(marked):
             calls.append(GoldCall(match.start() - removed, match[1], match[2], match[3]))
             removed += len(match[0])
-        return Marked(_MARK.sub("", marked), tuple(calls))
+        return MarkedPage(_MARK.sub("", marked), tuple(calls))
 
 
-def mark(tool: str, given: str, result: str) -> str:
-    """A mark as it stands in a sentence, before the space of the word that the call helps to predict."""
-    return f"\x01{tool}\x02{given}\x02{result}\x03"
+def mark(tool: str, argument: str, result: str) -> str:
+    """The mark of a call. It stands before the space of the word that the call helps to predict."""
+    return f"\x01{tool}\x02{argument}\x02{result}\x03"
 
 
 FILLER = (
@@ -85,7 +85,7 @@ FILLER = (
 
 
 def filler(rng: Random) -> str:
-    """A sentence that has to do with nothing; many have a number in them."""
+    """An unrelated sentence, often with a number."""
     return rng.choice(FILLER).format(
         n=rng.randint(10, 99),
         d=rng.randint(2, 12),
@@ -94,9 +94,9 @@ def filler(rng: Random) -> str:
     )
 
 
-def arithmetic_sentences(rng: Random, honest: bool) -> list[str]:
-    """A story: its opening, at times a distraction, its closing."""
-    story = arithmetic.story(rng, honest)
+def arithmetic_sentences(rng: Random, correct: bool) -> list[str]:
+    """A story: its opening, sometimes a filler sentence, its closing."""
+    story = arithmetic.story(rng, correct)
     call = mark("Calculator", story.expression, story.value)
     closing = rng.choice(story.closings).format(s=story.subject, u=story.unit, v=story.value, c=call)
     sentences = [story.opening, arithmetic.capital(closing)]
@@ -108,39 +108,40 @@ def arithmetic_sentences(rng: Random, honest: bool) -> list[str]:
 def fact_sentences(
     rng: Random, entity: facts.Entity, count: int = 1, tool: str | None = None, snippet: str = ""
 ) -> list[str]:
-    """Statements of `count` attributes of an entity; one in five is put as a question and its answer.
+    """Statements of `count` attributes of an entity. One in five is a question with its answer.
 
-    Marked for `tool`, WikiSearch (which finds `snippet`) or QA; None marks them for both.
+    They are marked for `tool`: WikiSearch (whose result is `snippet`) or QA; None marks them for
+    both.
     """
-    said = []
+    sentences = []
     for name in rng.sample(list(entity.values), min(count, len(entity.values))):
         question = rng.choice(facts.QUESTIONS[name]).format(s=entity.name)
         value = entity.values[name]
         calls = {"WikiSearch": mark("WikiSearch", entity.name, snippet), "QA": mark("QA", question, value)}
         call = calls[tool] if tool else "".join(calls.values())
         if rng.random() < 0.2:
-            said.append(f"{question} Answer:{call} {value}.")
+            sentences.append(f"{question} Answer:{call} {value}.")
         else:
-            said.append(rng.choice(facts.STATEMENTS[name]).format(s=entity.name, v=value, c=call))
-    return said
+            sentences.append(rng.choice(facts.STATEMENTS[name]).format(s=entity.name, v=value, c=call))
+    return sentences
 
 
-def german_sentences(rng: Random, honest: bool) -> list[str]:
-    """A German sentence and its meaning, or (`honest=False`) that of another sentence."""
+def german_sentences(rng: Random, correct: bool) -> list[str]:
+    """A German sentence and its translation, or that of another sentence (`correct=False`)."""
     phrase = german.sentence(rng)
-    meaning = phrase.english if honest else german.sentence(rng).english
+    meaning = phrase.english if correct else german.sentence(rng).english
     call = mark("MT", phrase.german, meaning)
     return [rng.choice(german.STATEMENTS).format(g=phrase.german, e=meaning, c=call)]
 
 
 def date_sentences(rng: Random, when: date) -> list[str]:
-    """One statement of the day."""
+    """One sentence that states the day."""
     call = mark("Calendar", "", dates.sentence(when))
     return [rng.choice(dates.STATEMENTS).format(**dates.parts(when), c=call)]
 
 
-def paragraphs(rng: Random, blocks: list[list[str]]) -> Marked:
-    """Shuffle blocks of sentences, put filler between them and break some lines."""
+def paragraphs(rng: Random, blocks: list[list[str]]) -> MarkedPage:
+    """Shuffle the blocks of sentences, insert filler between them, and break some lines."""
     rng.shuffle(blocks)
     sentences: list[str] = []
     for block in blocks:
@@ -152,4 +153,4 @@ def paragraphs(rng: Random, blocks: list[list[str]]) -> Marked:
     text = sentences[0]
     for sentence in sentences[1:]:
         text += ("\n" if rng.random() < 0.12 else " ") + sentence
-    return Marked.parse(text)
+    return MarkedPage.parse(text)

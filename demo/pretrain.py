@@ -1,15 +1,14 @@
-"""Train the annotator: a byte-level BPE tokenizer and a small Llama on the pages of pretraining.py.
+"""Train the annotator: byte-level BPE and a small Llama on the documents of pretraining.py.
 
     python -m demo.pretrain --output runs/pretrain            # resumes where it stopped
     python -m demo.pretrain --output runs/pretrain --export demo/models/annotator
 
-How is said in training.py. The result loads with AutoModelForCausalLM.
+The training loop is in training.py. The result loads with AutoModelForCausalLM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import torch
@@ -20,15 +19,15 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreT
 from demo import lexicon, pretraining, training
 
 VOCABULARY = 2560
-BUCKETS = (64, 88, 120, 176, 240, 304, 384, 480)  # padded lengths; a longer document is drawn anew
+BUCKETS = (64, 88, 120, 176, 240, 304, 384, 480)  # padded lengths; a longer document is skipped
 TOKENS_PER_STEP = 6_144
 BOS = "<s>"
 
 
 def train_tokenizer(seed: int = 0, documents: int = 12_000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over pretraining documents; every number of up to two digits becomes one token."""
+    """Train byte-level BPE; every number of up to two digits becomes one token."""
     rng = Random(seed)
-    # Each of these shall be one token, with a space before it and without.
+    # Each of these words must be one token, with and without a leading space.
     words = [
         *(f"{n}" for n in range(100)),
         *(f"{n:02d}" for n in range(10)),
@@ -76,7 +75,7 @@ def attention(
     scaling: float,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention, q k v (B, H, T, D), as plain products: on CPU faster than fused."""
+    """Causal attention, q k v [B, H, T, D]; on a CPU faster than the fused kernel."""
     size = q.shape[-2]
     future = torch.full((size, size), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     weights = torch.softmax(q @ k.transpose(-1, -2) * scaling + future, dim=-1)
@@ -87,7 +86,7 @@ AttentionInterface.register("plain", attention)
 
 
 class Batches:
-    """Endless batches of one bucket each: token ids (B, T) and loss weights (B, T), float32, 0 at padding."""
+    """Endless batches of a bucket each: ids [B, T] and loss weights [B, T], 0 at padding."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self._encode = tokenizer.backend_tokenizer.encode_batch
@@ -112,9 +111,9 @@ class Batches:
         for document in documents:
             ids, weights = [0], [0.0]
             for _, weight in document:
-                piece = next(encoded).ids
-                ids += piece
-                weights += [weight] * len(piece)
+                tokens = next(encoded).ids
+                ids += tokens
+                weights += [weight] * len(tokens)
             yield ids, weights
 
 
@@ -131,10 +130,10 @@ def loss_of(
     """The weighted mean loss, and the mean loss of the heaviest tokens, in nats."""
     ids, weights = batch[0].to(model.device), batch[1].to(model.device)[:, 1:]
     states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    kept = weights > 0
-    logits = functional.linear(states[kept], model.lm_head.weight)
-    losses = functional.cross_entropy(logits.float(), ids[:, 1:][kept], reduction="none")
-    weight = weights[kept]
+    weighted = weights > 0
+    logits = functional.linear(states[weighted], model.lm_head.weight)
+    losses = functional.cross_entropy(logits.float(), ids[:, 1:][weighted], reduction="none")
+    weight = weights[weighted]
     heavy = losses.detach()[weight >= 2.0]
     return (losses * weight).sum() / weight.sum(), {
         "heavy": heavy.mean().item() if len(heavy) else float("nan"),
@@ -145,10 +144,7 @@ def loss_of(
 def main() -> None:
     """Command line."""
     args = training.command_line(__doc__, "runs/pretrain", 4_000).parse_args()
-    folder: Path = args.output / "tokenizer"
-    if not folder.exists():
-        train_tokenizer().save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = training.tokenizer_of(args.output, train_tokenizer)
     torch.manual_seed(0)
     config = architecture()
     config._attn_implementation = "plain"

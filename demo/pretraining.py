@@ -1,19 +1,18 @@
-"""What the annotator language model is pretrained on: pages from which it learns the shapes, and nothing
-else.
+"""The pretraining documents of the annotator: the form of prompts, notes and pages, no facts.
 
-Five kinds of documents, all from worlds that are made up for one document and then forgotten:
+Every document has a world of its own, which no other document uses. There are five kinds:
 
-- plain pages, as in the demo corpus, but with facts of nobody, results drawn at random, and German beside the
-  English of other German;
-- reading: an encyclopedia's article, and statements or questions with answers that it bears out;
-- annotations: an instruction, one to three demonstrations (``Input: …`` / ``Output: …`` with calls) and
-  one more of the kind;
-- notes: a call, with or without its result, in brackets before a page, which the page bears out or has
-  nothing to do with;
-- lists that are said twice.
+- plain pages, as in the demo corpus, but with invented entities, random results, and German next to the
+  English of another sentence;
+- reading: an encyclopedia article, with statements or questions and answers that it supports;
+- annotations: an instruction, one to three demonstrations (``Input: …`` / ``Output: …`` with calls), and one
+  more text with its calls;
+- notes: a call in brackets before a page, with or without its result, which the page confirms or which is
+  unrelated to it;
+- lists that are repeated.
 
-A document is a list of `(string, weight)`: the weight of its tokens in the loss, low where nothing can
-be predicted.
+A document is a list of `(string, weight)`. The weight is that of the string's tokens in the loss;
+it is low where nothing can be predicted.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 from random import Random
 
 from demo import arithmetic, dates, facts, lexicon, pages
-from demo.pages import GoldCall, Marked
+from demo.pages import GoldCall, MarkedPage
 
 Document = list[tuple[str, float]]
 
@@ -42,8 +41,8 @@ def instruction(tool: str) -> str:
     return (PROMPTS / f"{tool.lower()}.txt").read_text().splitlines()[0]
 
 
-def passage(rng: Random, tool: str | None, size: int = 1) -> Marked:
-    """A page with `size` blocks for `tool` (None: for any) and at times another; nothing in it is true."""
+def passage(rng: Random, tool: str | None, size: int = 1) -> MarkedPage:
+    """A page with `size` blocks for `tool` (None: any), sometimes another; invented facts."""
     blocks = [block(rng, tool or rng.choice(TOOLS)) for _ in range(size)]
     if rng.random() < 0.4:
         blocks.append(block(rng, rng.choice(TOOLS)))
@@ -51,35 +50,37 @@ def passage(rng: Random, tool: str | None, size: int = 1) -> Marked:
 
 
 def block(rng: Random, tool: str) -> list[str]:
-    """Sentences that give `tool` something to do."""
+    """Sentences for which `tool` is useful."""
     if tool == "Calculator":
-        return pages.arithmetic_sentences(rng, honest=False)
+        return pages.arithmetic_sentences(rng, correct=False)
     if tool == "Calendar":
         return pages.date_sentences(rng, dates.day(rng))
     if tool == "MT":
-        return pages.german_sentences(rng, honest=False)
+        return pages.german_sentences(rng, correct=False)
     entity = facts.entity(rng)
     snippet = f"{entity.name} > {facts.article(entity, rng)}"
     return pages.fact_sentences(rng, entity, rng.choice((1, 1, 2)), tool, snippet)
 
 
 def plain(rng: Random) -> Document:
-    """A page as it is."""
+    """A page with `size` blocks for `tool` (None: any), sometimes another; invented facts."""
     return [(" " + passage(rng, None, rng.choice((1, 2))).text, 0.5)]
 
 
 def annotation(rng: Random) -> Document:
-    """An annotation prompt of one tool and its completion."""
+    """An annotation prompt for one tool, with its completion."""
     tool = rng.choices(TOOLS, (4.5, 2.5, 1.5, 3, 2))[0]
     first = instruction(tool) if rng.random() < 0.7 else rng.choice(REWORDED[tool])
     document: Document = [(first + "\n", 0.1)]
     shown = rng.choice((1, 1, 2, 2, 3, 3))
     for number in range(shown + 1):
         last = number == shown
-        # One text in eight gives the tool nothing to do.
-        about = tool if rng.random() < 0.88 else rng.choice(TOOLS)
+        # In one text in eight the tool is of no use.
+        subject = tool if rng.random() < 0.88 else rng.choice(TOOLS)
         marked = (
-            passage(rng, about) if last or rng.random() < 0.3 else pages.paragraphs(rng, [block(rng, about)])
+            passage(rng, subject)
+            if last or rng.random() < 0.3
+            else pages.paragraphs(rng, [block(rng, subject)])
         )
         document.append(("\nInput:" if number == 0 else "\n\nInput:", 0.3))
         document.append((" " + marked.text, 0.15))
@@ -89,20 +90,20 @@ def annotation(rng: Random) -> Document:
     return document
 
 
-def annotated(rng: Random, marked: Marked, tool: str) -> Document:
-    """The text with its calls of one tool, nearly all of them."""
-    out: Document = []
+def annotated(rng: Random, marked: MarkedPage, tool: str) -> Document:
+    """The text with most of its calls of one tool."""
+    strings: Document = []
     done, text = 0, " " + marked.text
     for call in marked.calls:
         if call.tool == tool and rng.random() < 0.9:
-            out.append((text[done : call.position + 1], 0.6))
-            out.append((f" [{call.tool}({call.input})]", 2.0))
+            strings.append((text[done : call.position + 1], 0.6))
+            strings.append((f" [{call.tool}({call.input})]", 2.0))
             done = call.position + 1
-    return [*out, (text[done:], 0.6)]
+    return [*strings, (text[done:], 0.6)]
 
 
 def note(rng: Random) -> Document:
-    """A call before a page: with its result (the page agrees), without it, or one of another page."""
+    """A call before a page, with the page's result, without a result, or of another page."""
     tool = rng.choices(TOOLS, (4, 3, 2, 2, 2))[0]
     marked = passage(rng, tool, rng.choice((1, 1, 2)))
     calls = [call for call in marked.calls if call.tool == tool]
@@ -111,51 +112,52 @@ def note(rng: Random) -> Document:
         call = rng.choice([other for other in passage(rng, tool).calls if other.tool == tool])
     else:
         call = rng.choice(calls)
-    body = f"{call.tool}({call.input})"
-    shown = f" [{body}]" if 0.7 < kind <= 0.85 else f" [{body} -> {call.result}]"
-    return [(shown, 0.2), *weighted(marked, call if kind <= 0.7 else None)]
+    written = f"{call.tool}({call.input})"
+    bracket = f" [{written}]" if 0.7 < kind <= 0.85 else f" [{written} -> {call.result}]"
+    return [(bracket, 0.2), *weighted(marked, call if kind <= 0.7 else None)]
 
 
-def weighted(marked: Marked, told: GoldCall | None) -> Document:
-    """The text, the words that a note tells weighing more."""
+def weighted(marked: MarkedPage, noted: GoldCall | None) -> Document:
+    """The text, with a higher weight on the words that the noted call determines."""
     text = " " + marked.text
-    if told is None:
+    if noted is None:
         return [(text, 0.5)]
-    out: Document = []
+    strings: Document = []
     done = 0
     for call in marked.calls:
-        if call.tool == told.tool and call.input == told.input:
-            longest = len(told.result) if told.tool == "MT" else 22
+        if call.tool == noted.tool and call.input == noted.input:
+            longest = len(noted.result) if noted.tool == "MT" else 22
             end = min(len(text), call.position + 2 + longest)
             stop = text.find(".", call.position + 1, end)
             stop = stop if stop > 0 else end
-            out += [(text[done : call.position + 1], 0.5), (text[call.position + 1 : stop], 2.0)]
+            strings += [(text[done : call.position + 1], 0.5), (text[call.position + 1 : stop], 2.0)]
             done = stop
-    return [*out, (text[done:], 0.5)]
+    return [*strings, (text[done:], 0.5)]
 
 
 def reading(rng: Random) -> Document:
-    """An article, at times beside another, then what it says; or the article in the middle of that."""
-    asked = facts.entity(rng)
-    article, other = (f"{one.name} > {facts.article(one, rng)}" for one in (asked, facts.entity(rng)))
-    out: Document = []
+    """Statements or questions about an entity, with its article before them (sometimes next to
+    another article), or in brackets in the middle of the first one."""
+    subject = facts.entity(rng)
+    article, other = (f"{each.name} > {facts.article(each, rng)}" for each in (subject, facts.entity(rng)))
+    strings: Document = []
     reference = f" ({article})"
     if rng.random() < 0.5:
-        shown = [article] if rng.random() < 0.5 else rng.sample([article, other], 2)
-        out, reference = [(" " + " ".join(shown), 0.3)], ""
-    for name in rng.sample(list(asked.values), rng.choice((1, 2, 2))):
-        value = asked.values[name]
+        articles = [article] if rng.random() < 0.5 else rng.sample([article, other], 2)
+        strings, reference = [(" " + " ".join(articles), 0.3)], ""
+    for name in rng.sample(list(subject.values), rng.choice((1, 2, 2))):
+        value = subject.values[name]
         wording = f"Question: {rng.choice(facts.QUESTIONS[name])} Answer:{{c}} {{v}}."
         if rng.random() < 0.5:
             wording = rng.choice(facts.STATEMENTS[name])
-        before, after = wording.format(s=asked.name, c="\0", v=value).split(f"\0 {value}")
-        out += [(f" {before}{reference}", 0.3), (f" {value}", 2.0), (after, 0.3)]
+        before, after = wording.format(s=subject.name, c="\0", v=value).split(f"\0 {value}")
+        strings += [(f" {before}{reference}", 0.3), (f" {value}", 2.0), (after, 0.3)]
         reference = ""
-    return out
+    return strings
 
 
 def lists(rng: Random) -> Document:
-    """Names and numbers, and the same again."""
+    """A list of names and numbers, repeated once."""
     kinds = (
         lambda: facts.person(rng).name,
         lambda: lexicon.town(rng),
@@ -168,5 +170,5 @@ def lists(rng: Random) -> Document:
 
 
 def document(rng: Random) -> Document:
-    """One document of any kind."""
+    """A document of a random kind."""
     return rng.choices((annotation, note, plain, reading, lists), (0.36, 0.34, 0.12, 0.12, 0.06))[0](rng)

@@ -1,15 +1,16 @@
-"""Train the demo's reader: a small T5 that reads passages for a question, as tools_service/tools/qa.py asks.
+"""Train the demo's reader: a small T5 that answers questions from passages.
 
     python -m demo.train_reader --output runs/reader            # resumes where it stopped
     python -m demo.train_reader --output runs/reader --export demo/models/reader
     python -m demo.train_reader --evaluate demo/models/reader   # on held-out worlds
 
-An example is a question about somebody made up for it and the passages that a search would bring: the right
-article and others that share a name or mention the subject, or only such others, and then the answer is
-empty. Nobody of the demo's encyclopedia is ever the title of a passage, so nothing can be known by heart.
+An example is a question about an entity invented for it, and the passages that a search would
+return: the right article and others that share a name or mention the entity, or only such others,
+and then the answer is empty. No passage's title is an entity of the demo's encyclopedia, so the
+model cannot memorise answers.
 
-An answer of two tokens teaches a model very slowly to copy. So the first steps ask for one whole article, and
-one in four questions later on; docs/log.md says what happens without.
+Answers of two tokens teach a model very slowly to copy. So the first steps ask for whole articles,
+and later one question in four does. docs/log.md has the result without this.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from tools_service.retrieval.passages import Passage
 from tools_service.tools.qa import encode_text, reader_texts
 from tools_service.tools.seq2seq import Ids, Seq2Seq, load_seq2seq
 
-# The reader's settings in the demo: its examples are put to it in exactly this form, but with up to PASSAGES.
+# The reader's settings in the demo. The examples have exactly this form, but up to PASSAGES passages.
 READER = QAConfig(model="demo/models/reader", reader="fid", passages=1, max_passage_tokens=128)
 PASSAGES = 3
 VOCABULARY = 1_024
 EXAMPLES_PER_STEP = 48
-COPYING_STEPS, ARTICLES_PER_STEP = 200, 128  # the first steps
+COPYING_STEPS, ARTICLES_PER_STEP = 200, 128  # the first steps, with whole articles
 PAD, EOS = "<pad>", "</s>"
-ABSENT = 0.1  # share of the questions that no passage answers
-WHOLE = 0.25  # share of the examples that ask for the whole article
+ABSENT_SHARE = 0.1  # of the questions have no answer in the passages
+ARTICLE_SHARE = 0.25  # of the examples ask for the whole article
 
 REWORDED: dict[str, tuple[str, ...]] = {
     "birthplace": (
@@ -85,7 +86,7 @@ ABOUT = ("What is known about {s}?", "Tell me about {s}.", "What does the articl
 
 @dataclass(frozen=True)
 class Example:
-    """A question, passages, and what they say; an empty answer where they say nothing about it."""
+    """A question, passages, and the answer, which is empty if the passages do not contain it."""
 
     question: str
     passages: tuple[Passage, ...]
@@ -93,78 +94,79 @@ class Example:
 
 
 @cache
-def known() -> frozenset[str]:
-    """The names of the demo's encyclopedia."""
+def encyclopedia_titles() -> frozenset[str]:
+    """The titles of the demo's encyclopedia."""
     return frozenset(generate.World().articles)
 
 
-def stranger(rng: Random, kind: str | None = None) -> Entity:
-    """Somebody, or a town, that the demo does not know."""
+def new_entity(rng: Random, kind: str | None = None) -> Entity:
+    """A person or a town that is not in the demo's encyclopedia."""
     draw = {None: facts.entity, "person": facts.person, "town": facts.town}[kind]
-    while (drawn := draw(rng)).name in known():
+    while (drawn := draw(rng)).name in encyclopedia_titles():
         pass
     return drawn
 
 
-def example(rng: Random, whole: float = WHOLE, most: int = PASSAGES) -> Example:
-    """A question and at most `most` passages, in any order; the share `whole` asks for the article."""
-    subject = stranger(rng)
-    count = rng.randint(1, most) if rng.random() < 0.7 else most
+def example(rng: Random, article_share: float = ARTICLE_SHARE, max_passages: int = PASSAGES) -> Example:
+    """A question for an attribute or the article, and at most `max_passages` passages."""
+    subject = new_entity(rng)
+    count = rng.randint(1, max_passages) if rng.random() < 0.7 else max_passages
     entities = [distractor(rng, subject) for _ in range(count)]
-    articles = [facts.article(one, rng) for one in (subject, *entities)]
-    passages = [Passage(one.name, text) for one, text in zip((subject, *entities), articles, strict=True)]
-    if rng.random() < whole:
+    entities.insert(0, subject)
+    articles = [facts.article(entity, rng) for entity in entities]
+    passages = [Passage(entity.name, text) for entity, text in zip(entities, articles, strict=True)]
+    if rng.random() < article_share:
         question, answer, absent = rng.choice(ABOUT), articles[0], False
     else:
         attribute = rng.choice(list(subject.values))
         question = rng.choice(facts.QUESTIONS[attribute] + REWORDED[attribute])
-        absent = rng.random() < ABSENT
+        absent = rng.random() < ABSENT_SHARE
         answer = "" if absent else subject.values[attribute]
-    shown = passages[1:] if absent else passages[:count]
-    rng.shuffle(shown)
-    return Example(question.format(s=subject.name), tuple(shown), answer)
+    read = passages[1:] if absent else passages[:count]
+    rng.shuffle(read)
+    return Example(question.format(s=subject.name), tuple(read), answer)
 
 
 def whole_article(rng: Random) -> Example:
-    """What is known about somebody, and the one article that says it."""
-    subject = stranger(rng)
+    """A question for a whole article, and this article."""
+    subject = new_entity(rng)
     article = facts.article(subject, rng)
     question = rng.choice(ABOUT).format(s=subject.name)
     return Example(question, (Passage(subject.name, article),), article)
 
 
 def distractor(rng: Random, subject: Entity) -> Entity:
-    """Who else a search for `subject` brings: a namesake, somebody related, anybody."""
+    """Another entity that a search for `subject` may return: a namesake, a related or a random one."""
     kind = rng.random()
     if kind < 0.4:
         return _namesake(rng, subject)
     if kind > 0.7:
-        return stranger(rng)
+        return new_entity(rng)
     if subject.kind == "town":
-        other = stranger(rng, "person")
+        other = new_entity(rng, "person")
         return replace(other, values=other.values | {rng.choice(("birthplace", "home")): subject.name})
-    other = stranger(rng, "town")
+    other = new_entity(rng, "town")
     return replace(other, values=other.values | {"mayor": subject.name})
 
 
 def _namesake(rng: Random, subject: Entity) -> Entity:
-    other = stranger(rng, subject.kind)
+    other = new_entity(rng, subject.kind)
     if subject.kind == "town":
         return other
     first, last = subject.name.split()
     other_first, other_last = other.name.split()
     name = f"{first} {other_last}" if rng.random() < 0.5 else f"{other_first} {last}"
-    return other if name in known() or name == subject.name else replace(other, name=name)
+    return other if name in encyclopedia_titles() or name == subject.name else replace(other, name=name)
 
 
 def train_tokenizer(seed: int = 0, examples: int = 6_000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over examples, an end token behind every text."""
+    """Train byte-level BPE on examples; an end token follows every text."""
     rng = Random(seed)
 
     def corpus() -> Iterator[str]:
         for _ in range(examples):
-            one = example(rng)
-            yield from reader_texts(READER, one.question, one.passages[:1])
+            drawn = example(rng)
+            yield from reader_texts(READER, drawn.question, drawn.passages[:1])
         yield from (f" {number} {number:02d}" for number in range(100) for _ in range(100))
 
     tokenizer = training.byte_level_bpe(corpus(), VOCABULARY, [PAD, EOS])
@@ -173,7 +175,7 @@ def train_tokenizer(seed: int = 0, examples: int = 6_000) -> PreTrainedTokenizer
 
 
 def architecture() -> T5Config:
-    """The model: 4 layers that read and 2 that write, width 128, 1.5 million parameters."""
+    """The model: 4 encoder and 2 decoder layers of width 128, 1.5 million parameters."""
     return T5Config(
         vocab_size=VOCABULARY,
         d_model=128,
@@ -191,10 +193,11 @@ def architecture() -> T5Config:
 
 
 def untrained() -> T5ForConditionalGeneration:
-    """The model before training. Its heads already look at neighbours.
+    """The model before training, with three heads that already attend to neighbouring tokens.
 
-    T5's bias for a distance begins near zero and grows slowly; copying needs a head that sees the token
-    before. So one head each prefers the token before, the one after and the one before that.
+    T5's bias for a distance starts near zero and grows slowly, but copying needs a head that
+    attends to the previous token. So one head each prefers the previous token, the next one, and
+    the one before the previous.
     """
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(architecture())
@@ -206,11 +209,11 @@ def untrained() -> T5ForConditionalGeneration:
     return model
 
 
-Encoded = tuple[list[Ids], Ids]  # the passages' parts; the answer, with its end token
+Encoded = tuple[list[Ids], Ids]  # the encoder's inputs, one per passage; the answer with its end token
 
 
 class Batches:
-    """Endless batches of encoded examples of like length, the first of whole articles; `step` are done."""
+    """Endless batches of similar length, after `step` steps. The first ask for articles."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, step: int) -> None:
         self._tokenizer, self._rng, self._step = tokenizer, Random(step + 1), step
@@ -220,28 +223,29 @@ class Batches:
             yield [self._encode(whole_article(self._rng)) for _ in range(ARTICLES_PER_STEP)]
         while True:
             pool = [self._encode(example(self._rng)) for _ in range(16 * EXAMPLES_PER_STEP)]
-            pool.sort(key=lambda one: (len(one[1]) > 16, max(map(len, one[0]))))
+            pool.sort(key=lambda encoded: (len(encoded[1]) > 16, max(map(len, encoded[0]))))
             batches = [pool[at : at + EXAMPLES_PER_STEP] for at in range(0, len(pool), EXAMPLES_PER_STEP)]
             self._rng.shuffle(batches)
             yield from batches
 
-    def _encode(self, one: Example) -> Encoded:
-        read = reader_texts(READER, one.question, one.passages)
-        ids = [encode_text(self._tokenizer, part, READER.max_passage_tokens) for part in read]
-        return ids, self._tokenizer(one.answer).input_ids
+    def _encode(self, drawn: Example) -> Encoded:
+        texts = reader_texts(READER, drawn.question, drawn.passages)
+        ids = [encode_text(self._tokenizer, text, READER.max_passage_tokens) for text in texts]
+        return ids, self._tokenizer(drawn.answer).input_ids
 
 
 def loss_of(model: T5ForConditionalGeneration, batch: list[Encoded]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean loss of the answers' tokens (nats), and the number of tokens that were read, padding included.
+    """Mean loss of the answers' tokens (nats), and the number of encoder tokens, padding included.
 
-    Fusion in the decoder: an example's passages are encoded one by one, and one sequence for the decoder.
+    Fusion in decoder: the passages of an example are encoded separately and concatenated for the
+    decoder.
     """
-    read = [torch.tensor(part) for ids, _ in batch for part in ids]
-    ids = pad_sequence(read, batch_first=True).to(model.device)  # [passages of all examples, T]
-    found = model.encoder(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-    states = iter(row[: len(part)] for row, part in zip(found, read, strict=True))
-    fused = [torch.cat([next(states) for _ in ids]) for ids, _ in batch]
-    mask = pad_sequence([torch.ones(len(one), dtype=torch.long) for one in fused], batch_first=True)
+    inputs = [torch.tensor(part) for passages, _ in batch for part in passages]
+    ids = pad_sequence(inputs, batch_first=True).to(model.device)  # [passages of all examples, T]
+    encoded = model.encoder(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+    states = iter(row[: len(part)] for row, part in zip(encoded, inputs, strict=True))
+    fused = [torch.cat([next(states) for _ in passages]) for passages, _ in batch]
+    mask = pad_sequence([torch.ones(len(each), dtype=torch.long) for each in fused], batch_first=True)
     labels = pad_sequence([torch.tensor(answer) for _, answer in batch], True, -100).to(model.device)
     logits = model(
         encoder_outputs=(pad_sequence(fused, batch_first=True),),
@@ -252,26 +256,26 @@ def loss_of(model: T5ForConditionalGeneration, batch: list[Encoded]) -> tuple[to
     return loss, {"tokens": ids.numel()}
 
 
-def exact_share(folder: Path, count: int, most: int) -> float:
-    """Share of `count` held-out examples, of at most `most` passages, that the reader in `folder` answers
-    exactly.
+def exact_share(folder: Path, count: int, max_passages: int) -> float:
+    """The share of `count` held-out examples that the reader in `folder` answers exactly.
 
-    Put and read as the tool does. An example that no passage answers is right if nothing is answered.
+    Inputs and outputs are processed as in the tool. Without an answer in the passages, an empty
+    answer is correct.
     """
     rng = Random("held-out worlds")
-    examples = [example(rng, whole=0.0, most=most) for _ in range(count)]
+    examples = [example(rng, article_share=0.0, max_passages=max_passages) for _ in range(count)]
     config = READER.model_copy(update={"model": str(folder), "device": "cpu"})
     model, tokenizer = load_seq2seq(config, "reader")
     inputs = [
         [
             encode_text(tokenizer, part, config.max_passage_tokens)
-            for part in reader_texts(config, o.question, o.passages)
+            for part in reader_texts(config, e.question, e.passages)
         ]
-        for o in examples
+        for e in examples
     ]
     reader = Seq2Seq(model, tokenizer, max_batch_tokens=config.max_batch_tokens)
     answers = reader.generate(inputs, [config.max_answer_tokens] * count)
-    return sum(said == one.answer for said, one in zip(answers, examples, strict=True)) / count
+    return sum(answer == e.answer for answer, e in zip(answers, examples, strict=True)) / count
 
 
 def main() -> None:
@@ -280,17 +284,15 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, help="only measure the reader in this folder")
     args = parser.parse_args()
     if args.evaluate:
-        for most in (1, PASSAGES):
-            share = exact_share(args.evaluate, 1_000, most)
-            print(f"at most {most} passages: {share:.1%} of 1,000 questions about held-out worlds are right")
+        for max_passages in (1, PASSAGES):
+            share = exact_share(args.evaluate, 1_000, max_passages)
+            passages = f"at most {max_passages} passages"
+            print(f"{passages}: {share:.1%} of 1,000 questions about held-out worlds are right")
         return
-    folder: Path = args.output / "tokenizer"
-    if not folder.exists():
-        train_tokenizer().save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    # T5 does not divide attention's scores by the root of a head's size; its q starts that much smaller.
-    slower = {".q.weight": architecture().d_kv ** -0.5}
-    trainer = training.Trainer(untrained(), args.steps, args.device, slower)
+    tokenizer = training.tokenizer_of(args.output, train_tokenizer)
+    # T5 does not divide attention scores by the root of a head's size; q starts that much smaller.
+    rate_scales = {".q.weight": architecture().d_kv ** -0.5}
+    trainer = training.Trainer(untrained(), args.steps, args.device, rate_scales)
     training.run(trainer, tokenizer, args, lambda seed: Batches(tokenizer, seed - 1), loss_of)
 
 

@@ -1,12 +1,13 @@
-"""Train the demo's translator: German to English with a small model of NLLB's architecture (german.py).
+"""Train the demo's translator: German to English, with a small model of NLLB's architecture.
 
     python -m demo.train_translator --output runs/translator          # resumes where it stopped
     python -m demo.train_translator --output runs/translator --export demo/models/translator
-    python -m demo.train_translator --evaluate demo/models/translator # sentences that no training saw
+    python -m demo.train_translator --evaluate demo/models/translator # on sentences that were not trained on
 
-The result is what facebook/nllb-200-distilled-600M is, in small: M2M100ForConditionalGeneration with an
-NllbTokenizer, ``deu_Latn`` and ``eng_Latn`` its only languages; tools_service/tools/mt.py loads either.
-One sentence in twenty, chosen by its hash, is never trained on.
+The result is a small version of facebook/nllb-200-distilled-600M: M2M100ForConditionalGeneration
+with an NllbTokenizer, whose only languages are ``deu_Latn`` and ``eng_Latn``.
+tools_service/tools/mt.py loads both. One sentence in twenty, selected by its hash, is held out from
+training.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ PAD, EOS = 1, 2  # NLLB's
 
 
 def held_out(phrase: Phrase) -> bool:
-    """Whether this sentence is kept from all training."""
+    """Whether this sentence is held out from training."""
     return hashlib.blake2b(phrase.german.encode(), digest_size=1).digest()[0] % 20 == 0
 
 
-def phrases(rng: Random, *, kept: bool) -> Iterator[Phrase]:
-    """Endless sentences: those that are held out (`kept`), or those that are trained on."""
+def phrases(rng: Random, *, held: bool) -> Iterator[Phrase]:
+    """Endless sentences: those that are held out (`held`), or those for training."""
     while True:
         phrase = german.sentence(rng)
-        if held_out(phrase) == kept:
+        if held_out(phrase) == held:
             yield phrase
 
 
 def train_tokenizer(seed: int = 0, count: int = 8_000) -> NllbTokenizer:
-    """NLLB's kind of tokenizer, BPE over words marked with ▁, from phrases of both languages."""
+    """Train a tokenizer like NLLB's (BPE over words marked with ▁) on phrases of both languages."""
     rng = Random(seed)
     texts = [text for _ in range(count) for text in _both(german.sentence(rng))]
     inner = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -65,10 +66,10 @@ def train_tokenizer(seed: int = 0, count: int = 8_000) -> NllbTokenizer:
         vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     inner.train_from_iterator(texts, trainer)
-    learnt = json.loads(inner.to_str())["model"]
+    trained = json.loads(inner.to_str())["model"]
     return NllbTokenizer(
-        vocab=learnt["vocab"],
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],
         extra_special_tokens=[GERMAN, ENGLISH],
         src_lang=GERMAN,
     )
@@ -79,7 +80,7 @@ def _both(phrase: Phrase) -> tuple[str, str]:
 
 
 def architecture(vocabulary: int) -> M2M100Config:
-    """The model: 2 layers that read and 2 that write, width 128."""
+    """The model: 2 encoder and 2 decoder layers of width 128."""
     return M2M100Config(
         vocab_size=vocabulary,
         d_model=128,
@@ -101,13 +102,13 @@ def architecture(vocabulary: int) -> M2M100Config:
 
 
 class Batches:
-    """Endless batches of encoded pairs of like length: the German's ids and the English's."""
+    """Endless batches of encoded pairs (German ids, English ids) of similar length."""
 
     def __init__(self, tokenizer: NllbTokenizer, seed: int) -> None:
         self._tokenizer, self._rng = tokenizer, Random(seed)
 
     def __iter__(self) -> Iterator[list[tuple[Ids, Ids]]]:
-        source = phrases(self._rng, kept=False)
+        source = phrases(self._rng, held=False)
         while True:
             drawn = [self._varied(next(source)) for _ in range(8 * PHRASES_PER_STEP)]
             foreign = self._encode(GERMAN, [phrase.german for phrase in drawn])
@@ -118,7 +119,7 @@ class Batches:
             yield from batches
 
     def _varied(self, phrase: Phrase) -> Phrase:
-        """One in ten without its full stop, as a call may have it."""
+        """One in ten without its full stop, because the input of a call may lack it."""
         if self._rng.random() < 0.1:
             return Phrase(phrase.german.rstrip("."), phrase.english.rstrip("."))
         return phrase
@@ -131,7 +132,7 @@ class Batches:
 def loss_of(
     model: M2M100ForConditionalGeneration, batch: list[tuple[Ids, Ids]]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean loss of the English tokens (nats), and the number of tokens of both sides, padding included."""
+    """Mean loss of the English tokens (nats); number of tokens of both sides with padding."""
     device = model.device
     ids = pad_sequence([torch.tensor(row) for row, _ in batch], True, PAD).to(device)
     labels = pad_sequence([torch.tensor(row) for _, row in batch], True, -100).to(device)
@@ -144,11 +145,12 @@ def loss_of(
 
 
 def exact_share(folder: Path, count: int) -> float:
-    """Share of `count` held-out sentences that the tool translates exactly."""
-    source = phrases(Random("held-out sentences"), kept=True)
-    wanted = [next(source) for _ in range(count)]
-    answers = MT(MTConfig(model=str(folder), device="cpu"))([ToolInput(phrase.german) for phrase in wanted])
-    return sum(said.result == one.english for said, one in zip(answers, wanted, strict=True)) / count
+    """The share of `count` held-out sentences that the tool translates exactly."""
+    source = phrases(Random("held-out sentences"), held=True)
+    sentences = [next(source) for _ in range(count)]
+    tool = MT(MTConfig(model=str(folder), device="cpu"))
+    answers = tool([ToolInput(phrase.german) for phrase in sentences])
+    return sum(a.result == phrase.english for a, phrase in zip(answers, sentences, strict=True)) / count
 
 
 def main() -> None:
@@ -160,10 +162,7 @@ def main() -> None:
         share = exact_share(args.evaluate, 1_000)
         print(f"{share:.1%} of 1,000 held-out sentences translated exactly")
         return
-    folder: Path = args.output / "tokenizer"
-    if not folder.exists():
-        train_tokenizer().save_pretrained(folder)
-    tokenizer = NllbTokenizer.from_pretrained(folder)
+    tokenizer = training.tokenizer_of(args.output, train_tokenizer)
     torch.manual_seed(0)
     model = M2M100ForConditionalGeneration(architecture(len(tokenizer)))
     trainer = training.Trainer(model, args.steps, args.device)

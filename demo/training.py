@@ -1,8 +1,8 @@
-"""What the trainings of the demo's small models share: a tokenizer, an optimizer, a loop that resumes.
+"""The common parts of the demo's trainings: a tokenizer, an optimizer, a loop that resumes.
 
-CPU suffices: bfloat16 arithmetic over float32 master weights, Muon for the matrices and AdamW for the rest.
-A training is a folder: ``tokenizer``, ``checkpoint.pt``, ``log.jsonl`` and at the end ``model``. The same
-command goes on where it stopped.
+A CPU suffices: bfloat16 arithmetic with float32 master weights, Muon for the matrices and AdamW for
+the rest. A training is a folder with ``tokenizer``, ``checkpoint.pt``, ``log.jsonl`` and at the end
+``model``. The same command resumes it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tools_service.base.checkpoints import load_tokenizer
+
 Batch = TypeVar("Batch")
 
-# Two digits a token, the space with the first of them: a number is one token up to 99 and two up to 9,999.
+# Two digits per token, the leading space included: numbers to 99 are one token, to 9,999 two tokens.
 SPLIT = r" ?\d{1,2}| ?\p{L}+|\n+| ?[^\s\p{L}\d]+|\s+"
 
 
 def byte_level_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
-    """A byte-level BPE tokenizer of `vocabulary` tokens, `special` the first of them."""
+    """Train a byte-level BPE tokenizer of `vocabulary` tokens; `special` are the first ones."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -44,17 +46,21 @@ def byte_level_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) ->
     return tokenizer
 
 
+def tokenizer_of(output: Path, train: Callable[[], PreTrainedTokenizerBase]) -> Any:
+    """The tokenizer of the training in `output`; trained by `train` at the first start."""
+    folder = output / "tokenizer"
+    if not folder.exists():
+        train().save_pretrained(folder)
+    return load_tokenizer(str(folder), "tokenizer")
+
+
 class Trainer:
-    """Steps, checkpoints and the export of one model."""
+    """Optimizer steps, checkpoints and the export of one model."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        steps: int,
-        device: str,
-        slower: Mapping[str, float] | None = None,
+        self, model: PreTrainedModel, steps: int, device: str, rate_scales: Mapping[str, float] | None = None
     ) -> None:
-        """`slower` scales the rate of matrices, by the end of their names."""
+        """`rate_scales` scales the learning rate of matrices, by the end of their names."""
         self.steps, self.device, self.step = steps, device, 0
         self.model = model.to(device)
         self.master = {
@@ -72,9 +78,9 @@ class Trainer:
         }
         groups: dict[float, list[torch.Tensor]] = {}
         for name in sorted(matrices):
-            scale = next((by for end, by in (slower or {}).items() if name.endswith(end)), 1.0)
+            scale = next((by for end, by in (rate_scales or {}).items() if name.endswith(end)), 1.0)
             groups.setdefault(scale, []).append(self.master[name])
-        muon = [{"params": found, "lr": 0.02 * scale} for scale, found in groups.items()]
+        muon = [{"params": group, "lr": 0.02 * scale} for scale, group in groups.items()]
         others = [p for name, p in self.master.items() if name not in matrices]
         self.optimizers = [
             torch.optim.Muon(muon, lr=0.02, momentum=0.95, weight_decay=0.01),
@@ -83,7 +89,7 @@ class Trainer:
         self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def update(self, loss: torch.Tensor) -> None:
-        """One optimizer step down the gradient of `loss`."""
+        """One optimizer step along the gradient of `loss`."""
         loss.backward()
         progress = self.step / self.steps
         scale = min(1.0, (self.step + 1) / 100) * min(1.0, max(0.02, (1 - progress) / 0.4))
@@ -97,29 +103,29 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.master.values(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        self._show()
+        self._copy_master()
         self.step += 1
 
-    def _show(self) -> None:
+    def _copy_master(self) -> None:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(self.master[name])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint atomically."""
         state = {"step": self.step, "master": {k: v.detach() for k, v in self.master.items()}}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint."""
+        """Restore a checkpoint."""
         state = torch.load(path, map_location=self.device)
         self.step = state["step"]
         with torch.no_grad():
             for name, parameter in self.master.items():
                 parameter.copy_(state["master"][name])
-        self._show()
+        self._copy_master()
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
@@ -136,9 +142,7 @@ def command_line(description: str | None, output: str, steps: int) -> argparse.A
     parser.add_argument("--steps", type=int, default=steps, help="optimizer steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
-    parser.add_argument(
-        "--export", type=Path, help="only write the model of the last checkpoint to this folder"
-    )
+    parser.add_argument("--export", type=Path, help="only export the last checkpoint's model to this folder")
     return parser
 
 
@@ -149,11 +153,12 @@ def run(
     batches: Callable[[int], Iterable[Batch]],
     loss_of: Callable[[Any, Batch], tuple[torch.Tensor, dict[str, float]]],
 ) -> None:
-    """Go on from the last checkpoint to the last step and write the model, or only export the checkpoint's.
+    """Train from the last checkpoint to the last step and write the model; with --export, only
+    write it.
 
-    `batches` takes a seed; `loss_of` gives a batch's loss and what is logged beside it: the number of
-    "tokens" that went through, and values to be averaged (NaN where there is none). A line of log.jsonl every
-    20 steps.
+    `batches` takes a seed. `loss_of` returns a batch's loss and values for the log: the number of
+    "tokens" processed, and values to average (NaN if there is none). log.jsonl gets a line every 20
+    steps.
     """
     checkpoint = args.output / "checkpoint.pt"
     if checkpoint.exists():
@@ -180,8 +185,8 @@ def _log(output: Path, step: int, recent: list[dict[str, float]], seconds: float
     line: dict[str, float] = {"step": step}
     for name in recent[0]:
         if name != "tokens":
-            line[name] = torch.tensor([one[name] for one in recent]).nanmean().item()
-    line["tokens_per_s"] = round(sum(one["tokens"] for one in recent) / seconds)
+            line[name] = torch.tensor([values[name] for values in recent]).nanmean().item()
+    line["tokens_per_s"] = round(sum(values["tokens"] for values in recent) / seconds)
     print(json.dumps(line), flush=True)
     with (output / "log.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")

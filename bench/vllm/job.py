@@ -1,16 +1,18 @@
-"""The annotation of texts with vLLM, as someone who knows vLLM well would write it.
+"""Annotation with vLLM, written as someone who knows vLLM well would write it.
 
-In: the interpreter of an environment with vLLM, the engine's model (its weights' folder, its tokenizer), the
-method's settings, texts. Out: the scored calls of each text and what was run; and the engine's own calls
-scored again, which is how the losses are compared, since vLLM draws with random numbers of its own.
+In: the interpreter of an environment with vLLM, and a workload. Out: the scored calls of each text
+with the usage, and the engine's own calls scored by vLLM. The losses are compared on the engine's
+calls, because vLLM draws with random numbers of its own.
 
-All texts go through a step at once. Positions: a forward of prompt, text, suffix and text, the prompt cached,
-with the likeliest tokens listed at each position; where <API> is not listed and may be among the best, it is
-asked for by itself. Draws: every position's context is cached but for its last block; m draws end with ], or
-with what no call can have in it. Losses: each distinct sequence once, up to the last token needed, L(e(c))
-only where it can decide. Tokenising, reading calls, tools and weights are done here, on the same clock: vLLM
-(bench.vllm_worker, a process of its own) sees token ids only. Written for tokenizers whose ``<API>`` is one
-token.
+Every step handles all texts at once. Positions: one forward over prompt, text, suffix and text,
+with the prompt cached, lists the likeliest tokens at each position; where <API> is not listed but
+may be among the best positions, its probability is requested separately. Draws: the context of
+every position is cached up to its last block; m draws end at ], or at a token that no call can
+contain. Losses: every distinct sequence runs once, up to the last token needed, and L(e(c)) only
+where it can decide.
+
+Tokenizing, parsing, tools and weights are done here, on the same clock. vLLM (bench/vllm/worker.py,
+in its own process) sees token ids only. Works only with tokenizers whose ``<API>`` is one token.
 """
 
 from __future__ import annotations
@@ -26,15 +28,16 @@ import numpy as np
 import torch
 
 from bench.measuring import measured
-from bench.systems import Run, nothing
-from bench.vllm.process import Vllm, engine_settings, environment, folder
-from bench.workload import Subject
+from bench.plain import passes_mt_rule, prompt_ids, scored_call
+from bench.systems import SystemRun, no_wait
+from bench.vllm.process import VllmProcess, engine_settings, environment, model_folder
+from bench.workload import Workload
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import causal_cost
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall, execute
-from pipeline.method.filtering import WEIGHTS, only_after, weighted_loss
+from pipeline.method.filtering import WEIGHTS, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import CONTROLS, Malformed, linearise, parse_call
@@ -42,66 +45,74 @@ from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import TokenizedText, decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
 
-LISTED = (
-    100  # most of the likeliest tokens to ask for at each position; none of the others has above 1 / LISTED
-)
+TOP_LOGPROBS = 100
+"""Most tokens to list per position. Those left out have p of at most 1 / TOP_LOGPROBS."""
 WARM_UP = 8  # texts
-_ENDS = re.compile(rf"[{CONTROLS}\[\]]")  # what ends a draw, as a call or as none
+_STOP = re.compile(rf"[{CONTROLS}\[\]]")  # a token with one of these ends a draw, with a call or without
 
-Ask = Callable[..., dict[str, Any]]
-Where = tuple[int, str, int]
+Request = Callable[..., dict[str, Any]]
+LossKey = tuple[int, str, int]
 """A loss: the number of its text, the prefix z, the token i of the text."""
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What vLLM made of it."""
+class VllmResult:
+    """The outcome of one job in vLLM."""
 
-    run: Run
+    run: SystemRun
     scored: list[list[Call]]
-    """The given calls of each text, as vLLM scores them."""
-    about: dict[str, Any]
-    """How it was set up, and where its time went."""
+    """The engine's calls of each text, as vLLM scores them."""
+    setup: dict[str, Any]
+    """Versions, settings and variables of vLLM, and where its time went."""
 
 
-def contest(
-    python: str, subject: Subject, given: Sequence[Sequence[Call]], ready: Callable[[], Any] = nothing
-) -> Contest:
-    """vLLM's run of the texts, which begins when `ready` returns; and the `given` calls of each text scored.
+def run_vllm(
+    python: str,
+    workload: Workload,
+    engine_calls: Sequence[Sequence[Call]],
+    ready: Callable[[], Any] = no_wait,
+) -> VllmResult:
+    """Annotate the texts with vLLM, with the clock started when `ready` returns; then score
+    `engine_calls`.
 
-    On the clock is all but starting, loading, compiling and a warm-up; the CPU time is both processes', the
-    peak of memory vLLM's, with the cache it allots itself.
+    Starting, loading, compiling and a warm-up are not timed. The CPU time is that of both
+    processes. The peak memory is vLLM's, including the cache that it allocates for itself.
     """
-    model, texts = subject.model, subject.texts
+    model, texts = workload.model, workload.texts
     env = environment(python, model.device)
-    with folder(model) as path:
+    with model_folder(model) as path:
         settings = engine_settings(model, path)
-        vllm = Vllm(python, env)
+        vllm = VllmProcess(python, env)
         try:
-            loaded = vllm.ask("load", **settings)
-            job = Job(vllm.ask, model, subject.tools, subject.method)
-            job.warm_up(texts[:WARM_UP])
+            loaded = vllm.request("load", **settings)
+            annotator = VllmAnnotator(vllm.request, model, workload.tools, workload.method)
+            annotator.warm_up(texts[:WARM_UP])
             ready()
-            with measured(torch.device("cpu")) as took:
-                calls = job.annotate(texts)
-            took |= {"cpu_s": took["cpu_s"] + sum(job.cpu_s.values()), "peak_mib": job.peak_mib}
-            run = Run("vLLM", took, job.candidates, calls, dict(job.usage), job.forwards)
-            about = {
+            with measured(torch.device("cpu")) as timing:
+                calls = annotator.annotate(texts)
+            timing["cpu_s"] += sum(annotator.cpu_s.values())
+            timing["peak_mib"] = annotator.peak_mib
+            usage, forwards = dict(annotator.usage), annotator.forwards
+            run = SystemRun("vLLM", timing, annotator.candidates, calls, usage, forwards)
+            setup = {
                 "versions": loaded["versions"],
                 "settings": settings,
                 "environment": {
                     name: env[name] for name in sorted(env) if name.startswith(("VLLM_", "LD_P"))
                 },
-                "wall_s_in_vllm": dict(job.wall_s),
+                "wall_s_in_vllm": dict(annotator.wall_s),
             }
-            again = [executed_again(model, *pair) for pair in zip(texts, given, strict=True)]
-            return Contest(run, job.score(texts, again), about)
+            to_score = [
+                calls_to_score(model, text, of_text)
+                for text, of_text in zip(texts, engine_calls, strict=True)
+            ]
+            return VllmResult(run, annotator.score(texts, to_score), setup)
         finally:
             vllm.close()
 
 
-def executed_again(model: LanguageModel, text: Text, calls: Iterable[Call]) -> list[ExecutedCall]:
-    """Scored calls as calls to score."""
+def calls_to_score(model: LanguageModel, text: Text, calls: Iterable[Call]) -> list[ExecutedCall]:
+    """Scored calls as executed calls, so that they can be scored again."""
     starts = model.encode([text.text])[0].starts.tolist()
     return [
         ExecutedCall(
@@ -114,10 +125,10 @@ def executed_again(model: LanguageModel, text: Text, calls: Iterable[Call]) -> l
 
 
 @dataclass
-class Job:
-    """The whole method on texts of one tool, given something that answers as bench.vllm_worker does."""
+class VllmAnnotator:
+    """The whole method for one tool. `request` answers as bench/vllm/worker.py does."""
 
-    ask: Ask
+    request: Request
     model: LanguageModel
     tools: ToolClient
     method: MethodConfig
@@ -130,128 +141,125 @@ class Job:
 
     def __post_init__(self) -> None:
         if len(self.model.call_tokens.api) != 1:
-            raise SystemExit("vLLM's job is written for tokenizers whose <API> is one token")
+            raise SystemExit("annotation with vLLM needs a tokenizer whose <API> is one token")
         [self.tool] = self.method.tools
         self.settings: ToolMethod = self.method.of(self.tool)
-        tokenizer, pieces = self.model.tokenizer, self.model.call_tokens.token_strings
         self.template = load_prompt(self.tool, self.method.prompts)
-        plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         self.bos = list(self.model.call_tokens.bos)
-        self.prompt = [*self.bos, *tokenizer(self.template.prefix, **plain).input_ids]
-        self.suffix = tokenize_continuations(tokenizer, [self.template.suffix])[0].ids.tolist()
-        ending = {token for token, piece in enumerate(pieces) if _ENDS.search(piece)}
-        self.stop = sorted(
-            {*ending, *tokenizer.all_special_ids, *range(len(pieces), self.model.vocabulary_size)}
-        )
+        self.prefix, self.suffix = prompt_ids(self.model, self.template)
+        strings = self.model.call_tokens.token_strings
+        unknown = range(len(strings), self.model.vocabulary_size)
+        self.special = {*self.model.tokenizer.all_special_ids, *unknown}
+        ending = {token for token, string in enumerate(strings) if _STOP.search(string)}
+        self.stop = sorted(ending | self.special)
 
     def warm_up(self, texts: Sequence[Text]) -> None:
-        """Whatever is compiled at first use; afterwards the prompt is cached, and nothing else."""
+        """Compile what vLLM compiles at first use. Afterwards only the prompt is cached."""
         self.annotate(texts)
-        self.ask("forget")
-        self.ask("draw", ids=[self.prompt], m=1, max_tokens=1, stop=self.stop)
+        self.request("reset_cache")
+        self.request("sample", ids=[self.prefix], m=1, max_tokens=1, stop=self.stop)
         self.candidates, self.forwards, self.peak_mib = 0, 0, 0.0
-        for counted in (self.usage, self.wall_s, self.cpu_s):
-            counted.clear()
+        for counts in (self.usage, self.wall_s, self.cpu_s):
+            counts.clear()
 
     def annotate(self, texts: Sequence[Text]) -> list[list[Call]]:
         """The scored calls of each text."""
         encoded = self.model.encode([text.text for text in texts])
-        chosen = self.positions(texts, encoded)
+        positions = self.select_positions(texts, encoded)
         contexts = []
-        for n, i in chosen:
+        for n, i in positions:
             x = encoded[n].ids.tolist()
-            contexts.append([*self._before(x), *x[:i], *self.model.call_tokens.api])
+            contexts.append([*self._context(x), *x[:i], *self.model.call_tokens.api])
         candidates: list[list[Candidate]] = [[] for _ in texts]
-        for ((n, i), p), counts in zip(chosen.items(), self.draw(contexts), strict=True):
+        for ((n, i), p), counts in zip(positions.items(), self.draw(contexts), strict=True):
             start = int(encoded[n].starts[i])
             candidates[n] += [
-                Candidate(self.tool, start, i, p, call, draws) for call, draws in counts.items()
+                Candidate(self.tool, start, i, p, call, count) for call, count in counts.items()
             ]
         self.candidates += sum(map(len, candidates))
         dates = [select(self.tool, text, self.method).date for text in texts]
         return self.score(texts, execute(candidates, dates, self.tools))
 
-    def positions(
+    def select_positions(
         self, texts: Sequence[Text], encoded: Sequence[TokenizedText]
     ) -> dict[tuple[int, int], float]:
-        """p(<API>) at each chosen position, by the text's number and the token's."""
+        """p(<API>) at each selected position, by the text's number and the token's."""
         room = self.model.max_text_tokens(self.template, self.settings.max_call_tokens)
-        tried = [
+        selected = [
             n
             for n, text in enumerate(texts)
             if select(self.tool, text, self.method).chosen and 0 < len(encoded[n].ids) <= room
         ]
-        usable = {n: encoded[n].starts >= 0 for n in tried}
+        usable = {n: encoded[n].starts >= 0 for n in selected}
         for mask in usable.values():
             mask[0] &= bool(self.bos)
-        p_api = self._p_api({n: encoded[n].ids.tolist() for n in tried}, usable)
-        return {(n, i): float(p_api[n][i]) for n in tried for i in self._best(p_api[n], usable[n])}
+        p_api = self._p_api({n: encoded[n].ids.tolist() for n in selected}, usable)
+        return {(n, i): float(p_api[n][i]) for n in selected for i in self._best(p_api[n], usable[n])}
 
-    def _before(self, x: Sequence[int]) -> list[int]:
+    def _context(self, x: Sequence[int]) -> list[int]:
         """The context of a text's first token."""
-        return [*self.prompt, *x, *self.suffix]
+        return [*self.prefix, *x, *self.suffix]
 
     def _best(self, p_api: np.ndarray, usable: np.ndarray) -> list[int]:
-        found: list[int] = select_positions(p_api, usable, self.settings.tau_s, self.settings.k).tolist()
-        return found
+        best: list[int] = select_positions(p_api, usable, self.settings.tau_s, self.settings.k).tolist()
+        return best
 
     def _p_api(self, ids: Mapping[int, list[int]], usable: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """p(<API>) before each token [n] of each text; zero where it cannot matter, which is where it was not
-        listed and is no more than tau_s, or less than at each of k other positions. Where it was not listed
-        and might matter, it is asked for by itself."""
+        """p(<API>) before each token [n] of each text, or zero where the value cannot matter.
+
+        It cannot matter where <API> is not listed and its probability is at most tau_s, or lower
+        than at k other positions. Where it is not listed and may matter, it is requested
+        separately.
+        """
         if not ids:
             return {}
         api, tau_s, k = self.model.call_tokens.api[0], self.settings.tau_s, self.settings.k
         distinct = list({tuple(x): n for n, x in ids.items()}.values())
-        before = {n: self._before(ids[n]) for n in distinct}
-        whole, starts = [[*before[n], *ids[n]] for n in distinct], [len(before[n]) for n in distinct]
-        listed = min(LISTED, self.model.vocabulary_size, math.ceil(1 / tau_s) if tau_s else LISTED)
-        answer = self._ask("listed", ids=whole, starts=starts, token=api, listed=listed)
-        self._feed("positions", whole, answer["fed"])
-        found: dict[tuple[int, ...], np.ndarray] = {}
-        open_: list[tuple[int, int]] = []
-        for n, logprobs, least in zip(distinct, answer["logprobs"], answer["least"], strict=True):
-            missing = np.array([one is None for one in logprobs])
-            p = np.exp(np.array([-np.inf if one is None else one for one in logprobs]))
+        context = {n: self._context(ids[n]) for n in distinct}
+        whole, starts = [[*context[n], *ids[n]] for n in distinct], [len(context[n]) for n in distinct]
+        top = min(TOP_LOGPROBS, self.model.vocabulary_size, math.ceil(1 / tau_s) if tau_s else TOP_LOGPROBS)
+        response = self._request("top_logprobs", ids=whole, starts=starts, token=api, top=top)
+        self._record("positions", whole, response["fed"])
+        p_api: dict[tuple[int, ...], np.ndarray] = {}
+        unknown: list[tuple[int, int]] = []  # text and token where <API> is requested separately
+        for n, logprobs, lowest in zip(distinct, response["logprobs"], response["lowest"], strict=True):
+            missing = np.array([logprob is None for logprob in logprobs])
+            p = np.exp(np.array([-np.inf if logprob is None else logprob for logprob in logprobs]))
             best = self._best(p, usable[n])
-            floor = max(tau_s, p[best].min() if len(best) == k else 0.0)
-            open_ += [(n, int(i)) for i in np.flatnonzero(usable[n] & missing & (np.exp(least) >= floor))]
-            found[tuple(ids[n])] = p
-        if open_:
-            contexts = [[*before[n], *ids[n][:i]] for n, i in open_]
-            answer = self._ask("next", ids=contexts, token=api)
-            self._feed("positions", contexts, answer["fed"])
-            for (n, i), logprob in zip(open_, answer["logprobs"], strict=True):
-                found[tuple(ids[n])][i] = math.exp(logprob)
-        return {n: found[tuple(x)] for n, x in ids.items()}
+            threshold = max(tau_s, p[best].min() if len(best) == k else 0.0)
+            may_matter = usable[n] & missing & (np.exp(lowest) >= threshold)
+            unknown += [(n, int(i)) for i in np.flatnonzero(may_matter)]
+            p_api[tuple(ids[n])] = p
+        if unknown:
+            contexts = [[*context[n], *ids[n][:i]] for n, i in unknown]
+            response = self._request("next_logprob", ids=contexts, token=api)
+            self._record("positions", contexts, response["fed"])
+            for (n, i), logprob in zip(unknown, response["logprobs"], strict=True):
+                p_api[tuple(ids[n])][i] = math.exp(logprob)
+        return {n: p_api[tuple(x)] for n, x in ids.items()}
 
     def draw(self, contexts: Sequence[list[int]]) -> list[Counter[str]]:
-        """The calls drawn after each context, and how often each."""
+        """The calls drawn after each context, and how often each was drawn."""
         if not contexts:
             return []
-        m, most = self.settings.m, self.settings.max_call_tokens
-        answer = self._ask("draw", ids=contexts, m=m, max_tokens=most, stop=self.stop)
-        for context, fed, draws in zip(contexts, answer["fed"], answer["drawn"], strict=True):
+        m, max_tokens = self.settings.m, self.settings.max_call_tokens
+        response = self._request("sample", ids=contexts, m=m, max_tokens=max_tokens, stop=self.stop)
+        for context, fed, draws in zip(contexts, response["fed"], response["drawn"], strict=True):
             for draw in draws:
                 cost = causal_cost(len(context) - fed, fed) + causal_cost(len(context), len(draw) - 1)
-                self._spend("decode", cost + Cost(logits=len(draw)))
-        read = self._read({tuple(draw) for draws in answer["drawn"] for draw in draws})
+                self._add("decode", cost + Cost(logits=len(draw)))
+        calls = self._parse({tuple(draw) for draws in response["drawn"] for draw in draws})
         return [
-            Counter(call for draw in draws if not isinstance(call := read[tuple(draw)], Malformed))
-            for draws in answer["drawn"]
+            Counter(call for draw in draws if not isinstance(call := calls[tuple(draw)], Malformed))
+            for draws in response["drawn"]
         ]
 
-    def _read(self, drawn: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], str | Malformed]:
-        """The input of each draw's call, or why it is none."""
-        special = {
-            *self.model.tokenizer.all_special_ids,
-            *range(len(self.model.call_tokens.token_strings), self.model.vocabulary_size),
-        }
-        spelt = [draw for draw in drawn if draw[-1] not in special]
-        return dict.fromkeys(drawn, Malformed("special_token")) | {
-            draw: parse_call(text, self.tool)
-            for draw, text in zip(spelt, decode_continuations(self.model.tokenizer, spelt), strict=True)
-        }
+    def _parse(self, drawn: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], str | Malformed]:
+        """The input of each drawn call, or why it is no call."""
+        plain = [draw for draw in drawn if draw[-1] not in self.special]
+        strings = decode_continuations(self.model.tokenizer, plain)
+        calls: dict[tuple[int, ...], str | Malformed] = dict.fromkeys(drawn, Malformed("special_token"))
+        return calls | {d: parse_call(string, self.tool) for d, string in zip(plain, strings, strict=True)}
 
     def score(self, texts: Sequence[Text], executed: Sequence[Sequence[ExecutedCall]]) -> list[list[Call]]:
         """The losses of every call that has a result."""
@@ -259,81 +267,63 @@ class Job:
             (n, call.candidate, str(call.result))
             for n, calls in enumerate(executed)
             for call in calls
-            if call.result is not None and _passes(call.candidate, texts[n])
+            if call.result is not None and passes_mt_rule(call.candidate, texts[n])
         ]
-        ids = [one.ids.tolist() for one in self.model.encode([text.text for text in texts])]
+        ids = [tokenized.ids.tolist() for tokenized in self.model.encode([text.text for text in texts])]
         plus = [(n, linearise(c.tool, c.input, result), c.token_index) for n, c, result in jobs]
         empty = [(n, "", c.token_index) for n, c, _ in jobs]
         call = [(n, linearise(c.tool, c.input), c.token_index) for n, c, _ in jobs]
-        loss = self._losses(ids, [*plus, *empty], "plus")
-        close = [loss[e] - loss[p] >= self.settings.tau_f for e, p in zip(empty, plus, strict=True)]
-        loss |= self._losses(ids, [one for one, needed in zip(call, close, strict=True) if needed], "call")
+        losses = self._losses(ids, [*plus, *empty], "plus")
+        helpful = [losses[e] - losses[p] >= self.settings.tau_f for e, p in zip(empty, plus, strict=True)]
+        losses |= self._losses(
+            ids, [key for key, needed in zip(call, helpful, strict=True) if needed], "call"
+        )
         scored: list[list[Call]] = [[] for _ in texts]
         for (n, candidate, result), p, e, c in zip(jobs, plus, empty, call, strict=True):
-            scored[n].append(_scored(candidate, result, loss[p], loss[e], loss.get(c)))
+            scored[n].append(scored_call(candidate, result, losses[p], losses[e], losses.get(c)))
         return scored
 
-    def _losses(self, ids: Sequence[list[int]], wanted: Sequence[Where], phase: Phase) -> dict[Where, float]:
-        """L_i for each text, prefix z and position i; each z + x is one sequence for all its positions."""
-        if not wanted:
+    def _losses(
+        self, ids: Sequence[list[int]], keys: Sequence[LossKey], phase: Phase
+    ) -> dict[LossKey, float]:
+        """L_i for each text, prefix z and position i. Each z + x is one sequence."""
+        if not keys:
             return {}
-        strings = sorted({z for _, z, _ in wanted if z})
-        found = zip(strings, tokenize_continuations(self.model.tokenizer, strings), strict=True)
-        before = {"": self.bos} | {z: [*self.bos, *pieces.ids.tolist()] for z, pieces in found}
-        together: dict[tuple[int, str], set[int]] = {}
-        for n, z, i in wanted:
-            together.setdefault((n, z), set()).update(range(i, min(i + len(WEIGHTS), len(ids[n]))))
-        targets = [sorted(tokens) for tokens in together.values()]
-        pairs = list(zip(together, targets, strict=True))
-        sequences = [[*before[z], *ids[n][: tokens[-1] + 1]] for (n, z), tokens in pairs]
-        indices = [[len(before[z]) + t for t in tokens] for (_, z), tokens in pairs]
-        answer = self._ask("score", ids=sequences, wanted=indices)
-        for (_, z), sequence, fed in zip(together, sequences, answer["fed"], strict=True):
-            self._feed(phase if z else "empty", [sequence], [fed])
-        known = {
-            (n, z, t): logprob
-            for ((n, z), tokens), logprobs in zip(pairs, answer["logprobs"], strict=True)
-            for t, logprob in zip(tokens, logprobs, strict=True)
+        strings = sorted({z for _, z, _ in keys if z})
+        tokenized = zip(strings, tokenize_continuations(self.model.tokenizer, strings), strict=True)
+        prefix = {"": self.bos} | {z: [*self.bos, *text.ids.tolist()] for z, text in tokenized}
+        targets = {key: range(key[2], min(key[2] + len(WEIGHTS), len(ids[key[0]]))) for key in keys}
+        by_sequence: dict[tuple[int, str], set[int]] = {}
+        for (n, z, _), tokens in targets.items():
+            by_sequence.setdefault((n, z), set()).update(tokens)
+        pairs = [(pair, sorted(tokens)) for pair, tokens in by_sequence.items()]
+        sequences = [[*prefix[z], *ids[n][: tokens[-1] + 1]] for (n, z), tokens in pairs]
+        indices = [[len(prefix[z]) + t for t in tokens] for (_, z), tokens in pairs]
+        response = self._request("score", ids=sequences, indices=indices)
+        for (_, z), sequence, fed in zip(by_sequence, sequences, response["fed"], strict=True):
+            self._record(phase if z else "empty", [sequence], [fed])
+        logprob = {
+            (n, z, t): value
+            for ((n, z), tokens), values in zip(pairs, response["logprobs"], strict=True)
+            for t, value in zip(tokens, values, strict=True)
         }
         return {
-            (n, z, i): weighted_loss(
-                np.array([known[n, z, t] for t in range(i, min(i + len(WEIGHTS), len(ids[n])))])
-            )
-            for n, z, i in wanted
+            (n, z, i): weighted_loss(np.array([logprob[n, z, t] for t in tokens]))
+            for (n, z, i), tokens in targets.items()
         }
 
-    def _ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        answer = self.ask(do, **fields)
-        self.wall_s[do] += answer["wall_s"]
-        self.cpu_s[do] += answer["cpu_s"]
-        self.forwards += answer["forwards"]
-        self.peak_mib = max(self.peak_mib, answer["peak_mib"])
-        return answer
+    def _request(self, method: str, **fields: Any) -> dict[str, Any]:
+        response = self.request(method, **fields)
+        self.wall_s[method] += response["wall_s"]
+        self.cpu_s[method] += response["cpu_s"]
+        self.forwards += response["forwards"]
+        self.peak_mib = max(self.peak_mib, response["peak_mib"])
+        return response
 
-    def _feed(self, phase: Phase, sequences: Iterable[Sequence[int]], fed: Iterable[int]) -> None:
-        """Tokens that were run with logits for each, behind what was cached."""
+    def _record(self, phase: Phase, sequences: Iterable[Sequence[int]], fed: Iterable[int]) -> None:
+        """Add the cost of sequences whose last `fed` tokens ran, with logits for each."""
         for sequence, size in zip(sequences, fed, strict=True):
-            self._spend(phase, causal_cost(len(sequence) - size, size, size))
+            self._add(phase, causal_cost(len(sequence) - size, size, size))
 
-    def _spend(self, phase: Phase, cost: Cost) -> None:
+    def _add(self, phase: Phase, cost: Cost) -> None:
         self.usage[phase] = self.usage.get(phase, Cost()) + cost
-
-
-def _passes(candidate: Candidate, text: Text) -> bool:
-    """The MT rule."""
-    return candidate.tool != "MT" or not only_after(candidate.input, text.text, candidate.position)
-
-
-def _scored(candidate: Candidate, result: str, l_plus: float, l_empty: float, l_call: float | None) -> Call:
-    l_minus = l_empty if l_call is None else min(l_empty, l_call)
-    return Call(
-        tool=candidate.tool,
-        position=candidate.position,
-        p_api=candidate.p_api,
-        input=candidate.input,
-        result=result,
-        l_plus=l_plus,
-        l_empty=l_empty,
-        l_call=l_call,
-        gain=l_minus - l_plus,
-    )

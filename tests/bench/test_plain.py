@@ -1,4 +1,4 @@
-"""The plain procedure and the engine score the same calls: each checks the other."""
+"""The plain procedure and the engine score the same calls."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.annotate import same_calls
-from bench.fixtures import small_run as annotating
+from bench.annotate import compare_calls
+from bench.fixtures import small_run
 from bench.fixtures.small_run import annotator_model, texts
-from bench.plain import Plain
-from bench.systems import EachAlone, PromptAfresh, patient
+from bench.plain import PlainAnnotator
+from bench.systems import UncachedPrompt, UnsharedScoring, bracket_only_automaton
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Call
 from pipeline.method.annotator import Annotator
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def method(tmp_path: Path) -> MethodConfig:
-    """L(e(c)) is scored everywhere, as the plain procedure does."""
-    made = annotating.method(annotating.write_prompts(tmp_path / "prompts"))
-    low = made.calculator.model_copy(update={"tau_f": -1e9})
-    return made.model_copy(update={"calculator": low, "calendar": low})
+    """With thresholds so low that L(e(c)) is always scored, as in the plain procedure."""
+    settings = small_run.method(small_run.write_prompts(tmp_path / "prompts"))
+    low = settings.calculator.model_copy(update={"tau_f": -1e9})
+    return settings.model_copy(update={"calculator": low, "calendar": low})
 
 
 @pytest.fixture
@@ -33,30 +33,31 @@ def tools() -> LocalTools:
     return LocalTools.start(ToolsConfig(), ("Calculator", "Calendar"))
 
 
-def engine(annotator: Annotator) -> list[list[Call]]:
-    return [list(one.calls) for one in annotator.annotate(texts(4))]
+def calls_of(annotator: Annotator) -> list[list[Call]]:
+    return [list(annotation.calls) for annotation in annotator.annotate(texts(4))]
 
 
 def test_the_plain_procedure_scores_the_calls_that_the_engine_scores(
     method: MethodConfig, tools: LocalTools
 ) -> None:
-    plain = Plain(annotator_model(), tools, method)
-    found = same_calls(engine(Annotator(annotator_model(), tools, method)), plain.annotate(texts(4)), 0.0)
-    assert found["scored"] == [found["scored_by_both"]] * 2
-    assert found["scored_by_both"] >= 6
-    assert 0 < found["kept_by_both"] < found["scored_by_both"]
-    assert found["same_kept"]
-    assert found["largest_difference_of_a_loss"] < 1e-4
+    plain = PlainAnnotator(annotator_model(), tools, method)
+    engine = calls_of(Annotator(annotator_model(), tools, method))
+    same = compare_calls(engine, plain.annotate(texts(4)), 0.0)
+    assert same["scored"] == [same["scored_by_both"]] * 2
+    assert same["scored_by_both"] >= 6
+    assert 0 < same["kept_by_both"] < same["scored_by_both"]
+    assert same["same_kept"]
+    assert same["max_loss_difference"] < 1e-4
     assert plain.usage["decode"].tokens > plain.usage["positions"].tokens > 0
 
 
 def test_shortcuts_switched_off_change_no_call(method: MethodConfig, tools: LocalTools) -> None:
     model = annotator_model()
-    whole = engine(Annotator(model, tools, method))
-    for less in (PromptAfresh, EachAlone):
-        found = same_calls(whole, engine(less(model, tools, method)), 0.0)
-        assert found["scored"] == [found["scored_by_both"]] * 2
-        assert found["largest_difference_of_a_loss"] < 1e-4
-    table = patient(model)
+    engine = calls_of(Annotator(model, tools, method))
+    for without_shortcut in (UncachedPrompt, UnsharedScoring):
+        same = compare_calls(engine, calls_of(without_shortcut(model, tools, method)), 0.0)
+        assert same["scored"] == [same["scored_by_both"]] * 2
+        assert same["max_loss_difference"] < 1e-4
+    table = bracket_only_automaton(model)
     assert table.shape == (1, model.vocabulary_size)
     assert set(table[0, list(model.call_tokens.api)]) == {0}

@@ -1,4 +1,4 @@
-"""The dashboard: queries of metrics that exist, and data in every panel while a run goes on."""
+"""The dashboard: its queries name existing metrics, and every panel has data during a run."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.fixtures import small_run as annotating
-from cluster.dashboards import DASHBOARD, OURS, RAYS, Panel, faults, main, read_panels
+from bench.fixtures import small_run
+from cluster.dashboards import DASHBOARD, PIPELINE_METRICS, RAY_METRICS, Panel, main, problems, read_panels
 from cluster.local import ROOT, LocalCluster
 from pipeline.annotation.metrics import BATCH_SECONDS
 
 MONITORING = ROOT / "cluster" / "monitoring"
-# What nothing can be shown of on a machine without a GPU.
-WITHOUT_GPU = {"FLOP utilisation", "GPU memory in use", "GPU busy"}
+# Panels that stay empty on a machine without a GPU.
+GPU_PANELS = {"FLOP utilisation", "GPU memory in use", "GPU busy"}
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("panel", read_panels(), ids=lambda panel: panel.title)
 def test_queries_name_metrics_and_labels_that_exist(panel: Panel) -> None:
     assert panel.queries
-    assert list(faults(panel)) == []
+    assert list(problems(panel)) == []
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("query", "legend", "said"),
+    ("query", "legend", "message"),
     [
         ("sum(rate(ray_toolformer_texts[1m]))", "", "no metric ray_toolformer_texts"),
         ("rate(ray_toolformer_texts_totals[1m])", "", "no metric ray_toolformer_texts_totals"),
@@ -45,17 +45,17 @@ def test_queries_name_metrics_and_labels_that_exist(panel: Panel) -> None:
         ("sum by (le) (ray_toolformer_batch_seconds_sum)", "", "no label le"),
     ],
 )
-def test_queries_that_name_none_are_told(query: str, legend: str, said: str) -> None:
-    assert [said in fault for fault in faults(Panel("a panel", ((query, legend),), False))] == [True]
+def test_unknown_metrics_and_labels_are_named(query: str, legend: str, message: str) -> None:
+    assert [message in problem for problem in problems(Panel("a panel", ((query, legend),), False))] == [True]
 
 
 @pytest.mark.unit
 def test_every_metric_is_shown() -> None:
-    """Of a histogram one of its three."""
-    asked = set(re.findall(r"\bray_\w+", DASHBOARD.read_text()))
+    """For a histogram, one of its three metrics is enough."""
+    queried = set(re.findall(r"\bray_\w+", DASHBOARD.read_text()))
     of_histogram = set(BATCH_SECONDS.exported)
-    assert asked - of_histogram == (OURS.keys() | RAYS.keys()) - of_histogram
-    assert asked & of_histogram
+    assert queried - of_histogram == (PIPELINE_METRICS.keys() | RAY_METRICS.keys()) - of_histogram
+    assert queried & of_histogram
 
 
 @pytest.mark.unit
@@ -82,7 +82,7 @@ def test_provisioning_is_yaml_that_finds_the_dashboard() -> None:
 
 
 @pytest.mark.unit
-def test_no_prometheus_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_prometheus_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--prometheus", "http://127.0.0.1:1"]) == 2
     assert "http://127.0.0.1:1" in capsys.readouterr().err
 
@@ -91,14 +91,14 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 import ray
-from pipeline.annotation import annotate
-from tests import annotating
+from bench.fixtures import small_run
+from pipeline.annotation.run import annotate
 
 ray.init(log_to_driver=False)
 targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes()]
 print(json.dumps(targets), flush=True)
 world = Path(sys.argv[1])
-annotate(annotating.config(world, world / "annotations", texts_per_batch=4))
+annotate(small_run.config(world, world / "annotations", texts_per_batch=4))
 """
 
 
@@ -113,7 +113,7 @@ def process(command: Sequence[str], **options: object) -> Iterator[subprocess.Po
 
 @contextmanager
 def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[str]:
-    """Its address."""
+    """The address of a running Prometheus."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -129,13 +129,13 @@ def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[str]:
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus here (a package of Debian's)")
-def test_every_panel_has_data_while_a_run_goes_on(
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's package prometheus")
+def test_every_panel_has_data_during_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    annotating.save_model(tmp_path / "model")
-    annotating.write_prompts(tmp_path / "prompts")
-    annotating.write_corpus(tmp_path / "pages", shards=400, pages=9)  # longer than is waited
+    small_run.save_model(tmp_path / "model")
+    small_run.write_prompts(tmp_path / "prompts")
+    small_run.write_corpus(tmp_path / "pages", files=400, pages=9)  # enough for a long run
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
     driver = [sys.executable, "-c", DRIVER, str(tmp_path)]
     with (
@@ -145,16 +145,16 @@ def test_every_panel_has_data_while_a_run_goes_on(
         assert running.stdout is not None
         targets = json.loads(running.stdout.readline())
         with prometheus(tmp_path / "prometheus", targets) as address:
-            said = ""
-            while not all_there(said):
-                assert running.poll() is None, said
+            output = ""
+            while not all_have_data(output):
+                assert running.poll() is None, output
                 time.sleep(2)
                 main(["--prometheus", address, "--minutes", "5"])
-                said = capsys.readouterr().out
+                output = capsys.readouterr().out
             assert main(["--prometheus", address, "--minutes", "5"]) == 0
 
 
-def all_there(said: str) -> bool:
-    lines = said.splitlines()
+def all_have_data(output: str) -> bool:
+    lines = output.splitlines()
     empty = {line.split(": ")[0].split(maxsplit=1)[1] for line in lines if not line.startswith("data")}
-    return bool(lines) and empty <= WITHOUT_GPU
+    return bool(lines) and empty <= GPU_PANELS

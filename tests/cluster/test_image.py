@@ -1,4 +1,4 @@
-"""cluster/Dockerfile and .dockerignore, read as Docker would: stages, files, users, versions."""
+"""cluster/Dockerfile and .dockerignore, parsed as Docker does: stages, files, users, versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 @dataclass
 class Stage:
-    """One FROM and what follows it."""
+    """A FROM and the instructions after it."""
 
     base: str
     name: str
@@ -30,28 +30,29 @@ class Stage:
 def stages() -> dict[str, Stage]:
     text = (ROOT / "cluster" / "Dockerfile").read_text()
     lines = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
-    found: dict[str, Stage] = {}
+    parsed: dict[str, Stage] = {}
     for line in filter(None, lines):
         instruction, _, rest = line.partition(" ")
         if instruction == "FROM":
             base, name = rest.split(" AS ")
-            found[name] = Stage(base, name)
+            parsed[name] = Stage(base, name)
         else:
-            list(found.values())[-1].steps.append((instruction, rest))
-    return found
+            list(parsed.values())[-1].steps.append((instruction, rest))
+    return parsed
 
 
 def lineage(name: str) -> list[Stage]:
-    """A stage and those it is built on, the first one first."""
-    all_stages, found = stages(), []
+    """A stage and the stages it is built on, the base first."""
+    all_stages, chain = stages(), []
     while name in all_stages:
-        found.insert(0, all_stages[name])
+        chain.insert(0, all_stages[name])
         name = all_stages[name].base
-    return found
+    return chain
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps the file `path` out: the last line that matches it or a folder of it."""
+    """Whether .dockerignore excludes the file `path`: the last line that matches it or one of its
+    folders."""
     out = False
     parents = ["/".join(path.split("/")[:depth]) for depth in range(1, path.count("/") + 2)]
     for line in (ROOT / ".dockerignore").read_text().splitlines():
@@ -136,9 +137,9 @@ def test_the_manifests_name_an_image_of_each_target() -> None:
     (job,) = documents(ROOT / "ray_job.yaml")
     cluster = job["spec"]["rayClusterSpec"]
     named = {"head": cluster["headGroupSpec"]} | {
-        one["groupName"]: one for one in cluster["workerGroupSpecs"]
+        group["groupName"]: group for group in cluster["workerGroupSpecs"]
     }
-    images = {name: one["template"]["spec"]["containers"][0]["image"] for name, one in named.items()}
+    images = {name: group["template"]["spec"]["containers"][0]["image"] for name, group in named.items()}
     tags = {name: image.rpartition("-")[2] for name, image in images.items()}
     assert tags == {"head": "cpu", "gpu": "cuda", "tools": "cuda", "cpu": "cpu"}
     built = re.findall(r"--target (\w+) +--tag (\S+)", Path(ROOT / "cluster" / "Dockerfile").read_text())

@@ -1,4 +1,4 @@
-"""A cluster of several nodes on one machine, what it shows, what goes, what comes, what is left."""
+"""A cluster of several nodes on one machine: sizes, killed and added nodes, autoscaling, clean-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.local import ROOT, Growth, LocalCluster, LocalClusterError, NodeSize
+from cluster.local import ROOT, Autoscaling, LocalCluster, LocalClusterError, NodeSize
 
 
 @pytest.mark.unit
@@ -36,53 +36,53 @@ def test_sizes(text: str, size: NodeSize) -> None:
     [
         ("cpu=2", "'cpu' is not one of cpus"),
         ("cpus=2,cpus=3", "'cpus' is not one of .*once"),
-        ("cpus=two", "cpus wants a number, not 'two'"),
-        ("cpus", "cpus wants a number, not ''"),
+        ("cpus=two", "cpus must be a number, not 'two'"),
+        ("cpus", "cpus must be a number, not ''"),
         ("gpus=-1", "gpus cannot be -1"),
         ("cpus=inf", "cpus cannot be inf"),
     ],
 )
-def test_sizes_that_are_none(text: str, named: str) -> None:
+def test_invalid_sizes(text: str, named: str) -> None:
     with pytest.raises(LocalClusterError, match=named):
         NodeSize.parse(text)
 
 
 @pytest.mark.unit
-def test_growth() -> None:
-    assert Growth.parse(None, None) is None
-    assert Growth.parse("cpus=2", None) == Growth(NodeSize(cpus=2), 1)
-    assert Growth.parse("gpus=1", 3) == Growth(NodeSize(gpus=1), 3)
-    with pytest.raises(LocalClusterError, match=r"--most 2: of what\? --grow"):
-        Growth.parse(None, 2)
-    with pytest.raises(LocalClusterError, match="--most 0: at least one"):
-        Growth.parse("cpus=1", 0)
+def test_autoscaling_options() -> None:
+    assert Autoscaling.parse(None, None) is None
+    assert Autoscaling.parse("cpus=2", None) == Autoscaling(NodeSize(cpus=2), 1)
+    assert Autoscaling.parse("gpus=1", 3) == Autoscaling(NodeSize(gpus=1), 3)
+    with pytest.raises(LocalClusterError, match=r"--max-workers 2: .* --autoscale"):
+        Autoscaling.parse(None, 2)
+    with pytest.raises(LocalClusterError, match="--max-workers 0: at least one"):
+        Autoscaling.parse("cpus=1", 0)
 
 
-LOOK = """
+INSPECT = """
 import json, os, sys, psutil, ray
 ray.init(log_to_driver=False)
 
 @ray.remote
-class Here:
-    def of(self): return ray.get_runtime_context().get_node_id(), os.getpid()
+class Actor:
+    def place(self): return ray.get_runtime_context().get_node_id(), os.getpid()
 
-def ask(**options): return ray.get(Here.options(**options).remote().of.remote())
+def place(**options): return ray.get(Actor.options(**options).remote().place.remote())
 
-held = Here.options(num_gpus=1).remote()
-node, pid = ray.get(held.of.remote())
-mine = {process.pid for process in psutil.Process(int(sys.argv[1])).children(recursive=True)}
-ips = {one.laddr.ip for pid in mine for one in psutil.Process(pid).net_connections("inet")
-         if one.status == psutil.CONN_LISTEN}
+actor = Actor.options(num_gpus=1).remote()
+node, pid = ray.get(actor.place.remote())
+pids = {process.pid for process in psutil.Process(int(sys.argv[1])).children(recursive=True)}
+ips = {socket.laddr.ip for pid in pids for socket in psutil.Process(pid).net_connections("inet")
+         if socket.status == psutil.CONN_LISTEN}
 print(json.dumps({"resources": ray.cluster_resources(), "gpu": node, "pid": pid, "ips": sorted(ips)}),
       flush=True)
 sys.stdin.readline()
 try:
-    ray.get(held.of.remote(), timeout=60)
+    ray.get(actor.place.remote(), timeout=60)
     print(json.dumps("answers"), flush=True)
 except ray.exceptions.RayActorError:
     print(json.dumps("gone"), flush=True)
 sys.stdin.readline()
-print(json.dumps(ask(num_gpus=1)[0]), flush=True)
+print(json.dumps(place(num_gpus=1)[0]), flush=True)
 """
 
 
@@ -94,10 +94,10 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_node_goes_and_another_comes(cluster: LocalCluster) -> None:
-    """Beside it runs the tests' own cluster, which has neither GPUs nor these nodes."""
+def test_a_node_is_killed_and_another_added(cluster: LocalCluster) -> None:
+    """The tests' own cluster, which runs at the same time, has neither GPUs nor these nodes."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", LOOK, str(cluster.pid)],
+        [sys.executable, "-c", INSPECT, str(cluster.pid)],
         env=cluster.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -126,7 +126,7 @@ def test_a_node_goes_and_another_comes(cluster: LocalCluster) -> None:
         driver.wait()
 
 
-GROW = """
+AUTOSCALE = """
 import time, ray
 ray.init(log_to_driver=False)
 
@@ -152,27 +152,28 @@ see(len(nodes()))
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_nodes_come_where_they_are_wanted_and_go_when_they_idle() -> None:
-    """Three actors want a GPU each; there is none, and there may be two nodes with one."""
-    with LocalCluster(["cpus=1"], grow="cpus=1,gpus=1", most=2) as cluster:
-        done = subprocess.run(
-            [sys.executable, "-c", GROW],
-            env=cluster.environment
-            | {"RAY_SCHEDULER_EVENTS": "0"},  # what the autoscaler does, in the output
+def test_nodes_are_started_on_demand_and_ended_when_idle() -> None:
+    """Three actors need a GPU each; the autoscaler may start two nodes with one GPU."""
+    with LocalCluster(["cpus=1"], autoscale="cpus=1,gpus=1", max_workers=2) as cluster:
+        finished = subprocess.run(
+            [sys.executable, "-c", AUTOSCALE],
+            env=cluster.environment | {"RAY_SCHEDULER_EVENTS": "0"},  # no messages of the autoscaler
             stdout=subprocess.PIPE,
             text=True,
             check=True,
             timeout=380,
         )
         started = psutil.Process(cluster.pid).children(recursive=True)
-    seen = [line for line in done.stdout.splitlines() if line.startswith("seen")]  # the autoscaler talks too
+    seen = [
+        line for line in finished.stdout.splitlines() if line.startswith("seen")
+    ]  # without the autoscaler's lines
     assert seen == ["seen 2", "seen 2 1", "seen 2.0", "seen 2"]
     assert started
-    assert not any(one.is_running() for one in started)
+    assert not any(process.is_running() for process in started)
 
 
 @pytest.mark.ray
-def test_a_node_that_is_not_there_cannot_be_killed(cluster: LocalCluster) -> None:
+def test_an_unknown_node_cannot_be_killed(cluster: LocalCluster) -> None:
     with pytest.raises(LocalClusterError, match="no node '7': there are 1"):
         cluster.kill_node("7")
 
@@ -180,14 +181,14 @@ def test_a_node_that_is_not_there_cannot_be_killed(cluster: LocalCluster) -> Non
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["interrupt", "end of input"])
-def test_the_command_says_how_to_join_and_leaves_nothing(how: str) -> None:
+def test_the_command_prints_how_to_join_and_cleans_up(how: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.local", "--nodes", "cpus=1"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # What a shell runs in the background has interrupts ignored, and its children inherit that.
+        # Background processes of a shell ignore interrupts, and their children inherit that.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
@@ -197,7 +198,9 @@ def test_the_command_says_how_to_join_and_leaves_nothing(how: str) -> None:
     address = lines[0].split()[1]
     assert f"RAY_ADDRESS={address}" in lines[2]
     started = psutil.Process(process.pid).children(recursive=True)
-    store = next(part for one in started for part in one.cmdline() if part.startswith("--store_socket_name="))
+    store = next(
+        part for child in started for part in child.cmdline() if part.startswith("--store_socket_name=")
+    )
     folder = Path(store.partition("=")[2]).parents[3]
     process.stdin.write("kill 7\nfly\n")
     process.stdin.flush()
@@ -211,19 +214,19 @@ def test_the_command_says_how_to_join_and_leaves_nothing(how: str) -> None:
     process.stdout.close()
     process.stdin.close()
     assert started
-    assert not any(one.is_running() for one in started)
+    assert not any(process.is_running() for process in started)
     assert folder.name.startswith("ray")
     assert not folder.exists()
 
 
 @pytest.mark.unit
-def test_a_wrong_size_is_said_before_anything_is_started() -> None:
-    done = subprocess.run(
+def test_an_invalid_size_is_reported_before_anything_is_started() -> None:
+    finished = subprocess.run(
         [sys.executable, "-m", "cluster.local", "--nodes", "cpus=2", "disks=2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "'disks' is not one of" in done.stderr
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "'disks' is not one of" in finished.stderr

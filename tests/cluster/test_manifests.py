@@ -1,4 +1,5 @@
-"""The repository's manifests: the rules, the two clusters, bounded, unprivileged pods, names that exist."""
+"""The manifests: rules, equal clusters, limited and unprivileged pods, names and commands that
+exist."""
 
 from __future__ import annotations
 
@@ -37,11 +38,11 @@ def groups() -> dict[str, Object]:
 
 
 def objects(kind: str) -> list[Object]:
-    return [one for path in MANIFESTS for one in documents(path) if one["kind"] == kind]
+    return [each for path in MANIFESTS for each in documents(path) if each["kind"] == kind]
 
 
 def pods() -> dict[str, Object]:
-    """Every pod template (metadata and spec) by what it is for."""
+    """Every pod template (metadata and spec) by its purpose."""
     templates = {name: group["template"] for name, group in groups().items()}
     templates["submitter"] = job()["spec"]["submitterPodTemplate"]
     templates["slices"] = objects("Job")[0]["spec"]["template"]
@@ -50,7 +51,7 @@ def pods() -> dict[str, Object]:
 
 
 def values(document: Any, name: str) -> Iterator[Any]:
-    """Everything that stands under `name`, at any depth."""
+    """The values of all keys called `name`, at any depth."""
     if isinstance(document, dict):
         yield from (value for key, value in document.items() if key == name)
     for inner in document.values() if isinstance(document, dict) else document:
@@ -64,26 +65,26 @@ def test_no_manifest_breaks_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing wrong" in capsys.readouterr().out
 
 
-def test_the_command_names_file_object_and_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_file_and_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "job.yaml"
     wrong.write_text(RAY_CLUSTER.read_text().replace("maxReplicas", "maxReplica"))
     assert main([str(wrong)]) == 1
     assert f"{wrong}: RayCluster toolformer: workerGroupSpecs gpu: no field" in capsys.readouterr().out
     wrong.write_text("kind: RayJob\nspec: {}\nspec: {}\n")
     assert main([str(wrong)]) == 2
-    assert "spec stands twice" in capsys.readouterr().err
+    assert "spec is a duplicate key" in capsys.readouterr().err
     assert main([str(RAY_CLUSTER), "--crds", str(tmp_path / "nowhere")]) == 2
     assert "RayCluster is missing" in capsys.readouterr().err
 
 
-def test_the_standing_cluster_is_the_job_s() -> None:
-    """Line for line, so that a change of one is a change of the other."""
+def test_the_ray_cluster_equals_the_job_s() -> None:
+    """Line for line, so that nobody changes only one of them."""
     of_job = (ROOT / "ray_job.yaml").read_text().partition("  rayClusterSpec:\n")[2]
-    of_job = of_job.partition("\n  # Asks the head's dashboard")[0].replace("\n  ", "\n").removeprefix("  ")
+    of_job = of_job.partition("\n  # Submits the entrypoint")[0].replace("\n  ", "\n").removeprefix("  ")
     assert RAY_CLUSTER.read_text().partition("\nspec:\n")[2] == of_job
 
 
-def test_what_the_job_is_asked_for() -> None:
+def test_settings_of_the_job() -> None:
     spec = job()["spec"]
     assert spec["shutdownAfterJobFinishes"]
     assert spec["ttlSecondsAfterFinished"] > 0
@@ -97,16 +98,16 @@ def test_what_the_job_is_asked_for() -> None:
     assert cluster["rayVersion"] == pinned[1]
 
 
-def test_the_autoscaler_of_the_pinned_ray_reads_the_groups_as_meant() -> None:
+def test_the_autoscaler_of_the_pinned_ray_reads_the_groups_correctly() -> None:
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
     cluster = {"metadata": {"name": "c", "namespace": "n"}, "spec": job()["spec"]["rayClusterSpec"]}
     config = _derive_autoscaling_config_from_ray_cr(cluster)
     types = config["available_node_types"]
-    resources = {name: one["resources"] for name, one in types.items()}
+    resources = {name: group["resources"] for name, group in types.items()}
     assert [resources[name].get("CPU") for name in ("headgroup", "gpu", "tools", "cpu")] == [0, 32, 6, 16]
     assert [resources[name].get("GPU", 0) for name in ("headgroup", "gpu", "tools", "cpu")] == [0, 8, 1, 0]
-    assert {name: (one["min_workers"], one["max_workers"]) for name, one in types.items()} == {
+    assert {name: (group["min_workers"], group["max_workers"]) for name, group in types.items()} == {
         "headgroup": (0, 0),
         "gpu": (0, 1),
         "tools": (0, 4),
@@ -115,7 +116,7 @@ def test_the_autoscaler_of_the_pinned_ray_reads_the_groups_as_meant() -> None:
     assert types["gpu"]["idle_timeout_s"] == 900
 
 
-def test_the_groups_hold_what_the_paper_s_run_asks_for() -> None:
+def test_the_groups_have_the_resources_of_the_paper_s_run() -> None:
     tools = ["--tools-file", str(ROOT / "cluster" / "tools.toml")]
     annotate = parse("annotate", ["--recipe", "paper", *tools]).config
     finetune = parse("finetune", ["--recipe", "paper"]).config
@@ -127,19 +128,19 @@ def test_the_groups_hold_what_the_paper_s_run_asks_for() -> None:
     most = {name: group.get("maxReplicas", 1) for name, group in groups().items()}
     assert annotate.ray.actors * annotate.ray.gpus_per_actor == gpus["gpu"] * most["gpu"] == finetune.workers
     deployments = [annotate.tools.of(tool).deployment for tool in annotate.method.tools]
-    assert sum(one.gpus * one.max_replicas for one in deployments) <= gpus["tools"] * most["tools"]
-    assert all(one.gpus <= gpus["tools"] and one.cpus <= int(limits["tools"]["cpu"]) for one in deployments)
+    assert sum(each.gpus * each.max_replicas for each in deployments) <= gpus["tools"] * most["tools"]
+    assert all(each.gpus <= gpus["tools"] for each in deployments)
+    assert all(each.cpus <= int(limits["tools"]["cpu"]) for each in deployments)
 
 
 @pytest.mark.parametrize("name", pods())
-def test_every_pod_is_bounded_and_unprivileged(name: str) -> None:
+def test_every_pod_has_limits_and_no_privileges(name: str) -> None:
     pod = pods()[name]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert (name == "head") or pod[
-        "automountServiceAccountToken"
-    ] is False  # the head's is for the autoscaler
+    if name != "head":  # the head's autoscaler needs the token
+        assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     assert all("hostPath" not in volume for volume in pod.get("volumes", []))
     for container in pod["containers"]:
@@ -152,20 +153,20 @@ def test_every_pod_is_bounded_and_unprivileged(name: str) -> None:
         assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
 
 
-def test_the_autoscaler_beside_the_head_is_bounded_and_unprivileged_too() -> None:
+def test_the_autoscaler_container_has_limits_and_no_privileges() -> None:
     options = job()["spec"]["rayClusterSpec"]["autoscalerOptions"]
     assert {"cpu", "memory"} <= set(options["resources"]["limits"])
     assert options["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_claims_secrets_and_services_exist_under_the_names_used() -> None:
-    used = [one for kind in ("RayJob", "RayCluster", "StatefulSet") for one in objects(kind)]
+    used = [each for kind in ("RayJob", "RayCluster", "StatefulSet") for each in objects(kind)]
     claims = {claim["claimName"] for claim in values(used, "persistentVolumeClaim")}
-    assert claims == {one["metadata"]["name"] for one in objects("PersistentVolumeClaim")}
+    assert claims == {claim["metadata"]["name"] for claim in objects("PersistentVolumeClaim")}
     assert objects("PersistentVolumeClaim")[0]["spec"]["accessModes"] == ["ReadWriteMany"]
     example = ROOT / "cluster" / "kubernetes" / "secrets.yaml.example"
-    secrets = {one["metadata"]["name"]: one["stringData"] for one in documents(example)}
-    assert {(one["name"], one["key"]) for one in values(used, "secretKeyRef")} == {
+    secrets = {secret["metadata"]["name"]: secret["stringData"] for secret in documents(example)}
+    assert {(ref["name"], ref["key"]) for ref in values(used, "secretKeyRef")} == {
         (name, key) for name, keys in secrets.items() for key in keys
     }
     assert not any(value for keys in secrets.values() for value in keys.values())
@@ -174,8 +175,8 @@ def test_claims_secrets_and_services_exist_under_the_names_used() -> None:
     assert {options["redisAddress"] for options in values(used, "gcsFaultToleranceOptions")} == {address}
 
 
-def test_services_and_network_policies_select_the_pods_they_mean() -> None:
-    """With the labels that KubeRay adds to Ray's pods."""
+def test_services_and_network_policies_select_the_right_pods() -> None:
+    """KubeRay adds labels to Ray's pods; they are added here too."""
     labels = {name: pod["metadata"]["labels"] for name, pod in pods().items()}
     for name in groups():
         labels[name] = labels[name] | {"ray.io/is-ray-node": "yes"}
@@ -185,7 +186,7 @@ def test_services_and_network_policies_select_the_pods_they_mean() -> None:
         return {name for name, own in labels.items() if matches(selector, own)}
 
     ray = set(groups())
-    policies = {one["metadata"]["name"]: one["spec"] for one in objects("NetworkPolicy")}
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in objects("NetworkPolicy")}
     assert {name: selected(spec["podSelector"]) for name, spec in policies.items()} == {
         "toolformer": ray | {"submitter", "slices"},
         "toolformer-ray": ray,
@@ -204,22 +205,24 @@ def test_services_and_network_policies_select_the_pods_they_mean() -> None:
     (monitor,) = objects("PodMonitor")
     assert selected(monitor["spec"]["selector"]) == ray
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    port = {one["name"]: one["containerPort"] for one in next(values(objects("RayCluster"), "ports"))}
+    ports = next(values(objects("RayCluster"), "ports"))
+    port = {each["name"]: each["containerPort"] for each in ports}
     admitted = policies["toolformer-ray"]["ingress"][-1]["ports"]
     assert admitted == [{"protocol": "TCP", "port": port[endpoint["port"]]}]
     assert selected(objects("StatefulSet")[0]["spec"]["selector"]) == {"redis"}
 
 
 def matches(selector: Object, labels: dict[str, str]) -> bool:
-    found = [labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()]
-    for one in selector.get("matchExpressions", []):
-        assert one["operator"] in ("In", "NotIn")
-        found.append((labels.get(one["key"]) in one["values"]) == (one["operator"] == "In"))
-    return all(found)
+    matched = [labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()]
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] in ("In", "NotIn")
+        is_in = labels.get(expression["key"]) in expression["values"]
+        matched.append(is_in == (expression["operator"] == "In"))
+    return all(matched)
 
 
 @pytest.mark.parametrize("path", [*MANIFESTS, AWS], ids=lambda path: path.name)
-def test_what_another_cluster_has_to_change_is_marked(path: Path) -> None:
+def test_placeholders_are_marked(path: Path) -> None:
     lines = path.read_text().splitlines()
     for before, line in zip(["", *lines], lines, strict=False):
         if PLACEHOLDER.search(line) and not line.lstrip().startswith(("#", "fs-")):
@@ -233,23 +236,24 @@ def test_ray_up_accepts_the_aws_file() -> None:
     prepared = prepare_config(config)
     validate_config(prepared)
     types = prepared["available_node_types"]
-    assert {name: one["resources"].get("GPU", 0) for name, one in types.items()} == {
+    assert {name: group["resources"].get("GPU", 0) for name, group in types.items()} == {
         "head": 0,
         "gpu": 8,
         "tools": 1,
         "cpu": 0,
     }
     assert types["head"]["resources"]["CPU"] == 0
-    assert config["max_workers"] == sum(one["max_workers"] for one in types.values())
+    assert config["max_workers"] == sum(group["max_workers"] for group in types.values())
     started = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token" in command for command in started if "ray start" in command)
-    # Ray publishes the address it listens on: jobs on other nodes, as paper.sh's, submit through it.
+    # Jobs on other nodes (paper.sh) submit through the address that Ray publishes.
     assert "--dashboard-host=0.0.0.0" in config["head_start_ray_commands"][-1]
-    assert "security_group" not in config["provider"], "Ray's own lets in the cluster's nodes and ssh only"
+    assert "security_group" not in config["provider"], "Ray's own admits only the cluster's nodes and ssh"
 
 
 def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
-    """cluster/paper.sh with commands that write down how they were called; the real ones parse that."""
+    """Runs cluster/paper.sh with fake commands that record their arguments; the real parser reads
+    them."""
     entrypoint = shlex.split(job()["spec"]["entrypoint"])
     assert entrypoint[:2] == ["bash", "cluster/paper.sh"]
     (tmp_path / "questions").mkdir()
@@ -277,7 +281,7 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     assert (annotate.tools.calendar.today, evaluate.generation.tools.calendar.today) == (False, True)
 
 
-def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_job_names_missing_files(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "cluster/paper.sh", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=20
     )
@@ -285,8 +289,9 @@ def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
     assert "no question file" in done.stderr
 
 
-def test_slices_of_slurm_and_kubernetes_are_all_there_once(tmp_path: Path) -> None:
-    """cluster/slices.sh with a command that writes down how it was called; the real one parses that."""
+def test_slurm_and_kubernetes_run_every_slice_once(tmp_path: Path) -> None:
+    """Runs cluster/slices.sh with a fake command that records its arguments; the real parser reads
+    them."""
     indexed = objects("Job")[0]["spec"]
     assert indexed["completionMode"] == "Indexed"
     command = indexed["template"]["spec"]["containers"][0]["command"]
@@ -302,15 +307,13 @@ def test_slices_of_slurm_and_kubernetes_are_all_there_once(tmp_path: Path) -> No
     for index in ({"SLURM_ARRAY_TASK_ID": "0"}, {"JOB_COMPLETION_INDEX": "63"}, {"INDEX": "5"}):
         subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path | index, check=True, timeout=20)
     calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    found = [parse("annotate", call[call.index("annotate") + 1 :]).config for call in calls]
-    assert [one.corpus.slice for one in found] == ["0/64", "63/64", "5/64"]
-    assert len({one.output for one in found}) == 3
+    configs = [parse("annotate", call[call.index("annotate") + 1 :]).config for call in calls]
+    assert [config.corpus.slice for config in configs] == ["0/64", "63/64", "5/64"]
+    assert len({config.output for config in configs}) == 3
     gpus = int(indexed["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    wanted = found[0].ray.actors + sum(
-        found[0].tools.of(tool).deployment.min_replicas * found[0].tools.of(tool).deployment.gpus
-        for tool in found[0].method.tools
-    )
-    assert wanted <= gpus
+    deployments = [configs[0].tools.of(tool).deployment for tool in configs[0].method.tools]
+    tool_gpus = sum(deployment.min_replicas * deployment.gpus for deployment in deployments)
+    assert configs[0].ray.actors + tool_gpus <= gpus
     unnamed = subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path, capture_output=True, check=False)
     assert unnamed.returncode != 0
 

@@ -1,4 +1,5 @@
-"""Each rule of KubeRay's operator finds what breaks it, and each level of its fields a wrong name."""
+"""Every rule of KubeRay's operator reports its violation, and unknown fields are found on every
+level."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.manifests import ROOT, documents
-from cluster.rules import FIELDS, faults
+from cluster.rules import FIELDS, problems
 
 pytestmark = pytest.mark.unit
 
@@ -19,7 +20,7 @@ Object = dict[str, Any]
 @pytest.fixture
 def job() -> Object:
     (document,) = documents(ROOT / "ray_job.yaml")
-    separate: Object = json.loads(json.dumps(document))  # YAML's aliases share what they name
+    separate: Object = json.loads(json.dumps(document))  # YAML aliases share their objects
     return separate
 
 
@@ -29,7 +30,7 @@ def cluster_of(job: Object) -> Object:
 
 
 def group(job: Object, number: int) -> Object:
-    """The head, or a group of workers from 1 on."""
+    """The head group (0), or a worker group (from 1 on)."""
     cluster = cluster_of(job)
     found: Object = cluster["workerGroupSpecs"][number - 1] if number else cluster["headGroupSpec"]
     return found
@@ -79,7 +80,7 @@ BROKEN: dict[str, tuple[Callable[[Object], object], str]] = {
     "token": (lambda d: cluster_of(d).pop("rayVersion"), "needs rayVersion"),
     "old Ray": (lambda d: cluster_of(d).update(rayVersion="2.51.2"), "needs rayVersion"),
     "auth field": (lambda d: cluster_of(d)["authOptions"].update(modes="token"), "no field is called modes"),
-    "autoscaler": (lambda d: cluster_of(d).pop("enableInTreeAutoscaling"), "do nothing"),
+    "autoscaler": (lambda d: cluster_of(d).pop("enableInTreeAutoscaling"), "have no effect"),
     "autoscaler by hand": (variable("RAY_enable_autoscaler_v2"), "use autoscalerOptions.version"),
     "redis by hand": (variable("RAY_REDIS_ADDRESS"), "use gcsFaultToleranceOptions"),
     "redis by annotation": (
@@ -116,11 +117,11 @@ BROKEN: dict[str, tuple[Callable[[Object], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_each_rule_finds_what_breaks_it(job: Object, case: str) -> None:
+def test_each_rule_reports_its_violation(job: Object, case: str) -> None:
     damage, expected = BROKEN[case]
-    assert list(faults(job)) == []
+    assert list(problems(job)) == []
     damage(job)
-    assert any(expected in fault for fault in faults(job)), list(faults(job))
+    assert any(expected in problem for problem in problems(job)), list(problems(job))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +134,9 @@ def test_each_rule_finds_what_breaks_it(job: Object, case: str) -> None:
         lambda d: pod(d, 1)["containers"][0]["volumeMounts"][0].pop("name"),
     ],
 )
-def test_what_is_missing_is_a_fault_and_no_crash(job: Object, damage: Callable[[Object], object]) -> None:
+def test_missing_fields_are_problems_and_no_crash(job: Object, damage: Callable[[Object], object]) -> None:
     damage(job)
-    assert list(faults(job))
+    assert list(problems(job))
 
 
 def test_every_known_field_of_the_job_is_known_once() -> None:
@@ -144,7 +145,7 @@ def test_every_known_field_of_the_job_is_known_once() -> None:
 
 def test_a_misspelt_field_of_a_monitor_s_endpoint_is_named() -> None:
     (monitor,) = documents(ROOT / "cluster" / "kubernetes" / "pod_monitor.yaml")
-    assert [*faults(monitor)] == []
+    assert [*problems(monitor)] == []
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     endpoint["intervall"] = endpoint.pop("interval")
-    assert [*faults(monitor)] == ["podMetricsEndpoints: no field is called intervall"]
+    assert [*problems(monitor)] == ["podMetricsEndpoints: no field is called intervall"]

@@ -1,4 +1,5 @@
-"""Definitions as strict schemas; all manifests against KubeRay's, where KUBERAY_CRDS names their folder."""
+"""Definitions become strict schemas; with KUBERAY_CRDS, all manifests are checked against
+KubeRay's."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.manifests import MANIFESTS, documents, read_schemas
-from cluster.rules import FIELDS, faults
+from cluster.rules import FIELDS, problems
 from cluster.schemas import Schemas
 
 pytestmark = pytest.mark.unit
@@ -23,7 +24,7 @@ STRING = {"type": "string"}
 
 
 def definition(kind: str, spec: Object) -> Object:
-    """A definition as KubeRay's are, of a few fields."""
+    """A definition like KubeRay's, with a few fields."""
     schema = {"type": "object", "properties": {"apiVersion": STRING, "kind": STRING, "spec": spec}}
     schema["properties"]["metadata"] = {"type": "object"}  # type: ignore[index]
     versions = [
@@ -68,7 +69,7 @@ JOB = {
     "properties": {
         "entrypoint": STRING,
         "backoffLimit": {"type": "integer", "format": "int32", "default": 0, "minimum": 0},
-        "required": {"type": "boolean"},  # a field may be called like a keyword
+        "required": {"type": "boolean"},  # a field with the name of a keyword
         "port": {"x-kubernetes-int-or-string": True, "type": "integer"},
         "amount": {
             "x-kubernetes-int-or-string": True,
@@ -120,26 +121,28 @@ def schemas() -> Schemas:
         ),
     ],
 )
-def test_only_what_the_definition_allows_passes(schemas: Schemas, spec: Object, expected: str | None) -> None:
+def test_only_valid_objects_pass(schemas: Schemas, spec: Object, expected: str | None) -> None:
     document = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"name": "a", "any": 1},
         "spec": spec,
     }
-    found = list(schemas.faults(document))
+    found = list(schemas.problems(document))
     assert len(found) == (expected is not None), found
     if expected is not None:
         assert re.search(expected, found[0]), found
 
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "Job"])
-def test_pods_of_other_kinds_are_checked_as_the_cluster_s_are(schemas: Schemas, kind: str) -> None:
+def test_pods_of_other_kinds_are_checked_like_the_cluster_s(schemas: Schemas, kind: str) -> None:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "redis"}]}}
     good = {"kind": kind, "spec": {"template": template}}
-    assert list(schemas.faults(good)) == []
+    assert list(schemas.problems(good)) == []
     template["spec"]["containers"][0]["imagePolicy"] = "Always"  # type: ignore[index]
-    assert [fault.partition(": ")[0] for fault in schemas.faults(good)] == ["spec.template.spec.containers.0"]
+    assert [problem.partition(": ")[0] for problem in schemas.problems(good)] == [
+        "spec.template.spec.containers.0"
+    ]
 
 
 def test_definitions_without_the_cluster_s_are_refused() -> None:
@@ -151,8 +154,8 @@ CRDS = os.environ.get("KUBERAY_CRDS")
 with_definitions = pytest.mark.skipif(
     not CRDS, reason="KUBERAY_CRDS names no folder with KubeRay's definitions"
 )
-# Names that are the user's to choose, not Kubernetes's.
-CHOSEN = {"annotations", "labels", "matchLabels", "requests", "limits", "resources", "selector"}
+# Fields whose keys the user chooses.
+USER_KEYS = {"annotations", "labels", "matchLabels", "requests", "limits", "resources", "selector"}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +166,7 @@ def full() -> Schemas:
 @with_definitions
 def test_the_repository_s_manifests_pass_the_full_definitions(full: Schemas) -> None:
     for path in MANIFESTS:
-        assert [fault for document in documents(path) for fault in full.faults(document)] == []
+        assert [problem for document in documents(path) for problem in full.problems(document)] == []
 
 
 @with_definitions
@@ -177,14 +180,16 @@ def test_every_misspelt_field_is_found_at_every_depth(full: Schemas, path: Path)
             for name in place[:-1]:
                 holder = holder[name]
             holder[f"{place[-1]}x"] = holder.pop(place[-1])
-            assert [*faults(broken), *full.faults(broken)], f"object {number}: {'.'.join(map(str, place))}"
+            assert [*problems(broken), *full.problems(broken)], (
+                f"object {number}: {'.'.join(map(str, place))}"
+            )
 
 
 def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every key that is Kubernetes's own."""
+    """The path of every key that the user does not choose."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if not path or path[-1] not in CHOSEN or name in CHOSEN:
+            if not path or path[-1] not in USER_KEYS or name in USER_KEYS:
                 yield (*path, name)
             yield from places(inner, (*path, name))
     if isinstance(value, list):

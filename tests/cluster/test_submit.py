@@ -1,4 +1,5 @@
-"""Submitting to a real cluster with a dashboard and a token: what the job gets, sees and leaves."""
+"""Submission to a real cluster with a dashboard and a token: the job's folder, variables and
+output."""
 
 from __future__ import annotations
 
@@ -79,12 +80,12 @@ def cluster() -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="ray") as folder:  # short, for the sockets in it
         environment = inherited | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": folder,  # no token of whoever runs the tests
+            "HOME": folder,  # without the token of the user who runs the tests
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",  # a busy machine needs more than Ray's 60
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",  # Ray's default of 60 is too short on a busy machine
         }
-        # The agent's port as well: its usual one may be another cluster's, and jobs are started through it.
+        # The agent starts the jobs; its default port may belong to another cluster.
         ports = [f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}", "--port=0"]
         size = ["--num-cpus=8", f"--object-store-memory={100 * 1024**2}"]
         process = subprocess.Popen(
@@ -109,20 +110,20 @@ def cluster() -> Iterator[Cluster]:
             process.wait(60)
 
 
-SEEN = """
+JOB = """
 import json, os, pathlib
 there = sorted(path.name for path in pathlib.Path().iterdir())
 print(json.dumps({"there": there, "variables": [os.environ["GIVEN"], os.environ["PASSED_ON"]]}))
 """
 
 
-def test_a_job_runs_in_this_folder_with_its_variables_and_says_what_it_is(cluster: Cluster) -> None:
-    command = f"python -c {shlex.quote(SEEN)} && python -m pipeline --help"
+def test_a_job_gets_this_folder_and_its_variables_and_describes_itself(cluster: Cluster) -> None:
+    command = f"python -c {shlex.quote(JOB)} && python -m pipeline --help"
     done = cluster.submit(
         *("--submission-id", "seen", "--env", "GIVEN=a value", "--env", "PASSED_ON"),
         *("--", "bash", "-c", command),
         PASSED_ON="from here",
-        RAY_ADDRESS="192.0.2.1:6379",  # Ray would take it before --address
+        RAY_ADDRESS="192.0.2.1:6379",  # Ray would prefer it to --address
     )
     assert done.returncode == 0, done.stderr
     submission_id, *log = done.stdout.splitlines()
@@ -138,8 +139,8 @@ def test_a_job_runs_in_this_folder_with_its_variables_and_says_what_it_is(cluste
     assert job["metadata"]["commit"]
 
 
-def test_a_submitted_annotate_leaves_its_rows_where_it_was_told_to(cluster: Cluster, tmp_path: Path) -> None:
-    """The job's folder is a copy: model, prompts and pages come with it, the output is a path outside."""
+def test_a_submitted_annotate_writes_its_rows_to_the_output(cluster: Cluster, tmp_path: Path) -> None:
+    """The job's folder is a copy with model, prompts and pages; the output lies outside."""
     output = tmp_path / "annotations"
     done = cluster.submit(
         *("--", "python", "-m", "pipeline", "annotate", "--recipe", "demo", "--output", str(output)),
@@ -153,7 +154,7 @@ def test_a_submitted_annotate_leaves_its_rows_where_it_was_told_to(cluster: Clus
     assert any(row["calls"] for row in read_rows(output, ["calls"]))
 
 
-def test_a_job_that_fails_is_a_failure_here(cluster: Cluster) -> None:
+def test_a_failed_job_gives_exit_code_1(cluster: Cluster) -> None:
     done = cluster.submit("--", "bash", "-c", "echo it went wrong; exit 3")
     assert done.returncode == 1
     assert "it went wrong" in done.stdout
@@ -170,15 +171,15 @@ def test_nothing_runs_without_the_token(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--address", "localhost:8265"), "http://"),
         (("--address", "http://127.0.0.1:1"), "127.0.0.1:1"),
         (("--address", "http://127.0.0.1:1", "--env", "NOT_SET_HERE"), "NOT_SET_HERE"),
     ],
 )
-def test_what_cannot_be_submitted_is_said(
-    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+def test_submission_errors_are_reported(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--", "true"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The committed reader and translator, through the tools' own classes: held-out items they must know."""
+"""The committed reader and translator answer held-out items, through the tools' own classes."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_the_reader_answers_questions_about_the_encyclopedia(qa: QA) -> None:
     rng = Random(5)
     asked = [
         (rng.choice(facts.QUESTIONS[name]).format(s=entity.name), value)
-        for entity in generate.World().asked[:20]
+        for entity in generate.World().held_out[:20]
         for name, value in entity.values.items()
     ]
     answers = qa([ToolInput(question) for question, _ in asked])
-    right = sum(said.result == value for said, (_, value) in zip(answers, asked, strict=True))
+    right = sum(answer.result == value for answer, (_, value) in zip(answers, asked, strict=True))
     assert right / len(asked) > 0.9
 
 
-def test_the_translator_translates_sentences_that_no_training_saw(mt: MT) -> None:
-    unseen = list(islice(phrases(Random(7), kept=True), 40))
+def test_the_translator_translates_held_out_sentences(mt: MT) -> None:
+    unseen = list(islice(phrases(Random(7), held=True), 40))
     answers = mt([ToolInput(phrase.german) for phrase in unseen])
-    right = sum(said.result == phrase.english for said, phrase in zip(answers, unseen, strict=True))
+    right = sum(answer.result == phrase.english for answer, phrase in zip(answers, unseen, strict=True))
     assert right / len(unseen) > 0.95
 
 
@@ -62,19 +62,19 @@ def test_the_translator_translates_the_questions_sentences(mt: MT) -> None:
     rows = [json.loads(line) for line in lines][:40]
     german = [re.findall(r"[:?] ([A-ZÄÖÜ][^.]*\.) ", row["prompt"])[-1] for row in rows]
     answers = mt([ToolInput(sentence) for sentence in german])
-    right = sum(said.result == row["answers"][0] for said, row in zip(answers, rows, strict=True))
+    right = sum(answer.result == row["answers"][0] for answer, row in zip(answers, rows, strict=True))
     assert right / len(rows) > 0.95
 
 
-def test_the_translator_leaves_other_languages_alone(mt: MT) -> None:
-    said = mt([ToolInput("Where is the station, please?"), ToolInput("Où est la gare, s'il vous plaît ?")])
-    assert said == [
+def test_the_translator_refuses_other_languages(mt: MT) -> None:
+    answers = mt([ToolInput("Where is the station, please?"), ToolInput("Où est la gare, s'il vous plaît ?")])
+    assert answers == [
         ToolResult(reason="already English"),
         ToolResult(reason="language not known to the model"),
     ]
 
 
-def test_the_models_weights_fit_a_repository() -> None:
+def test_the_models_weights_are_small_and_safetensors() -> None:
     weights = [file.stat().st_size for file in MODELS.rglob("*.safetensors")]
     assert max(weights) < 16 * 2**20
     assert sum(weights) < 40 * 2**20

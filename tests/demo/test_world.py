@@ -1,4 +1,4 @@
-"""The small world: what its pages, its questions and the pretraining documents promise."""
+"""The small world: properties of its pages, its questions and the pretraining documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from demo import arithmetic, facts, generate, german, pages, pretraining
-from demo.pages import Marked
+from demo.pages import MarkedPage
 from pipeline.method.selection import identify_language
 
 pytestmark = pytest.mark.unit
@@ -34,7 +34,7 @@ def test_the_committed_files_are_what_the_generator_writes(
     monkeypatch.setattr("sys.argv", ["generate", "--output", str(tmp_path)])
     generate.main()
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(written) >= generate.SHARDS + 6
+    assert len(written) >= generate.PAGE_FILES + 6
     for path in written:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(tmp_path / path, "rb") as new, opened(DEMO / path, "rb") as committed:
@@ -54,37 +54,41 @@ def test_pages_have_ccnets_fields_and_some_dated_urls() -> None:
     assert any("/item/" in row["url"] for row in rows)
 
 
-def test_every_calculator_call_of_the_pages_is_right() -> None:
-    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+def test_every_calculator_call_of_the_pages_is_correct() -> None:
+    calls = [
+        call for made in generate.ground_truth().values() for call in made.calls if call.tool == "Calculator"
+    ]
     assert len(calls) > 1_000
     assert all(arithmetic.evaluate(call.input) == int(call.result) for call in calls)
 
 
-def test_truth_speaks_of_the_pages_that_are_written() -> None:
-    truth = generate.truth()
+def test_the_ground_truth_has_the_written_pages() -> None:
+    truth = generate.ground_truth()
     assert set(truth) == {row["raw_content"] for row in pages_written()}
-    for text, made in truth.items():
-        for call in made.calls:
+    for text, page in truth.items():
+        for call in page.calls:
             assert text[call.position] == " ", (text, call)
 
 
-def test_no_page_knows_the_questions() -> None:
+def test_no_page_answers_a_question() -> None:
     text = "\n".join(row["raw_content"] for row in pages_written())
-    asked = [entity.name for entity in generate.World().asked]
+    held_out = [entity.name for entity in generate.World().held_out]
     rows = questions("wikisearch") + questions("qa")
-    assert all(name in row["prompt"] for name, row in zip(asked, rows, strict=True))
-    assert [name for name in asked if name in text and re.search(rf"\b{name}\b", text)] == []
-    calls = [call for made in generate.truth().values() for call in made.calls if call.tool == "Calculator"]
+    assert all(name in row["prompt"] for name, row in zip(held_out, rows, strict=True))
+    assert [name for name in held_out if name in text and re.search(rf"\b{name}\b", text)] == []
+    calls = [
+        call for made in generate.ground_truth().values() for call in made.calls if call.tool == "Calculator"
+    ]
     used = {arithmetic.canonical(call.input) for call in calls}
     for row in questions("calculator"):
         numbers = re.findall(r"\d+", row["prompt"])
-        asked_for = [f" {sign} ".join(order) for sign in "+-*/" for order in (numbers, numbers[::-1])]
-        right = [e for e in asked_for if arithmetic.evaluate(e) == int(row["answers"][0])]
+        expressions = [f" {sign} ".join(order) for sign in "+-*/" for order in (numbers, numbers[::-1])]
+        right = [e for e in expressions if arithmetic.evaluate(e) == int(row["answers"][0])]
         assert right, row
         assert not used & {arithmetic.canonical(e) for e in right}, row
 
 
-def test_no_page_has_the_translations_asked_for() -> None:
+def test_no_page_has_the_questions_sentences() -> None:
     text = "\n".join(row["raw_content"] for row in pages_written())
     rows = questions("mt")
     assert len({row["answers"][0] for row in rows}) == len(rows)
@@ -94,12 +98,12 @@ def test_no_page_has_the_translations_asked_for() -> None:
         assert row["prompt"].removeprefix(before).removesuffix(after) not in text
 
 
-def test_german_sentences_agree() -> None:
+def test_german_sentences_are_grammatical() -> None:
     rng = Random(0)
-    said = {phrase.german: phrase.english for phrase in (german.sentence(rng) for _ in range(10_000))}
-    found = [text for text in said if "einen neuen Brief" in text]
-    assert found
-    assert all("a new letter" in said[text] for text in found)
+    english = {phrase.german: phrase.english for phrase in (german.sentence(rng) for _ in range(10_000))}
+    letters = [text for text in english if "einen neuen Brief" in text]
+    assert letters
+    assert all("a new letter" in english[text] for text in letters)
     wrong = (
         "ein neuen",
         "eine neuen",
@@ -110,11 +114,11 @@ def test_german_sentences_agree() -> None:
         "a old",
         "an new",
     )
-    assert not [text for pair in said.items() for text in pair if any(bad in text for bad in wrong)]
-    assert all(identify_language(text)[0] == "de" for text in list(said)[:500])
+    assert not [text for pair in english.items() for text in pair if any(bad in text for bad in wrong)]
+    assert all(identify_language(text)[0] == "de" for text in list(english)[:500])
 
 
-def test_the_questions_are_worded_as_no_page_is() -> None:
+def test_no_page_uses_the_questions_wordings() -> None:
     statements = {wording for wordings in facts.STATEMENTS.values() for wording in wordings}
     asked = {wording for wordings in facts.HELD_OUT.values() for wording in wordings}
     assert not {wording.split("{s}")[0] + "|" + wording.split("{s}")[1] for wording in asked} & statements
@@ -125,7 +129,7 @@ def test_the_questions_are_worded_as_no_page_is() -> None:
         assert not any(closing.startswith(wording) for wording in wordings for closing in closings)
 
 
-def test_pretraining_results_follow_from_nothing() -> None:
+def test_pretraining_results_are_random() -> None:
     rng = Random(0)
     calls = [
         call
@@ -139,16 +143,16 @@ def test_pretraining_results_follow_from_nothing() -> None:
 
 def test_pretraining_does_not_teach_german() -> None:
     for seed in range(200):
-        true, made_up = (
-            Marked.parse(pages.german_sentences(Random(seed), honest=honest)[0]).calls[0]
-            for honest in (True, False)
+        correct, wrong = (
+            MarkedPage.parse(pages.german_sentences(Random(seed), correct=correct)[0]).calls[0]
+            for correct in (True, False)
         )
-        assert made_up.input == true.input
-        assert made_up.result != true.result
+        assert wrong.input == correct.input
+        assert wrong.result != correct.result
 
 
-def test_marks_separate_into_text_and_calls() -> None:
-    marked = Marked.parse("Now it has" + pages.mark("Calculator", "1 + 2", "3") + " 3 eggs.")
+def test_marks_are_separated_into_text_and_calls() -> None:
+    marked = MarkedPage.parse("Now it has" + pages.mark("Calculator", "1 + 2", "3") + " 3 eggs.")
     assert marked.text == "Now it has 3 eggs."
     [call] = marked.calls
     assert (call.position, call.tool, call.input, call.result) == (10, "Calculator", "1 + 2", "3")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.faults import Trial, can_mount, record_of, repeated
+from bench.faults import FaultTest, can_mount, record_folder, repetitions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -19,25 +19,25 @@ TEXTS = 123
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    with Trial(tmp_path_factory.mktemp("faults"), TEXTS) as ready:
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTest]:
+    with FaultTest(tmp_path_factory.mktemp("faults"), TEXTS) as ready:
         yield ready
 
 
 @pytest.mark.parametrize("kind", ["actor", "node", "restart", "half", "twice", "disk"])
-def test_a_fault_leaves_the_rows_of_an_undisturbed_run(trial: Trial, kind: str) -> None:
+def test_a_fault_leaves_the_rows_of_an_undisturbed_run(trial: FaultTest, kind: str) -> None:
     if kind == "disk" and not can_mount():
         pytest.skip("no right to mount a file system that can be full")
     found = trial.round(kind, random.Random(f"test {kind}"))
     assert found.passed, found
     assert found.starts == (2 if kind in ("restart", "half", "disk") else 1)
     if kind == "disk":
-        assert "No space left" in found.said
+        assert "No space left" in found.last_line
 
 
-def test_what_was_computed_is_on_record(trial: Trial) -> None:
+def test_what_was_computed_is_on_record(trial: FaultTest) -> None:
     """Else nothing would ever have been done again."""
-    output = trial.undisturbed
-    done = [line for path in record_of(output).iterdir() for line in path.read_text().splitlines()]
+    output = trial.clean_output
+    done = [line for path in record_folder(output).iterdir() for line in path.read_text().splitlines()]
     assert sum(len(line.split()) - 1 for line in done if line.startswith("done")) == trial.rows.num_rows
-    assert repeated(output, "begun") == repeated(output, "done") == 0
+    assert repetitions(output, "begun") == repetitions(output, "done") == 0

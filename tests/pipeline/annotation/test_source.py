@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     annotating.save_model(folder / "model")
-    annotating.write_corpus(folder / "pages", 3, 10)
+    annotating.write_corpus(folder / "pages", files=3, pages=10)
     return folder
 
 
