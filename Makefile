@@ -74,7 +74,7 @@ faults: $(INSTALLED) ## kill what can be killed while annotating, and compare th
 
 NODES ?= cpus=2 cpus=2,gpus=1
 
-local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1'] [ARGS='--grow cpus=2,gpus=1']
+local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1'] [ARGS='--autoscale cpus=2,gpus=1']
 	$(PYTHON) -m cluster.local --dashboard --nodes $(NODES) $(ARGS)
 
 # What `make submit` runs: python -m pipeline STEP --recipe RECIPE ARGS. `python -m cluster.submit` runs anything.
