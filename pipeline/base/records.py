@@ -155,7 +155,7 @@ class Annotation:
     def to_row(self) -> dict[str, Any]:
         """The row that ANNOTATION_SCHEMA describes."""
         row = asdict(self)
-        text = row.pop("text")
+        text: dict[str, Any] = row.pop("text")
         del text["skipped"]
         for stage in row["funnel"]:
             stage["discarded"] = sorted(stage["discarded"].items())
