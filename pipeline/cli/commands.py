@@ -44,24 +44,18 @@ class Arguments(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
-    """Arguments, and the configuration file of the tools."""
-
     tools_file: Path | None = None
     """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneArguments(Arguments[FinetuneConfig]):
-    """Arguments, and whether to start over."""
-
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove an earlier run in the output folder and start over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments(ToolsArguments[GenerateConfig]):
-    """Arguments, and the prompts."""
-
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue; if there are none, one per line from --file or standard input."""
     file: Path | None = None
@@ -72,16 +66,12 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(ToolsArguments[EvaluateConfig]):
-    """Arguments, and the name of the model in the result."""
-
     label: str = "model"
     """Name of the model in the result file: models.LABEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments(ToolsArguments[Recipe]):
-    """Arguments, and whether to start over."""
-
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run finished steps again."""
 
@@ -150,7 +140,8 @@ def generate(arguments: GenerateArguments) -> None:
     generations = generator.generate(prompts, params, [config.date] * len(prompts))
     for prompt, generation in zip(prompts, generations, strict=True):
         text = prompt.rstrip(" ") + generation.annotated
-        result = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in generation.calls]}
+        calls = [asdict(call) for call in generation.calls]
+        result = {"prompt": prompt, "text": text, "calls": calls}
         print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
 
 

@@ -57,7 +57,8 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
     recipe = _recipe_of(argv)
     config = command.config(RECIPES[recipe]())
-    if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
+    arguments_class = get_origin(command.arguments) or command.arguments
+    if issubclass(arguments_class, ToolsArguments):
         config = with_tools_file(config, tools_file_of(argv))
     return tyro.cli(
         command.arguments,

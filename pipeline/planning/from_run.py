@@ -81,14 +81,12 @@ def _statistics(
     decoded = [part.run.tokens for part in work if part.phase == "decode"]
     funnels = [stage for annotation in annotations for stage in annotation.funnel if stage.tool == tool]
     positions = sum(stage.positions for stage in funnels)
-    kept: set[int] = set()
     groups: defaultdict[tuple[int, str, str], list[Call]] = defaultdict(list)  # by text, c and r
     for number, annotation in enumerate(annotations):
         for call in annotation.calls:
             if call.tool == tool:
                 groups[number, call.input, call.result].append(call)
-                if call.gain >= settings.tau_f:
-                    kept.add(number)
+    kept = {group[0] for group, calls in groups.items() if max(c.gain for c in calls) >= settings.tau_f}
 
     plus = tokenize_continuations(tokenizer, [linearise(tool, *pair) for _, *pair in groups])
     call_only = tokenize_continuations(tokenizer, [linearise(tool, argument) for _, argument, _ in groups])
