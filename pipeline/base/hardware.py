@@ -1,10 +1,7 @@
 """Peak speeds of GPUs, for plans and for the utilisation that a run reports.
 
 Peaks are from the makers' data sheets, for dense BF16 with FP32 accumulation; figures with sparsity are twice
-as high and are not used. How many calls a replica of a tool answers depends on its model and device: the
-figures in planning/assumptions.py are from `python -m bench.tools` on one thread of two cores of an AMD EPYC,
-with the demo's small models, in lists of 64. Elsewhere they only give the order of magnitude: measure yours
-with the same command, and pass the result with --calls-per-s.
+as high and are not used.
 """
 
 from __future__ import annotations

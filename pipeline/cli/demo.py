@@ -29,7 +29,8 @@ def demo(recipe: Recipe, *, force: bool = False) -> None:
     for step in steps:
         cache.run(step, force=force)
     files = {step.name: step.output for step in steps}
-    console().print("", report(recipe.annotate.output, recipe.evaluate.output, files))
+    tables = report(recipe.annotate.output, recipe.evaluate.output, files)
+    console().print("", tables)
 
 
 def chained(recipe: Recipe) -> Recipe:

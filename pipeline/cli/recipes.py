@@ -35,15 +35,10 @@ class Recipe(Frozen):
     """The whole method: one configuration per step."""
 
     annotate: AnnotateConfig
-    """Steps 1-4."""
     merge: MergeConfig
-    """Step 5."""
     finetune: FinetuneConfig
-    """Step 6."""
     generate: GenerateConfig
-    """Step 7."""
     evaluate: EvaluateConfig
-    """Step 8."""
 
 
 def demo() -> Recipe:
