@@ -7,7 +7,7 @@ error that names the field. This module touches no file, no model and not Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -303,20 +303,15 @@ class EvaluateConfig(Frozen):
 
 
 def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any]) -> list[str]:
-    """``field: before → after`` for each field that differs, nested names joined by dots.
-
-    `ignore` names the fields that do not decide a result, in the form of pydantic's `exclude`.
-    """
+    """``field: before → after`` for each different field that is not in `ignore` (pydantic's `exclude`)."""
     old, new = (config.model_dump(mode="json", exclude=dict(ignore)) for config in (before, after))
-    return _changed(old, new, "")
+    return list(_changed(old, new))
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> list[str]:
-    changes: list[str] = []
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += _changed(old, new, f"{prefix}{name}.")
+            yield from _changed(old, new, f"{prefix}{name}.")
         elif old != new:
-            changes.append(f"{prefix}{name}: {old!r} → {new!r}")
-    return changes
+            yield f"{prefix}{name}: {old!r} → {new!r}"

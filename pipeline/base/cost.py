@@ -42,8 +42,7 @@ class PrefixTree:
 
 @dataclass(frozen=True, slots=True)
 class PromptLayout:
-    """Number of tokens of each part when calls are sampled: prompt, the text (n), suffix, the text again; and
-    of ``<API>``."""
+    """Tokens of the parts when calls are sampled: prompt, text (n), suffix, the text again, ``<API>``."""
 
     prompt: int
     n: int
@@ -112,12 +111,10 @@ class ModelShape(Frozen):
     def of(cls, model: Any) -> ModelShape:
         """Of a transformers causal LM; its weights may be on the meta device."""
         config, head = model.config.get_text_config(), model.get_output_embeddings()
-        tables = [
-            module
-            for module in model.modules()
-            if module is head or type(module).__name__.endswith("Embedding")
-        ]
-        excluded = {id(weight) for table in tables for weight in table.parameters(recurse=False)}
+        excluded: set[int] = set()
+        for module in model.modules():
+            if module is head or type(module).__name__.endswith("Embedding"):
+                excluded.update(map(id, module.parameters(recurse=False)))
         matrices = [
             weight for weight in model.parameters() if weight.dim() > 1 and id(weight) not in excluded
         ]

@@ -7,8 +7,8 @@ between the two. Nothing here reads or writes a file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pyarrow as pa
 from pydantic import AliasChoices, Field
@@ -154,17 +154,12 @@ class Annotation:
 
     def to_row(self) -> dict[str, Any]:
         """The row that ANNOTATION_SCHEMA describes."""
-        funnel = [{**asdict(stage), "discarded": sorted(stage.discarded.items())} for stage in self.funnel]
-        return {
-            "text_id": self.text.text_id,
-            "document": asdict(self.text.document),
-            "text": self.text.text,
-            "status": self.status,
-            "reason": self.reason,
-            "calls": [asdict(call) for call in self.calls],
-            "funnel": funnel,
-            "work": [asdict(phase_work) for phase_work in self.work],
-        }
+        row = asdict(self)
+        text: dict[str, Any] = row.pop("text")
+        del text["skipped"]
+        for stage in row["funnel"]:
+            stage["discarded"] = sorted(stage["discarded"].items())
+        return text | row
 
     @staticmethod
     def from_row(row: dict[str, Any]) -> Annotation:
@@ -184,45 +179,38 @@ def reason_kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-_ARROW_TYPES = {
-    **dict.fromkeys(("str", "str | None", "ToolName"), pa.string()),
-    **dict.fromkeys(("float", "float | None"), pa.float64()),
-    "int": pa.int64(),
-    "dict[str, int]": pa.map_(pa.string(), pa.int64()),
+_ARROW_TYPES: dict[object, pa.DataType] = {
+    **dict.fromkeys((str, str | None, ToolName, ToolName | None, Phase), pa.string()),
+    **dict.fromkeys((float, float | None), pa.float64()),
+    int: pa.int64(),
+    dict[str, int]: pa.map_(pa.string(), pa.int64()),
 }
 
 
-def _struct(record: type) -> pa.DataType:
-    """The Arrow type of a dataclass."""
-    return pa.struct([(column.name, _ARROW_TYPES[str(column.type)]) for column in fields(record)])
+def _struct(record: type) -> pa.StructType:
+    """The Arrow type of a dataclass, whose fields may be dataclasses."""
+    hints = get_type_hints(record)
+    return pa.struct({name: _ARROW_TYPES.get(hint) or _struct(hint) for name, hint in hints.items()})
 
 
-_DOCUMENT = _struct(Document)
-_COST = pa.struct([(column.name, pa.int64()) for column in fields(Cost)])
-_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("lower_bound", _COST), ("run", _COST)])
-
-TEXT_SCHEMA = pa.schema(
-    [("text_id", pa.int64()), ("document", _DOCUMENT), ("text", pa.string()), ("skipped", pa.string())]
-)
-
+TEXT_SCHEMA = pa.schema(_struct(Text))
 ANNOTATION_SCHEMA = pa.schema(
-    [
-        ("text_id", pa.int64()),
-        ("document", _DOCUMENT),
-        ("text", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("calls", pa.list_(_struct(Call))),
-        ("funnel", pa.list_(_struct(Funnel))),
-        ("work", pa.list_(_WORK)),
-    ]
+    {
+        "text_id": pa.int64(),
+        "document": _struct(Document),
+        "text": pa.string(),
+        "status": pa.string(),
+        "reason": pa.string(),
+        "calls": pa.list_(_struct(Call)),
+        "funnel": pa.list_(_struct(Funnel)),
+        "work": pa.list_(_struct(PhaseWork)),
+    }
 )
-
 AUGMENTED_SCHEMA = pa.schema(
-    [
-        ("text_id", pa.int64()),
-        ("text", pa.string()),
-        ("plain", pa.string()),
-        ("tools", pa.list_(pa.string())),
-    ]
+    {
+        "text_id": pa.int64(),
+        "text": pa.string(),
+        "plain": pa.string(),
+        "tools": pa.list_(pa.string()),
+    }
 )

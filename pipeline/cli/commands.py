@@ -44,24 +44,18 @@ class Arguments(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
-    """Arguments, and the configuration file of the tools."""
-
     tools_file: Path | None = None
     """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneArguments(Arguments[FinetuneConfig]):
-    """Arguments, and whether to start over."""
-
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove an earlier run in the output folder and start over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments(ToolsArguments[GenerateConfig]):
-    """Arguments, and the prompts."""
-
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue; if there are none, one per line from --file or standard input."""
     file: Path | None = None
@@ -72,22 +66,18 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(ToolsArguments[EvaluateConfig]):
-    """Arguments, and the name of the model in the result."""
-
     label: str = "model"
     """Name of the model in the result file: models.LABEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments(ToolsArguments[Recipe]):
-    """Arguments, and whether to start over."""
-
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run finished steps again."""
 
 
 def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
-    """Annotate, and print how many calls were scored and how many would be kept."""
+    """Steps 1-4: select texts, sample calls, execute them, score them."""
     from pipeline.annotation.run import annotate
 
     counts = annotate(arguments.config).counts
@@ -101,7 +91,7 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
 
 
 def plan(arguments: ToolsArguments[PlanConfig]) -> None:
-    """Plan, and print what annotating will take."""
+    """Estimate what annotating takes: work, time, cost, tools, disk. Runs no model."""
     from pipeline.planning.estimate import plan
     from pipeline.planning.render import render_plan
     from pipeline.report.tables import console
@@ -113,7 +103,7 @@ def plan(arguments: ToolsArguments[PlanConfig]) -> None:
 
 
 def merge(arguments: Arguments[MergeConfig]) -> None:
-    """Merge, and print the size of C*."""
+    """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
     from pipeline.augmentation.merge import merge
 
     manifest = merge(arguments.config)
@@ -123,7 +113,7 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
 
 
 def finetune(arguments: FinetuneArguments) -> None:
-    """Fine-tune, and print which checkpoint was the best."""
+    """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
     from pipeline.finetuning.run import finetune
 
     best = finetune(arguments.config, force=arguments.force).best
@@ -132,7 +122,7 @@ def finetune(arguments: FinetuneArguments) -> None:
 
 
 def generate(arguments: GenerateArguments) -> None:
-    """Continue each prompt, and print it with the calls at their positions."""
+    """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
     from pipeline.inference.decoding import DecodingParams
     from pipeline.inference.generator import Generator, available_tools
@@ -150,12 +140,13 @@ def generate(arguments: GenerateArguments) -> None:
     generations = generator.generate(prompts, params, [config.date] * len(prompts))
     for prompt, generation in zip(prompts, generations, strict=True):
         text = prompt.rstrip(" ") + generation.annotated
-        result = {"prompt": prompt, "text": text, "calls": [asdict(call) for call in generation.calls]}
+        calls = [asdict(call) for call in generation.calls]
+        result = {"prompt": prompt, "text": text, "calls": calls}
         print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Evaluate one model, and print a table of all results in the result file."""
+    """Step 8: accuracy on question files, and perplexity with calls disabled."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report.tables import console, result_table
 
@@ -164,7 +155,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
 
 
 def demo(arguments: DemoArguments) -> None:
-    """Run all steps in order, with the baselines, and print the results."""
+    """All steps in order, with the baselines, and the results in one table."""
     from pipeline.cli.demo import demo
 
     demo(arguments.config, force=arguments.force)
@@ -196,9 +187,8 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command: function, type of arguments, part of a recipe, and texts for its help."""
+    """A command: function with its summary as docstring, type of arguments, part of a recipe, help texts."""
 
-    summary: str
     run: Callable[[Any], None]
     arguments: type[Arguments[Any]]
     config: Callable[[Recipe], Frozen]
@@ -211,7 +201,6 @@ _SHORT = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice", **_MODEL, "
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
-        summary="Estimate what annotating takes: work, time, cost, tools, disk. Runs no model.",
         run=plan,
         arguments=ToolsArguments[PlanConfig],
         config=lambda recipe: PlanConfig(
@@ -224,7 +213,6 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "annotate": Command(
-        summary="Steps 1-4: select texts, sample calls, execute them, score them.",
         run=annotate,
         arguments=ToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
@@ -237,7 +225,6 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "merge": Command(
-        summary="Step 5: keep calls by threshold, cap per tool, insert them: C*.",
         run=merge,
         arguments=Arguments[MergeConfig],
         config=lambda recipe: recipe.merge,
@@ -248,7 +235,6 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "finetune": Command(
-        summary="Step 6: language modelling on C*, with Ray Train and DeepSpeed.",
         run=finetune,
         arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
@@ -256,7 +242,6 @@ COMMANDS: dict[str, Command] = {
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
     ),
     "generate": Command(
-        summary="Step 7: continue prompts, calling tools on the way.",
         run=generate,
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
@@ -268,7 +253,6 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "evaluate": Command(
-        summary="Step 8: accuracy on question files, and perplexity with calls disabled.",
         run=evaluate,
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
@@ -276,7 +260,6 @@ COMMANDS: dict[str, Command] = {
         examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
     ),
     "demo": Command(
-        summary="All steps in order, with the baselines, and the results in one table.",
         run=demo,
         arguments=DemoArguments,
         config=lambda recipe: recipe,

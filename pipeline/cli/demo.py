@@ -18,7 +18,6 @@ from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.report.tables import console, report
 from pipeline.storage.manifest import MANIFEST
 
-STEPS_FILE = "steps.json"
 StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
 
 
@@ -26,11 +25,12 @@ def demo(recipe: Recipe, *, force: bool = False) -> None:
     """Run every step that is not finished (all with `force`), then print the report."""
     recipe = chained(recipe)
     steps = steps_of(recipe)
-    cache = StepCache.open(recipe.evaluate.output.parent / STEPS_FILE)
+    cache = StepCache.open(recipe.evaluate.output.with_name("steps.json"))
     for step in steps:
         cache.run(step, force=force)
     files = {step.name: step.output for step in steps}
-    console().print("", report(recipe.annotate.output, recipe.evaluate.output, files))
+    tables = report(recipe.annotate.output, recipe.evaluate.output, files)
+    console().print("", tables)
 
 
 def chained(recipe: Recipe) -> Recipe:
@@ -84,21 +84,18 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 
 def _run(config: StepConfig, recipe: Recipe) -> None:
     """Run the step of `config`. The imports are here because torch and Ray take seconds."""
-    if isinstance(config, AnnotateConfig):
-        from pipeline.annotation.run import annotate
+    from pipeline.annotation.run import annotate
+    from pipeline.augmentation.merge import merge
+    from pipeline.evaluation.run import evaluate
+    from pipeline.finetuning.run import finetune
 
+    if isinstance(config, AnnotateConfig):
         annotate(config)
     elif isinstance(config, MergeConfig):
-        from pipeline.augmentation.merge import merge
-
         merge(config)
     elif isinstance(config, FinetuneConfig):
-        from pipeline.finetuning.run import finetune
-
         finetune(config)
     else:
-        from pipeline.evaluation.run import evaluate
-
         evaluate(models_of(recipe))
 
 

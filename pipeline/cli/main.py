@@ -27,7 +27,6 @@ from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
 
 OUR_PACKAGES = ("pipeline", "tools_service")
-INSTALLED_COMMAND = "toolformer"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +57,8 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
     recipe = _recipe_of(argv)
     config = command.config(RECIPES[recipe]())
-    if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
+    arguments_class = get_origin(command.arguments) or command.arguments
+    if issubclass(arguments_class, ToolsArguments):
         config = with_tools_file(config, tools_file_of(argv))
     return tyro.cli(
         command.arguments,
@@ -71,8 +71,8 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
 
 def _program() -> str:
     """The name this process was started by, for help and messages."""
-    installed = Path(sys.argv[0]).stem == INSTALLED_COMMAND
-    return INSTALLED_COMMAND if installed else "python -m pipeline"
+    name = Path(sys.argv[0]).stem
+    return name if name == "toolformer" else "python -m pipeline"
 
 
 def _recipe_of(argv: Sequence[str]) -> RecipeName:
@@ -91,7 +91,7 @@ def _expand(argument: str, short: Mapping[str, str]) -> str:
 
 def _describe(name: str) -> str:
     command = COMMANDS[name]
-    lines = [command.summary, "", "Examples:"]
+    lines = [command.run.__doc__ or "", "", "Examples:"]
     lines += [f"  {_program()} {name} {example}".rstrip() for example in command.examples]
     if command.short:
         lines += ["", "Short forms: " + ", ".join(f"{a} for {b}" for a, b in command.short.items())]
@@ -110,15 +110,11 @@ def _set_up_logging() -> None:
 
 def _overview() -> str:
     program, width = _program(), max(map(len, COMMANDS))
-    return "\n".join(
-        [
-            f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]",
-            "",
-            "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.",
-            "",
-            *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
-            "",
-            f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.",
-            "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted.",
-        ]
+    commands = (f"  {name:<{width}}  {command.run.__doc__}\n" for name, command in COMMANDS.items())
+    return (
+        f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]\n\n"
+        "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.\n\n"
+        f"{''.join(commands)}\n"
+        f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.\n"
+        "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."
     )

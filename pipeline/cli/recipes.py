@@ -27,7 +27,6 @@ from pipeline.base.config import (
 )
 from tools_service.base.settings import Frozen
 from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
-from tools_service.tools.contract import ToolName
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -36,52 +35,43 @@ class Recipe(Frozen):
     """The whole method: one configuration per step."""
 
     annotate: AnnotateConfig
-    """Steps 1-4."""
     merge: MergeConfig
-    """Step 5."""
     finetune: FinetuneConfig
-    """Step 6."""
     generate: GenerateConfig
-    """Step 7."""
     evaluate: EvaluateConfig
-    """Step 8."""
 
 
 def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
-    runs = Path("runs/demo")
-    model = ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu", max_batch_tokens=4_096)
-    tools = ToolsConfig(
-        wikisearch=WikiSearchConfig(source=("demo/encyclopedia",), index=runs / "index"),
-        qa=QAConfig(
-            model="demo/models/reader",
-            reader="fid",
-            passages=1,
-            max_passage_tokens=128,
-            device="cpu",
-            dtype="float32",
-        ),
-        mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
-    )
-    generate = _generate(model, tools, runs, max_new_tokens=24)
     # The paper's k = 20 and m = 10 take several times the work and find hardly any more calls here.
     calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5)
-    return Recipe(
-        annotate=AnnotateConfig(
+    benchmarks = ("calculator", "wikisearch", "qa", "calendar", "mt", "plain")
+    return _recipe(
+        "demo",
+        AnnotateConfig(
             # Pretraining used up to 480 tokens, which must hold prompt, text twice and call.
             corpus=CorpusConfig(paths=("demo/pages",), max_tokens=112),
-            model=model,
+            model=ModelConfig(
+                path="demo/models/annotator", dtype="float32", device="cpu", max_batch_tokens=4_096
+            ),
             method=MethodConfig(prompts=Path("demo/prompts"), calculator=calculator, mt=mt),
-            tools=tools,
+            tools=ToolsConfig(
+                wikisearch=WikiSearchConfig(source=("demo/encyclopedia",)),
+                qa=QAConfig(
+                    model="demo/models/reader",
+                    reader="fid",
+                    passages=1,
+                    max_passage_tokens=128,
+                    device="cpu",
+                    dtype="float32",
+                ),
+                mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+            ),
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
-            output=runs / "annotations",
         ),
         # WikiSearch and QA know the same facts: after a QA call, a snippet teaches nothing.
-        merge=_merge(runs).model_copy(update={"one_call_per_position": True}),
-        finetune=FinetuneConfig(
-            model=model,
-            data=runs / "augmented",
-            output=runs / "model",
+        MergeConfig(one_call_per_position=True),
+        FinetuneConfig(
             sequence_length=256,
             batch_size=16,
             micro_batch_size=8,
@@ -94,79 +84,67 @@ def demo() -> Recipe:
             zero_stage=2,
             gradient_checkpointing=False,
         ),
-        generate=generate,
-        evaluate=EvaluateConfig(
-            generation=generate,
-            benchmarks=tuple(
-                Path(f"demo/questions/{name}.jsonl")
-                for name in ("calculator", "wikisearch", "qa", "calendar", "mt", "plain")
-            ),
+        GenerateConfig(max_new_tokens=24),
+        EvaluateConfig(
+            benchmarks=tuple(Path(f"demo/questions/{name}.jsonl") for name in benchmarks),
             perplexity=("demo/held_out",),
-            output=runs / "evaluation.json",
         ),
     )
 
 
 def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the three tools that need no model."""
-    runs = Path("runs/single_gpu")
-    model = ModelConfig(path="openai-community/gpt2-large")
-    tools = ToolsConfig(wikisearch=WikiSearchConfig(index=runs / "index"))
-    generate = _generate(model, tools, runs, tools_off=("QA", "MT"))
-    return Recipe(
-        annotate=AnnotateConfig(
+    return _recipe(
+        "single_gpu",
+        AnnotateConfig(
             # GPT-2's 1,024 tokens must hold prompt, text twice and call.
             corpus=CorpusConfig(max_tokens=256),
-            model=model,
+            model=ModelConfig(path="openai-community/gpt2-large"),
             method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar")),
-            tools=tools,
-            output=runs / "annotations",
         ),
-        merge=_merge(runs),
-        finetune=FinetuneConfig(
-            model=model, data=runs / "augmented", output=runs / "model", workers=1, zero_stage=1
-        ),
-        generate=generate,
-        evaluate=EvaluateConfig(generation=generate, output=runs / "evaluation.json"),
+        MergeConfig(),
+        FinetuneConfig(workers=1, zero_stage=1),
+        GenerateConfig(tools_off=("QA", "MT")),
+        EvaluateConfig(),
     )
 
 
 def paper() -> Recipe:
     """GPT-J 6B with all five tools on eight GPUs of 40 GB: ZeRO-3, BF16 (Appendix B)."""
-    runs = Path("runs/paper")
-    model = ModelConfig()
-    tools = ToolsConfig(wikisearch=WikiSearchConfig(index=runs / "index"))
-    generate = _generate(model, tools, runs)
-    return Recipe(
-        annotate=AnnotateConfig(
-            model=model, tools=tools, ray=RayConfig(actors=8), output=runs / "annotations"
-        ),
-        merge=_merge(runs),
-        finetune=FinetuneConfig(model=model, data=runs / "augmented", output=runs / "model"),
-        generate=generate,
-        evaluate=EvaluateConfig(generation=generate, output=runs / "evaluation.json"),
-    )
+    annotate = AnnotateConfig(ray=RayConfig(actors=8))
+    return _recipe("paper", annotate, MergeConfig(), FinetuneConfig(), GenerateConfig(), EvaluateConfig())
 
 
 RECIPES: dict[RecipeName, Callable[[], Recipe]] = {"demo": demo, "single_gpu": single_gpu, "paper": paper}
 
 
-def _generate(
-    model: ModelConfig,
-    tools: ToolsConfig,
-    runs: Path,
-    *,
-    tools_off: tuple[ToolName, ...] = (),
-    max_new_tokens: int = 64,
-) -> GenerateConfig:
-    """The fine-tuned model with the same tools; the calendar shows today."""
-    return GenerateConfig(
-        model=model.model_copy(update={"path": str(runs / "model")}),
-        tools=tools.model_copy(update={"calendar": CalendarConfig(today=True)}),
-        tools_off=tools_off,
-        max_new_tokens=max_new_tokens,
+def _recipe(
+    name: RecipeName,
+    annotate: AnnotateConfig,
+    merge: MergeConfig,
+    finetune: FinetuneConfig,
+    generate: GenerateConfig,
+    evaluate: EvaluateConfig,
+) -> Recipe:
+    """Connect the steps: each reads what the step before writes below runs/NAME.
+
+    Model and tools are those of `annotate`; after fine-tuning, the calendar shows today.
+    """
+    runs = Path("runs") / name
+    model, output = annotate.model, runs / "model"
+    rows, augmented = runs / "annotations", runs / "augmented"
+    wikisearch = annotate.tools.wikisearch.model_copy(update={"index": runs / "index"})
+    tools = annotate.tools.model_copy(update={"wikisearch": wikisearch})
+    generate = generate.model_copy(
+        update={
+            "model": model.model_copy(update={"path": str(output)}),
+            "tools": tools.model_copy(update={"calendar": CalendarConfig(today=True)}),
+        }
     )
-
-
-def _merge(runs: Path) -> MergeConfig:
-    return MergeConfig(annotations=(runs / "annotations",), output=runs / "augmented")
+    return Recipe(
+        annotate=annotate.model_copy(update={"tools": tools, "output": rows}),
+        merge=merge.model_copy(update={"annotations": (rows,), "output": augmented}),
+        finetune=finetune.model_copy(update={"model": model, "data": augmented, "output": output}),
+        generate=generate,
+        evaluate=evaluate.model_copy(update={"generation": generate, "output": runs / "evaluation.json"}),
+    )

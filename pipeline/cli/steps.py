@@ -48,10 +48,8 @@ class StepCache:
 
     path: Path
     entries: dict[str, dict[str, str]] = field(default_factory=dict)
-    chain: str = ""
-    """Fingerprint of the steps so far."""
-    former_chain: str = ""
-    """The same, as earlier versions computed it."""
+    chain: str = ""  # fingerprint of the steps so far
+    former_chain: str = ""  # the same, as earlier versions computed it
 
     @staticmethod
     def open(path: Path) -> StepCache:
@@ -63,7 +61,7 @@ class StepCache:
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path} is not a cache of steps; remove it: {error}") from error
 
-    def run(self, step: PipelineStep, *, force: bool = False, echo: Callable[[str], None] = print) -> bool:
+    def run(self, step: PipelineStep, *, force: bool = False) -> bool:
         """Run `step` unless it is finished; return whether it ran."""
         states = list(_input_states(step.reads))
         config = step.config.model_dump(mode="json")
@@ -72,17 +70,17 @@ class StepCache:
         entry = self.entries.get(step.name, {})
         unchanged = entry.get("fingerprint") in (self.chain, self.former_chain) and not force
         if unchanged and entry.get("state") == "finished" and step.output.exists():
-            echo(f"{step.name}: finished before, {step.output}")
+            print(f"{step.name}: finished before, {step.output}")
             return False
         if not unchanged:
             _remove(step.output, owned=entry.get("owns") == str(step.output), force=force)
             entry = {"owns": "" if step.output.exists() else str(step.output)}
-        echo(f"{step.name} → {step.output}")
+        print(f"{step.name} → {step.output}")
         self._write(step, "begun", entry["owns"])
         started = time.monotonic()
         step.run()
         self._write(step, "finished", entry["owns"])
-        echo(f"{step.name}: {time.monotonic() - started:.0f} s")
+        print(f"{step.name}: {time.monotonic() - started:.0f} s")
         return True
 
     def _write(self, step: PipelineStep, state: str, owns: str) -> None:
@@ -113,8 +111,5 @@ def _former_fingerprint(step: PipelineStep, chain: str, states: Iterable[str | F
 
 def _remove(output: Path, *, owned: bool, force: bool) -> None:
     """Remove an output of an earlier run. Any other output is left to the step itself."""
-    if not output.exists():
-        return
-    has_manifest = output.is_dir() and (output / MANIFEST).is_file()
-    if owned or (force and has_manifest):
-        shutil.rmtree(output) if output.is_dir() else output.unlink()
+    if owned or (force and (output / MANIFEST).is_file()):
+        shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)

@@ -81,4 +81,5 @@ CALLS_PER_S: dict[ToolName, float] = {
     "Calendar": 10_000.0,
     "MT": 200.0,
 }
-"""Calls that one replica answers (base/hardware.py says how this was measured)."""
+"""Calls that one replica answers, by `python -m bench.tools` on one thread of two cores of an AMD EPYC, with
+the demo's small models, in lists of 64. Elsewhere this is only the order of magnitude: use --calls-per-s."""

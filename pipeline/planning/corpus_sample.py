@@ -8,7 +8,9 @@ the number is then exact. Uses no model and no Ray.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,7 +67,7 @@ def sample_corpus(
         quota = -(-(size - len(texts)) // (files_read - number))
         file = files[number * len(files) // files_read]
         file_texts, share = _read_part(file, config, count_tokens, max(1, quota))
-        texts += file_texts[: max(0, quota)]
+        texts += file_texts[:quota]
         texts_read += len(file_texts)
         shares += share
         bytes_read += share * (file.size or 0)
@@ -87,24 +89,18 @@ def _read_part(
 ) -> tuple[list[Text], float]:
     """The first texts of a file, at least `size` of them, and the share of the file that they take."""
     tracked = _TrackedFile(file.name, file.path, file.root, file.size, [])
-    rows = _parquet_rows(file) if file.format == "parquet" else None
+    rows = 0
+    if file.format == "parquet":
+        # read_file reports a damaged file.
+        with suppress(pa.ArrowException, OSError), file.open_random() as stream:
+            rows = pq.read_metadata(stream).num_rows
+
     texts: list[Text] = []
-    last_source, share = "", None
-    for text in read_file(tracked, config, count_tokens):
-        source = text.document.source
-        if source != last_source:  # stop between documents only
-            if len(texts) >= size and share:
-                return texts, share
-            share = int(source.rpartition("#")[2]) / rows if rows else tracked.share_read()
-        texts.append(text)
-        last_source = source
+    share = None
+    documents = groupby(read_file(tracked, config, count_tokens), lambda text: text.document.source)
+    for source, document_texts in documents:  # stop between documents only
+        if len(texts) >= size and share:
+            return texts, share
+        share = int(source.rpartition("#")[2]) / rows if rows else tracked.share_read()
+        texts += document_texts
     return texts, 1.0
-
-
-def _parquet_rows(file: CorpusFile) -> int | None:
-    """None if the file is damaged; read_file then reports the damage."""
-    try:
-        with file.open_random() as source:
-            return int(pq.read_metadata(source).num_rows)
-    except (pa.ArrowException, OSError):
-        return None

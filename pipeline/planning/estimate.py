@@ -46,9 +46,7 @@ class WorkPlan(Frozen):
 
 
 class ToolPlan(Frozen):
-    """One tool."""
-
-    texts: int  # selected for it
+    texts: int  # selected for this tool
     texts_kept: int  # with a call at tau_f or above
     calls: int  # sent to the tool, equal calls included
     calls_per_s: float  # answered by one replica
@@ -58,8 +56,6 @@ class ToolPlan(Frozen):
 
 
 class TimePlan(Frozen):
-    """Time and cost on the chosen hardware."""
-
     flops_per_s: float  # of one actor
     source: str  # of flops_per_s
     start_s: float  # until all actors work
@@ -103,9 +99,8 @@ def plan(config: PlanConfig) -> Plan:
     require_readable(files, config.corpus)
     method, model_path = config.method, config.model.path
     sizes, shape = PromptSizes.of(load_tokenizer(model_path), method), model_shape(model_path)
-    assumptions = assumptions_from_run(config.like) if config.like else DEMO
-    measured_tools = assumptions.tools if config.like else {}
-    assumptions = assumptions.model_copy(update={"tools": DEMO.tools | measured_tools})
+    measured = assumptions_from_run(config.like) if config.like else DEMO
+    assumptions = measured.model_copy(update={"tools": DEMO.tools | measured.tools})
 
     sample, texts = sample_corpus(files, config.corpus, TokenCounter(model_path), config.sample)
     total_texts = min(sample.texts, config.corpus.max_texts or sample.texts)
@@ -130,7 +125,7 @@ def plan(config: PlanConfig) -> Plan:
         config=config,
         shape=shape,
         assumptions=assumptions,
-        tools_from_demo=tuple(tool for tool in method.tools if tool not in measured_tools),
+        tools_from_demo=tuple(t for t in method.tools if measured is DEMO or t not in measured.tools),
         sample=sample,
         texts=total_texts,
         tokens=round(scale * sum(n * number for (n, _), number in counts.items())),

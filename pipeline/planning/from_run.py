@@ -77,18 +77,16 @@ def _statistics(
 ) -> ToolStatistics:
     """Averages of one tool; all are 0 where nothing was drawn or scored."""
     settings, tokenizer = config.method.of(tool), load_tokenizer(config.model.path)
-    work = [[part for part in annotation.work if part.tool == tool] for annotation in annotations]
-    decoded = sum(part.run.tokens for parts in work for part in parts if part.phase == "decode")
+    work = [part for annotation in annotations for part in annotation.work if part.tool == tool]
+    decoded = [part.run.tokens for part in work if part.phase == "decode"]
     funnels = [stage for annotation in annotations for stage in annotation.funnel if stage.tool == tool]
     positions = sum(stage.positions for stage in funnels)
-    kept: set[int] = set()
     groups: defaultdict[tuple[int, str, str], list[Call]] = defaultdict(list)  # by text, c and r
     for number, annotation in enumerate(annotations):
         for call in annotation.calls:
             if call.tool == tool:
                 groups[number, call.input, call.result].append(call)
-                if call.gain >= settings.tau_f:
-                    kept.add(number)
+    kept = {group[0] for group, calls in groups.items() if max(c.gain for c in calls) >= settings.tau_f}
 
     plus = tokenize_continuations(tokenizer, [linearise(tool, *pair) for _, *pair in groups])
     call_only = tokenize_continuations(tokenizer, [linearise(tool, argument) for _, argument, _ in groups])
@@ -99,11 +97,11 @@ def _statistics(
         targets += len({token + t for token in tokens for t in range(LOSS_TOKENS)} & set(range(n)))
     needs_call = sum(any(call.l_call is not None for call in calls) for calls in groups.values())
 
-    texts, draws = max(1, sum(map(bool, work))), max(1, sum(stage.draws for stage in funnels))
+    texts, draws = max(1, len(decoded)), max(1, sum(stage.draws for stage in funnels))
     scored = max(1, len(groups))
     return ToolStatistics(
         positions=min(1.0, round(positions / (texts * settings.k), 4)),
-        draw=round(max(0, decoded - positions) / draws, 4),
+        draw=round(max(0, sum(decoded) - positions) / draws, 4),
         candidates=round(sum(stage.candidates for stage in funnels) / draws, 4),
         scored=round(len(groups) / draws, 4),
         plus=round(sum(len(prefix.ids) for prefix in plus) / scored, 2),
@@ -157,13 +155,9 @@ def _throughput(folder: Path, manifest: AnnotationManifest) -> dict[str, float]:
     first, last = files[actors - 1][0], files[-1][0]
     if not begin - _CLOCK_S < first < last < end + _CLOCK_S:
         return {}
-    first_flops = sum(compute.shape.flops(_work(path)) for _, path in files[:actors])
-    flops_per_s = (compute.flops - first_flops) / (last - first)
+    batches = (batch for _, path in files[:actors] for batch in read_file_batches(path, ["work"]))
+    work = (part for batch in batches for row in batch.to_pylist() for part in row["work"])
+    start_work = sum((Cost(**part["run"]) for part in work), Cost())
+    flops_per_s = (compute.flops - compute.shape.flops(start_work)) / (last - first)
     start_s = max(0.0, session.wall_s - compute.flops / flops_per_s)
     return {"start_s": round(start_s, 1), "throughput": float(f"{flops_per_s / actors:.4g}")}
-
-
-def _work(path: Path) -> Cost:
-    """What was run for the rows of a file."""
-    rows = (row for batch in read_file_batches(path, ["work"]) for row in batch.to_pylist())
-    return sum((Cost(**part["run"]) for row in rows for part in row["work"]), Cost())

@@ -5,54 +5,53 @@ In: a `Plan`. Out: renderables of rich. Nothing is computed here except units an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 from rich.console import Group
 from rich.table import Column, Table
 
-from pipeline.planning.estimate import Plan, ToolPlan, WorkPlan
+from pipeline.planning.estimate import Plan, TimePlan, ToolPlan, WorkPlan
 
 
 def render_plan(plan: Plan) -> Group:
     """Everything that `plan` prints."""
-    work: dict[str, dict[str, str]] = {
-        tool or "all tools": _work_cells([row for row in plan.work if row.tool == tool])
-        for tool in dict.fromkeys(row.tool for row in plan.work)
-    }
+    rows_by_tool = groupby(plan.work, lambda row: row.tool)
+    work = {tool or "all tools": _work_cells(list(rows)) for tool, rows in rows_by_tool}
     work["all"] = _work_cells(plan.work)
-    tools: dict[str, dict[str, str]] = {tool: _tool_cells(row) for tool, row in plan.tools.items()}
+    tools = {tool: _tool_cells(row) for tool, row in plan.tools.items()}
     tables = _table("Tokens through the model (FLOPs)", work), "", _table("Tools", tools), ""
     return Group(_summary(plan), "", *tables, *(f"! {line}" for line in warnings(plan)))
 
 
-def warnings(plan: Plan) -> list[str]:
+def warnings(plan: Plan) -> Iterator[str]:
     """What limits the plan's figures, most important first."""
-    config, lines = plan.config, []
+    config = plan.config
     if plan.tools_from_demo:
-        lines.append(
+        yield (
             f"the statistics of {', '.join(plan.tools_from_demo)} are assumed to be as in the demo; annotate "
             "a few hundred texts of your own and name that folder with --like"
         )
     if config.like is not None and plan.assumptions.throughput is None:
-        lines.append(
+        yield (
             f"{config.like} shows no speed: that takes a run of one session, with three batches an actor or "
             "more, whose files have their original times (copies do not)"
         )
     if plan.time is None:
-        lines.append("no time: name --hardware, or --flops-per-s, or --like a run on the same hardware")
+        yield "no time: name --hardware, or --flops-per-s, or --like a run on the same hardware"
     elif config.flops_per_s is None and config.hardware is not None:
-        lines.append(
+        yield (
             f"--utilisation {config.utilisation} is an assumption; a finished run shows the real speed in "
             "compute.flops_per_s"
         )
     for tool, row in plan.tools.items():
         if row.replicas is not None and row.replicas > row.max_replicas:
             option = f"tools.{tool.lower()}.deployment.max_replicas = {row.max_replicas}"
-            lines.append(
+            yield (
                 f"{tool} needs {row.replicas} replicas of {_short(row.calls_per_s)} calls/s, but {option}: "
                 "raise it, or annotators wait"
             )
-    return lines
 
 
 def _summary(plan: Plan) -> Table:
@@ -64,25 +63,20 @@ def _summary(plan: Plan) -> Table:
         corpus += f", {sample.bytes_read / sample.bytes:.2%} of {_short(sample.bytes)}B"
     disk = f"{_short(plan.disk_bytes)}B of annotations in {plan.disk_files:,} files"
     disk += f"; ids of finished texts take {_short(plan.ids_bytes)}B on each node that reads"
-    lines = {
-        "corpus": corpus,
-        "assumptions": plan.assumptions.source,
-        "model": f"{_short(plan.shape.parameters)} weights in matrices, {plan.config.model.path}",
-        "work": f"{_short(plan.token_forwards)} tokens through the model, {_short(plan.flops)} FLOPs",
-        "time": _time(plan),
-        "disk": disk,
-    }
     table = Table.grid(padding=(0, 2))
-    for name, line in lines.items():
-        if line:
-            table.add_row(name, line)
+    table.add_row("corpus", corpus)
+    table.add_row("assumptions", plan.assumptions.source)
+    table.add_row("model", f"{_short(plan.shape.parameters)} weights in matrices, {plan.config.model.path}")
+    table.add_row(
+        "work", f"{_short(plan.token_forwards)} tokens through the model, {_short(plan.flops)} FLOPs"
+    )
+    if plan.time is not None:
+        table.add_row("time", _time(plan.time, plan.config.deadline_hours))
+    table.add_row("disk", disk)
     return table
 
 
-def _time(plan: Plan) -> str:
-    time, deadline = plan.time, plan.config.deadline_hours
-    if time is None:
-        return ""
+def _time(time: TimePlan, deadline: float | None) -> str:
     kind = "GPU" if time.gpu_hours else "actor"
     cost = "" if time.cost is None else f", cost {time.cost:,.2f}"
     fewest = "" if deadline is None else f" (the fewest for {_hours(deadline)})"
@@ -95,14 +89,13 @@ def _time(plan: Plan) -> str:
 
 
 def _work_cells(rows: Sequence[WorkPlan]) -> dict[str, str]:
-    phases = ("positions", "decode", "empty", "plus", "call")
-    columns = {phase: [row for row in rows if row.phase == phase] for phase in phases}
-    return {name: _tokens_and_flops(column) for name, column in (columns | {"all": [*rows]}).items()}
-
-
-def _tokens_and_flops(rows: Sequence[WorkPlan]) -> str:
-    tokens, flops = sum(row.cost.tokens for row in rows), sum(row.flops for row in rows)
-    return f"{_short(tokens)} ({_short(flops)})" if rows else ""
+    cells = {}
+    for column in ("positions", "decode", "empty", "plus", "call", "all"):
+        selected = [row for row in rows if column in (row.phase, "all")]
+        tokens = sum(row.cost.tokens for row in selected)
+        flops = sum(row.flops for row in selected)
+        cells[column] = f"{_short(tokens)} ({_short(flops)})" if selected else ""
+    return cells
 
 
 def _tool_cells(row: ToolPlan) -> dict[str, str]:
@@ -117,7 +110,7 @@ def _tool_cells(row: ToolPlan) -> dict[str, str]:
     }
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, str]]) -> Table:
+def _table(title: str, rows: Mapping[Any, Mapping[str, str]]) -> Table:
     """Cells by row and column; every row has the same columns."""
     columns = [Column(name, justify="right") for name in next(iter(rows.values()))]
     table = Table("tool", *columns, title=title, title_justify="left")

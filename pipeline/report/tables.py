@@ -8,11 +8,11 @@ the worst: a hash of their place in the corpus selects them, and tools take turn
 from __future__ import annotations
 
 import hashlib
-import heapq
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from pipeline.base.config import MethodConfig
-from pipeline.evaluation.results import Evaluation, ModelResult
+from pipeline.evaluation.results import BenchmarkResult, Evaluation
 from pipeline.storage.counts import ToolCounts
 from pipeline.storage.manifest import read_manifest
 from pipeline.storage.row_files import read_rows
@@ -58,7 +58,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
     columns = ["text_id", "document", "text", "calls"]
     calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
     return Group(
-        funnel_table(manifest.counts.tools if manifest.counts is not None else {}),
+        funnel_table(manifest.counts.tools if manifest.counts else {}),
         calls_view(calls),
         result_table(Evaluation.read(evaluation)),
         files_table(files),
@@ -88,15 +88,12 @@ def kept_calls(
         for call in row["calls"]:
             if call["gain"] >= method.of(call["tool"]).tau_f:
                 sample = samples[call["tool"]]
-                sample.append((_sort_key(row["text_id"], call), _in_context(row, call)))
-                if len(sample) > 4 * number:  # bounds memory
-                    sample[:] = _smallest(sample, number)
-    by_turns = chain.from_iterable(zip_longest(*(_smallest(sample, number) for sample in samples.values())))
+                key = _sort_key(row["text_id"], call)
+                sample.append((key, _in_context(row, call)))
+                sample.sort(key=itemgetter(0))
+                del sample[number:]
+    by_turns = chain.from_iterable(zip_longest(*samples.values()))
     return [entry[1] for entry in by_turns if entry is not None][:number]
-
-
-def _smallest(sample: list[tuple[bytes, KeptCall]], number: int) -> list[tuple[bytes, KeptCall]]:
-    return heapq.nsmallest(number, sample, key=lambda entry: entry[0])
 
 
 def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
@@ -114,21 +111,19 @@ def result_table(evaluation: Evaluation) -> Table:
     """Accuracy in percent and questions with a call, by model; the paper's four come first."""
     names = [name for name in _MODELS if name in evaluation.models]
     names += [name for name in evaluation.models if name not in _MODELS]
-    benchmarks = dict.fromkeys(chain.from_iterable(evaluation.models[name].benchmarks for name in names))
+    models = [evaluation.models[name] for name in names]
+    benchmarks = dict.fromkeys(chain.from_iterable(model.benchmarks for model in models))
     table = Table(title="Results: percent right (questions with a call)", title_justify="left")
     table.add_column("model")
     for benchmark in benchmarks:
-        sizes = {
-            result.benchmarks[benchmark].n
-            for result in evaluation.models.values()
-            if benchmark in result.benchmarks
-        }
-        table.add_column(f"{escape(benchmark)}\nn = {' or '.join(map(str, sorted(sizes)))}", justify="right")
+        results = (model.benchmarks.get(benchmark) for model in models)
+        sizes = sorted({result.n for result in results if result is not None})
+        table.add_column(f"{escape(benchmark)}\nn = {' or '.join(map(str, sizes))}", justify="right")
     table.add_column("perplexity", justify="right")
-    for name in names:
-        result = evaluation.models[name]
-        perplexity = "–" if result.perplexity is None else f"{result.perplexity:.2f}"
-        table.add_row(escape(name), *(_score(result, benchmark) for benchmark in benchmarks), perplexity)
+    for name, model in zip(names, models, strict=True):
+        scores = (_score(model.benchmarks.get(benchmark)) for benchmark in benchmarks)
+        perplexity = "–" if model.perplexity is None else f"{model.perplexity:.2f}"
+        table.add_row(escape(name), *scores, perplexity)
     return table
 
 
@@ -140,11 +135,8 @@ def files_table(files: Mapping[str, Path]) -> Table:
     return table
 
 
-def _score(result: ModelResult, benchmark: str) -> str:
-    if benchmark not in result.benchmarks:
-        return "–"
-    score = result.benchmarks[benchmark]
-    return f"{100 * score.accuracy:.1f} ({score.calls})"
+def _score(result: BenchmarkResult | None) -> str:
+    return "–" if result is None else f"{100 * result.accuracy:.1f} ({result.calls})"
 
 
 def _sort_key(text_id: int, call: Mapping[str, Any]) -> bytes:

@@ -41,7 +41,7 @@ class Chain:
             self._step("first", Upper(suffix=suffix), self.source, first, str.upper),
             self._step("second", Upper(), first / "text", second, lambda text: text * 2),
         ]
-        return [step.name for step in steps if cache.run(step, force=force, echo=lambda line: None)]
+        return [step.name for step in steps if cache.run(step, force=force)]
 
     def _step(
         self, name: str, config: Upper, source: Path, output: Path, change: Callable[[str], str]

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from rich.console import Console
 from bench.fixtures import small_run as annotating
 from pipeline.base.config import PlanConfig
 from pipeline.base.cost import ModelShape
-from pipeline.base.hardware import HARDWARE, PEAK_FLOPS_PER_S
+from pipeline.base.hardware import PEAK_FLOPS_PER_S, Hardware
 from pipeline.base.records import Cost
 from pipeline.planning.assumptions import CALLS_PER_S, DEMO
 from pipeline.planning.estimate import Plan, plan
@@ -232,7 +233,7 @@ def test_the_plan_is_printed_and_written(plan_like_run: Plan, tmp_path: Path) ->
 
 def test_all_tools_and_hardware_have_figures() -> None:
     assert set(DEMO.tools) == set(CALLS_PER_S) == set(TOOL_NAMES)
-    assert set(PEAK_FLOPS_PER_S) == set(HARDWARE)
+    assert set(PEAK_FLOPS_PER_S) == set(get_args(Hardware))
 
 
 def test_no_weights_are_read(world: Path, tmp_path: Path) -> None:
