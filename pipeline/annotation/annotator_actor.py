@@ -19,7 +19,7 @@ import ray
 from pipeline.annotation.isolation import MAX_CRASHES, ReadWriteLock
 from pipeline.annotation.metrics import BatchMetrics
 from pipeline.annotation.source import from_block
-from pipeline.base.config import AnnotateConfig, ModelConfig
+from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.storage.logs import log_into
 from pipeline.storage.row_files import ROWS, write_rows
@@ -55,7 +55,9 @@ class AnnotateBatch:
             self._refused = f"annotators died {starts} times while they loaded the model: too little memory?"
             return
         try:
-            model = load_language_model(_place_model(config))
+            gpus = config.ray.gpus_per_actor
+            placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+            model = load_language_model(config.model.model_copy(update=placement))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
         except ToolformerError as error:
@@ -113,10 +115,3 @@ class AnnotateBatch:
         [annotation] = await self._annotator.aannotate([text])
         await self._progress.end.remote([text.text_id])
         return annotation
-
-
-def _place_model(config: AnnotateConfig) -> ModelConfig:
-    """The model on the resources of the actor: the CPU, one GPU, or several GPUs."""
-    gpus = config.ray.gpus_per_actor
-    placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
-    return config.model.model_copy(update=placement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipeline.annotation.isolation import CrashTracker, FailedText, FailureBudget
+from pipeline.annotation.isolation import FailedText, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
 
 _REFRESH_S = 0.5
@@ -30,7 +31,7 @@ class ProgressActor:
         self._tasks = tasks
         self._recorder = Recorder(run)
         self._failures = failures
-        self._crashes = CrashTracker()
+        self._unfinished: Counter[tuple[int, ...]] = Counter()
         self._starts = 0
         self._texts_by_task: dict[str, int] = {}
         self._done = done
@@ -51,12 +52,13 @@ class ProgressActor:
         self._starts = 0
 
     def begin(self, texts: Sequence[int]) -> int:
-        """CrashTracker.begin for all annotating actors."""
-        return self._crashes.begin(texts)
+        """A batch starts. Returns its earlier starts without an end: each may be a crash."""
+        self._unfinished[tuple(texts)] += 1
+        return self._unfinished[tuple(texts)] - 1
 
     def end(self, texts: Sequence[int]) -> None:
-        """CrashTracker.end for all annotating actors."""
-        self._crashes.end(texts)
+        """A batch has ended, with or without an error."""
+        self._unfinished.pop(tuple(texts), None)
 
     def annotated(self, texts: int, failed: Sequence[FailedText] = ()) -> str | None:
         """An actor has annotated `texts` more texts; a repeated task counts again.
@@ -94,10 +96,10 @@ def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> 
 
 
 @contextmanager
-def progress_bar(progress: Any, label: str) -> Iterator[None]:
+def progress_bar(progress: Any) -> Iterator[None]:
     """Draw the state of the progress actor on standard error during the block."""
     stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(progress, label, stop), daemon=True)
+    thread = threading.Thread(target=_draw, args=(progress, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -106,10 +108,10 @@ def progress_bar(progress: Any, label: str) -> Iterator[None]:
         thread.join()
 
 
-def _draw(progress: Any, label: str, stop: threading.Event) -> None:
+def _draw(progress: Any, stop: threading.Event) -> None:
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
     done = ray.get(progress.done.remote())
-    with tqdm(desc=label, unit=" texts", initial=done, mininterval=interval) as bar:
+    with tqdm(desc="annotate", unit=" texts", initial=done, mininterval=interval) as bar:
         stopped = False
         while not stopped:
             stopped = stop.wait(_REFRESH_S)

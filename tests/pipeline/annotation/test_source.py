@@ -12,7 +12,7 @@ import ray
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
-from pipeline.annotation.source import ReadContext, TextSource, from_block, read_groups, to_block
+from pipeline.annotation.source import TextSource, from_block, read_groups, to_block
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA
 from pipeline.corpus.files import list_files
@@ -38,7 +38,7 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = read_groups(files, config)
     progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
-    tasks = TextSource(groups, ReadContext(config, count, ray.put(ids), progress)).get_read_tasks(1)
+    tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
     assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
     assert ray.get(progress.total.remote()) is None, "known only when every file has been read"
