@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_HINT = "Remove the cause and resume with --retry-failed, or raise --max-failed-share"
 _MAX_STARTS = 3  # crashes tolerated per actor before the first one has loaded its model
+_START = "load the model"  # the task that an actor reports before its batches
 
 
 class AnnotationError(ToolformerError):
@@ -50,7 +51,7 @@ class AnnotateBatch:
         log_into(config.output)
         self._progress, self._lock, self._rows = progress, ReadWriteLock(), config.output / ROWS
         self._refused: str | None = None
-        starts = ray.get(progress.starting.remote())
+        starts = ray.get(progress.begin.remote(_START))
         if starts >= _MAX_STARTS * config.ray.actors:  # Ray would restart the actors forever
             self._refused = f"annotators died {starts} times while they loaded the model: too little memory?"
             return
@@ -62,7 +63,7 @@ class AnnotateBatch:
             self._metrics = BatchMetrics(config, model.model)
         except ToolformerError as error:
             self._refused = str(error)  # raised later: an error raised here would lose its type
-        ray.get(progress.ready.remote())
+        ray.get(progress.end.remote(_START))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Annotate a block of TEXT_SCHEMA, write its rows to a file, return the number of texts.
@@ -95,7 +96,7 @@ class AnnotateBatch:
     async def _annotate_isolated(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text; a batch that actors died with is annotated text by text."""
         annotations: list[Annotation] | None = None
-        ids = [text.text_id for text in texts]
+        ids = tuple(text.text_id for text in texts)
         async with self._lock.shared():
             if await self._progress.begin.remote(ids) < MAX_CRASHES:
                 annotations = await self._annotator.aannotate(texts)
@@ -108,10 +109,10 @@ class AnnotateBatch:
 
     async def _annotate_alone(self, text: Text) -> Annotation:
         """Annotate one text while this actor does nothing else. It failed if actors died with it."""
-        if await self._progress.begin.remote([text.text_id]) >= MAX_CRASHES:
+        if await self._progress.begin.remote((text.text_id,)) >= MAX_CRASHES:
             reason = f"process died: {MAX_CRASHES} times, while it was annotating this text and nothing else"
             logger.warning("text %d failed", text.text_id, extra={"text_id": text.text_id, "error": reason})
             return Annotation(text, "failed", reason)
         [annotation] = await self._annotator.aannotate([text])
-        await self._progress.end.remote([text.text_id])
+        await self._progress.end.remote((text.text_id,))
         return annotation

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,7 @@ class ProgressActor:
         self._tasks = tasks
         self._recorder = Recorder(run)
         self._failures = failures
-        self._unfinished: Counter[tuple[int, ...]] = Counter()
-        self._starts = 0
+        self._unended_starts: Counter[Hashable] = Counter()
         self._texts_by_task: dict[str, int] = {}
         self._done = done
         self._record()
@@ -42,23 +41,14 @@ class ProgressActor:
         self._texts_by_task[task] = texts
         self._record()
 
-    def starting(self) -> int:
-        """An annotating actor starts. Returns the starts since an actor was last ready."""
-        self._starts += 1
-        return self._starts - 1
+    def begin(self, task: Hashable) -> int:
+        """An actor starts this task. Returns its earlier starts without an end: each may be a crash."""
+        self._unended_starts[task] += 1
+        return self._unended_starts[task] - 1
 
-    def ready(self) -> None:
-        """An annotating actor has loaded its model."""
-        self._starts = 0
-
-    def begin(self, texts: Sequence[int]) -> int:
-        """A batch starts. Returns its earlier starts without an end: each may be a crash."""
-        self._unfinished[tuple(texts)] += 1
-        return self._unfinished[tuple(texts)] - 1
-
-    def end(self, texts: Sequence[int]) -> None:
-        """A batch has ended, with or without an error."""
-        self._unfinished.pop(tuple(texts), None)
+    def end(self, task: Hashable) -> None:
+        """An actor has ended this task, with or without an error."""
+        self._unended_starts.pop(task, None)
 
     def annotated(self, texts: int, failed: Sequence[FailedText] = ()) -> str | None:
         """An actor has annotated `texts` more texts; a repeated task counts again.
@@ -78,14 +68,13 @@ class ProgressActor:
             samples.append((EXPECTED, (), texts_read * self._tasks / len(self._texts_by_task)))
         self._recorder.record(samples)
 
-    def done(self) -> int:
-        """Texts annotated, those of earlier sessions included."""
-        return self._done
+    def done_and_total(self) -> tuple[int, int | None]:
+        """Texts annotated, those of earlier sessions included, and texts of the corpus.
 
-    def total(self) -> int | None:
-        """Texts of the corpus; None until every corpus file is read."""
+        The second number is None until every corpus file is read.
+        """
         all_read = len(self._texts_by_task) == self._tasks
-        return sum(self._texts_by_task.values()) if all_read else None
+        return self._done, sum(self._texts_by_task.values()) if all_read else None
 
 
 def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
@@ -110,11 +99,11 @@ def progress_bar(progress: Any) -> Iterator[None]:
 
 def _draw(progress: Any, stop: threading.Event) -> None:
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
-    done = ray.get(progress.done.remote())
+    done, _ = ray.get(progress.done_and_total.remote())
     with tqdm(desc="annotate", unit=" texts", initial=done, mininterval=interval) as bar:
         stopped = False
         while not stopped:
             stopped = stop.wait(_REFRESH_S)
-            done, total = ray.get([progress.done.remote(), progress.total.remote()])
+            done, total = ray.get(progress.done_and_total.remote())
             bar.total = max(total, done) if total is not None else None
             bar.update(done - bar.n)

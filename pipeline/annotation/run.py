@@ -159,7 +159,8 @@ def _run_graph(
             raise AnnotationError(
                 f"{message}. The rows in {config.output} stay; the same command resumes the run"
             ) from error
-        return int(ray.get(progress.total.remote()))
+        _, total = ray.get(progress.done_and_total.remote())
+        return int(total)
 
 
 def _annotated(

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,8 +68,6 @@ def logged(folder: Path) -> Iterator[None]:
 class _JsonLinesHandler(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         """Ignore a failed write (full disk): Ray's log has the record, too."""
-        try:
+        with suppress(OSError):
             Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
             super().emit(record)
-        except OSError:
-            return

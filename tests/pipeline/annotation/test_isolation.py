@@ -50,10 +50,10 @@ def test_the_verdict_has_reasons_by_count_and_examples() -> None:
 
 def test_starts_without_an_end_are_counted_by_batch() -> None:
     crashes = ProgressActor(tasks=1, done=0, failures=FailureBudget(0.0), run="tests")
-    assert [crashes.begin([1, 2]), crashes.begin([1, 2]), crashes.begin([1])] == [0, 1, 0]
-    crashes.end([1, 2])
-    crashes.end([1, 2])
-    assert [crashes.begin([1, 2]), crashes.begin([1])] == [0, 1]
+    assert [crashes.begin((1, 2)), crashes.begin((1, 2)), crashes.begin((1,))] == [0, 1, 0]
+    crashes.end((1, 2))
+    crashes.end((1, 2))
+    assert [crashes.begin((1, 2)), crashes.begin((1,))] == [0, 1]
 
 
 def test_exclusive_access_is_alone_and_shared_access_is_concurrent() -> None:

@@ -41,11 +41,11 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
     assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
-    assert ray.get(progress.total.remote()) is None, "known only when every file has been read"
+    assert ray.get(progress.done_and_total.remote())[1] is None, "known only when every file has been read"
     blocks += tasks[2]()
     assert all(block.schema == TEXT_SCHEMA for block in blocks)
     assert from_block(pa.concat_tables(blocks)) == [text for text in texts if text not in done]
-    assert ray.get([progress.total.remote(), progress.done.remote()]) == [len(texts), len(done)]
+    assert ray.get(progress.done_and_total.remote()) == (len(done), len(texts))
 
 
 def test_a_limit_is_one_read_task(world: Path) -> None:
