@@ -1,9 +1,9 @@
 """Isolates texts that fail or crash a process from the rest of a run.
 
-In: failed texts, and the batches that actors start and finish. Out: whether the run must stop, and what
-to isolate. method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died
-with its batch forever. So a batch that actors died with is split, and a text that actors died with alone
-has failed. The progress actor holds this state, because it outlives the annotating actors. No Ray here.
+In: failed texts. Out: whether the run must stop; and the lock with which an actor isolates a text.
+method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died with its batch
+forever. So a batch that actors died with is split, and a text that actors died with alone has failed. The
+progress actor counts failures and crashes, because it outlives the annotating actors. No Ray here.
 """
 
 from __future__ import annotations

@@ -112,7 +112,6 @@ class Recorder:
     """Records samples as Ray metrics of this process. Does nothing outside Ray; never raises."""
 
     def __init__(self, run: str) -> None:
-        """`run` is the output folder."""
         self._run = run
         self._metrics: dict[str, Any] = {}
         self._reasons: set[str] = set()

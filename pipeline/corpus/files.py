@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["jsonl", "parquet", "text"]
 
-_FORMATS: dict[str, Format] = {
-    "json": "jsonl",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "parquet": "parquet",
-    "txt": "text",
-}
+_FORMATS: dict[str, Format] = {"parquet": "parquet", "txt": "text"}  # others are jsonl
 _EXTENSION = re.compile(r"\.(json|jsonl|ndjson|txt)(?:\.(gz|zst))?$|\.(parquet)$", re.IGNORECASE)
 KNOWN_EXTENSIONS = ".json .jsonl .ndjson .txt (each also with .gz or .zst), .parquet"
 
@@ -62,7 +56,7 @@ class CorpusFile:
 
     @property
     def format(self) -> Format:
-        return _FORMATS[self._extension()[0]]
+        return _FORMATS.get(self._extension()[0], "jsonl")
 
     @property
     def compression(self) -> str:
@@ -70,7 +64,7 @@ class CorpusFile:
         return self._extension()[1]
 
     def _extension(self) -> tuple[str, str]:
-        """Format and compression in the file name, in lower case."""
+        """File type and compression in the file name, in lower case."""
         match = _EXTENSION.search(self.name)
         if match is None:
             raise CorpusError(f"{self.name}: unknown file type; supported are {KNOWN_EXTENSIONS}")
