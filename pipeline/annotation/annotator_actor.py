@@ -19,7 +19,7 @@ import ray
 from pipeline.annotation.isolation import MAX_CRASHES, ReadWriteLock
 from pipeline.annotation.metrics import BatchMetrics
 from pipeline.annotation.source import from_block
-from pipeline.base.config import AnnotateConfig, ModelConfig
+from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.storage.logs import log_into
 from pipeline.storage.row_files import ROWS, write_rows
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_HINT = "Remove the cause and resume with --retry-failed, or raise --max-failed-share"
 _MAX_STARTS = 3  # crashes tolerated per actor before the first one has loaded its model
+_START = "load the model"  # the task that an actor reports before its batches
 
 
 class AnnotationError(ToolformerError):
@@ -50,17 +51,19 @@ class AnnotateBatch:
         log_into(config.output)
         self._progress, self._lock, self._rows = progress, ReadWriteLock(), config.output / ROWS
         self._refused: str | None = None
-        starts = ray.get(progress.starting.remote())
+        starts = ray.get(progress.begin.remote(_START))
         if starts >= _MAX_STARTS * config.ray.actors:  # Ray would restart the actors forever
             self._refused = f"annotators died {starts} times while they loaded the model: too little memory?"
             return
         try:
-            model = load_language_model(_place_model(config))
+            gpus = config.ray.gpus_per_actor
+            placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+            model = load_language_model(config.model.model_copy(update=placement))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
         except ToolformerError as error:
             self._refused = str(error)  # raised later: an error raised here would lose its type
-        ray.get(progress.ready.remote())
+        ray.get(progress.end.remote(_START))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Annotate a block of TEXT_SCHEMA, write its rows to a file, return the number of texts.
@@ -93,7 +96,7 @@ class AnnotateBatch:
     async def _annotate_isolated(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text; a batch that actors died with is annotated text by text."""
         annotations: list[Annotation] | None = None
-        ids = [text.text_id for text in texts]
+        ids = tuple(text.text_id for text in texts)
         async with self._lock.shared():
             if await self._progress.begin.remote(ids) < MAX_CRASHES:
                 annotations = await self._annotator.aannotate(texts)
@@ -106,17 +109,10 @@ class AnnotateBatch:
 
     async def _annotate_alone(self, text: Text) -> Annotation:
         """Annotate one text while this actor does nothing else. It failed if actors died with it."""
-        if await self._progress.begin.remote([text.text_id]) >= MAX_CRASHES:
+        if await self._progress.begin.remote((text.text_id,)) >= MAX_CRASHES:
             reason = f"process died: {MAX_CRASHES} times, while it was annotating this text and nothing else"
             logger.warning("text %d failed", text.text_id, extra={"text_id": text.text_id, "error": reason})
             return Annotation(text, "failed", reason)
         [annotation] = await self._annotator.aannotate([text])
-        await self._progress.end.remote([text.text_id])
+        await self._progress.end.remote((text.text_id,))
         return annotation
-
-
-def _place_model(config: AnnotateConfig) -> ModelConfig:
-    """The model on the resources of the actor: the CPU, one GPU, or several GPUs."""
-    gpus = config.ray.gpus_per_actor
-    placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
-    return config.model.model_copy(update=placement)

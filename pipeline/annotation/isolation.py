@@ -1,16 +1,16 @@
 """Isolates texts that fail or crash a process from the rest of a run.
 
-In: failed texts, and the batches that actors start and finish. Out: whether the run must stop, and what
-to isolate. method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died
-with its batch forever. So a batch that actors died with is split, and a text that actors died with alone
-has failed. The progress actor holds this state, because it outlives the annotating actors. No Ray here.
+In: failed texts. Out: whether the run must stop; and the lock with which an actor isolates a text.
+method/annotator.py turns exceptions into failed texts. But Ray restarts an actor that died with its batch
+forever. So a batch that actors died with is split, and a text that actors died with alone has failed. The
+progress actor counts failures and crashes, because it outlives the annotating actors. No Ray here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from pipeline.base.records import reason_kind
@@ -52,31 +52,15 @@ class FailureBudget:
         failed = len(self._ids)
         if failed <= self._max_share * max(texts, MIN_TEXTS):
             return None
-        kinds = "; ".join(self._describe(*kind) for kind in self._kinds.most_common(_MAX_SHOWN))
+        kinds = []
+        for kind, number in self._kinds.most_common(_MAX_SHOWN):
+            examples = self._examples[kind]
+            reason, ids = next(iter(examples.values())), ", ".join(map(str, examples))
+            kinds.append(f"{number:,} x {reason} (texts {ids})")
         return (
             f"{failed:,} of {texts:,} texts failed, more than max_failed_share = {self._max_share:g} allows "
-            f"(counted over at least {MIN_TEXTS:,} texts): {kinds}"
+            f"(counted over at least {MIN_TEXTS:,} texts): {'; '.join(kinds)}"
         )
-
-    def _describe(self, kind: str, number: int) -> str:
-        examples = self._examples[kind]
-        return f"{number:,} x {next(iter(examples.values()))} (texts {', '.join(map(str, examples))})"
-
-
-class CrashTracker:
-    """Counts the starts of batches without an end: each may be a crash."""
-
-    def __init__(self) -> None:
-        self._starts: Counter[tuple[int, ...]] = Counter()
-
-    def begin(self, texts: Sequence[int]) -> int:
-        """Record the start of this batch; return the number of earlier starts without an end."""
-        self._starts[tuple(texts)] += 1
-        return self._starts[tuple(texts)] - 1
-
-    def end(self, texts: Sequence[int]) -> None:
-        """Record that the batch ended, with or without an error."""
-        self._starts.pop(tuple(texts), None)
 
 
 class ReadWriteLock:

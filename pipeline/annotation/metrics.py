@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,7 +112,6 @@ class Recorder:
     """Records samples as Ray metrics of this process. Does nothing outside Ray; never raises."""
 
     def __init__(self, run: str) -> None:
-        """`run` is the output folder."""
         self._run = run
         self._metrics: dict[str, Any] = {}
         self._reasons: set[str] = set()
@@ -132,7 +131,9 @@ class Recorder:
             logger.warning("metrics cannot be recorded, the run continues without them", exc_info=True)
 
     def _record_sample(self, metric: Metric, values: tuple[str, ...], number: float) -> None:
-        labels = {"run": self._run} | self._bounded(dict(zip(metric.labels, values, strict=True)))
+        labels = {"run": self._run, **dict(zip(metric.labels, values, strict=True))}
+        if "reason" in labels:
+            labels["reason"] = self._bounded(labels["reason"])
         if metric.name not in self._metrics:
             self._metrics[metric.name] = _ray_metric(metric)
         ray_metric = self._metrics[metric.name]
@@ -143,15 +144,12 @@ class Recorder:
         elif number > 0:  # Ray refuses to add 0
             ray_metric.inc(number, labels)
 
-    def _bounded(self, labels: Mapping[str, str]) -> dict[str, str]:
-        """The labels, with a new reason above MAX_REASONS replaced by "other"."""
-        reason = labels.get("reason")
-        if reason is None or reason in self._reasons:
-            return dict(labels)
-        if len(self._reasons) >= MAX_REASONS:
-            return {**labels, "reason": "other"}
+    def _bounded(self, reason: str) -> str:
+        """The reason, or "other" for a new reason above MAX_REASONS."""
+        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            return "other"
         self._reasons.add(reason)
-        return dict(labels)
+        return reason
 
 
 class BatchMetrics:
@@ -179,6 +177,5 @@ def _ray_metric(metric: Metric) -> Any:
     keys = ("run", *metric.labels)
     if metric.kind == "histogram":
         return metrics.Histogram(metric.name, metric.description, list(metric.boundaries), keys)
-    return {"counter": metrics.Counter, "gauge": metrics.Gauge}[metric.kind](
-        metric.name, metric.description, keys
-    )
+    ray_type = metrics.Counter if metric.kind == "counter" else metrics.Gauge
+    return ray_type(metric.name, metric.description, keys)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from pipeline.annotation.isolation import CrashTracker, FailedText, FailureBudget
+from pipeline.annotation.isolation import FailedText, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
 
 _REFRESH_S = 0.5
@@ -30,8 +31,7 @@ class ProgressActor:
         self._tasks = tasks
         self._recorder = Recorder(run)
         self._failures = failures
-        self._crashes = CrashTracker()
-        self._starts = 0
+        self._unended_starts: Counter[Hashable] = Counter()
         self._texts_by_task: dict[str, int] = {}
         self._done = done
         self._record()
@@ -41,22 +41,14 @@ class ProgressActor:
         self._texts_by_task[task] = texts
         self._record()
 
-    def starting(self) -> int:
-        """An annotating actor starts. Returns the starts since an actor was last ready."""
-        self._starts += 1
-        return self._starts - 1
+    def begin(self, task: Hashable) -> int:
+        """An actor starts this task. Returns its earlier starts without an end: each may be a crash."""
+        self._unended_starts[task] += 1
+        return self._unended_starts[task] - 1
 
-    def ready(self) -> None:
-        """An annotating actor has loaded its model."""
-        self._starts = 0
-
-    def begin(self, texts: Sequence[int]) -> int:
-        """CrashTracker.begin for all annotating actors."""
-        return self._crashes.begin(texts)
-
-    def end(self, texts: Sequence[int]) -> None:
-        """CrashTracker.end for all annotating actors."""
-        self._crashes.end(texts)
+    def end(self, task: Hashable) -> None:
+        """An actor has ended this task, with or without an error."""
+        self._unended_starts.pop(task, None)
 
     def annotated(self, texts: int, failed: Sequence[FailedText] = ()) -> str | None:
         """An actor has annotated `texts` more texts; a repeated task counts again.
@@ -76,14 +68,13 @@ class ProgressActor:
             samples.append((EXPECTED, (), texts_read * self._tasks / len(self._texts_by_task)))
         self._recorder.record(samples)
 
-    def done(self) -> int:
-        """Texts annotated, those of earlier sessions included."""
-        return self._done
+    def done_and_total(self) -> tuple[int, int | None]:
+        """Texts annotated, those of earlier sessions included, and texts of the corpus.
 
-    def total(self) -> int | None:
-        """Texts of the corpus; None until every corpus file is read."""
+        The second number is None until every corpus file is read.
+        """
         all_read = len(self._texts_by_task) == self._tasks
-        return sum(self._texts_by_task.values()) if all_read else None
+        return self._done, sum(self._texts_by_task.values()) if all_read else None
 
 
 def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
@@ -94,10 +85,10 @@ def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> 
 
 
 @contextmanager
-def progress_bar(progress: Any, label: str) -> Iterator[None]:
+def progress_bar(progress: Any) -> Iterator[None]:
     """Draw the state of the progress actor on standard error during the block."""
     stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(progress, label, stop), daemon=True)
+    thread = threading.Thread(target=_draw, args=(progress, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -106,13 +97,13 @@ def progress_bar(progress: Any, label: str) -> Iterator[None]:
         thread.join()
 
 
-def _draw(progress: Any, label: str, stop: threading.Event) -> None:
+def _draw(progress: Any, stop: threading.Event) -> None:
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
-    done = ray.get(progress.done.remote())
-    with tqdm(desc=label, unit=" texts", initial=done, mininterval=interval) as bar:
+    done, _ = ray.get(progress.done_and_total.remote())
+    with tqdm(desc="annotate", unit=" texts", initial=done, mininterval=interval) as bar:
         stopped = False
         while not stopped:
             stopped = stop.wait(_REFRESH_S)
-            done, total = ray.get([progress.done.remote(), progress.total.remote()])
+            done, total = ray.get(progress.done_and_total.remote())
             bar.total = max(total, done) if total is not None else None
             bar.update(done - bar.n)

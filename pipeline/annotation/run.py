@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import progress_bar, start_progress
-from pipeline.annotation.source import ReadContext, TextSource, read_groups
+from pipeline.annotation.source import TextSource, read_groups
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, all_files, list_files
 from pipeline.corpus.texts import require_readable
@@ -33,7 +32,7 @@ from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
 from pipeline.storage.manifest import AnnotationManifest, Session, begin
-from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recover_rows, remove_rows
+from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recover_rows, remove_failed
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import now, writing
@@ -104,8 +103,7 @@ def _run(
 def _recover(config: AnnotateConfig, rows: Path) -> tuple[Ids, FailureBudget]:
     """The ids of finished texts, and the failures. AnnotationError if too many failed."""
     done = recover_rows(rows)
-    failed = (text_id for text_id, _ in read_failed(config.output))
-    if config.retry_failed and (removed := remove_rows(rows, failed)):
+    if config.retry_failed and (removed := remove_failed(rows)):
         logger.info("%s: trying %d failed texts again", config.output, removed)
         done = recover_rows(rows)
     failures = FailureBudget(config.max_failed_share, read_failed(config.output))
@@ -132,7 +130,10 @@ def _run_graph(
     failures: FailureBudget,
     actor: Callable[..., Any],
 ) -> int:
-    """Annotate the texts that are not `done`; return the number of all texts in the corpus."""
+    """Annotate the texts that are not `done`; return the number of all texts in the corpus.
+
+    Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged.
+    """
     from tools_service.serving.deployment import tools_on_ray
 
     _silence_ray()
@@ -144,13 +145,22 @@ def _run_graph(
     ):
         groups = read_groups(files, config.corpus)
         progress = start_progress(len(groups), len(done), failures, str(config.output))
-        context = ReadContext(config.corpus, count, ray.put(done), progress)
-        texts = ray.data.read_datasource(TextSource(groups, context))
+        source = TextSource(groups, config.corpus, count, ray.put(done), progress)
+        texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
-        with progress_bar(progress, "annotate"), _typed_errors(config.output):
-            for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
-                pass  # the actors have written the rows
-        return int(ray.get(progress.total.remote()))
+        try:
+            with progress_bar(progress):
+                for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
+                    pass  # the actors have written the rows
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, ToolformerError):
+                raise
+            message = str(error.cause).partition(_RAY_ADVICE)[0]
+            raise AnnotationError(
+                f"{message}. The rows in {config.output} stay; the same command resumes the run"
+            ) from error
+        _, total = ray.get(progress.done_and_total.remote())
+        return int(total)
 
 
 def _annotated(
@@ -206,17 +216,3 @@ def _silence_ray() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _typed_errors(output: Path) -> Iterator[None]:
-    """Re-raise our own exceptions from workers as AnnotationError; leave Ray's unchanged."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        if not isinstance(error.cause, ToolformerError):
-            raise
-        message = str(error.cause).partition(_RAY_ADVICE)[0]
-        raise AnnotationError(
-            f"{message}. The rows in {output} stay; the same command resumes the run"
-        ) from error

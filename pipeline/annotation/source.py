@@ -8,7 +8,7 @@ repeat rows on resume (docs/decisions/0004), know no passages, and lose a file t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,26 +29,21 @@ from pipeline.syntax.tokenizer import TokenCounter
 _BLOCK_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class ReadContext:
-    """What every read task needs besides its files; Ray resolves the references in any process."""
-
-    config: CorpusConfig
-    count: TokenCounter
-    """Counts the tokens of a text."""
-    done: ray.ObjectRef[Ids]
-    """Sorted int64 ids of the texts to leave out."""
-    progress: Any
-    """Handle of the progress actor."""
-
-
 class TextSource(Datasource):
     """The texts of groups of corpus files, one read task per group, without finished texts."""
 
-    def __init__(self, groups: Sequence[Sequence[CorpusFile]], context: ReadContext) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[CorpusFile]],
+        config: CorpusConfig,
+        count: TokenCounter,
+        done: ray.ObjectRef[Ids],
+        progress: Any,
+    ) -> None:
+        """`done` are the sorted ids of the finished texts, `progress` is the progress actor."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
-        self._context = context
+        self._read = partial(_read, config, count, done, progress)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: file sizes are compressed, and nothing depends on it."""
@@ -60,7 +55,7 @@ class TextSource(Datasource):
         """One task per group; `parallelism` is ignored."""
         return [
             ReadTask(
-                partial(_read, f"{number} {group[0].name}", group, self._context),
+                partial(self._read, f"{number} {group[0].name}", group),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
                 schema=TEXT_SCHEMA,
                 per_task_row_limit=per_task_row_limit,
@@ -84,22 +79,23 @@ def from_block(block: pa.Table) -> list[Text]:
     return [Text(**{**row, "document": Document(**row["document"])}) for row in block.to_pylist()]
 
 
-def _read(task: str, files: Sequence[CorpusFile], context: ReadContext) -> Iterator[pa.Table]:
-    done: Ids = ray.get(context.done)
+def _read(
+    config: CorpusConfig,
+    count: TokenCounter,
+    done: ray.ObjectRef[Ids],
+    progress: Any,
+    task: str,
+    files: Sequence[CorpusFile],
+) -> Iterator[pa.Table]:
+    done_ids: Ids = ray.get(done)
+    texts = read_corpus(files, config, count)
     texts_read = 0
-
-    def remaining() -> Iterator[Text]:
-        nonlocal texts_read
-        for text in read_corpus(files, context.config, context.count):
-            texts_read += 1
-            if not _contains(done, text.text_id):
-                yield text
-
-    texts = remaining()
     while block := list(islice(texts, _BLOCK_ROWS)):
-        yield to_block(block)
+        texts_read += len(block)
+        if remaining := [text for text in block if not _contains(done_ids, text.text_id)]:
+            yield to_block(remaining)
     # Wait, so that the total is complete when the last row has been written.
-    ray.get(context.progress.read.remote(task, texts_read))
+    ray.get(progress.read.remote(task, texts_read))
 
 
 def _contains(ids: Ids, text_id: int) -> bool:

@@ -92,17 +92,15 @@ def merge(config: MergeConfig) -> MergeManifest:
     config = config.model_copy(update={"annotations": expand(config.annotations)})
     sources = {folder: _finished(folder) for folder in config.annotations}
     require_together(sources, config.missing_slices)
-    tau_f = thresholds(config, sources)
+    annotated_tau_f = _annotated_tau_f(sources)
+    floors = {tool: max(values) for tool, values in annotated_tau_f.items()}
+    tau_f = thresholds(config, annotated_tau_f)
     _require_distinct(config.annotations)
-    mixture = choose(
-        _rows(config, tau_f),
-        tau_f,
-        config.max_examples,
-        config.seed,
-        one_per_position=config.one_call_per_position,
-    )
+    rows = _rows(config.annotations, tau_f)
+    one_per_position = config.one_call_per_position
+    mixture = choose(rows, tau_f, config.max_examples, config.seed, one_per_position=one_per_position)
     calls: Counter[ToolName] = Counter()
-    table = _table(augment(_rows(config, tau_f), mixture, calls))
+    table = _table(augment(_rows(config.annotations, tau_f), mixture, calls))
     manifest = MergeManifest(
         config=config,
         versions=versions(),
@@ -118,11 +116,14 @@ def merge(config: MergeConfig) -> MergeManifest:
         ),
         texts=table.num_rows,
         calls=calls.total(),
-        tools=_examples(mixture, _floors(sources), calls, table),
+        tools=_examples(mixture, floors, calls, table),
     )
     if not table.num_rows:
         logger.warning("%s: no call reaches tau_f, C* is empty", config.output)
-    _publish(config.output, table, manifest)
+    with replacing_folder(config.output) as folder:
+        (folder / ROWS).mkdir()
+        _write_sorted(table, folder / ROWS / "00000.parquet")
+        atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 
@@ -150,15 +151,24 @@ def augment(
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tools": tools}
 
 
-def thresholds(config: MergeConfig, sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, float]:
+def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, set[float]]:
+    """By tool, the thresholds that its annotations were run with.
+
+    The annotations have every loss for the highest of them, and not for lower ones.
+    """
+    methods = [source.config.method for source in sources.values()]
+    tools = [tool for tool in TOOL_NAMES if any(tool in method.tools for method in methods)]
+    return {tool: {method.of(tool).tau_f for method in methods if tool in method.tools} for tool in tools}
+
+
+def thresholds(config: MergeConfig, annotated_tau_f: Mapping[ToolName, set[float]]) -> dict[ToolName, float]:
     """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
     tau_f: dict[ToolName, float] = {}
     configured = config.tau_f or {}
-    floors = _floors(sources)
-    if unknown := configured.keys() - floors.keys():
+    if unknown := configured.keys() - annotated_tau_f.keys():
         raise ConfigurationError(f"tau_f.{min(unknown)}: none of the annotations has this tool")
-    for tool, floor in floors.items():
-        annotated = _annotated_tau_f(tool, sources)
+    for tool, annotated in annotated_tau_f.items():
+        floor = max(annotated)
         if tool not in configured and len(annotated) > 1:
             raise ConfigurationError(
                 f"tau_f.{tool}: the annotations have {sorted(annotated)}; give one of at least {floor}"
@@ -170,18 +180,6 @@ def thresholds(config: MergeConfig, sources: Mapping[Path, AnnotationManifest]) 
                 f"annotate again with method.{tool.lower()}.tau_f = {tau_f[tool]}"
             )
     return tau_f
-
-
-def _floors(sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, float]:
-    """By tool, the lowest threshold for which all annotations have every loss."""
-    annotated = {tool: _annotated_tau_f(tool, sources) for tool in TOOL_NAMES}
-    return {tool: max(values) for tool, values in annotated.items() if values}
-
-
-def _annotated_tau_f(tool: ToolName, sources: Mapping[Path, AnnotationManifest]) -> set[float]:
-    """The thresholds that the annotations with this tool were run with."""
-    methods = (source.config.method for source in sources.values())
-    return {method.of(tool).tau_f for method in methods if tool in method.tools}
 
 
 def _finished(folder: Path) -> AnnotationManifest:
@@ -209,13 +207,13 @@ def _ids(folder: Path) -> Ids:
     return np.concatenate([np.empty(0, np.int64), *batches])
 
 
-def _rows(config: MergeConfig, tau_f: TauF) -> Iterator[dict[str, Any]]:
+def _rows(folders: Sequence[Path], tau_f: TauF) -> Iterator[dict[str, Any]]:
     """The rows with a gain of at least the lowest tau_f, without their calls below it.
 
     Most calls and texts are below it; dropping them in Arrow makes a merge several times faster.
     """
     lowest = min(tau_f.values(), default=0.0)
-    for folder in config.annotations:
+    for folder in folders:
         for batch in read_batches(folder, _COLUMNS):
             calls = batch["calls"].flatten()  # [calls of all rows]
             keep = pc.greater_equal(calls.field("gain"), lowest)
@@ -239,26 +237,17 @@ def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
 def _examples(
     mixture: Mixture, floors: TauF, calls: Counter[ToolName], table: pa.Table
 ) -> dict[ToolName, ToolExamples]:
-    texts_by_tool = pc.value_counts(pc.list_flatten(table["tools"])).to_pylist()
-    examples = {entry["values"]: entry["counts"] for entry in texts_by_tool}
+    examples = Counter(pc.list_flatten(table["tools"]).to_pylist())
     return {
         tool: ToolExamples(
             tau_f=mixture.tau_f[tool],
             candidates=choice.candidates,
-            examples=examples.get(tool, 0),
+            examples=examples[tool],
             calls=calls[tool],
             at={str(limit): choice.at[limit] if limit >= floors[tool] else None for limit in THRESHOLDS},
         )
         for tool, choice in mixture.tools.items()
     }
-
-
-def _publish(output: Path, table: pa.Table, manifest: MergeManifest) -> None:
-    """Write C* to a new folder and replace `output` by it."""
-    with replacing_folder(output) as folder:
-        (folder / ROWS).mkdir()
-        _write_sorted(table, folder / ROWS / "00000.parquet")
-        atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
 def _write_sorted(table: pa.Table, path: Path) -> None:

@@ -61,9 +61,7 @@ def _require_same_config(slices: Mapping[Path, AnnotateConfig]) -> None:
                 f"annotations: {first_folder} is slice {first.corpus.slice}, {folder} is "
                 f"{config.corpus.slice} of the same files; merge slices with one slice count"
             )
-        same_slice = config.corpus.model_copy(update={"slice": first.corpus.slice})
-        comparable = config.model_copy(update={"corpus": same_slice})
-        if fields := changed_fields(first, comparable, ignore=OPERATIONAL):
+        if fields := changed_fields(first, config, ignore={**OPERATIONAL, "corpus": {"slice"}}):
             raise SliceError(
                 f"annotations: {first_folder} and {folder} are slices with different configurations: "
                 + "; ".join(fields)
@@ -75,8 +73,9 @@ def _require_unique(slices: Mapping[Path, AnnotateConfig]) -> None:
     for folder, config in slices.items():
         other = folder_by_index.setdefault(config.corpus.slice_index_and_count[0], folder)
         if other != folder:
-            both = f"annotations: {other} and {folder} are both slice {config.corpus.slice}"
-            raise SliceError(f"{both}; name one of them")
+            raise SliceError(
+                f"annotations: {other} and {folder} are both slice {config.corpus.slice}; name one of them"
+            )
 
 
 def _require_complete(slices: Mapping[Path, AnnotateConfig], others: int) -> None:

@@ -157,7 +157,9 @@ def _record(
     text = _find(fields, config.text_field, TEXT_FIELDS)
     if text is None:
         looked_for = config.text_field or ", ".join(TEXT_FIELDS)
-        problem = f"no text field: looked for {looked_for}, the record has {_listed(names)}"
+        present = ", ".join(names[:_SHOWN_FIELDS]) or "no fields"
+        more = f" and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else ""
+        problem = f"no text field: looked for {looked_for}, the record has {present}{more}"
     elif not isinstance(text, str):
         problem = f"text is not a string: it is a JSON {_json_type(text)}"
     else:
@@ -188,7 +190,8 @@ def _unusable(text: str, config: CorpusConfig) -> str | None:
 
 def _find(fields: Mapping[str, Any], configured: str | None, recognised: tuple[str, ...]) -> Any:
     """The value of the configured field, else of the first recognised field that has a value."""
-    values = (_lookup(fields, name) for name in ((configured,) if configured else recognised))
+    names = (configured,) if configured else recognised
+    values = (_lookup(fields, name) for name in names)
     return next((value for value in values if value is not None), None)
 
 
@@ -229,11 +232,6 @@ def _date(value: Any) -> str | None:
 def _json_type(value: Any) -> str:
     names = {dict: "object", list: "array", bool: "boolean", int: "number", float: "number", str: "string"}
     return names.get(type(value), "null" if value is None else type(value).__name__)
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_FIELDS]) or "no fields"
-    return f"{shown} and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else shown
 
 
 def _lines(file: CorpusFile) -> Iterator[Line]:

@@ -11,11 +11,11 @@ import functools
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -29,15 +29,8 @@ from tools_service.base.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 Format = Literal["jsonl", "parquet", "text"]
-Compression = Literal["", "gz", "zst"]
 
-_FORMATS: dict[str, Format] = {
-    "json": "jsonl",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "parquet": "parquet",
-    "txt": "text",
-}
+_FORMATS: dict[str, Format] = {"parquet": "parquet", "txt": "text"}  # others are jsonl
 _EXTENSION = re.compile(r"\.(json|jsonl|ndjson|txt)(?:\.(gz|zst))?$|\.(parquet)$", re.IGNORECASE)
 KNOWN_EXTENSIONS = ".json .jsonl .ndjson .txt (each also with .gz or .zst), .parquet"
 
@@ -63,14 +56,15 @@ class CorpusFile:
 
     @property
     def format(self) -> Format:
-        return _FORMATS[self._extension()[0]]
+        return _FORMATS.get(self._extension()[0], "jsonl")
 
     @property
-    def compression(self) -> Compression:
-        return cast(Compression, self._extension()[1])
+    def compression(self) -> str:
+        """gz, zst, or "" for an uncompressed file."""
+        return self._extension()[1]
 
     def _extension(self) -> tuple[str, str]:
-        """Format and compression in the file name, in lower case."""
+        """File type and compression in the file name, in lower case."""
         match = _EXTENSION.search(self.name)
         if match is None:
             raise CorpusError(f"{self.name}: unknown file type; supported are {KNOWN_EXTENSIONS}")
@@ -213,10 +207,9 @@ def _short_names(locations: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     unnamed, depth = list(locations), 2
     while unnamed:
-        by_name: defaultdict[str, list[str]] = defaultdict(list)
-        for location in unnamed:
-            by_name["/".join(location.split("/")[-depth:])].append(location)
-        names |= {group[0]: name for name, group in by_name.items() if len(group) == 1}
-        unnamed = [location for group in by_name.values() if len(group) > 1 for location in group]
+        candidates = {location: "/".join(location.split("/")[-depth:]) for location in unnamed}
+        uses = Counter(candidates.values())
+        names |= {location: name for location, name in candidates.items() if uses[name] == 1}
+        unnamed = [location for location in unnamed if location not in names]
         depth += 1
     return names

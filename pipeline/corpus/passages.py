@@ -12,7 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 # A slice with more characters per token than this is too long without counting its tokens.
 # A 5 MB line then costs no more per passage than a short line. Natural text has far fewer.
@@ -22,6 +22,7 @@ _VISIBLE = re.compile(r"\S")
 _WORD = re.compile(r"\S+")
 # End of a sentence: stop marks, closing quotes, white space (none in Chinese and Japanese).
 _SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+(?=\s)|[。！？]++[”’」』）]*+""")
+_PARAGRAPH_END = re.compile("$", re.MULTILINE)  # at each line break and at the end of the document
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,13 @@ def split_passages(document: str, count: Callable[[str], int], max_tokens: int) 
         start = visible.start()
         end = boundaries.after(start)
         if end is None:
-            end = _word_end(document, start)
+            word = _WORD.match(document, start)
+            end = word.end() if word else len(document)
             problem = f"long word: {end - start:,} characters without a space"
             yield TextPassage(start, document[start:end], problem)
         else:
             yield TextPassage(start, document[start:end].rstrip())
         start = end
-
-
-def _word_end(document: str, start: int) -> int:
-    word = _WORD.match(document, start)
-    return word.end() if word else len(document)
 
 
 class _Boundaries:
@@ -62,27 +59,13 @@ class _Boundaries:
         self._count = count
         self._limit = max_tokens
         self._characters_per_token = 4.0  # first estimate; each count updates it
-
-    @cached_property
-    def _paragraph_ends(self) -> list[int]:
-        line_breaks = [index for index, character in enumerate(self._document) if character == "\n"]
-        return [*line_breaks, len(self._document)]
-
-    @cached_property
-    def _sentence_ends(self) -> list[int]:
-        return [match.end() for match in _SENTENCE_END.finditer(self._document)]
-
-    @cached_property
-    def _word_ends(self) -> list[int]:
-        return [match.end() for match in _WORD.finditer(self._document)]
+        self._ends = cache(lambda pattern: [match.end() for match in pattern.finditer(document)])
 
     def after(self, start: int) -> int | None:
         """The best end of a passage that starts at `start`; None if not even a word fits."""
-        for level in ("_paragraph_ends", "_sentence_ends", "_word_ends"):
-            end = self._furthest(getattr(self, level), start)
-            if end is not None:
-                return end
-        return None
+        levels = (_PARAGRAPH_END, _SENTENCE_END, _WORD)
+        ends = (self._furthest(self._ends(pattern), start) for pattern in levels)
+        return next((end for end in ends if end is not None), None)
 
     def _furthest(self, ends: list[int], start: int) -> int | None:
         """The last end up to which the slice fits: growing steps from an estimate, then bisection."""

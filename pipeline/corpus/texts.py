@@ -50,9 +50,8 @@ def read_corpus(
 def require_readable(files: Iterable[CorpusFile], config: CorpusConfig) -> None:
     """Check that some file has a readable document among its first 1,000 lines or rows.
 
-    The check stops at the first readable document, so it costs one line of a sound corpus. It
-    detects a misspelt field name, a wrong folder or a wrong format before anything expensive
-    starts. Raises CorpusError with the reasons.
+    The check detects a misspelt field name, a wrong folder or a wrong format before anything expensive
+    starts, and costs one line of a sound corpus. Raises CorpusError with the reasons.
     """
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}

@@ -53,17 +53,11 @@ def ray_connection(request: ResourceRequest, address: str | None = None) -> Iter
         yield
     finally:
         ray.shutdown()
-        _reset_serve_client()
-
-
-def _reset_serve_client() -> None:
-    """Drop the controller handle that Serve keeps after ray.shutdown (ray-project/ray#64647).
-
-    This process has the same job id in every local cluster of its own, so Serve would use the stale
-    handle in the next one.
-    """
-    if context := sys.modules.get("ray.serve.context"):
-        context._set_global_client(None)
+        # Drop the controller handle that Serve keeps after ray.shutdown (ray-project/ray#64647). This
+        # process has the same job id in every local cluster of its own, so Serve would use the stale
+        # handle in the next one.
+        if context := sys.modules.get("ray.serve.context"):
+            context._set_global_client(None)
 
 
 def _join(address: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
@@ -16,8 +17,9 @@ from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 COLUMNS = ("status", "reason", "calls", "funnel", "work")
-_WorkKey = tuple[ToolName | None, Phase]
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")
+_SUMS = ("texts", "selected", *_STAGES, "kept", "texts_kept")
+_WorkKey = tuple[ToolName | None, Phase]
 
 
 class ToolCounts(Frozen):
@@ -61,13 +63,13 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
     """Count annotation rows (dictionaries with at least COLUMNS)."""
     status: Counter[str] = Counter()
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    totals: Counter[str] = Counter()
+    calls = 0
     tools = {tool: _ToolSum() for tool in method.tools}
     lower_bounds: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
     run: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
     for row in rows:
         status[row["status"]] += 1
-        totals["calls"] += len(row["calls"])
+        calls += len(row["calls"])
         for item in row["work"]:
             key = item["tool"], item["phase"]
             lower_bounds[key] += Cost(**item["lower_bound"])
@@ -79,26 +81,22 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         kept = Counter(call["tool"] for call in row["calls"] if call["gain"] >= method.of(call["tool"]).tau_f)
         for tool, number in kept.items():
             tools[tool].sums.update(kept=number, texts_kept=1)
+    # Tools in the order of the paper, shared work last; phases in the order of execution.
+    keys = [key for key in product((*TOOL_NAMES, None), get_args(Phase)) if key in run]
     return Counts(
         texts=status.total(),
         status=dict(status),
         reasons={name: dict(by_kind.most_common()) for name, by_kind in reasons.items()},
-        calls=totals["calls"],
+        calls=calls,
         token_forwards=sum(cost.tokens for cost in run.values()),
-        work=tuple(PhaseWork(*key, lower_bounds[key], run[key]) for key in sorted(run, key=_order)),
+        work=tuple(PhaseWork(*key, lower_bounds[key], run[key]) for key in keys),
         tools={tool: sums.counts() for tool, sums in tools.items()},
     )
 
 
-def _order(key: _WorkKey) -> tuple[int, int]:
-    """Tools in the order of the paper, shared work last; phases in the order of execution."""
-    tool, phase = key
-    return len(TOOL_NAMES) if tool is None else TOOL_NAMES.index(tool), get_args(Phase).index(phase)
-
-
 class _ToolSum:
     def __init__(self) -> None:
-        self.sums: Counter[str] = Counter()
+        self.sums = Counter(dict.fromkeys(_SUMS, 0))
         self.selection: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
 
@@ -110,9 +108,8 @@ class _ToolSum:
         self.discarded.update(dict(stage["discarded"]))
 
     def counts(self) -> ToolCounts:
-        names = ("texts", "selected", *_STAGES, "kept", "texts_kept")
         return ToolCounts(
-            **{name: self.sums[name] for name in names},
+            **self.sums,
             selection=dict(self.selection.most_common()),
             discarded=dict(self.discarded.most_common()),
         )

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,6 @@ class JsonLines(logging.Formatter):
     """Formats a record as one JSON object; its fields come from `extra` or from the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without a line break."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -46,7 +45,9 @@ class JsonLines(logging.Formatter):
 
 def log_into(folder: Path) -> logging.Handler:
     """Write the log records of this process to its own file in `folder`/logs from now on."""
-    handler = _JsonLinesHandler(folder / LOGS / f"{socket.gethostname()}-{os.getpid()}.jsonl")
+    path = folder / LOGS / f"{socket.gethostname()}-{os.getpid()}.jsonl"
+    handler = _JsonLinesHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(JsonLines())
     for package in _PACKAGES:
         logging.getLogger(package).addHandler(handler)
     return handler
@@ -65,14 +66,8 @@ def logged(folder: Path) -> Iterator[None]:
 
 
 class _JsonLinesHandler(logging.FileHandler):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", delay=True)
-        self.setFormatter(JsonLines())
-
     def emit(self, record: logging.LogRecord) -> None:
         """Ignore a failed write (full disk): Ray's log has the record, too."""
-        try:
+        with suppress(OSError):
             Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
             super().emit(record)
-        except OSError:
-            return

@@ -144,11 +144,9 @@ class AnnotationManifest(Frozen):
     compute: Compute | None = None
 
     def with_session(self, session: Session) -> AnnotationManifest:
-        """A copy with one more session."""
         return self.model_copy(update={"sessions": (*self.sessions, session)})
 
     def reopened(self) -> AnnotationManifest:
-        """A copy that is unfinished again."""
         return self.model_copy(update={"state": "unfinished", "counts": None, "compute": None})
 
     def completed(self, counts: Counts, shape: ModelShape) -> AnnotationManifest:
@@ -182,27 +180,23 @@ def begin(
 
     Raises ManifestError, naming the fields, if the folder has rows of another configuration or corpus.
     """
-    manifest = AnnotationManifest(
-        state="unfinished",
-        config=config,
-        versions=versions(),
-        corpus=CorpusState.of(files, all_files),
-        sessions=(),
-    )
-    if (folder / MANIFEST).exists():
-        earlier = read_manifest(folder)
-        changes = changed_fields(earlier.config, config, ignore=OPERATIONAL)
-        old, new = earlier.corpus, manifest.corpus
-        if not changes and old != new:
-            sizes = f"{old.files} of {old.bytes} bytes → {new.files} of {new.bytes} bytes"
-            changes = [f"the files of the corpus: {sizes}"]
-        if changes:
+    corpus = CorpusState.of(files, all_files)
+    if not (folder / MANIFEST).exists():
+        if parquet_files(folder / ROWS):
             raise ManifestError(
-                f"{folder} holds a run with another configuration; choose another output, or remove the "
-                f"folder to start over. Different: {'; '.join(changes)}"
+                f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it"
             )
-        kept = ("state", "sessions", "counts", "compute")
-        return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
-    if parquet_files(folder / ROWS):
-        raise ManifestError(f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it")
-    return manifest
+        return AnnotationManifest(
+            state="unfinished", config=config, versions=versions(), corpus=corpus, sessions=()
+        )
+    earlier = read_manifest(folder)
+    changes = changed_fields(earlier.config, config, ignore=OPERATIONAL)
+    if not changes and earlier.corpus != corpus:
+        old = f"{earlier.corpus.files} of {earlier.corpus.bytes} bytes"
+        changes = [f"the files of the corpus: {old} → {corpus.files} of {corpus.bytes} bytes"]
+    if changes:
+        raise ManifestError(
+            f"{folder} holds a run with another configuration; choose another output, or remove the "
+            f"folder to start over. Different: {'; '.join(changes)}"
+        )
+    return earlier.model_copy(update={"config": config, "versions": versions()})

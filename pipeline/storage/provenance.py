@@ -13,13 +13,10 @@ from tools_service.base.version import __version__
 
 def versions() -> dict[str, str]:
     """Versions by name; "not installed" for a missing package."""
-    packages = ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy")
-    own = {"python": platform.python_version(), "toolformer-on-ray": __version__}
-    return own | {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    by_name = {"python": platform.python_version(), "toolformer-on-ray": __version__}
+    for package in ("torch", "transformers", "tokenizers", "ray", "pyarrow", "numpy"):
+        try:
+            by_name[package] = version(package)
+        except PackageNotFoundError:
+            by_name[package] = "not installed"
+    return by_name

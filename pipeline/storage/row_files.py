@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,13 @@ def recover_rows(folder: Path) -> Ids:
     return np.unique(ids)
 
 
-def remove_rows(folder: Path, ids: Iterable[int]) -> int:
-    """Remove the rows of these texts and return their number. Nothing may write meanwhile."""
-    to_remove = pa.array(sorted(ids), pa.int64())
+def remove_failed(folder: Path) -> int:
+    """Remove the rows of failed texts and return their number. Nothing may write meanwhile."""
     number_removed = 0
-    for path in parquet_files(folder) if len(to_remove) else []:
-        matches = pc.is_in(pq.read_table(path, columns=["text_id"])["text_id"], to_remove)
-        if number := pc.sum(matches).as_py():
-            _rewrite(path, pc.invert(matches))
+    for path in parquet_files(folder):
+        failed = pc.equal(pq.read_table(path, columns=["status"])["status"], "failed")
+        if number := pc.sum(failed).as_py():
+            _rewrite(path, pc.invert(failed))
             number_removed += number
     return number_removed
 
@@ -112,15 +111,15 @@ def _read_ids_or_remove(path: Path) -> Ids:
 
 
 def _remove_duplicates(files: Sequence[Path], ids_by_file: Sequence[Ids]) -> None:
-    known: set[int] = set()
-    for path, ids in zip(files, ids_by_file, strict=True):
-        is_new = []
-        for text_id in ids.tolist():
-            is_new.append(text_id not in known)
-            known.add(text_id)
-        if not all(is_new):
-            logger.warning("%s: %d duplicate rows removed", path, is_new.count(False))
-            _rewrite(path, pa.array(is_new))
+    ids = np.concatenate(ids_by_file)
+    is_duplicate = np.ones(len(ids), bool)
+    _, first_rows = np.unique(ids, return_index=True)
+    is_duplicate[first_rows] = False
+    file_ends = np.cumsum([len(ids) for ids in ids_by_file])
+    for path, duplicates in zip(files, np.split(is_duplicate, file_ends[:-1]), strict=True):
+        if duplicates.any():
+            logger.warning("%s: %d duplicate rows removed", path, duplicates.sum())
+            _rewrite(path, pa.array(~duplicates))
 
 
 def read_file_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

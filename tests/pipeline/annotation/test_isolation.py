@@ -1,4 +1,4 @@
-"""The failure budget, the crash tracker and the read-write lock."""
+"""The failure budget, the starts of batches without an end, and the read-write lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from pipeline.annotation.isolation import MIN_TEXTS, CrashTracker, FailureBudget, ReadWriteLock
+from pipeline.annotation.isolation import MIN_TEXTS, FailureBudget, ReadWriteLock
+from pipeline.annotation.progress import ProgressActor
 
 pytestmark = pytest.mark.unit
 
@@ -48,11 +49,11 @@ def test_the_verdict_has_reasons_by_count_and_examples() -> None:
 
 
 def test_starts_without_an_end_are_counted_by_batch() -> None:
-    crashes = CrashTracker()
-    assert [crashes.begin([1, 2]), crashes.begin([1, 2]), crashes.begin([1])] == [0, 1, 0]
-    crashes.end([1, 2])
-    crashes.end([1, 2])
-    assert [crashes.begin([1, 2]), crashes.begin([1])] == [0, 1]
+    crashes = ProgressActor(tasks=1, done=0, failures=FailureBudget(0.0), run="tests")
+    assert [crashes.begin((1, 2)), crashes.begin((1, 2)), crashes.begin((1,))] == [0, 1, 0]
+    crashes.end((1, 2))
+    crashes.end((1, 2))
+    assert [crashes.begin((1, 2)), crashes.begin((1,))] == [0, 1]
 
 
 def test_exclusive_access_is_alone_and_shared_access_is_concurrent() -> None:

@@ -12,7 +12,7 @@ import ray
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
-from pipeline.annotation.source import ReadContext, TextSource, from_block, read_groups, to_block
+from pipeline.annotation.source import TextSource, from_block, read_groups, to_block
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA
 from pipeline.corpus.files import list_files
@@ -38,14 +38,14 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = read_groups(files, config)
     progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
-    tasks = TextSource(groups, ReadContext(config, count, ray.put(ids), progress)).get_read_tasks(1)
+    tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
     assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
-    assert ray.get(progress.total.remote()) is None, "known only when every file has been read"
+    assert ray.get(progress.done_and_total.remote())[1] is None, "known only when every file has been read"
     blocks += tasks[2]()
     assert all(block.schema == TEXT_SCHEMA for block in blocks)
     assert from_block(pa.concat_tables(blocks)) == [text for text in texts if text not in done]
-    assert ray.get([progress.total.remote(), progress.done.remote()]) == [len(texts), len(done)]
+    assert ray.get(progress.done_and_total.remote()) == (len(done), len(texts))
 
 
 def test_a_limit_is_one_read_task(world: Path) -> None:

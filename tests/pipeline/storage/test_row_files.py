@@ -19,7 +19,7 @@ from pipeline.storage.row_files import (
     read_failed,
     read_rows,
     recover_rows,
-    remove_rows,
+    remove_failed,
     write_rows,
 )
 
@@ -70,12 +70,15 @@ def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
 
 
 def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None:
+    failed_ids = {1, 3, 4, 5}
     for number in range(3):
-        table = pa.table({"text_id": pa.array([3 * number, 3 * number + 1, 3 * number + 2], pa.int64())})
+        ids = [3 * number, 3 * number + 1, 3 * number + 2]
+        status = ["failed" if text_id in failed_ids else "annotated" for text_id in ids]
+        table = pa.table({"text_id": pa.array(ids, pa.int64()), "status": status})
         pq.write_table(table, tmp_path / f"{number}.parquet")
     untouched = (tmp_path / "2.parquet").stat().st_mtime_ns
-    assert remove_rows(tmp_path, []) == 0
-    assert remove_rows(tmp_path, [1, 3, 4, 5, 77]) == 4
+    assert remove_failed(tmp_path) == 4
+    assert remove_failed(tmp_path) == 0
     assert [path.name for path in parquet_files(tmp_path)] == ["0.parquet", "2.parquet"]
     assert recover_rows(tmp_path).tolist() == [0, 2, 6, 7, 8]
     assert (tmp_path / "2.parquet").stat().st_mtime_ns == untouched
@@ -173,6 +176,7 @@ def test_rows_of_an_earlier_version_have_the_current_names(tmp_path: Path) -> No
         for batch in read_batches(tmp_path, ["work"])
     )
     assert recover_rows(tmp_path / ROWS).tolist() == [1, 2, 3]
-    assert remove_rows(tmp_path / ROWS, [text_id for text_id, _ in read_failed(tmp_path)]) == 1
+    assert list(read_failed(tmp_path)) == [(3, "ValueError: no")]
+    assert remove_failed(tmp_path / ROWS) == 1
     remaining = [Annotation.from_row(row) for row in read_rows(tmp_path, ANNOTATION_SCHEMA.names)]
     assert remaining == [first, Annotation(text(2), "no_calls")]
