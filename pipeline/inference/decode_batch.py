@@ -42,9 +42,6 @@ class DecodeBatch:
         attention_mask = self._token_mask[:, None, :] & (slots[:, None] >= slots)
         self._forward(input_ids, position_ids, attention_mask, "prompt", self._lengths)
 
-    def __len__(self) -> int:
-        return len(self._lengths)
-
     def length(self, row: int) -> int:
         """Tokens of `row`, without padding and tokens that were rolled back."""
         return self._lengths[row]
