@@ -34,8 +34,8 @@ def perplexity(
 ) -> tuple[float, PerplexityResult]:
     """The perplexity of `model` on `texts`, and what was counted.
 
-    `disabled` sets the probability of <API> to 0. Raises PerplexityError for a text longer than the context, a loss that is not finite, or no
-    token to predict.
+    `disabled` sets the probability of <API> to 0. Raises PerplexityError for a text longer than the
+    context, a loss that is not finite, or no token to predict.
     """
     bos = np.array(model.call_tokens.bos, dtype=np.int64)
     sequences: list[tuple[str, np.ndarray]] = []  # of the texts with a token to predict

@@ -68,9 +68,9 @@ def predicted_number(prediction: str) -> Decimal | None:
     number = _NUMBER.search(prediction)
     if number is None:
         return None
-    earlier_ends = [end.end() for end in _SENTENCE_END.finditer(prediction, 0, number.start())]
+    earlier_ends = _SENTENCE_END.finditer(prediction, 0, number.start())
+    start = max((end.end() for end in earlier_ends), default=0)
     next_end = _SENTENCE_END.search(prediction, number.end())
-    start = earlier_ends[-1] if earlier_ends else 0
     sentence = prediction[start : next_end.start() if next_end else None]
     _, equals, after = sentence.partition("=")
     return first_number(after) if equals else _value(number)

@@ -6,10 +6,8 @@ only on the data, the seed and the sizes, so a resumed run finds its data by the
 
 One text is one example: [BOS] x* [EOS], cut at `sequence_length`, padded on the right within its
 micro-batch, never packed with another text (docs/decisions/0005). Calls are tokenised apart from
-the text around them, as in sampling and decoding (docs/method.md). The text keeps the tokens it has
-without calls.
-
-Not here: the model and the optimizer (training.py), Ray (run.py).
+the text around them, so the text keeps the tokens it has without calls (docs/method.md). This
+module knows no model and no Ray.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import count_texts, digest, load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.lock import exclusive_lock
@@ -179,12 +179,8 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     checkpoint = ray.train.get_checkpoint()
     steps_done = training.restore(Path(checkpoint.path)) if checkpoint else 0
     folder = RunFolder(config.output)
-    metrics = MetricsLog(folder.metrics, steps_done) if rank == 0 else None
-
-    def log(event: TrainStep | HeldOutEvaluation) -> None:
-        if metrics:
-            metrics.append(event)
-
+    # Only the first worker writes the metrics.
+    log = MetricsLog(folder.metrics, steps_done).append if rank == 0 else lambda event: None
     if not steps_done:
         log(HeldOutEvaluation(0, *training.evaluate()))
     for step in range(steps_done + 1, config.max_steps + 1):

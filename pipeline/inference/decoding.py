@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import Literal
 
 import torch
@@ -236,13 +237,14 @@ class Decoder:
 
     def _skip_disabled_tools(self, row: int, call: PartialCall, greedy: int) -> int:
         """The most likely token that names no disabled tool; `greedy` if there is none."""
-        tools_off = self.params.tools_off
-        if not tools_off or not names_disabled_tool(self._call_text(call, greedy), tools_off):
+
+        def names_disabled(token: int) -> bool:
+            return names_disabled_tool(self._call_text(call, token), self.params.tools_off)
+
+        if not names_disabled(greedy):
             return greedy
-        for token in self.batch.logits[row].argsort(descending=True).tolist():
-            if not names_disabled_tool(self._call_text(call, token), tools_off):
-                return int(token)
-        return greedy
+        by_probability = self.batch.logits[row].argsort(descending=True).tolist()
+        return next(filterfalse(names_disabled, by_probability), greedy)
 
     def _roll_back(self, row: int, reason: str | None = None) -> int:
         """Removes the partial call; returns the token that greedy decoding takes instead.
