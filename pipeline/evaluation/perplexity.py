@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel, causal_mask, pad_rows
+from pipeline.evaluation.results import PerplexityResult
 from pipeline.inference.call_parser import ApiTokenMask
 from tools_service.base.errors import ToolformerError
 
@@ -29,45 +29,39 @@ class PerplexityError(ToolformerError):
     """A held-out text that cannot be scored, or no text at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Perplexity:
-    """`value` over `tokens` tokens of `texts` texts; `left_out` more tokens complete <API>."""
+def perplexity(
+    model: LanguageModel, texts: Sequence[str], *, disabled: bool
+) -> tuple[float, PerplexityResult]:
+    """The perplexity of `model` on `texts`, and what was counted.
 
-    value: float
-    tokens: int
-    texts: int
-    left_out: int
-
-
-def perplexity(model: LanguageModel, texts: Sequence[str], *, disabled: bool) -> Perplexity:
-    """The perplexity of `model` on `texts`; `disabled` sets the probability of <API> to 0.
-
-    Raises PerplexityError for a text longer than the context, a loss that is not finite, or no
-    token to predict.
+    `disabled` sets the probability of <API> to 0. Raises PerplexityError for a text longer than the
+    context, a loss that is not finite, or no token to predict.
     """
     bos = np.array(model.call_tokens.bos, dtype=np.int64)
-    encoded = model.encode(texts) if texts else []
-    sequences = [np.concatenate([bos, tokenized.ids]) for tokenized in encoded]
-    for text, sequence in zip(texts, sequences, strict=True):
+    sequences: list[tuple[str, np.ndarray]] = []  # of the texts with a token to predict
+    for text, tokenized in zip(texts, model.encode(texts) if texts else [], strict=True):
+        sequence = np.concatenate([bos, tokenized.ids])
         if len(sequence) > model.max_positions:
             problem = f"has {len(sequence)} tokens, the context {model.max_positions}"
             raise PerplexityError(f"the held-out text {text[:60]!r}… {problem}")
+        if len(sequence) > 1:
+            sequences.append((text, sequence))
     api_mask = ApiTokenMask(model.call_tokens, model.device)
-    predictable = [index for index, sequence in enumerate(sequences) if len(sequence) > 1]
-    lengths = [len(sequences[index]) - 1 for index in predictable]
+    lengths = [len(sequence) - 1 for _, sequence in sequences]
     total, tokens = 0.0, 0
-    with tqdm(total=len(predictable), desc="perplexity", unit="texts", leave=False) as bar:
+    with tqdm(total=len(sequences), desc="perplexity", unit="texts", leave=False) as bar:
         for batch in model.batch_by_length(lengths):
-            indices = [predictable[number] for number in batch]
-            losses = _losses(model, [sequences[index] for index in indices], api_mask, disabled)
-            for index, loss in zip(indices, losses, strict=True):
+            losses = _losses(model, [sequences[index][1] for index in batch], api_mask, disabled)
+            for index, loss in zip(batch, losses, strict=True):
                 if not np.isfinite(loss).all():
-                    raise PerplexityError(f"a loss is not finite in the held-out text {texts[index][:60]!r}…")
+                    text = sequences[index][0][:60]
+                    raise PerplexityError(f"a loss is not finite in the held-out text {text!r}…")
                 total, tokens = total + float(loss.sum()), tokens + len(loss)
             bar.update(len(batch))
     if not tokens:
         raise PerplexityError("no held-out text has a token to predict")
-    return Perplexity(math.exp(total / tokens), tokens, len(texts), sum(lengths) - tokens)
+    counts = PerplexityResult(texts=len(texts), tokens=tokens, left_out=sum(lengths) - tokens)
+    return math.exp(total / tokens), counts
 
 
 def _losses(
@@ -75,16 +69,14 @@ def _losses(
 ) -> list[np.ndarray]:
     """-ln p, float64, of each sequence's tokens but the first and those that complete <API>."""
     lengths = [len(sequence) - 1 for sequence in sequences]
-    input_ids = torch.from_numpy(pad_rows([sequence[:-1] for sequence in sequences])).to(
-        model.device
-    )  # [B, Q]
+    input_ids = model.tensor(pad_rows([sequence[:-1] for sequence in sequences]))  # [B, Q]
     position_ids = torch.arange(input_ids.shape[1], device=model.device).expand(input_ids.shape)
     attention_mask = causal_mask(input_ids.shape[1], model.device).expand(len(input_ids), -1, -1)  # [B, Q, Q]
     inputs = (input_ids, position_ids, attention_mask)
     hidden_states = model.forward(*inputs, KVCache(), "empty", lengths)  # [B, Q, D]
     is_token = position_ids < torch.tensor(lengths, device=model.device)[:, None]  # [B, Q]
     previous = input_ids[is_token]  # [M]
-    targets = torch.from_numpy(np.concatenate([sequence[1:] for sequence in sequences])).to(model.device)
+    targets = model.tensor(np.concatenate([sequence[1:] for sequence in sequences]))  # [M]
     losses, completes_api, done = [], [], 0
     for logits in model.logits(hidden_states[is_token]):  # [m, V]
         chunk = slice(done, done + len(logits))

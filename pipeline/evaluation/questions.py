@@ -42,11 +42,8 @@ def _iso_date(value: Any) -> str:
         raise ValueError(f"must be YYYY-MM-DD or null, got {value!r}") from error
 
 
-def _no_tools(value: Any) -> Any:
-    return [] if value is None else value
-
-
 Text = Annotated[str, AfterValidator(_not_blank)]
+_NULL_AS_EMPTY = BeforeValidator(lambda value: [] if value is None else value)
 
 
 class Question(Frozen):
@@ -58,7 +55,7 @@ class Question(Frozen):
     scoring: Text
     date: Annotated[str, BeforeValidator(_iso_date)] | None = None
     tool: ToolName | None = None
-    tools_off: Annotated[frozenset[ToolName], BeforeValidator(_no_tools)] = frozenset()
+    tools_off: Annotated[frozenset[ToolName], _NULL_AS_EMPTY] = frozenset()
 
     @field_validator("scoring")
     @classmethod

@@ -51,7 +51,7 @@ class PerplexityResult(Frozen):
     texts: int
     tokens: int
     left_out: int
-    skipped: int
+    skipped: int = 0
 
 
 class ModelResult(Frozen):
@@ -123,18 +123,13 @@ def summarise(predictions: Sequence[Prediction]) -> BenchmarkResult:
     )
 
 
-def predictions_path(output: Path, label: str) -> Path:
-    """The predictions file of a label, in the folder of evaluation.json."""
-    return output.with_name(f"{output.stem}.{label}.jsonl")
-
-
 def add_result(
     output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]
 ) -> Evaluation:
     """Writes a label's predictions, adds its result to `output`, returns the whole evaluation."""
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
-    atomic_write(predictions_path(output, label), lines)
+    atomic_write(output.with_name(f"{output.stem}.{label}.jsonl"), lines)
     evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
     atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
     return evaluation

@@ -145,11 +145,5 @@ def _held_out_perplexity(
     texts = list(read_corpus(list_files(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
     usable = [text.text for text in texts if text.skipped is None]
     calls_disabled = config.generation.disabled or config.generation.k == 0
-    measured = perplexity(model, usable, disabled=calls_disabled)
-    held_out = PerplexityResult(
-        texts=measured.texts,
-        tokens=measured.tokens,
-        left_out=measured.left_out,
-        skipped=len(texts) - len(usable),
-    )
-    return measured.value, held_out
+    value, counts = perplexity(model, usable, disabled=calls_disabled)
+    return value, counts.model_copy(update={"skipped": len(texts) - len(usable)})

@@ -45,9 +45,16 @@ def is_right(scoring: str, prediction: str, answers: Sequence[str]) -> bool:
     words = _word_limit(scoring)
     if words is None:
         predicted = predicted_number(prediction)
-        return predicted is not None and any(_same_number(predicted, answer) for answer in answers)
-    start = normalise(" ".join(prediction.split()[:words]))
-    return any(_contains(start, normalise(answer)) for answer in answers)
+        expected = [number for answer in answers if (number := first_number(answer)) is not None]
+        # The calculator rounds to two decimals, so a rounded answer counts as well.
+        return predicted is not None and any(
+            predicted in (number, number.quantize(_CALCULATOR_PRECISION, ROUND_HALF_UP))
+            for number in expected
+        )
+    first_words = normalise(" ".join(prediction.split()[:words]))
+    # With a space at both ends, only whole words match.
+    spaced = " ".join(["", *first_words, ""])
+    return any(f" {' '.join(normalise(answer))} " in spaced for answer in answers)
 
 
 def predicted_number(prediction: str) -> Decimal | None:
@@ -61,9 +68,9 @@ def predicted_number(prediction: str) -> Decimal | None:
     number = _NUMBER.search(prediction)
     if number is None:
         return None
-    earlier_ends = [end.end() for end in _SENTENCE_END.finditer(prediction, 0, number.start())]
+    earlier_ends = _SENTENCE_END.finditer(prediction, 0, number.start())
+    start = max((end.end() for end in earlier_ends), default=0)
     next_end = _SENTENCE_END.search(prediction, number.end())
-    start = earlier_ends[-1] if earlier_ends else 0
     sentence = prediction[start : next_end.start() if next_end else None]
     _, equals, after = sentence.partition("=")
     return first_number(after) if equals else _value(number)
@@ -96,18 +103,3 @@ def _word_limit(scoring: str) -> int | None:
 def _value(number: re.Match[str]) -> Decimal:
     digits = (number["digits"] or "0").replace(",", "")
     return Decimal(f"{number['sign'] or ''}{digits}{number['fraction'] or ''}")
-
-
-def _same_number(predicted: Decimal, answer: str) -> bool:
-    """Whether the numbers are equal, or are after rounding the answer to two decimals."""
-    expected = first_number(answer)
-    if expected is None:
-        return False
-    return predicted in (expected, expected.quantize(_CALCULATOR_PRECISION, ROUND_HALF_UP))
-
-
-def _contains(words: Sequence[str], answer: Sequence[str]) -> bool:
-    """Whether the words of `answer` occur in `words`, one directly after the other."""
-    return bool(answer) and any(
-        words[start : start + len(answer)] == answer for start in range(len(words) - len(answer) + 1)
-    )

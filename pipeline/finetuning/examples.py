@@ -2,15 +2,12 @@
 
 In: the folder that merge wrote and a tokenizer. Out: token sequences, split into training and
 held-out examples, and the examples of every worker for every optimizer step. All of this depends
-only on the data, the seed and the sizes. No state is kept: a resumed run finds the rest of its data
-by the step number.
+only on the data, the seed and the sizes, so a resumed run finds its data by the step number.
 
 One text is one example: [BOS] x* [EOS], cut at `sequence_length`, padded on the right within its
 micro-batch, never packed with another text (docs/decisions/0005). Calls are tokenised apart from
-the text around them, as in sampling and decoding (docs/method.md). The text keeps the tokens it has
-without calls.
-
-Not here: the model and the optimizer (training.py), Ray (run.py).
+the text around them, so the text keeps the tokens it has without calls (docs/method.md). This
+module knows no model and no Ray.
 """
 
 from __future__ import annotations
@@ -19,8 +16,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +26,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.base.config import FinetuneConfig
 from pipeline.syntax.calls import split_calls
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
@@ -136,30 +135,21 @@ def digest(folder: Path) -> str:
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
-def load_examples(
-    folder: Path,
-    column: Literal["text", "plain"],
-    tokenizer: Any,
-    *,
-    sequence_length: int,
-    held_out: int,
-    seed: int,
-) -> Split:
-    """Read C*, set `held_out` texts aside and tokenise both parts.
+def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
+    """Read C* in `config.data`, set `config.held_out` texts aside and tokenise both parts.
 
     Raises ConfigurationError for a folder that merge did not write, or too few texts.
     """
-    rows = _read(folder)
+    rows = _read(config.data)
     plain: list[str] = rows["plain"].to_pylist()
-    train, evaluation = choose_held_out(plain, held_out, seed, folder)
+    train, held_out = choose_held_out(plain, config.held_out, config.seed, config.data)
 
     def examples(indices: Indices) -> Examples:
         selected = rows.take(pa.array(indices))
-        texts = selected[column].to_pylist()
-        return encode(tokenizer, selected["text_id"].to_numpy(), texts, sequence_length)
+        texts = selected[config.column].to_pylist()
+        return encode(tokenizer, selected["text_id"].to_numpy(), texts, config.sequence_length)
 
-    duplicates = len(plain) - len(train) - len(evaluation)
-    return Split(examples(train), examples(evaluation), duplicates)
+    return Split(examples(train), examples(held_out), len(plain) - len(train) - len(held_out))
 
 
 def choose_held_out(plain: Sequence[str], held_out: int, seed: int, folder: Path) -> tuple[Indices, Indices]:
@@ -203,27 +193,19 @@ def _read(folder: Path) -> pa.Table:
 
 
 def encode(tokenizer: Any, text_ids: Indices, texts: Sequence[str], sequence_length: int) -> Examples:
-    """Tokenise texts (with or without calls in them) and cut them to `sequence_length`."""
-    sequences = [
-        sequence
-        for start in range(0, len(texts), _TEXTS_PER_CALL)
-        for sequence in _sequences(tokenizer, texts[start : start + _TEXTS_PER_CALL])
-    ]
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    """Tokenise texts, with their calls apart, as [BOS] text [EOS]; cut them to `sequence_length`."""
+    bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
+    eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
+    sequences: list[Indices] = []
+    for start in range(0, len(texts), _TEXTS_PER_CALL):
+        segments = [split_calls(text) for text in texts[start : start + _TEXTS_PER_CALL]]
+        tokenized = iter(tokenize_continuations(tokenizer, list(chain.from_iterable(segments))))
+        for of_text in segments:
+            sequences.append(np.concatenate([bos, *(next(tokenized).ids for _ in of_text), eos]))
     cut = [sequence[:sequence_length] for sequence in sequences]
     return Examples(
         text_ids=text_ids,
         tokens=np.concatenate(cut).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(np.minimum(lengths, sequence_length))]),
-        truncated=int((lengths > sequence_length).sum()),
+        offsets=np.cumsum([0, *map(len, cut)]),
+        truncated=sum(len(sequence) > sequence_length for sequence in sequences),
     )
-
-
-def _sequences(tokenizer: Any, texts: Sequence[str]) -> list[Indices]:
-    """[BOS], the tokens of each text with its calls tokenised apart, [EOS]; not yet cut."""
-    segments = [split_calls(text) for text in texts]
-    flat = [segment for of_text in segments for segment in of_text]
-    tokenized = iter(tokenize_continuations(tokenizer, flat))
-    bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
-    eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
-    return [np.concatenate([bos, *(next(tokenized).ids for _ in of_text), eos]) for of_text in segments]

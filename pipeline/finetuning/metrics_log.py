@@ -68,20 +68,11 @@ class MetricsLog:
             file.write(json.dumps(values) + "\n")
 
 
-def read_evaluations(path: Path) -> tuple[HeldOutEvaluation, ...]:
-    """The evaluations in the order of their steps."""
-    return tuple(
-        HeldOutEvaluation(event["step"], event["held_out_loss"], event["tokens"])
-        for event in _read(path)
-        if "held_out_loss" in event
-    )
-
-
 @contextmanager
 def tail(path: Path, max_steps: int) -> Iterator[None]:
     """Follow the file meanwhile: a progress bar on a terminal, one log line per evaluation."""
     stop = threading.Event()
-    evaluated = max((evaluation.step for evaluation in read_evaluations(path)), default=-1)
+    evaluated = max((event["step"] for event in _read(path) if "perplexity" in event), default=-1)
     thread = threading.Thread(target=_follow, args=(path, max_steps, evaluated, stop), daemon=True)
     thread.start()
     try:
@@ -93,21 +84,21 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
 
 def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:
     """`evaluated`: step of the last evaluation that an earlier start has logged."""
-    shown_step, loss = -1, math.nan
     with logging_redirect_tqdm(), tqdm(total=max_steps, unit="step", disable=None) as bar:
         stopped = False
         while not stopped:
             stopped = stop.wait(_POLL_S)
+            training_loss = ""
             for event in _read(path):
-                if "loss" in event and event["step"] > shown_step:
-                    shown_step, loss = event["step"], event["loss"]
-                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if "perplexity" in event and event["step"] > evaluated:
+                if "loss" in event:
+                    training_loss = f"loss {event['loss']:.4f}, "
+                    if event["step"] > bar.n:
+                        bar.set_postfix(loss=f"{event['loss']:.3f}", refresh=False)
+                        bar.update(event["step"] - bar.n)
+                elif event["step"] > evaluated:
                     evaluated = event["step"]
-                    training_loss = f"loss {loss:.4f}, " if evaluated else ""
                     message = "step %d of %d: %sheld-out perplexity %.4f"
                     logger.info(message, evaluated, max_steps, training_loss, event["perplexity"])
-            bar.update(max(shown_step, 0) - bar.n)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -2,21 +2,20 @@
 
 In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by
 held-out perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl
-(the loss of every step, every perplexity) and manifest.json.
+and manifest.json.
 
 If a run was killed, the same command resumes it from its last checkpoint, with the examples it
-would have seen. If it has finished, nothing is done. Both require the same configuration and data
-(run_folder.py). This module starts, watches and finishes the run; examples.py prepares the data,
-training.py trains.
+would have seen. If it has finished, nothing is done. run_folder.py tells one run from another,
+examples.py prepares the data, training.py trains.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -26,16 +25,13 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.examples import count_texts, digest, load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, read_evaluations, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now
-
-if TYPE_CHECKING:
-    from pipeline.finetuning.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +40,8 @@ class FinetuningError(ToolformerError):
     """Workers failed more often than `max_failures`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinetuneResult:
-    """The result of a run. Losses in nats per token."""
-
-    best: HeldOutEvaluation
-    evaluations: tuple[HeldOutEvaluation, ...]
-    reused: bool
-    """The run had finished before; this call did nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the first worker returns: its counts, or the error that stopped all workers."""
-
-    counts: dict[str, int]
-    error: ToolformerError | None = None
-
-
-def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
-    """Train, resume training, or return the result of a finished run. `force` starts over.
+def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest:
+    """Train or resume training, unless the run has finished. `force` starts over.
 
     Raises ConfigurationError before anything runs, NonFiniteLossError, DivergedError, and
     FinetuningError when workers fail more than `max_failures` times.
@@ -73,21 +51,25 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneResult:
     folder, run = RunFolder(config.output), RunIdentity(config=config, data=digest(config.data))
     folder.check()
     with exclusive_lock(config.output):
-        finished = folder.claim(run, force=force)
-        if finished:
+        if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
         else:
             _run(config, folder, run)
-    return FinetuneResult(folder.manifest().best, read_evaluations(folder.metrics), finished)
+    return folder.manifest()
 
 
 def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
     started = time.monotonic()
-    with ray_connection(resource_request(config)), tail(folder.metrics, config.max_steps):
+    resources = ResourceRequest(
+        cpus=config.workers * config.cpus_per_worker,
+        gpus=config.workers if config.use_gpu else 0,
+        of=f"{config.workers} workers",
+        remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
+    )
+    with ray_connection(resources), tail(folder.metrics, config.max_steps):
         result = _fit(config, folder)
-    outcome: Outcome = result.return_value
-    if outcome.error:
-        raise outcome.error
+    if isinstance(result.return_value, ToolformerError):
+        raise result.return_value
     evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
     best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
     manifest = FinetuneManifest(
@@ -95,7 +77,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
         data=run.data,
         versions=versions(),
         created=now(),
-        texts=outcome.counts,
+        texts=result.return_value,
         best=best,
         wall_s=round(time.monotonic() - started, 1),
     )
@@ -107,8 +89,7 @@ def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     local = Path(config.model.path)
     model = config.model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else config.model
     paths: dict[str, Any] = {"model": model, "data": config.data.resolve(), "output": config.output.resolve()}
-    if config.deepspeed:
-        paths["deepspeed"] = config.deepspeed.resolve()
+    paths["deepspeed"] = config.deepspeed and config.deepspeed.resolve()
     return config.model_copy(update=paths)
 
 
@@ -131,16 +112,6 @@ def _check(config: FinetuneConfig) -> None:
         raise ConfigurationError(
             f"sequence_length = {config.sequence_length} is more than the {context} of {config.model.path}"
         )
-
-
-def resource_request(config: FinetuneConfig) -> ResourceRequest:
-    """What all workers together need."""
-    return ResourceRequest(
-        cpus=config.workers * config.cpus_per_worker,
-        gpus=config.workers if config.use_gpu else 0,
-        of=f"{config.workers} workers",
-        remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
-    )
 
 
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
@@ -174,8 +145,8 @@ def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
         ) from error
 
 
-def _worker(arguments: dict[str, Any]) -> Outcome:
-    """Runs on every worker.
+def _worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
+    """Runs on every worker; returns the counts of the data.
 
     Our own errors occur on all workers alike, so they are returned: another try would fail again.
     An error while loading a checkpoint may concern one node only. It is raised, and Ray Train
@@ -184,11 +155,11 @@ def _worker(arguments: dict[str, Any]) -> Outcome:
     from pipeline.finetuning.training import CheckpointError
 
     try:
-        return Outcome(_train(arguments["config"]))
+        return _train(arguments["config"])
     except CheckpointError:
         raise
     except ToolformerError as error:
-        return Outcome({}, error)
+        return error
 
 
 def _train(config: FinetuneConfig) -> dict[str, int]:
@@ -202,25 +173,14 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
     tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(
-        config.data,
-        config.column,
-        tokenizer,
-        sequence_length=config.sequence_length,
-        held_out=config.held_out,
-        seed=config.seed,
-    )
+    data = load_examples(config, tokenizer)
     rank = ray.train.get_context().get_world_rank()
     training = Training(config, data, tokenizer, rank=rank, device=get_device())
     checkpoint = ray.train.get_checkpoint()
     steps_done = training.restore(Path(checkpoint.path)) if checkpoint else 0
     folder = RunFolder(config.output)
-    metrics = MetricsLog(folder.metrics, steps_done) if rank == 0 else None
-
-    def log(event: TrainStep | HeldOutEvaluation) -> None:
-        if metrics:
-            metrics.append(event)
-
+    # Only the first worker writes the metrics.
+    log = MetricsLog(folder.metrics, steps_done).append if rank == 0 else lambda event: None
     if not steps_done:
         log(HeldOutEvaluation(0, *training.evaluate()))
     for step in range(steps_done + 1, config.max_steps + 1):
@@ -228,15 +188,11 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
         if step % config.evaluate_every == 0 or step == config.max_steps:
             evaluation = HeldOutEvaluation(step, *training.evaluate())
             log(evaluation)
-            _save_checkpoint(training, evaluation, folder.checkpoints / f"step-{step:06d}")
+            checkpoint_folder = folder.checkpoints / f"step-{step:06d}"
+            training.save(checkpoint_folder, step)
+            ray.train.report(
+                asdict(evaluation),
+                checkpoint=ray.train.Checkpoint.from_directory(checkpoint_folder),
+                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+            )
     return data.counts()
-
-
-def _save_checkpoint(training: Training, evaluation: HeldOutEvaluation, folder: Path) -> None:
-    """Write a checkpoint and report it to Ray Train. Every worker must call this."""
-    training.save(folder, evaluation.step)
-    ray.train.report(
-        asdict(evaluation),
-        checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )

@@ -53,11 +53,6 @@ class RunIdentity(Frozen):
     data: str
     """Digest of the content of C*."""
 
-    def differences(self, other: RunIdentity) -> list[str]:
-        """The fields that make `other` a different run."""
-        fields = changed_fields(self.config, other.config, ignore=_OPERATIONAL)
-        return fields + ([] if self.data == other.data else ["data: other content"])
-
 
 class FinetuneManifest(RunIdentity):
     """manifest.json of a finished run."""
@@ -116,7 +111,10 @@ class RunFolder:
             atomic_write_json(run_file, run.model_dump(mode="json"))
             return False
         before = self.manifest() if finished else _read(run_file, RunIdentity)
-        if changed := before.differences(run):
+        changed = changed_fields(before.config, run.config, ignore=_OPERATIONAL)
+        if before.data != run.data:
+            changed.append("data: other content")
+        if changed:
             raise ConfigurationError(
                 f"{self.path} holds another run; start over with --force, or choose another output. "
                 f"Different: {'; '.join(changed)}"

@@ -29,7 +29,6 @@ from pipeline.finetuning.metrics_log import TrainStep
 from tools_service.base.checkpoints import load_model
 from tools_service.base.errors import ConfigurationError, ToolformerError
 
-DEEPSPEED_CONFIGURATIONS = Path(__file__).parent / "deepspeed"
 _TAG = "state"
 _SHOWN_IDS = 8  # text ids in an error message
 
@@ -116,9 +115,23 @@ class Training:
         return float(self._sum(total)) / predicted_tokens, predicted_tokens
 
     def save(self, folder: Path, steps: int) -> None:
-        """Write state for `restore` and folder/model. All workers must call this."""
+        """Write state for `restore` and, as the first worker, folder/model. All workers must call this."""
+        import deepspeed
+
         self.engine.save_checkpoint(str(folder), tag=_TAG, client_state={"steps": steps})
-        self._export(folder / "model")
+        model, sharded = self.engine.module, self.config.zero_stage == 3
+        weights = {}
+        for name, parameter in model.named_parameters():
+            # Sharded weights are gathered one by one.
+            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+                if self.rank == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        if self.rank == 0:
+            buffers = dict(model.named_buffers())
+            weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
+            model.save_pretrained(folder / "model", state_dict=weights)
+            self.tokenizer.save_pretrained(folder / "model")
+        dist.barrier()
 
     def restore(self, folder: Path) -> int:
         """Load what `save` wrote; return the steps taken. ToolformerError if nothing is there."""
@@ -151,23 +164,6 @@ class Training:
         dist.all_reduce(value)
         return value
 
-    def _export(self, folder: Path) -> None:
-        """Gather the weights one by one; the first worker writes them and the tokenizer."""
-        import deepspeed
-
-        model, sharded = self.engine.module, self.config.zero_stage == 3
-        weights = {}
-        for name, parameter in model.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
-        if self.rank == 0:
-            buffers = dict(model.named_buffers())
-            weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
-            model.save_pretrained(folder, state_dict=weights)
-            self.tokenizer.save_pretrained(folder)
-        dist.barrier()
-
 
 def prepare_deepspeed(use_gpu: bool) -> None:
     """Choose the accelerator, before DeepSpeed is imported for the first time.
@@ -188,7 +184,7 @@ def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
 
     Raises ToolformerError if the file cannot be read.
     """
-    path = config.deepspeed or DEEPSPEED_CONFIGURATIONS / f"zero{config.zero_stage}.json"
+    path = config.deepspeed or Path(__file__).parent / "deepspeed" / f"zero{config.zero_stage}.json"
     try:
         from_file: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -210,10 +206,16 @@ def _deepspeed_engine(config: FinetuneConfig) -> Any:
     import deepspeed
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
     ds_config = deepspeed_configuration(config)
-    model = _load(config, ds_config)
+    # While this object lives, from_pretrained shards the model: no worker ever holds all of it.
+    sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
+    path, dtype = config.model.path, config.model.dtype
+    model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
+    del sharding
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
@@ -224,16 +226,3 @@ def _deepspeed_engine(config: FinetuneConfig) -> Any:
         lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config)),
     )
     return engine
-
-
-def _load(config: FinetuneConfig, ds_config: dict[str, Any]) -> Any:
-    """The model. With ZeRO-3 it is sharded while it loads: no worker ever holds all of it."""
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-    # from_pretrained looks for this object; it has to live until the model is loaded.
-    sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
-    path, dtype = config.model.path, config.model.dtype
-    model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
-    del sharding
-    return model

@@ -40,10 +40,7 @@ class DecodeBatch:
         self._token_mask = slots >= longest - torch.tensor(self._lengths)[:, None]  # [B, T]
         position_ids = (self._token_mask.cumsum(-1) - 1).clamp(min=0)
         attention_mask = self._token_mask[:, None, :] & (slots[:, None] >= slots)
-        self._forward(input_ids, position_ids, attention_mask, "prompt", self._lengths)
-
-    def __len__(self) -> int:
-        return len(self._lengths)
+        self._forward(input_ids, position_ids, attention_mask, phase="prompt", tokens=self._lengths)
 
     def length(self, row: int) -> int:
         """Tokens of `row`, without padding and tokens that were rolled back."""
@@ -55,7 +52,8 @@ class DecodeBatch:
         self._token_mask = pad(self._token_mask, (0, 1), value=True)
         self._lengths = [length + 1 for length in self._lengths]
         input_ids = torch.tensor(tokens)[:, None]
-        self._forward(input_ids, position_ids, self._token_mask[:, None, :], "decode", [1] * len(tokens))
+        attention_mask = self._token_mask[:, None, :]
+        self._forward(input_ids, position_ids, attention_mask, phase="decode", tokens=[1] * len(tokens))
 
     def rollback(self, row: int, count: int) -> None:
         """Removes the last `count` tokens of `row`; `logits` do not change.
@@ -83,20 +81,12 @@ class DecodeBatch:
         self._cache = KVCache.gathered([(self._cache, row_index, slots)], capacity)
         self.logits = self.logits[row_index]
 
-    def _forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        attention_mask: Tensor,
-        phase: Phase,
-        tokens: Sequence[int],
-    ) -> None:
-        """Appends input_ids [B, Q] and sets `logits`; `tokens` [B] counts the real tokens of each row.
+    def _forward(self, *inputs: Tensor, phase: Phase, tokens: Sequence[int]) -> None:
+        """Appends tokens and sets `logits`; `tokens` [B] counts the real ones of each row.
 
-        position_ids [B, Q]; attention_mask [B, Q, T]: the slots that each token sees.
+        `inputs` are input_ids [B, Q], position_ids [B, Q] and attention_mask [B, Q, T].
         """
-        device = self._model.device
-        inputs = (input_ids.to(device), position_ids.to(device), attention_mask.to(device))
-        hidden_states = self._model.forward(*inputs, self._cache, phase, tokens)
+        ids, positions, mask = (tensor.to(self._model.device) for tensor in inputs)
+        hidden_states = self._model.forward(ids, positions, mask, self._cache, phase, tokens)
         # A copy, because the engine returns inference tensors and the decoder writes to the logits.
         self.logits = torch.cat(list(self._model.logits(hidden_states[:, -1]))).clone()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import Literal
 
 import torch
@@ -111,7 +112,10 @@ class Decoder:
 
     def __post_init__(self) -> None:
         self.api = self.model.call_tokens.api
-        self.eos_token_ids = _eos_token_ids(self.model)
+        # The ids that end a text: those of the generation configuration and of the tokenizer.
+        configured = self.model.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        self.eos_token_ids = {*ids, self.model.tokenizer.eos_token_id} - {None}
         self.batch = DecodeBatch(self.model, [state.tokens for state in self.states])
 
     def run(self) -> None:
@@ -130,8 +134,7 @@ class Decoder:
 
     def _next_tokens(self) -> list[int]:
         """The next token of each row. Each tool gets all pending calls of a step in one list."""
-        greedy, api_rank = self._rank_tokens()
-        tokens = [self._next_token(row, greedy[row], api_rank[row]) for row in range(len(self.states))]
+        tokens = [self._next_token(row, *ranks) for row, ranks in enumerate(self._rank_tokens())]
         pending_calls: dict[ToolName, list[tuple[int, PendingCall]]] = {}
         for row, state in enumerate(self.states):
             if state.partial_call is not None and state.partial_call.pending is not None:
@@ -146,7 +149,7 @@ class Decoder:
                     tokens[row] = self._insert_result(row, call, answer.result)
         return tokens
 
-    def _rank_tokens(self) -> tuple[list[int], list[int]]:
+    def _rank_tokens(self) -> list[tuple[int, int]]:
         """For each row, the most likely token and the rank (from 0) of the next token of <API>.
 
         Where calls are disabled, <API> gets probability 0 first. Ids without a token are ignored.
@@ -171,7 +174,7 @@ class Decoder:
         for state, (_, _, finite) in zip(self.states, rows, strict=True):
             if not finite:
                 raise InferenceError(f"non-finite logits after {self._decode(state.tokens)[-80:]!r}")
-        return [token for token, _, _ in rows], [rank for _, rank, _ in rows]
+        return [(token, rank) for token, rank, _ in rows]
 
     def _next_api_token(self, call: PartialCall | None) -> int | None:
         """The token of <API> that comes next; None if <API> is complete."""
@@ -234,13 +237,14 @@ class Decoder:
 
     def _skip_disabled_tools(self, row: int, call: PartialCall, greedy: int) -> int:
         """The most likely token that names no disabled tool; `greedy` if there is none."""
-        tools_off = self.params.tools_off
-        if not tools_off or not names_disabled_tool(self._call_text(call, greedy), tools_off):
+
+        def names_disabled(token: int) -> bool:
+            return names_disabled_tool(self._call_text(call, token), self.params.tools_off)
+
+        if not names_disabled(greedy):
             return greedy
-        for token in self.batch.logits[row].argsort(descending=True).tolist():
-            if not names_disabled_tool(self._call_text(call, token), tools_off):
-                return int(token)
-        return greedy
+        by_probability = self.batch.logits[row].argsort(descending=True).tolist()
+        return next(filterfalse(names_disabled, by_probability), greedy)
 
     def _roll_back(self, row: int, reason: str | None = None) -> int:
         """Removes the partial call; returns the token that greedy decoding takes instead.
@@ -299,10 +303,3 @@ class Decoder:
     def _decode(self, tokens: list[int]) -> str:
         [text] = decode_continuations(self.model.tokenizer, [tokens])
         return text
-
-
-def _eos_token_ids(model: LanguageModel) -> frozenset[int]:
-    """The ids that end a text: those of the generation configuration and of the tokenizer."""
-    configured = model.model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*ids, model.tokenizer.eos_token_id) if token is not None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 
 from pipeline.base.config import GenerateConfig
 from pipeline.engine.model import LanguageModel
@@ -41,10 +41,11 @@ class Generation:
     @property
     def annotated(self) -> str:
         """The text with its calls and their results."""
-        bounds = [0, *(call.position for call in self.calls), len(self.text)]
-        parts = [self.text[start:end] for start, end in pairwise(bounds)]
-        calls = [linearise(call.tool, call.input, call.result) for call in self.calls]
-        return "".join(part + call for part, call in zip(parts, [*calls, ""], strict=True))
+        text = self.text
+        for call in reversed(self.calls):
+            written = linearise(call.tool, call.input, call.result)
+            text = text[: call.position] + written + text[call.position :]
+        return text
 
 
 class Generator:
@@ -70,13 +71,12 @@ class Generator:
         Trailing spaces of a prompt are removed, because the first generated token brings its own.
         Raises InferenceError for an empty prompt and for one that leaves no room in the context.
         """
-        states: list[DecodingState] = []
-        for prompt, date in zip(prompts, dates or [None] * len(prompts), strict=True):
-            states.append(DecodingState(self.encode(prompt), date, params.calls_disabled))
-            if len(states) == _WINDOW_BATCHES * batch_size:
-                yield from self._run(states, params, batch_size)
-                states = []
-        yield from self._run(states, params, batch_size)
+        states = (
+            DecodingState(self.encode(prompt), date, params.calls_disabled)
+            for prompt, date in zip(prompts, dates or [None] * len(prompts), strict=True)
+        )
+        while window := list(islice(states, _WINDOW_BATCHES * batch_size)):
+            yield from self._run(window, params, batch_size)
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens of ``" "`` and the prompt, as in every step; BOS if the tokenizer adds one."""

@@ -12,10 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.contract import TOOL_NAMES, ToolName
+
+if TYPE_CHECKING:
+    from pipeline.base.records import Call
 
 API = " ["
 END = "]"
@@ -25,24 +28,11 @@ CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # includes all line breaks
 TOOLS_WITHOUT_INPUT: frozenset[ToolName] = frozenset({"Calendar"})
 
 _CONTROL = re.compile(f"[{CONTROLS}]")
-_CALL = re.compile(rf" \[(?:{'|'.join(TOOL_NAMES)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\]")
+_CALL = re.compile(rf"( \[(?:{'|'.join(TOOL_NAMES)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\])")
 
 
 class CallError(ToolformerError, ValueError):
     """A call that the syntax cannot express, or that is not at its position in the text."""
-
-
-class PlacedCall(Protocol):
-    """A call and the character offset in x before which it stands. `records.Call` is one."""
-
-    @property
-    def tool(self) -> ToolName: ...
-    @property
-    def position(self) -> int: ...
-    @property
-    def input(self) -> str: ...
-    @property
-    def result(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,48 +87,43 @@ def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
     return argument if argument or tool in TOOLS_WITHOUT_INPUT else Malformed("empty_input")
 
 
-def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
+def insert_calls(text: str, calls: Sequence[Call]) -> str:
     """x*: `text` with each ``e(c, r)`` before the character at its position (section 2).
 
     Calls at the same position keep their order. A call at the start of the text has its space
     behind it, because x* is ``" " + x`` with calls and without its first space. Raises CallError
     for a position outside the text.
     """
-    spaced_text = " " + text
-    parts, copied = [], 0
-    for call in sorted(calls, key=lambda call: call.position):
+    augmented = " " + text
+    # From the last call to the first, so that the offsets of the remaining calls stay right.
+    for call in sorted(calls, key=lambda call: call.position)[::-1]:
         if not 0 <= call.position <= len(text):
             raise CallError(f"{call.tool}({call.input}): position {call.position} outside 0..{len(text)}")
         offset = _spaced_offset(call.position)
-        parts += [spaced_text[copied:offset], linearise(call.tool, call.input, call.result)]
-        copied = offset
-    return "".join([*parts, spaced_text[copied:]])[1:]
+        written = linearise(call.tool, call.input, call.result)
+        augmented = augmented[:offset] + written + augmented[offset:]
+    return augmented[1:]
 
 
-def remove_calls(augmented: str, calls: Sequence[PlacedCall] | None = None) -> str:
-    """The text x from which `insert_calls` made `augmented`, byte for byte.
+def remove_calls(augmented: str, calls: Sequence[Call]) -> str:
+    """The text x from which `insert_calls` made `augmented` with `calls`, byte for byte.
 
-    With `calls` this is exact, and CallError is raised for a call that is not at its position.
-    Without, everything that looks like a call is removed, which is exact if x has nothing like
-    that.
+    Raises CallError for a call that is not at its position.
     """
-    if calls is None:
-        return _CALL.sub("", " " + augmented)[1:]
-    remaining, parts, copied = " " + augmented, [], 0
+    text = " " + augmented
+    # From the first call to the last: the text before a call is then the original text.
     for call in sorted(calls, key=lambda call: call.position):
         written = linearise(call.tool, call.input, call.result)
-        start = _spaced_offset(call.position) - copied
-        end = start + len(written)
-        if call.position < 0 or remaining[start:end] != written:
+        offset = _spaced_offset(call.position)
+        if call.position < 0 or not text.startswith(written, offset):
             raise CallError(f"no{written} at position {call.position} of {augmented!r}")
-        parts.append(remaining[:start])
-        remaining, copied = remaining[end:], copied + start
-    return "".join([*parts, remaining])[1:]
+        text = text[:offset] + text[offset + len(written) :]
+    return text[1:]
 
 
 def split_calls(augmented: str) -> list[str]:
     """``" " + x*``, split before and after everything that looks like a call."""
-    return [part for part in re.split(f"({_CALL.pattern})", " " + augmented) if part]
+    return [part for part in _CALL.split(" " + augmented) if part]
 
 
 def _spaced_offset(position: int) -> int:

@@ -50,21 +50,20 @@ def tokenize_continuations(tokenizer: PreTrainedTokenizerBase, strings: Sequence
     Special tokens in a string are plain text. Raises TokenizerError if no anchor works.
     """
     results: dict[int, TokenizedText] = {}
+    pending = list(range(len(strings)))
     for anchor in _ANCHORS:
-        pending = [index for index in range(len(strings)) if index not in results]
-        if not pending:
-            break
-        [(anchor_ids, _)] = _encode(tokenizer, [anchor])
+        anchored = [anchor + strings[index] for index in pending]
+        (anchor_ids, _), *encoded = _encode(tokenizer, [anchor, *anchored])
         size = len(anchor_ids)
-        encoded = _encode(tokenizer, [anchor + strings[index] for index in pending])
         for index, (ids, spans) in zip(pending, encoded, strict=True):
             same_anchor = np.array_equal(ids[:size], anchor_ids)
             if same_anchor and (spans[size:] >= len(anchor)).all():
                 results[index] = TokenizedText(ids[size:], _starts(spans[size:] - len(anchor)))
-    for index, string in enumerate(strings):
-        if index not in results:
-            raise TokenizerError(f"{_name(tokenizer)}: cannot tokenize {string[:40]!r} as a continuation")
-    return [results[index] for index in range(len(strings))]
+        pending = [index for index in pending if index not in results]
+        if not pending:
+            return [results[index] for index in range(len(strings))]
+    string = strings[pending[0]][:40]
+    raise TokenizerError(f"{_name(tokenizer)}: cannot tokenize {string!r} as a continuation")
 
 
 def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]]) -> list[str]:

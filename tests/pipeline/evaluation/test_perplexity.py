@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.engine.model import LanguageModel
-from pipeline.evaluation.perplexity import Perplexity, PerplexityError, perplexity
+from pipeline.evaluation.perplexity import PerplexityError, perplexity
+from pipeline.evaluation.results import PerplexityResult
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tests.pipeline.inference.test_decode_batch import ARCHITECTURES, random_model
 
@@ -43,35 +44,37 @@ def test_it_is_exp_of_the_mean_loss_of_all_tokens(architecture: str, max_batch_t
     model = random_model(architecture)
     model.max_batch_tokens = max_batch_tokens
     value, tokens = plainly(model, TEXTS)
-    found = perplexity(model, TEXTS, disabled=False)
-    assert found == Perplexity(pytest.approx(value, rel=1e-5), tokens, len(TEXTS), 0)
+    found, counts = perplexity(model, TEXTS, disabled=False)
+    assert found == pytest.approx(value, rel=1e-5)
+    assert counts == PerplexityResult(texts=len(TEXTS), tokens=tokens, left_out=0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_disabled_api_has_probability_0_and_the_rest_is_renormalised(architecture: str) -> None:
     model = random_model(architecture)
     value, tokens = plainly(model, TEXTS, calls_disabled=" [")
-    found = perplexity(model, TEXTS, disabled=True)
-    assert found == Perplexity(pytest.approx(value, rel=1e-5), tokens, len(TEXTS), 0)
-    assert found.value < perplexity(model, TEXTS, disabled=False).value
+    found, counts = perplexity(model, TEXTS, disabled=True)
+    assert found == pytest.approx(value, rel=1e-5)
+    assert counts == PerplexityResult(texts=len(TEXTS), tokens=tokens, left_out=0)
+    assert found < perplexity(model, TEXTS, disabled=False)[0]
 
 
 def test_a_text_that_holds_the_marker_counts_without_it_for_every_model() -> None:
     model = random_model("Llama")
     texts = [*TEXTS, "He said [so] and on."]
-    plain, disabled = (perplexity(model, texts, disabled=off) for off in (False, True))
+    (_, plain), (value, disabled) = (perplexity(model, texts, disabled=off) for off in (False, True))
     assert (plain.left_out, disabled.left_out) == (1, 1)
     assert plain.tokens == disabled.tokens
-    assert disabled.value == pytest.approx(plainly(model, texts, calls_disabled=" [")[0], rel=1e-5)
+    assert value == pytest.approx(plainly(model, texts, calls_disabled=" [")[0], rel=1e-5)
 
 
 def test_a_marker_of_several_tokens_is_barred_at_its_last() -> None:
     model = random_model("Llama", "bytes")
     texts = ["a [b", "c[d", "e f"]
-    found = perplexity(model, texts, disabled=True)
-    assert found.left_out == 1
-    assert found.tokens == sum(map(len, texts)) - 1
-    assert found.value < perplexity(model, texts, disabled=False).value
+    value, counts = perplexity(model, texts, disabled=True)
+    assert counts.left_out == 1
+    assert counts.tokens == sum(map(len, texts)) - 1
+    assert value < perplexity(model, texts, disabled=False)[0]
 
 
 def test_what_cannot_be_scored_is_an_error_that_names_the_text() -> None:

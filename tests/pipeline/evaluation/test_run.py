@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
-from pipeline.evaluation.results import Evaluation, EvaluationError, predictions_path
+from pipeline.evaluation.results import Evaluation, EvaluationError
 from pipeline.evaluation.run import evaluate, evaluate_model
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
@@ -113,7 +113,7 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
         "skipped": 1,
     }
     assert again.models["toolformer"].tools_off == ("MT", "QA", "WikiSearch")
-    [line] = predictions_path(config.output, "disabled").read_text().splitlines()
+    [line] = (tmp_path / "out" / "e.disabled.jsonl").read_text().splitlines()
     assert {"benchmark", "id", "prediction", "right", "calls"} <= set(json.loads(line))
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from bench.fixtures.small_models import causal_lm, tokenizer
 from pipeline.base.config import FinetuneConfig, ModelConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
-from pipeline.finetuning.examples import EpochSampler, Examples, Split, load_examples
+from pipeline.finetuning.examples import EpochSampler, Examples, Split
 from pipeline.finetuning.training import rate_factor
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
@@ -70,17 +70,6 @@ def configuration(folder: Path, **overrides: Any) -> FinetuneConfig:
         "gradient_checkpointing": False,
     }
     return FinetuneConfig(**values | overrides)
-
-
-def load(config: FinetuneConfig, tokenizer: Any) -> Split:
-    return load_examples(
-        config.data,
-        config.column,
-        tokenizer,
-        sequence_length=config.sequence_length,
-        held_out=config.held_out,
-        seed=config.seed,
-    )
 
 
 def mean_loss(model: PreTrainedModel, examples: Examples, indices: Iterable[int]) -> torch.Tensor:

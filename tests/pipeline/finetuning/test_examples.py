@@ -23,7 +23,7 @@ from pipeline.finetuning.examples import (
 )
 from pipeline.syntax.calls import API
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import rows, write
+from tests.pipeline.finetuning.data import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
@@ -82,9 +82,9 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
     many = write(tmp_path / "many", [made[20:], [], made[:7], made[7:20]])
     words = tokenizer("pieces")
     sizes = {"sequence_length": 128, "held_out": 6, "seed": 3}
-    a = load_examples(one, "text", words, **sizes)
-    b = load_examples(many, "text", words, **sizes)
-    plain = load_examples(many, "plain", words, **sizes)
+    a = load_examples(configuration(tmp_path, data=one, **sizes), words)
+    b = load_examples(configuration(tmp_path, data=many, **sizes), words)
+    plain = load_examples(configuration(tmp_path, data=many, column="plain", **sizes), words)
     for part in ("train", "held_out"):
         ids = getattr(a, part).text_ids.tolist()
         assert ids == getattr(b, part).text_ids.tolist() == getattr(plain, part).text_ids.tolist()
@@ -98,7 +98,7 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
         "truncated": 0,
         "tokens_per_epoch": len(a.train.tokens),
     }
-    other = load_examples(one, "text", words, **sizes | {"seed": 4})
+    other = load_examples(configuration(tmp_path, data=one, **sizes | {"seed": 4}), words)
     assert set(other.held_out.text_ids) != set(a.held_out.text_ids)
 
 
@@ -155,7 +155,7 @@ def test_a_folder_that_merge_did_not_write_is_named(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"text_id": [1], "text": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(ConfigurationError, match="plain"):
-        load_examples(tmp_path, "text", tokenizer("pieces"), sequence_length=8, held_out=1, seed=0)
+        load_examples(configuration(tmp_path, data=tmp_path), tokenizer("pieces"))
 
 
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:

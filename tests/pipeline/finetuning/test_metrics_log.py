@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, read_evaluations, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, tail
 
 pytestmark = pytest.mark.unit
 
@@ -33,7 +33,11 @@ def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     resumed.append(TrainStep(4, 1.0, 0.1, None))
     expected = [(0, "perplexity"), (1, "loss"), (2, "loss"), (3, "loss"), (3, "perplexity"), (4, "loss")]
     assert written(path) == expected
-    assert read_evaluations(path) == (HeldOutEvaluation(0, 2.0, 10), HeldOutEvaluation(3, 1.5, 10))
+    evaluations = [json.loads(line) for line in path.read_text().splitlines() if "held_out_loss" in line]
+    assert evaluations == [
+        {"step": 0, "held_out_loss": 2.0, "tokens": 10, "perplexity": math.exp(2.0)},
+        {"step": 3, "held_out_loss": 1.5, "tokens": 10, "perplexity": math.exp(1.5)},
+    ]
     MetricsLog(path, 0)
     assert written(path) == []
 

@@ -20,14 +20,13 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
-from pipeline.finetuning.examples import digest
+from pipeline.finetuning.examples import digest, load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from tests.pipeline.finetuning.data import (
     base_model,
     configuration,
-    load,
     mean_loss,
     plain_torch,
     rows,
@@ -93,12 +92,13 @@ def test_batches_must_divide_among_the_workers(folder: Path) -> None:
 @pytest.mark.unit
 def test_a_finished_run_is_left_alone(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = configuration(folder, output=tmp_path / "model")
-    finished(config)
+    run = finished(config)
+    metrics = run.metrics.read_text()
     with caplog.at_level(logging.INFO):
         result = finetune(config.model_copy(update={"max_failures": 7}))
-    assert result.reused
+    assert result == run.manifest()
     assert result.best == BEST
-    assert result.evaluations == (BEST,)
+    assert run.metrics.read_text() == metrics
     assert "finished before" in caplog.text
 
 
@@ -215,8 +215,8 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
     killer.join(timeout=1)
     assert not killer.is_alive(), "no worker was killed"
     assert steps(disturbed) == steps(config)
-    assert (again.best, again.evaluations) == (whole.best, whole.evaluations)
-    assert finetune(disturbed).reused
+    assert (again.best, again.texts) == (whole.best, whole.texts)
+    assert finetune(disturbed) == again
 
 
 def kill_a_worker_after(config: FinetuneConfig, step: int) -> None:
@@ -228,7 +228,7 @@ def kill_a_worker_after(config: FinetuneConfig, step: int) -> None:
 def check_result(config: FinetuneConfig, best: HeldOutEvaluation) -> None:
     """Two workers took the steps of plain torch, and the best of them is the folder's model."""
     tokenizer = AutoTokenizer.from_pretrained(config.output)
-    data = load(config, tokenizer)
+    data = load_examples(config, tokenizer)
     losses, norms, _ = plain_torch(config, data, 4)
     events = steps(config)
     taken = [event for event in events if "loss" in event]

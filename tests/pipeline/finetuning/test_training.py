@@ -14,6 +14,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
+from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.training import (
     CheckpointError,
     NonFiniteLossError,
@@ -25,7 +26,6 @@ from pipeline.finetuning.training import (
 from tests.pipeline.finetuning.data import (
     base_model,
     configuration,
-    load,
     mean_loss,
     plain_torch,
     rows,
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: FinetuneConfig) -> Training:
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    return Training(config, load(config, tokenizer), tokenizer, rank=0, device=CPU)
+    return Training(config, load_examples(config, tokenizer), tokenizer, rank=0, device=CPU)
 
 
 def one_worker(folder: Path, **overrides: Any) -> FinetuneConfig:
@@ -99,7 +99,7 @@ def test_steps_and_held_out_loss_are_those_of_plain_torch(
     with torch.no_grad():
         assert float(mean_loss(written, data.held_out, held_out)) == pytest.approx(loss, abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    assert load(config, tokenizer).train.tokens.tolist() == data.train.tokens.tolist()
+    assert load_examples(config, tokenizer).train.tokens.tolist() == data.train.tokens.tolist()
 
 
 def test_a_restored_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_path: Path) -> None:

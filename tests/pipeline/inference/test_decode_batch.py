@@ -77,7 +77,7 @@ def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
         batch.step(tokens)
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
-        assert [batch.length(row) for row in range(len(batch))] == [len(text) for text in texts]
+        assert [batch.length(row) for row in range(len(texts))] == [len(text) for text in texts]
 
 
 def test_only_consecutive_tokens_are_rolled_back() -> None:

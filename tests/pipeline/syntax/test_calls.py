@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.syntax.calls import CallError, Malformed, insert_calls, linearise, parse_call, remove_calls
+from pipeline.base.records import Call
+from pipeline.syntax.calls import (
+    CallError,
+    Malformed,
+    insert_calls,
+    linearise,
+    parse_call,
+    remove_calls,
+    split_calls,
+)
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 
 
-@dataclass(frozen=True)
-class Placed:
-    tool: ToolName
-    position: int
-    input: str
-    result: str
+def placed(tool: ToolName, position: int, argument: str, result: str) -> Call:
+    return Call(tool, position, 0.5, argument, result, 0.0, 1.0, 1.0, 1.0)
 
 
 def test_a_call_is_written_as_the_paper_writes_it() -> None:
@@ -76,10 +79,10 @@ def test_the_calendar_takes_no_input_and_the_others_need_one() -> None:
 
 def test_calls_go_in_front_of_the_leading_space_and_behind_nothing() -> None:
     text = "Out of 20, 5 left."
-    calls = [Placed("Calculator", 10, "20 / 4", "5"), Placed("Calendar", 0, "", "Monday")]
+    calls = [placed("Calculator", 10, "20 / 4", "5"), placed("Calendar", 0, "", "Monday")]
     assert insert_calls(text, calls) == "[Calendar() -> Monday] Out of 20, [Calculator(20 / 4) -> 5] 5 left."
-    assert insert_calls(text, [Placed("QA", 18, "x", "y")]) == "Out of 20, 5 left. [QA(x) -> y]"
-    assert insert_calls("", [Placed("QA", 0, "x", "y")]) == "[QA(x) -> y] "
+    assert insert_calls(text, [placed("QA", 18, "x", "y")]) == "Out of 20, 5 left. [QA(x) -> y]"
+    assert insert_calls("", [placed("QA", 0, "x", "y")]) == "[QA(x) -> y] "
 
 
 PLAIN = st.text(
@@ -90,18 +93,18 @@ ANY = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
 
 
 @st.composite
-def texts_with_calls(draw: st.DrawFn, text: st.SearchStrategy[str]) -> tuple[str, list[Placed]]:
+def texts_with_calls(draw: st.DrawFn, text: st.SearchStrategy[str]) -> tuple[str, list[Call]]:
     x = draw(text)
     place = st.one_of(st.integers(0, len(x)), st.just(0), st.just(len(x)))
     argument = PLAIN.filter(lambda part: "->" not in part)
-    call = st.builds(Placed, st.sampled_from(TOOL_NAMES), place, argument, PLAIN)
+    call = st.builds(placed, st.sampled_from(TOOL_NAMES), place, argument, PLAIN)
     return x, draw(st.lists(call, max_size=5))
 
 
 @settings(max_examples=60, deadline=None)
 @given(texts_with_calls(ANY))
 def test_removing_what_was_inserted_gives_the_text_back_even_if_it_looks_like_calls(
-    case: tuple[str, list[Placed]],
+    case: tuple[str, list[Call]],
 ) -> None:
     text, calls = case
     assert remove_calls(insert_calls(text, calls), calls) == text
@@ -109,21 +112,24 @@ def test_removing_what_was_inserted_gives_the_text_back_even_if_it_looks_like_ca
 
 @settings(max_examples=60, deadline=None)
 @given(texts_with_calls(PLAIN))
-def test_without_the_calls_removal_is_exact_for_texts_that_contain_none(
-    case: tuple[str, list[Placed]],
+def test_splitting_finds_the_calls_of_texts_that_contain_none(
+    case: tuple[str, list[Call]],
 ) -> None:
     text, calls = case
-    assert remove_calls(insert_calls(text, calls)) == text
+    parts = split_calls(insert_calls(text, calls))
+    assert "".join(part for part in parts if "[" not in part) == " " + text
+    assert len(parts) - len([part for part in parts if "[" not in part]) == len(calls)
 
 
-def test_text_that_only_resembles_a_call_stays() -> None:
+def test_splitting_leaves_text_that_only_resembles_a_call() -> None:
     text = "[1] see [Note(2)] and x[Calculator(1)] or [Calculator 3]"
-    assert remove_calls(text) == text
-    assert remove_calls("As [QA(a) -> b] said [QA(c)] so") == "As said so"
+    assert split_calls(text) == [" " + text]
+    parts = [" As", " [QA(a) -> b]", " said", " [QA(c)]", " so"]
+    assert split_calls("As [QA(a) -> b] said [QA(c)] so") == parts
 
 
 def test_removal_refuses_calls_that_are_not_there() -> None:
-    call = Placed("QA", 3, "x", "y")
+    call = placed("QA", 3, "x", "y")
     with pytest.raises(CallError, match="position 3"):
         remove_calls("a text without it", [call])
     with pytest.raises(CallError, match="outside"):
