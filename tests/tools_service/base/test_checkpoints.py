@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from tests.tools_service.encoders import bert
+from tools_service.base import checkpoints
 from tools_service.base.checkpoints import load_config, load_model, load_tokenizer, resolve_device
 from tools_service.base.errors import ConfigurationError
 
@@ -78,6 +79,6 @@ def test_missing_weights_are_refused_unless_nothing_uses_them(folder: str) -> No
 
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, device in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        monkeypatch.setattr(checkpoints, "is_torch_cuda_available", lambda has=available: has)
         assert resolve_device("auto") == device
         assert resolve_device("cpu") == "cpu"
