@@ -12,6 +12,7 @@ Works only with tokenizers whose ``<API>`` is one token.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -90,7 +91,7 @@ class PlainAnnotator:
             return []
         candidates = self._sample(text, tool)
         self.candidates += len(candidates)
-        [executed] = execute([candidates], [selection.date], self.tools)
+        [executed] = asyncio.run(execute([candidates], [selection.date], self.tools))
         x = self.engine.encode([text.text])[0].ids
         return [
             self._score(call, x)

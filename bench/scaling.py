@@ -57,7 +57,7 @@ from pipeline.base.records import (
     Text,
 )
 from pipeline.cli.recipes import demo
-from pipeline.method.execution import ExecutedCall, aexecute
+from pipeline.method.execution import ExecutedCall, execute
 from pipeline.storage.row_files import ROWS, write_rows
 from pipeline.syntax.tokenizer import load_tokenizer
 from tools_service.tools.contract import TRANSIENT, ToolName
@@ -96,7 +96,7 @@ class TimedBatch:
         texts = from_block(batch)
         times = [*await self._use_gpu()]
         candidates = [calls_of(text) for text in texts]
-        executed = await aexecute(candidates, ["2019-03-05"] * len(texts), self._tools)
+        executed = await execute(candidates, ["2019-03-05"] * len(texts), self._tools)
         times += await self._use_gpu()
         lost = sum(call.reason in TRANSIENT for calls in executed for call in calls)
         print(*times, lost, file=self._times, flush=True)

@@ -17,6 +17,7 @@ in its own process) sees token ids only. Works only with tokenizers whose ``<API
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections import Counter
@@ -178,7 +179,7 @@ class VllmAnnotator:
             ]
         self.candidates += sum(map(len, candidates))
         dates = [select(self.tool, text, self.method).date for text in texts]
-        return self.score(texts, execute(candidates, dates, self.tools))
+        return self.score(texts, asyncio.run(execute(candidates, dates, self.tools)))
 
     def select_positions(
         self, texts: Sequence[Text], encoded: Sequence[TokenizedText]

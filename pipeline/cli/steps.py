@@ -73,7 +73,10 @@ class StepCache:
             print(f"{step.name}: finished before, {step.output}")
             return False
         if not unchanged:
-            _remove(step.output, owned=entry.get("owns") == str(step.output), force=force)
+            # Remove an output of an earlier run. Any other output is left to the step itself.
+            owned = entry.get("owns") == str(step.output)
+            if owned or (force and (step.output / MANIFEST).is_file()):
+                shutil.rmtree(step.output) if step.output.is_dir() else step.output.unlink(missing_ok=True)
             entry = {"owns": "" if step.output.exists() else str(step.output)}
         print(f"{step.name} → {step.output}")
         self._write(step, "begun", entry["owns"])
@@ -107,9 +110,3 @@ def _former_fingerprint(step: PipelineStep, chain: str, states: Iterable[str | F
     lines = [s if isinstance(s, str) else f"{s.name} {s.size} {s.mtime_ns}" for s in states]
     text = "\n".join([__version__, chain, step.name, config, *lines])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _remove(output: Path, *, owned: bool, force: bool) -> None:
-    """Remove an output of an earlier run. Any other output is left to the step itself."""
-    if owned or (force and (output / MANIFEST).is_file()):
-        shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from pipeline.engine import gptj
@@ -127,10 +128,10 @@ def check_unpadding(model: LanguageModel) -> bool:
 
 def _branches(
     model: LanguageModel,
-    prompt: np.ndarray,
-    suffix: np.ndarray,
-    texts: list[np.ndarray],
-    mark: np.ndarray,
+    prompt: ndarray,
+    suffix: ndarray,
+    texts: list[ndarray],
+    mark: ndarray,
 ) -> list[Tensor]:
     """Log-probabilities [V] after the two tokens of `mark`, put behind position 1 of the
     first text and position 5 of the second."""
@@ -163,10 +164,7 @@ def _score_pair(model: LanguageModel) -> tuple[Tensor, Tensor]:
     short, long = np.split(ids, [4])
     wanted = np.arange(1, len(long))
     (_, beside), _ = token_logprobs(
-        model,
-        [short, long],
-        [wanted[:3], wanted],
-        "plus",
+        model, [short, long], [wanted[:3], wanted], "plus"
     )
     both = np.concatenate([short, long])
     wanted_behind = len(short) + wanted
@@ -188,7 +186,7 @@ def _tolerance(model: LanguageModel, effect: float) -> float:
     return max(_EXACT, _TF32_SHARE * effect)
 
 
-def _plain(model: LanguageModel, ids: np.ndarray) -> Tensor:
+def _plain(model: LanguageModel, ids: ndarray) -> Tensor:
     """Log-probabilities [V] after the ids, by one ordinary forward."""
     row = torch.from_numpy(ids).to(model.device)
     with torch.inference_mode():

@@ -31,9 +31,7 @@ def compile_layers(
     modules = _norms_and_mlps(model)
     for module in modules:
         module.compile(
-            dynamic=True,
-            backend=backend,
-            recompile_limit=_RECOMPILE_LIMIT,
+            dynamic=True, backend=backend, recompile_limit=_RECOMPILE_LIMIT
         )
     # Compilation happens at the first forward; errors show up here, not within a run.
     ids = torch.arange(4, device=model.device)[None]

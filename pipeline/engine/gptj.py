@@ -60,11 +60,6 @@ def _attend(
     # GPT-J divides scores by scale_attn; sdpa multiplies them.
     scale = 1.0 / layer.scale_attn
     output, _ = unpadded_attention(
-        layer,
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=scale,
+        layer, query, key, value, attention_mask, scaling=scale
     )
     return output.transpose(1, 2), None

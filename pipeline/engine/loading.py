@@ -115,8 +115,7 @@ def model_shape(path: str) -> ModelShape:
     # On the meta device parameters have a shape and no memory.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config,
-            trust_remote_code=False,
+            config, trust_remote_code=False
         )
     return ModelShape.of(model)
 

@@ -1,9 +1,8 @@
 """Log-probabilities of tokens in whole sequences (paper section 2, "Filtering API Calls").
 
-In: sequences of ids, and which of their tokens are wanted. Out: those tokens'
-log-probabilities, and what each sequence cost. Nothing is cached or shared between
-sequences; they are batched by length, without padding where the model allows that. What
-the sequences mean is for the caller.
+In: sequences of ids, and which of their tokens are wanted. Out: those tokens' log-probabilities,
+and what each sequence cost. Nothing is cached or shared between sequences; they are batched by
+length, without padding where the model allows that. What the sequences mean is for the caller.
 
 Shapes: B sequences, Q tokens of the longest, D hidden.
 """
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from pipeline.base.records import Cost, Phase
@@ -23,10 +23,10 @@ from pipeline.engine.unpadding import UnpaddedLayout
 
 def token_logprobs(
     model: LanguageModel,
-    sequences: Sequence[np.ndarray],
-    wanted: Sequence[np.ndarray],
+    sequences: Sequence[ndarray],
+    wanted: Sequence[ndarray],
     phase: Phase,
-) -> tuple[list[np.ndarray], list[Cost]]:
+) -> tuple[list[ndarray], list[Cost]]:
     """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted`
     indices, from 1; and what each sequence cost, its share of the padding included.
 
@@ -70,8 +70,8 @@ def token_logprobs(
 
 def _by_sequence(
     results: Sequence[tuple[list[int], Tensor]],
-    wanted: Sequence[np.ndarray],
-) -> list[np.ndarray]:
+    wanted: Sequence[ndarray],
+) -> list[ndarray]:
     """The log-probabilities of each sequence, from those of batches."""
     logprobs = [np.zeros(0)] * len(wanted)
     for indices, batch in results:
@@ -86,8 +86,8 @@ def _by_sequence(
 
 def _score_batch(
     model: LanguageModel,
-    sequences: Sequence[np.ndarray],
-    wanted: Sequence[np.ndarray],
+    sequences: Sequence[ndarray],
+    wanted: Sequence[ndarray],
     phase: Phase,
 ) -> tuple[Tensor, list[Cost]]:
     """token_logprobs of one batch, one sequence after the other in one row."""
@@ -115,7 +115,7 @@ def _score_batch(
 
 @torch.inference_mode()
 def _run_alone(
-    model: LanguageModel, rows: Sequence[np.ndarray]
+    model: LanguageModel, rows: Sequence[ndarray]
 ) -> tuple[Tensor, list[Cost]]:
     """Hidden states [B, Q, D] of rows that are contexts of their own; each row's cost."""
     sizes = np.array([len(row) for row in rows])
@@ -145,7 +145,7 @@ def _run_alone(
 def _run_unpadded(
     model: LanguageModel,
     ids: Tensor,
-    is_token: np.ndarray,
+    is_token: ndarray,
 ) -> Tensor:
     """Hidden states [B, Q, D] of ids [B, Q], run without their padding."""
     layout = UnpaddedLayout.of(is_token, model.device, causal=True)

@@ -18,15 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.base.records import Cost, Phase
 from pipeline.engine.batching import batch_by_length
-from pipeline.engine.device import to_device
 from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.unpadding import UnpaddedLayout, unpadded_forward
+from pipeline.engine.unpadding import (
+    UnpaddedLayout,
+    to_device,
+    unpadded_forward,
+)
 from pipeline.engine.usage import Usage
 from pipeline.syntax.grammar import automaton
 from pipeline.syntax.prompts import PromptTemplate
@@ -34,6 +38,7 @@ from pipeline.syntax.tokenizer import (
     CallTokens,
     TokenizedText,
     tokenize_continuations,
+    tokenize_prompt,
 )
 
 logger = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ class PromptCache:
     """A prompt: keys and values of its part before the text, ids of the part after it."""
 
     cache: KVCache
-    suffix: np.ndarray
+    suffix: ndarray
 
     @property
     def length(self) -> int:
@@ -101,7 +106,7 @@ class LanguageModel:
         self.slot_multiple = _GPU_SLOT_MULTIPLE if on_gpu else 1
         # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
-        self._automata: dict[str, np.ndarray] = {}
+        self._automata: dict[str, ndarray] = {}
 
     def shrink(self, smallest: int, reason: str) -> None:
         """Halve `max_batch_tokens` after a forward ran out of memory.
@@ -121,7 +126,7 @@ class LanguageModel:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def tensor(self, array: np.ndarray) -> Tensor:
+    def tensor(self, array: ndarray) -> Tensor:
         """`array` on the model's device, without stalling it."""
         return to_device(array, self.device)
 
@@ -135,28 +140,27 @@ class LanguageModel:
         first may have calls.
         """
         encoded = tokenize_continuations(
-            self.tokenizer,
-            [" " + text for text in texts],
+            self.tokenizer, [" " + text for text in texts]
         )
+        # From offsets in s = " " + x to offsets in x. Offsets 0 and 1 would both become 0:
+        # the token at 0 has it, one at 1 gets -1.
         return [
-            TokenizedText(e.ids, _offsets_in_text(e.starts)) for e in encoded
+            TokenizedText(
+                s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))
+            )
+            for s in encoded
         ]
 
     def prompt(self, template: PromptTemplate) -> PromptCache:
         """The prompt with its keys and values, computed once."""
         if template not in self._prompts:
-            prefix, suffix = self._around(template)
+            prefix, suffix = tokenize_prompt(self.tokenizer, template)
             cache = KVCache()
             ids = self.tensor(prefix)[None]
             position_ids = torch.arange(len(prefix), device=self.device)[None]
             mask = causal_mask(len(prefix), self.device)
             self.forward(
-                ids,
-                position_ids,
-                mask,
-                cache,
-                "prompt",
-                [len(prefix)],
+                ids, position_ids, mask, cache, "prompt", [len(prefix)]
             )
             self._prompts[template] = PromptCache(cache, suffix)
         return self._prompts[template]
@@ -170,24 +174,12 @@ class LanguageModel:
 
         The text stands in the context twice: in the prompt and in its own copy.
         """
-        around = sum(map(len, self._around(template)))
-        fixed = around + len(self.call_tokens.api) + max_call_tokens
+        prefix, suffix = tokenize_prompt(self.tokenizer, template)
+        fixed = len(prefix) + len(suffix) + len(self.call_tokens.api)
+        fixed += max_call_tokens
         return max(0, (self.max_positions - fixed) // 2)
 
-    def _around(
-        self, template: PromptTemplate
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids before the text, where the sequence begins, and after it."""
-        first = self.tokenizer(
-            template.prefix,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            verbose=False,
-        )
-        [suffix] = tokenize_continuations(self.tokenizer, [template.suffix])
-        return np.array([*self.call_tokens.bos, *first.input_ids]), suffix.ids
-
-    def automaton(self, head: str) -> np.ndarray:
+    def automaton(self, head: str) -> ndarray:
         """The automaton (syntax/grammar.py) of calls that begin with `head`, made once."""
         if head not in self._automata:
             self._automata[head] = automaton(
@@ -209,7 +201,7 @@ class LanguageModel:
         cache: KVCache,
         phase: Phase,
         tokens_by_row: Sequence[int],  # [B] real tokens
-        is_token: np.ndarray | None = None,  # [B, Q] bool: the real tokens
+        is_token: ndarray | None = None,  # [B, Q] bool: the real tokens
     ) -> Tensor:  # [B, Q, D]
         """Run tokens behind `cache`, which grows by Q slots; hidden states for `logits`.
 
@@ -222,8 +214,7 @@ class LanguageModel:
             "past_key_values": cache,
         }
         unpadded = is_token is not None and self.unpads(
-            sum(tokens_by_row),
-            ids.numel(),
+            sum(tokens_by_row), ids.numel()
         )
         # Linear layers then run real tokens only; attention pads and unpads by itself.
         if unpadded and is_token is not None:
@@ -237,9 +228,7 @@ class LanguageModel:
             hidden_states = layout.pad(tokens)
         else:
             hidden_states = self.hidden_states(
-                ids,
-                position_ids=position_ids,
-                **inputs,
+                ids, position_ids=position_ids, **inputs
             )
         costs = self.forward_costs(tokens_by_row, attention_mask, unpadded)
         # Recorded after the forward: one that runs out of memory costs nothing.
@@ -267,10 +256,7 @@ class LanguageModel:
         dtype = self.model.dtype
         visible = -(-mask.shape[2] // self.slot_multiple) * self.slot_multiple
         additive = torch.empty(
-            *mask.shape[:2],
-            visible,
-            dtype=dtype,
-            device=self.device,
+            *mask.shape[:2], visible, dtype=dtype, device=self.device
         )
         # Slots that do not exist yet are masked like those a token must not see.
         additive.fill_(torch.finfo(dtype).min)
@@ -360,26 +346,14 @@ class LanguageModel:
         return batch_by_length(lengths, max_tokens, prefix, forwards)
 
 
-def _offsets_in_text(starts: np.ndarray) -> np.ndarray:
-    """From offsets in ``" " + x`` to offsets in x.
-
-    Offsets 0 and 1 would both become 0: the token at 0 has it, one at 1 gets -1.
-    """
-    return np.where(starts == 1, -1, starts - (starts > 1))
-
-
 def causal_mask(length: int, device: torch.device) -> Tensor:
     """[1, length, length] bool: every token sees itself and those before it."""
     return torch.ones(
-        1,
-        length,
-        length,
-        dtype=torch.bool,
-        device=device,
+        1, length, length, dtype=torch.bool, device=device
     ).tril_()
 
 
-def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+def pad_rows(rows: Sequence[ndarray]) -> ndarray:
     """Rows of ids as one array [B, longest], with zeros behind them."""
     padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for index, row in enumerate(rows):

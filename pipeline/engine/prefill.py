@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy import ndarray
 
 from pipeline.engine.model import (
     LanguageModel,
@@ -38,7 +39,7 @@ class PrefilledBatch(TreeBatch):
         self,
         model: LanguageModel,
         prompt: PromptCache,
-        texts: Sequence[np.ndarray],
+        texts: Sequence[ndarray],
         usage_by_text: Sequence[Usage],
     ) -> None:
         """Run the contexts. Every text has at least one token."""
@@ -71,7 +72,7 @@ class PrefilledBatch(TreeBatch):
             is_token,
         )
 
-    def _layout(self, suffix_length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _layout(self, suffix_length: int) -> tuple[ndarray, ndarray]:
         """Which slots [B, N + O + N - 1] hold tokens, and their positions after the prompt."""
         length = self.lengths[:, None]
         text = np.arange(self.longest)
@@ -79,8 +80,7 @@ class PrefilledBatch(TreeBatch):
         copy = np.arange(self.longest - 1)
         suffix_is_token = np.ones((len(length), suffix_length), dtype=bool)
         is_token = np.concatenate(
-            [text < length, suffix_is_token, copy < length - 1],
-            axis=1,
+            [text < length, suffix_is_token, copy < length - 1], axis=1
         )
         # Positions count real tokens: those behind a text follow its own length.
         text_positions = np.broadcast_to(text, (len(length), self.longest))
@@ -90,12 +90,11 @@ class PrefilledBatch(TreeBatch):
         )
         return is_token, position_ids
 
-    def api_probabilities(self) -> list[np.ndarray]:
+    def api_probabilities(self) -> list[ndarray]:
         """p(<API>) [n], float64, at every position of each text.
 
-        The probability is the product along the ids of ``<API>``. The first id needs no
-        forward of its own; for the others a branch grows at every position and is
-        forgotten again.
+        The probability is the product along the ids of ``<API>``. The first id needs no forward of
+        its own; for the others a branch grows at every position and is forgotten again.
         """
         text = np.repeat(np.arange(len(self.lengths)), self.lengths)
         position = np.concatenate(
@@ -120,7 +119,7 @@ class PrefilledBatch(TreeBatch):
         ends = np.cumsum(self.lengths)
         return np.split(np.exp(log_p_api), ends[:-1])
 
-    def branch(self, text: np.ndarray, position: np.ndarray) -> None:
+    def branch(self, text: ndarray, position: ndarray) -> None:
         """Put ``<API>`` behind the contexts of positions [M] of texts [M], both ascending.
 
         In each text, the slots of its last token are in the order of the positions. Slots

@@ -7,6 +7,7 @@ every run, process and batch (SplitMix64). docs/method.md states the recipe.
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray
 
 # SplitMix64's constants.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -20,7 +21,7 @@ def stream_keys(
     tool: int,
     position: int,
     m: int,
-) -> np.ndarray:
+) -> ndarray:
     """Keys [m] uint64 of the streams of the m draws at token `position` of a text.
 
     `tool` is the tool's place in the list of tools.
@@ -33,7 +34,7 @@ def stream_keys(
     return _mix((key ^ draw) + _GAMMA)
 
 
-def uniforms(keys: np.ndarray, step: np.ndarray | int) -> np.ndarray:
+def uniforms(keys: ndarray, step: ndarray | int) -> ndarray:
     """The numbers u in [0, 1) that streams `keys` hold for their token `step`, from 0."""
     # The generator's state after so many steps is a multiple of gamma away.
     count = np.atleast_1d(step) + 1
@@ -43,11 +44,11 @@ def uniforms(keys: np.ndarray, step: np.ndarray | int) -> np.ndarray:
     return upper.astype(np.float64) * 2.0**-53
 
 
-def _mix(bits: np.ndarray) -> np.ndarray:
+def _mix(bits: ndarray) -> ndarray:
     """SplitMix64's finaliser."""
     bits = bits ^ (bits >> np.uint64(30))
     bits = bits * _FIRST_FACTOR
     bits = bits ^ (bits >> np.uint64(27))
     bits = bits * _SECOND_FACTOR
-    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    mixed: ndarray = bits ^ (bits >> np.uint64(31))
     return mixed

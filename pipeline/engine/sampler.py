@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from pipeline.engine.errors import NonFiniteError
@@ -49,14 +50,14 @@ def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
 class _RunningDraws:
     """The draws that have not ended, [N] each."""
 
-    number: np.ndarray  # among all draws
-    node: np.ndarray  # of the frontier, where each draw stands
-    key: np.ndarray  # of its random stream
-    automaton: np.ndarray  # its place among the sampler's automata
-    state: np.ndarray  # of that automaton
-    max_tokens: np.ndarray
+    number: ndarray  # among all draws
+    node: ndarray  # of the frontier, where each draw stands
+    key: ndarray  # of its random stream
+    automaton: ndarray  # its place among the sampler's automata
+    state: ndarray  # of that automaton
+    max_tokens: ndarray
 
-    def select(self, which: np.ndarray) -> _RunningDraws:
+    def select(self, which: ndarray) -> _RunningDraws:
         """The draws at a mask or at indices."""
         columns = {}
         for f in fields(self):
@@ -85,7 +86,7 @@ class Sampler:
         self.tokens: list[list[int]] = []
         self._model = model
         self._origins: list[Origin] = []  # of every draw
-        self._automata: list[np.ndarray] = []
+        self._automata: list[ndarray] = []
         self._tree: TreeBatch | None = None
         self._running: _RunningDraws | None = None
         # Text and slot of each node of the frontier, nodes of one text together.
@@ -106,10 +107,10 @@ class Sampler:
     def add(
         self,
         contexts: PrefilledBatch,
-        text: np.ndarray,  # [R] the text of each position, ascending
-        position: np.ndarray,  # [R] token index
-        keys: np.ndarray,  # [R, m]
-        automaton: np.ndarray,  # next state [states, V], as syntax/grammar.py makes it
+        text: ndarray,  # [R] the text of each position, ascending
+        position: ndarray,  # [R] token index
+        keys: ndarray,  # [R, m]
+        automaton: ndarray,  # next state [states, V], as syntax/grammar.py makes it
         max_tokens: int,
         origins: Sequence[Origin],  # [R]
     ) -> range:
@@ -177,7 +178,7 @@ class Sampler:
         self,
         tree: TreeBatch,
         draws: _RunningDraws,
-        drawn: np.ndarray,
+        drawn: ndarray,
     ) -> None:
         """Feed the tokens that `draws` have drawn; they are the new frontier."""
         # Draws of one node that drew the same token are one node again: a pair of node
@@ -192,19 +193,18 @@ class Sampler:
         self._running = replace(draws, node=node)
         tree.extend(self._node_text, self._node_slot, parent_slot, token)
 
-    def _automaton_index(self, automaton: np.ndarray) -> int:
+    def _automaton_index(self, automaton: ndarray) -> int:
         for index, known in enumerate(self._automata):
             if known is automaton:
                 return index
-        # Arrays have no hash, and there are as few automata as tools.
         self._automata.append(automaton)
         return len(self._automata) - 1
 
     def _next_states(
         self,
         running: _RunningDraws,
-        drawn: np.ndarray,
-    ) -> np.ndarray:
+        drawn: ndarray,
+    ) -> ndarray:
         """The automata's states after one more token."""
         state = np.empty_like(running.state)
         for index, automaton in enumerate(self._automata):
@@ -216,9 +216,9 @@ class Sampler:
     def _draw(
         self,
         tree: TreeBatch,
-        node: np.ndarray,
-        u: np.ndarray,
-    ) -> np.ndarray:
+        node: ndarray,
+        u: ndarray,
+    ) -> ndarray:
         """The next token [N] of draws at `node` [N] with random numbers u [N].
 
         Minus one where the model's logits are not finite.
@@ -240,5 +240,5 @@ class Sampler:
             chunks.append(invert_cdf(logits, u_grid[start:end]))
             start = end
         token_grid = torch.cat(chunks).cpu().numpy()
-        tokens: np.ndarray = token_grid[node, column]
+        tokens: ndarray = token_grid[node, column]
         return tokens

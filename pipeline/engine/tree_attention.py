@@ -1,13 +1,11 @@
 """Tree attention: a row holds one text and all branches that grow from it (paper section 2).
 
-In: tokens that `extend` feeds, each behind any token of the frontier (the tokens fed last);
-further texts by `admit`. Out: hidden states of the new frontier, and what they cost each
-text. A token sees its own branch only, so every branch is what a sequence of its own would
-be. prefill.py makes the contexts that branches grow from; which branches grow is for the
-caller to say.
+In: tokens that `extend` feeds, each behind any token of the frontier (the tokens fed last); further
+texts by `admit`. Out: hidden states of the new frontier, and what they cost each text. A token sees
+its own branch only, so every branch is what a sequence of its own would be. prefill.py makes the
+contexts that branches grow from; which branches grow is for the caller to say.
 
-Shapes: B rows, Q query slots (the frontier), T cache slots, M branches in a flat list, D
-hidden.
+Shapes: B rows, Q query slots (the frontier), T cache slots, M branches in a flat list, D hidden.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -32,7 +31,7 @@ _SPARE_STEPS = 4
 _COMPACT_SHARE = 0.7
 
 
-def index_within_group(groups: np.ndarray) -> np.ndarray:
+def index_within_group(groups: ndarray) -> ndarray:
     """Each element's number within its group, from 0; `groups` [M] ascend."""
     first_of_group = np.searchsorted(groups, groups)
     return np.arange(len(groups)) - first_of_group
@@ -71,25 +70,25 @@ class TreeBatch:
 
     def log_probability(
         self,
-        text: np.ndarray,
-        slot: np.ndarray,
-        tokens: np.ndarray,
+        text: ndarray,
+        slot: ndarray,
+        tokens: ndarray,
         phase: Phase = "decode",
-    ) -> np.ndarray:
+    ) -> ndarray:
         """ln p(token) [M], float64, after the frontier's tokens in `slot` of `text`."""
         self._record_logits(text, phase)
         hidden_states = self.frontier(text, slot)
         targets = self.model.tensor(tokens)
         logprobs = self.model.log_probability(hidden_states, targets, phase)
-        values: np.ndarray = logprobs.double().cpu().numpy()
+        values: ndarray = logprobs.double().cpu().numpy()
         return values
 
-    def logits(self, text: np.ndarray, slot: np.ndarray) -> Iterator[Tensor]:
+    def logits(self, text: ndarray, slot: ndarray) -> Iterator[Tensor]:
         """LanguageModel.logits after the frontier's tokens in `slot` of `text`."""
         self._record_logits(text, "decode")
         return self.model.logits(self.frontier(text, slot), "decode")
 
-    def frontier(self, text: np.ndarray, slot: np.ndarray) -> Tensor:
+    def frontier(self, text: ndarray, slot: ndarray) -> Tensor:
         """Hidden states [M, D] of the frontier's tokens in `slot` of `text`."""
         row = self.model.tensor(self.row_of_text[text])
         hidden_states: Tensor = self.hidden_states[row, self.model.tensor(slot)]
@@ -97,10 +96,10 @@ class TreeBatch:
 
     def extend(
         self,
-        text: np.ndarray,  # [M]
-        slot: np.ndarray,  # [M] slot of the new frontier; 0, 1, … in each text
-        parent: np.ndarray,  # [M] slot of the frontier's token that this one follows
-        ids: np.ndarray,  # [M]
+        text: ndarray,  # [M]
+        slot: ndarray,  # [M] slot of the new frontier; 0, 1, … in each text
+        parent: ndarray,  # [M] slot of the frontier's token that this one follows
+        ids: ndarray,  # [M]
         phase: Phase = "decode",
     ) -> None:
         """Feed M tokens, each behind a token of the frontier; they are the new frontier.
@@ -163,11 +162,7 @@ class TreeBatch:
         padded = [
             batch._padded(row, mask, kept, queries, width)
             for batch, row, mask, kept in zip(
-                batches,
-                rows,
-                masks,
-                slots,
-                strict=True,
+                batches, rows, masks, slots, strict=True
             )
         ]
         # Texts of `other` stand in the rows after these; -1 stays -1.
@@ -195,8 +190,7 @@ class TreeBatch:
         more_queries = queries - self.position_ids.shape[1]
         more_slots = width - slots.shape[1]
         attention_mask = pad(
-            _at_slots(mask, slots),
-            (0, more_slots, 0, more_queries),
+            _at_slots(mask, slots), (0, more_slots, 0, more_queries)
         )
         position_ids = pad(self.position_ids[rows], (0, more_queries))
         hidden_states = pad(self.hidden_states[rows], (0, 0, 0, more_queries))
@@ -211,8 +205,7 @@ class TreeBatch:
     ) -> Tensor:
         """Keep the active `rows` and their visible slots; the mask [B', Q, T'] over these.
 
-        `mask` [B', Q, T] is that of the active rows, of which none sees more than `width`
-        slots.
+        `mask` [B', Q, T] is that of the active rows, of which none sees more than `width` slots.
         """
         # The cache keeps the order of the slots, so positions stay right.
         slots = _visible_slots(mask, width)
@@ -222,12 +215,12 @@ class TreeBatch:
         self.active_rows = np.arange(len(rows))
         return _at_slots(mask, slots)
 
-    def _rows_after_compaction(self) -> np.ndarray:
+    def _rows_after_compaction(self) -> ndarray:
         """`row_of_text` when only active rows are left."""
         # One entry more than rows: texts given up before have row -1, the last entry.
         new_row = np.full(len(self.position_ids) + 1, -1)
         new_row[self.active_rows] = np.arange(len(self.active_rows))
-        row_of_text: np.ndarray = new_row[self.row_of_text]
+        row_of_text: ndarray = new_row[self.row_of_text]
         return row_of_text
 
     def _run(
@@ -236,7 +229,7 @@ class TreeBatch:
         position_ids: Tensor,
         attention_mask: Tensor,
         phase: Phase,
-        is_token: np.ndarray,
+        is_token: ndarray,
     ) -> None:
         """Run a forward; its tokens are the new frontier."""
         tokens_by_row = is_token.sum(axis=1).tolist()
@@ -254,13 +247,11 @@ class TreeBatch:
         # Each text is charged for its row, padding included where padding was fed.
         unpadded = self.model.unpads(sum(tokens_by_row), is_token.size)
         costs = self.model.forward_costs(
-            tokens_by_row,
-            attention_mask,
-            unpadded,
+            tokens_by_row, attention_mask, unpadded
         )
         self.usage.record_rows(phase, costs, self.row_of_text)
 
-    def _record_logits(self, text: np.ndarray, phase: Phase) -> None:
+    def _record_logits(self, text: ndarray, phase: Phase) -> None:
         if self.model.separate_head:
             self.usage.record_logits(phase, text)
 

@@ -23,17 +23,26 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy import ndarray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.engine.device import to_device
-
 ATTENTION = "unpadded_sdpa"
 
 # Options of transformers' attention function that change scores: left to transformers.
 _SCORE_OPTIONS = frozenset({"softcap", "position_bias"})
+
+
+def to_device(array: ndarray, device: torch.device) -> Tensor:
+    """`array` as a tensor on `device`. On a CPU both share their memory."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return tensor
+    # A copy from pageable memory waits for all work queued on the GPU; one from
+    # pinned memory does not.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class UnpaddedLayout:
     @classmethod
     def of(
         cls,
-        is_token: np.ndarray,
+        is_token: ndarray,
         device: torch.device,
         causal: bool = False,
     ) -> UnpaddedLayout:
@@ -61,11 +70,7 @@ class UnpaddedLayout:
         row, slot = is_token.nonzero()
         rows, slots = is_token.shape
         return cls(
-            to_device(row, device),
-            to_device(slot, device),
-            rows,
-            slots,
-            causal,
+            to_device(row, device), to_device(slot, device), rows, slots, causal
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
@@ -96,8 +101,7 @@ class UnpaddedLayout:
 
 # A context variable, so that each thread that runs a model has its own.
 _layout: ContextVar[UnpaddedLayout | None] = ContextVar(
-    "unpadded layout",
-    default=None,
+    "unpadded layout", default=None
 )
 
 
@@ -128,14 +132,8 @@ def unpadded_attention(
     """Attention output [1, M, H, E] with a layout, else [B, Q, H, E]."""
     layout = current_layout(query.device)
     if layout is None:
-        # The batch is padded: this is transformers' own attention.
         return _attend(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            **options,
+            module, query, key, value, attention_mask, **options
         ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
@@ -161,12 +159,7 @@ def _attend(
     shares_keys = groups > 1 and mask is not None and mask.shape[1] == 1
     if not shares_keys or options.keys() & _SCORE_OPTIONS:
         output, _ = sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            mask,
-            **options,
+            module, query, key, value, mask, **options
         )
         return output
     assert mask is not None

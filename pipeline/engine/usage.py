@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy import ndarray
 
 from pipeline.base.records import Cost, Phase
 
@@ -38,7 +39,7 @@ class BatchUsage:
         self,
         phase: Phase,
         cost_by_row: Sequence[Cost],
-        row_of_text: np.ndarray,  # -1 for a text in no row
+        row_of_text: ndarray,  # -1 for a text in no row
     ) -> None:
         """Charge every text with the cost of its row."""
         rows = row_of_text.tolist()
@@ -46,9 +47,8 @@ class BatchUsage:
             if row >= 0:
                 usage.record(phase, cost_by_row[row])
 
-    def record_logits(self, phase: Phase, text_of_logit: np.ndarray) -> None:
+    def record_logits(self, phase: Phase, text_of_logit: ndarray) -> None:
         """Charge every text with its rows of logits; `text_of_logit` [M] names the texts."""
-        # Texts are numbered from 0: the counts are in their order.
         counts = np.bincount(text_of_logit).tolist()
         for text, count in enumerate(counts):
             if count:

@@ -1,10 +1,9 @@
 """Steps 1-4 on one batch of texts: select, sample, execute, filter (paper section 2).
 
-In: texts, a language model, a client of the tools, the method's settings. Out: one
-`Annotation` per text, in order, with every scored call and the funnel of each tool. A text
-on which model or tools fail is recorded as failed and does not take its batch along; scores
-that are not finite stop everything. While one batch waits for tools, another may use the
-model. No Ray.
+In: texts, a language model, a client of the tools, the method's settings. Out: one `Annotation` per
+text, in order, with every scored call and the funnel of each tool. A text on which model or tools
+fail is recorded as failed and does not take its batch along; scores that are not finite stop
+everything. While one batch waits for tools, another may use the model. No Ray.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Funnel, Status, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
-from pipeline.method.execution import ExecutedCall, aexecute
+from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
@@ -173,7 +172,7 @@ class Annotator:
             for state in states
         ]
         dates = [state.date for state in states]
-        executed = await aexecute(candidates, dates, self._tools)
+        executed = await execute(candidates, dates, self._tools)
         for state, calls in zip(states, executed, strict=True):
             state.executed = calls
 
@@ -200,12 +199,9 @@ class Annotator:
 
 def _failed(text: Text, error: Exception) -> Annotation:
     """The row of a text on which a step failed; called while `error` is handled."""
-    logger.warning(
-        "text %d failed",
-        text.text_id,
-        exc_info=True,
-        extra={"text_id": text.text_id},
-    )
+    text_id = text.text_id
+    extra = {"text_id": text_id}
+    logger.warning("text %d failed", text_id, exc_info=True, extra=extra)
     return Annotation(text, "failed", f"{type(error).__name__}: {error}")
 
 
@@ -222,19 +218,12 @@ def _log_lost_calls(states: Sequence[_TextState]) -> None:
                 places.append((state.text.text_id, call.candidate.position))
     for (tool, reason), places in lost.items():
         text_id, position = places[0]
+        first = {"text_id": text_id, "position": position}
+        lost_calls = {"tool": tool, "error": reason, "calls": len(places)}
         logger.warning(
             "%s: %d calls of a batch have no result (%s), the first of text %d",
-            tool,
-            len(places),
-            reason,
-            text_id,
-            extra={
-                "tool": tool,
-                "error": reason,
-                "calls": len(places),
-                "text_id": text_id,
-                "position": position,
-            },
+            *(tool, len(places), reason, text_id),
+            extra=lost_calls | first,
         )
 
 

@@ -30,25 +30,15 @@ class ExecutedCall:
     reason: str | None
 
 
-def execute(
+async def execute(
     candidates: Sequence[Sequence[Candidate]],
     dates: Sequence[str | None],
     tools: ToolClient,
 ) -> list[list[ExecutedCall]]:
-    """The candidates of every text, executed. `dates` has an ISO date or None per text."""
-    inputs = _inputs_by_tool(candidates, dates)
-    results = [
-        tools.call(tool, tool_inputs) for tool, tool_inputs in inputs.items()
-    ]
-    return _executed(candidates, dates, _result_by_call(inputs, results))
+    """The candidates of every text, executed; all tools are asked at once.
 
-
-async def aexecute(
-    candidates: Sequence[Sequence[Candidate]],
-    dates: Sequence[str | None],
-    tools: ToolClient,
-) -> list[list[ExecutedCall]]:
-    """The same without blocking the event loop; all tools are asked at once."""
+    `dates` has an ISO date or None per text.
+    """
     inputs = _inputs_by_tool(candidates, dates)
     asking = [
         tools.acall(tool, tool_inputs) for tool, tool_inputs in inputs.items()

@@ -1,11 +1,10 @@
 """Step 4, filter: does a call with its result make the text after it easier to predict?
 (paper section 2, "Filtering API Calls")
 
-In: texts with the calls that have a result. Out: for each call the losses L+, L_i(empty),
-L_i(e(c)) and the gain ``min(L_empty, L_call) - L_plus``. A call is kept if its gain is at
-least tau_f; merge decides that, so all scored calls come out. Prefixes stand before the
-whole text, not at i: M has not yet seen calls inside text. How results were obtained is not
-known here.
+In: texts with the calls that have a result. Out: for each call the losses L+, L_i(empty), L_i(e(c))
+and the gain ``min(L_empty, L_call) - L_plus``. A call is kept if its gain is at least tau_f; merge
+decides that, so all scored calls come out. Prefixes stand before the whole text, not at i: M has
+not yet seen calls inside text. How results were obtained is not known here.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy import ndarray
 
 from pipeline.base.records import Call, Candidate, Phase, PhaseWork, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
-from pipeline.method.work import ScoringWork
+from pipeline.method.work import ScoredSequence, scoring_work
 from pipeline.syntax.calls import CallError, linearise
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.tools.contract import ToolName
@@ -44,7 +44,7 @@ class ScoredText:
     work: tuple[PhaseWork, ...] = ()
 
 
-def weighted_loss(logprobs: np.ndarray) -> float:
+def weighted_loss(logprobs: ndarray) -> float:
     """``-sum_t w_t log p(x_{i+t})`` in nats, of at most five log-probabilities from i on.
 
     At the end of a text fewer are left; their weights stay as they are.
@@ -108,7 +108,7 @@ def score_calls(
                 tool: dict(reasons)
                 for tool, reasons in scorer.discarded[index].items()
             },
-            work=scorer.work[index].by_phase(),
+            work=scoring_work(scorer.sequences[index]),
         )
         for index, text in enumerate(texts)
     ]
@@ -158,9 +158,9 @@ class _Sequence:
     text: int
     tool: ToolName | None  # None for the empty prefix, which tools share
     jobs: list[_Job]
-    ids: np.ndarray  # of z, then of x up to the last target
-    targets: np.ndarray  # token indices in x whose log-probabilities are needed
-    wanted: np.ndarray  # the same as indices into ids
+    ids: ndarray  # of z, then of x up to the last target
+    targets: ndarray  # token indices in x whose log-probabilities are needed
+    wanted: ndarray  # the same as indices into ids
 
 
 class _Scorer:
@@ -177,7 +177,7 @@ class _Scorer:
         self.text_ids = [
             e.ids for e in model.encode([text.text for text in texts])
         ]
-        self.work = [ScoringWork() for _ in texts]
+        self.sequences: list[list[ScoredSequence]] = [[] for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
         jobs = [
             _Job(index, call.candidate, call.result)
@@ -202,8 +202,14 @@ class _Scorer:
         for sequence, target_logprobs, cost in zip(
             sequences, logprobs, costs, strict=True
         ):
-            self.work[sequence.text].record(
-                sequence.tool, phase, sequence.ids, len(sequence.targets), cost
+            self.sequences[sequence.text].append(
+                ScoredSequence(
+                    sequence.tool,
+                    phase,
+                    sequence.ids.tolist(),
+                    len(sequence.targets),
+                    cost,
+                )
             )
             for job in sequence.jobs:
                 i = job.candidate.token_index
@@ -211,7 +217,12 @@ class _Scorer:
                     sequence.targets < i + len(WEIGHTS)
                 )
                 losses[job] = weighted_loss(target_logprobs[in_window])
-                self._require_finite(losses[job], phase, job)
+                if not np.isfinite(losses[job]):
+                    text_id = self.texts[job.text].text_id
+                    tool = job.candidate.tool
+                    raise NonFiniteError(
+                        f"the loss ({phase})", text_id, tool, i
+                    )
         return losses
 
     def _sequences(self, phase: Phase, jobs: Sequence[_Job]) -> list[_Sequence]:
@@ -237,15 +248,6 @@ class _Scorer:
             )
         return sequences
 
-    def _require_finite(self, loss: float, phase: Phase, job: _Job) -> None:
-        if not np.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss ({phase})",
-                self.texts[job.text].text_id,
-                job.candidate.tool,
-                job.candidate.token_index,
-            )
-
     def _writable(self, job: _Job) -> bool:
         """Whether the call can be written with its result.
 
@@ -258,7 +260,7 @@ class _Scorer:
             return False
         return True
 
-    def _encode_prefixes(self, jobs: Sequence[_Job]) -> dict[str, np.ndarray]:
+    def _encode_prefixes(self, jobs: Sequence[_Job]) -> dict[str, ndarray]:
         """The ids of every prefix, BOS included."""
         phases: tuple[Phase, Phase] = ("plus", "call")
         prefixes = sorted(

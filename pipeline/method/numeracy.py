@@ -107,35 +107,31 @@ class _Triples:
         """Whether `number` and two of the numbers are an operation and its result."""
         x = number.scaled(self._places)
         for y in self._values:
-            if any(self._has(z, y) for z in self._exact(x, y)):
-                return True
-            if self._rounded and any(
-                self._has(z, y) for z in self._rounded_ratios(x, y)
-            ):
+            if any(self._has(z, y) for z in self._third_numbers(x, y)):
                 return True
         return number.may_be_rounded and self._is_rounded_quotient(x)
 
-    def _exact(self, x: int, y: int) -> Iterator[int]:
-        """x + y, the difference, and the product and quotients that are exact."""
+    def _third_numbers(self, x: int, y: int) -> Iterator[int]:
+        """Sum, difference, product and quotients of x and y, as far as they are exact.
+
+        And quotients rounded to two decimals, where a number is written so.
+        """
         yield x + y
         yield abs(x - y)
         product, rest = divmod(x * y, self._scale)
         if rest == 0:
             yield product
         for dividend, divisor in ((x, y), (y, x)):
-            if divisor and dividend * self._scale % divisor == 0:
-                yield dividend * self._scale // divisor
-
-    def _rounded_ratios(self, x: int, y: int) -> Iterator[int]:
-        """x / y and y / x rounded to two decimals, where a number is written so."""
-        for dividend, divisor in ((x, y), (y, x)):
-            if divisor:
-                hundredths = (200 * dividend + divisor) // (
-                    2 * divisor
-                )  # half up
-                ratio = hundredths * self._scale // _HUNDRED
-                if ratio in self._rounded:
-                    yield ratio
+            if not divisor:
+                continue
+            quotient, rest = divmod(dividend * self._scale, divisor)
+            if rest == 0:
+                yield quotient
+            half_up = 200 * dividend + divisor
+            hundredths = half_up // (2 * divisor)
+            ratio = hundredths * self._scale // _HUNDRED
+            if ratio in self._rounded:
+                yield ratio
 
     def _is_rounded_quotient(self, x: int) -> bool:
         """Whether x is y / z, rounded to two decimals, for some y and z."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy import ndarray
 
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import PromptLayout
@@ -91,15 +92,15 @@ def sample_calls(
                 scheduler.context_length(index) for index in scheduler.pending()
             ]
             model.shrink(min(sizes, default=1), failure)
-    return scheduler.results()
+    return [scheduler.result(index) for index in range(len(requests))]
 
 
 def select_positions(
-    p_api: np.ndarray,
-    usable: np.ndarray,
+    p_api: ndarray,
+    usable: ndarray,
     tau_s: float,
     k: int,
-) -> np.ndarray:
+) -> ndarray:
     """I: at most k usable positions with p(<API>) > tau_s, the likeliest, ascending.
 
     Of equal probabilities the earlier position wins.
@@ -109,16 +110,19 @@ def select_positions(
     return np.sort(above[by_probability[:k]])
 
 
+def _nothing() -> ndarray:
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(slots=True)
 class _RequestState:
     """How far a request is. Positions are token indices."""
 
     encoded: TokenizedText
     failed: str | None = None
-    p_api: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [n]
-    positions: np.ndarray = field(
-        default_factory=lambda: np.zeros(0, dtype=np.int64)
-    )
+    # p(<API>) at every position [n], and I; empty until they are known.
+    p_api: ndarray = field(default_factory=_nothing)
+    positions: ndarray = field(default_factory=_nothing)
     position_0_unscorable: bool = False
     started: bool = False
     # Numbers of its draws while they run, position by position.
@@ -152,7 +156,8 @@ class _Scheduler:
         """Why a text of so many tokens cannot be sampled; None if it can."""
         max_call_tokens = self.method.of(request.tool).max_call_tokens
         room = self.model.max_text_tokens(
-            self.prompts[request.tool], max_call_tokens
+            self.prompts[request.tool],
+            max_call_tokens,
         )
         if 0 < tokens <= room:
             return None
@@ -174,7 +179,8 @@ class _Scheduler:
         for batch in self._batches(pending):
             self._make_room(len(batch) * self.context_length(batch[0]))
             self._start(batch)
-        self._finish()
+        # Room for a full forward: every draw has ended.
+        self._make_room(self.model.max_batch_tokens)
 
     def collect_finished(self) -> None:
         """Keep the draws of requests all of whose draws have ended.
@@ -201,7 +207,10 @@ class _Scheduler:
             prompt_length = self.model.prompt(self.prompts[tool]).length
             lengths = [self.context_length(i) - prompt_length for i in indices]
             places = self.model.batch_by_length(
-                lengths, prompt_length, _PREFILL_FORWARDS, _PREFILL_SHARE
+                lengths,
+                prompt_length,
+                _PREFILL_FORWARDS,
+                _PREFILL_SHARE,
             )
             batches += [[indices[place] for place in batch] for batch in places]
         return sorted(batches, key=lambda batch: -self.context_length(batch[0]))
@@ -220,11 +229,6 @@ class _Scheduler:
                 break
             self.sampler.step()
 
-    def _finish(self) -> None:
-        """Draw until all draws have ended."""
-        while self.sampler.cached_slots:
-            self.sampler.step()
-
     def _start(self, batch: Sequence[int]) -> None:
         """Prefill the contexts of a batch, choose positions, and start the draws."""
         tool = self.requests[batch[0]].tool
@@ -236,14 +240,16 @@ class _Scheduler:
             [state.usage for state in states],
         )
         for index, p_api in zip(
-            batch, contexts.api_probabilities(), strict=True
+            batch,
+            contexts.api_probabilities(),
+            strict=True,
         ):
             self._choose_positions(index, p_api)
         self._start_draws(contexts, batch)
         for state in states:
             state.started = True
 
-    def _choose_positions(self, index: int, p_api: np.ndarray) -> None:
+    def _choose_positions(self, index: int, p_api: ndarray) -> None:
         request, state = self.requests[index], self.states[index]
         bad = np.flatnonzero(~np.isfinite(p_api))
         if len(bad):
@@ -259,7 +265,10 @@ class _Scheduler:
             usable[0] = False
         state.p_api = p_api
         state.positions = select_positions(
-            p_api, usable, settings.tau_s, settings.k
+            p_api,
+            usable,
+            settings.tau_s,
+            settings.k,
         )
 
     def _start_draws(
@@ -292,7 +301,7 @@ class _Scheduler:
         batch: Sequence[int],
         tool: ToolName,
         settings: ToolMethod,
-    ) -> tuple[np.ndarray, list[tuple[int, str, int]]]:
+    ) -> tuple[ndarray, list[tuple[int, str, int]]]:
         """For each chosen position the keys of its draws [positions, m], and its origin."""
         origins: list[tuple[int, str, int]] = []
         for index in batch:
@@ -302,17 +311,18 @@ class _Scheduler:
         tool_number = TOOL_NAMES.index(tool)
         keys = [
             stream_keys(
-                self.method.seed, text_id, tool_number, position, settings.m
+                self.method.seed,
+                text_id,
+                tool_number,
+                position,
+                settings.m,
             )
             for text_id, _, position in origins
         ]
         return np.stack(keys), origins
 
-    def results(self) -> list[SampledText]:
-        """The results of all requests, once no request is pending."""
-        return [self._result(index) for index in range(len(self.requests))]
-
-    def _result(self, index: int) -> SampledText:
+    def result(self, index: int) -> SampledText:
+        """What came of a request, once no request is pending."""
         request, state = self.requests[index], self.states[index]
         if state.failed is not None:
             return SampledText(request.text, request.tool, failed=state.failed)
@@ -323,7 +333,9 @@ class _Scheduler:
             i: [] for i in state.positions.tolist()
         }
         for position, tokens in zip(
-            position_of_draw, tokens_of_draws, strict=True
+            position_of_draw,
+            tokens_of_draws,
+            strict=True,
         ):
             draws[position].append(tokens)
         inputs = _parse_draws(self.model, request.tool, tokens_of_draws)
@@ -347,7 +359,13 @@ class _Scheduler:
             )
             for (position, call_input), count in draws_of_call.items()
         ]
-        layout = self._layout(request.tool, len(state.encoded.ids))
+        prompt = self.model.prompt(self.prompts[request.tool])
+        layout = PromptLayout(
+            prompt.length,
+            len(state.encoded.ids),
+            len(prompt.suffix),
+            len(self.model.call_tokens.api),
+        )
         return SampledText(
             request.text,
             request.tool,
@@ -356,13 +374,6 @@ class _Scheduler:
             candidates=tuple(candidates),
             discarded=dict(discarded),
             work=sampling_work(request.tool, layout, draws, state.usage),
-        )
-
-    def _layout(self, tool: ToolName, text_tokens: int) -> PromptLayout:
-        prompt = self.model.prompt(self.prompts[tool])
-        api_tokens = len(self.model.call_tokens.api)
-        return PromptLayout(
-            prompt.length, text_tokens, len(prompt.suffix), api_tokens
         )
 
 

@@ -7,9 +7,7 @@ In: the prompt and the draws of a text, or the sequences that were scored for it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from pipeline.base.cost import (
     PromptLayout,
@@ -43,7 +41,9 @@ def sampling_work(
 
 
 @dataclass(frozen=True, slots=True)
-class _ScoredSequence:
+class ScoredSequence:
+    """A sequence that was run for the losses of a text."""
+
     tool: (
         ToolName | None
     )  # None for L_i(empty), which all tools of the text share
@@ -53,40 +53,20 @@ class _ScoredSequence:
     cost: Cost
 
 
-@dataclass(slots=True)
-class ScoringWork:
-    """The sequences that were scored for one text."""
+def scoring_work(sequences: Sequence[ScoredSequence]) -> tuple[PhaseWork, ...]:
+    """The phases empty, plus and call of a text, by tool.
 
-    _sequences: list[_ScoredSequence] = field(default_factory=list)
-
-    def record(
-        self,
-        tool: ToolName | None,
-        phase: Phase,
-        ids: np.ndarray,
-        targets: int,
-        cost: Cost,
-    ) -> None:
-        """Note that `ids` was run for `targets` log-probabilities, and what that cost."""
-        sequence = _ScoredSequence(tool, phase, ids.tolist(), targets, cost)
-        self._sequences.append(sequence)
-
-    def by_phase(self) -> tuple[PhaseWork, ...]:
-        """The work of each tool and phase.
-
-        The lower bound counts a beginning that several sequences share once: under the
-        earliest phase, then the earliest sequence.
-        """
-        ordered = sorted(
-            self._sequences, key=lambda s: _SCORING_PHASES.index(s.phase)
-        )
-        bounds = lower_bound_scoring(
-            [sequence.ids for sequence in ordered],
-            [sequence.targets for sequence in ordered],
-        )
-        sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
-        for sequence, bound in zip(ordered, bounds, strict=True):
-            key = sequence.tool, sequence.phase
-            bound_before, run_before = sums.get(key, (Cost(), Cost()))
-            sums[key] = bound_before + bound, run_before + sequence.cost
-        return tuple(PhaseWork(*key, *costs) for key, costs in sums.items())
+    The lower bound counts a beginning that several sequences share once: under the earliest
+    phase, then the earliest sequence.
+    """
+    ordered = sorted(sequences, key=lambda s: _SCORING_PHASES.index(s.phase))
+    bounds = lower_bound_scoring(
+        [sequence.ids for sequence in ordered],
+        [sequence.targets for sequence in ordered],
+    )
+    sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
+    for sequence, bound in zip(ordered, bounds, strict=True):
+        key = sequence.tool, sequence.phase
+        bound_before, run_before = sums.get(key, (Cost(), Cost()))
+        sums[key] = bound_before + bound, run_before + sequence.cost
+    return tuple(PhaseWork(*key, *costs) for key, costs in sums.items())

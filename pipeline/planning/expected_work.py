@@ -17,7 +17,7 @@ from pipeline.base.cost import PromptLayout, lower_bound_positions
 from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import Assumptions, Overhead
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
+from pipeline.syntax.tokenizer import CallTokens, tokenize_prompt
 from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
@@ -40,14 +40,12 @@ class PromptSizes:
     def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> PromptSizes:
         """Raises PromptError and TokenizerError as annotating does."""
         call_tokens = CallTokens.of(tokenizer)
-        bos = len(call_tokens.bos)
         prompts: dict[ToolName, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts)
-            prefix = tokenizer(template.prefix, add_special_tokens=False, split_special_tokens=True).input_ids
-            [suffix] = tokenize_continuations(tokenizer, [template.suffix])
-            prompts[tool] = bos + len(prefix), len(suffix.ids)
-        return PromptSizes(bos, len(call_tokens.api), prompts)
+            prefix, suffix = tokenize_prompt(tokenizer, template)
+            prompts[tool] = len(prefix), len(suffix)
+        return PromptSizes(len(call_tokens.bos), len(call_tokens.api), prompts)
 
     def max_text_tokens(self, tool: ToolName, max_positions: int, max_call_tokens: int) -> int:
         """Longest text that fits beside the prompt, as LanguageModel.max_text_tokens."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.syntax.calls import API
+from pipeline.syntax.prompts import PromptTemplate
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.contract import TOOL_NAMES
 
@@ -147,6 +148,15 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}"
+
+
+def tokenize_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: PromptTemplate
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of P(x) before the text, where the sequence begins with BOS, and after the text."""
+    prefix = tokenizer(template.prefix, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    [suffix] = tokenize_continuations(tokenizer, [template.suffix])
+    return np.array([*_bos(tokenizer), *prefix.input_ids]), suffix.ids
 
 
 @dataclass(frozen=True, slots=True)

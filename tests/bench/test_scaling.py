@@ -23,7 +23,7 @@ from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Annotation, Document, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
-from pipeline.method.execution import aexecute
+from pipeline.method.execution import execute
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
 
@@ -69,7 +69,7 @@ def test_every_text_has_its_own_calls_and_they_get_results() -> None:
     other = {call.input for call in calls_of(Text(54_321, TEXT.document, TEXT.text))}
     assert not {call.input for call in executable if call.tool == "Calculator"} & other
     tools = LocalTools.start(ToolsConfig(), ["Calculator", "Calendar"])
-    [executed] = asyncio.run(aexecute([executable], ["2019-03-05"], tools))
+    [executed] = asyncio.run(execute([executable], ["2019-03-05"], tools))
     assert all(call.result for call in executed)
     row = annotation(TEXT, executed)
     assert Annotation.from_row(row.to_row()) == row

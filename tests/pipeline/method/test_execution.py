@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.base.records import Candidate
-from pipeline.method.execution import ExecutedCall, aexecute, execute
+from pipeline.method.execution import ExecutedCall, execute
 from tools_service.config import ToolsConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
@@ -46,19 +46,18 @@ BATCH = [
     [candidate("Calculator", "1+1", 7), candidate("Calendar", "", 3), candidate("QA", "Who?", 2)],
     [candidate("Calendar", "", 1), candidate("Calculator", "1+1", 1)],
 ]
-DATES = ["2023-01-30", None, None, "2023-01-30"]
+DATES: list[str | None] = ["2023-01-30", None, None, "2023-01-30"]
 
 
-def run(how: str, tools: Counting) -> list[list[ExecutedCall]]:
-    return execute(BATCH, DATES, tools) if how == "execute" else asyncio.run(aexecute(BATCH, DATES, tools))
+def executed(tools: Counting, dates: list[str | None] = DATES) -> list[list[ExecutedCall]]:
+    return asyncio.run(execute(BATCH, dates, tools))
 
 
-@pytest.mark.parametrize("how", ["execute", "aexecute"])
-def test_every_candidate_has_its_own_texts_result_or_a_reason(how: str) -> None:
-    executed = run(how, Counting())
-    assert [[one.candidate for one in text] for text in executed] == BATCH
+def test_every_candidate_has_its_own_texts_result_or_a_reason() -> None:
+    calls = executed(Counting())
+    assert [[call.candidate for call in text] for text in calls] == BATCH
     monday = "Today is Monday, January 30, 2023."
-    assert [[one.result or one.reason for one in text] for text in executed] == [
+    assert [[call.result or call.reason for call in text] for text in calls] == [
         ["2", monday, "division by zero"],
         [],
         ["2", "no date", "tool unreachable"],
@@ -66,22 +65,21 @@ def test_every_candidate_has_its_own_texts_result_or_a_reason(how: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("how", ["execute", "aexecute"])
-def test_each_tool_gets_one_list_with_equal_calls_once(how: str) -> None:
+def test_each_tool_gets_one_list_with_equal_calls_once() -> None:
     tools = Counting()
-    run(how, tools)
+    executed(tools)
     assert [tool for tool, _ in tools.lists] == ["Calculator", "Calendar", "QA"]
     assert all(len(set(inputs)) == len(inputs) for _, inputs in tools.lists)
     assert tools.lists[1] == ("Calendar", [ToolInput("", "2023-01-30"), ToolInput("", None)])
 
 
 def test_dropped_candidates_have_a_reason() -> None:
-    executed = [call for text in execute(BATCH, DATES, Counting()) for call in text]
-    reasons = Counter(call.reason for call in executed if call.result is None)
+    calls = [call for text in executed(Counting()) for call in text]
+    reasons = Counter(call.reason for call in calls if call.result is None)
     assert reasons == {"division by zero": 1, "no date": 1, "tool unreachable": 1}
-    assert all(call.reason is None for call in executed if call.result is not None)
+    assert all(call.reason is None for call in calls if call.result is not None)
 
 
 def test_texts_and_dates_must_be_parallel() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        execute(BATCH, DATES[:-1], Counting())
+        executed(Counting(), DATES[:-1])
