@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types bench faults local-cluster submit constraints clean
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types imports bench faults local-cluster submit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -50,7 +50,7 @@ test-unit: $(INSTALLED) ## no Ray, about a minute
 test-ray: $(INSTALLED) ## real local clusters; gpu tests where there is one
 	$(PYTHON) -m pytest -q -m "ray or gpu"
 
-check: format lint types test ## what CI runs
+check: format lint types imports test ## what CI runs
 
 format: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .
@@ -60,6 +60,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(PYTHON) -m mypy
+
+imports: $(INSTALLED) ## which package may import which (.importlinter)
+	$(VENV)/bin/lint-imports
 
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
 	@for file in $(sort $(shell grep -l __main__ bench/*.py)); do \
@@ -86,13 +89,13 @@ submit: $(INSTALLED) ## run a step on a cluster: ADDRESS=http://... [STEP=annota
 		echo "make: name the cluster's dashboard: make submit ADDRESS=http://127.0.0.1:8265" >&2; exit 2; fi
 	$(PYTHON) -m cluster.submit --address "$(ADDRESS)" -- python -m pipeline $(STEP) --recipe $(RECIPE) $(ARGS)
 
-constraints: $(INSTALLED) ## pin again what the requirements pull in
-	@{ echo "# Versions of everything that requirements*.txt pull in, as tested. Refreshed with \`make constraints\`."; \
-	$(PYTHON) -m pip freeze -r requirements.txt -r requirements-dev.txt | sed '1,/^## The following/d'; } > constraints.new
+constraints: $(INSTALLED) ## write the installed versions into constraints.txt (after `make setup`, without setup-gpu)
+	@{ sed -n '/^#/p' constraints.txt; \
+	$(PYTHON) -m pip freeze --all --exclude pip --exclude toolformer-on-ray | sed 's/+.*//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
-clean: ## remove runs/ and the caches, not .venv
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove runs/, what builds leave and the caches, not .venv
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 .PHONY: clean-venv

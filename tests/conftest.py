@@ -1,7 +1,8 @@
-"""What the tests of all packages share: one local Ray cluster for the tests marked `ray`."""
+"""Fixtures for the tests of all packages: one local Ray cluster for the tests marked `ray`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local cluster with eight logical CPUs, whatever the machine has; there is never more than one."""
+    """A local cluster with eight logical CPUs on any machine; there is never a second one like it."""
     import ray
 
     ray.init(
@@ -22,3 +23,19 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pickled_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Send a test module's classes to Ray's workers by value.
+
+    By name, each worker would import the test module, and torch, transformers and pytest with it.
+    """
+    if "ray" not in sys.modules:
+        yield
+        return
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)

@@ -154,10 +154,10 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
     return parsed
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     try:
-        arguments = parse(argv)
+        arguments = parse(sys.argv[1:] if argv is None else argv)
         if isinstance(arguments, Call):
             return call(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)

@@ -21,6 +21,7 @@ from typing import Any, get_origin
 import tyro
 
 from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
+from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _set_up_logging()
     try:
-        COMMANDS[name].run(parse(name, options))
+        arguments = parse(name, options)
+        require_demo_files(arguments, _program())
+        COMMANDS[name].run(arguments)
     except ToolformerError as error:
         print(f"{_program()} {name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1

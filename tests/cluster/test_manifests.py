@@ -93,7 +93,7 @@ def test_settings_of_the_job() -> None:
     cluster = spec["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["autoscalerOptions"]["version"] == "v2"
-    pinned = re.search(r"^ray\[.*\]==(.*)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
     assert cluster["rayVersion"] == pinned[1]
 

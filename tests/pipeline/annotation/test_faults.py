@@ -1,7 +1,8 @@
 """Faults at random moments on a cluster of two nodes: every text once, as if nothing had happened.
 
-One round of a kind, each with its own seed; `python -m bench.faults` does as many as wanted, and the kinds
-that take long.
+One round of the two kinds that take a node or the whole cluster, each with its own seed. test_run.py and
+test_annotator_actor.py have the other faults on the cluster of all tests. `python -m bench.faults` runs any
+number of rounds of every kind.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.faults import FaultTest, can_mount, record_folder, repetitions
+from bench.faults import FaultTest, record_folder, repetitions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -20,19 +21,19 @@ TEXTS = 123
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultTest]:
+    # A driver whose cluster is gone ends after this long instead of a minute ("restart").
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     with FaultTest(tmp_path_factory.mktemp("faults"), TEXTS) as ready:
         yield ready
+    monkeypatch.undo()
 
 
-@pytest.mark.parametrize("kind", ["actor", "node", "restart", "half", "twice", "disk"])
+@pytest.mark.parametrize("kind", ["node", "restart"])
 def test_a_fault_leaves_the_rows_of_an_undisturbed_run(trial: FaultTest, kind: str) -> None:
-    if kind == "disk" and not can_mount():
-        pytest.skip("no right to mount a file system that can be full")
     found = trial.round(kind, random.Random(f"test {kind}"))
     assert found.passed, found
-    assert found.starts == (2 if kind in ("restart", "half", "disk") else 1)
-    if kind == "disk":
-        assert "No space left" in found.last_line
+    assert found.starts == (2 if kind == "restart" else 1)
 
 
 def test_what_was_computed_is_on_record(trial: FaultTest) -> None:

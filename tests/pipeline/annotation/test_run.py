@@ -8,15 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 
+from bench.faults import can_mount
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.annotator_actor import AnnotationError
 from pipeline.annotation.run import annotate, needs
@@ -104,9 +107,15 @@ def test_every_text_has_one_row(
 def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
 ) -> None:
-    """The driver is killed (SIGKILL) with several files written and one in the middle of it."""
+    """The driver is killed (SIGKILL) with several files written and one in the middle of it.
+
+    Until then, the same command started again is refused.
+    """
     config = annotating.config(world, world / "killed")
     process = start(world, config.output)
+    wait_for_files(process, config.output / ROWS, 1)
+    with pytest.raises(OutputInUseError, match=f"process {process.pid} .* is writing here"):
+        annotate(config)
     wait_for_files(process, config.output / ROWS, 4)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -120,6 +129,50 @@ def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     assert [session.finished is not None for session in manifest.sessions] == [False, True]
     assert manifest.compute is not None
     assert manifest.compute.flops_per_s is None
+
+
+def kill_the_actor(rows: Path) -> None:
+    """SIGKILL to the process that annotates, when it has written several files."""
+    while len(parquet_files(rows)) < 4:
+        time.sleep(0.02)
+    processes = psutil.Process().children(recursive=True)
+    [actor] = [process for process in processes if "AnnotateBatch" in " ".join(process.cmdline())]
+    actor.kill()
+
+
+def test_a_killed_actor_changes_nothing(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    config = annotating.config(world, world / "actor killed")
+    killer = threading.Thread(target=kill_the_actor, args=(config.output / ROWS,), daemon=True)
+    killer.start()
+    manifest = annotate(config)
+    killer.join(timeout=1)
+    assert not killer.is_alive(), "no actor was killed"
+    assert rows_of(config) == undisturbed[0]
+    assert manifest.counts == undisturbed[1].counts
+
+
+def test_a_full_disk_stops_the_run_and_with_more_room_it_goes_on(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    if not can_mount():
+        pytest.skip("no right to mount a file system that can be full")
+    config = annotating.config(world, world / "small disk")
+    config.output.mkdir()
+    kept = sum(path.stat().st_size for path in parquet_files(world / "undisturbed" / ROWS)) // 3
+    options = f"size={64 * 1024 + kept}"  # manifest, lock and log, and a part of the rows
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(config.output)], check=True)
+    try:
+        with pytest.raises(AnnotationError, match="No space left"):
+            annotate(config)
+        assert parquet_files(config.output / ROWS)
+        subprocess.run(["mount", "-o", "remount,size=1G", str(config.output)], check=True)
+        manifest = annotate(config)
+        assert rows_of(config) == undisturbed[0]
+        assert manifest.counts == undisturbed[1].counts
+    finally:
+        subprocess.run(["umount", "--lazy", str(config.output)], check=True)
 
 
 def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
