@@ -15,14 +15,12 @@ from contextlib import asynccontextmanager
 
 from pipeline.base.records import reason_kind
 
-MAX_CRASHES = 2
-"""Crashes tolerated per batch and per text; a single crash may be a hardware fault."""
+MAX_CRASHES = 2  # crashes tolerated per batch and per text; a single crash may be a hardware fault
 MIN_TEXTS = 1_000
 """The share of failed texts is computed over at least this many texts: a few texts say little."""
 _MAX_SHOWN = 5
 
-FailedText = tuple[int, str]
-"""Id of a failed text, and the reason."""
+FailedText = tuple[int, str]  # id of a failed text, and the reason
 
 
 class FailureBudget:

@@ -21,8 +21,7 @@ from pipeline.base.records import Annotation, Cost, reason_kind
 
 logger = logging.getLogger(__name__)
 
-MAX_REASONS = 40
-"""Distinct reasons per process; further reasons are "other"."""
+MAX_REASONS = 40  # distinct reasons per process; further reasons are "other"
 _MAX_REASON_LENGTH = 60
 _TOOL = "tool: "
 
@@ -44,18 +43,14 @@ class Metric:
         return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
 
-TEXTS = Metric(
-    "counter", "toolformer_texts", "Texts with a row, by status and kind of reason", ("status", "reason")
-)
+TEXTS = Metric("counter", "toolformer_texts", "Texts with a row, by status and reason", ("status", "reason"))
 FUNNEL = Metric(
     "counter",
     "toolformer_funnel",
     "Texts selected, positions, draws, and calls that are candidates, executed, scored, kept at tau_f",
     ("tool", "stage"),
 )
-DISCARDED = Metric(
-    "counter", "toolformer_discarded", "Discarded draws and calls, by reason", ("tool", "reason")
-)
+DISCARDED = Metric("counter", "toolformer_discarded", "Discarded draws and calls", ("tool", "reason"))
 TOKENS = Metric(
     "counter", "toolformer_tokens", "Tokens through the model; tool is shared for L(empty)", ("tool", "phase")
 )
@@ -76,8 +71,8 @@ EXPECTED = Metric(
 )
 METRICS = (TEXTS, FUNNEL, DISCARDED, TOKENS, PADDING, FLOPS, BATCH_SECONDS, PEAK, DONE, EXPECTED)
 
+# A metric, the values of its labels, and the number to add, set or observe.
 Sample = tuple[Metric, tuple[str, ...], float]
-"""A metric, the values of its labels, and the number to add, set or observe."""
 
 
 def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape: ModelShape) -> list[Sample]:

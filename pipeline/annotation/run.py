@@ -40,8 +40,7 @@ from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
 
-BATCHES_IN_FLIGHT = 2
-"""Batches per actor: while one waits for tools, the other uses the model."""
+BATCHES_IN_FLIGHT = 2  # batches per actor: while one waits for tools, the other uses the model
 _BLOCK_BYTES = 8 * 2**20  # limits how far reading is ahead of the annotators
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a large model may take long to load
 _RAY_ADVICE = "\nFailed to apply UDF"  # how the advice begins that Ray Data appends

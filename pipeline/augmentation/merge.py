@@ -47,12 +47,9 @@ class ToolExamples(Frozen):
     """The examples of one tool in C*."""
 
     tau_f: float
-    candidates: int
-    """Texts with a call kept at tau_f, before the cap."""
-    examples: int
-    """Texts in C* with a call of this tool."""
-    calls: int
-    """Calls of this tool in C*."""
+    candidates: int  # texts with a call kept at tau_f, before the cap
+    examples: int  # texts in C* with a call of this tool
+    calls: int  # calls of this tool in C*
     at: dict[str, int | None]
     """Texts with a call kept at each threshold of the paper; null below the annotations' tau_f."""
 
@@ -75,8 +72,7 @@ class MergeManifest(Frozen):
     versions: dict[str, str]
     created: str
     sources: tuple[Source, ...]
-    texts: int
-    """Rows of C*."""
+    texts: int  # rows of C*
     calls: int
     tools: dict[ToolName, ToolExamples]
 

@@ -93,12 +93,10 @@ class ModelShape(Frozen):
     """Weights of the matrices that every token passes, without embeddings and output head. All experts of a
     mixture are counted."""
     layers: int
-    heads: int
-    """Query heads."""
+    heads: int  # query heads
     head_size: int
     hidden: int
-    vocabulary: int
-    """Rows of the output head."""
+    vocabulary: int  # rows of the output head
 
     def flops(self, cost: Cost) -> int:
         """Linear layers per token, attention per pair, the output head per row of logits."""

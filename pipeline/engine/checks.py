@@ -33,13 +33,7 @@ _ROUGH_SHARE = 0.25
 # The same for float32 on a GPU, whose matrix products may be allowed to round to TF32.
 _TF32_SHARE = 0.01
 # What transformers raises for arguments that an architecture does not take.
-_UNSUPPORTED = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    NotImplementedError,
-)
+_UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
 
 
 def check_head(model: LanguageModel) -> bool:

@@ -33,16 +33,11 @@ class EvaluationError(ConfigurationError):
 class BenchmarkResult(Frozen):
     """One model on one benchmark."""
 
-    accuracy: float
-    """Share of the questions with a right answer."""
-    n: int
-    """Questions."""
-    calls: int
-    """Questions with at least one completed call."""
-    calls_by_tool: dict[ToolName, int]
-    """Completed calls."""
-    failed_calls: dict[str, int]
-    """Failed calls by reason."""
+    accuracy: float  # share of the questions with a right answer
+    n: int  # questions
+    calls: int  # questions with at least one completed call
+    calls_by_tool: dict[ToolName, int]  # completed calls
+    failed_calls: dict[str, int]  # failed calls by reason
 
 
 class PerplexityResult(Frozen):

@@ -32,8 +32,7 @@ from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.fingerprint import content_digest
 
-IGNORED = -100
-"""Label of a padded position: torch's cross entropy leaves it out."""
+IGNORED = -100  # label of a padded position: torch's cross entropy leaves it out
 
 Indices = NDArray[np.int64]
 
@@ -48,8 +47,7 @@ class Examples:
     text_ids: Indices  # [n]
     tokens: NDArray[np.int32]  # [all tokens]
     offsets: Indices  # [n + 1]
-    truncated: int
-    """Number of sequences that were cut at the sequence length."""
+    truncated: int  # number of sequences that were cut at the sequence length
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -72,8 +70,7 @@ class Split:
 
     train: Examples
     held_out: Examples
-    duplicates: int
-    """Texts in neither: they equal a held-out text, which training must not see."""
+    duplicates: int  # texts in neither: they equal a held-out text, which training must not see
 
     def counts(self) -> dict[str, int]:
         """Counts for the manifest. The first three add up to the number of texts read."""

@@ -50,8 +50,7 @@ class RunIdentity(Frozen):
     RENAMED = {"recipe": "config"}  # noqa: RUF012
 
     config: FinetuneConfig
-    data: str
-    """Digest of the content of C*."""
+    data: str  # digest of the content of C*
 
 
 class FinetuneManifest(RunIdentity):
@@ -59,12 +58,9 @@ class FinetuneManifest(RunIdentity):
 
     versions: dict[str, str]
     created: str
-    texts: dict[str, int]
-    """Number of texts by use; also `truncated` and `tokens_per_epoch`."""
-    best: HeldOutEvaluation
-    """The evaluation that chose the result; losses in nats per token."""
-    wall_s: float
-    """Seconds of the last start."""
+    texts: dict[str, int]  # number of texts by use; also `truncated` and `tokens_per_epoch`
+    best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
+    wall_s: float  # seconds of the last start
 
 
 R = TypeVar("R", bound=RunIdentity)

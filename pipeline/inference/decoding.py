@@ -53,12 +53,9 @@ class DecodingParams:
     """Tools that the model cannot name: the most likely token that does not is taken instead."""
     max_calls: int = 1
     """After this many calls, or one failed call, the probability of <API> is 0 for that prompt."""
-    max_call_tokens: int = 60
-    """A call without an arrow after this many tokens fails."""
-    max_new_tokens: int = 64
-    """Longest continuation in tokens, without calls and results."""
-    stop_at_newline: bool = False
-    """Stop at the end of the first line that is not blank."""
+    max_call_tokens: int = 60  # A call without an arrow after this many tokens fails
+    max_new_tokens: int = 64  # longest continuation in tokens, without calls and results
+    stop_at_newline: bool = False  # stop at the end of the first line that is not blank
 
     @property
     def calls_disabled(self) -> bool:

@@ -20,8 +20,11 @@ from pipeline.base.records import Call
 from pipeline.method.filtering import kept, only_after
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-THRESHOLDS = (0.5, 1.0, 2.0)
-"""The columns of the paper's table of examples by tool (section 4.1)."""
+THRESHOLDS = (
+    0.5,
+    1.0,
+    2.0,
+)  # the columns of the paper's table of examples by tool (section 4.1)
 
 TauF = Mapping[ToolName, float]
 

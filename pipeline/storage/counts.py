@@ -25,10 +25,8 @@ _WorkKey = tuple[ToolName | None, Phase]
 class ToolCounts(Frozen):
     """The funnel of one tool. `texts` and `selected` count texts; the other fields count calls."""
 
-    texts: int
-    """Texts that were neither skipped nor failed."""
-    selected: int
-    """Texts among them that the tool was tried on."""
+    texts: int  # texts that were neither skipped nor failed
+    selected: int  # texts among them that the tool was tried on
     selection: dict[str, int]
     """Texts by the rule that selected them, or by the reason against them ("no: …")."""
     positions: int
@@ -36,12 +34,9 @@ class ToolCounts(Frozen):
     candidates: int
     executed: int
     scored: int
-    kept: int
-    """Calls with a gain of at least the method's tau_f."""
-    texts_kept: int
-    """Texts with a kept call."""
-    discarded: dict[str, int]
-    """Discarded draws and calls, by reason."""
+    kept: int  # calls with a gain of at least the method's tau_f
+    texts_kept: int  # texts with a kept call
+    discarded: dict[str, int]  # discarded draws and calls, by reason
 
 
 class Counts(Frozen):
@@ -50,8 +45,7 @@ class Counts(Frozen):
     texts: int
     status: dict[str, int]
     reasons: dict[str, dict[str, int]]
-    calls: int
-    """Scored calls in the rows."""
+    calls: int  # scored calls in the rows
     token_forwards: int
     """Tokens run through the model for these texts, without padding and the shared prompts."""
     work: tuple[PhaseWork, ...] = ()

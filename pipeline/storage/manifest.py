@@ -59,8 +59,7 @@ class CorpusState(Frozen):
     files: int
     bytes: int | None
     digest: str
-    sliced_from: str | None = None
-    """Digest of all corpus files if these files are a slice."""
+    sliced_from: str | None = None  # digest of all corpus files if these files are a slice
 
     @staticmethod
     def of(files: Sequence[CorpusFile], all_files: Sequence[CorpusFile] | None = None) -> CorpusState:
@@ -92,14 +91,11 @@ class Compute(Frozen):
     """Work of the model for the rows, compared with the lower bound (base/cost.py)."""
 
     shape: ModelShape
-    overhead: float
-    """Tokens processed, with padding, per token of the lower bound."""
+    overhead: float  # tokens processed, with padding, per token of the lower bound
     overheads: dict[str, dict[Phase, float]]
     """Overhead by tool and phase; "shared" is the work that all tools of a text share."""
-    flops: int
-    """FLOPs of the work done."""
-    flops_least: int
-    """FLOPs of the lower bound."""
+    flops: int  # FLOPs of the work done
+    flops_least: int  # FLOPs of the lower bound
     flops_per_s: float | None
     """`flops` over the wall time of all sessions; None if a session was killed."""
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tools_service.base.errors import ToolformerError
 
-PART = ".part"
-"""Suffix of a file that is not complete yet."""
+PART = ".part"  # suffix of a file that is not complete yet
 
 
 class OutputError(ToolformerError):

@@ -13,8 +13,7 @@ from typing import Any
 from tools_service.base.errors import ConfigurationError
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""Version of the files in an index folder; an index of another version is built again."""
+FORMAT = 2  # version of the files in an index folder; an index of another version is built again
 
 
 class IndexFolderError(ConfigurationError):

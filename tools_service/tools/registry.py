@@ -19,8 +19,7 @@ from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.contract import TOOL_NAMES, Tool
 
-SEARCHING_TOOLS = frozenset({"WikiSearch", "QA"})
-"""The tools that search an index."""
+SEARCHING_TOOLS = frozenset({"WikiSearch", "QA"})  # the tools that search an index
 
 
 class ToolUnavailableError(ConfigurationError):
