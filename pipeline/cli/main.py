@@ -23,11 +23,10 @@ import tyro
 from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
+from pipeline.storage.logs import PACKAGES
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
-
-OUR_PACKAGES = ("pipeline", "tools_service")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,7 +105,7 @@ def _set_up_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     handler.addFilter(
-        lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in OUR_PACKAGES
+        lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in PACKAGES
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 

@@ -130,8 +130,6 @@ class LanguageModel:
         """`array` on the model's device, without stalling it."""
         return to_device(array, self.device)
 
-    # Texts, prompts and calls as tokens.
-
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Each text x as the tokens of ``" " + x``; `starts` are character offsets in x,
         -1 where no call may stand.
@@ -189,8 +187,6 @@ class LanguageModel:
                 self.vocabulary_size,
             )
         return self._automata[head]
-
-    # Forwards.
 
     @torch.inference_mode()
     def forward(

@@ -227,7 +227,6 @@ class Sampler:
         order = np.argsort(node, kind="stable")
         column = np.empty_like(node)
         column[order] = index_within_group(node[order])
-        # Nodes with fewer draws leave their last columns unused.
         nodes, most_draws = len(self._node_text), int(column.max()) + 1
         grid = np.zeros((nodes, most_draws))
         grid[node, column] = u

@@ -49,8 +49,8 @@ def kept_calls(
         if not kept(call, tau_f[call.tool]) or _breaks_mt_rule(row, text):
             continue
         place = call.position, call.tool
-        if place not in best or _preference(call) < _preference(best[place]):
-            best[place] = call
+        # Of equal preference the first stays.
+        best[place] = min(best.get(place, call), call, key=_preference)
     return sorted(
         best.values(),
         key=lambda call: (call.position, TOOL_NAMES.index(call.tool)),

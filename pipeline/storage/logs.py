@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 LOGS = "logs"
-_PACKAGES = ("pipeline", "tools_service")
+PACKAGES = ("pipeline", "tools_service")
 _FIELDS = ("text_id", "tool", "position", "error", "calls")
 
 
@@ -48,7 +48,7 @@ def log_into(folder: Path) -> logging.Handler:
     path = folder / LOGS / f"{socket.gethostname()}-{os.getpid()}.jsonl"
     handler = _JsonLinesHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(JsonLines())
-    for package in _PACKAGES:
+    for package in PACKAGES:
         logging.getLogger(package).addHandler(handler)
     return handler
 
@@ -60,7 +60,7 @@ def logged(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for package in _PACKAGES:
+        for package in PACKAGES:
             logging.getLogger(package).removeHandler(handler)
         handler.close()
 

@@ -6,21 +6,19 @@ field names are read by settings.py (`Frozen.RENAMED`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+# Old and current name, with hyphens, without the sections in front.
 RENAMED_OPTIONS = {"batch-tokens": "max-batch-tokens"}
-"""Old and current name, with hyphens, without the sections in front."""
+_OLD_NAMES = "|".join(RENAMED_OPTIONS).replace("-", "[-_]")
+_OLD_OPTION = re.compile(rf"^(--(?:[^=]*\.)?)({_OLD_NAMES})(?==|$)")
 
 
 def current_options(argv: Iterable[str]) -> list[str]:
     """`argv` with current names: --model.batch_tokens=8 becomes --model.max-batch-tokens=8."""
-    return [_current(argument) for argument in argv]
+    return [_OLD_OPTION.sub(_current_name, option, count=1) for option in argv]
 
 
-def _current(argument: str) -> str:
-    option, equals, value = argument.partition("=")
-    section, dot, name = option.removeprefix("--").rpartition(".")
-    current = RENAMED_OPTIONS.get(name.replace("_", "-"))
-    if current is None or not option.startswith("--"):
-        return argument
-    return f"--{section}{dot}{current}{equals}{value}"
+def _current_name(option: re.Match[str]) -> str:
+    return option[1] + RENAMED_OPTIONS[option[2].replace("_", "-")]
