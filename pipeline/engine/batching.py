@@ -34,7 +34,7 @@ def batch_by_length(
     # origin[i]: where the last of these batches begins.
     least = np.full(count + 1, np.inf)
     least[0] = 0.0
-    origin = np.zeros(count + 1, dtype=np.int64)
+    origin = np.zeros(count + 1, dtype=int)
     for first in range(count):
         longest = lengths[order[first]]
         # The first sequence of a batch is its longest and sets the padded width.

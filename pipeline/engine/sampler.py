@@ -90,7 +90,7 @@ class Sampler:
         self._tree: TreeBatch | None = None
         self._running: _RunningDraws | None = None
         # Text and slot of each node of the frontier, nodes of one text together.
-        self._node_text = np.zeros(0, dtype=np.int64)
+        self._node_text = np.zeros(0, dtype=int)
         self._node_slot = self._node_text
 
     @property

@@ -110,8 +110,8 @@ class TreeBatch:
         # A grid of rows and slots; empty places are padding.
         row = self.row_of_text[text]
         shape = (len(self.position_ids), int(slot.max()) + 1)
-        ids_grid = np.zeros(shape, dtype=np.int64)
-        parent_grid = np.zeros(shape, dtype=np.int64)
+        ids_grid = np.zeros(shape, dtype=int)
+        parent_grid = np.zeros(shape, dtype=int)
         is_token = np.zeros(shape, dtype=bool)
         ids_grid[row, slot] = ids
         parent_grid[row, slot] = parent
