@@ -1,10 +1,12 @@
 """A KV cache with buffers that are written in place.
 
-In: keys and values that a transformers model hands to its cache. Out: views of all slots
-so far. A stock DynamicCache copies the whole cache at every step, which for a decode step
-of a few tokens costs more than the step. The cache knows no tokens and no masks.
+In: keys and values that a transformers model hands to its cache. Out: views of all slots so
+far. A stock DynamicCache copies the whole cache at every step, which for a decode step of a
+few tokens costs more than the step. Of a DynamicCache's methods only `update` and
+`get_seq_length` are supported.
 
-Shapes: B rows, H key-value heads, T slots, E head size.
+Shapes: B rows, H key-value heads, Q new slots, M real tokens, T visible slots (filled ones,
+rounded up to `slot_multiple`), E head size; B' rows and T' slots that are kept.
 """
 
 from __future__ import annotations
@@ -18,19 +20,19 @@ from transformers import DynamicCache
 
 from pipeline.engine.unpadding import current_layout
 
-_GROWTH = 4  # a full cache grows by a fourth
+_SPARE_SHARE = 4  # a full cache grows to what is needed, and a fourth more
 # A cache, some of its rows [B'], and of each of those some slots [B', T'].
 CacheRows = tuple["KVCache", Tensor, Tensor]
 
 
 class KVCache(DynamicCache):
-    """Keys and values of `length` slots. Whoever runs the model advances `length`."""
+    """Keys and values of `length` slots. The caller adds Q to `length` after a forward."""
 
     def __init__(self) -> None:
         super().__init__()
         self.length = 0
         self.capacity = 0
-        # Views have a multiple of so many slots; the mask hides those not yet filled.
+        # Views have a multiple of so many slots. The mask hides those not yet filled.
         self.slot_multiple = 1
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[Tensor, Tensor]] = []
@@ -43,7 +45,7 @@ class KVCache(DynamicCache):
         *_: Any,
         **__: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Write the next Q slots of a layer; all its keys and values [B, H, T, E]."""
+        """Write the next Q slots of a layer; returns its keys and values [B, H, T, E]."""
         layout = current_layout(key_states.device)
         slots = key_states.shape[2] if layout is None else layout.slots
         end = self.length + slots
@@ -55,7 +57,7 @@ class KVCache(DynamicCache):
             keys, values = self._room(key_states), self._room(value_states)
             self.buffers.append((keys, values))
         if visible > self.capacity:
-            self.reserve(visible + visible // _GROWTH)
+            self.reserve(visible + visible // _SPARE_SHARE)
         keys, values = self.buffers[layer_idx]
         if layout is None:
             keys[:, :, self.length : end] = key_states
@@ -73,20 +75,20 @@ class KVCache(DynamicCache):
         return self.length
 
     def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` slots, one layer at a time to bound peak memory."""
+        """Make room for `capacity` slots (at least `length`), one layer at a time."""
         self.capacity = capacity
         for layer, (keys, values) in enumerate(self.buffers):
             # The old buffers of a layer are freed before the next layer grows.
             self.buffers[layer] = self._resized(keys), self._resized(values)
 
     def repeated(self, rows: int, capacity: int) -> KVCache:
-        """A copy of this cache of one row, `rows` times, with room for `capacity` slots."""
+        """This cache of one row repeated `rows` times, with room for `capacity` slots."""
         copy = KVCache()
         copy.length = self.length
         copy.slot_multiple = self.slot_multiple
         copy.capacity = self._visible(capacity)
         for keys, values in self.buffers:
-            # expand() is a view; _resized copies it row by row.
+            # expand() is a view; _resized makes the only copy.
             wide_keys = keys.expand(rows, -1, -1, -1)
             wide_values = values.expand(rows, -1, -1, -1)
             pair = copy._resized(wide_keys), copy._resized(wide_values)
@@ -95,10 +97,10 @@ class KVCache(DynamicCache):
 
     @classmethod
     def gathered(cls, parts: Sequence[CacheRows], capacity: int) -> KVCache:
-        """The chosen rows of several caches below one another, each with its slots.
+        """Move the chosen rows and slots of several caches into one, in the order given.
 
-        Shorter rows are followed by zeros. The caches are emptied layer by layer, so that
-        no more than one layer is held twice.
+        Rows with fewer slots are filled up with zeros. The caches are emptied layer by
+        layer, so that no more than one layer is held twice.
         """
         first, *_ = parts
         gathered = cls()
@@ -133,9 +135,7 @@ class KVCache(DynamicCache):
             end = start + len(rows)
             width = slots.shape[1]
             stacked[start:end, :, :width] = chosen
-            stacked[start:end, :, width:] = (
-                0  # a masked key must still be finite
-            )
+            stacked[start:end, :, width:] = 0  # finite, as in _room
             start = end
         return stacked
 
@@ -144,7 +144,7 @@ class KVCache(DynamicCache):
         return -(-end // self.slot_multiple) * self.slot_multiple
 
     def _room(self, states: Tensor) -> Tensor:
-        """An empty buffer for a layer. Zeros: a masked key must still be finite."""
+        """A buffer of zeros for a layer: masked keys must be finite, too."""
         rows, heads, _, size = states.shape
         layout = current_layout(states.device)
         # Unpadded states come as one row.
@@ -157,7 +157,7 @@ class KVCache(DynamicCache):
         rows, heads, _, size = buffer.shape
         resized = buffer.new_empty(rows, heads, self.capacity, size)
         resized[:, :, : self.length] = buffer[:, :, : self.length]
-        resized[:, :, self.length :] = 0  # a masked key must still be finite
+        resized[:, :, self.length :] = 0  # finite, as in _room
         return resized
 
 

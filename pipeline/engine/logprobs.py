@@ -4,7 +4,7 @@ In: sequences of ids, and which of their tokens are wanted. Out: those tokens' l
 and what each sequence cost. Nothing is cached or shared between sequences; they are batched by
 length, without padding where the model allows that. What the sequences mean is for the caller.
 
-Shapes: B sequences, Q tokens of the longest, D hidden.
+Shapes: B sequences, Q fed tokens of the longest (its length - 1), D hidden.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def token_logprobs(
     wanted: Sequence[ndarray],
     phase: Phase,
 ) -> tuple[list[ndarray], list[Cost]]:
-    """For each sequence the log-probabilities (nats, float64) of its tokens at the `wanted`
-    indices, from 1; and what each sequence cost, its share of the padding included.
+    """For each sequence the log-probabilities (nats) of its tokens at the indices `wanted`,
+    and what the sequence cost, its share of the padding included.
 
-    Each sequence is run once and alone: padding stands behind it, where a causal model
-    cannot see it. Batches stay under `max_batch_tokens`; the last token of a sequence is
+    Indices count from 0 and are at least 1: a first token has no prediction. Log-probabilities
+    are computed in float32 and returned as float64. Sequences do not see one another: padding
+    stands behind them, where a causal model cannot see it. Batches stay under
+    `max_batch_tokens` unless a single sequence is longer; the last token of a sequence is
     never fed. Raises ModelError if a single sequence does not fit the memory.
     """
     # Results stay on the device until the end: fetching one waits for all queued work.
@@ -41,7 +43,6 @@ def token_logprobs(
     # One pass, unless a forward runs out of memory: then what is left is batched anew.
     while pending:
         fed = [len(sequences[index]) - 1 for index in pending]
-        # Indices that this pass has scored.
         done: set[int] = set()
         failure = None
         for batch in model.batch_by_length(fed):
@@ -62,7 +63,7 @@ def token_logprobs(
             done.update(indices)
         pending = [index for index in pending if index not in done]
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
-        if failure:
+        if failure is not None:
             smallest = min(len(sequences[index]) - 1 for index in pending)
             model.shrink(smallest, failure)
     return _by_sequence(results, wanted), costs
@@ -90,10 +91,10 @@ def _score_batch(
     wanted: Sequence[ndarray],
     phase: Phase,
 ) -> tuple[Tensor, list[Cost]]:
-    """token_logprobs of one batch, one sequence after the other in one row."""
+    """Log-probabilities of one batch, those of one sequence after another; costs."""
     # The last token is only predicted, never fed.
     fed = [ids[:-1] for ids in sequences]
-    hidden_states, forward_costs = _run_alone(model, fed)
+    hidden_states, forward_costs = _forward_batch(model, fed)
     sizes = [len(indices) for indices in wanted]
     row = np.repeat(np.arange(len(sizes)), sizes)
     # A token is predicted by the one before it.
@@ -106,7 +107,7 @@ def _score_batch(
     logprobs = model.log_probability(predicting, target_ids, phase)
     costs = []
     for cost, size in zip(forward_costs, sizes, strict=True):
-        # The logits are counted for the model already, by log_probability.
+        # `log_probability` has counted the logits in `model.usage`, not for the sequence.
         model.usage.record(phase, cost)
         logits = size if model.separate_head else 0
         costs.append(cost + Cost(logits=logits))
@@ -114,16 +115,16 @@ def _score_batch(
 
 
 @torch.inference_mode()
-def _run_alone(
+def _forward_batch(
     model: LanguageModel, rows: Sequence[ndarray]
 ) -> tuple[Tensor, list[Cost]]:
-    """Hidden states [B, Q, D] of rows that are contexts of their own; each row's cost."""
+    """Hidden states [B, Q, D] of independent sequences, and the cost of each."""
     sizes = np.array([len(row) for row in rows])
     ids = model.tensor(pad_rows(rows))  # [B, Q]
     longest = ids.shape[1]
     unpadded = model.unpads(int(sizes.sum()), ids.numel())
-    # Given positions and no mask, transformers looks whether positions start anew, which
-    # waits for the GPU: there, always unpad, with a mask that is never looked at.
+    # Without a mask, transformers checks for packed sequences, which waits for the GPU. The
+    # unpadded path has a mask, so on CUDA it is always taken.
     if model.can_unpad and model.device.type == "cuda":
         unpadded = True
     if unpadded:

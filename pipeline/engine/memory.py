@@ -1,9 +1,10 @@
 """Memory profiling: how many tokens a forward may have on the GPU that the model is on.
 
-In: an engine. Out: a number for its `max_batch_tokens`. Profiling runs sample and score
-with few and with many tokens. Peak memory grows linearly with the tokens, and the free
-memory says where to stop. Should a forward run out of memory all the same, its caller
-halves `max_batch_tokens` (LanguageModel.shrink).
+In: an engine. Out: a number for its `max_batch_tokens`, which bounds the padded tokens of a
+forward and the cache slots held at once. Profiling runs sample and score with few and with
+many texts of one length: peak memory then grows linearly with the tokens, and the free memory
+says where to stop. Should a forward run out of memory all the same, its caller halves
+`max_batch_tokens` (LanguageModel.shrink).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAX_TOKENS = 2**18
 # text, steps of drawing.
 _PROMPT_TOKENS, _TEXT_TOKENS = 256, 384
 _POSITIONS, _DRAWS, _STEPS = 16, 64, 2
-# Texts in each of the two runs, twice over.
+# Texts of a batch in the small run and in the large one; a run has two batches.
 _FEW_TEXTS, _MANY_TEXTS = 2, 6
 
 
@@ -54,7 +55,10 @@ def profile_max_batch_tokens(model: LanguageModel) -> int:
 
 
 def fitting_batch_tokens(peak_bytes: Mapping[int, int], free_bytes: int) -> int:
-    """Tokens that fit the free memory, from the peaks of two numbers of tokens."""
+    """Tokens that fit the free memory, from the peak bytes of two numbers of tokens.
+
+    Not less than the smaller of the two, and at most _MAX_TOKENS.
+    """
     (few, low), (many, high) = sorted(peak_bytes.items())
     # The line through both peaks: bytes per token, and bytes whatever the tokens.
     per_token = max(1.0, (high - low) / (many - few))
@@ -65,10 +69,10 @@ def fitting_batch_tokens(peak_bytes: Mapping[int, int], free_bytes: int) -> int:
 
 
 def run_profile(model: LanguageModel, texts: int) -> int:
-    """Sample from and score so many texts, as a real batch does; the tokens of the contexts.
+    """Sample from two batches of `texts` texts, and score sequences of the same size.
 
-    Two batches of contexts, the second admitted to the first; a few tokens of many draws;
-    a batch of sequences to score. The usage of the model stays as it was.
+    The second batch is admitted to the first; then a few tokens of many draws follow.
+    Returns the cached slots. The usage of the model stays as it was.
     """
     usage = Usage(model.usage)
     max_batch_tokens = model.max_batch_tokens
@@ -141,7 +145,7 @@ def _prompt(model: LanguageModel, tokens: int) -> PromptCache:
 
 
 def _reset_peak(device: torch.device) -> int:
-    """Bytes allocated on `device`; its peak counts from now on."""
+    """Reset the peak of `device`; returns the bytes allocated now."""
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

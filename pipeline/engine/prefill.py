@@ -1,13 +1,13 @@
 """Prefill: the contexts that calls are sampled in, for all positions at once (paper section 2).
 
-A row's context is the prompt (computed once, copied per row), the text, the prompt's
-suffix and the text again. The tokens that predict position i of the text are the last of
-the suffix and the copy's first to last but one.
+A row's context is the prompt (computed once, copied per row), the text, the prompt's suffix
+and the text again. Position i is predicted by the token before it: by the last token of the
+suffix for i = 0, else by token i - 1 of the second copy of the text.
 
 In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>``
-behind the chosen positions. Which positions to choose is for the caller to say.
+behind the chosen positions. The caller chooses the positions.
 
-Shapes: B rows, N tokens of the longest text, O of the suffix, M positions in a flat list.
+Shapes: B rows, N tokens of the longest text, S of the suffix, M positions in a flat list.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class PrefilledBatch(TreeBatch):
     ) -> None:
         """Run the contexts. Every text has at least one token."""
         rows = len(texts)
-        # Prompt (cached) | text | suffix | text without its last token, which predicts
-        # nothing.
+        # Prompt (cached) | text | suffix | text without its last token: that would predict
+        # what comes after the text.
         text_ids = pad_rows(texts)  # [B, N]
-        suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, O]
+        suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, S]
         ids = np.concatenate([text_ids, suffix_ids, text_ids[:, :-1]], axis=1)
         self.lengths = np.array([len(text) for text in texts])
         self.longest = text_ids.shape[1]  # N
@@ -57,7 +57,7 @@ class PrefilledBatch(TreeBatch):
         cache = prompt.cache.repeated(rows, self.context_length + SPARE_SLOTS)
         super().__init__(model, cache, usage_by_text)
         is_token, position_ids = self._layout(len(prompt.suffix))
-        # Padding must not ask for positions that the model lacks.
+        # Padding gets position id 0: it must not ask for positions that the model lacks.
         position_ids = np.where(is_token, prompt.length + position_ids, 0)
         # A token sees the prompt, and the real tokens before it in its own row.
         causal = causal_mask(ids.shape[1], self.device)
@@ -73,7 +73,7 @@ class PrefilledBatch(TreeBatch):
         )
 
     def _layout(self, suffix_length: int) -> tuple[ndarray, ndarray]:
-        """Which slots [B, N + O + N - 1] hold tokens, and their positions after the prompt."""
+        """Which slots [B, N + S + N - 1] hold tokens, and their positions after the prompt."""
         length = self.lengths[:, None]
         text = np.arange(self.longest)
         suffix = np.arange(suffix_length)
@@ -82,7 +82,7 @@ class PrefilledBatch(TreeBatch):
         is_token = np.concatenate(
             [text < length, suffix_is_token, copy < length - 1], axis=1
         )
-        # Positions count real tokens: those behind a text follow its own length.
+        # Position ids skip padding: suffix and copy go on from the text's own length.
         text_positions = np.broadcast_to(text, (len(length), self.longest))
         position_ids = np.concatenate(
             [text_positions, length + suffix, length + suffix_length + copy],
@@ -91,16 +91,16 @@ class PrefilledBatch(TreeBatch):
         return is_token, position_ids
 
     def api_probabilities(self) -> list[ndarray]:
-        """p(<API>) [n], float64, at every position of each text.
+        """p(<API>) at every position: an array [tokens of the text], float64, for each text.
 
-        The probability is the product along the ids of ``<API>``. The first id needs no forward of
-        its own; for the others a branch grows at every position and is forgotten again.
+        The probability is the product along the ids of ``<API>``. The first id needs no
+        forward of its own; for each other id a temporary branch grows at every position.
         """
         text = np.repeat(np.arange(len(self.lengths)), self.lengths)
         position = np.concatenate(
             [np.arange(length) for length in self.lengths]
         )
-        # Forgetting is restoring: the cache's length decides which slots exist.
+        # Truncating the cache's length afterwards drops the temporary branches.
         context = (self.hidden_states, self.attention_mask, self.position_ids)
         length = self.cache.length
         slot = self.first_slot + position
@@ -120,10 +120,11 @@ class PrefilledBatch(TreeBatch):
         return np.split(np.exp(log_p_api), ends[:-1])
 
     def branch(self, text: ndarray, position: ndarray) -> None:
-        """Put ``<API>`` behind the contexts of positions [M] of texts [M], both ascending.
+        """Put ``<API>`` behind the contexts of positions [M] of texts [M]; at least one.
 
-        In each text, the slots of its last token are in the order of the positions. Slots
-        behind the last position are forgotten: no branch sees them.
+        Texts ascend, and positions within a text. Afterwards the frontier is the last token
+        of ``<API>`` of each branch: slot j of a text is its j-th position. Context behind
+        the last position is dropped: no branch sees it.
         """
         until_position_0 = self.context_length - (self.longest - 1)
         self.cache.length = until_position_0 + int(position.max())

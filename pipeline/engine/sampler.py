@@ -77,15 +77,16 @@ class _RunningDraws:
 class Sampler:
     """Draws of any texts, one token each at a step.
 
-    A draw ends when its automaton closes or dies, or when it is too long. `tokens` are
-    those of every draw so far, numbered in the order the draws came.
+    A draw ends when its automaton closes or dies, or when it is too long.
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        # By number of the draw.
+        # The tokens of every draw so far, in the order in which draws were added. Callers
+        # read them by number.
         self.tokens: list[list[int]] = []
         self._model = model
-        self._origins: list[Origin] = []  # of every draw
+        # Of every draw too.
+        self._origins: list[Origin] = []
         self._automata: list[ndarray] = []
         self._tree: TreeBatch | None = None
         self._running: _RunningDraws | None = None
@@ -95,8 +96,10 @@ class Sampler:
 
     @property
     def cached_slots(self) -> int:
-        """Cache slots that running texts hold, in all."""
-        return self._tree.cached_slots if self._tree else 0
+        """Cache slots of all running texts together."""
+        if self._tree is None:
+            return 0
+        return self._tree.cached_slots
 
     def running(self) -> set[int]:
         """Numbers of the draws that have not ended."""

@@ -1,11 +1,11 @@
 """Tree attention: a row holds one text and all branches that grow from it (paper section 2).
 
-In: tokens that `extend` feeds, each behind any token of the frontier (the tokens fed last); further
-texts by `admit`. Out: hidden states of the new frontier, and what they cost each text. A token sees
-its own branch only, so every branch is what a sequence of its own would be. prefill.py makes the
-contexts that branches grow from; which branches grow is for the caller to say.
+In: tokens for `extend`, each following one token of the frontier (the tokens fed last); further
+texts for `admit`. Out: hidden states of the new frontier, and what they cost each text. A token sees
+its own branch only, so every branch gets what it would as a separate sequence. prefill.py makes
+the contexts that branches grow from; the caller decides which branches grow.
 
-Shapes: B rows, Q query slots (the frontier), T cache slots, M branches in a flat list, D hidden.
+Shapes: B rows, Q query slots (the frontier), T cache slots, M tokens in a flat list, D hidden.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.usage import BatchUsage, Usage
 
-# Slots a cache is made with beyond those it begins with.
+# A new cache gets this many free slots, and room for so many steps as wide as the frontier.
 SPARE_SLOTS = 32
-# And room for so many steps with as many tokens as the frontier has.
 _SPARE_STEPS = 4
-# Compact the cache when that shrinks it to this share: a copy costs about a step.
+# The cache is compacted when that shrinks it to this share: a copy costs about a step.
 _COMPACT_SHARE = 0.7
 
 
@@ -58,14 +57,14 @@ class TreeBatch:
         self.device = model.device
         self.cache = cache
         self.usage = BatchUsage(usage_by_text)
-        # Each text's row in the tensors; -1 once the text has been given up.
+        # Each text's row in the tensors; -1 once the text has been dropped.
         self.row_of_text = np.arange(len(usage_by_text))
         # Rows with a token in the frontier, ascending.
         self.active_rows = self.row_of_text
 
     @property
     def cached_slots(self) -> int:
-        """Cache slots that active rows hold, in all."""
+        """Cache slots of all active rows together; rows that have ended are not counted."""
         return len(self.active_rows) * self.cache.length
 
     def log_probability(
@@ -98,14 +97,14 @@ class TreeBatch:
         self,
         text: ndarray,  # [M]
         slot: ndarray,  # [M] slot of the new frontier; 0, 1, … in each text
-        parent: ndarray,  # [M] slot of the frontier's token that this one follows
+        parent: ndarray,  # [M] slot of the frontier token that this one follows
         ids: ndarray,  # [M]
         phase: Phase = "decode",
     ) -> None:
-        """Feed M tokens, each behind a token of the frontier; they are the new frontier.
+        """Feed M tokens, each after a token of the frontier; they become the frontier.
 
-        While decoding, rows without a token and slots that no token sees are given up
-        once that is worth a copy of the cache.
+        While decoding, rows without a token and slots that no token sees are dropped
+        once that saves enough to be worth a copy of the cache.
         """
         # A grid of rows and slots; empty places are padding.
         row = self.row_of_text[text]
@@ -116,13 +115,13 @@ class TreeBatch:
         ids_grid[row, slot] = ids
         parent_grid[row, slot] = parent
         is_token[row, slot] = True
-        # A token sees what its parent saw, and stands one position further.
+        # A token sees what its parent saw; its position is one higher.
         tokens = self.model.tensor(ids_grid)
         parents = self.model.tensor(parent_grid)
         per_slot = parents[..., None].expand(-1, -1, self.cache.length)
         context_mask = self.attention_mask.gather(1, per_slot)
         position_ids = self.position_ids.gather(1, parents) + 1
-        # Rows in which no branch goes on are inactive from here on.
+        # Rows in which no branch goes on become inactive.
         self.active_rows = np.unique(row)
         if phase == "decode":
             rows = self.model.tensor(self.active_rows)
@@ -134,17 +133,17 @@ class TreeBatch:
                 tokens, position_ids = tokens[rows], position_ids[rows]
                 is_token = is_token[self.active_rows]
                 context_mask = self._compact(rows, active_mask, width, shape[1])
-        # And it sees itself, in the slot that it gets.
+        # A token also sees itself, in the slot that it gets.
         itself = torch.eye(shape[1], dtype=torch.bool, device=self.device)
         itself = itself.expand(len(position_ids), -1, -1)
         attention_mask = torch.cat([context_mask, itself], dim=2)
         self._run(tokens, position_ids, attention_mask, phase, is_token)
 
     def admit(self, other: TreeBatch) -> None:
-        """Take in the texts of `other`, numbered on from these; `other` is used up.
+        """Take in the texts of `other`, numbered after these; `other` must not be used again.
 
-        Both frontiers together are the frontier, their slots as they were. Rows without a
-        token in it, and slots that no token sees, are left behind.
+        The frontiers are joined and keep their slots. Rows without a token in them, and
+        slots that no token sees, are dropped.
         """
         batches = (self, other)
         rows = [batch.model.tensor(batch.active_rows) for batch in batches]
@@ -207,7 +206,7 @@ class TreeBatch:
 
         `mask` [B', Q, T] is that of the active rows, of which none sees more than `width` slots.
         """
-        # The cache keeps the order of the slots, so positions stay right.
+        # Slots keep their order; a token's position does not depend on its slot.
         slots = _visible_slots(mask, width)
         part = (self.cache, rows, slots)
         self.cache = KVCache.gathered([part], width + _spare(queries))
@@ -217,7 +216,7 @@ class TreeBatch:
 
     def _rows_after_compaction(self) -> ndarray:
         """`row_of_text` when only active rows are left."""
-        # One entry more than rows: texts given up before have row -1, the last entry.
+        # One entry more than rows: texts dropped before have row -1, the last entry.
         new_row = np.full(len(self.position_ids) + 1, -1)
         new_row[self.active_rows] = np.arange(len(self.active_rows))
         row_of_text: ndarray = new_row[self.row_of_text]
@@ -225,13 +224,13 @@ class TreeBatch:
 
     def _run(
         self,
-        ids: Tensor,
-        position_ids: Tensor,
-        attention_mask: Tensor,
+        ids: Tensor,  # [B, Q]
+        position_ids: Tensor,  # [B, Q]
+        attention_mask: Tensor,  # [B, Q, T]
         phase: Phase,
-        is_token: ndarray,
+        is_token: ndarray,  # [B, Q]
     ) -> None:
-        """Run a forward; its tokens are the new frontier."""
+        """Run a forward; its tokens become the frontier."""
         tokens_by_row = is_token.sum(axis=1).tolist()
         self.hidden_states = self.model.forward(
             ids,
@@ -247,7 +246,9 @@ class TreeBatch:
         # Each text is charged for its row, padding included where padding was fed.
         unpadded = self.model.unpads(sum(tokens_by_row), is_token.size)
         costs = self.model.forward_costs(
-            tokens_by_row, attention_mask, unpadded
+            tokens_by_row,
+            attention_mask,
+            unpadded,
         )
         self.usage.record_rows(phase, costs, self.row_of_text)
 
@@ -270,7 +271,7 @@ def _widest(mask: Tensor) -> int:
 def _visible_slots(mask: Tensor, width: int) -> Tensor:
     """The slots [B, width] that tokens of each row of [B, Q, T] see, in their order.
 
-    Rows that see fewer are filled up with slots that no token sees.
+    Rows that see fewer are padded with slots that no token sees.
     """
     visible = mask.any(dim=1).byte()
     # A stable sort moves visible slots to the front and keeps their order.
@@ -279,6 +280,6 @@ def _visible_slots(mask: Tensor, width: int) -> Tensor:
 
 
 def _at_slots(mask: Tensor, slots: Tensor) -> Tensor:
-    """[B, Q, T] at slots [B, T']: [B, Q, T']."""
+    """The columns `slots` [B, T'] of a mask [B, Q, T], as [B, Q, T']."""
     index = slots[:, None].expand(-1, mask.shape[1], -1)
     return mask.gather(2, index)

@@ -31,7 +31,7 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "unpadded_sdpa"
 
-# Options of transformers' attention function that change scores: left to transformers.
+# Attention with these options, which change its scores, is left to transformers.
 _SCORE_OPTIONS = frozenset({"softcap", "position_bias"})
 
 
@@ -116,7 +116,7 @@ def unpadded_forward(layout: UnpaddedLayout | None) -> Iterator[None]:
 
 
 def current_layout(device: torch.device) -> UnpaddedLayout | None:
-    """The layout of the forward in progress on `device`; None if it is padded."""
+    """The layout of the forward in progress, on `device`; None if none is set."""
     layout = _layout.get()
     return layout and layout.on(device)
 
@@ -124,7 +124,7 @@ def current_layout(device: torch.device) -> UnpaddedLayout | None:
 def unpadded_attention(
     module: torch.nn.Module,
     query: Tensor,  # [1, H, M, E] with a layout, else [B, H, Q, E]
-    key: Tensor,  # [B, H, T, E]; [1, H, M, E] with a causal layout
+    key: Tensor,  # [B, H / groups, T, E]; [1, H / groups, M, E] with a causal layout
     value: Tensor,
     attention_mask: Tensor | None,  # [B, 1, Q, T]
     **options: Any,
@@ -140,7 +140,7 @@ def unpadded_attention(
         attention_mask = (
             None  # sdpa then takes its causal path, which needs no mask
         )
-    # The cache has put keys and values into their rows already.
+    # Without `causal` the cache has already put keys and values into their rows.
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)
     return layout.unpad(output), None
@@ -164,7 +164,7 @@ def _attend(
         return output
     assert mask is not None
     # With a mask, transformers repeats keys and values for every head of a group. Here
-    # the queries of a group stand one behind another instead, and share the keys.
+    # the queries of a group are concatenated along the query axis, and share the keys.
     rows, heads, slots, size = query.shape
     grouped = query.reshape(rows, heads // groups, groups * slots, size)
     output = F.scaled_dot_product_attention(

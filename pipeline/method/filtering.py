@@ -1,10 +1,10 @@
 """Step 4, filter: does a call with its result make the text after it easier to predict?
 (paper section 2, "Filtering API Calls")
 
-In: texts with the calls that have a result. Out: for each call the losses L+, L_i(empty), L_i(e(c))
-and the gain ``min(L_empty, L_call) - L_plus``. A call is kept if its gain is at least tau_f; merge
-decides that, so all scored calls come out. Prefixes stand before the whole text, not at i: M has
-not yet seen calls inside text. How results were obtained is not known here.
+In: texts with their executed calls. Out: for each call with a result the losses L_plus = L_i(e(c,
+r)), L_empty = L_i(empty), L_call = L_i(e(c)) and the gain ``min(L_empty, L_call) - L_plus``. A call
+is kept if its gain is at least tau_f; merge decides that, so all scored calls come out. Prefixes
+stand before the whole text, not at i: M has not yet seen calls inside text.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def weighted_loss(logprobs: ndarray) -> float:
 
 
 def kept(call: Call, tau_f: float) -> bool:
-    """Whether ``L- - L+ >= tau_f``.
+    """Whether ``gain >= tau_f``.
 
     Raises ValueError for a call whose l_call was left out under a higher threshold.
     """
@@ -69,7 +69,7 @@ def kept(call: Call, tau_f: float) -> bool:
 def only_after(argument: str, text: str, position: int) -> bool:
     """The MT rule: whether a call's input stands after its position and not before it.
 
-    Such a call is dropped.
+    The caller drops such a call.
     """
     return argument in text[position:] and argument not in text[:position]
 
@@ -80,7 +80,7 @@ def score_calls(
     executed: Sequence[Sequence[ExecutedCall]],
     tau_floor: Mapping[ToolName, float],
 ) -> list[ScoredText]:
-    """The losses of every call with a result, in the order of `texts`.
+    """The losses of every call with a result, in the order of `texts`; others are ignored.
 
     `tau_floor` is the lowest threshold of interest by tool. L_i(e(c)) can only lower a
     gain, so it is computed only where L_empty - L_plus reaches that threshold. Raises
@@ -109,7 +109,7 @@ def score_calls(
                 tool: dict(reasons)
                 for tool, reasons in scorer.discarded[index].items()
             },
-            work=scoring_work(scorer.sequences[index]),
+            work=scoring_work(scorer.scored[index]),
         )
         for index, text in enumerate(texts)
     ]
@@ -178,7 +178,7 @@ class _Scorer:
         self.text_ids = [
             e.ids for e in model.encode([text.text for text in texts])
         ]
-        self.sequences: list[list[ScoredSequence]] = [[] for _ in texts]
+        self.scored: list[list[ScoredSequence]] = [[] for _ in texts]
         self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
         jobs = [
             _Job(index, call.candidate, call.result)
@@ -203,7 +203,7 @@ class _Scorer:
         for sequence, target_logprobs, cost in zip(
             sequences, logprobs, costs, strict=True
         ):
-            self.sequences[sequence.text].append(
+            self.scored[sequence.text].append(
                 ScoredSequence(
                     sequence.tool,
                     phase,
@@ -252,7 +252,7 @@ class _Scorer:
     def _writable(self, job: _Job) -> bool:
         """Whether the call can be written with its result.
 
-        Tools clean their results, so this is the last resort.
+        Tools already remove what cannot be written; this guards against one that does not.
         """
         try:
             job.prefix("plus")

@@ -3,8 +3,7 @@ Appendix A).
 
 In: a text. Out: its numbers with their token positions; whether three of them within a
 window of tokens are an operation and its result; whether a phrase announces a result.
-Values are integers scaled by a power of ten, so that 0.1 + 0.2 is 0.3. selection.py decides
-about texts; the calculator tool is elsewhere.
+Values are integers scaled by a power of ten, so that 0.1 + 0.2 is 0.3.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 # web text, 1.1 of GPT-2's tokens each (docs/decisions/0008).
 _TOKEN = re.compile(r"[0-9][0-9.,]*|[^\W\d_]+|\S")
 
-# Not inside a word or a dotted sequence (B2B, 192.168.1.1, 3.14.2) and no ordinal; 5kg and
-# $5 do count.
+# Numbers inside words or dotted sequences (B2B, 192.168.1.1, 3.14.2) and ordinals do not
+# count; 5kg and $5 do.
 _NUMBER = re.compile(
     r"(?<![\w.])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
     r"(?![0-9]|\.[0-9]|(?:st|nd|rd|th)\b)"
@@ -57,7 +56,7 @@ class Number:
 
 
 def find_numbers(text: str) -> list[Number]:
-    """The numbers of a text in order, without signs: a - b = c is also c + b = a."""
+    """The numbers of a text in order. Signs are ignored: a - b = c is found as c + b = a."""
     token_starts = [match.start() for match in _TOKEN.finditer(text)]
     numbers = []
     for match in _NUMBER.finditer(text):
@@ -94,7 +93,7 @@ def has_computed_number(numbers: Sequence[Number], window: int) -> bool:
 
 
 class _Triples:
-    """Looks for pairs among some numbers that make a triple with a further one."""
+    """The numbers before one number in its window, searched for pairs that compute it."""
 
     def __init__(self, numbers: Sequence[Number], places: int) -> None:
         """Values are scaled by 10**places."""
@@ -112,9 +111,9 @@ class _Triples:
         return number.may_be_rounded and self._is_rounded_quotient(x)
 
     def _third_numbers(self, x: int, y: int) -> Iterator[int]:
-        """Sum, difference, product and quotients of x and y, as far as they are exact.
+        """Numbers that form a triple with x and y: sum, difference, product, quotients.
 
-        And quotients rounded to two decimals, where a number is written so.
+        Quotients are exact, or rounded to the two decimals of a number in the window.
         """
         yield x + y
         yield abs(x - y)
@@ -147,5 +146,6 @@ class _Triples:
         return False
 
     def _has(self, z: int, y: int) -> bool:
-        """Whether z is among the numbers besides y, which is."""
-        return self._values.get(z, 0) > (z == y)
+        """Whether z is among the numbers, besides the y already taken from them."""
+        needed = 2 if z == y else 1
+        return self._values.get(z, 0) >= needed

@@ -1,9 +1,9 @@
 """Step 2, sample: where calls might help, and which (paper section 2, "Sampling API Calls").
 
-In: texts, each with a tool to try, the tools' prompts and settings (tau_s, k, m). Out: for
-each the distinct candidate calls, and the reasons why other draws are no calls. Requests of
+In: requests, each a text and a tool; the tools' prompts and settings (tau_s, k, m). Out: for
+each request its distinct candidate calls, and why the other draws are no calls. Requests of
 all tools are sampled together by continuous batching; results do not depend on which
-requests run together. Nothing is executed or judged here.
+requests run together. Calls are neither executed nor scored here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import stream_keys
-from pipeline.engine.sampler import Sampler
+from pipeline.engine.sampler import Origin, Sampler
 from pipeline.engine.usage import Usage
 from pipeline.method.work import sampling_work
 from pipeline.syntax.calls import Malformed, parse_call
@@ -32,7 +32,7 @@ from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import TokenizedText, decode_continuations
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-# Forwards that a batch of contexts starts: the contexts, and <API> behind the positions.
+# Forwards of a new batch: its contexts, then <API> behind each chosen position.
 _PREFILL_FORWARDS = 2
 # New contexts take at most this share of a forward's tokens, so that running draws can go
 # on beside them.
@@ -52,8 +52,8 @@ class SampledText:
     """One text under one tool.
 
     `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
-    reason why they are no call. `failed` says why the text could not be sampled at all.
-    `work` has the phases positions and decode.
+    reason why they are no call (`position_not_scorable` counts a position). `failed` says
+    why the text could not be sampled at all. `work` has the phases positions and decode.
     """
 
     text: Text
@@ -74,7 +74,7 @@ def sample_calls(
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
 
-    A text that does not fit the context beside the prompt comes back failed. Raises
+    A text without tokens, or too long to fit beside the prompt, comes back failed. Raises
     NonFiniteError if the model's probabilities are not finite, and ModelError if a single
     context does not fit the memory.
     """
@@ -87,7 +87,7 @@ def sample_calls(
             failure = str(error)
         scheduler.collect_finished()
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
-        if failure:
+        if failure is not None:
             sizes = [
                 scheduler.context_length(index) for index in scheduler.pending()
             ]
@@ -125,7 +125,7 @@ class _RequestState:
     positions: ndarray = field(default_factory=_nothing)
     position_0_unscorable: bool = False
     started: bool = False
-    # Numbers of its draws while they run, position by position.
+    # The sampler's numbers of its draws, position by position.
     draws: range = range(0)
     # The tokens of its draws, once all have ended.
     tokens: list[tuple[int, ...]] | None = None
@@ -179,13 +179,13 @@ class _Scheduler:
         for batch in self._batches(pending):
             self._make_room(len(batch) * self.context_length(batch[0]))
             self._start(batch)
-        # Room for a full forward: every draw has ended.
+        # Room for a whole batch is there only once every draw has ended.
         self._make_room(self.model.max_batch_tokens)
 
     def collect_finished(self) -> None:
-        """Keep the draws of requests all of whose draws have ended.
+        """Store the draws of finished requests.
 
-        The others will be drawn again, with the same random numbers.
+        The other requests are sampled again, with the same random numbers.
         """
         running = self.sampler.running()
         for index in self.pending():
@@ -301,9 +301,9 @@ class _Scheduler:
         batch: Sequence[int],
         tool: ToolName,
         settings: ToolMethod,
-    ) -> tuple[ndarray, list[tuple[int, str, int]]]:
+    ) -> tuple[ndarray, list[Origin]]:
         """For each chosen position the keys of its draws [positions, m], and its origin."""
-        origins: list[tuple[int, str, int]] = []
+        origins: list[Origin] = []
         for index in batch:
             text_id = self.requests[index].text.text_id
             positions = self.states[index].positions.tolist()

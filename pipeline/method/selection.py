@@ -1,7 +1,7 @@
 """Step 1, select: which texts each tool is tried on (paper Appendix A).
 
 In: a tool, a `Text`, the `MethodConfig`. Out: a `Selection`: chosen or not, the rule that
-decided and, for the calendar, the date. The same in every run. Tokens are counted without
+decided and, for the calendar, the date. Deterministic. Tokens are counted without
 the language model, so that the choice of texts does not depend on it (docs/decisions/0008).
 Texts with `skipped` set are for the caller to leave out.
 """
@@ -30,20 +30,7 @@ MIN_CONFIDENCE = 0.8
 _NUMBERS_NEEDED = 3
 _WEB_YEARS = range(1990, 2100)
 
-_MONTHS = (
-    "jan",
-    "feb",
-    "mar",
-    "apr",
-    "may",
-    "jun",
-    "jul",
-    "aug",
-    "sep",
-    "oct",
-    "nov",
-    "dec",
-)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")  # fmt: skip
 _MONTH_NAME = (
     r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
     r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
@@ -76,7 +63,9 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`rule` chose the text, or is "no: REASON". `date` is the calendar's day (ISO)."""
+    """Whether a text was chosen, and the rule that decided ("no: REASON" if not chosen).
+
+    `date` is that of the calendar (ISO)."""
 
     rule: str
     chosen: bool
@@ -134,7 +123,7 @@ def _select_calendar(text: Text) -> Selection:
 
 
 def date_in_url(url: str) -> str | None:
-    """The first whole, valid date in a URL, ISO YYYY-MM-DD; a year with a month is none."""
+    """The first valid date in a URL, as YYYY-MM-DD; None without year, month and day."""
     first_of_pattern = []
     for pattern in _URL_DATES:
         for match in pattern.finditer(url):
@@ -151,15 +140,16 @@ def _valid_date(groups: dict[str, str]) -> str | None:
     month = (
         _MONTHS.index(name[:3].lower()) + 1 if name else int(groups["month"])
     )
+    year, day = int(groups["year"]), int(groups["day"])
     try:
-        date = datetime.date(int(groups["year"]), month, int(groups["day"]))
+        date = datetime.date(year, month, day)
     except ValueError:
         return None
     return date.isoformat() if date.year in _WEB_YEARS else None
 
 
 def _select_mt(text: Text, identify: Identify) -> Selection:
-    """A chunk of 10 tokens in another language, with English before and after it."""
+    """Chosen for a chunk of 10 tokens in another language between chunks in English."""
     chunks = [chunk for chunk in _chunks(text.text) if _LETTER.search(chunk)]
     languages = [identify(chunk) for chunk in chunks]
     english = [

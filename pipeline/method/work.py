@@ -19,7 +19,7 @@ from pipeline.base.records import Cost, Phase, PhaseWork
 from pipeline.engine.usage import Usage
 from tools_service.tools.contract import ToolName
 
-# The order in which the losses of a text are computed.
+# The order in which shared beginnings are attributed.
 _SCORING_PHASES: tuple[Phase, ...] = ("empty", "plus", "call")
 
 
