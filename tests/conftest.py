@@ -1,4 +1,4 @@
-"""Fixtures for the tests of all packages: one local Ray cluster for the tests marked `ray`."""
+"""Fixtures of all tests: one local Ray cluster for those marked `ray`; Hypothesis without deadlines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test may depend on how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
