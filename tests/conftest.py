@@ -1,11 +1,20 @@
-"""Fixtures for the tests of all packages: one local Ray cluster for the tests marked `ray`."""
+"""Fixtures of all tests: one local Ray cluster for those marked `ray`; Hypothesis without deadlines."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The tests' models are too small for several threads, which wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test may depend on how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -157,14 +157,9 @@ def test_a_tool_that_is_not_deployed_is_a_reason(tools: ServeTools) -> None:
 
 def test_calls_to_a_hanging_tool_end_at_the_deadline_and_its_replica_is_replaced(tools: ServeTools) -> None:
     before = tools.call(HANGING, texts("pid"))[0].result
-    began = time.monotonic()
     assert with_deadline(1.0).call(HANGING, texts("sleep:3600", "a")) == [ToolResult(reason=DEADLINE)] * 2
-    assert time.monotonic() - began < 30  # a bound on hanging, not a measurement
-    for _ in range(100):
-        if tools.call(HANGING, texts("pid"))[0].result not in (before, None):
-            return
-        time.sleep(0.5)
-    pytest.fail("the replica that hangs was not replaced")
+    while tools.call(HANGING, texts("pid"))[0].result in (before, None):
+        time.sleep(0.2)  # until the test's timeout, if the replica is not replaced
 
 
 def test_a_replica_that_dies_while_answering_is_retried_on_the_next(

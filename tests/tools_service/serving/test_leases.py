@@ -58,12 +58,10 @@ def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
             process.kill()
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    for _ in range(100):
-        if condition():
-            return True
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Until the test's timeout, if it never holds."""
+    while not condition():
         time.sleep(0.2)
-    return False
 
 
 def test_another_driver_finds_the_tools_and_keeps_them_when_their_process_is_killed(
@@ -75,9 +73,7 @@ def test_another_driver_finds_the_tools_and_keeps_them_when_their_process_is_kil
         with tools_on_ray(CONFIG, ["Calculator"]) as tools:
             process.kill()
             process.wait()
-            assert eventually(
-                lambda: leased_applications("shared") == {application_name(CONFIG, "Calculator")}
-            )
+            wait_until(lambda: leased_applications("shared") == {application_name(CONFIG, "Calculator")})
             assert tools.call("Calculator", SUM) == FOUR
             assert running_applications("shared") == names  # what a crash leaves, until somebody clears up
         assert not running_applications("shared")
