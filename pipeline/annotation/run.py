@@ -5,8 +5,7 @@
 
 In: `AnnotateConfig`. Out, in `config.output`: rows/*.parquet (ANNOTATION_SCHEMA, one row per text)
 and manifest.json. The same command resumes a killed run: it annotates the missing texts, and the
-result has the rows of an undisturbed run (docs/decisions/0004). annotator_actor.py annotates a
-batch.
+result has the rows of an undisturbed run (docs/decisions/0004). annotator_actor.py annotates a batch.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_START_TOKENS = (
-    128  # starting a forward costs as much as running so many tokens
-)
+# Starting a forward costs as much as running so many tokens.
+_START_TOKENS = 128
 
 
 def batch_by_length(
@@ -29,7 +28,8 @@ def batch_by_length(
     forwards that each batch starts.
     """
     count = len(lengths)
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    negated = -np.array(lengths, dtype=int)
+    order = np.argsort(negated, kind="stable")
     # least[i]: the least cost of batches for the first i sequences of the order;
     # origin[i]: where the last of these batches begins.
     least = np.full(count + 1, np.inf)

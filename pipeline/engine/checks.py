@@ -51,9 +51,9 @@ def check_head(model: LanguageModel) -> bool:
     with torch.inference_mode():
         whole = lm(input_ids=ids, use_cache=False).logits
         hidden_states = base(input_ids=ids, use_cache=False)[0]
-        separate = head(hidden_states).to(
-            whole.device
-        )  # perhaps from another GPU
+        separate = head(hidden_states)
+    # The head may be on another GPU.
+    separate = separate.to(whole.device)
     if separate.shape != whole.shape:
         return False
     return torch.allclose(separate, whole, rtol=1e-3, atol=1e-4)

@@ -156,8 +156,9 @@ class KVCache(DynamicCache):
         """The filled slots of `buffer` in a new one with this cache's capacity."""
         rows, heads, _, size = buffer.shape
         resized = buffer.new_empty(rows, heads, self.capacity, size)
-        resized[:, :, : self.length] = buffer[:, :, : self.length]
-        resized[:, :, self.length :] = 0  # finite, as in _room
+        filled = self.length
+        resized[:, :, :filled] = buffer[:, :, :filled]
+        resized[:, :, filled:] = 0  # finite, as in _room
         return resized
 
 

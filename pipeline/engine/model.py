@@ -325,7 +325,8 @@ class LanguageModel:
         for logits in self.logits(hidden_states, phase):
             end = start + len(logits)
             # log p = logit - log of the sum of exponentials; no softmax is stored.
-            target_logits = logits.gather(1, targets[start:end, None])[:, 0]
+            chunk_targets = targets[start:end, None]
+            target_logits = logits.gather(1, chunk_targets)[:, 0]
             chunks.append(target_logits - logits.logsumexp(1))
             start = end
         return torch.cat(chunks) if chunks else torch.zeros(0)
@@ -351,7 +352,8 @@ def causal_mask(length: int, device: torch.device) -> Tensor:
 
 def pad_rows(rows: Sequence[ndarray]) -> ndarray:
     """Rows of ids as one array [B, longest], with zeros behind them."""
-    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    longest = max(map(len, rows))
+    padded = np.zeros((len(rows), longest), dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return padded

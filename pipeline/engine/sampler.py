@@ -85,8 +85,7 @@ class Sampler:
         # read them by number.
         self.tokens: list[list[int]] = []
         self._model = model
-        # Of every draw too.
-        self._origins: list[Origin] = []
+        self._origins: list[Origin] = []  # of every draw too
         self._automata: list[ndarray] = []
         self._tree: TreeBatch | None = None
         self._running: _RunningDraws | None = None

@@ -281,5 +281,6 @@ def _visible_slots(mask: Tensor, width: int) -> Tensor:
 
 def _at_slots(mask: Tensor, slots: Tensor) -> Tensor:
     """The columns `slots` [B, T'] of a mask [B, Q, T], as [B, Q, T']."""
-    index = slots[:, None].expand(-1, mask.shape[1], -1)
+    queries = mask.shape[1]
+    index = slots[:, None].expand(-1, queries, -1)
     return mask.gather(2, index)

@@ -137,9 +137,8 @@ def unpadded_attention(
         ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
-        attention_mask = (
-            None  # sdpa then takes its causal path, which needs no mask
-        )
+        # sdpa then takes its causal path, which needs no mask.
+        attention_mask = None
     # Without `causal` the cache has already put keys and values into their rows.
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)

@@ -1,10 +1,9 @@
 """Perplexity on held-out texts, with calls possible or disabled (paper section 4.3).
 
-In: a model and texts. Out: exp of the mean negative log-probability (nats) over all tokens. Each
-text is one sequence: BOS if the tokenizer adds one, then the tokens of ``" " + x``. A first token
-without a predecessor is not counted. If calls are disabled, <API> has probability 0 and the others
-are renormalised, as in decoding. A disabled model cannot write a `` [`` of a text, so these tokens
-are left out for every model.
+In: a model and texts. Out: exp of the mean negative log-probability (nats) over all tokens. Each text is one
+sequence: BOS if the tokenizer adds one, then the tokens of ``" " + x``. A first token without a predecessor
+is not counted. If calls are disabled, <API> has probability 0 and the others are renormalised, as in
+decoding. A disabled model cannot write a `` [`` of a text, so these tokens are left out for every model.
 
 Shapes: B texts, Q tokens fed, M predicted tokens, m of them at a time, V vocabulary, D hidden size.
 """

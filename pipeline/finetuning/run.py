@@ -1,8 +1,7 @@
 """Step 6: fine-tune M on C* with Ray Train and DeepSpeed (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by
-held-out perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl
-and manifest.json.
+In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by held-out
+perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl and manifest.json.
 
 If a run was killed, the same command resumes it from its last checkpoint, with the examples it
 would have seen. If it has finished, nothing is done. run_folder.py tells one run from another,

@@ -115,6 +115,8 @@ class Annotator:
         except Exception as error:  # isolation: the failure becomes a row
             if len(texts) == 1:
                 return [_failed(texts[0], error)]
+            message = "a batch of %d texts failed; each half is tried alone"
+            logger.warning(message, len(texts), exc_info=True)
         half = len(texts) // 2
         first = await self._isolated(texts[:half])
         second = await self._isolated(texts[half:])

@@ -26,9 +26,8 @@ from pipeline.syntax.calls import CallError, linearise
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.tools.contract import ToolName
 
-WEIGHTS = (
-    np.array([5, 4, 3, 2, 1]) / 15
-)  # w_t = max(0, 1 - 0.2 t), normalised once over all t
+# w_t = max(0, 1 - 0.2 t), normalised once over all t.
+WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ MIN_CONFIDENCE = 0.8
 _NUMBERS_NEEDED = 3
 _WEB_YEARS = range(1990, 2100)
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")  # fmt: skip
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
 _MONTH_NAME = (
     r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
     r"|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
@@ -138,7 +138,9 @@ def _valid_date(groups: dict[str, str]) -> str | None:
     """The ISO date of a match; None for a day that does not exist or a year not of the web."""
     name = groups.get("name")
     month = (
-        _MONTHS.index(name[:3].lower()) + 1 if name else int(groups["month"])
+        _MONTHS.index(name[:3].lower()) // 4 + 1
+        if name
+        else int(groups["month"])
     )
     year, day = int(groups["year"]), int(groups["day"])
     try:

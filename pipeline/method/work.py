@@ -44,9 +44,8 @@ def sampling_work(
 class ScoredSequence:
     """A sequence that was run for the losses of a text."""
 
-    tool: (
-        ToolName | None
-    )  # None for L_i(empty), which all tools of the text share
+    # None for L_i(empty), which all tools of the text share.
+    tool: ToolName | None
     phase: Phase
     ids: list[int]
     targets: int  # number of log-probabilities taken from it

@@ -1,9 +1,8 @@
 """Texts and the call syntax as tokens, for any tokenizer (paper section 2, "Approach").
 
-In: a tokenizer of transformers and strings. Out: token ids with character offsets, the ids of
-``<API>``, the string of every id. Strings are tokenized as continuations of other text
-(docs/method.md, "From a text to tokens"). A tokenizer that cannot represent calls is refused with
-TokenizerError. No model is loaded.
+In: a tokenizer of transformers and strings. Out: token ids with character offsets, the ids of ``<API>``,
+the string of every id. Strings are tokenized as continuations of other text (docs/method.md, "From a text
+to tokens"). A tokenizer that cannot represent calls is refused with TokenizerError. No model is loaded.
 """
 
 from __future__ import annotations

@@ -66,14 +66,14 @@ class MalformedAnswerError(TypeError):
 
 
 def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
-    """Return the answers of `tool`. If it raises or breaks the contract, ask for each input alone.
-
-    So a bad input loses its own result and no other.
-    """
+    """Return the answers of `tool`. If it raises or breaks the contract, ask for each input alone."""
     try:
         return _validated(tool(inputs), len(inputs))
     except Exception as error:  # a tool is isolated here: its failure becomes a reason
         if len(inputs) != 1:
+            logger.warning(
+                "%s failed on %d calls; each is tried alone", tool.name, len(inputs), exc_info=True
+            )
             return [result for call in inputs for result in answer(tool, [call])]
         logger.warning("%s failed on %.80r: %s: %s", tool.name, inputs[0].text, type(error).__name__, error)
         reason = MALFORMED_ANSWER if isinstance(error, MalformedAnswerError) else TOOL_FAILED

@@ -1,4 +1,4 @@
-"""Rows of a tree's tensors are given up and admitted, and every text keeps its own usage."""
+"""Rows of a tree's tensors are dropped and admitted, and every text keeps its own usage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def step(batch: PrefilledBatch, texts: list[int]) -> None:
     batch.extend(np.array(texts), first, first, np.full(len(texts), 7))
 
 
-def test_a_text_given_up_is_charged_for_nothing_after_others_are_admitted(
+def test_a_dropped_text_is_charged_for_nothing_after_others_are_admitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The active row stands behind as many rows as are left after admission."""
@@ -40,7 +40,7 @@ def test_a_text_given_up_is_charged_for_nothing_after_others_are_admitted(
     batch, usage = prefilled(model, 4)
     other, other_usage = prefilled(model, 1)
     monkeypatch.setattr(share, 99.0)
-    step(batch, [1, 2, 3])  # text 0 is given up
+    step(batch, [1, 2, 3])  # text 0 is dropped
     monkeypatch.setattr(share, 0.0)
     step(batch, [3])  # texts 1 and 2 have ended, their rows are still there
     batch.admit(other)
@@ -53,3 +53,18 @@ def test_a_text_given_up_is_charged_for_nothing_after_others_are_admitted(
     charged = [text["decode"].tokens - tokens for text, tokens in zip(texts, before, strict=True)]
     assert charged == [0, 0, 0, 1, 2]
     assert model.usage["decode"].tokens - counted == sum(charged)
+
+
+def test_texts_are_admitted_while_more_rows_have_ended_than_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the joined batch are fewer than those of the batch before."""
+    model = language_model("llama", "bytes")
+    batch, usage = prefilled(model, 4)
+    other, other_usage = prefilled(model, 1)
+    monkeypatch.setattr("pipeline.engine.tree_attention._COMPACT_SHARE", 0.0)
+    step(batch, [3])  # texts 0 to 2 have ended, their rows are still there
+    batch.admit(other)
+    assert batch.row_of_text.tolist() == [-1, -1, -1, 0, 1]
+    before = [text["decode"].tokens for text in (*usage, *other_usage)]
+    step(batch, [3, 4])
+    charged = [text["decode"].tokens for text in (*usage, *other_usage)]
+    assert [now - then for now, then in zip(charged, before, strict=True)] == [0, 0, 0, 1, 1]

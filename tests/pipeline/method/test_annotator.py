@@ -152,7 +152,9 @@ class TouchyTools:
         return await self.tools.acall(tool, inputs)
 
 
-def test_a_text_that_breaks_a_batch_fails_alone(annotator: Annotator, method: MethodConfig) -> None:
+def test_a_text_that_breaks_a_batch_fails_alone(
+    annotator: Annotator, method: MethodConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     given = texts(5)
     sound = annotator.annotate(given)
     found = Annotator(annotator_model(), TouchyTools({"2019-03-02"}), method).annotate(given)
@@ -161,6 +163,7 @@ def test_a_text_that_breaks_a_batch_fails_alone(annotator: Annotator, method: Me
     assert [one.funnel for one in found if one.status != "failed"] == [
         one.funnel for one in sound if one is not sound[1]
     ]
+    assert "a batch of 5 texts failed; each half is tried alone" in caplog.messages
 
 
 class SlowTools(TouchyTools):
