@@ -54,23 +54,23 @@ DEMO = Assumptions(
     source="the demo's pages and its annotator",
     tools={
         # positions, draw, candidates, scored, plus, call, last_position, targets, needs_call, texts_kept
-        "QA": ToolStatistics(0.131, 4.17, 0.479, 0.464, 15.7, 11.7, 0.54, 4.7, 0.74, 0.34),
-        "WikiSearch": ToolStatistics(0.131, 1.45, 0.239, 0.165, 46.0, 7.2, 0.58, 6.0, 0.73, 0.33),
-        "Calculator": ToolStatistics(1.0, 1.85, 0.344, 0.193, 10.8, 7.2, 0.57, 7.0, 0.29, 0.99),
-        "Calendar": ToolStatistics(0.056, 0.36, 0.2, 0.183, 14.0, 3.0, 0.49, 5.5, 0.9, 0.23),
-        "MT": ToolStatistics(1.0, 6.87, 0.312, 0.161, 34.4, 18.1, 0.58, 6.6, 0.4, 1.0),
+        "QA": ToolStatistics(0.131, 4.06, 0.479, 0.464, 15.7, 11.7, 0.54, 4.7, 0.74, 0.34),
+        "WikiSearch": ToolStatistics(0.131, 1.22, 0.239, 0.165, 46.0, 7.2, 0.58, 6.0, 0.73, 0.33),
+        "Calculator": ToolStatistics(1.0, 1.79, 0.344, 0.193, 10.8, 7.2, 0.57, 7.0, 0.29, 0.99),
+        "Calendar": ToolStatistics(0.056, 0.2, 0.2, 0.183, 14.0, 3.0, 0.49, 5.5, 0.9, 0.23),
+        "MT": ToolStatistics(1.0, 6.81, 0.312, 0.161, 34.4, 18.1, 0.58, 6.6, 0.4, 1.0),
     },
     overheads={
         # tokens, padding, attention_pairs
-        "positions": Overhead(1.0, 0.011, 1.45),
-        "decode": Overhead(1.0, 0.0, 3.07),
-        "empty": Overhead(1.25, 0.001, 2.43),
+        "positions": Overhead(1.0, 0.012, 1.44),
+        "decode": Overhead(1.0, 0.0, 3.06),
+        "empty": Overhead(1.25, 0.001, 2.42),
         "plus": Overhead(1.06, 0.021, 1.32),
         "call": Overhead(1.01, 0.004, 1.34),
     },
     bytes_per_character=0.6,
     bytes_per_text=870.0,
-    start_s=80.0,
+    start_s=50.0,
 )
 """A whole run of the recipe `demo`; `python -m bench.plan` measures these values again."""
 
