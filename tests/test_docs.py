@@ -1,4 +1,4 @@
-"""The commands in README, docs and the cluster's scripts can be parsed."""
+"""The commands in README, docs and the cluster's scripts can be parsed; tests that pages name exist."""
 
 from __future__ import annotations
 
@@ -42,3 +42,12 @@ def test_a_command_can_be_parsed(page: str, command: str, monkeypatch: pytest.Mo
     command = command.replace('"$tools"', "cluster/tools.toml")
     name, *options = shlex.split(re.sub(r"\$\{?(\w+)(\[@\])?\}?", r"\1", command))
     parse(name, options)
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    sources = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    defined = set(re.findall(r"def (test_\w+)", "\n".join(sources.values()))) | set(sources)
+    pages = [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md")]
+    named = [(page.name, name) for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())]
+    assert len(named) > 15
+    assert not [(page, name) for page, name in named if name not in defined]
