@@ -219,7 +219,7 @@ COMMANDS: dict[str, Command] = {
         short=_SHORT,
         examples=(
             "--recipe demo",
-            "--recipe single_gpu --corpus shards/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
+            "--recipe single_gpu --corpus pages/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
             "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
             "--recipe paper --corpus /shared/corpus --slice 17/4096 --output /shared/runs/slices/17",
         ),

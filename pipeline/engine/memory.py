@@ -119,7 +119,7 @@ def _contexts(
     texts: int,
     text_tokens: int,
 ) -> PrefilledBatch:
-    """Contexts of so many texts, branched at some positions."""
+    """A prefilled batch of so many texts, branched at some positions."""
     prompt_tokens = min(_PROMPT_TOKENS, model.max_positions // 4)
     ids = np.arange(texts * text_tokens).reshape(texts, text_tokens)
     tree = PrefilledBatch(

@@ -17,7 +17,7 @@ PROMPT = PromptTemplate("Calculator", "Add calls. [Calculator(1 + 2)]\n\nInput:"
 
 
 def prefilled(model: LanguageModel, texts: int) -> tuple[PrefilledBatch, list[Usage]]:
-    """Contexts of equal texts, branched at position 1 of each."""
+    """A prefilled batch of equal texts, branched at position 1 of each."""
     usage = [Usage() for _ in range(texts)]
     ids = [np.arange(5, 11) for _ in range(texts)]
     batch = PrefilledBatch(model, model.prompt(PROMPT), ids, usage)
