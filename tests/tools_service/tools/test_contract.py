@@ -36,7 +36,7 @@ def test_a_good_answer_passes_through() -> None:
     assert answer(Scripted(echo), []) == []
 
 
-def test_an_exception_costs_its_own_input_only() -> None:
+def test_an_exception_costs_its_own_input_only(caplog: pytest.LogCaptureFixture) -> None:
     def fails_on_b(inputs: Sequence[ToolInput]) -> list[ToolResult]:
         if any(one.text == "b" for one in inputs):
             raise ZeroDivisionError
@@ -46,6 +46,10 @@ def test_an_exception_costs_its_own_input_only() -> None:
         ToolResult("a"),
         ToolResult(reason=TOOL_FAILED),
         ToolResult("c"),
+    ]
+    assert caplog.messages == [
+        "Scripted failed on 3 calls; each is tried alone",
+        "Scripted failed on 'b': ZeroDivisionError: ",
     ]
 
 
