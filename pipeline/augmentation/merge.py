@@ -25,7 +25,7 @@ from pipeline.base.config import MergeConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.method.merging import THRESHOLDS, Mixture, TauF, choose
 from pipeline.storage.kinds import AUGMENTED
-from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError, read_manifest
+from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
 from pipeline.storage.row_files import ROWS, Ids, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
@@ -96,7 +96,7 @@ def merge(config: MergeConfig) -> MergeManifest:
 def _merge(config: MergeConfig) -> MergeManifest:
     """`merge`, for the holder of the lock."""
     config = config.model_copy(update={"annotations": expand(config.annotations)})
-    sources = {folder: _finished(folder) for folder in config.annotations}
+    sources = {folder: read_finished(folder) for folder in config.annotations}
     require_together(sources, config.missing_slices)
     annotated_tau_f = _annotated_tau_f(sources)
     floors = {tool: max(values) for tool, values in annotated_tau_f.items()}
@@ -186,13 +186,6 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[ToolName, set[float
                 f"annotate again with method.{tool.lower()}.tau_f = {tau_f[tool]}"
             )
     return tau_f
-
-
-def _finished(folder: Path) -> AnnotationManifest:
-    manifest = read_manifest(folder)
-    if manifest.state != "finished":
-        raise ManifestError(f"{folder}: not finished; give its annotate command again to resume it")
-    return manifest
 
 
 def _require_distinct(folders: Sequence[Path]) -> None:

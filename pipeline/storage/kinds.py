@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from tools_service.base.ownership import OutputKind
 
-_ROW_FILE = r"[0-9a-f]{24}\.parquet"
-OWN_ROW_FILE = _ROW_FILE
-"""Expression for the name of a complete row file of annotate."""
-PARTIAL_ROW_FILE = _ROW_FILE + r"(\.[0-9a-f]{32})?\.part"
-"""Expression for the name of a row file that is not complete yet."""
+OWN_ROW_FILE = r"([0-9a-f]{24}|(\d+|[0-9a-f]{32})_\d{6}(_\d{6})?(-\d+)?)\.parquet"
+"""Expression for the names of complete row files; the second form is that of an earlier version."""
+PARTIAL_ROW_FILE = r"[0-9a-f]{24}\.parquet(\.[0-9a-f]{32})?\.part"
+"""Expression for the names of row files that are not complete yet."""
 
 _MANIFEST = r"manifest\.json(\.part)?"
 _MODEL_FILE = (
@@ -28,8 +27,7 @@ ANNOTATION = OutputKind(
     paths=(
         _MANIFEST,
         r"rows/",
-        rf"rows/({_ROW_FILE}|{PARTIAL_ROW_FILE})",
-        r"rows/(\d+|[0-9a-f]{32})_\d{6}(_\d{6})?(-\d+)?\.parquet",  # before annotators wrote their rows
+        rf"rows/({OWN_ROW_FILE}|{PARTIAL_ROW_FILE})",
         r"logs/",
         r"logs/[^/]+-\d+\.jsonl",
     ),

@@ -68,7 +68,7 @@ def read_model(path: Path, model: type[M]) -> M:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():  # opening a named pipe would wait for ever
-        os.stat(path)  # FileNotFoundError and the like
+        path.stat()  # FileNotFoundError and the like
         raise ValueError("not a file")
     if (size := path.stat().st_size) > _MAX_JSON_BYTES:
         raise ValueError(f"{size:,} bytes, at most {_MAX_JSON_BYTES:,} are read")
