@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.config import VectorsConfig, WikiSearchConfig
 from tools_service.retrieval.encoder import Encoder, Vectors
-from tools_service.retrieval.index import MANIFEST, damaged
+from tools_service.retrieval.index import MANIFEST, damaged, load_array
 from tools_service.retrieval.passages import Hit, Passage
 
 VECTORS_FOLDER = "vectors"
@@ -54,7 +54,7 @@ class DenseIndex:
         _require_same_settings(config, built)
         folder = config.index / VECTORS_FOLDER
         self._encoder = Encoder(config.encoder)
-        stored = _load_probe(folder / PROBE_FILE)
+        stored = load_array(folder / PROBE_FILE, "float32", dimensions=2)
         probe = self._encoder.encode_passages([PROBE])
         tolerance = _TOLERANCE * np.linalg.norm(stored)
         if stored.shape != probe.shape or np.linalg.norm(stored - probe) > tolerance:
@@ -69,16 +69,6 @@ class DenseIndex:
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """For each query, return the `k` passages with the largest inner product, best first."""
         return self._vectors.search(self._encoder.encode_queries(queries), k) if queries else []
-
-
-def _load_probe(path: Path) -> Vectors:
-    try:
-        stored = np.load(path)
-        if not isinstance(stored, np.ndarray) or stored.ndim != 2 or stored.dtype != np.float32:
-            raise ValueError("not a float32 vector")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise damaged(path, brief(error)) from error
-    return stored
 
 
 def _require_same_settings(config: WikiSearchConfig, built: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tools_service.base.errors import brief
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import read_manifest, require_whole
+from tools_service.retrieval.index import damaged, read_manifest, require_whole
 from tools_service.retrieval.passages import Hit, Passage, PassageStore
 
 if TYPE_CHECKING:
