@@ -26,7 +26,10 @@ def test_the_lock_file_is_beside_and_goes_with_the_lock(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "index"
     with output_lock(output):
         assert [path.name for path in output.parent.iterdir()] == [".index.lock"]
-        with pytest.raises(OutputInUseError, match=f"{output}: process {os.getpid()} on"), output_lock(output):
+        with (
+            pytest.raises(OutputInUseError, match=f"{output}: process {os.getpid()} on"),
+            output_lock(output),
+        ):
             pass
         with output_lock(output.with_name("other")):
             pass

@@ -129,7 +129,20 @@ def test_what_a_user_put_into_an_output_is_named_and_kept(tmp_path: Path, name: 
 
 @pytest.mark.parametrize(
     "mark",
-    ["", "{", "[]", "null", "3", '"thing"', "{}", '{"other": 1}', '{"thing": NaN}', "[" * 100_000, "\xff", " "],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"thing"',
+        "{}",
+        '{"other": 1}',
+        '{"thing": NaN}',
+        "[" * 100_000,
+        "\xff",
+        " ",
+    ],
 )
 def test_a_folder_without_the_mark_of_its_kind_is_kept(tmp_path: Path, mark: str) -> None:
     folder = thing(tmp_path / "out")

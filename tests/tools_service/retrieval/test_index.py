@@ -133,8 +133,9 @@ def test_impossible_values_are_an_error_that_names_the_index(made: WikiSearchCon
         values[-1] -= 2**30
     np.save(made.index / name, values)
     try:
-        for [hit] in Retriever(made).search(["lighthouse", "fly", "rivers"], 1):
-            Retriever(made).passage(hit.passage)
+        for hits in Retriever(made).search(["lighthouse", "fly", "rivers"], 1):
+            for hit in hits:
+                Retriever(made).passage(hit.passage)
     except IndexFolderError as error:
         assert "is damaged" in str(error)
 
