@@ -199,11 +199,15 @@ def test_a_damaged_cache_is_one_sentence_that_names_it(chain: Chain, kind: str) 
 
 
 def test_a_finished_step_that_lost_files_is_started_again(tmp_path: Path) -> None:
-    runs = []
+    runs: list[None] = []
     step = PipelineStep(
-        name="a", config=Upper(), output=tmp_path / "a", kind=KIND, run=lambda: runs.append((tmp_path / "a").mkdir(exist_ok=True)),
+        name="a",
+        config=Upper(),
+        output=tmp_path / "a",
+        kind=KIND,
+        run=lambda: runs.append((tmp_path / "a").mkdir(exist_ok=True)),
         problem=lambda: "text is missing" if len(runs) == 1 else None,
-    )  # fmt: skip
+    )
     cache = StepCache.open(tmp_path / "steps.json")
     assert [cache.run(step), StepCache.open(tmp_path / "steps.json").run(step)] == [True, True]
     assert not StepCache.open(tmp_path / "steps.json").run(step)

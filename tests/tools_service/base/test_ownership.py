@@ -165,7 +165,8 @@ def test_our_own_is_removed_whole_or_but_for_its_lock(tmp_path: Path) -> None:
 
 def test_what_appears_during_the_block_is_kept(tmp_path: Path) -> None:
     folder = thing(tmp_path / "out")
-    with pytest.raises(NotOwnError, match=r"thesis\.txt"), replacing_folder(folder, THING) as staging:
+    refused = pytest.raises(NotOwnError, match=r"thesis\.txt")
+    with refused, replacing_folder(folder, THING) as staging:
         (staging / "a").write_text("new")
         (folder / "thesis.txt").write_text("years of work")
     assert (folder / "thesis.txt").read_text() == "years of work"
