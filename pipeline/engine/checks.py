@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.engine import gptj
 from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.limits import REACH, named_lengths
+from pipeline.engine.limits import REACH, named_lengths, text_config
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
@@ -46,6 +47,19 @@ _TREE, _SMALLEST_TREE = (3, 1, 2, 6, 2), (1, 1, 1, 2, 2)
 _TREE_CONTEXT, _SMALLEST_CONTEXT = 18, 8
 # What transformers raises for arguments that an architecture does not take.
 _UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
+
+
+def require_tokenizer_fits(
+    config: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises ModelError unless each token of the tokenizer has an embedding. No weights are
+    read."""
+    embeddings = text_config(config).vocab_size
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings: "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 def check_head(model: LanguageModel) -> bool:
@@ -74,7 +88,10 @@ def check_head(model: LanguageModel) -> bool:
 def check_weights(model: LanguageModel) -> None:
     """Raises ModelError, which names a weight, if one is NaN or infinite."""
     for name, weight in model.model.named_parameters():
-        if weight.numel() and not torch.stack(weight.aminmax()).isfinite().all():
+        if (
+            weight.numel()
+            and not torch.stack(weight.aminmax()).isfinite().all()
+        ):
             raise ModelError(
                 f"{_name(model)}: {name} holds NaN or infinite weights: the file is "
                 "damaged, or was saved in a type with too small a range; get it again"
@@ -88,9 +105,7 @@ def check_tree(model: LanguageModel) -> None:
         raise ModelError(
             f"{_name(model)}: a context of {limit} tokens has no room for a call"
         )
-    _compare_tree(
-        model, _TREE if limit >= _TREE_CONTEXT else _SMALLEST_TREE
-    )
+    _compare_tree(model, _TREE if limit >= _TREE_CONTEXT else _SMALLEST_TREE)
 
 
 def _compare_tree(model: LanguageModel, sizes: tuple[int, ...]) -> None:

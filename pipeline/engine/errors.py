@@ -15,7 +15,11 @@ def first_line(error: BaseException, longest: int = 300) -> str:
     """The type of an error and the first line of its message, for messages to users."""
     message = str(error).strip()
     line = message.splitlines()[0] if message else ""
-    return f"{type(error).__name__}: {line[:longest]}" if line else type(error).__name__
+    return (
+        f"{type(error).__name__}: {line[:longest]}"
+        if line
+        else type(error).__name__
+    )
 
 
 class NonFiniteError(ToolformerError):

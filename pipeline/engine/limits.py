@@ -133,7 +133,11 @@ def _is_declared(text: Any, name: str) -> bool:
     """Whether the class of a configuration knows a field; others are never read."""
     fields = getattr(type(text), "__dataclass_fields__", {})
     # GPT Neo computes the types of its layers from a field of another name.
-    return name in fields or hasattr(type(text), name) or "attention_types" in fields
+    return (
+        name in fields
+        or hasattr(type(text), name)
+        or "attention_types" in fields
+    )
 
 
 def _is_ignored(text: Any, name: str) -> bool:

@@ -32,6 +32,7 @@ from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.memory import profile_max_batch_tokens
 from pipeline.engine.model import LanguageModel
 from tools_service.base.checkpoints import (
+    empty_model,
     load_config,
     load_model,
     load_tokenizer,
@@ -141,9 +142,7 @@ def model_shape(path: str) -> ModelShape:
     config = load_config(path, "model.path", ModelError)
     # On the meta device parameters have a shape and no memory.
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False
-        )
+        model = empty_model(AutoModelForCausalLM, config)
     return ModelShape.of(model)
 
 
