@@ -261,7 +261,7 @@ def test_a_step_is_a_whole_batch_or_the_run_is_refused(
     config = configuration(tmp_path, data=folder, **sizes)
     plain = [row["plain"] for row in made]
     if distinct <= held_out or 72 * (distinct - held_out) // distinct < batch_size:
-        with pytest.raises(ConfigurationError, match="held_out = .*(batch_size|lower held_out)"):
+        with pytest.raises(ConfigurationError, match=r"held_out = .*(batch_size|lower held_out)"):
             count_examples(config)
         return
     counts = count_examples(config)
