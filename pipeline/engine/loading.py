@@ -32,8 +32,7 @@ from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.memory import profile_max_batch_tokens
 from pipeline.engine.model import LanguageModel
 from tools_service.base.checkpoints import (
-    empty_model,
-    load_config,
+    load_empty_model,
     load_model,
     load_tokenizer,
     resolve_device,
@@ -139,10 +138,11 @@ def load_causal_lm(
 
 def model_shape(path: str) -> ModelShape:
     """The shape of the model at `path`; no weights are read. Raises ModelError."""
-    config = load_config(path, "model.path", ModelError)
     # On the meta device parameters have a shape and no memory.
     with torch.device("meta"):
-        model = empty_model(AutoModelForCausalLM, config)
+        model = load_empty_model(
+            AutoModelForCausalLM, path, "model.path", ModelError
+        )
     return ModelShape.of(model)
 
 

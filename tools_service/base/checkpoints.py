@@ -117,11 +117,15 @@ def load_model(
     return model
 
 
-def empty_model(auto_class: Any, config: Any) -> Any:
-    """The model of a configuration that `load_config` returned, on the current default device."""
-    return auto_class.from_config(
-        config, trust_remote_code=False, attn_implementation=config._attn_implementation
-    )
+def load_empty_model(
+    auto_class: Any, path: str, field: str, error: type[ConfigurationError] = ConfigurationError
+) -> Any:
+    """The model in `path` without its weights, on torch's current device. Raises `error`."""
+    config = load_config(path, field, error)
+    with _loading(path, field, error):
+        return auto_class.from_config(
+            config, trust_remote_code=False, attn_implementation=config._attn_implementation
+        )
 
 
 def require_whole(
@@ -156,9 +160,15 @@ def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator
     try:
         yield
     except Exception as cause:
-        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause)}") from cause
+        reason = _in_short(cause) if _may_exist(path) else "there is no such folder"
+        raise error(f"{field} {path!r}: cannot load it: {reason}") from cause
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _may_exist(path: str) -> bool:
+    """Whether `path` is a folder here, or could be the name of a model on the hub."""
+    return Path(path).is_dir() or (path[:1] not in ("/", ".", "~") and path.count("/") < 2)
 
 
 def _in_short(cause: Exception) -> str:
