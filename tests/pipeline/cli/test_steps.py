@@ -11,10 +11,18 @@ import pytest
 
 from pipeline.cli.steps import PipelineStep, StepCache
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.ownership import NotOwnError, OutputKind
 from tools_service.base.settings import Frozen
 from tools_service.base.version import __version__
 
 pytestmark = pytest.mark.unit
+
+
+KIND = OutputKind(
+    name="a small step's output",
+    marks={"mark.json": frozenset({"small"})},
+    paths=("text|attempts|mark\\.json",),
+)
 
 
 class Upper(Frozen):
@@ -48,13 +56,14 @@ class Chain:
     ) -> PipelineStep:
         def run() -> None:
             output.mkdir(parents=True, exist_ok=True)
+            (output / "mark.json").write_text('{"small": true}')
             with (output / "attempts").open("a") as file:
                 file.write(name)
             if self.fail:
                 raise RuntimeError("killed")
             (output / "text").write_text(change(source.read_text()) + config.suffix)
 
-        return PipelineStep(name=name, config=config, reads=(source,), output=output, run=run)
+        return PipelineStep(name=name, config=config, reads=(source,), output=output, kind=KIND, run=run)
 
     @property
     def result(self) -> str:
@@ -100,6 +109,7 @@ def test_a_missing_output_is_made_again(chain: Chain) -> None:
     chain.run()
     (chain.folder / "out" / "second" / "text").unlink()
     (chain.folder / "out" / "second" / "attempts").unlink()
+    (chain.folder / "out" / "second" / "mark.json").unlink()
     (chain.folder / "out" / "second").rmdir()
     assert chain.run() == ["second"]
 
@@ -125,8 +135,24 @@ def test_a_folder_that_the_chain_did_not_make_is_never_removed(chain: Chain, for
     foreign.parent.mkdir(parents=True)
     foreign.write_text("years of work")
     chain.run(force=force)
-    chain.run(force=force, suffix="!")
+    if force:  # now with the step's own files beside it
+        with pytest.raises(NotOwnError, match=r"thesis\.txt"):
+            chain.run(force=True, suffix="!")
+    else:
+        chain.run(suffix="!")
     assert foreign.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_user_added_to_an_output_keeps_it(chain: Chain, force: bool) -> None:
+    chain.run()
+    foreign = chain.folder / "out" / "first" / "notes" / "a.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("years of work")
+    with pytest.raises(NotOwnError, match=r"output of first: .*out/first is not empty .* it holds notes/"):
+        chain.run(force=force, suffix="!")
+    assert foreign.read_text() == "years of work"
+    assert chain.result == "AA"
 
 
 def test_a_damaged_file_is_named(chain: Chain) -> None:
