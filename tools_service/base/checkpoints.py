@@ -50,7 +50,9 @@ def load_tokenizer(path: str, field: str, error: type[ConfigurationError] = Conf
     """Load the tokenizer in `path`. Raises `error`, which names `field`."""
     check_model_folder(path, field, "tokenizer", error)
     with _loading(path, field, error):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("a")  # what its settings break shows at the first use
+        return tokenizer
 
 
 def load_config(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
