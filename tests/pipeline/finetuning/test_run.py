@@ -382,7 +382,7 @@ def test_a_tokenizer_beyond_the_embeddings_is_refused(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("field", ["data", "output", "deepspeed"])
 @pytest.mark.parametrize("name", ["nul\0byte", "lone \udc80 surrogate"])
 def test_a_path_that_is_none_is_named(folder: Path, field: str, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{field} = "):
+    with pytest.raises((ConfigurationError, ValidationError), match=field):
         finetune(configuration(folder, **{field: Path(name)}))
 
 
