@@ -23,16 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from pipeline.base.config import FinetuneConfig, changed_fields
 from pipeline.finetuning.examples import digest
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
-from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import PART, atomic_write_json, writing
+from tools_service.base.errors import ConfigurationError, ToolformerError, brief
+from tools_service.base.files import PART, atomic_write_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.settings import Frozen
@@ -171,6 +169,7 @@ class RunFolder:
             self._require_result()
             self._remove_checkpoints()  # killed between manifest.json and this
         else:
+            require_readable(self.metrics)
             logger.info("%s: resuming the run in this folder", self.path)
         return finished
 
@@ -235,8 +234,9 @@ def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:
 
 def _read(path: Path, model: type[R]) -> R:
     try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return read_model(path, model)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{path} was not written by this version of finetune; start over with --force: {error}"
+            f"{path} was not written by this version of finetune: {brief(error)}. Choose another output, or "
+            "start over with --force"
         ) from error

@@ -315,6 +315,34 @@ def test_a_start_that_was_killed_at_once_can_be_repeated(
     assert not run.claim(RunIdentity.of(configuration(folder, output=run.path)), force=False)
 
 
+DAMAGED_FILES = [
+    " ",
+    "{",
+    "[]",
+    "null",
+    "3",
+    '"x"',
+    '{"config": {}}',
+    '{"data": "a"}',
+    "[" * 100_000,
+    "\x00" * 50,
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("content", DAMAGED_FILES)
+@pytest.mark.parametrize("name", ["manifest.json", "checkpoints/run.json", "metrics.jsonl"])
+def test_a_damaged_file_of_a_run_is_named(folder: Path, tmp_path: Path, name: str, content: str) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    run = (finished if name == "manifest.json" else begun)(config)
+    (run.path / name).write_text(content + "\n")
+    with pytest.raises(ConfigurationError, match=r"\.json") as caught:
+        finetune(config)
+    assert str(run.path) in str(caught.value)
+    assert str(caught.value).count("\n") < 3
+    assert run.metrics.exists(), "nothing is removed"
+
+
 @pytest.mark.unit
 def test_only_one_run_writes_to_an_output(folder: Path, tmp_path: Path) -> None:
     config = configuration(folder, output=tmp_path / "model")
