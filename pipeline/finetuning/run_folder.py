@@ -166,14 +166,14 @@ class RunFolder:
                 f"Different: {'; '.join(changed)}"
             )
         if finished:
-            self._require_result()
+            self.require_result()
             self._remove_checkpoints()  # killed between manifest.json and this
         else:
             require_readable(self.metrics)
             logger.info("%s: resuming the run in this folder", self.path)
         return finished
 
-    def _require_result(self) -> None:
+    def require_result(self) -> None:
         """Raise ConfigurationError unless the model is what the manifest says."""
         try:
             require_unchanged(self.path, self.manifest().files)

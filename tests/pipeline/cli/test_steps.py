@@ -155,8 +155,59 @@ def test_what_a_user_added_to_an_output_keeps_it(chain: Chain, force: bool) -> N
     assert chain.result == "AA"
 
 
-def test_a_damaged_file_is_named(chain: Chain) -> None:
+ENTRY = {"fingerprint": "", "state": "begun", "owns": ""}
+DAMAGED = {
+    "cut": b"{",
+    "nothing": b"",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"1",
+    "a string": b'"first"',
+    "not UTF-8": b'{"first": "\xff"}',
+    "deep": b"[" * 200_000,
+    "NaN": b'{"first": NaN}',
+    "long": b'{"first": "' + b"x" * 60_000_000 + b'"}',
+    "zeros": b"\0" * 50,
+    **{
+        name: json.dumps({"first": entry}).encode()
+        for name, entry in {
+            "an entry that is null": None,
+            "an entry that is a list": [],
+            "an entry that is a number": 3,
+            "an empty entry": {},
+            "no fingerprint": {"state": "begun", "owns": ""},
+            "no state": {"fingerprint": "", "owns": ""},
+            "another state": ENTRY | {"state": "over"},
+            "a fingerprint of another type": ENTRY | {"fingerprint": 3},
+            "an owner of another type": ENTRY | {"owns": ["a"]},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", [*DAMAGED, "a folder"])
+def test_a_damaged_cache_is_one_sentence_that_names_it(chain: Chain, kind: str) -> None:
     chain.run()
-    (chain.folder / "out" / "steps.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"steps\.json"):
+    path = chain.folder / "out" / "steps.json"
+    path.unlink()
+    path.mkdir() if kind == "a folder" else path.write_bytes(DAMAGED[kind])
+    with pytest.raises(ConfigurationError, match=r"steps\.json is not a cache of steps: ") as refused:
         chain.run()
+    assert len(str(refused.value)) < 600
+    assert "\n" not in str(refused.value)
+    assert chain.result == "AA"
+
+
+def test_a_finished_step_that_lost_files_is_started_again(tmp_path: Path) -> None:
+    runs: list[None] = []
+    step = PipelineStep(
+        name="a",
+        config=Upper(),
+        output=tmp_path / "a",
+        kind=KIND,
+        run=lambda: runs.append((tmp_path / "a").mkdir(exist_ok=True)),
+        problem=lambda: "text is missing" if len(runs) == 1 else None,
+    )
+    cache = StepCache.open(tmp_path / "steps.json")
+    assert [cache.run(step), StepCache.open(tmp_path / "steps.json").run(step)] == [True, True]
+    assert not StepCache.open(tmp_path / "steps.json").run(step)

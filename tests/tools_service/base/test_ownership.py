@@ -129,7 +129,20 @@ def test_what_a_user_put_into_an_output_is_named_and_kept(tmp_path: Path, name: 
 
 @pytest.mark.parametrize(
     "mark",
-    ["", "{", "[]", "null", "3", '"thing"', "{}", '{"other": 1}', '{"thing": NaN}', "[" * 100_000, "\xff", " "],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"thing"',
+        "{}",
+        '{"other": 1}',
+        '{"thing": NaN}',
+        "[" * 100_000,
+        "\xff",
+        " ",
+    ],
 )
 def test_a_folder_without_the_mark_of_its_kind_is_kept(tmp_path: Path, mark: str) -> None:
     folder = thing(tmp_path / "out")
@@ -152,7 +165,8 @@ def test_our_own_is_removed_whole_or_but_for_its_lock(tmp_path: Path) -> None:
 
 def test_what_appears_during_the_block_is_kept(tmp_path: Path) -> None:
     folder = thing(tmp_path / "out")
-    with pytest.raises(NotOwnError, match=r"thesis\.txt"), replacing_folder(folder, THING) as staging:
+    refused = pytest.raises(NotOwnError, match=r"thesis\.txt")
+    with refused, replacing_folder(folder, THING) as staging:
         (staging / "a").write_text("new")
         (folder / "thesis.txt").write_text("years of work")
     assert (folder / "thesis.txt").read_text() == "years of work"
