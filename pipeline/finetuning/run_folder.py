@@ -48,8 +48,10 @@ _RUN_FILE = "run.json"
 _CHECKPOINTS = OutputKind(
     name="the checkpoints of a run of finetune",
     marks={_RUN_FILE: frozenset({"data"})},
-    paths=tuple(
-        path.removeprefix("checkpoints/") for path in FINE_TUNED.paths if path.startswith("checkpoints/")
+    paths=(
+        *(path.removeprefix("checkpoints/") for path in FINE_TUNED.paths if path.startswith("checkpoints/")),
+        # DeepSpeed and transformers name the files in these two folders.
+        r"step-\d{6,}/(state|model)/[^/]+",
     ),
 )
 # Fields that may differ between two starts of one run: the result does not depend on them.
