@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class HeldOutEvaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.held_out_loss)
+        """exp(held_out_loss); infinite where that is beyond the numbers of a machine."""
+        return math.exp(self.held_out_loss) if self.held_out_loss < _LARGEST_LOSS else math.inf
 
 
 class MetricsLog:
@@ -80,6 +84,17 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def require_readable(path: Path) -> None:
+    """Raise ConfigurationError for a file whose complete lines are not those of a MetricsLog."""
+    try:
+        if not all({"step"} < event.keys() for event in _read(path)):
+            raise ValueError("a line without a step or without values")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged: {brief(error)}. Bring it back, or start over with --force"
+        ) from error
 
 
 def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:
