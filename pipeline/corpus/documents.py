@@ -9,17 +9,18 @@ reads Parquet. passages.py splits documents. No Ray.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Document
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.parquet_rows import LostRows, NotText, read_rows
-from tools_service.base.lines import JSON_LINES_WANTED, Line, read_lines
+from tools_service.base.json_lines import WANTED, begins_long_value, parse_json
+from tools_service.base.lines import Line, read_lines
 from tools_service.base.printable import printable
 
 TEXT_FIELDS = ("raw_content", "text", "content")
@@ -45,8 +46,6 @@ _MAX_SHOWN_NAME = 60
 _MAX_METADATA_CHARACTERS = 4_096  # of a URL or title
 _MAX_REASON_CHARACTERS = 2_000
 _MAX_NESTED_JSON = 2**20  # characters of an object that is a JSON string inside a field
-# Values, roughly, in a line of JSON: parsed, each takes up to 72 bytes. Shorter lines cannot have more.
-_MAX_JSON_VALUES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,56 +84,35 @@ def read_records(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
 
 
 def _read_jsonl(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    opening: Record | None = None  # a first line that may begin a value over several lines
-    is_first = True
-    for line in _lines(file):
-        if not line.text and line.problem:
-            record = _broken(file, line.number, line.problem)
-        elif line.text and not line.text.isspace():
-            record = _parse_line(file, line, config)
-        else:
-            continue
-        if is_first and line.text.lstrip()[:1] in ("{", "[") and (record.problem or "").startswith("not JSON"):
-            opening = record
-        elif opening and (record.problem or "").startswith(("not JSON", "not an object")):
-            yield _broken(file, opening.row, f"not JSON lines: a value goes over several lines; {JSON_LINES_WANTED}")
-            return
-        else:
-            if opening:
-                yield opening
-                opening = None
-            yield record
-        is_first = False
-    if opening:
-        yield opening
+    lines = _lines_with_content(file)
+    first_lines = list(islice(lines, 2))
+    if len(first_lines) > 1 and begins_long_value(*(line.text for line in first_lines)):
+        problem = f"not JSON lines: a value goes over several lines; {WANTED}"
+        yield _broken(file, first_lines[0].number, problem)
+        return
+    for line in chain(first_lines, lines):
+        yield _parse_line(file, line, config)
+
+
+def _lines_with_content(file: CorpusFile) -> Iterator[Line]:
+    return (line for line in _lines(file) if line.problem or (line.text and not line.text.isspace()))
 
 
 def _parse_line(file: CorpusFile, line: Line, config: CorpusConfig) -> Record:
+    """A line that is not UTF-8 has a problem and a text: it counts if the document's text is sound."""
+    if line.problem and not line.text:
+        return _broken(file, line.number, line.problem)
     try:
-        fields = _parse_json(line.text.removeprefix("\ufeff"))  # of concatenated files
-    except json.JSONDecodeError as error:
-        return _broken(file, line.number, line.problem or f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # 100,000 brackets
-        return _broken(file, line.number, f"not JSON: {error}")
+        fields = parse_json(line.text)
+    except ValueError as error:
+        return _broken(file, line.number, line.problem or str(error))
     if not isinstance(fields, dict):
-        hint = f"; {JSON_LINES_WANTED}" if isinstance(fields, list) and line.number == 1 else ""
+        hint = f"; {WANTED}" if isinstance(fields, list) and line.number == 1 else ""
         return _broken(file, line.number, f"not an object: the line is a JSON {_json_type(fields)}{hint}")
     record = _record(file, line.number, fields, list(fields), config)
-    if line.problem and record.problem and record.problem.startswith("not Unicode"):
+    if line.problem and record.problem:
         return _broken(file, line.number, line.problem)
     return record
-
-
-def _parse_json(text: str) -> Any:
-    """The value of a line. ValueError if it is none, or too large to be held."""
-    if len(text) > _MAX_JSON_VALUES and sum(map(text.count, "[{,")) > _MAX_JSON_VALUES:
-        raise ValueError(f"too many values, over {_MAX_JSON_VALUES:,}")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # a number of over 4,300 digits, which Python refuses: the other fields are sound
-        return json.loads(text, parse_int=float)
 
 
 def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
@@ -252,8 +230,8 @@ def _lookup(fields: Mapping[str, Any], name: str) -> Any:
 @lru_cache(maxsize=4)
 def _parse_object(text: str) -> Any:
     try:
-        return _parse_json(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 

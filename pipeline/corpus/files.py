@@ -30,8 +30,8 @@ from tools_service.base.folders import (
     NOT_REGULAR,
     OTHER_TYPE,
     Found,
-    LeftOut,
     FoundFile,
+    LeftOut,
     describe,
     find_below,
     unique,
@@ -181,7 +181,8 @@ def _resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 def _from_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """As pyarrow does it, also if the path has brackets, spaces or letters of another script."""
     try:
-        return pyarrow.fs.FileSystem.from_uri(uri)
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+        return filesystem, str(path)
     except pa.ArrowInvalid as error:
         if "Cannot parse URI" not in str(error):
             raise
@@ -190,7 +191,8 @@ def _from_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     host, slash, path = address.partition("/")
     path = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)  # "%41" stays as it is
     path, query = quote(path, safe=_URI_CHARACTERS), quote(query, safe=_URI_CHARACTERS + "?")
-    return pyarrow.fs.FileSystem.from_uri(f"{scheme}://{host}{slash}{path}{question}{query}")
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{scheme}://{host}{slash}{path}{question}{query}")
+    return filesystem, str(path)
 
 
 def _expand(entry: str) -> tuple[str, Found]:

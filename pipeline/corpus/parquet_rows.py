@@ -113,7 +113,7 @@ def _columns_to_read(
         size = chunk.total_uncompressed_size
         compressed = max(1, chunk.total_compressed_size)
         if size > _BATCH_BYTES and size > _MAX_COMPRESSION * compressed:
-            problem = f"column {leaf.path} takes {size:,} bytes, {size // compressed:,} for each compressed one"
+            problem = f"column {leaf.path} takes {size:,} bytes, {compressed:,} compressed"
         elif leaf.max_repetition_level and chunk.num_values > _MAX_NESTED_VALUES:
             problem = f"column {leaf.path} has {chunk.num_values:,} values in {group.num_rows:,} rows"
         else:
@@ -136,9 +136,7 @@ def _overlaps(path: str, fields: Iterable[str]) -> bool:
 
 
 def _values(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
-    return {
-        name: _to_python(batch.column(column)[index]) for column, name in enumerate(batch.schema.names)
-    }
+    return {name: _to_python(batch.column(column)[index]) for column, name in enumerate(batch.schema.names)}
 
 
 def _to_python(scalar: Any) -> Any:
@@ -185,5 +183,6 @@ def _raise_if_not_damage(file: CorpusFile, error: Exception) -> None:
     is_system_error = isinstance(error, OSError) and error.errno is not None
     if isinstance(error, MemoryError) or is_system_error:
         raise error
-    if file.root and isinstance(error, pa.ArrowException | OSError) and not isinstance(error, pa.ArrowInvalid):
+    may_be_connection = isinstance(error, pa.ArrowException | OSError)
+    if file.root and may_be_connection and not isinstance(error, pa.ArrowInvalid):
         raise OSError(str(error)) from error

@@ -21,12 +21,9 @@ from typing import Any
 
 import zstandard
 
-MAX_LINE_BYTES = 64 * 2**20
+from tools_service.base.json_lines import WANTED
 
-JSON_LINES_WANTED = (
-    "JSON lines are wanted, one object a line: convert an array with jq -c '.[]' IN > OUT.jsonl, "
-    "other JSON with jq -c . IN > OUT.jsonl"
-)
+MAX_LINE_BYTES = 64 * 2**20
 
 _STEP_BYTES = 64 * 2**10
 # A zstandard decoder has no bound for its output. 4 bytes can stand for a block of 128 KiB, so this
@@ -129,7 +126,7 @@ def _decode(number: int, data: bytearray, length: int, max_bytes: int) -> Line:
     if number == 1:
         _require_text(data)
     if length > max_bytes:
-        hint = f"; {JSON_LINES_WANTED}" if number == 1 and data[:64].lstrip()[:1] == b"[" else ""
+        hint = f"; {WANTED}" if number == 1 and data[:64].lstrip()[:1] == b"[" else ""
         return Line(number, problem=f"line too long: {length:,} bytes, at most {max_bytes:,} are read{hint}")
     encoding = "utf-8-sig" if number == 1 else "utf-8"
     try:
@@ -209,8 +206,8 @@ class _ZstdFrame:
     """A zstandard frame with the interface of zlib's decompressor, which gives all up to damage."""
 
     def __init__(self) -> None:
-        self._options = {"max_window_size": _max_window_bytes()}
-        self._decompressor = zstandard.ZstdDecompressor(**self._options).decompressobj()
+        self._new = zstandard.ZstdDecompressor(max_window_size=_max_window_bytes()).decompressobj
+        self._decompressor = self._new()
         self._input = bytearray()  # the frame so far, up to _MAX_REPLAY_BYTES
         self._output_bytes = 0
 
@@ -236,7 +233,7 @@ class _ZstdFrame:
 
     def _before_damage(self) -> Iterator[bytes]:
         """Give the frame again byte by byte: a step that fails gives none of its blocks."""
-        decompressor, skip = zstandard.ZstdDecompressor(**self._options).decompressobj(), self._output_bytes
+        decompressor, skip = self._new(), self._output_bytes
         with suppress(zstandard.ZstdError):
             for byte in self._input:
                 piece = decompressor.decompress(bytes((byte,)))
@@ -256,9 +253,7 @@ def _max_window_bytes() -> int:
     return min(max(memory // 4, _MIN_WINDOW_BYTES), _MAX_WINDOW_BYTES)
 
 
-_DECOMPRESSORS: dict[
-    str, tuple[Callable[[], Any], Callable[[Any, bytes], Iterator[bytes]], int, str]
-] = {
+_DECOMPRESSORS: dict[str, tuple[Callable[[], Any], Callable[[Any, bytes], Iterator[bytes]], int, str]] = {
     "gz": (lambda: zlib.decompressobj(wbits=31), _gunzip, _STEP_BYTES, "gzip"),
     "bz2": (bz2.BZ2Decompressor, _bunzip2, _STEP_BYTES, "bzip2"),
     "zst": (_ZstdFrame, _ZstdFrame.decompress, _ZSTD_STEP_BYTES, "zstandard"),
