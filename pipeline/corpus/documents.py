@@ -1,36 +1,51 @@
 """Reads the documents of one corpus file: CCNet, Dolma and plain JSON lines, Parquet, text files.
 
 In: a `CorpusFile`. Out: one `Record` per line or row, in order, streamed: the text and its origin, or the
-reason why the text is unusable (``KIND: details at FILE#N``). A bad line costs that line only; it is never
-an exception. docs/corpus.md describes the recognised fields. passages.py splits documents. No Ray.
+reason why the text is unusable (``KIND: details at FILE#N``). A bad line costs that line only, and a bad
+URL, title or date costs itself only. docs/corpus.md describes the recognised fields, and parquet_rows.py
+reads Parquet. passages.py splits documents. No Ray.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Document
 from pipeline.corpus.files import CorpusError, CorpusFile
+from pipeline.corpus.parquet_rows import LostRows, NotText, read_rows
+from tools_service.base.json_lines import WANTED, begins_long_value, parse_json
 from tools_service.base.lines import Line, read_lines
+from tools_service.base.printable import printable
 
 TEXT_FIELDS = ("raw_content", "text", "content")
-URL_FIELDS = ("url", "metadata.url", "source_url", "metadata.source_url", "id")
-TITLE_FIELDS = ("title", "metadata.title")
-# Not date_download, created or timestamp: in CCNet, Dolma and C4 these are the time of the crawl.
-DATE_FIELDS = ("date", "date_published", "metadata.date", "metadata.date_published")
+URL_FIELDS = (
+    *("url", "metadata.url", "source_url", "metadata.source_url", "id"),
+    *("meta.url", "meta.source_url"),  # RedPajama
+    "warc_headers.warc-target-uri",  # OSCAR, also within metadata or meta
+    "metadata.warc_headers.warc-target-uri",
+    "meta.warc_headers.warc-target-uri",
+)
+TITLE_FIELDS = ("title", "metadata.title", "meta.title")
+# Not date_download, created, timestamp or warc-date: in CCNet, Dolma, C4 and OSCAR these are the
+# time of the crawl.
+DATE_FIELDS = (
+    *("date", "date_published", "metadata.date", "metadata.date_published"),
+    *("meta.date", "meta.date_published"),
+)
 
 _CHUNK_BYTES = 64 * 2**10
 _BLOCK_CHARACTERS = 64 * 2**10
-_BATCH_ROWS = 256
 _SHOWN_FIELDS = 20
+_MAX_SHOWN_NAME = 60
+_MAX_METADATA_CHARACTERS = 4_096  # of a URL or title
+_MAX_REASON_CHARACTERS = 2_000
+_MAX_NESTED_JSON = 2**20  # characters of an object that is a JSON string inside a field
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +59,60 @@ class Record:
 
 
 def read_records(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    """Every document of a corpus file. CorpusError if the file cannot be opened or read on."""
+    """Every document of a corpus file.
+
+    CorpusError, with the file and the row, if the file cannot be opened or read on. That is not the
+    fault of the file: a broken disk or connection, or too little memory.
+    """
     readers = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}
-    empty = True
+    row = 0
     try:
         for record in readers[file.format](file, config):
-            empty = False
+            row = record.row
             yield record
-    except OSError as error:
-        raise CorpusError(f"{file.name}: cannot be read: {error}") from error
-    if empty:
+    except CorpusError:
+        raise
+    except Exception as error:
+        cause = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+        cause = f"{cause}: " if not isinstance(error, OSError) else ""
+        raise CorpusError(
+            f"{file.label}: cannot be read after row {row}: {cause}"
+            f"{printable(str(error), _MAX_REASON_CHARACTERS)}"
+        ) from error
+    if row == 0:
         yield _broken(file, 1, "empty file: no document")
 
 
 def _read_jsonl(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    for line in _lines(file):
-        if line.problem:
-            yield _broken(file, line.number, line.problem)
-        elif line.text and not line.text.isspace():
-            yield _parse_line(file, line, config)
+    lines = _lines_with_content(file)
+    first_lines = list(islice(lines, 2))
+    if len(first_lines) > 1 and begins_long_value(*(line.text for line in first_lines)):
+        problem = f"not JSON lines: a value goes over several lines; {WANTED}"
+        yield _broken(file, first_lines[0].number, problem)
+        return
+    for line in chain(first_lines, lines):
+        yield _parse_line(file, line, config)
+
+
+def _lines_with_content(file: CorpusFile) -> Iterator[Line]:
+    return (line for line in _lines(file) if line.problem or (line.text and not line.text.isspace()))
 
 
 def _parse_line(file: CorpusFile, line: Line, config: CorpusConfig) -> Record:
+    """A line that is not UTF-8 has a problem and a text: it counts if the document's text is sound."""
+    if line.problem and not line.text:
+        return _broken(file, line.number, line.problem)
     try:
-        fields = json.loads(line.text)
-    except json.JSONDecodeError as error:
-        return _broken(file, line.number, f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
-        return _broken(file, line.number, f"not JSON: {error}")
+        fields = parse_json(line.text)
+    except ValueError as error:
+        return _broken(file, line.number, line.problem or str(error))
     if not isinstance(fields, dict):
-        return _broken(file, line.number, f"not an object: the line is a JSON {_json_type(fields)}")
-    return _record(file, line.number, fields, list(fields), config)
+        hint = f"; {WANTED}" if isinstance(fields, list) and line.number == 1 else ""
+        return _broken(file, line.number, f"not an object: the line is a JSON {_json_type(fields)}{hint}")
+    record = _record(file, line.number, fields, list(fields), config)
+    if line.problem and record.problem:
+        return _broken(file, line.number, line.problem)
+    return record
 
 
 def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
@@ -87,7 +125,7 @@ def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
     first, size = 1, 0
 
     def record() -> Record:
-        return Record(first, Document(f"{file.name}#{first}"), "\n".join(block))
+        return Record(first, Document(f"{file.label}#{first}"), "\n".join(block))
 
     for line in _lines(file):
         problem = line.problem or _unusable(line.text, config)
@@ -106,50 +144,24 @@ def _read_text(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
 
 
 def _read_parquet(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    row = 0
-    try:
-        with file.open_random() as source, pq.ParquetFile(source) as parquet:
-            names = parquet.schema_arrow.names
-            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=_columns(names, config)):
-                for fields in _rows(batch):
-                    row += 1
-                    if isinstance(fields, str):
-                        yield _broken(file, row, fields)
-                    else:
-                        yield _record(file, row, fields, names, config)
-    except (pa.ArrowException, OSError) as error:
-        # A broken page looks like a broken connection. A local file stays broken, but a connection may
-        # recover, so its error must not become a row.
-        if file.root and not isinstance(error, pa.ArrowInvalid):
-            raise OSError(str(error)) from error
-        yield _broken(file, row + 1, f"damaged file: {error}; nothing after row {row} can be read")
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; a problem instead of each row whose strings are not UTF-8."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError as error:
-        if batch.num_rows == 1:
-            yield f"not UTF-8: {error.reason} at byte {error.start} of a column"
-            return
-        for index in range(batch.num_rows):
-            yield from _rows(batch.slice(index, 1))
-
-
-def _columns(names: list[str], config: CorpusConfig) -> list[str]:
-    """The columns of a Parquet file that are, or contain, a field that may be read."""
-    configured = [config.text_field, config.url_field, config.title_field, config.date_field]
-    fields = [*filter(None, configured), *TEXT_FIELDS, *URL_FIELDS, *TITLE_FIELDS, *DATE_FIELDS]
-    columns = {*fields, *(field.partition(".")[0] for field in fields)}
-    return [name for name in names if name in columns]
+    text_fields = (config.text_field,) if config.text_field else TEXT_FIELDS
+    other_fields = [
+        *((config.url_field,) if config.url_field else URL_FIELDS),
+        *((config.title_field,) if config.title_field else TITLE_FIELDS),
+        *((config.date_field,) if config.date_field else DATE_FIELDS),
+    ]
+    for row, fields, names in read_rows(file, text_fields, other_fields):
+        if isinstance(fields, LostRows):
+            yield _broken(file, row, str(fields))
+        else:
+            yield _record(file, row, fields, names, config)
 
 
 def _record(
     file: CorpusFile, row: int, fields: Mapping[str, Any], names: list[str], config: CorpusConfig
 ) -> Record:
     document = Document(
-        source=f"{file.name}#{row}",
+        source=f"{file.label}#{row}",
         url=_url(fields, config),
         title=_metadata(_find(fields, config.title_field, TITLE_FIELDS)),
         date=_date(_find(fields, config.date_field, DATE_FIELDS)),
@@ -157,21 +169,27 @@ def _record(
     text = _find(fields, config.text_field, TEXT_FIELDS)
     if text is None:
         looked_for = config.text_field or ", ".join(TEXT_FIELDS)
-        present = ", ".join(names[:_SHOWN_FIELDS]) or "no fields"
+        present = ", ".join(printable(name, _MAX_SHOWN_NAME) for name in names[:_SHOWN_FIELDS]) or "no fields"
         more = f" and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else ""
         problem = f"no text field: looked for {looked_for}, the record has {present}{more}"
+    elif isinstance(text, NotText):
+        problem = text.problem
     elif not isinstance(text, str):
         problem = f"text is not a string: it is a JSON {_json_type(text)}"
     else:
         problem = _unusable(text, config) or ("empty document: no text" if not text.strip() else "")
     if problem:
-        return Record(row, document, problem=f"{problem} at {document.source}")
+        return Record(row, document, problem=_reason(problem, document.source))
     return Record(row, document, text)
 
 
 def _broken(file: CorpusFile, row: int, problem: str) -> Record:
-    source = f"{file.name}#{row}"
-    return Record(row, Document(source), problem=f"{problem} at {source}")
+    source = f"{file.label}#{row}"
+    return Record(row, Document(source), problem=_reason(problem, source))
+
+
+def _reason(problem: str, source: str) -> str:
+    return f"{printable(problem, _MAX_REASON_CHARACTERS)} at {source}"
 
 
 def _unusable(text: str, config: CorpusConfig) -> str | None:
@@ -196,12 +214,25 @@ def _find(fields: Mapping[str, Any], configured: str | None, recognised: tuple[s
 
 
 def _lookup(fields: Mapping[str, Any], name: str) -> Any:
-    """A field by its name, or by its path with dots; None if it is missing."""
+    """A field by its name, or by its path with dots; None if it is missing.
+
+    An object may also be a JSON string (RedPajama's meta).
+    """
     if name in fields:
         return fields[name]
     head, dot, tail = name.partition(".")
-    inner = fields.get(head)
-    return _lookup(inner, tail) if dot and isinstance(inner, Mapping) else None
+    inner = fields.get(head) if dot else None
+    if isinstance(inner, str):
+        inner = _parse_object(inner) if inner[:1] == "{" and len(inner) <= _MAX_NESTED_JSON else None
+    return _lookup(inner, tail) if isinstance(inner, Mapping) else None
+
+
+@lru_cache(maxsize=4)
+def _parse_object(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
@@ -213,16 +244,16 @@ def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
 
 
 def _metadata(value: Any) -> str | None:
-    """A string without characters that cannot be written, or None."""
+    """A string that can be written, or None."""
     if not isinstance(value, str):
         return None
-    return value.encode("utf-8", "replace").decode().replace("\0", "?").strip() or None
+    return printable(value.strip(), _MAX_METADATA_CHARACTERS) or None
 
 
 def _date(value: Any) -> str | None:
     """The day (ISO YYYY-MM-DD) of a date, a time, or a string that starts with a date."""
-    if isinstance(value, datetime.date):  # includes datetime
-        return value.strftime("%Y-%m-%d")
+    if isinstance(value, datetime.date):  # includes datetime; strftime gives year 1 as "1"
+        return value.isoformat()[:10]
     try:
         return datetime.date.fromisoformat(value[:10]).isoformat() if isinstance(value, str) else None
     except ValueError:

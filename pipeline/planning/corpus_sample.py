@@ -73,7 +73,12 @@ def sample_corpus(
         bytes_read += share * (file.size or 0)
     sizes = [file.size for file in files if file.size is not None]
     total_bytes = sum(sizes) if len(sizes) == len(files) else None
-    estimate = texts_read * total_bytes / bytes_read if total_bytes else len(files) * texts_read / shares
+    # Without sizes, or if all files of the sample are empty, each file counts the same.
+    estimate = (
+        texts_read * total_bytes / bytes_read
+        if total_bytes and bytes_read
+        else len(files) * texts_read / shares
+    )
     return CorpusSample(
         files=len(files),
         bytes=total_bytes,
@@ -91,8 +96,8 @@ def _read_part(
     tracked = _TrackedFile(file.name, file.path, file.root, file.size, [])
     rows = 0
     if file.format == "parquet":
-        # read_file reports a damaged file.
-        with suppress(pa.ArrowException, OSError), file.open_random() as stream:
+        # read_file reports a damaged file, and a file that cannot be read.
+        with suppress(Exception), file.open_random() as stream:
             rows = pq.read_metadata(stream).num_rows
 
     texts: list[Text] = []

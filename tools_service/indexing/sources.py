@@ -14,8 +14,9 @@ error before anything is read. At most one block of lines is held.
 from __future__ import annotations
 
 import csv
-import json
+import logging
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,7 +25,21 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.folders import (
+    NO_TARGET,
+    NOT_REGULAR,
+    Found,
+    FoundFile,
+    LeftOut,
+    describe,
+    find_below,
+    unique,
+)
+from tools_service.base.json_lines import WANTED, begins_long_value, parse_json
 from tools_service.base.lines import MAX_LINE_BYTES, Line, read_lines
+from tools_service.base.printable import printable
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = tuple(
     kind + packed for kind in (".jsonl", ".json", ".tsv") for packed in ("", ".gz", ".zst", ".bz2")
@@ -35,8 +50,8 @@ _MAX_FIRST_LINE_CHARACTERS = 100  # of a title from the text; it is indexed with
 Format = Literal["jsonl", "tsv"]
 
 _BLOCK_CHARACTERS = 96 * 2**20  # some 400 blocks in KILT's 37 GB
+_BLOCK_LINES = 2**20  # each takes some 100 bytes besides its characters
 _CHUNK_BYTES = 2**20
-_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zst"}
 _LINES_TO_DETECT = 64
 _TSV_COLUMNS = ["id", "text", "title"]
 _HEADING = "Section::::"
@@ -83,41 +98,83 @@ class Block:
 
 
 def source_files(sources: Sequence[str]) -> list[Path]:
-    """Return the files of all `sources` (files, folders, globs) in a fixed order."""
-    return [file for source in sources for file in _expand(source)]
+    """Return the files of all `sources` (files, folders, globs) in a fixed order, each once.
 
-
-def _expand(source: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
-    elif path.is_file():
-        files = [path]
-    else:
-        anchor = Path(path.anchor)
-        files = sorted(anchor.glob(str(path.relative_to(anchor)))) if path.parts else []
-    if not files:
-        raise SourceError(
-            f"tools.wikisearch.source: nothing to read at {source}; wanted a file or a folder of "
-            f"{', '.join(SUFFIXES)}"
-        )
+    Warns of what is left out of a folder. Raises SourceError for a source without a file.
+    """
+    files: list[Path] = []
+    left_out: list[LeftOut] = []
+    seen: set[tuple[int, int] | str] = set()
+    for source in sources:
+        found = _expand(source)
+        kept, second = unique(found.files, seen)
+        files += [Path(file.path) for file in kept]
+        left_out += [*found.left_out, *second]
+    for sentence in describe(left_out):
+        logger.warning("tools.wikisearch.source: %s", sentence)
     return files
+
+
+def _expand(source: str) -> Found:
+    if not source.strip():
+        raise SourceError(
+            f"tools.wikisearch.source: {source!r} names nothing; is a variable of the shell unset?"
+        )
+    try:
+        path = Path(source).expanduser()
+        anchor = Path(path.anchor)
+        paths = [path] if path.exists() else sorted(anchor.glob(str(path.relative_to(anchor))))
+        found = Found()
+        for each in paths:
+            _add(each, found)
+    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        message = f"tools.wikisearch.source: {printable(source)} cannot be opened: {error}"
+        raise SourceError(message) from error
+    if not found.files:
+        reasons = "".join(f"; {sentence}" for sentence in describe(found.left_out))
+        raise SourceError(
+            f"tools.wikisearch.source: nothing to read at {printable(source)}; wanted a file or a folder of "
+            f"{', '.join(SUFFIXES)}{reasons}"
+        )
+    return found
+
+
+def _add(path: Path, found: Found) -> None:
+    """Add a file, whatever its name, or the files of known names below a folder."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # a glob matches the link
+        found.left_out.append(LeftOut(str(path), NO_TARGET))
+        return
+    if stat.S_ISDIR(status.st_mode):
+        below = find_below(str(path), lambda name: name.lower().endswith(SUFFIXES), hidden=True)
+        # As Path sorts: folder by folder, where "a/b" comes before "a.jsonl".
+        found.files += sorted(below.files, key=lambda file: Path(file.path))
+        found.left_out += below.left_out
+    elif stat.S_ISREG(status.st_mode):
+        found.files.append(FoundFile.of(str(path), status))
+    else:
+        found.left_out.append(LeftOut(str(path), NOT_REGULAR))
 
 
 def detect_format(file: Path) -> Format | None:
     """Return the format of `file`; None if it is empty; SourceError if it has no known one."""
     first_lines = list(islice(_lines(file), _LINES_TO_DETECT))
-    for line in first_lines:
-        if line.text.lstrip().startswith("{"):
-            return "jsonl"
-        if line.text.count("\t") >= len(_TSV_COLUMNS) - 1:
-            return "tsv"
-    if not first_lines:
-        return None
-    shown = first_lines[0].problem or f"it begins with {first_lines[0].text[:60]!r}"
+    begun = [line.text for line in first_lines if line.text.strip()]
+    if len(begun) > 1 and begins_long_value(*begun[:2]):
+        shown = f"a JSON value goes over several lines; {WANTED}"
+    else:
+        for line in first_lines:
+            if line.text.lstrip().startswith("{"):
+                return "jsonl"
+            if line.text.count("\t") >= len(_TSV_COLUMNS) - 1:
+                return "tsv"
+        if not first_lines:
+            return None
+        shown = first_lines[0].problem or f"it begins with {first_lines[0].text[:60]!r}"
     raise SourceError(
-        f"tools.wikisearch.source: {file} is neither jsonl (an object with title and text a line) nor tsv "
-        f"(id, text, title): {shown}; convert it or leave it out"
+        f"tools.wikisearch.source: {printable(str(file))} is neither jsonl (an object with title and text a "
+        f"line) nor tsv (id, text, title): {shown}; convert it or leave it out"
     )
 
 
@@ -135,7 +192,7 @@ def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> I
             else:
                 block.lines.append((line.number, line.text))
                 size += len(line.text)
-            if size >= characters:
+            if size >= characters or len(block.lines) + len(block.unreadable) >= _BLOCK_LINES:
                 yield block
                 block, size = Block(str(file), file_format), 0
         if block.lines or block.unreadable:
@@ -143,14 +200,18 @@ def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> I
 
 
 def _lines(file: Path) -> Iterator[Line]:
+    number = 0
     try:
         with file.open("rb") as stream:
-            magic = stream.read(4)
-            stream.seek(0)
-            compression = next((name for mark, name in _MAGIC.items() if magic.startswith(mark)), "")
-            yield from read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), compression)
-    except OSError as error:
-        raise SourceError(f"tools.wikisearch.source: {file} cannot be read: {error}") from error
+            for line in read_lines(iter(lambda: stream.read(_CHUNK_BYTES), b""), ""):
+                number = line.number
+                yield line
+    except (OSError, MemoryError) as error:
+        cause = "not enough memory: " if isinstance(error, MemoryError) else ""
+        raise SourceError(
+            f"tools.wikisearch.source: {printable(str(file))} cannot be read after line {number}: "
+            f"{cause}{error}"
+        ) from error
 
 
 def read_articles(block: Block) -> Iterator[Article | Skipped]:
@@ -174,8 +235,8 @@ def _from_tsv(line: str) -> Article | str:
 
 def _from_json(line: str) -> Article | str:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return "not JSON"
     if not isinstance(record, dict):
         return "not an object"
@@ -217,6 +278,8 @@ def _title_from_url(url: str) -> str | None:
     except ValueError:
         return None
     name = unquote(parts.path).rstrip("/").rpartition("/")[2] if parts.scheme and parts.netloc else ""
+    if len(name) > MAX_TITLE_CHARACTERS:
+        return None
     title = re.sub(r"[-_+\s]+", " ", re.sub(r"\.[A-Za-z]{2,5}$", "", name)).strip()
     return title if re.search(r"[^\W\d_]", title) else None
 
@@ -227,5 +290,10 @@ def _article(title: Any, text: str, *, is_passage: bool = False) -> Article | st
         return "no title"
     if len(title) > MAX_TITLE_CHARACTERS:
         return "title too long"
-    one_line = " ".join(title.encode("utf-8", "replace").decode("utf-8").split())
-    return Article(one_line, text, is_passage) if text.strip() else "no text"
+    one_line = " ".join(_valid(title).split())
+    return Article(one_line, _valid(text), is_passage) if text.strip() else "no text"
+
+
+def _valid(text: str) -> str:
+    """Text with "?" for each half of a surrogate pair, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -137,7 +137,6 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "bad JSON": (b'{"text": "' + PAGE.encode(), "not JSON: Unterminated string"),
     "raw NUL": (b'{"text": "a\x00b"}', "not JSON: Invalid control character"),
     "deep nesting": (b"[" * 100_000, "not JSON: "),
-    "huge number": (b'{"text": "a", "n": ' + b"9" * 5_000 + b"}", "not JSON: "),
     "not an object": (b"[1, 2]", "not an object: the line is a JSON array"),
     "wrong UTF-8": (b'{"text": "caf\xe9"}', "not UTF-8: "),
     "no text": (
@@ -204,8 +203,8 @@ def test_concatenated_compressed_files_are_one(
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl.gz", b'{"text": "not packed"}\n', "damaged file: not gzip"),
-        ("a.jsonl.zst", b'{"text": "not packed"}\n', "damaged file: not zstandard"),
+        ("a.jsonl.gz", b"\0\1\2\3 not packed", "damaged file: not gzip"),
+        ("a.jsonl.zst", b"\0\1\2\3 not packed", "damaged file: not zstandard"),
         ("a.jsonl.gz", b"", "damaged file: gzip stream ends too early"),
         ("a.parquet", b"PAR1 no more than that PAR1", "damaged file: "),
         ("a.jsonl", b"", "empty file: no document"),
