@@ -94,8 +94,10 @@ def _model_digest(path: str) -> str | None:
     from tools_service.base.checkpoints import load_config
 
     if Path(path).is_dir():
-        with writing(Path(path)):
+        try:
             return model_digest(Path(path))
+        except OSError as error:
+            raise ConfigurationError(f"model.path {path!r}: cannot be read: {brief(error)}") from error
     return getattr(load_config(path, "model.path"), "_commit_hash", None)
 
 

@@ -19,10 +19,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MptConfig,
+)
 
 from pipeline.base.config import FinetuneConfig, ModelConfig
 from pipeline.engine.errors import ModelError
+from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
@@ -392,6 +402,24 @@ def test_a_model_that_is_not_whole_is_not_trained(folder: Path, tmp_path: Path, 
     with pytest.raises(ConfigurationError, match=r"^model\.path .*model\.norm\.weight"):
         finetune(configuration(folder, model=model, output=tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (LlamaConfig(max_position_embeddings=64), 64),
+        (GPT2Config(n_positions=96), 96),
+        (MptConfig(max_seq_len=80), 80),
+        (GPTNeoXConfig(max_position_embeddings=48), 48),
+        (MistralConfig(max_position_embeddings=128, sliding_window=16), 128),
+        (BloomConfig(), 2**31),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_an_example_may_be_as_long_as_the_model_has_positions(config: Any, positions: int) -> None:
+    """A window in it does not matter to training."""
+    assert position_embeddings(config) == positions
 
 
 @pytest.mark.unit
