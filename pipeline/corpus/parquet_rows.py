@@ -33,13 +33,14 @@ _PLAIN_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_LENGTH_BYTE_ARRAY"}
 
 @dataclass(frozen=True, slots=True)
 class LostRows:
-    """Rows that cannot be read, up to row `last`, with the reason."""
+    """Rows that cannot be read, up to row `last` (None: the last of the file), with the reason."""
 
     reason: str
-    last: int
+    last: int | None
 
     def __str__(self) -> str:
-        return f"{self.reason}; nothing from this row to row {self.last} can be read"
+        last = "the end" if self.last is None else f"row {self.last}"
+        return f"{self.reason}; nothing from this row to {last} can be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def read_rows(file: CorpusFile, text_fields: Sequence[str], other_fields: Sequen
             yield from _read_groups(file, parquet, text_fields, other_fields)
     except Exception as error:
         _raise_if_not_damage(file, error)
-        yield 1, LostRows(f"damaged file: {error}", 1), []
+        yield 1, LostRows(f"damaged file: {error}", None), []
 
 
 def _read_groups(

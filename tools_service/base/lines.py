@@ -180,20 +180,17 @@ def _describe_damage(name: str, error: str) -> str:
 
 def _gunzip(decompressor: Any, data: bytes) -> Iterator[bytes]:
     """The output for `data` in steps, up to the very byte in front of damage."""
-    step = _STEP_BYTES
-    damage: zlib.error | None = None
-    while data and step:
+    while data and not decompressor.eof:
         before = decompressor.copy()
         try:
-            piece = decompressor.decompress(data, step)
-        except zlib.error as error:
-            # A step that fails gives nothing: go back, and take smaller ones up to the damage.
-            decompressor, damage, step = before, error, step // 2
-            continue
+            piece = decompressor.decompress(data, _STEP_BYTES)
+        except zlib.error:
+            # A step that fails gives nothing: go back, and go byte by byte up to the damage.
+            for byte in data:
+                yield before.decompress(bytes((byte,)))
+            raise
         yield piece
         data = decompressor.unconsumed_tail
-    if damage:
-        raise damage
 
 
 def _bunzip2(decompressor: Any, data: bytes) -> Iterator[bytes]:
