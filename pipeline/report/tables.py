@@ -32,7 +32,11 @@ from tools_service.tools.contract import TOOL_NAMES, ToolName
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call
 _MODELS = ("base", "plain", "disabled", "toolformer")
-_FUNNEL = [name for name, field in ToolCounts.model_fields.items() if field.annotation is int]
+_FUNNEL = [
+    name
+    for name, field in ToolCounts.model_fields.items()
+    if field.annotation is int and field.is_required()
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Cost, Phase, PhaseWork, reason_kind
+from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -37,6 +37,9 @@ class ToolCounts(Frozen):
     kept: int  # calls with a gain of at least the method's tau_f
     texts_kept: int  # texts with a kept call
     discarded: dict[str, int]  # discarded draws and calls, by reason
+    positions_not_scorable: int = 0
+    """Positions left out of I because a text's first token has no loss without a BOS. Manifests of
+    earlier versions count them in `discarded`, those beyond the k likeliest too."""
 
 
 class Counts(Frozen):
@@ -99,7 +102,9 @@ class _ToolSum:
         selected = not rule.startswith("no: ")
         self.selection[rule if selected else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
         self.sums.update(texts=1, selected=int(selected), **{name: stage[name] for name in _STAGES})
-        self.discarded.update(dict(stage["discarded"]))
+        discarded = dict(stage["discarded"])
+        self.sums["positions_not_scorable"] += discarded.pop(POSITION_NOT_SCORABLE, 0)
+        self.discarded.update(discarded)
 
     def counts(self) -> ToolCounts:
         return ToolCounts(
