@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -27,12 +28,13 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.method.annotator import Annotator
 from pipeline.method.merging import choose
+from pipeline.method.numeracy import announces_result, find_numbers
 from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, tokenize_continuations
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.tools.contract import EMPTY_RESULT, TOOL_NAMES, TRANSIENT, ToolName
 
 pytestmark = pytest.mark.unit
 
@@ -282,3 +284,84 @@ def test_the_choices_of_a_merge_are_those_of_the_page(
     rows = [{"text_id": number, "text": WORDS, "calls": of_text} for number, of_text in enumerate(calls)]
     mixture = choose(rows, tau_f, most, seed, one_per_position=one)
     assert page_of_merge(rows, tau_f, seed, most, one) == list(augment(rows, mixture, Counter()))
+
+
+def reasons_in(path: str, *functions: str) -> set[str]:
+    """Strings that a module returns, gives to one of the functions, or assigns to `reason`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PAGE.parents[1] / path).read_text())):
+        values: list[ast.expr | None] = []
+        is_reason = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reason"
+        if isinstance(node, ast.Return) or is_reason:
+            values = [node.value]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in functions:
+            values = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "reason")]
+        for value in values:
+            branches = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+            found |= {b.value for b in branches if isinstance(b, ast.Constant) and isinstance(b.value, str)}
+    return found - {""}
+
+
+def reasons_of_tools() -> set[str]:
+    modules = (PAGE.parents[1] / "tools_service" / "tools").glob("*.py")
+    found = (reasons_in(str(path), "ToolResult", "NoResultError") for path in modules)
+    return set().union(*found) | TRANSIENT | {EMPTY_RESULT}
+
+
+def reasons_of_draws() -> set[str]:
+    paths = ("pipeline/syntax/calls.py", "pipeline/method/sampling.py")
+    return set().union(*(reasons_in(path, "Malformed") for path in paths))
+
+
+def reasons_of_selection() -> set[str]:
+    rules = reasons_in("pipeline/method/selection.py", "Selection")
+    return {rule.removeprefix("no: ") for rule in rules if rule.startswith("no: ")} | {"context"}
+
+
+@pytest.mark.parametrize(
+    ("beginning", "in_code"),
+    [
+        ("A tool is not tried on a text", reasons_of_selection()),
+        ("A draw is no call", reasons_of_draws()),
+        ("A tool gives no result", reasons_of_tools()),
+        ("A call with a result is not scored", reasons_in("pipeline/method/filtering.py", "_discard")),
+    ],
+)
+def test_the_page_lists_every_reason(beginning: str, in_code: set[str]) -> None:
+    section = PAGE.read_text().split("\n## Reasons\n")[1].split("\n## ")[0]
+    [paragraph] = [part for part in re.split(r"\n\n(?=[A-Z])", section) if part.startswith(beginning)]
+    listed = {name.strip() for name in re.findall(r"`([^`]+)`", paragraph.replace("\n", " "))}
+    assert {re.sub(r"\s+", " ", name) for name in listed if "." not in name} - {"no:", "tool:"} == in_code
+
+
+NUMBERS = [
+    ("1/2 cup", [1, 2], False),
+    ("1½ cups", [1], False),
+    ("½", [], False),
+    ("1,234", [1234], False),
+    ("1 234 apples", [1, 234], False),
+    ("1.234,56", [1.234, 56], False),
+    ("x <= 5", [5], True),
+    ("x != 5", [5], True),
+    ("width=5px", [5], True),
+    ("= .5", [], False),
+    ("equals about 5", [5], False),
+    ("total of Rs 5", [5], False),
+    ("total of $5", [5], True),
+    ("= 5th", [], True),
+    ("5kg and $5", [5, 5], False),
+    ("5 million", [5], False),
+    ("50%", [50], False),
+    ("10²", [10], False),
+    ("1990s", [1990], False),
+    ("-5", [5], False),
+    ("10:30", [10, 30], False),
+    ("٣ three", [], False),
+    ("v1.2", [], False),
+]
+
+
+@pytest.mark.parametrize(("text", "values", "announced"), NUMBERS)
+def test_numbers_are_what_the_page_says(text: str, values: list[float], announced: bool) -> None:
+    assert [number.digits / 10**number.decimals for number in find_numbers(text)] == values
+    assert announces_result(text) == announced
