@@ -96,8 +96,8 @@ def finetune_losses(manifest: FinetuneManifest) -> Iterator[str]:
     seen, trained_on = config.max_steps * config.batch_size, texts.get("trained_on", 0)
     if seen < trained_on:
         yield (
-            f"{_texts(trained_on - seen)} of {trained_on:,} not trained on: --max-steps is {config.max_steps}, "
-            f"--batch-size {config.batch_size}"
+            f"{_texts(trained_on - seen)} of {trained_on:,} not trained on: --max-steps is {config.max_steps}"
+            f", --batch-size {config.batch_size}"
         )
 
 
@@ -131,12 +131,13 @@ def generation_losses(generations: Iterable[Generation]) -> Iterator[str]:
 def plan_losses(plan: Plan) -> Iterator[str]:
     """What annotate is going to lose, judged by the sample of the corpus."""
     yield from plan.left_out
-    texts, suffix = plan.sample.texts_read, " of the sample"
+    tried = max((sum(rules.values()) for rules in plan.selection.values()), default=0)
+    texts, suffix = tried + sum(plan.skipped.values()), " of the sample"
     yield from _damaged(plan.skipped, ())
     yield from _skipped(plan.skipped, texts, suffix)
     yield from _call_syntax(plan.call_syntax, plan.config, suffix)
     if not any(tool.texts for tool in plan.tools.values()):
-        yield "Nothing can be annotated: no tool is tried on any text of the sample"
+        yield "Nothing can be annotated: no tool would be tried on any text of the sample"
     for tool, selection in plan.selection.items():
         yield from _selection(tool, selection, suffix)
 
@@ -159,8 +160,8 @@ def _skipped(reasons: Mapping[str, int], texts: int, suffix: str) -> Iterator[st
 def _call_syntax(texts: int, config: AnnotateConfig, suffix: str) -> Iterator[str]:
     if texts and not config.corpus.skip_call_syntax:
         yield (
-            f"{_texts(texts)}{suffix} with call syntax of their own, like [QA(…), which a model would learn as "
-            "if a tool had answered; --corpus.skip-call-syntax skips them"
+            f"{_texts(texts)}{suffix} with call syntax of their own, like [QA(…), which a model would learn "
+            "as if a tool had answered; --corpus.skip-call-syntax skips them"
         )
 
 
