@@ -114,6 +114,7 @@ def answers(
 def index(arguments: Index) -> int:
     """Build the index and print its manifest."""
     from tools_service.indexing.build import build_index
+    from tools_service.indexing.losses import index_losses
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")
@@ -121,6 +122,8 @@ def index(arguments: Index) -> int:
         raise ConfigurationError(f"--workers = {arguments.workers}: name a number from 0")
     manifest = build_index(arguments.config, workers=arguments.workers)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
+    for sentence in index_losses(manifest):
+        print(f"! {sentence}", file=sys.stderr)
     return 0
 
 

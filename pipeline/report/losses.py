@@ -184,9 +184,9 @@ def _selection(tool: ToolName, rules: Mapping[str, int], suffix: str) -> Iterato
             f"{tool} was tried on no text{suffix}: {reason} ({number:,} of {texts:,})"
             f"{f'; {advice}' if advice else ''}, or leave {tool} out of --method.tools"
         )
-    elif number := against.get("context"):
+    elif no_room := against.get("context"):
         yield (
-            f"{tool} was not tried on {_texts(number)} of {texts:,}{suffix}: no room beside its prompt; "
+            f"{tool} was not tried on {_texts(no_room)} of {texts:,}{suffix}: no room beside its prompt; "
             f"{_NOT_SELECTED['context']}"
         )
 

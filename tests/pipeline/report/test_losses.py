@@ -27,6 +27,8 @@ from pipeline.base.records import Annotation, Call, Document, Funnel, Status, Te
 from pipeline.cli.commands import Arguments, ToolsArguments
 from pipeline.cli.commands import merge as merge_command
 from pipeline.cli.commands import plan as plan_command
+from pipeline.corpus.files import list_files
+from pipeline.corpus.texts import read_corpus
 from pipeline.evaluation.results import BenchmarkResult, ModelResult, PerplexityResult
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.inference.call_parser import FailedCall
@@ -35,6 +37,7 @@ from pipeline.planning.estimate import plan
 from pipeline.report import losses
 from pipeline.storage.counts import Counts, count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
+from pipeline.syntax.calls import insert_calls, remove_calls
 from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
@@ -252,6 +255,37 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     [line] = [line for line in losses.annotation_losses(finished) if "not read" in line]
     assert "1 file was not read to the end" in line
     assert "pages/cut.jsonl.gz" in line
+
+
+SUM = "Sold 2 rolls on Monday and 3 on Tuesday, 5 in both days."
+OWN = [
+    "[QA(a) -> b] ",
+    "So [Calculator(2 + 3) -> 5] ",
+    "([MT(x)]) ",
+    "open [Calculator(2 + ",
+    "[Calendar()]\n",
+]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_texts_with_call_syntax_of_their_own_are_counted_or_skipped(skip: bool, tmp_path: Path) -> None:
+    pages = [{"text": f"{own}{SUM} {own}{SUM}", "url": "https://a.org/2019/03/05/"} for own in OWN]
+    config = world(tmp_path, [*pages, {"text": SUM}])
+    texts = CorpusConfig(**{**dict(config.corpus), "skip_call_syntax": skip})
+    read = list(read_corpus(list_files(texts), texts, lambda text: len(text.split())))
+    skipped_texts = [text.skipped for text in read if text.skipped]
+    assert len(skipped_texts) == (len(OWN) if skip else 0)
+    assert all(reason.startswith("call syntax: ") for reason in skipped_texts)
+    rows = [a.to_row() for a in small_run.local_annotator(tmp_path / "prompts").annotate(read)]
+    counts = count_rows(rows, small_run.method(tmp_path / "prompts"))
+    assert counts.call_syntax == (0 if skip else len(OWN))
+    assert counts.reasons == ({"skipped": {"call syntax": len(OWN)}} if skip else {})
+    # Every scored call can be inserted beside, or within, the text's own, and removed again.
+    for row in rows:
+        calls = [Call(**call) for call in row["calls"]]
+        assert calls or row["status"] == "skipped" or not row["document"]["url"]
+        for chosen in [calls, *([call] for call in calls)]:
+            assert remove_calls(insert_calls(row["text"], chosen), chosen) == row["text"]
 
 
 def merged(folder: Path, **options: Any) -> MergeManifest:
