@@ -258,7 +258,7 @@ WORDS = "one uno two dos one uno three"
 CALLS = st.fixed_dictionaries(
     {
         "tool": st.sampled_from(TOOL_NAMES),
-        "position": st.sampled_from([0, 3, 7, len(WORDS)]),
+        "position": st.sampled_from([0, 7]),
         "p_api": st.just(0.5),
         "input": st.sampled_from(["one", "uno", "dos", "four"]),
         "result": st.just("r"),
@@ -271,8 +271,10 @@ CALLS = st.fixed_dictionaries(
 
 
 @given(
-    st.lists(st.lists(CALLS, max_size=6), min_size=1, max_size=12),
-    st.dictionaries(st.sampled_from(TOOL_NAMES), st.sampled_from([0.5, 1.0]), min_size=1),
+    st.lists(st.lists(CALLS, min_size=3, max_size=8), min_size=2, max_size=8),
+    st.fixed_dictionaries(
+        dict.fromkeys(TOOLS, st.sampled_from([0.5, 1.0])), optional={"MT": st.just(0.5), "QA": st.just(1.0)}
+    ),
     st.integers(-3, 3),
     st.integers(1, 4),
     st.booleans(),
