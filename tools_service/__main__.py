@@ -116,11 +116,14 @@ def answers(
 def index(arguments: Index) -> int:
     """Build the index and print its manifest."""
     from tools_service.indexing.build import build_index
+    from tools_service.indexing.losses import index_losses
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")
     manifest = build_index(arguments.config, workers=arguments.workers)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
+    for sentence in index_losses(manifest):
+        print(f"! {sentence}", file=sys.stderr)
     return 0
 
 

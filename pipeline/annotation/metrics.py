@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import peak_of_device
-from pipeline.base.records import Annotation, Cost, reason_kind
+from pipeline.base.records import POSITION_NOT_SCORABLE, Annotation, Cost, reason_kind
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,8 @@ def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape
             for name in ("positions", "draws", "candidates", "executed", "scored"):
                 sums[FUNNEL, (stage.tool, name)] += getattr(stage, name)
             for reason, number in stage.discarded.items():
+                if reason == POSITION_NOT_SCORABLE:  # no draw and no call
+                    continue
                 sums[DISCARDED, (stage.tool, reason_class(reason))] += number
         for item in annotation.work:
             sums[TOKENS, (item.tool or "shared", item.phase)] += item.run.tokens

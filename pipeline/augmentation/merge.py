@@ -55,6 +55,9 @@ class ToolExamples(Frozen):
     calls: int  # calls of this tool in C*
     at: dict[str, int | None]
     """Texts with a call kept at each threshold of the paper; null below the annotations' tau_f."""
+    annotated_tau_f: float | None = None  # the lowest threshold that the annotations allow
+    largest_gain: float | None = None  # nats, as in their manifests
+    largest_gain_is_bound: bool = False
 
 
 class Source(Frozen):
@@ -122,7 +125,7 @@ def _merge(config: MergeConfig) -> MergeManifest:
         ),
         texts=table.num_rows,
         calls=calls.total(),
-        tools=_examples(mixture, floors, calls, table),
+        tools=_examples(mixture, floors, calls, table, tuple(sources.values())),
     )
     if not table.num_rows:
         logger.warning("%s: no call reaches tau_f, C* is empty", config.output)
@@ -244,9 +247,14 @@ def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
 
 
 def _examples(
-    mixture: Mixture, floors: TauF, calls: Counter[ToolName], table: pa.Table
+    mixture: Mixture,
+    floors: TauF,
+    calls: Counter[ToolName],
+    table: pa.Table,
+    sources: Sequence[AnnotationManifest],
 ) -> dict[ToolName, ToolExamples]:
     examples = Counter(pc.list_flatten(table["tools"]).to_pylist())
+    largest = _largest_gains(sources)
     return {
         tool: ToolExamples(
             tau_f=mixture.tau_f[tool],
@@ -254,9 +262,23 @@ def _examples(
             examples=examples[tool],
             calls=calls[tool],
             at={str(limit): choice.at[limit] if limit >= floors[tool] else None for limit in THRESHOLDS},
+            annotated_tau_f=floors[tool],
+            largest_gain=largest[tool][0] if tool in largest else None,
+            largest_gain_is_bound=tool in largest and not largest[tool][1],
         )
         for tool, choice in mixture.tools.items()
     }
+
+
+def _largest_gains(sources: Sequence[AnnotationManifest]) -> dict[ToolName, tuple[float, bool]]:
+    """The largest gain of each tool in the manifests, and whether it is exact."""
+    largest: dict[ToolName, tuple[float, bool]] = {}
+    for counts in (source.counts for source in sources if source.counts is not None):
+        for tool, sums in counts.tools.items():
+            if sums.largest_gain is not None:
+                gain = sums.largest_gain, not sums.largest_gain_is_bound
+                largest[tool] = max(largest.get(tool, gain), gain)
+    return largest
 
 
 def _write_sorted(table: pa.Table, path: Path) -> None:

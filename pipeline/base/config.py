@@ -74,6 +74,8 @@ class CorpusConfig(Frozen):
     """Shorter passages are skipped, with the reason recorded."""
     max_document_characters: Annotated[int, Field(ge=1, le=2**26)] = 5_000_000
     """Longer documents are skipped, with the reason recorded; in text files, longer lines."""
+    skip_call_syntax: bool = False
+    """Skip texts that already hold call syntax ([QA(…); they are counted in any case."""
     max_texts: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     """Stop after this many texts. None: read everything."""
     slice: Annotated[str, Field(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None

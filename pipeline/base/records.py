@@ -16,6 +16,9 @@ from pydantic import AliasChoices, Field
 from tools_service.tools.contract import ToolName
 
 Status = Literal["annotated", "no_calls", "skipped", "failed"]
+POSITION_NOT_SCORABLE = "position_not_scorable"
+"""The entry of `Funnel.discarded` that counts a position: the first token of a text, which has no loss
+without a BOS. It is counted only where it would have been in I; all other entries count draws or calls."""
 Phase = Literal["prompt", "positions", "decode", "empty", "plus", "call"]
 """Purpose of a forward pass: KV cache of a prompt, p_i, sampled calls, and the three losses."""
 
@@ -93,7 +96,7 @@ class Funnel:
     `selection` is the rule that selected the text, or "no: REASON". `positions` is the size of I,
     `draws` the number of samples, `candidates` the number of distinct (position, input) pairs among
     well-formed samples, `executed` those with a result, `scored` those with finite losses.
-    `discarded` counts discarded samples and calls by reason.
+    `discarded` counts discarded samples and calls by reason (see also POSITION_NOT_SCORABLE).
     """
 
     tool: ToolName

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Generic, TextIO, TypeVar
 
 import tyro
 
@@ -78,14 +79,13 @@ class DemoArguments(ToolsArguments[Recipe]):
 def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
     """Steps 1-4: select texts, sample calls, execute them, score them."""
     from pipeline.annotation.run import annotate
+    from pipeline.report import losses
 
-    counts = annotate(arguments.config).counts
-    if counts is not None:
+    manifest = annotate(arguments.config)
+    if (counts := manifest.counts) is not None:
         kept = sum(tool.kept for tool in counts.tools.values())
         print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
-        if reasons := counts.reasons.get("failed"):
-            by_reason = ", ".join(f"{number} x {reason}" for reason, number in reasons.items())
-            print(f"{sum(reasons.values())} texts failed ({by_reason}); --retry-failed tries them again")
+    _print_losses(losses.annotation_losses(manifest))
     print(arguments.config.output)
 
 
@@ -93,30 +93,38 @@ def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Estimate what annotating takes: work, time, cost, tools, disk. Runs no model."""
     from pipeline.planning.estimate import plan
     from pipeline.planning.render import render_plan
+    from pipeline.report import losses
     from pipeline.report.tables import console
 
     estimate = plan(arguments.config)
     estimate.write(arguments.config.output)
     console().print(render_plan(estimate), highlight=False)
+    _print_losses(losses.plan_losses(estimate))
     print(arguments.config.output)
 
 
 def merge(arguments: Arguments[MergeConfig]) -> None:
     """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
     from pipeline.augmentation.merge import merge
+    from pipeline.report import losses
 
     manifest = merge(arguments.config)
     for tool, examples in manifest.tools.items():
         print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
-    print(f"{manifest.texts} texts with {manifest.calls} calls\n{arguments.config.output}")
+    print(f"{manifest.texts} texts with {manifest.calls} calls")
+    _print_losses(losses.merge_losses(manifest))
+    print(arguments.config.output)
 
 
 def finetune(arguments: FinetuneArguments) -> None:
     """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
     from pipeline.finetuning.run import finetune
+    from pipeline.report import losses
 
-    best = finetune(arguments.config, force=arguments.force).best
+    manifest = finetune(arguments.config, force=arguments.force)
+    best = manifest.best
     print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
+    _print_losses(losses.finetune_losses(manifest))
     print(arguments.config.output)
 
 
@@ -125,6 +133,7 @@ def generate(arguments: GenerateArguments) -> None:
     from pipeline.engine.loading import load_language_model
     from pipeline.inference.decoding import DecodingParams
     from pipeline.inference.generator import Generator, available_tools
+    from pipeline.report import losses
     from tools_service.serving.local import start_local_tools
 
     prompts, config = prompts_of(arguments), arguments.config
@@ -137,20 +146,27 @@ def generate(arguments: GenerateArguments) -> None:
         max_new_tokens=config.max_new_tokens,
         max_call_tokens=config.max_call_tokens,
     )
-    generations = generator.generate(prompts, params, [config.date] * len(prompts))
-    for prompt, generation in zip(prompts, generations, strict=True):
+    generations = []
+    for prompt, generation in zip(
+        prompts, generator.generate(prompts, params, [config.date] * len(prompts)), strict=True
+    ):
+        generations.append(generation)
         text = prompt.rstrip(" ") + generation.annotated
         calls = [asdict(call) for call in generation.calls]
         result = {"prompt": prompt, "text": text, "calls": calls}
         print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
+    _print_losses(losses.generation_losses(generations), sys.stderr)
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
     """Step 8: accuracy on question files, and perplexity with calls disabled."""
     from pipeline.evaluation.run import evaluate
+    from pipeline.report import losses
     from pipeline.report.tables import console, result_table
 
-    console().print(result_table(evaluate({arguments.label: arguments.config})))
+    evaluation = evaluate({arguments.label: arguments.config})
+    console().print(result_table(evaluation))
+    _print_losses(losses.evaluation_losses(evaluation.models[arguments.label], arguments.config))
     print(arguments.config.output)
 
 
@@ -159,6 +175,12 @@ def demo(arguments: DemoArguments) -> None:
     from pipeline.cli.demo import demo
 
     demo(arguments.config, force=arguments.force)
+
+
+def _print_losses(sentences: Iterable[str], stream: TextIO | None = None) -> None:
+    """What the command lost, one line each; standard output unless it holds results to be parsed."""
+    for sentence in sentences:
+        print(f"! {sentence}", file=stream)
 
 
 def prompts_of(arguments: GenerateArguments) -> list[str]:

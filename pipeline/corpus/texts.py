@@ -17,6 +17,7 @@ from pipeline.base.records import Text, reason_kind
 from pipeline.corpus.documents import read_records
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
+from pipeline.syntax.calls import has_call_syntax
 
 _ID_RANGE = 2**63
 # Upper bound of the passages per document: the limit of CorpusConfig.max_document_characters.
@@ -35,6 +36,8 @@ def read_file(file: CorpusFile, config: CorpusConfig, count: Callable[[str], int
             problem = passage.problem
             if problem is None and len(passage.text) < config.min_characters:
                 problem = f"short passage: fewer than {config.min_characters} characters"
+            if problem is None and config.skip_call_syntax and has_call_syntax(passage.text):
+                problem = "call syntax: the text already holds a call, and skip_call_syntax is set"
             skipped = problem and f"{problem} at {record.document.source}"
             yield Text(text_id(file.name, record.row, number), record.document, passage.text, skipped)
 

@@ -284,7 +284,8 @@ class _Scorer:
         longest = len(self.prefix_ids[job.prefix("plus")]) + end - 1
         reason = None
         if candidate.token_index == 0 and not self.model.call_tokens.bos:
-            reason = "position_not_scorable"
+            # Sampling leaves the position out: only another caller can name it.
+            reason = "call_not_scorable"
         elif longest > self.model.max_positions:
             reason = "context"
         elif candidate.tool == "MT" and only_after(

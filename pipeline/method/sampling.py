@@ -18,7 +18,12 @@ from numpy import ndarray
 
 from pipeline.base.config import MethodConfig, ToolMethod
 from pipeline.base.cost import PromptLayout
-from pipeline.base.records import Candidate, PhaseWork, Text
+from pipeline.base.records import (
+    POSITION_NOT_SCORABLE,
+    Candidate,
+    PhaseWork,
+    Text,
+)
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
@@ -56,8 +61,8 @@ class SampledText:
     """One text under one tool.
 
     `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
-    reason why they are no call (`position_not_scorable` counts a position). `failed` says
-    why the text could not be sampled at all. `work` has the phases positions and decode.
+    reason why they are no call, and POSITION_NOT_SCORABLE. `failed` says why the text could
+    not be sampled at all. `work` has the phases positions and decode.
     """
 
     text: Text
@@ -261,19 +266,15 @@ class _Scheduler:
             raise NonFiniteError("p(<API>)", text_id, request.tool, int(bad[0]))
         settings = self.method.of(request.tool)
         usable = state.encoded.starts >= 0
+        state.p_api = p_api
+        tau_s, k = settings.tau_s, settings.k
+        state.positions = select_positions(p_api, usable, tau_s, k)
         # Without a BOS the model gives no probability to a text's first token: a call
         # there has no loss and could never be kept.
-        if not self.model.call_tokens.bos:
-            likely = p_api[0] > settings.tau_s
-            state.position_0_unscorable = bool(usable[0] and likely)
+        if 0 in state.positions and not self.model.call_tokens.bos:
+            state.position_0_unscorable = True
             usable[0] = False
-        state.p_api = p_api
-        state.positions = select_positions(
-            p_api,
-            usable,
-            settings.tau_s,
-            settings.k,
-        )
+            state.positions = select_positions(p_api, usable, tau_s, k)
 
     def _start_draws(
         self,
@@ -346,7 +347,7 @@ class _Scheduler:
         draws_of_call: Counter[tuple[int, str]] = Counter()
         discarded: Counter[str] = Counter()
         if state.position_0_unscorable:
-            discarded["position_not_scorable"] = 1
+            discarded[POSITION_NOT_SCORABLE] = 1
         for position, call_input in zip(position_of_draw, inputs, strict=True):
             if isinstance(call_input, Malformed):
                 discarded[call_input.reason] += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.base.config import PlanConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import PEAK_FLOPS_PER_S
-from pipeline.base.records import Cost, Phase, Text
+from pipeline.base.records import Cost, Phase, Text, reason_kind
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import require_readable
 from pipeline.engine.limits import max_positions
@@ -27,6 +27,7 @@ from pipeline.planning.expected_work import PromptSizes, TextCounts, estimate_wo
 from pipeline.planning.from_run import assumptions_from_run
 from pipeline.storage.kinds import PLAN
 from pipeline.storage.provenance import versions
+from pipeline.syntax.calls import has_call_syntax
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.checkpoints import load_config
 from tools_service.base.errors import ConfigurationError
@@ -88,6 +89,11 @@ class Plan(Frozen):
     time: TimePlan | None  # None if no speed is known
     disk_bytes: int
     disk_files: int
+    skipped: dict[str, int]  # texts of the sample that annotate is going to skip, by reason
+    selection: dict[ToolName, dict[str, int]]
+    """Texts of the sample, by tool and the rule that selects them, or the reason against them ("no: …")."""
+    call_syntax: int  # texts of the sample that hold call syntax
+    left_out: tuple[str, ...] = ()  # paths of corpus.paths that are not read, with the reason
     ids_bytes: int  # ids of finished texts, in the driver and each reading node when a run is resumed
 
     def write(self, path: Path) -> None:
@@ -110,7 +116,7 @@ def plan(config: PlanConfig) -> Plan:
     sample, texts = sample_corpus(files, config.corpus, TokenCounter(model_path), config.sample)
     total_texts = min(sample.texts, config.corpus.max_texts or sample.texts)
     scale = total_texts / len(texts)
-    counts = _count_texts(config, texts, sizes)
+    counts, selection = _count_texts(config, texts, sizes)
     selected: Counter[ToolName] = Counter()
     for (_, tools), number in counts.items():
         selected.update(dict.fromkeys(tools, number))
@@ -142,21 +148,36 @@ def plan(config: PlanConfig) -> Plan:
         disk_bytes=round(text_bytes + assumptions.bytes_per_text * total_texts),
         disk_files=math.ceil(total_texts / config.ray.texts_per_batch),
         ids_bytes=8 * total_texts,
+        skipped=dict(Counter(reason_kind(text.skipped) for text in texts if text.skipped).most_common()),
+        selection={tool: dict(rules.most_common()) for tool, rules in selection.items()},
+        call_syntax=sum(text.skipped is None and has_call_syntax(text.text) for text in texts),
     )
 
 
-def _count_texts(config: PlanConfig, texts: Sequence[Text], sizes: PromptSizes) -> TextCounts:
-    """Select tools as annotate does; a tool is left out if its prompt leaves no room for the text."""
+def _count_texts(
+    config: PlanConfig, texts: Sequence[Text], sizes: PromptSizes
+) -> tuple[TextCounts, dict[ToolName, Counter[str]]]:
+    """Select tools as annotate does; a tool is left out if its prompt leaves no room for the text.
+
+    Also returns the texts by rule, for each tool.
+    """
     count_tokens, method = TokenCounter(config.model.path), config.method
     longest = max_positions(load_config(config.model.path, "model.path"))
     room = {t: sizes.max_text_tokens(t, longest, method.of(t).max_call_tokens) for t in method.tools}
     counts: TextCounts = Counter()
+    selection: dict[ToolName, Counter[str]] = {tool: Counter() for tool in method.tools}
     for text in texts:
         if text.skipped is None:
             n = count_tokens(text.text)
-            fitting = [tool for tool in method.tools if n <= room[tool]]
-            counts[n, tuple(tool for tool in fitting if select(tool, text, method).chosen)] += 1
-    return counts
+            tools = []
+            for tool in method.tools:
+                chosen = select(tool, text, method)
+                fits = n <= room[tool]
+                selection[tool][chosen.rule if fits or not chosen.chosen else "no: context"] += 1
+                if chosen.chosen and fits:
+                    tools.append(tool)
+            counts[n, tuple(tools)] += 1
+    return counts, selection
 
 
 def _time(config: PlanConfig, flops: int, assumptions: Assumptions) -> TimePlan | None:

@@ -23,6 +23,7 @@ from rich.text import Text as Styled
 
 from pipeline.base.config import MethodConfig
 from pipeline.evaluation.results import BenchmarkResult, Evaluation
+from pipeline.report.losses import annotation_losses
 from pipeline.storage.counts import ToolCounts
 from pipeline.storage.manifest import read_finished
 from pipeline.storage.row_files import read_rows
@@ -32,7 +33,9 @@ from tools_service.tools.contract import TOOL_NAMES, ToolName
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call
 _MODELS = ("base", "plain", "disabled", "toolformer")
-_FUNNEL = [name for name, field in ToolCounts.model_fields.items() if field.annotation is int]
+_FUNNEL = [
+    name for name, field in ToolCounts.model_fields.items() if field.annotation is int and field.is_required()
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
     calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
     return Group(
         funnel_table(manifest.counts.tools if manifest.counts else {}),
+        *(Styled(f"! {sentence}") for sentence in annotation_losses(manifest)),
         calls_view(calls),
         result_table(Evaluation.read(evaluation)),
         files_table(files),

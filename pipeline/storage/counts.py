@@ -12,11 +12,14 @@ from itertools import product
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Cost, Phase, PhaseWork, reason_kind
+from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
+from pipeline.syntax.calls import has_call_syntax
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
-COLUMNS = ("status", "reason", "calls", "funnel", "work")
+COLUMNS = ("text", "status", "reason", "calls", "funnel", "work")
+DAMAGED_FILE = "damaged file"  # the kind of reason of a file that cannot be read to its end
+_MAX_NAMED = 20
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")
 _SUMS = ("texts", "selected", *_STAGES, "kept", "texts_kept")
 _WorkKey = tuple[ToolName | None, Phase]
@@ -37,6 +40,13 @@ class ToolCounts(Frozen):
     kept: int  # calls with a gain of at least the method's tau_f
     texts_kept: int  # texts with a kept call
     discarded: dict[str, int]  # discarded draws and calls, by reason
+    largest_gain: float | None = None
+    """Largest gain of a scored call, in nats; None without one, and in manifests of earlier versions."""
+    largest_gain_is_bound: bool = False
+    """Whether `largest_gain` is an upper bound, because l_call was not computed for that call."""
+    positions_not_scorable: int = 0
+    """Positions left out of I because a text's first token has no loss without a BOS. Manifests of
+    earlier versions count them in `discarded`, those beyond the k likeliest too."""
 
 
 class Counts(Frozen):
@@ -51,13 +61,18 @@ class Counts(Frozen):
     work: tuple[PhaseWork, ...] = ()
     """Lower bound and work done, by tool and phase, with padding, attention and logits."""
     tools: dict[ToolName, ToolCounts]
+    call_syntax: int = 0
+    """Texts, neither skipped nor failed, that already held call syntax before any call was inserted."""
+    damaged_files: tuple[str, ...] = ()
+    """Names of the first files (20 at most) that could not be read to their end; `reasons` has the number."""
 
 
 def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Counts:
     """Count annotation rows (dictionaries with at least COLUMNS)."""
     status: Counter[str] = Counter()
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    calls = 0
+    calls = call_syntax = 0
+    damaged: set[str] = set()
     tools = {tool: _ToolSum() for tool in method.tools}
     lower_bounds: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
     run: defaultdict[_WorkKey, Cost] = defaultdict(Cost)
@@ -69,10 +84,17 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
             lower_bounds[key] += Cost(**item["lower_bound"])
             run[key] += Cost(**item["run"])
         if row["reason"] is not None:
-            reasons[row["status"]][reason_kind(row["reason"])] += 1
+            kind = reason_kind(row["reason"])
+            reasons[row["status"]][kind] += 1
+            if kind == DAMAGED_FILE:
+                damaged.add(row["reason"].rpartition(" at ")[2].rpartition("#")[0])
+        elif has_call_syntax(row["text"]):
+            call_syntax += 1
         for stage in row["funnel"]:
             tools[stage["tool"]].add(stage)
         kept = Counter(call["tool"] for call in row["calls"] if call["gain"] >= method.of(call["tool"]).tau_f)
+        for call in row["calls"]:
+            tools[call["tool"]].add_gain(call["gain"], is_bound=call["l_call"] is None)
         for tool, number in kept.items():
             tools[tool].sums.update(kept=number, texts_kept=1)
     # Tools in the order of the paper, shared work last; phases in the order of execution.
@@ -85,6 +107,8 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         token_forwards=sum(cost.tokens for cost in run.values()),
         work=tuple(PhaseWork(*key, lower_bounds[key], run[key]) for key in keys),
         tools={tool: sums.counts() for tool, sums in tools.items()},
+        call_syntax=call_syntax,
+        damaged_files=tuple(sorted(damaged)[:_MAX_NAMED]),
     )
 
 
@@ -93,17 +117,27 @@ class _ToolSum:
         self.sums = Counter(dict.fromkeys(_SUMS, 0))
         self.selection: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
+        self.largest: tuple[float, bool] | None = None
+
+    def add_gain(self, gain: float, *, is_bound: bool) -> None:
+        """Of equal gains an exact one goes before a bound, whatever the order of the rows."""
+        exact = not is_bound
+        self.largest = max(self.largest or (gain, exact), (gain, exact))
 
     def add(self, stage: Mapping[str, Any]) -> None:
         rule = stage["selection"]
         selected = not rule.startswith("no: ")
         self.selection[rule if selected else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
         self.sums.update(texts=1, selected=int(selected), **{name: stage[name] for name in _STAGES})
-        self.discarded.update(dict(stage["discarded"]))
+        discarded = dict(stage["discarded"])
+        self.sums["positions_not_scorable"] += discarded.pop(POSITION_NOT_SCORABLE, 0)
+        self.discarded.update(discarded)
 
     def counts(self) -> ToolCounts:
         return ToolCounts(
             **self.sums,
             selection=dict(self.selection.most_common()),
             discarded=dict(self.discarded.most_common()),
+            largest_gain=self.largest and self.largest[0],
+            largest_gain_is_bound=self.largest is not None and not self.largest[1],
         )

@@ -136,6 +136,8 @@ class AnnotationManifest(Frozen):
     sessions: tuple[Session, ...]
     counts: Counts | None = None
     compute: Compute | None = None
+    left_out: tuple[str, ...] = ()
+    """Paths of corpus.paths that are not read, in sentences with the reason."""
 
     def with_session(self, session: Session) -> AnnotationManifest:
         return self.model_copy(update={"sessions": (*self.sessions, session)})

@@ -28,6 +28,7 @@ CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # includes all line breaks
 TOOLS_WITHOUT_INPUT: frozenset[ToolName] = frozenset({"Calendar"})
 
 _CONTROL = re.compile(f"[{CONTROLS}]")
+_CALL_HEAD = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(API.strip())}(?:{'|'.join(TOOL_NAMES)})\(")
 _CALL = re.compile(rf"( \[(?:{'|'.join(TOOL_NAMES)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\])")
 
 
@@ -119,6 +120,15 @@ def remove_calls(augmented: str, calls: Sequence[Call]) -> str:
             raise CallError(f"no{written} at position {call.position} of {augmented!r}")
         text = text[:offset] + text[offset + len(written) :]
     return text[1:]
+
+
+def has_call_syntax(text: str) -> bool:
+    """Whether a text without calls already holds the beginning of one, ``[QA(`` for example.
+
+    The model may learn such a call although no tool answered it. After a Latin letter, a digit or an
+    underscore it is an index (``x[QA(1)]``) and does not count.
+    """
+    return API.strip() in text and _CALL_HEAD.search(text) is not None
 
 
 def split_calls(augmented: str) -> list[str]:

@@ -174,7 +174,7 @@ def test_without_a_bos_the_first_position_is_never_scored_shifted() -> None:
         model = language_model("llama", kind)
         [scored] = score_calls(model, TEXTS[:1], [[executed(model, TEXTS[0], 0, "48", "48")]], ALWAYS)
         assert len(scored.calls) == count
-        assert scored.discarded == ({} if count else {"Calculator": {"position_not_scorable": 1}})
+        assert scored.discarded == ({} if count else {"Calculator": {"call_not_scorable": 1}})
 
 
 def test_a_prefix_too_long_for_the_context_is_recorded() -> None:

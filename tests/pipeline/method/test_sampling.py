@@ -12,7 +12,7 @@ import torch
 
 from bench.fixtures.small_models import causal_lm, language_model, little_memory, tokenizer
 from pipeline.base.config import MethodConfig, ToolMethod
-from pipeline.base.records import Call, Document, Text
+from pipeline.base.records import POSITION_NOT_SCORABLE, Call, Document, Text
 from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
@@ -77,7 +77,7 @@ def test_draws_are_those_of_the_plain_procedure(architecture: str, kind: str) ->
             expected.update((int(i), argument) for argument in drawn)
         assert found(sampled) == expected
         assert all(call.p_api == pytest.approx(p[call.token_index], abs=1e-5) for call in sampled.candidates)
-        discarded = sum(sampled.discarded.values()) - sampled.discarded.get("position_not_scorable", 0)
+        discarded = sum(sampled.discarded.values()) - sampled.discarded.get(POSITION_NOT_SCORABLE, 0)
         assert sum(expected.values()) + discarded == sampled.draws == METHOD.k * METHOD.m
 
 
@@ -273,10 +273,20 @@ def test_position_zero_is_a_position() -> None:
     assert min(call.position for call in sampled.candidates) == 0
 
 
-def test_without_a_bos_the_first_position_is_recorded_as_not_scorable() -> None:
-    sampled = sample(language_model("llama", "bytes"), TEXTS)
-    assert all(one.discarded["position_not_scorable"] == 1 for one in sampled)
-    assert all(call.token_index > 0 for one in sampled for call in one.candidates)
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 13, 100])
+def test_without_a_bos_the_first_position_is_counted_where_it_would_be_in_i(k: int) -> None:
+    model = language_model("llama", "bytes")
+    settings = ToolMethod(tau_s=0.0, k=k, m=1, max_call_tokens=2)
+    for text, sampled in zip(TEXTS, sample(model, TEXTS, settings), strict=True):
+        starts = model.encode([text.text])[0].starts
+        p = np.array([oracle.p_api(model, PROMPT, text.text, i) for i in range(len(starts))])
+        with_first = select_positions(p, starts >= 0, 0.0, k)
+        counted = sampled.discarded.get(POSITION_NOT_SCORABLE, 0)
+        assert counted == int(0 in with_first)
+        assert all(call.token_index > 0 for call in sampled.candidates)
+        # The discarded draws and the calls are all draws: the position is not among them.
+        of_calls = sum(call.draws for call in sampled.candidates)
+        assert sum(sampled.discarded.values()) - counted + of_calls == sampled.draws
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pieces"])

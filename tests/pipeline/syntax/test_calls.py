@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from pipeline.base.records import Call
 from pipeline.syntax.calls import (
     CallError,
     Malformed,
+    has_call_syntax,
     insert_calls,
     linearise,
     parse_call,
@@ -119,6 +122,60 @@ def test_splitting_finds_the_calls_of_texts_that_contain_none(
     parts = split_calls(insert_calls(text, calls))
     assert "".join(part for part in parts if "[" not in part) == " " + text
     assert len(parts) - len([part for part in parts if "[" not in part]) == len(calls)
+
+
+WITH_SYNTAX = [
+    "It is [QA(who?) -> she] so.",
+    "[Calculator(1 + 1) -> 2] two",
+    " [Calculator(1 + 1)]",
+    "[Calendar()] today",
+    "open [MT(hola",
+    "[WikiSearch(x) -> a > b]",
+    "line\n[QA(x)] next",
+    "tab\t[QA(x) -> y]",
+    "([QA(x) -> y])",
+    "say “[QA(x) -> y]”",
+    "[QA(a) -> b] [QA(a) -> b] [QA(a) -> b]",
+    "[QA([QA(a) -> b]) -> c]",
+    "[[QA(x)]]",
+    "a [QA() -> ] b",
+    "é [MT(pollo) -> chicken] 中",
+    "中文。[QA(x) -> y]",
+    "中文[QA(x) -> y]",
+    "[Calculator(1)] -> [Calculator(2)]",
+    "ends [QA(",
+    "1-[Calculator(2)]",
+    "[Calendar() -> Today is Monday, January 30, 2023.]",
+    "[QA(x) -> [Calculator(1) -> 2]]",
+    "two  [QA(x) -> y]  spaces",
+]
+WITHOUT_SYNTAX = [
+    "[1]",
+    "[Note(2)]",
+    "x[QA(1)]",
+    "_[QA(1)]",
+    "9[QA(1)]",
+    "[qa(x)]",
+    "QA(x)",
+    "[QA x]",
+    "[ QA(x)]",
+]
+
+
+def test_texts_with_call_syntax_are_recognised() -> None:
+    assert [text for text in WITH_SYNTAX if not has_call_syntax(text)] == []
+    assert [text for text in WITHOUT_SYNTAX if has_call_syntax(text)] == []
+
+
+@pytest.mark.parametrize("text", WITH_SYNTAX)
+def test_calls_can_be_removed_from_a_text_with_call_syntax_of_its_own(text: str) -> None:
+    """At every position, also inside the text's own call, and with a call equal to the text's own."""
+    own = [placed("QA", 0, "a", "b"), placed("Calculator", 0, "1 + 1", "2"), placed("Calendar", 0, "", "x")]
+    for position in range(len(text) + 1):
+        calls = [dataclasses.replace(call, position=position) for call in own]
+        assert remove_calls(insert_calls(text, calls), calls) == text
+        calls[0] = dataclasses.replace(own[0], position=0)
+        assert remove_calls(insert_calls(text, calls), calls) == text
 
 
 def test_splitting_leaves_text_that_only_resembles_a_call() -> None:
