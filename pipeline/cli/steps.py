@@ -16,15 +16,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path
 
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write_json
-from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.fingerprint import FileState, fingerprint, input_states
 from tools_service.base.options import RENAMED_OPTIONS
 from tools_service.base.settings import Frozen
 from tools_service.base.version import __version__
@@ -63,7 +62,7 @@ class StepCache:
 
     def run(self, step: PipelineStep, *, force: bool = False) -> bool:
         """Run `step` unless it is finished; return whether it ran."""
-        states = list(_input_states(step.reads))
+        states = list(input_states(step.reads))
         config = step.config.model_dump(mode="json")
         self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
         self.former_chain = _former_fingerprint(step, self.former_chain, states)
@@ -90,16 +89,6 @@ class StepCache:
         self.entries[step.name] = {"fingerprint": self.chain, "state": state, "owns": owns}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(self.path, self.entries)
-
-
-def _input_states(reads: Iterable[str | Path]) -> Iterator[str | FileState]:
-    """Each name in `reads`, then the state of each file it stands for."""
-    for name in map(str, reads):
-        yield name
-        for path in map(Path, sorted(glob(name, recursive=True))):
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in filter(Path.is_file, files):
-                yield FileState.of(file, name=str(file))
 
 
 def _former_fingerprint(step: PipelineStep, chain: str, states: Iterable[str | FileState]) -> str:

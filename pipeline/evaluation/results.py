@@ -8,17 +8,19 @@ unchanged. NAME.LABEL.jsonl has one line per question. This module imports no mo
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.evaluation.questions import Question
+from tools_service.base.command_line import describe_problems
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.files import atomic_write
+from tools_service.base.files import atomic_write, writing
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import ToolName
 
@@ -38,6 +40,10 @@ class BenchmarkResult(Frozen):
     calls: int  # questions with at least one completed call
     calls_by_tool: dict[ToolName, int]  # completed calls
     failed_calls: dict[str, int]  # failed calls by reason
+    not_asked: dict[str, int] = Field(default_factory=dict)  # questions by reason; they count as wrong
+    answers_left_out: int = 0  # published answers that the scoring can never meet
+    without_answer: int = 0  # questions with no other answer; they count as wrong
+    fingerprint: str = ""  # of everything that decides the result
 
 
 class PerplexityResult(Frozen):
@@ -59,6 +65,7 @@ class ModelResult(Frozen):
     benchmarks: dict[str, BenchmarkResult]
     perplexity: float | None = None
     held_out: PerplexityResult | None = None
+    held_out_fingerprint: str = ""
 
 
 class Evaluation(Frozen):
@@ -69,12 +76,13 @@ class Evaluation(Frozen):
     @staticmethod
     def read(path: Path) -> Evaluation:
         """The results in `path`, or none if the file does not exist. Raises EvaluationError."""
-        if not path.exists():
-            return Evaluation(models={})
         try:
             return Evaluation.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return Evaluation(models={})
         except (OSError, ValidationError) as error:
-            message = f"{path}: not a result of evaluate, choose another output: {error}"
+            problem = describe_problems(error) if isinstance(error, ValidationError) else error
+            message = f"{path}: not a result of evaluate, choose another output: {problem}"
             raise EvaluationError(message) from error
 
 
@@ -101,30 +109,84 @@ class Prediction:
             "failed": [asdict(call) for call in generation.failed],
             "stop": generation.stop_reason,
         }
+        if generation.refused is not None:
+            row["refused"] = str(generation.refused)
         return json.dumps(row, ensure_ascii=False)
 
 
-def summarise(predictions: Sequence[Prediction]) -> BenchmarkResult:
+def summarise(predictions: Sequence[Prediction], fingerprint: str = "") -> BenchmarkResult:
     """The counts over the predictions of one benchmark."""
     generations = [prediction.generation for prediction in predictions]
     tools = Counter(call.tool for generation in generations for call in generation.calls)
     reasons = Counter(call.reason for generation in generations for call in generation.failed)
+    refused = Counter(g.refused.reason for g in generations if g.refused is not None)
+    published = [len(prediction.question.answers) for prediction in predictions]
+    usable = [len(prediction.question.usable_answers) for prediction in predictions]
     return BenchmarkResult(
         accuracy=sum(prediction.right for prediction in predictions) / len(predictions),
         n=len(predictions),
         calls=sum(bool(generation.calls) for generation in generations),
         calls_by_tool=dict(tools.most_common()),
         failed_calls=dict(reasons.most_common()),
+        not_asked=dict(refused.most_common()),
+        answers_left_out=sum(published) - sum(usable),
+        without_answer=usable.count(0),
+        fingerprint=fingerprint,
     )
 
 
-def add_result(
-    output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]
-) -> Evaluation:
-    """Writes a label's predictions, adds its result to `output`, returns the whole evaluation."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
-    atomic_write(output.with_name(f"{output.stem}.{label}.jsonl"), lines)
-    evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
-    atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
-    return evaluation
+class ResultStore:
+    """The files of one label. They are written after each benchmark, so that a crash loses only one."""
+
+    def __init__(self, output: Path, label: str) -> None:
+        """Raises EvaluationError for files of another origin, OutputError if they cannot be written."""
+        self.output = output
+        self.predictions = output.with_name(f"{output.stem}.{label}.jsonl")
+        self._label = label
+        self._stored = Evaluation.read(output).models.get(label)
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=output.parent):
+                pass
+            self._lines = self._read_predictions()
+
+    def benchmark(self, name: str, fingerprint: str) -> BenchmarkResult | None:
+        """The result of a benchmark that was stored under the same fingerprint, with its predictions."""
+        stored = self._stored and self._stored.benchmarks.get(name)
+        if not stored or not fingerprint or stored.fingerprint != fingerprint:
+            return None
+        return stored if len(self._lines.get(name, ())) == stored.n else None
+
+    def held_out(self, fingerprint: str) -> tuple[float | None, PerplexityResult | None] | None:
+        """The perplexity that was stored under the same fingerprint."""
+        if self._stored is None or not fingerprint or self._stored.held_out_fingerprint != fingerprint:
+            return None
+        return self._stored.perplexity, self._stored.held_out
+
+    def save(self, result: ModelResult, name: str = "", predictions: Sequence[Prediction] = ()) -> Evaluation:
+        """Write the result of the label, and the predictions of benchmark `name` if that is new."""
+        if name:
+            self._lines[name] = [prediction.to_json() for prediction in predictions]
+        self._lines = {known: self._lines[known] for known in result.benchmarks}
+        lines = "".join(line + "\n" for lines in self._lines.values() for line in lines)
+        atomic_write(self.predictions, lines)
+        evaluation = Evaluation(models={**Evaluation.read(self.output).models, self._label: result})
+        atomic_write(self.output, evaluation.model_dump_json(indent=1) + "\n")
+        return evaluation
+
+    def _read_predictions(self) -> dict[str, list[str]]:
+        """The stored lines by benchmark."""
+        lines: dict[str, list[str]] = {}
+        try:
+            content = self.predictions.read_text(encoding="utf-8")
+            for line in content.split("\n")[:-1]:
+                row = json.loads(line)
+                lines.setdefault(row["benchmark"], []).append(line)
+        except FileNotFoundError:
+            pass
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            problem = "not predictions of evaluate, which would be written there"
+            raise EvaluationError(
+                f"{self.predictions}: {problem}; move it or choose another label"
+            ) from error
+        return lines

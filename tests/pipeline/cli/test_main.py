@@ -164,7 +164,7 @@ def test_prompts_come_from_arguments_a_file_or_standard_input(
 ) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo é\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("three\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"three\n")))
     assert prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
     assert prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
     assert prompts_of(cli.parse("generate", [])) == ["three"]
