@@ -189,7 +189,7 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
         # Not splitlines, which also splits at U+2028 and other characters of a text.
         lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"prompts from {source}: {error}") from error
+        raise ConfigurationError(f"{source}: cannot be read as prompts in UTF-8: {error}") from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise ConfigurationError(f"no prompt in {source}")

@@ -22,7 +22,7 @@ from tools_service.base.command_line import describe_problems
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write, writing
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import ToolName
+from tools_service.tools.contract import TRANSIENT, ToolName
 
 if TYPE_CHECKING:
     from pipeline.inference.generator import Generation
@@ -151,9 +151,14 @@ class ResultStore:
             self._lines = self._read_predictions()
 
     def benchmark(self, name: str, fingerprint: str) -> BenchmarkResult | None:
-        """The result of a benchmark that was stored under the same fingerprint, with its predictions."""
+        """The result of a benchmark that was stored under the same fingerprint, with its predictions.
+
+        None if tools were lost on the way: these calls may succeed now.
+        """
         stored = self._stored and self._stored.benchmarks.get(name)
         if not stored or not fingerprint or stored.fingerprint != fingerprint:
+            return None
+        if TRANSIENT & stored.failed_calls.keys():
             return None
         return stored if len(self._lines.get(name, ())) == stored.n else None
 
