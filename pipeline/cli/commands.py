@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Generic, TextIO, TypeVar
 
 import tyro
@@ -131,12 +130,13 @@ def finetune(arguments: FinetuneArguments) -> None:
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
-    from pipeline.inference.decoding import DecodingParams
+    from pipeline.inference.decoding import DecodingParams, PromptError
     from pipeline.inference.generator import Generator, available_tools
     from pipeline.report import losses
     from tools_service.serving.local import start_local_tools
 
     prompts, config = prompts_of(arguments), arguments.config
+    refused: list[PromptError] = []
     tools = available_tools(config)
     generator = Generator(load_language_model(config.model), start_local_tools(config.tools, tools))
     params = DecodingParams(
@@ -152,10 +152,20 @@ def generate(arguments: GenerateArguments) -> None:
     ):
         generations.append(generation)
         text = prompt.rstrip(" ") + generation.annotated
-        calls = [asdict(call) for call in generation.calls]
-        result = {"prompt": prompt, "text": text, "calls": calls}
-        print(json.dumps(result, ensure_ascii=False) if arguments.json else text, flush=True)
+        result: dict[str, Any] = {"prompt": prompt, "text": text}
+        result["calls"] = [asdict(call) for call in generation.calls]
+        result["failed"] = [asdict(call) for call in generation.failed]
+        if generation.refused is not None:
+            refused.append(generation.refused)
+            result |= {"text": None, "refused": str(generation.refused)}
+        if arguments.json:
+            print(json.dumps(result, ensure_ascii=generation.refused is not None), flush=True)
+        elif generation.refused is None:
+            print(text, flush=True)
     _print_losses(losses.generation_losses(generations), sys.stderr)
+    if refused:
+        count = f"{len(refused)} of {len(prompts)} prompts could not be continued"
+        raise ConfigurationError(f"{count}, the first because {refused[0]}")
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
@@ -192,18 +202,18 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
         raise ConfigurationError("give prompts as arguments or with --file, not both")
     if arguments.prompts:
         return list(arguments.prompts)
-    if arguments.file is None:
-        if sys.stdin.isatty():
-            print("prompts, one per line; end with Ctrl-D:", file=sys.stderr)
-        lines = sys.stdin.read().splitlines()
-    else:
-        try:
-            lines = arguments.file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"--file {arguments.file}: {error}") from error
+    source = arguments.file or "standard input"
+    if arguments.file is None and sys.stdin.isatty():
+        print("prompts, one per line; end with Ctrl-D:", file=sys.stderr)
+    try:
+        content = sys.stdin.buffer.read() if arguments.file is None else arguments.file.read_bytes()
+        # Not splitlines, which also splits at U+2028 and other characters of a text.
+        lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{source}: cannot be read as prompts in UTF-8: {error}") from error
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise ConfigurationError(f"no prompt in {arguments.file or 'standard input'}")
+        raise ConfigurationError(f"no prompt in {source}")
     return prompts
 
 

@@ -12,7 +12,9 @@ other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     _set_up_logging()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = parse(name, options)
         require_demo_files(arguments, _program())
@@ -49,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pipeline.base.config import (
     AnnotateConfig,
+    CallLengths,
     CorpusConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -84,7 +85,8 @@ def demo() -> Recipe:
             zero_stage=2,
             gradient_checkpointing=False,
         ),
-        GenerateConfig(max_new_tokens=24),
+        # As many tokens as the sampled calls of MT that the model learned from.
+        GenerateConfig(max_new_tokens=24, max_call_tokens=CallLengths(mt=mt.max_call_tokens)),
         EvaluateConfig(
             benchmarks=tuple(Path(f"demo/questions/{name}.jsonl") for name in benchmarks),
             perplexity=("demo/held_out",),

@@ -16,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +25,7 @@ from pydantic import RootModel
 
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write_json, read_model, writing
-from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.fingerprint import FileState, fingerprint, input_states
 from tools_service.base.options import RENAMED_OPTIONS
 from tools_service.base.ownership import OutputKind, remove_own
 from tools_service.base.settings import Frozen
@@ -83,7 +82,7 @@ class StepCache:
 
     def run(self, step: PipelineStep, *, force: bool = False) -> bool:
         """Run `step` unless it is finished; return whether it ran."""
-        states = list(_input_states(step.reads))
+        states = list(input_states(step.reads))
         config = step.config.model_dump(mode="json")
         self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
         self.former_chain = _former_fingerprint(step, self.former_chain, states)
@@ -114,16 +113,6 @@ class StepCache:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(self.path, _StepEntries(self.entries).model_dump(mode="json"))
-
-
-def _input_states(reads: Iterable[str | Path]) -> Iterator[str | FileState]:
-    """Each name in `reads`, then the state of each file it stands for."""
-    for name in map(str, reads):
-        yield name
-        for path in map(Path, sorted(glob(name, recursive=True))):
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in filter(Path.is_file, files):
-                yield FileState.of(file, name=str(file))
 
 
 def _former_fingerprint(step: PipelineStep, chain: str, states: Iterable[str | FileState]) -> str:

@@ -60,7 +60,10 @@ def perplexity(
     if not tokens:
         raise PerplexityError("no held-out text has a token to predict")
     counts = PerplexityResult(texts=len(texts), tokens=tokens, left_out=sum(lengths) - tokens)
-    return math.exp(total / tokens), counts
+    try:
+        return math.exp(total / tokens), counts
+    except OverflowError as error:
+        raise PerplexityError(f"the mean loss of {total / tokens:.0f} nats is no perplexity") from error
 
 
 def _losses(

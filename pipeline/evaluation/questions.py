@@ -5,23 +5,26 @@ A question file is jsonl with one question a line:
     {"id": "calc-17", "prompt": "… The answer is", "answers": ["35"], "scoring": "number", "date": null}
 
 The model continues `prompt`. `answers` are the texts that count as right under `scoring`
-(scoring.py). Optional: `date` (YYYY-MM-DD), the day of the question; `tool`, the tool that should
-help, which is not used; `tools_off` (the same in all lines), tools that must not be called because
-they would give the answers away. A reader of a published format belongs in a module of its own.
+(scoring.py); one that the rule can never meet is left out there, and counted. Optional: `date`
+(YYYY-MM-DD), the day of the question; `tool`, the tool that should help, which is not used;
+`tools_off` (the same in all lines), tools that must not be called because they would give the
+answers away. A reader of a published format belongs in a module of its own.
 """
 
 from __future__ import annotations
 
-import datetime
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from pipeline.evaluation.scoring import check_scoring
+from pipeline.evaluation.scoring import check_scoring, usable_answers
+from tools_service.base.command_line import describe_problems
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.settings import Frozen
+from tools_service.base.settings import Frozen, IsoDate, Text
 from tools_service.tools.contract import ToolName
 
 
@@ -29,39 +32,41 @@ class QuestionError(ConfigurationError):
     """A question file that cannot be used; the message names file, line and field."""
 
 
-def _not_blank(value: str) -> str:
-    if not value.strip():
-        raise ValueError(f"must be a text that is not blank, got {value!r}")
-    return value
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _iso_date(value: Any) -> str:
-    try:
-        return datetime.date.fromisoformat(str(value)).isoformat()
-    except ValueError as error:
-        raise ValueError(f"must be YYYY-MM-DD or null, got {value!r}") from error
+def _without_surrogates(value: Any) -> Any:
+    """A lone surrogate is half a character; as decoders do, it becomes U+FFFD."""
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+_WELL_FORMED = BeforeValidator(_without_surrogates)
 _NULL_AS_EMPTY = BeforeValidator(lambda value: [] if value is None else value)
 
 
 class Question(Frozen):
     """A prompt with the answers that count as right. `date` is the day of the question."""
 
-    id: Text
-    prompt: Text
-    answers: Annotated[tuple[Text, ...], Field(min_length=1)]
+    id: Annotated[Text, _WELL_FORMED]
+    prompt: Annotated[Text, _WELL_FORMED]
+    answers: Annotated[tuple[str, ...], Field(min_length=1), _WELL_FORMED]
     scoring: Text
-    date: Annotated[str, BeforeValidator(_iso_date)] | None = None
+    date: IsoDate | None = None
     tool: ToolName | None = None
     tools_off: Annotated[frozenset[ToolName], _NULL_AS_EMPTY] = frozenset()
 
     @field_validator("scoring")
     @classmethod
-    def _fits_answers(cls, scoring: str, info: ValidationInfo) -> str:
-        check_scoring(scoring, info.data.get("answers", ()))
+    def _is_known(cls, scoring: str) -> str:
+        check_scoring(scoring)
         return scoring
+
+    @property
+    def usable_answers(self) -> tuple[str, ...]:
+        """The answers that a prediction can meet; without one the question cannot be right."""
+        return usable_answers(self.scoring, self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def read_benchmark(path: Path) -> Benchmark:
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionError(f"{path}: cannot be read as a question file in UTF-8: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -99,11 +104,13 @@ def read_benchmark(path: Path) -> Benchmark:
 
 def _parse(line: str, where: str) -> Question:
     try:
-        return Question.model_validate_json(line)
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise QuestionError(f"{where}: Invalid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise QuestionError(f"{where}: must be an object with {', '.join(Question.model_fields)}")
+    try:
+        return Question.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'])) or 'line'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
         fields = ", ".join(Question.model_fields)
-        raise QuestionError(f"{where}: {'; '.join(problems)} (a question has {fields})") from error
+        raise QuestionError(f"{where}: {describe_problems(error)} (a question has {fields})") from error

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from pipeline.evaluation.questions import Question
 from pipeline.storage.kinds import EVALUATION
 from tools_service.base.errors import ConfigurationError, brief
@@ -21,7 +23,7 @@ from tools_service.base.files import atomic_write, read_model
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import ToolName
+from tools_service.tools.contract import TRANSIENT, ToolName
 
 if TYPE_CHECKING:
     from pipeline.inference.generator import Generation
@@ -42,6 +44,10 @@ class BenchmarkResult(Frozen):
     calls: int  # questions with at least one completed call
     calls_by_tool: dict[ToolName, int]  # completed calls
     failed_calls: dict[str, int]  # failed calls by reason
+    not_asked: dict[str, int] = Field(default_factory=dict)  # questions by reason; they count as wrong
+    answers_left_out: int = 0  # published answers that the scoring can never meet
+    without_answer: int = 0  # questions with no other answer; they count as wrong
+    fingerprint: str = ""  # of everything that decides the result
 
 
 class PerplexityResult(Frozen):
@@ -63,6 +69,7 @@ class ModelResult(Frozen):
     benchmarks: dict[str, BenchmarkResult]
     perplexity: float | None = None
     held_out: PerplexityResult | None = None
+    held_out_fingerprint: str = ""
 
 
 class Evaluation(Frozen):
@@ -73,10 +80,10 @@ class Evaluation(Frozen):
     @staticmethod
     def read(path: Path) -> Evaluation:
         """The results in `path`, or none if the file does not exist. Raises EvaluationError."""
-        if not path.exists():
-            return Evaluation(models={})
         try:
             return read_model(path, Evaluation)
+        except (FileNotFoundError, NotADirectoryError):
+            return Evaluation(models={})
         except (OSError, ValueError) as error:
             message = f"{path}: not a result of evaluate, choose another output: {brief(error)}"
             raise EvaluationError(message) from error
@@ -105,55 +112,91 @@ class Prediction:
             "failed": [asdict(call) for call in generation.failed],
             "stop": generation.stop_reason,
         }
+        if generation.refused is not None:
+            row["refused"] = str(generation.refused)
         return json.dumps(row, ensure_ascii=False)
 
 
-def summarise(predictions: Sequence[Prediction]) -> BenchmarkResult:
+def summarise(predictions: Sequence[Prediction], fingerprint: str = "") -> BenchmarkResult:
     """The counts over the predictions of one benchmark."""
     generations = [prediction.generation for prediction in predictions]
     tools = Counter(call.tool for generation in generations for call in generation.calls)
     reasons = Counter(call.reason for generation in generations for call in generation.failed)
+    refused = Counter(g.refused.reason for g in generations if g.refused is not None)
+    published = [len(prediction.question.answers) for prediction in predictions]
+    usable = [len(prediction.question.usable_answers) for prediction in predictions]
     return BenchmarkResult(
         accuracy=sum(prediction.right for prediction in predictions) / len(predictions),
         n=len(predictions),
         calls=sum(bool(generation.calls) for generation in generations),
         calls_by_tool=dict(tools.most_common()),
         failed_calls=dict(reasons.most_common()),
+        not_asked=dict(refused.most_common()),
+        answers_left_out=sum(published) - sum(usable),
+        without_answer=usable.count(0),
+        fingerprint=fingerprint,
     )
 
 
-def add_result(
-    output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]
-) -> Evaluation:
-    """Writes a label's predictions, adds its result to `output`, returns the whole evaluation."""
-    lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
-    with output_lock(output, wait=True):  # another label's result may be added at the same time
-        require_replaceable(output, label)
-        evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
-        atomic_write(_predictions_file(output, label), lines)
-        atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
-    return evaluation
+class ResultStore:
+    """The files of one label. They are written after each benchmark, so that a crash loses only one."""
 
+    def __init__(self, output: Path, label: str) -> None:
+        """Raises EvaluationError for files of another origin, OutputError if they cannot be written."""
+        self.output = output
+        self.predictions = output.with_name(f"{output.stem}.{label}.jsonl")
+        self._label = label
+        self._stored = Evaluation.read(output).models.get(label)
+        require_own(output, EVALUATION)
+        with output_lock(output, wait=True):  # the place can be written
+            self._lines = self._read_predictions()
 
-def require_replaceable(output: Path, label: str) -> None:
-    """Raise EvaluationError, NotOwnError or OutputError unless a result of `label` can be added."""
-    Evaluation.read(output)
-    require_own(output, EVALUATION)
-    file = _predictions_file(output, label)
-    try:
-        with file.open(encoding="utf-8") as predictions:
-            line = predictions.readline(_MAX_LINE)
-        own = not line or {"benchmark", "prediction"} <= json.loads(line).keys()
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, AttributeError, RecursionError):
-        own = False
-    if not own:
-        raise EvaluationError(
-            f"{file}: would be replaced by the predictions of {label}, and evaluate did not write it; choose "
-            "another output or label"
-        )
+    def benchmark(self, name: str, fingerprint: str) -> BenchmarkResult | None:
+        """The result of a benchmark that was stored under the same fingerprint, with its predictions.
 
+        None if tools were lost on the way: these calls may succeed now.
+        """
+        stored = self._stored and self._stored.benchmarks.get(name)
+        if not stored or not fingerprint or stored.fingerprint != fingerprint:
+            return None
+        if TRANSIENT & stored.failed_calls.keys():
+            return None
+        return stored if len(self._lines.get(name, ())) == stored.n else None
 
-def _predictions_file(output: Path, label: str) -> Path:
-    return output.with_name(f"{output.stem}.{label}.jsonl")
+    def held_out(self, fingerprint: str) -> tuple[float | None, PerplexityResult | None] | None:
+        """The perplexity that was stored under the same fingerprint."""
+        if self._stored is None or not fingerprint or self._stored.held_out_fingerprint != fingerprint:
+            return None
+        return self._stored.perplexity, self._stored.held_out
+
+    def save(self, result: ModelResult, name: str = "", predictions: Sequence[Prediction] = ()) -> Evaluation:
+        """Write the result of the label, and the predictions of benchmark `name` if that is new."""
+        if name:
+            self._lines[name] = [prediction.to_json() for prediction in predictions]
+        self._lines = {known: self._lines[known] for known in result.benchmarks}
+        lines = "".join(line + "\n" for lines in self._lines.values() for line in lines)
+        with output_lock(self.output, wait=True):  # another label may be added at the same time
+            require_own(self.output, EVALUATION)
+            evaluation = Evaluation(models={**Evaluation.read(self.output).models, self._label: result})
+            atomic_write(self.predictions, lines)
+            atomic_write(self.output, evaluation.model_dump_json(indent=1) + "\n")
+        return evaluation
+
+    def _read_predictions(self) -> dict[str, list[str]]:
+        """The stored lines by benchmark."""
+        lines: dict[str, list[str]] = {}
+        try:
+            content = self.predictions.read_text(encoding="utf-8")
+            for line in filter(None, content.split("\n")):
+                row = json.loads(line)
+                if "prediction" not in row:
+                    raise ValueError("no prediction")
+                lines.setdefault(str(row["benchmark"]), []).append(line)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise EvaluationError(
+                f"{self.predictions}: would be replaced by the predictions of {self._label}, and evaluate "
+                "did not write it; choose another output or label"
+            ) from error
+        return lines

@@ -7,13 +7,15 @@ scores are in scoring.py. Only the first line of a continuation is scored.
 
 from __future__ import annotations
 
+import datetime
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
-from pipeline.base.config import CorpusConfig, EvaluateConfig, ModelConfig
+from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus, require_readable
 from pipeline.engine.loading import load_language_model
@@ -27,17 +29,19 @@ from pipeline.evaluation.results import (
     ModelResult,
     PerplexityResult,
     Prediction,
-    add_result,
-    require_replaceable,
+    ResultStore,
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
 from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
-from tools_service.base.locks import output_lock
+from tools_service.base.fingerprint import fingerprint, input_states
+from tools_service.base.version import __version__
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.tools.contract import TOOL_NAMES, ToolName
+
+logger = logging.getLogger(__name__)
 
 _LABEL = re.compile(r"[\w-]+")
 _HELD_OUT_TOKENS = 1_024  # the length of a training example (Appendix B)
@@ -48,9 +52,11 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
 
     Without `tools`, the available tools start in this process; the others are switched off. A model
     stays loaded if the next configuration names the same one. All input files are checked before
-    the first model is loaded. Raises EvaluationError and QuestionError.
+    the first model is loaded. A result is stored as soon as it is there; one that was stored before
+    is used again if nothing that decides it has changed, but not with `tools` of the caller. Raises
+    EvaluationError, QuestionError, OutputError.
     """
-    benchmarks = {label: _read_benchmarks(label, config) for label, config in configs.items()}
+    inputs = {label: _check_inputs(label, config) for label, config in configs.items()}
     evaluation = Evaluation(models={})
     loaded: tuple[ModelConfig, LanguageModel] | None = None
     for label, config in configs.items():
@@ -58,8 +64,9 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
         if loaded is None or loaded[0] != model_config:
             loaded = None  # frees the memory of the previous model first
             loaded = model_config, load_language_model(model_config)
-        result, predictions = evaluate_model(label, config, loaded[1], benchmarks[label], tools)
-        evaluation = add_result(config.output, label, result, predictions)
+        store, benchmarks = inputs[label]
+        result, _ = evaluate_model(label, config, loaded[1], benchmarks, tools, store)
+        evaluation = store.save(result)
     return evaluation
 
 
@@ -69,18 +76,33 @@ def evaluate_model(
     model: LanguageModel,
     benchmarks: Sequence[Benchmark],
     tools: ToolClient | None = None,
+    store: ResultStore | None = None,
 ) -> tuple[ModelResult, list[Prediction]]:
-    """The results and predictions of one model. Writes nothing."""
+    """The results of one model, and the predictions that it made now. Writes into `store` only."""
     generation = config.generation
     tools_off = frozenset(generation.tools_off)
+    settings: list[object] = []  # what decides every result; unknown with tools of the caller
     if tools is None:
         available = available_tools(generation)
         tools_off = frozenset(TOOL_NAMES).difference(available)
+        settings = _settings(generation, tools_off)
         tools = start_local_tools(generation.tools, available)
+    fingerprints = {b.name: fingerprint([*settings, b]) if settings else "" for b in benchmarks}
+    stored = {name: store.benchmark(name, digest) for name, digest in fingerprints.items()} if store else {}
+    results = {name: result for name, result in stored.items() if result is not None}
+    result = ModelResult(
+        model=generation.model.path,
+        k=generation.k,
+        disabled=generation.disabled,
+        tools_off=tuple(sorted(tools_off)),
+        benchmarks=results,
+    )
     predictions: list[Prediction] = []
-    results: dict[str, BenchmarkResult] = {}
     generator = Generator(model, tools)
     for benchmark in benchmarks:
+        if benchmark.name in results:
+            logger.info("%s: the stored result of %s is used again", label, benchmark.name)
+            continue
         params = DecodingParams(
             k=generation.k,
             disabled=generation.disabled,
@@ -90,30 +112,56 @@ def evaluate_model(
             stop_at_newline=True,
         )
         answered = list(_predictions(label, benchmark, generator, params, config))
-        results[benchmark.name] = summarise(answered)
+        results[benchmark.name] = summarise(answered, fingerprints[benchmark.name])
+        _log_wrong_by_rule(label, benchmark.name, results[benchmark.name])
+        in_order = {b.name: results[b.name] for b in benchmarks if b.name in results}
+        result = result.model_copy(update={"benchmarks": in_order})
+        if store is not None:
+            store.save(result, benchmark.name, answered)
         predictions += answered
-    value, held_out = _held_out_perplexity(config, model)
-    result = ModelResult(
-        model=generation.model.path,
-        k=generation.k,
-        disabled=generation.disabled,
-        tools_off=tuple(sorted(tools_off)),
-        benchmarks=results,
-        perplexity=value,
-        held_out=held_out,
-    )
-    return result, predictions
+    digest = ""
+    if settings and config.perplexity:
+        digest = fingerprint([*settings, "perplexity", *input_states(config.perplexity)])
+    known = store.held_out(digest) if store else None
+    value, held_out = known or _held_out_perplexity(config, model)
+    update = {"perplexity": value, "held_out": held_out, "held_out_fingerprint": digest}
+    return result.model_copy(update=update), predictions
 
 
-def _read_benchmarks(label: str, config: EvaluateConfig) -> list[Benchmark]:
-    """The benchmarks of a configuration. Raises every error that can be found without the model."""
+def _settings(generation: GenerateConfig, tools_off: Collection[ToolName]) -> list[object]:
+    """What decides every result of a model: settings, and the state of the files that they name."""
+    tools = generation.tools
+    files = [generation.model.path]
+    if not {"WikiSearch", "QA"} <= set(tools_off):
+        files += tools.wikisearch.source
+    files += [tools.of(tool).model for tool in ("QA", "MT") if tool not in tools_off]  # type: ignore[union-attr]
+    settings: list[object] = [__version__, generation, sorted(tools_off), *input_states(files)]
+    if generation.date is None and "Calendar" not in tools_off:
+        settings.append(datetime.date.today().isoformat())  # the calendar answers with it
+    return settings
+
+
+def _log_wrong_by_rule(label: str, name: str, result: BenchmarkResult) -> None:
+    """Name the questions that could not be right, whatever the model."""
+    if result.not_asked:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in result.not_asked.items())
+        count = sum(result.not_asked.values())
+        logger.warning(
+            "%s: %s: %d of %d questions could not be asked (%s)", label, name, count, result.n, reasons
+        )
+    if result.answers_left_out:
+        left_out, without = result.answers_left_out, result.without_answer
+        message = "%s: %s: %d answers that the scoring cannot meet are left out; %d questions have no other"
+        logger.warning(message, label, name, left_out, without)
+
+
+def _check_inputs(label: str, config: EvaluateConfig) -> tuple[ResultStore, list[Benchmark]]:
+    """Where results go, and the benchmarks. Raises every error that can be found without the model."""
     if not _LABEL.fullmatch(label):
         raise EvaluationError(f"label {label!r}: use letters, digits, - and _; it names a file")
     if not config.benchmarks and not config.perplexity:
         raise EvaluationError("nothing to evaluate: name question files (benchmarks) or texts (perplexity)")
-    require_replaceable(config.output, label)
-    with output_lock(config.output, wait=True):
-        pass  # the place can be written
+    store = ResultStore(config.output, label)
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
         require_readable(list_files(corpus), corpus)
@@ -121,7 +169,7 @@ def _read_benchmarks(label: str, config: EvaluateConfig) -> list[Benchmark]:
     for name, count in Counter(benchmark.name for benchmark in benchmarks).items():
         if count > 1:
             raise EvaluationError(f"benchmarks: two files are called {name}.jsonl; results are named by file")
-    return benchmarks
+    return store, benchmarks
 
 
 def _predictions(

@@ -36,11 +36,19 @@ from tools_service.base.errors import ToolformerError
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName
 
-StopReason = Literal["eos", "newline", "length", "context"]
+StopReason = Literal["eos", "newline", "length", "context", "refused"]
 
 
 class InferenceError(ToolformerError):
-    """A prompt that cannot be decoded; the message names the prompt and the reason."""
+    """Decoding cannot go on; the message says where and why."""
+
+
+class PromptError(InferenceError):
+    """A prompt that cannot be continued. `reason` is too_long, empty or not_text."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

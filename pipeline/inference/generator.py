@@ -15,7 +15,7 @@ from itertools import islice
 from pipeline.base.config import GenerateConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import ApiTokenMask, CompletedCall, FailedCall
-from pipeline.inference.decoding import Decoder, DecodingParams, DecodingState, InferenceError, StopReason
+from pipeline.inference.decoding import Decoder, DecodingParams, DecodingState, PromptError, StopReason
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.tools.client import ToolClient
@@ -30,13 +30,17 @@ _WINDOW_BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The continuation of a prompt: `text` without calls, `tokens` tokens long, and the calls."""
+    """The continuation of a prompt: `text` without calls, `tokens` tokens long, and the calls.
+
+    A prompt that cannot be continued has the reason in `refused`, and no text.
+    """
 
     text: str
     calls: tuple[CompletedCall, ...]
     failed: tuple[FailedCall, ...]
     stop_reason: StopReason
     tokens: int
+    refused: PromptError | None = None
 
     @property
     def annotated(self) -> str:
@@ -69,26 +73,45 @@ class Generator:
         `max_batch_tokens` tokens; the batches do not change the results. `dates` (YYYY-MM-DD) are
         for the calendar. Decoding also stops at an end-of-text token and at a full context.
         Trailing spaces of a prompt are removed, because the first generated token brings its own.
-        Raises InferenceError for an empty prompt and for one that leaves no room in the context.
+        A prompt that cannot be continued is refused alone. Raises InferenceError for logits that are
+        not finite.
         """
         states = (
-            DecodingState(self.encode(prompt), date, params.calls_disabled)
+            self._state(prompt, date, params)
             for prompt, date in zip(prompts, dates or [None] * len(prompts), strict=True)
         )
         while window := list(islice(states, _WINDOW_BATCHES * batch_size)):
-            yield from self._run(window, params, batch_size)
+            decoded = self._run([s for s in window if isinstance(s, DecodingState)], params, batch_size)
+            for state in window:
+                if isinstance(state, PromptError):
+                    yield Generation("", (), (), "refused", 0, state)
+                else:
+                    yield next(decoded)
 
     def encode(self, prompt: str) -> list[int]:
-        """The tokens of ``" "`` and the prompt, as in every step; BOS if the tokenizer adds one."""
+        """The tokens of ``" "`` and the prompt, as in every step; BOS if the tokenizer adds one.
+
+        Raises PromptError for an empty prompt, one that leaves no room in the context, and one that
+        is no text in UTF-8.
+        """
+        if not prompt.isascii() and prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
+            raise PromptError("not_text", f"the prompt {prompt[:60]!r} is not text in UTF-8")
         tokens = list(self.model.call_tokens.bos)
         if stripped := prompt.rstrip(" "):
             tokens += tokenize_continuations(self.model.tokenizer, [" " + stripped])[0].ids.tolist()
         if not tokens:
-            raise InferenceError("a prompt is empty, and the tokenizer has no BOS to start from")
+            raise PromptError("empty", "a prompt is empty, and the tokenizer has no BOS to start from")
         if len(tokens) >= self.model.max_positions:
             problem = f"no room for one more in the context of {self.model.max_positions}"
-            raise InferenceError(f"the prompt {prompt[:60]!r} has {len(tokens)} tokens: {problem}")
+            message = f"the prompt {prompt[:60]!r} has {len(tokens)} tokens: {problem}"
+            raise PromptError("too_long", message)
         return tokens
+
+    def _state(self, prompt: str, date: str | None, params: DecodingParams) -> DecodingState | PromptError:
+        try:
+            return DecodingState(self.encode(prompt), date, params.calls_disabled)
+        except PromptError as error:
+            return error
 
     def _run(
         self, states: list[DecodingState], params: DecodingParams, batch_size: int

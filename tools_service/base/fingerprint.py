@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def content_digest(path: Path, algorithm: str = "sha256") -> str:
 def folder_states(folder: Path) -> list[FileState]:
     """Return the files directly in `folder`, sorted by name; none if there is no such folder."""
     return [FileState.of(path) for path in sorted(folder.glob("*")) if path.is_file()]
+
+
+def input_states(names: Iterable[str | Path]) -> Iterator[str | FileState]:
+    """Yield each of the files, folders, globs and URIs, then the state of each file it stands for."""
+    for name in map(str, names):
+        yield name
+        for path in map(Path, sorted(glob(name, recursive=True))):
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in filter(Path.is_file, files):
+                yield FileState.of(file, name=str(file))
 
 
 def fingerprint(parts: Iterable[Any]) -> str:

@@ -24,6 +24,8 @@ def _not_blank(value: str) -> str:
         raise ValueError("must not be empty")
     if "\0" in value:
         raise ValueError("must not hold a null character")
+    if not value.isascii() and value != value.encode("utf-8", "replace").decode("utf-8"):
+        raise ValueError("must be text in UTF-8")
     return value
 
 

@@ -164,7 +164,7 @@ def test_prompts_come_from_arguments_a_file_or_standard_input(
 ) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\ntwo é\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("three\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"three\n")))
     assert prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
     assert prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
     assert prompts_of(cli.parse("generate", [])) == ["three"]
@@ -179,3 +179,29 @@ def test_a_prompt_file_without_a_prompt_is_refused_by_name(content: bytes | None
         prompts_of(cli.parse("generate", ["--file", str(file)]))
     with pytest.raises(ConfigurationError, match="not both"):
         prompts_of(cli.parse("generate", ["one", "--file", str(file)]))
+
+
+def test_only_a_line_feed_ends_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = ["a\u2028b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", "a\x1db", "a\x1eb", "a\rb", "a\tb"]
+    content = ("\ufeff" + "\r\n".join(odd) + "\n\n \n").encode()
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    assert prompts_of(cli.parse("generate", ["--file", str(file)])) == odd
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert prompts_of(cli.parse("generate", [])) == odd
+
+
+@pytest.mark.parametrize("content", [b"\xff\n", b"", b"\n\n", b"a\n\xc3\n"])
+def test_standard_input_without_a_prompt_or_not_in_utf8_is_refused(
+    content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert cli.main(["generate"]) == 2
+    error = capsys.readouterr().err
+    assert "standard input" in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        prompts_of(cli.parse("generate", ["--file", str(tmp_path)]))

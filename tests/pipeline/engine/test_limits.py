@@ -77,7 +77,11 @@ def test_the_limit_is_the_shortest_length_at_which_the_model_changes(
         ("gemma3", {"sliding_window": None}, "sliding_attention .*no sliding_window: add it"),
         ("cohere2", {"sliding_window": 0}, "sliding_attention .*no sliding_window: add it"),
         ("gpt_oss", {"sliding_window": -1}, "sliding_attention .*no sliding_window: add it"),
-        ("llama4_text", {"attention_chunk_size": None}, "chunked_attention .*no attention_chunk_size: add it"),
+        (
+            "llama4_text",
+            {"attention_chunk_size": None},
+            "chunked_attention .*no attention_chunk_size: add it",
+        ),
         ("phi3", {"rope_parameters": LONGROPE}, "longrope.*original_max_position_embeddings"),
     ],
 )

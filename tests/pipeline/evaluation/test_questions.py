@@ -47,21 +47,20 @@ def test_tools_that_would_give_a_benchmark_away_are_the_same_in_every_line(tmp_p
     ("line", "says"),
     [
         ("{", "Invalid JSON"),
-        ("[1]", "should be an object"),
+        ("[1]", "must be an object"),
         (json.dumps({"id": "q"}), "prompt: Field required; answers: Field required; scoring: Field required"),
         (
             row(answer="4"),
-            r"answer: Extra inputs .*a question has id, prompt, answers, scoring, date, tool, tools_off",
+            r"answer = '4': Extra .*a question has id, prompt, answers, scoring, date, tool, tools_off",
         ),
-        (row(id=7), "id: Input should be a valid string"),
-        (row(prompt=" "), "prompt: must be a text that is not blank"),
-        (row(answers="4"), "answers: Input should be a valid"),
+        (row(id=7), "id = 7: Input should be a valid string"),
+        (row(prompt=" "), "prompt = ' ': must not be empty"),
+        (row(answers="4"), "answers = '4': Input should be a valid"),
         (row(answers=[]), "answers: .*at least 1 item"),
-        (row(answers=["four"]), "scoring: answer 'four' holds no number"),
-        (row(scoring="f1"), "scoring: unknown scoring 'f1'"),
-        (row(date="30 January"), "date: must be YYYY-MM-DD or null, got '30 January'"),
-        (row(tool="calculator"), "tool: Input should be .*'Calculator'"),
-        (row(tools_off="QA"), "tools_off: Input should be a valid array"),
+        (row(scoring="f1"), "scoring = 'f1': unknown scoring 'f1'"),
+        (row(date="30 January"), "date = .*: must be a date, YYYY-MM-DD, got '30 January'"),
+        (row(tool="calculator"), "tool = .*: Input should be .*'Calculator'"),
+        (row(tools_off="QA"), "tools_off = 'QA': Input should be a valid"),
         (row(tools_off=["qa"]), "tools_off.*: Input should be .*'QA'"),
     ],
 )
@@ -86,3 +85,74 @@ def test_a_file_without_questions_or_without_utf8_is_refused(tmp_path: Path) -> 
     broken.write_bytes(b"\xff\xfe")
     with pytest.raises(QuestionError, match="UTF-8"):
         read_benchmark(broken)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null",
+        "5",
+        "[" * 100_000 + "]" * 100_000,
+        '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"id": ' + "1" * 5_000 + "}",
+        "{'id': 'a'}",
+        "\x00",
+        row(scoring="first_words:" + "9" * 30),
+        row(scoring="first_words:" + "9" * 5_000),
+        row(scoring="first_words:1e3"),
+        row(scoring=5),
+        row(date="2023-02-30"),
+        row(date=True),
+        row(answers=[5]),
+        row(answers=[None]),
+        row(answers=None),
+        row(answers={"a": 1}),
+        row(prompt=["x"]),
+        row(id=None),
+        row(tools_off=[[]]),
+        row(tool=[]),
+    ],
+)
+def test_a_hostile_line_is_refused_in_one_line(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path, row(id="fine"), line)
+    with pytest.raises(QuestionError) as error:
+        read_benchmark(path)
+    assert str(error.value).startswith(f"{path}, line 2: ")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("answers", "scoring", "usable"),
+    [
+        (["four", "4"], "number", ("4",)),
+        (["four"], "number", ()),
+        (["", "  "], "number", ()),
+        (["?!", "😀", "yes"], "first_words:5", ("yes",)),
+        (["one two three", "one"], "first_words:2", ("one",)),
+        (["1" * 27, "1" * 300], "number", ("1" * 27, "1" * 300)),
+        (["3/4"], "number", ("3/4",)),
+    ],
+)
+def test_an_odd_answer_does_not_refuse_a_file(
+    tmp_path: Path, answers: list[str], scoring: str, usable: tuple[str, ...]
+) -> None:
+    [question] = read_benchmark(write(tmp_path, row(answers=answers, scoring=scoring))).questions
+    assert (question.answers, question.usable_answers) == (tuple(answers), usable)
+
+
+def test_a_lone_surrogate_is_a_damaged_character(tmp_path: Path) -> None:
+    line = json.dumps({**ROW, "prompt": "a \ud83d b", "answers": ["4", "\udcff"]})
+    [question] = read_benchmark(write(tmp_path, line)).questions
+    assert (question.prompt, question.usable_answers) == ("a \ufffd b", ("4",))
+
+
+def test_a_byte_order_mark_and_windows_line_breaks_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + row().encode() + b"\r\n" + row(id="q2").encode() + b"\r\n")
+    assert [question.id for question in read_benchmark(path).questions] == ["q1", "q2"]
+
+
+def test_a_folder_is_no_question_file(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match="cannot be read"):
+        read_benchmark(tmp_path)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
-from pipeline.evaluation.results import Evaluation, EvaluationError, ModelResult, add_result
+from pipeline.evaluation.results import Evaluation, EvaluationError, ModelResult, ResultStore
 from pipeline.evaluation.run import evaluate, evaluate_model
+from pipeline.inference.generator import Generator
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
+from tools_service.base.files import OutputError
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
@@ -157,7 +160,8 @@ def test_an_output_that_is_no_evaluation_is_kept(tmp_path: Path, content: str) -
 def test_results_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
     result = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={})
     labels = [f"label{n}" for n in range(20)]
-    threads = [Thread(target=add_result, args=(tmp_path / "e.json", label, result, [])) for label in labels]
+    stores = [ResultStore(tmp_path / "e.json", label) for label in labels]
+    threads = [Thread(target=store.save, args=(result,)) for store in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -173,3 +177,150 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({"id": "a", "prompt": SUM, "answers": ["31"], "scoring": "number"}))
     with pytest.raises(EvaluationError, match="two files are called sums"):
         evaluate({"m": EvaluateConfig(output=tmp_path / "e.json", benchmarks=tuple(paths))})
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
+    """Two benchmarks and held-out texts for a random model."""
+    folder = tmp_path_factory.mktemp("small")
+    model = random_model("Llama")
+    model.model.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    for name in ("first", "second"):
+        rows = [{"id": i, "prompt": SUM, "answers": ["31"], "scoring": "number"} for i in ("a", "b")]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "pages.jsonl").write_text(json.dumps({"text": "The river is long and so on."}))
+    generation = GenerateConfig(
+        model=ModelConfig(path=str(folder / "model"), dtype="float32", device="cpu"),
+        tools=ToolsConfig(wikisearch=WikiSearchConfig(index=folder / "index")),
+        tools_off=("WikiSearch", "MT", "QA"),
+        max_new_tokens=3,
+    )
+    files = (folder / "first.jsonl", folder / "second.jsonl")
+    return EvaluateConfig(generation=generation, benchmarks=files, perplexity=(str(folder / "pages.jsonl"),))
+
+
+class Counted:
+    """Counts the prompts that a generator gets, and fails before prompt `limit`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 10**9) -> None:
+        self.prompts, self.limit, self._original = 0, limit, Generator.generate
+        monkeypatch.setattr(Generator, "generate", lambda *args: self._generate(*args))
+
+    def _generate(self, *args: Any) -> Any:
+        self.prompts += len(args[1])
+        if self.prompts > self.limit:
+            raise KeyboardInterrupt
+        return self._original(*args)
+
+
+def test_a_finished_benchmark_survives_a_crash_in_the_next(
+    small: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small.model_copy(update={"output": tmp_path / "e.json"})
+    Counted(monkeypatch, limit=2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"m": config})
+    assert list(Evaluation.read(config.output).models["m"].benchmarks) == ["first"]
+    assert len((tmp_path / "e.m.jsonl").read_text().splitlines()) == 2
+    monkeypatch.undo()
+    counted = Counted(monkeypatch)
+    resumed = evaluate({"m": config}).models["m"]
+    assert counted.prompts == 2  # of the second benchmark only
+    assert list(resumed.benchmarks) == ["first", "second"]
+    whole = evaluate({"m": small.model_copy(update={"output": tmp_path / "whole.json"})}).models["m"]
+    assert resumed == whole
+    lines = (tmp_path / "e.m.jsonl").read_text()
+    assert lines == (tmp_path / "whole.m.jsonl").read_text()
+    counted.prompts = 0
+    assert evaluate({"m": config}).models["m"] == whole
+    assert counted.prompts == 0
+
+
+def test_what_changed_is_asked_again(
+    small: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small.benchmarks[0].parent
+    files = tuple(tmp_path / path.name for path in small.benchmarks)
+    for path in files:
+        path.write_bytes((folder / path.name).read_bytes())
+    config = small.model_copy(update={"output": tmp_path / "e.json", "benchmarks": files, "perplexity": ()})
+    evaluate({"m": config})
+    counted = Counted(monkeypatch)
+
+    def asked(config: EvaluateConfig) -> int:
+        counted.prompts = 0
+        evaluate({"m": config})
+        return counted.prompts
+
+    def with_generation(**changes: object) -> EvaluateConfig:
+        return config.model_copy(update={"generation": config.generation.model_copy(update=changes)})
+
+    assert asked(config) == 0
+    for changes in ({"k": 1}, {"max_new_tokens": 2}, {"date": "2023-01-30"}, {"disabled": True}):
+        assert asked(with_generation(**changes)) == 4
+    assert asked(config) == 4
+    files[1].write_text(files[1].read_text().replace("31", "32"))
+    assert asked(config) == 2
+    (tmp_path / "e.m.jsonl").unlink()  # results without their predictions are not used
+    assert asked(config) == 4
+    assert asked(config.model_copy(update={"benchmarks": files[:1]})) == 0
+    assert list(Evaluation.read(config.output).models["m"].benchmarks) == ["first"]
+
+
+def test_what_cannot_be_asked_or_met_is_wrong_and_counted() -> None:
+    questions = (
+        Question(id="a", prompt=SUM, answers=("31",), scoring="number"),
+        Question(id="long", prompt="so " * 100, answers=("31",), scoring="number"),
+        Question(id="odd", prompt=SUM, answers=("many", "31"), scoring="number"),
+        Question(id="none", prompt=SUM, answers=("many", ""), scoring="number"),
+    )
+    model = ScriptedModel("words", PATHS, 90)
+    result, predictions = evaluate_model("m", EvaluateConfig(), model, [Benchmark("b", questions)], TOOLS)
+    found = result.benchmarks["b"]
+    assert (found.n, found.accuracy) == (4, 0.5)
+    assert found.not_asked == {"too_long": 1}
+    assert (found.answers_left_out, found.without_answer) == (3, 1)
+    assert [one.right for one in predictions] == [True, False, True, False]
+    rows = [json.loads(one.to_json()) for one in predictions]
+    assert [row.get("refused", "")[:10] for row in rows] == ["", "the prompt", "", ""]
+    assert rows[1]["stop"] == "refused"
+
+
+def test_a_result_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    old = {"accuracy": 0.5, "n": 2, "calls": 1, "calls_by_tool": {}, "failed_calls": {}}
+    model = {"model": "m", "k": 10, "disabled": False, "tools_off": [], "benchmarks": {"b": old}}
+    model |= {"perplexity": None, "held_out": None}
+    (tmp_path / "e.json").write_text(json.dumps({"models": {"m": model}}))
+    assert Evaluation.read(tmp_path / "e.json").models["m"].benchmarks["b"].n == 2
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}", '{"models": 5}', "[" * 100_000, "\x00"])
+def test_an_output_of_another_origin_is_left_alone(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(content)
+    with pytest.raises(EvaluationError, match=r"e\.json: not a result of evaluate") as caught:
+        ResultStore(path, "m")
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["notes\n", "[1]\n", '{"id": 1}\n', "5\n", "\xff\n"])
+def test_a_file_in_the_place_of_the_predictions_is_left_alone(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "e.m.jsonl"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(EvaluationError, match=r"e\.m\.jsonl: would be replaced"):
+        ResultStore(tmp_path / "e.json", "m")
+    assert path.read_bytes() == content.encode("latin-1")
+
+
+def test_an_output_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for output in (tmp_path / "file" / "e.json", tmp_path / "file" / "deeper" / "e.json"):
+        with pytest.raises(OutputError, match="cannot write"):
+            ResultStore(output, "m")
+    with pytest.raises(OutputError, match="cannot write"):
+        ResultStore(tmp_path / "e.json", "m" * 300)
+    with pytest.raises(EvaluationError, match="not a result"):
+        ResultStore(tmp_path / "folder", "m")

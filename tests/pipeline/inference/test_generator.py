@@ -251,8 +251,10 @@ class TestStops:
         assert bool(found.calls) == (room > len(" [Calculator(27 + 4) -> 31]"))
 
     def test_a_prompt_that_fills_the_context_is_refused(self) -> None:
-        with pytest.raises(InferenceError, match=r"'The answer to 27 \+ 4 is' has 24 tokens"):
-            decode([PLAIN], kind="bytes", max_positions=24)
+        found = decode([PLAIN], kind="bytes", max_positions=24)
+        assert found.refused is not None
+        assert (found.text, found.stop_reason, found.refused.reason) == ("", "refused", "too_long")
+        assert "'The answer to 27 + 4 is' has 24 tokens" in str(found.refused)
 
 
 class TestPrompts:
@@ -261,9 +263,80 @@ class TestPrompts:
         assert decode([PLAIN], PROMPT + spaces).text == " thirty."
 
     def test_an_empty_prompt_is_refused(self) -> None:
-        with pytest.raises(InferenceError, match="empty"):
-            decode([PLAIN], "  ")
+        found = decode([PLAIN], "  ")
+        assert found.refused is not None
+        assert found.refused.reason == "empty"
 
+    @pytest.mark.parametrize("bad", ["", "   ", "x" * 200, "a\ud800", "\udcff", "é" * 90])
+    @pytest.mark.parametrize("place", range(4))
+    def test_a_prompt_that_cannot_be_asked_does_not_harm_its_batch(self, bad: str, place: int) -> None:
+        prompts = [PROMPT] * 3
+        prompts.insert(place, bad)
+        model = ScriptedModel("bytes", [PLAIN], 100)
+        for batch_size in (1, 2, 64):
+            found = list(Generator(model, Asks()).generate(prompts, DecodingParams(), batch_size=batch_size))
+            assert [one.refused is not None for one in found] == [prompt == bad for prompt in prompts]
+            assert [one.text for one in found if one.refused is None] == [" thirty."] * 3
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [
+            "[Calculator(1 + 1) -> 2] and",
+            "[Calculator(",
+            "a ] -> b",
+            "<s> </s> [UNK] <unk> [PAD]",
+            "[",
+            " ->",
+            "]",
+            "a\u2028b\x0bc\x85d",
+            "\t\n",
+            "दिन กิน 你好 🙂",
+            "\x00",
+            "\ufeff",
+        ],
+    )
+    def test_a_prompt_with_our_syntax_or_odd_characters_is_continued(self, prompt: str) -> None:
+        found = decode([prompt + "| thirty."], prompt, kind="bytes")
+        assert found.refused is None
+        assert found.text == " thirty."
+
+
+class TestCallLengths:
+    @pytest.mark.parametrize(("tool", "limit"), [("MT", 256), ("QA", 60), ("WikiSearch", 60)])
+    def test_a_call_has_the_limit_of_its_tool(self, tool: str, limit: int) -> None:
+        for length, completed in ((limit - len(f"{tool}()->"), True), (limit, False)):
+            argument = "x" * length
+            paths = [PLAIN, f"{PROMPT}| [|{tool}|(|{argument}|)|->| 31"]
+            paths.append(f"{PROMPT}| [{tool}({argument})-> 31]| yes.")
+            found = decode(paths, kind="bytes")
+            assert bool(found.calls) == completed
+            assert [failed.reason for failed in found.failed] == ([] if completed else ["too_long"])
+            assert found.text == (" yes." if completed else " thirty.")
+
+    def test_the_limits_are_settings(self) -> None:
+        paths = [PLAIN, f"{PROMPT}| [|MT|(|{'x' * 30}|)|->| 31"]
+        found = decode(paths, kind="bytes", max_call_tokens=CallLengths(mt=20))
+        assert [failed.reason for failed in found.failed] == ["too_long"]
+
+
+class Raises:
+    name = "Calculator"
+
+    def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+        raise RuntimeError("broken")
+
+
+class TestTools:
+    def test_a_tool_that_raises_fails_the_call_alone(self) -> None:
+        found = decode([PLAIN, CALLS + " 31."], tools=LocalTools({"Calculator": Raises()}, ToolsConfig()))
+        assert (found.text, found.calls, len(found.failed)) == (" thirty.", (), 1)
+
+    def test_a_tool_that_is_not_there_fails_the_call_alone(self) -> None:
+        found = decode([PLAIN, CALLS + " 31."], tools=LocalTools({}, ToolsConfig()))
+        assert (found.text, found.calls, len(found.failed)) == (" thirty.", (), 1)
+
+
+class TestPromptOrder:
     def test_results_come_in_the_order_of_the_prompts_whatever_the_batches(self) -> None:
         prompts = [word * size for word, size in (("a", 1), ("b", 9), ("c", 3), ("d", 20))]
         model = ScriptedModel("bytes", [f"{prompt}| is {prompt}" for prompt in prompts])
