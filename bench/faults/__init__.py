@@ -1,0 +1,8 @@
+"""Fault injection: real commands with one fault each, compared with undisturbed runs.
+
+    python -m bench.faults [--rounds 20] [--seed 0] [--kinds driver node …] [--texts 243]
+
+annotating.py has the faults of annotate, merging.py those of merge, finetuning.py those of finetune, each
+with two different commands on one output. commands.py starts commands, interrupt.py stops one at a chosen
+change of its files, disk.py makes small file systems, outcome.py compares. __main__.py runs the rounds.
+"""
