@@ -30,7 +30,7 @@ from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
-from pipeline.storage.manifest import AnnotationManifest, Session, begin
+from pipeline.storage.manifest import AnnotationManifest, Session, begin, missing_rows
 from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recover_rows, remove_failed
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.errors import ToolformerError
@@ -62,6 +62,9 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
         manifest = begin(config.output, config, files, whole_corpus)
         if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):
             manifest = manifest.reopened()
+        if manifest.state == "finished" and (problem := missing_rows(config.output, manifest)):
+            logger.warning("%s: annotating what is missing", problem)
+            manifest = manifest.reopened()
         if manifest.state == "finished":
             logger.info("%s: finished before, nothing to do", config.output)
             return manifest
@@ -81,8 +84,8 @@ def _run(
     with writing(rows):
         rows.mkdir(exist_ok=True)
     session, clock = Session(started=now()), time.monotonic()
-    manifest.with_session(session).write(config.output)
     done, failures = _recover(config, rows)
+    manifest.with_session(session).write(config.output)
     texts = _run_graph(config, files, done, failures, actor)
     written = len(recover_rows(rows))
     if written != texts:

@@ -24,12 +24,15 @@ from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.method.merging import THRESHOLDS, Mixture, TauF, choose
-from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError, read_manifest
+from pipeline.storage.kinds import AUGMENTED
+from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
 from pipeline.storage.row_files import ROWS, Ids, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import atomic_write, now, replacing_folder
+from tools_service.base.files import atomic_write, now
+from tools_service.base.locks import output_lock
+from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -81,12 +84,19 @@ def merge(config: MergeConfig) -> MergeManifest:
     """Write C* to `config.output`. An earlier C* there is replaced when the new one is complete.
 
     Raises ManifestError for a folder that is not a finished annotation, SliceError for slices that
-    do not belong together, ConfigurationError for a threshold below that of the annotations, and
+    do not belong together, NotOwnError for an output that merge did not write, OutputInUseError if
+    another process writes there, ConfigurationError for a threshold below that of the annotations, and
     MergeError if a text occurs twice or a call does not fit its text.
     """
-    _require_replaceable(config.output)
+    require_own(config.output, AUGMENTED)
+    with output_lock(config.output):
+        return _merge(config)
+
+
+def _merge(config: MergeConfig) -> MergeManifest:
+    """`merge`, for the holder of the lock."""
     config = config.model_copy(update={"annotations": expand(config.annotations)})
-    sources = {folder: _finished(folder) for folder in config.annotations}
+    sources = {folder: read_finished(folder) for folder in config.annotations}
     require_together(sources, config.missing_slices)
     annotated_tau_f = _annotated_tau_f(sources)
     floors = {tool: max(values) for tool, values in annotated_tau_f.items()}
@@ -116,7 +126,7 @@ def merge(config: MergeConfig) -> MergeManifest:
     )
     if not table.num_rows:
         logger.warning("%s: no call reaches tau_f, C* is empty", config.output)
-    with replacing_folder(config.output) as folder:
+    with replacing_folder(config.output, AUGMENTED) as folder:
         (folder / ROWS).mkdir()
         _write_sorted(table, folder / ROWS / "00000.parquet")
         atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
@@ -176,13 +186,6 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[ToolName, set[float
                 f"annotate again with method.{tool.lower()}.tau_f = {tau_f[tool]}"
             )
     return tau_f
-
-
-def _finished(folder: Path) -> AnnotationManifest:
-    manifest = read_manifest(folder)
-    if manifest.state != "finished":
-        raise ManifestError(f"{folder}: not finished; give its annotate command again to resume it")
-    return manifest
 
 
 def _require_distinct(folders: Sequence[Path]) -> None:
@@ -252,15 +255,3 @@ def _write_sorted(table: pa.Table, path: Path) -> None:
     with pq.ParquetWriter(path, AUGMENTED_SCHEMA) as writer:
         for start in range(0, table.num_rows, _CHUNK_ROWS):
             writer.write_table(table.take(order.slice(start, _CHUNK_ROWS)))
-
-
-def _require_replaceable(output: Path) -> None:
-    """ConfigurationError unless `output` is empty, missing or a folder that merge wrote."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    try:
-        MergeManifest.model_validate_json((output / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"output {output}: merge did not write this folder; choose another one"
-        ) from error

@@ -3,9 +3,10 @@
 In: a LanguageModel. Out: nothing, or a ModelError that names the missing property. The
 engine needs a causal LM that honours a 4D attention mask, position ids and a KV cache made
 outside. Some architectures ignore one of them (ALiBi, learned relative positions, recurrent
-or sliding-window caches); their numbers would be plausible and wrong.
+caches, windows); their numbers would be plausible and wrong. Models are run past every
+length, within reach, at which their configuration says that something may change.
 
-Shapes: V vocabulary.
+Shapes: T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.engine import gptj
-from pipeline.engine.errors import ModelError
+from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.limits import REACH, named_lengths, text_config
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
@@ -32,8 +35,31 @@ _EXACT = 1e-4
 _ROUGH_SHARE = 0.25
 # The same for float32 on a GPU, whose matrix products may be allowed to round to TF32.
 _TF32_SHARE = 0.01
+# The same for long sequences in float32, where rounding adds up.
+_LONG_SHARE = 0.01
+# Past a length at which something may change, a check runs so many tokens more.
+_PAST = 16
+# The same for cache slots, of which most stay empty: they cost memory and no time.
+_REACHED_SLOTS = 16_384
+# Tokens of the prompt, its suffix, a short text, a long text and a mark in the small tree;
+# and in the smallest, for a model with a tiny window. Contexts have up to 18 and 8 tokens.
+_TREE, _SMALLEST_TREE = (3, 1, 2, 6, 2), (1, 1, 1, 2, 2)
+_TREE_CONTEXT, _SMALLEST_CONTEXT = 18, 8
 # What transformers raises for arguments that an architecture does not take.
 _UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
+
+
+def require_tokenizer_fits(
+    config: Any, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises ModelError unless each token of the tokenizer has an embedding. No weights are
+    read."""
+    embeddings = text_config(config).vocab_size
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings: "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 def check_head(model: LanguageModel) -> bool:
@@ -59,20 +85,44 @@ def check_head(model: LanguageModel) -> bool:
     return torch.allclose(separate, whole, rtol=1e-3, atol=1e-4)
 
 
+def check_weights(model: LanguageModel) -> None:
+    """Raises ModelError, which names a weight, if one is NaN or infinite."""
+    for name, weight in model.model.named_parameters():
+        if (
+            weight.numel()
+            and not torch.stack(weight.aminmax()).isfinite().all()
+        ):
+            raise ModelError(
+                f"{_name(model)}: {name} holds NaN or infinite weights: the file is "
+                "damaged, or was saved in a type with too small a range; get it again"
+            )
+
+
 def check_tree(model: LanguageModel) -> None:
-    """Compare two branches of a small tree with the same tokens run plainly."""
-    ids = _ids(model, 14).cpu().numpy()
-    prompt, suffix, short, long, mark = np.split(ids, [3, 4, 6, 12])
+    """Compare branches of a small tree with the same tokens run plainly."""
+    limit = model.max_positions
+    if limit < _SMALLEST_CONTEXT:
+        raise ModelError(
+            f"{_name(model)}: a context of {limit} tokens has no room for a call"
+        )
+    _compare_tree(model, _TREE if limit >= _TREE_CONTEXT else _SMALLEST_TREE)
+
+
+def _compare_tree(model: LanguageModel, sizes: tuple[int, ...]) -> None:
+    """The same for a tree with so many tokens in each of its parts."""
+    ends = np.cumsum(sizes)
+    ids = _ids(model, ends[-1]).cpu().numpy()
+    prompt, suffix, short, long, mark = np.split(ids, ends[:-1])
     try:
         branches = _branches(model, prompt, suffix, [short, long], mark)
     except _UNSUPPORTED as error:
         raise ModelError(
             f"{_name(model)} does not take a 4D mask, position ids and a cache from "
-            f"outside: {error}"
+            f"outside: {first_line(error)}"
         ) from error
     # The same contexts as plain sequences.
-    first = np.concatenate([prompt, short, suffix, short[:1], mark])
-    second = np.concatenate([prompt, long, suffix, long[:5], mark])
+    first = np.concatenate([prompt, short, suffix, short[:-1], mark])
+    second = np.concatenate([prompt, long, suffix, long[:-1], mark])
     plain = [_plain(model, first), _plain(model, second)]
     # With one token more: how far off a wrong context would be.
     longer = np.concatenate([prompt, long, suffix, long, mark])
@@ -85,6 +135,93 @@ def check_tree(model: LanguageModel) -> None:
             "run plainly. The architecture does not honour a 4D mask, position ids or a "
             "cache given to it; use one that does (Llama, GPT-NeoX, GPT-2, GPT-J, OPT and "
             "Qwen are known to)."
+        )
+
+
+def check_lengths(model: LanguageModel) -> None:
+    """Run the model past every length that its configuration names, with and without
+    padding, as a tree and in sequences, a short one beside a long one.
+
+    Raises ModelError if the engine and a plain forward differ.
+    """
+    named = named_lengths(model.model.config)
+    _check_slots(model, named)
+    reached = [length for length in named if length <= REACH]
+    length = min(model.max_positions, max(reached, default=0) + _PAST)
+    if not reached or length <= _TREE_CONTEXT:
+        return
+    # Prompt, text, suffix and text; the context ends with a mark of two tokens.
+    text = length // 3
+    prompt = length - 2 * text - 3
+    can_unpad = model.can_unpad
+    for model.can_unpad in {can_unpad, False}:
+        _compare_sequences(model, length)
+        _compare_tree(model, (prompt, 1, 2, text, 2))
+    model.can_unpad = can_unpad
+
+
+def _compare_sequences(model: LanguageModel, length: int) -> None:
+    """Compare scores of a short and of a long sequence, in one batch, with plain ones."""
+    ids = _ids(model, length).cpu().numpy()
+    short = ids[: length // 4]
+    wanted = [np.arange(1, len(sequence)) for sequence in (short, ids)]
+    found, _ = token_logprobs(model, [short, ids], wanted, "plus")
+    plain = [_plain_scores(model, sequence) for sequence in (short, ids)]
+    # Without its first half: how far off a wrong context would be.
+    half = length // 2
+    without = _plain_scores(model, ids[half:])
+    effect = _distance(without, plain[1][half:])
+    worst = max(
+        _distance(torch.from_numpy(scores), expected)
+        for scores, expected in zip(found, plain, strict=True)
+    )
+    if not worst <= _tolerance(model, effect, _LONG_SHARE):
+        raise ModelError(
+            f"{_name(model)}: in a context of {length} tokens, scores are {worst:.2g} nats "
+            "off the same tokens run plainly. Its attention or its positions change with "
+            "the length in a way that the configuration does not say; use another model"
+        )
+
+
+def _check_slots(model: LanguageModel, named: list[int]) -> None:
+    """Compare tokens far behind their prompt in the cache with the same run plainly.
+
+    Raises ModelError for a model that takes the number of a cache slot for a position.
+    """
+    reached = [length for length in named if length <= _REACHED_SLOTS]
+    if not reached:
+        return
+    first_slot = max(reached) + _PAST
+    ids = _ids(model, 5)
+    cache = KVCache()
+    mask = causal_mask(5, model.device)
+    position_ids = torch.arange(5, device=model.device)[None]
+    prompt, mark = slice(0, 3), slice(3, 5)
+    model.forward(
+        ids[None, prompt],
+        position_ids[:, prompt],
+        mask[:, prompt, prompt],
+        cache,
+        "prompt",
+        [3],
+    )
+    # Empty slots, which no token sees.
+    cache.reserve(first_slot + 2)
+    cache.length = first_slot
+    empty = mask.new_zeros(1, 2, first_slot - 3)
+    far_mask = torch.cat([mask[:, mark, prompt], empty, mask[:, mark, mark]], 2)
+    hidden_states = model.forward(
+        ids[None, mark], position_ids[:, mark], far_mask, cache, "decode", [2]
+    )
+    [logits] = model.logits(hidden_states[0, -1:])
+    plain = _plain(model, ids.cpu().numpy())
+    without = _plain(model, ids[1:].cpu().numpy())
+    worst = _distance(logits[0].log_softmax(-1), plain)
+    if not worst <= _tolerance(model, _distance(without, plain)):
+        raise ModelError(
+            f"{_name(model)}: tokens {first_slot} slots down the cache are {worst:.2g} "
+            "nats off the same tokens run plainly. The architecture takes cache slots for "
+            "positions; use another model"
         )
 
 
@@ -127,8 +264,8 @@ def _branches(
     texts: list[ndarray],
     mark: ndarray,
 ) -> list[Tensor]:
-    """Log-probabilities [V] after the two tokens of `mark`, put behind position 1 of the
-    first text and position 5 of the second."""
+    """Log-probabilities [V] after the two tokens of `mark`, put behind the last position
+    of each text."""
     cache = KVCache()
     ids = torch.from_numpy(prompt).to(model.device)
     position_ids = torch.arange(len(prompt), device=model.device)
@@ -137,11 +274,12 @@ def _branches(
     model.forward(ids[None], position_ids[None], mask, cache, "prompt", tokens)
     usage = [Usage() for _ in texts]
     tree = PrefilledBatch(model, PromptCache(cache, suffix), texts, usage)
-    # Three branches: at position 1 of the first text, at 2 and 5 of the second. The
-    # branch at 5 must not see the one at 2.
+    # Three branches: at the last position of each text, and at an earlier one of the
+    # second. The last branch must not see that one.
+    last = [len(ids) - 1 for ids in texts]
     text = np.array([0, 1, 1])
     slot = np.array([0, 0, 1])
-    position = np.array([1, 2, 5])
+    position = np.array([last[0], last[1] // 2, last[1]])
     first_mark, second_mark = mark
     tree.extend(text, slot, tree.first_slot + position, np.full(3, first_mark))
     tree.extend(text, slot, slot, np.full(3, second_mark))
@@ -154,11 +292,12 @@ def _branches(
 def _score_pair(model: LanguageModel) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a sequence's tokens when it is scored beside a shorter one, and
     when it follows that one in the same row."""
-    ids = _ids(model, 16).cpu().numpy()
-    short, long = np.split(ids, [4])
+    ids = _ids(model, min(16, model.max_positions)).cpu().numpy()
+    short, long = np.split(ids, [len(ids) // 4])
     wanted = np.arange(1, len(long))
+    wanted_beside = wanted[: len(short) - 1]
     (_, beside), _ = token_logprobs(
-        model, [short, long], [wanted[:3], wanted], "plus"
+        model, [short, long], [wanted_beside, wanted], "plus"
     )
     both = np.concatenate([short, long])
     wanted_behind = len(short) + wanted
@@ -171,13 +310,18 @@ def _distance(logprobs: Tensor, expected: Tensor) -> float:
     return float((logprobs - expected).abs().max())
 
 
-def _tolerance(model: LanguageModel, effect: float) -> float:
+def _tolerance(
+    model: LanguageModel,
+    effect: float,
+    float32_share: float = 0.0,
+) -> float:
     """Largest difference that is only rounding, in nats; `effect` is a wrong context's."""
+    share = float32_share
     if model.model.dtype != torch.float32:
-        return max(_EXACT, _ROUGH_SHARE * effect)
-    if model.device.type == "cpu":
-        return _EXACT
-    return max(_EXACT, _TF32_SHARE * effect)
+        share = _ROUGH_SHARE
+    elif model.device.type != "cpu":
+        share = max(share, _TF32_SHARE)
+    return max(_EXACT, share * effect)
 
 
 def _plain(model: LanguageModel, ids: ndarray) -> Tensor:
@@ -188,6 +332,21 @@ def _plain(model: LanguageModel, ids: ndarray) -> Tensor:
     last = output.logits[0, -1].float()
     logprobs: Tensor = last.log_softmax(-1)
     return logprobs
+
+
+def _plain_scores(model: LanguageModel, ids: ndarray) -> Tensor:
+    """Log-probabilities [T - 1] of all ids [T] but the first, by one ordinary forward."""
+    row = torch.from_numpy(ids).to(model.device)
+    with torch.inference_mode():
+        [logits] = model.model(input_ids=row[None], use_cache=False).logits
+    scores = []
+    # In pieces: in float32, the logits of all tokens would take twice the memory.
+    for part, targets in zip(
+        logits[:-1].split(REACH // 8), row[1:].split(REACH // 8), strict=True
+    ):
+        target_logits = part.float().gather(1, targets[:, None])[:, 0]
+        scores.append(target_logits - part.float().logsumexp(1))
+    return torch.cat(scores).double().cpu()
 
 
 def _ids(model: LanguageModel, count: int) -> Tensor:

@@ -11,6 +11,17 @@ class ModelError(ConfigurationError):
     """The model cannot be loaded, or the engine would run it wrongly."""
 
 
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """The type of an error and the first line of its message, for messages to users."""
+    message = str(error).strip()
+    line = message.splitlines()[0] if message else ""
+    return (
+        f"{type(error).__name__}: {line[:longest]}"
+        if line
+        else type(error).__name__
+    )
+
+
 class NonFiniteError(ToolformerError):
     """The model gave a probability or a loss that is not finite; it is never averaged in."""
 

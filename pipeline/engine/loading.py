@@ -20,17 +20,25 @@ from transformers import (
 
 from pipeline.base.config import ModelConfig
 from pipeline.base.cost import ModelShape
-from pipeline.engine.checks import check_head, check_tree, check_unpadding
+from pipeline.engine.checks import (
+    check_head,
+    check_lengths,
+    check_tree,
+    check_unpadding,
+    check_weights,
+)
 from pipeline.engine.compiling import compile_layers
-from pipeline.engine.errors import ModelError
+from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.memory import profile_max_batch_tokens
 from pipeline.engine.model import LanguageModel
 from tools_service.base.checkpoints import (
+    empty_model,
     load_config,
     load_model,
     load_tokenizer,
     resolve_device,
 )
+from tools_service.base.errors import ToolformerError
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +63,31 @@ def prepare_language_model(
     Raises ModelError if the model does not do what the engine relies on, and
     TokenizerError if the tokenizer does not.
     """
+    try:
+        return _checked(model, tokenizer, max_batch_tokens)
+    except ToolformerError:
+        raise
+    # The code of some two hundred architectures runs here for the first time.
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run by the engine, which needs a causal "
+            "LM with a key-value cache; use another model (docs/architectures.md lists "
+            f"those that work). {first_line(error)}"
+        ) from error
+
+
+def _checked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_batch_tokens: int | None,
+) -> LanguageModel:
     # The checks use the engine itself, so what they allow is set on it one by one.
     engine = LanguageModel(model, tokenizer, max_batch_tokens)
+    check_weights(engine)
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
+    check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine)
     # What the checks ran is no work on a text.
@@ -114,9 +142,7 @@ def model_shape(path: str) -> ModelShape:
     config = load_config(path, "model.path", ModelError)
     # On the meta device parameters have a shape and no memory.
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False
-        )
+        model = empty_model(AutoModelForCausalLM, config)
     return ModelShape.of(model)
 
 

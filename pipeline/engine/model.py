@@ -26,6 +26,7 @@ from pipeline.base.records import Cost, Phase
 from pipeline.engine.batching import batch_by_length
 from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.limits import max_positions, text_config
 from pipeline.engine.unpadding import (
     UnpaddedLayout,
     to_device,
@@ -87,11 +88,12 @@ class LanguageModel:
         self.device = model.device
         self.max_batch_tokens = max_batch_tokens or CPU_BATCH_TOKENS
         self.max_positions = max_positions(model.config)
-        self.vocabulary_size: int = model.config.get_text_config().vocab_size
+        self.vocabulary_size: int = text_config(model.config).vocab_size
         if len(tokenizer) > self.vocabulary_size:
             raise ModelError(
-                f"the tokenizer has {len(tokenizer)} tokens, "
-                f"the model {self.vocabulary_size} embeddings"
+                f"the tokenizer has {len(tokenizer)} tokens, the model "
+                f"{self.vocabulary_size} embeddings: use the tokenizer that the model "
+                "was trained with"
             )
         # How the tokenizer spells calls; refused here if it cannot.
         self.call_tokens = CallTokens.of(tokenizer)
@@ -357,18 +359,3 @@ def pad_rows(rows: Sequence[ndarray]) -> ndarray:
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return padded
-
-
-def max_positions(config: Any) -> int:
-    """The longest context the model is exact for: its positions, or a shorter window."""
-    fields = (
-        "max_position_embeddings",
-        "sliding_window",
-        "window_size",
-        "attention_chunk_size",
-    )
-    # Configurations say None, 0 or -1 where there is no such limit.
-    limits = [getattr(config, field, None) for field in fields]
-    return min(
-        (n for n in limits if isinstance(n, int) and n > 0), default=2**31
-    )

@@ -19,7 +19,7 @@ from pipeline.base.records import Cost, Phase, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import require_readable
 from pipeline.engine.loading import model_shape
-from pipeline.engine.model import max_positions
+from pipeline.engine.limits import max_positions
 from pipeline.method.selection import select
 from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import CorpusSample, sample_corpus

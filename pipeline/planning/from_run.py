@@ -20,7 +20,7 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Phase
 from pipeline.planning.assumptions import DEMO, Assumptions, Overhead, ToolStatistics
 from pipeline.planning.expected_work import LOSS_TOKENS, PromptSizes, TextCounts, estimate_work
-from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_manifest
+from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_finished
 from pipeline.storage.row_files import ROWS, parquet_files, read_file_batches, read_rows
 from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
@@ -33,9 +33,7 @@ _CLOCK_S = 60  # tolerated difference between the clocks of the file system and 
 
 def assumptions_from_run(folder: Path) -> Assumptions:
     """Raises ManifestError if `folder` is no finished run, or if no text of it went through the model."""
-    manifest = read_manifest(folder)
-    if manifest.state != "finished":
-        raise ManifestError(f"{folder}: not finished; a plan needs a finished run")
+    manifest = read_finished(folder)
     config, method = manifest.config, manifest.config.method
     tokenizer = load_tokenizer(config.model.path)
     rows = (row for row in read_rows(folder, ANNOTATION_SCHEMA.names) if row["work"])

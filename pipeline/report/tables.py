@@ -24,7 +24,7 @@ from rich.text import Text as Styled
 from pipeline.base.config import MethodConfig
 from pipeline.evaluation.results import BenchmarkResult, Evaluation
 from pipeline.storage.counts import ToolCounts
-from pipeline.storage.manifest import read_manifest
+from pipeline.storage.manifest import read_finished
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.calls import linearise
 from tools_service.tools.contract import TOOL_NAMES, ToolName
@@ -54,7 +54,7 @@ def console() -> Console:
 
 def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Group:
     """The report of the demo, from an annotation folder and an evaluation file."""
-    manifest = read_manifest(annotations)
+    manifest = read_finished(annotations)
     columns = ["text_id", "document", "text", "calls"]
     calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
     return Group(

@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from pipeline.base.config import AnnotateConfig, changed_fields
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Cost, Phase
 from pipeline.corpus.files import CorpusFile
 from pipeline.storage.counts import Counts
 from pipeline.storage.provenance import versions
-from pipeline.storage.row_files import ROWS, parquet_files
-from tools_service.base.errors import ConfigurationError
-from tools_service.base.files import atomic_write
+from pipeline.storage.row_files import ROWS, RowFileError, count_in_footers, parquet_files
+from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.files import atomic_write, read_model
 from tools_service.base.settings import Frozen
 
 MANIFEST = "manifest.json"
@@ -159,11 +157,39 @@ def read_manifest(folder: Path) -> AnnotationManifest:
     """The manifest of an annotation folder, finished or not. ManifestError if it has none."""
     path = folder / MANIFEST
     try:
-        return AnnotationManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_model(path, AnnotationManifest)
     except FileNotFoundError as error:
         raise ManifestError(f"{folder}: not a folder that annotate wrote, there is no {MANIFEST}") from error
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise ManifestError(f"{path}: not a manifest of this version of annotate: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ManifestError(
+            f"{path}: not a manifest of this version of annotate: {brief(error)}. Restore the file, or annotate "
+            "into another folder"
+        ) from error
+
+
+def read_finished(folder: Path) -> AnnotationManifest:
+    """The manifest of a finished annotation folder with all of its rows. ManifestError otherwise."""
+    manifest = read_manifest(folder)
+    if manifest.state != "finished":
+        raise ManifestError(f"{folder}: not finished; give its annotate command again to resume it")
+    if problem := missing_rows(folder, manifest):
+        raise ManifestError(
+            f"{problem}. Restore them, or give its annotate command again, which annotates what is missing"
+        )
+    return manifest
+
+
+def missing_rows(folder: Path, manifest: AnnotationManifest) -> str | None:
+    """What is wrong with the number of rows on disk, by the manifest of a finished run; else None."""
+    if manifest.counts is None:
+        return f"{folder / MANIFEST}: finished, but without counts"
+    try:
+        rows = count_in_footers(folder)
+    except RowFileError as error:
+        return str(error)
+    if rows == manifest.counts.texts:
+        return None
+    return f"{folder}: finished with {manifest.counts.texts} texts, but {folder / ROWS} has {rows} rows"
 
 
 def begin(

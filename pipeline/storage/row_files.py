@@ -3,7 +3,8 @@
 In: tables with a `text_id` column. Out: the same rows, each text once. A file gets its name when it is
 complete, and a Parquet file ends with its index. So the rows on disk are the only record of finished
 work, and no second record can contradict them (docs/decisions/0004). Of the other columns this module
-knows only that earlier versions named two fields of `work` differently.
+knows only their types, and that earlier versions named two fields of `work` differently. Only files with
+names that annotate gives are removed or rewritten.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,16 +27,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.records import ANNOTATION_SCHEMA
+from pipeline.storage.kinds import OWN_ROW_FILE, PARTIAL_ROW_FILE
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import PART
 
 logger = logging.getLogger(__name__)
 
 _READERS = 8
 _BATCH_ROWS = 1_024
+_REQUIRED = frozenset({"text_id", "text", "status", "calls"})  # columns without nulls
 _WORK = ANNOTATION_SCHEMA.field("work")
 ROWS = "rows"
 
 Ids = NDArray[np.int64]
+
+
+class RowFileError(ConfigurationError):
+    """A row file cannot be read, or may not be removed or rewritten because it is not annotate's."""
 
 
 def write_rows(folder: Path, rows: pa.Table) -> None:
@@ -59,15 +69,31 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet"))
 
 
+def count_in_footers(folder: Path) -> int:
+    """Number of rows of an annotation folder or of C*, from the Parquet footers.
+
+    Raises RowFileError, naming the file, if a footer cannot be read.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        return sum(pool.map(_rows_in_footer, parquet_files(folder / ROWS)))
+
+
+def _rows_in_footer(path: Path) -> int:
+    with _reading(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
 def recover_rows(folder: Path) -> Ids:
     """Remove incomplete files and duplicate rows; return the ids of all rows, sorted.
 
     A file without an index was being written when its writer died; its texts are annotated again. An
     id can be in two files if tasks of a killed run were still alive when the next run started. Rows
-    with equal ids are equal, so any of them may stay. Nothing may write meanwhile.
+    with equal ids are equal, so any of them may stay. Nothing may write meanwhile. Raises RowFileError
+    for a file that annotate did not write and that cannot be read or holds duplicates.
     """
     for part in folder.glob(f"*{PART}"):
-        part.unlink()
+        if re.fullmatch(PARTIAL_ROW_FILE, part.name) and part.is_file():
+            part.unlink()
     files = parquet_files(folder)
     with ThreadPoolExecutor(_READERS) as pool:
         ids_by_file = list(pool.map(_read_ids_or_remove, files))
@@ -83,7 +109,8 @@ def remove_failed(folder: Path) -> int:
     """Remove the rows of failed texts and return their number. Nothing may write meanwhile."""
     number_removed = 0
     for path in parquet_files(folder):
-        failed = pc.equal(pq.read_table(path, columns=["status"])["status"], "failed")
+        with _reading(path):
+            failed = pc.equal(pq.read_table(path, columns=["status"])["status"], "failed")
         if number := pc.sum(failed).as_py():
             _rewrite(path, pc.invert(failed))
             number_removed += number
@@ -92,6 +119,7 @@ def remove_failed(folder: Path) -> int:
 
 def _rewrite(path: Path, mask: pa.Array) -> None:
     """Keep the rows where the mask is true; remove the file if none is left."""
+    _require_own_name(path, "rows of it would have to be removed")
     kept = pq.read_table(path).filter(mask)
     if not kept.num_rows:
         path.unlink()
@@ -102,12 +130,41 @@ def _rewrite(path: Path, mask: pa.Array) -> None:
 
 
 def _read_ids_or_remove(path: Path) -> Ids:
+    with _reading(path):
+        try:
+            with pq.ParquetFile(path) as file:
+                ids = file.read(columns=["text_id"])  # without an error where there is no such column
+        except (pa.ArrowInvalid, EOFError, OSError) as error:
+            if (
+                getattr(error, "errno", None) or not path.is_file()
+            ):  # the system's: nothing says it is damaged
+                raise
+            _require_own_name(path, f"it cannot be read ({brief(error)})")
+            logger.warning(
+                "%s was not written to its end: removed, its texts will be redone (%s)", path, brief(error)
+            )
+            path.unlink()
+            return np.empty(0, np.int64)
+        return np.asarray(_checked(ids, ["text_id"])["text_id"].to_numpy(), np.int64)
+
+
+def _require_own_name(path: Path, reason: str) -> None:
+    if not re.fullmatch(OWN_ROW_FILE, path.name):
+        raise RowFileError(
+            f"{path}: annotate did not write this file, and {reason}; move it to another folder"
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises into a RowFileError that names `path`."""
     try:
-        return np.asarray(pq.read_table(path, columns=["text_id"])["text_id"].to_numpy(), np.int64)
-    except (pa.ArrowInvalid, EOFError) as error:
-        logger.warning("%s was not written to its end: removed, its texts will be redone (%s)", path, error)
-        path.unlink()
-        return np.empty(0, np.int64)
+        yield
+    except (pa.ArrowException, OSError, EOFError, ValueError, KeyError) as error:
+        raise RowFileError(
+            f"{path}: cannot be read as rows: {brief(error)}; if it is damaged, remove it and give the "
+            "command that wrote it again"
+        ) from error
 
 
 def _remove_duplicates(files: Sequence[Path], ids_by_file: Sequence[Ids]) -> None:
@@ -123,10 +180,28 @@ def _remove_duplicates(files: Sequence[Path], ids_by_file: Sequence[Ids]) -> Non
 
 
 def read_file_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of one file, streamed. KeyError if the file lacks a column."""
-    with pq.ParquetFile(path) as file:
+    """The rows of one file, streamed. RowFileError if the file is damaged or lacks a column."""
+    with _reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-            yield _with_current_names(batch.select(columns))  # select: a missing column is an error
+            yield _checked(_with_current_names(batch), columns)
+
+
+B = TypeVar("B", pa.RecordBatch, pa.Table)
+
+
+def _checked(rows: B, columns: Sequence[str]) -> B:
+    """`columns` of `rows`. KeyError for a missing column, ValueError for a type, null or text at fault."""
+    rows = rows.select(columns)
+    rows.validate(full=True)  # UTF-8 and offsets
+    for name in columns:
+        if name not in ANNOTATION_SCHEMA.names:
+            continue
+        expected = ANNOTATION_SCHEMA.field(name)
+        if rows.schema.field(name).type != expected.type:
+            rows.select([name]).cast(pa.schema([expected]))  # another version's type, such as large_string
+        if name in _REQUIRED and rows[name].null_count:
+            raise ValueError(f"{rows[name].null_count} rows have no {name}")
+    return rows
 
 
 def _with_current_names(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -1,33 +1,74 @@
-"""Hugging Face checkpoints: the one place that calls `from_pretrained`.
+"""Hugging Face checkpoints: the one place that calls `from_pretrained` and `from_config`.
 
 In: a folder or a hub name, and the configuration field that holds it. Out: a tokenizer, a
-configuration or a model. Weights come from safetensors only and no code of the checkpoint runs.
-Every failure becomes the caller's error and names the field. Callers choose architectures.
-Imports no torch, so that code without torch may load tokenizers and configurations.
+configuration or a model. A checkpoint is data of a stranger: weights come from safetensors only, no
+code of it runs, and it names neither a kernel to fetch nor a quantization library to import. Every
+failure becomes the caller's error and names the field. Callers choose architectures. Imports no
+torch, so that code without torch may load tokenizers and configurations.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_torch_cuda_available
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.weights import (
+    WeightsError,
+    listed_files,
+    require_headers,
+    require_unchanged,
+    tensors,
+    weight_files,
+)
+
+logger = logging.getLogger(__name__)
 
 _MAX_LISTED_WEIGHTS = 3
+_MAX_CAUSE = 300  # characters of a foreign message
+_ADAPTER = "adapter_config.json"
+# What a configuration may ask for. Every other name is code that transformers would fetch or import.
+_IMPLEMENTATIONS = {
+    "_attn_implementation": ("eager", "sdpa"),
+    "_experts_implementation": ("eager", "batched_mm", "grouped_mm"),
+}
 
 
 def load_tokenizer(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
     """Load the tokenizer in `path`. Raises `error`, which names `field`."""
-    return _from_pretrained(AutoTokenizer, path, field, error)
+    with _loading(path, field, error):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def load_config(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
-    """Load the configuration in `path` without its weights. Raises `error`, which names `field`."""
-    return _from_pretrained(AutoConfig, path, field, error)
+    """Load the configuration in `path` without its weights. Raises `error`, which names `field`.
+
+    An attention or experts implementation other than transformers' own eager and sdpa becomes the
+    default, with a warning. Quantized weights and adapters are refused.
+    """
+    if (Path(path) / _ADAPTER).is_file():
+        raise error(f"{field} {path!r}: an adapter ({_ADAPTER}) is not applied; merge it into its model")
+    with _loading(path, field, error):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        quantized = _names_quantization(config.to_dict())
+    if quantized:
+        raise error(f"{field} {path!r}: quantized weights are not supported; use the original checkpoint")
+    for name, known in _IMPLEMENTATIONS.items():
+        asked = getattr(config, name)
+        if asked is not None and asked not in known:
+            logger.warning(
+                "%s %r: config.json asks for %s = %r, the default is used", field, path, name, asked
+            )
+        # The setter hands the value on to the configurations inside this one.
+        setattr(config, name, asked if asked in known else None)
+    return config
 
 
 def load_model(
@@ -43,17 +84,61 @@ def load_model(
     """Load the model in `path` as `auto_class`, with weights of type `dtype`, on the CPU.
 
     `options` go to `from_pretrained`. Raises `error`, which names `field`, if the checkpoint cannot
-    be loaded or lacks weights, other than those whose names start with one of `unused_weights`.
+    be loaded, is no longer what its manifest.json says, or lacks weights, other than those whose
+    names start with one of `unused_weights`, or has them in another shape.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    model, report = _from_pretrained(auto_class, path, field, error, **options)
+    config = load_config(path, field, error)
+    with _loading(path, field, error):
+        require_unchanged(Path(path), listed_files(Path(path)))
+        if weight_files(Path(path)):
+            require_headers(Path(path))  # names the file, as transformers does not
+        model, report = auto_class.from_pretrained(
+            path,
+            config=config,
+            trust_remote_code=False,
+            attn_implementation=config._attn_implementation,
+            experts_implementation=config._experts_implementation,
+            use_kernels=False,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, in one sentence
+            **options,
+        )
 
     # transformers fills missing weights with random numbers and only logs a warning.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused_weights))
     if missing:
         raise error(f"{field} {path!r}: no weights for {', '.join(missing[:_MAX_LISTED_WEIGHTS])}")
+    for name, stored, expected in sorted(report["mismatched_keys"]):
+        shapes = f"{list(stored)} instead of {list(expected)}"
+        raise error(f"{field} {path!r}: the weights of {name} have the shape {shapes}")
     return model
+
+
+def empty_model(auto_class: Any, config: Any) -> Any:
+    """The model of a configuration that `load_config` returned, on the current default device."""
+    return auto_class.from_config(
+        config, trust_remote_code=False, attn_implementation=config._attn_implementation
+    )
+
+
+def require_whole(
+    auto_class: Any, path: str, field: str, error: type[ConfigurationError] = ConfigurationError
+) -> None:
+    """Load the folder `path` strictly, one tensor in memory at a time: names, shapes, finite numbers.
+
+    Raises `error`, which names `field` and the first tensor that is missing, empty, of another shape
+    or not finite.
+    """
+    load_model(auto_class, path, field, dtype="auto", error=error, device_map="meta")
+    with _loading(path, field, error):
+        for name, tensor in tensors(Path(path)):
+            if not tensor.numel():
+                raise WeightsError(f"the tensor {name} is empty")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise WeightsError(f"the tensor {name} holds numbers that are not finite")
 
 
 def resolve_device(device: str) -> str:
@@ -63,10 +148,28 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _from_pretrained(
-    auto_class: Any, path: str, field: str, error: type[ConfigurationError], **options: Any
-) -> Any:
+@contextmanager
+def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator[None]:
+    """Turn every exception of the block into `error`: what a folder holds can make anything fail."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its tables and hints; what matters is raised
     try:
-        return auto_class.from_pretrained(path, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
-        raise error(f"{field} {path!r}: cannot load it: {cause}") from cause
+        yield
+    except Exception as cause:
+        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause)}") from cause
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def _in_short(cause: Exception) -> str:
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    if "trust_remote_code" in text:
+        return "it needs code of its own (auto_map), which is never run; use an architecture of transformers"
+    return text if len(text) <= _MAX_CAUSE else f"{text[:_MAX_CAUSE]} …"
+
+
+def _names_quantization(config: Any) -> bool:
+    if isinstance(config, dict):
+        named = config.get("quantization_config") or config.get("compression_config")
+        return bool(named) or any(map(_names_quantization, config.values()))
+    return isinstance(config, list) and any(map(_names_quantization, config))

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and the time stamp for them.
+"""Atomic writes of small files, reading small JSON files, and the time stamp for both.
 
 A write that the system refuses becomes an OutputError that names the path.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
-from tools_service.base.errors import ToolformerError
+from pydantic import BaseModel
+
+from tools_service.base.errors import ConfigurationError, ToolformerError
 
 PART = ".part"  # suffix of a file that is not complete yet
+_MAX_JSON_BYTES = 64 * 2**20  # manifests and results take kilobytes
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class OutputError(ToolformerError):
@@ -50,35 +54,47 @@ def atomic_write_json(path: Path, content: object) -> None:
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give the block a new, empty folder beside `folder`, and put it in that place at the end.
+def read_json(path: Path) -> Any:
+    """Read a small JSON file. Raises OSError or ValueError; a NaN or an infinity is a ValueError."""
+    return _parse(_read_text(path))
 
-    `folder` appears only when it is complete. Processes that have files of the old folder open keep
-    them. If the block or the exchange raises, the old folder stays. The caller decides whether
-    `folder` may be replaced. Raises OutputError if the file system refuses.
-    """
-    folder = folder.resolve()  # of a symbolic link, replace the target
-    token = uuid.uuid4().hex[:8]  # not the process id, which two containers can share
-    staging = folder.with_name(f".{folder.name}.{token}{PART}")
-    old = folder.with_name(f".{folder.name}.{token}.old")
+
+def read_model(path: Path, model: type[M]) -> M:
+    """Read a small JSON file as `model`. Raises OSError or ValueError, as `read_json` does."""
+    text = _read_text(path)
+    _parse(text)
+    return model.model_validate_json(text)
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():  # opening a named pipe would wait for ever
+        path.stat()  # FileNotFoundError and the like
+        raise ValueError("not a file")
+    if (size := path.stat().st_size) > _MAX_JSON_BYTES:
+        raise ValueError(f"{size:,} bytes, at most {_MAX_JSON_BYTES:,} are read")
+    return path.read_text(encoding="utf-8")
+
+
+def _parse(text: str) -> Any:
     try:
-        with writing(folder):
-            staging.mkdir(parents=True)
-        yield staging
-        with writing(folder):
-            replaced = folder.exists()
-            if replaced:
-                folder.rename(old)
-            try:
-                staging.rename(folder)
-            except OSError:
-                if replaced:
-                    old.rename(folder)
-                raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("not JSON: nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name} is not a number")
+
+
+def resolved(path: Path) -> Path:
+    """`path` without symbolic links. ConfigurationError if they lead in a circle or it has no name."""
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"{path}: {error}; name another output") from error
+    if not path.name:
+        raise ConfigurationError(f"{path}: the root cannot be an output; name a folder or a file")
+    return path
 
 
 def now() -> str:

@@ -21,14 +21,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tools_service.base.files import atomic_write, replacing_folder
+from tools_service.base.files import atomic_write
 from tools_service.base.fingerprint import FileState
+from tools_service.base.locks import output_lock
+from tools_service.base.ownership import OutputKind, replacing_folder, require_own
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing.merging import K1, B, merge
 from tools_service.indexing.parallel import map_in_order, ray_for_workers
 from tools_service.indexing.segments import write_segment
 from tools_service.indexing.sources import SourceError, read_blocks, source_files
-from tools_service.retrieval.index import FORMAT, MANIFEST, IndexFolderError, read_manifest
+from tools_service.retrieval.index import (
+    FORMAT,
+    INDEX_FILES,
+    MANIFEST,
+    IndexFolderError,
+    read_manifest,
+    require_whole,
+)
 from tools_service.retrieval.passages import PASSAGE_WORDS
 from tools_service.retrieval.terms import ANALYSIS
 
@@ -44,6 +53,23 @@ SETTINGS: dict[str, str | int | float] = {
     "passage_words": PASSAGE_WORDS,
 }
 
+_PASSAGES = r"passages\.(bin|npy)"
+_SEGMENT = rf"({_PASSAGES}|(lengths|frequencies|postings|counts)\.npy|terms\.txt|skipped\.jsonl)"
+INDEX = OutputKind(
+    name="an index",
+    marks={MANIFEST: frozenset({"settings", "source", "passages"})},
+    paths=(
+        rf"manifest\.json(\.part)?|skipped\.jsonl|{_PASSAGES}|terms\.(bin|npy)",
+        r"(starts|postings|scores|maxima)\.npy",
+        r"vectors/|vectors/(index\.faiss|exact\.f16|probe\.npy)",
+        rf"segments/|segments/\d{{6,}}/|segments/\d{{6,}}/{_SEGMENT}",
+        r"offsets\.npy|bm25/|bm25/[\w.]+\.(npy|json|jsonl)",  # format 1
+    ),
+    core=frozenset(INDEX_FILES),
+)
+"""How to recognise an index, of any version of this program."""
+_OPTION = "tools.wikisearch.index"
+
 # Sources of at least this size are read by as many workers as there are CPUs, by default.
 _LARGE_BYTES = 2**30
 
@@ -58,19 +84,32 @@ def index_settings(config: WikiSearchConfig) -> dict[str, Any]:
 
 
 def ensure_index(config: WikiSearchConfig) -> Path:
-    """Return the index folder. Build the index if it is missing or source or settings changed."""
+    """Return the index folder. Build the index if it is missing or source or settings changed.
+
+    If another process is building it, wait, and use that one.
+    """
     files = source_files(config.source)
+    if _is_current(config, files):
+        return config.index
+    require_own(config.index, INDEX, _OPTION)
+    with output_lock(config.index, wait=True):
+        if not _is_current(config, files):
+            _build_index(config, None, progress=True)
+    return config.index
+
+
+def _is_current(config: WikiSearchConfig, files: list[Path]) -> bool:
     try:
         manifest = read_manifest(config.index)
+        require_whole(config.index, manifest)
     except IndexFolderError as error:
         logger.info("building an index: %s", error)
-    else:
-        same_settings = index_settings(config).items() <= manifest["settings"].items()
-        if same_settings and _is_unchanged(manifest["source"], files):
-            return config.index
-        logger.warning("source or settings changed since %s was built: building it again", config.index)
-    build_index(config)
-    return config.index
+        return False
+    same_settings = index_settings(config).items() <= manifest["settings"].items()
+    if same_settings and _is_unchanged(manifest["source"], files):
+        return True
+    logger.warning("source or settings changed since %s was built: building it again", config.index)
+    return False
 
 
 def build_index(
@@ -80,26 +119,34 @@ def build_index(
 
     `workers` is a number of processes on Ray (the cluster this process is connected to, or a local
     one); 0 stays in this process; None decides by the size of the source. Raises SourceError if the
-    source cannot be used and IndexFolderError if the folder is not empty and not an index.
+    source cannot be used, NotOwnError if the folder is not empty and not an index, and
+    OutputInUseError if another process is building it.
     """
+    source_files(config.source)
+    require_own(config.index, INDEX, _OPTION)
+    with output_lock(config.index):
+        return _build_index(config, workers, progress=progress)
+
+
+def _build_index(config: WikiSearchConfig, workers: int | None, *, progress: bool) -> dict[str, Any]:
+    """`build_index`, for the holder of the lock."""
     started = time.monotonic()
     files, folder = source_files(config.source), config.index
     if workers is None:
         is_large = sum(file.stat().st_size for file in files) >= _LARGE_BYTES
         workers = os.cpu_count() or 1 if is_large else 0
-    _require_replaceable(folder)
     # Recorded before anything is read: the next `ensure_index` notices a change during the build.
     source = [asdict(FileState.of(file, contents=True)) for file in files]
-    with replacing_folder(folder) as staging:
+    with replacing_folder(folder, INDEX, _OPTION) as staging:
         counts = _write_index(config, files, staging, workers, progress)
         manifest = {
             "settings": index_settings(config),
             "source": source,
             **counts,
+            "files": _sizes(staging),
             "seconds": round(time.monotonic() - started, 1),
         }
         atomic_write(staging / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-        _require_replaceable(folder)  # again: a long build has passed
     return manifest
 
 
@@ -133,11 +180,10 @@ def _write_index(
     }
 
 
-def _require_replaceable(folder: Path) -> None:
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise IndexFolderError(
-            f"tools.wikisearch.index: {folder} is not empty and not an index; name another folder"
-        )
+def _sizes(folder: Path) -> dict[str, int]:
+    """The sizes in bytes of the files below `folder`, by path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _is_unchanged(recorded: list[dict[str, Any]], files: list[Path]) -> bool:

@@ -1,41 +1,137 @@
 """The manifest of an index folder: what the index was built from, and whether it can be opened.
 
-In: an index folder. Out: its manifest, or an error that says what to do. indexing/build.py builds
-the folder.
+In: an index folder. Out: its manifest, or an error that says what to do. Files that were cut, or are
+of another index, are found by their sizes and by the lengths of the arrays; no content is read.
+indexing/build.py builds the folder.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tools_service.base.errors import ConfigurationError
+import numpy as np
+from pydantic import ConfigDict
+
+from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.files import read_json, read_model
+from tools_service.base.fingerprint import FileState
+from tools_service.base.settings import Frozen, NotNegativeInt
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # version of the files in an index folder; an index of another version is built again
+
+# The arrays of an index, with their type, and the file or array whose length ends them.
+_ARRAYS = {
+    "passages.npy": "int64",
+    "terms.npy": "int64",
+    "starts.npy": "int64",
+    "postings.npy": "int32",
+    "scores.npy": "float32",
+    "maxima.npy": "float32",
+}
+_BYTES = ("passages.bin", "terms.bin")
+INDEX_FILES = (*_BYTES, *_ARRAYS)
+_OPTION = "tools.wikisearch.index"
 
 
 class IndexFolderError(ConfigurationError):
     """An index cannot be opened, or its folder not be written; names it and what to do."""
 
 
+class _IndexManifest(Frozen):
+    """What is relied on of manifest.json."""
+
+    model_config = ConfigDict(extra="allow")
+
+    settings: dict[str, Any]
+    source: list[FileState]
+    passages: NotNegativeInt
+    terms: NotNegativeInt
+    files: dict[str, NotNegativeInt] = {}  # noqa: RUF012
+    """Sizes in bytes, by path in the folder; earlier versions recorded none."""
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an index; IndexFolderError if it is missing or of another version."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["settings"]["format"]
+        content = read_json(path)
+        if content["settings"]["format"] != FORMAT:
+            raise IndexFolderError(
+                f"{_OPTION}: {folder} is of another version of this program; build it again with "
+                "python -m tools_service index"
+            )
+        manifest = read_model(path, _IndexManifest)
     except FileNotFoundError:
         raise IndexFolderError(
-            f"tools.wikisearch.index: no index at {folder}; build one with python -m tools_service index"
+            f"{_OPTION}: no index at {folder}; build one with python -m tools_service index"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexFolderError(
-            f"tools.wikisearch.index: {folder}/{MANIFEST} cannot be read ({error}); build the index again"
-        ) from error
-    if version != FORMAT:
-        raise IndexFolderError(
-            f"tools.wikisearch.index: {folder} is of another version of this program; build it again with "
+            f"{_OPTION}: {path} cannot be read ({brief(error)}); build the index again with "
             "python -m tools_service index"
-        )
-    return dict(manifest)
+        ) from error
+    return manifest.model_dump()
+
+
+def require_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise IndexFolderError, naming the file, if files of an index are missing, cut or of another.
+
+    `manifest` is that of `read_manifest`.
+    """
+    for name, size in manifest["files"].items():
+        _require(folder, name, _size(folder / name) == size, f"has not the {size:,} bytes of the manifest")
+    sizes = {name: _size(folder / name) for name in _BYTES}
+    arrays = {name: _open(folder, name, dtype) for name, dtype in _ARRAYS.items()}
+    lengths = {
+        "passages.npy": manifest["passages"] + 1,
+        "terms.npy": manifest["terms"] + 1,
+        "starts.npy": manifest["terms"] + 1,
+        "maxima.npy": manifest["terms"],
+    }
+    for name, length in lengths.items():
+        _require(folder, name, len(arrays[name]) == length, f"has not {length:,} entries")
+    ends = {
+        "passages.bin": (arrays["passages.npy"], sizes["passages.bin"]),
+        "terms.bin": (arrays["terms.npy"], sizes["terms.bin"]),
+        "postings.npy": (arrays["starts.npy"], len(arrays["postings.npy"])),
+        "scores.npy": (arrays["starts.npy"], len(arrays["scores.npy"])),
+    }
+    for name, (starts, end) in ends.items():
+        _require(folder, name, (starts[0], starts[-1]) == (0, end), f"ends at {end:,}, not at {starts[-1]:,}")
+
+
+def damaged(path: Path, details: str) -> IndexFolderError:
+    """The error for a file of an index that is not as it was built."""
+    return IndexFolderError(
+        f"{_OPTION}: {path} is damaged ({details}); build the index again with python -m tools_service index"
+    )
+
+
+def _require(folder: Path, name: str, whole: bool, details: str) -> None:
+    if not whole:
+        raise damaged(folder / name, details)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
+
+
+def _open(folder: Path, name: str, dtype: str) -> Any:
+    """A one-dimensional array of `dtype`, opened by memory map."""
+    path = folder / name
+    try:
+        if not path.is_file():
+            raise ValueError("no such file")
+        array = np.load(path, mmap_mode="r")
+        if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype != dtype:
+            raise ValueError(f"not a list of {dtype}")
+        if path.stat().st_size != array.offset + array.nbytes:
+            raise ValueError("has another size than its header says")
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        raise damaged(path, brief(error)) from error
+    return array

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import read_manifest
+from tools_service.retrieval.index import read_manifest, require_whole
 from tools_service.retrieval.passages import Hit, Passage, PassageStore
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Retriever:
     def __init__(self, config: WikiSearchConfig) -> None:
         """Open the index; IndexFolderError or VectorsError if it lacks what `config` asks for."""
         manifest = read_manifest(config.index)
+        require_whole(config.index, manifest)
+        self._folder = config.index
         self._passages = PassageStore(config.index)
         self._bm25 = Bm25(config.index) if config.retriever != "dense" else None
         self._dense: DenseIndex | None = None

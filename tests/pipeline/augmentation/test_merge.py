@@ -320,5 +320,5 @@ def test_an_earlier_merge_is_replaced_and_anything_else_left_alone(tmp_path: Pat
     assert pq.read_table(config.output / ROWS).num_rows == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
     (config.output / MANIFEST).write_text("{}")
-    with pytest.raises(ConfigurationError, match="merge did not write this folder"):
+    with pytest.raises(ConfigurationError, match="not empty and not a result of merge"):
         merge(config)

@@ -14,6 +14,7 @@ import pytest
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Cost, Document, PhaseWork, Text
 from pipeline.storage.row_files import (
     ROWS,
+    RowFileError,
     parquet_files,
     read_batches,
     read_failed,
@@ -30,13 +31,18 @@ def write(path: Path, ids: list[int]) -> None:
     pq.write_table(pa.table({"text_id": pa.array(ids, pa.int64()), "text": [f"text {i}" for i in ids]}), path)
 
 
+def own(letter: str) -> str:
+    """A name as annotate gives it."""
+    return f"{letter * 24}.parquet"
+
+
 def all_ids(folder: Path) -> list[int]:
     return sorted(i for path in parquet_files(folder) for i in pq.read_table(path)["text_id"].to_pylist())
 
 
 def test_a_sound_folder_is_left_as_it_is(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [5, 1])
-    write(tmp_path / "b.parquet", [2**62, 0])
+    write(tmp_path / own("a"), [5, 1])
+    write(tmp_path / own("b"), [2**62, 0])
     before = {path: path.read_bytes() for path in parquet_files(tmp_path)}
     assert recover_rows(tmp_path).tolist() == [0, 1, 5, 2**62]
     assert {path: path.read_bytes() for path in parquet_files(tmp_path)} == before
@@ -49,24 +55,24 @@ def test_an_empty_folder_has_no_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [0, 1, 4, 0.5, -1])
 def test_a_file_that_was_not_finished_goes(tmp_path: Path, cut: float) -> None:
     """Killed at any byte of a write: what is there is not a Parquet file yet."""
-    write(tmp_path / "a.parquet", [1, 2])
-    write(tmp_path / "b.parquet", [3, 4])
-    whole = (tmp_path / "b.parquet").read_bytes()
+    write(tmp_path / own("a"), [1, 2])
+    write(tmp_path / own("b"), [3, 4])
+    whole = (tmp_path / own("b")).read_bytes()
     size = int(len(whole) * cut) if isinstance(cut, float) else cut if cut >= 0 else len(whole) + cut
-    (tmp_path / "b.parquet").write_bytes(whole[:size])
+    (tmp_path / own("b")).write_bytes(whole[:size])
     assert recover_rows(tmp_path).tolist() == [1, 2]
     assert all_ids(tmp_path) == [1, 2]
 
 
 def test_rows_that_stand_twice_stay_once(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [1, 2, 3])
-    write(tmp_path / "b.parquet", [3, 4, 1])
-    write(tmp_path / "c.parquet", [4, 2])
-    (tmp_path / "d.parquet.part").write_bytes(b"")
+    write(tmp_path / own("a"), [1, 2, 3])
+    write(tmp_path / own("b"), [3, 4, 1])
+    write(tmp_path / own("c"), [4, 2])
+    (tmp_path / f"{own('d')}.part").write_bytes(b"")
     assert recover_rows(tmp_path).tolist() == [1, 2, 3, 4]
     assert all_ids(tmp_path) == [1, 2, 3, 4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
-    assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"text_id": 4, "text": "text 4"}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [own("a"), own("b")]
+    assert pq.read_table(tmp_path / own("b")).to_pylist() == [{"text_id": 4, "text": "text 4"}]
 
 
 def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None:
@@ -75,13 +81,13 @@ def test_rows_to_be_done_again_are_removed_and_no_others(tmp_path: Path) -> None
         ids = [3 * number, 3 * number + 1, 3 * number + 2]
         status = ["failed" if text_id in failed_ids else "annotated" for text_id in ids]
         table = pa.table({"text_id": pa.array(ids, pa.int64()), "status": status})
-        pq.write_table(table, tmp_path / f"{number}.parquet")
-    untouched = (tmp_path / "2.parquet").stat().st_mtime_ns
+        pq.write_table(table, tmp_path / own(str(number)))
+    untouched = (tmp_path / own("2")).stat().st_mtime_ns
     assert remove_failed(tmp_path) == 4
     assert remove_failed(tmp_path) == 0
-    assert [path.name for path in parquet_files(tmp_path)] == ["0.parquet", "2.parquet"]
+    assert [path.name for path in parquet_files(tmp_path)] == [own("0"), own("2")]
     assert recover_rows(tmp_path).tolist() == [0, 2, 6, 7, 8]
-    assert (tmp_path / "2.parquet").stat().st_mtime_ns == untouched
+    assert (tmp_path / own("2")).stat().st_mtime_ns == untouched
 
 
 def test_a_batch_is_a_file_of_its_own_and_the_same_one_the_second_time(tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_rows_are_read_a_file_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
     write_annotations(tmp_path, [Annotation(text(1), "no_calls")])
-    with pytest.raises(KeyError, match="colour"):
+    with pytest.raises(RowFileError, match=r"0\.parquet: cannot be read as rows: .*colour"):
         list(read_batches(tmp_path, ["text_id", "colour"]))
 
 
@@ -167,8 +173,8 @@ def test_rows_of_an_earlier_version_have_the_current_names(tmp_path: Path) -> No
     old_schema = ANNOTATION_SCHEMA.set(index, pa.field("work", pa.list_(OLD_WORK)))
     old_rows = [first.to_row() | {"work": [old_work]}, failed.to_row(), second.to_row() | {"work": []}]
     (tmp_path / ROWS).mkdir()
-    pq.write_table(pa.Table.from_pylist(old_rows, schema=old_schema), tmp_path / ROWS / "a.parquet")
-    write_annotations(tmp_path, [second], "b.parquet")
+    pq.write_table(pa.Table.from_pylist(old_rows, schema=old_schema), tmp_path / ROWS / own("a"))
+    write_annotations(tmp_path, [second], own("b"))
     expected = [first, failed, Annotation(text(2), "no_calls"), second]
     assert [Annotation.from_row(row) for row in read_rows(tmp_path, ANNOTATION_SCHEMA.names)] == expected
     assert all(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.base.files import OutputError, atomic_write, atomic_write_json, replacing_folder
+from tools_service.base.files import atomic_write, atomic_write_json
 
 pytestmark = pytest.mark.unit
 
@@ -23,63 +23,3 @@ def test_a_file_is_replaced_and_nothing_else_remains(tmp_path: Path) -> None:
     atomic_write_json(tmp_path / "b", {"x": ["é"]})
     assert json.loads((tmp_path / "b").read_text(encoding="utf-8")) == {"x": ["é"]}
     assert names(tmp_path) == ["a", "b"]
-
-
-def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / "index"
-    with replacing_folder(folder) as staging:
-        (staging / "a").write_text("new")
-        assert not folder.exists()
-    assert (folder / "a").read_text() == "new"
-    assert names(folder.parent) == ["index"]
-
-
-def test_an_old_folder_is_replaced_and_its_open_files_stay_readable(tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    folder.mkdir()
-    (folder / "a").write_text("old")
-    (folder / "b").write_text("old")
-    with (folder / "a").open() as opened:
-        with replacing_folder(folder) as staging:
-            (staging / "a").write_text("new")
-            assert (folder / "a").read_text() == "old"
-        assert opened.read() == "old"
-    assert (names(folder), (folder / "a").read_text()) == (["a"], "new")
-    assert names(tmp_path) == ["index"]
-
-
-def test_a_block_that_raises_leaves_the_old_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    folder.mkdir()
-    (folder / "a").write_text("old")
-    with pytest.raises(FileNotFoundError), replacing_folder(folder) as staging:
-        (staging / "nowhere" / "a").write_text("half")
-    assert (folder / "a").read_text() == "old"
-    assert names(tmp_path) == ["index"]
-
-
-def test_an_exchange_that_fails_puts_the_old_folder_back(tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    folder.mkdir()
-    (folder / "a").write_text("old")
-    with pytest.raises(OutputError, match=f"{folder}: cannot write"), replacing_folder(folder) as staging:
-        staging.rmdir()  # as if the disk had lost it
-    assert (folder / "a").read_text() == "old"
-    assert names(tmp_path) == ["index"]
-
-
-def test_a_link_keeps_its_place_and_its_target_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "disk" / "index").mkdir()
-    (tmp_path / "index").symlink_to(tmp_path / "disk" / "index")
-    with replacing_folder(tmp_path / "index") as staging:
-        (staging / "a").write_text("new")
-    assert (tmp_path / "disk" / "index" / "a").read_text() == "new"
-    assert (tmp_path / "index").is_symlink()
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    refused = pytest.raises(OutputError, match=f"{tmp_path}/file/index: cannot write")
-    with refused, replacing_folder(tmp_path / "file" / "index"):
-        pass

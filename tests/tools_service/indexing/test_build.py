@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, written
+from tools_service.base.ownership import NotOwnError
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing import build as build_module
 from tools_service.indexing import sources
 from tools_service.indexing.build import build_index, ensure_index
 from tools_service.indexing.sources import SourceError
 from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import IndexFolderError, read_manifest
+from tools_service.retrieval.index import read_manifest
 from tools_service.retrieval.retriever import Retriever
 from tools_service.tools.contract import ToolInput
 from tools_service.tools.wikisearch import WikiSearch
@@ -139,7 +140,7 @@ def test_a_folder_that_is_no_index_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "home"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(IndexFolderError, match="not empty and not an index"):
+    with pytest.raises(NotOwnError, match=r"not empty and not an index.*thesis\.txt"):
         ensure_index(config(written(tmp_path / "a.jsonl"), precious))
     assert (precious / "thesis.txt").read_text() == "years of work"
 

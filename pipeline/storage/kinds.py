@@ -1,0 +1,63 @@
+"""The kinds of output that the commands write, so that nothing else is ever removed or replaced.
+
+Out: an `OutputKind` for each (tools_service/base/ownership.py has the rule, indexing/build.py the kind of
+an index). A command that writes a new file adds its name here.
+"""
+
+from __future__ import annotations
+
+from tools_service.base.ownership import OutputKind
+
+OWN_ROW_FILE = r"([0-9a-f]{24}|(\d+|[0-9a-f]{32})_\d{6}(_\d{6})?(-\d+)?)\.parquet"
+"""Expression for the names of complete row files; the second form is that of an earlier version."""
+PARTIAL_ROW_FILE = r"[0-9a-f]{24}\.parquet(\.[0-9a-f]{32})?\.part"
+"""Expression for the names of row files that are not complete yet."""
+
+_MANIFEST = r"manifest\.json(\.part)?"
+_MODEL_FILE = (
+    r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
+    r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
+    r"|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
+    r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
+)
+
+ANNOTATION = OutputKind(
+    name="an annotation",
+    marks={"manifest.json": frozenset({"state", "corpus", "sessions"})},
+    paths=(
+        _MANIFEST,
+        r"rows/",
+        rf"rows/({OWN_ROW_FILE}|{PARTIAL_ROW_FILE})",
+        r"logs/",
+        r"logs/[^/]+-\d+\.jsonl",
+    ),
+)
+
+AUGMENTED = OutputKind(
+    name="a result of merge",
+    marks={"manifest.json": frozenset({"sources", "texts", "calls"})},
+    paths=(_MANIFEST, r"rows/", r"rows/\d{5}\.parquet"),
+)
+
+FINE_TUNED = OutputKind(
+    name="a run of finetune",
+    marks={
+        "manifest.json": frozenset({"data", "best", "texts"}),
+        "checkpoints/run.json": frozenset({"data"}),
+    },
+    paths=(
+        _MANIFEST,
+        _MODEL_FILE,
+        r"metrics\.jsonl(\.part)?",
+        r"checkpoints/",
+        r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
+        r"checkpoints/step-\d{6,}/",
+        r"checkpoints/step-\d{6,}/(latest|zero_to_fp32\.py|model/|\.metadata\.json)",
+        rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
+        r"checkpoints/step-\d{6,}/state/",
+        r"checkpoints/step-\d{6,}/state/[\w.-]+\.pt",
+    ),
+)
+
+EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})
+PLAN = OutputKind(name="a plan", marks={"": frozenset({"assumptions", "sample", "time"})})
