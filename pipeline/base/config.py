@@ -221,13 +221,13 @@ class FinetuneConfig(Frozen):
     """text: train on C* with its calls; plain: without the calls (the baseline M + CC)."""
     output: Path = Path("runs/model")
     """Folder for the final model and the checkpoints."""
-    sequence_length: PositiveInt = 1_024
-    """Tokens per example."""
+    sequence_length: Annotated[int, Field(ge=2)] = 1_024
+    """Tokens per example. The first of them is not predicted, so one token would teach nothing."""
     batch_size: PositiveInt = 128
     """Examples per optimizer step over all workers."""
     micro_batch_size: PositiveInt = 8
     """Examples per forward pass of a worker."""
-    learning_rate: Positive = 1e-5
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-5
     """Peak learning rate, reached after the warm-up."""
     warmup_share: Probability = 0.1
     """Share of the steps in which the learning rate rises linearly."""
@@ -246,12 +246,13 @@ class FinetuneConfig(Frozen):
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
     deepspeed: Path | None = None
-    """DeepSpeed configuration (JSON) for that stage. None: the one of this package."""
+    """DeepSpeed configuration (JSON) for that stage; sizes and types come from the fields here, and a
+    file that contradicts them is refused. None: the one of this package."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: slower, much less memory."""
     max_failures: NotNegativeInt = 3
     """Lost workers or nodes a run tolerates; it restarts from the last checkpoint."""
-    seed: int = 0
+    seed: NotNegativeInt = 0
     """Seed of the held-out texts and of the order of the examples."""
 
     @property

@@ -13,7 +13,9 @@ module knows no model and no Ray.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -22,11 +24,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.config import FinetuneConfig
+from pipeline.storage.manifest import MANIFEST
 from pipeline.syntax.calls import split_calls
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
@@ -37,6 +40,8 @@ IGNORED = -100  # label of a padded position: torch's cross entropy leaves it ou
 Indices = NDArray[np.int64]
 
 _SCHEMA = pa.schema([("text_id", pa.int64()), ("text", pa.large_string()), ("plain", pa.large_string())])
+_STRINGS = (pa.types.is_string, pa.types.is_large_string)
+_MAX_CAUSE = 200  # characters of a message of Arrow
 _TEXTS_PER_CALL = 1_000  # texts given to the tokenizer at once
 
 
@@ -121,32 +126,57 @@ def pad(sequences: Sequence[NDArray[np.int32]]) -> tuple[Indices, Indices]:
     return ids, labels
 
 
-def count_texts(folder: Path) -> int:
-    """Number of rows of C*, from the Parquet footers."""
-    return sum(pq.read_metadata(path).num_rows for path in _files(folder))
-
-
 def digest(folder: Path) -> str:
     """Digest of the content of C*. Runs store it, so its value must never change."""
-    digests = [bytes.fromhex(content_digest(path, "blake2b")) for path in _files(folder)]
+    digests = []
+    for path in _files(folder):
+        with _reading(path):
+            digests.append(bytes.fromhex(content_digest(path, "blake2b")))
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
 def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
     """Read C* in `config.data`, set `config.held_out` texts aside and tokenise both parts.
 
-    Raises ConfigurationError for a folder that merge did not write, or too few texts.
+    Raises ConfigurationError for a folder that merge did not write, for a text without a token to
+    predict, and for too few texts.
     """
-    rows = _read(config.data)
-    plain: list[str] = rows["plain"].to_pylist()
-    train, held_out = choose_held_out(plain, config.held_out, config.seed, config.data)
+    rows, train, held_out = _split(config)
 
     def examples(indices: Indices) -> Examples:
         selected = rows.take(pa.array(indices))
         texts = selected[config.column].to_pylist()
         return encode(tokenizer, selected["text_id"].to_numpy(), texts, config.sequence_length)
 
-    return Split(examples(train), examples(held_out), len(plain) - len(train) - len(held_out))
+    split = Split(examples(train), examples(held_out), rows.num_rows - len(train) - len(held_out))
+    for part in (split.train, split.held_out):
+        if short := part.text_ids[part.lengths < 2].tolist():
+            raise ConfigurationError(
+                f"{config.data}: text_id {short[0]} has fewer than two tokens, so there is nothing to predict"
+            )
+    return split
+
+
+def count_examples(config: FinetuneConfig) -> dict[str, int]:
+    """How many texts `load_examples` will use, and for what; nothing is tokenised. Raises as it does."""
+    rows, train, held_out = _split(config)
+    rest = rows.num_rows - len(train) - len(held_out)
+    return {"trained_on": len(train), "held_out": len(held_out), "equal_to_held_out": rest}
+
+
+def _split(config: FinetuneConfig) -> tuple[pa.Table, Indices, Indices]:
+    """The rows of C*, and the indices of those to train on and to hold out."""
+    rows = _read(config.data)
+    plain: list[str] = rows["plain"].to_pylist()
+    train, held_out = choose_held_out(plain, config.held_out, config.seed, config.data)
+    # Otherwise a step would hold less than a batch, and DeepSpeed would take fewer optimizer steps.
+    if len(train) < config.batch_size:
+        raise ConfigurationError(
+            f"{config.data}: {len(plain)} texts leave {len(train)} to train on with held_out = "
+            f"{config.held_out}, fewer than batch_size = {config.batch_size}: lower one of them, or merge "
+            "more annotations"
+        )
+    return rows, train, held_out
 
 
 def choose_held_out(plain: Sequence[str], held_out: int, seed: int, folder: Path) -> tuple[Indices, Indices]:
@@ -177,16 +207,64 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> pa.Table:
     """All rows, sorted by id: the order of the files does not matter."""
-    source = pads.dataset([str(path) for path in _files(folder)], format="parquet")
-    if missing := [name for name in _SCHEMA.names if name not in source.schema.names]:
+    rows = pa.concat_tables([_read_file(path) for path in _files(folder)]).sort_by("text_id")
+    ids = rows["text_id"].to_numpy()
+    if len(twice := ids[1:][ids[1:] == ids[:-1]]):
         raise ConfigurationError(
-            f"{folder}: columns {missing} are missing (there are {source.schema.names}): merge writes them"
+            f"{folder}: text_id {twice[0]} occurs twice; remove what merge did not write"
         )
-    rows = source.to_table(columns=_SCHEMA.names).sort_by("text_id")
+    written = _texts_of_manifest(folder / MANIFEST)
+    if written is not None and written != rows.num_rows:
+        raise ConfigurationError(
+            f"{folder}: its files hold {rows.num_rows} texts, and its {MANIFEST} says {written}: files are "
+            "missing or do not belong here; merge again"
+        )
+    return rows
+
+
+def _read_file(path: Path) -> pa.Table:
+    """The rows of one file. Raises ConfigurationError, naming it, for what merge does not write."""
+    with _reading(path), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        if missing := [name for name in _SCHEMA.names if name not in schema.names]:
+            raise ConfigurationError(
+                f"{path}: columns {missing} are missing (there are {schema.names}): merge writes them"
+            )
+        for field in _SCHEMA:
+            given = schema.field(field.name).type
+            kinds = (pa.types.is_integer,) if field.name == "text_id" else _STRINGS
+            if not any(is_kind(given) for is_kind in kinds):
+                raise ConfigurationError(f"{path}: column {field.name} is {given} and not {field.type}")
+        rows = file.read(columns=_SCHEMA.names).select(_SCHEMA.names)
+        rows.validate(full=True)  # among others, that the strings are UTF-8
+        rows = rows.cast(_SCHEMA)
     for name in _SCHEMA.names:
         if rows[name].null_count:
-            raise ConfigurationError(f"{folder}: {rows[name].null_count} rows have no {name}")
-    return rows.cast(_SCHEMA)
+            raise ConfigurationError(f"{path}: {rows[name].null_count} rows have no {name}")
+    for name in ("text", "plain"):
+        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(rows[name])), 0)
+        if empty := rows["text_id"].filter(blank).to_pylist():
+            raise ConfigurationError(f"{path}: the {name} of text_id {empty[0]} is empty")
+    return rows
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged or unreadable file raises into a ConfigurationError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        cause = " ".join(str(error).split())[:_MAX_CAUSE]
+        raise ConfigurationError(f"{path}: cannot be read; merge again: {cause}") from error
+
+
+def _texts_of_manifest(path: Path) -> int | None:
+    """Number of rows that merge says it wrote; None if there is no such manifest."""
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8"))["texts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return texts if isinstance(texts, int) else None
 
 
 def encode(tokenizer: Any, text_ids: Indices, texts: Sequence[str], sequence_length: int) -> Examples:

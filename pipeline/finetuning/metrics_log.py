@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tools_service.base.files import atomic_write
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class HeldOutEvaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.held_out_loss)
+        """exp(held_out_loss); infinite where that is beyond the numbers of a machine."""
+        return math.exp(self.held_out_loss) if self.held_out_loss < _LARGEST_LOSS else math.inf
 
 
 class MetricsLog:

@@ -23,7 +23,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.config import FinetuneConfig
-from pipeline.finetuning.examples import count_texts, digest, load_examples
+from pipeline.finetuning.examples import count_examples, load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.runtime.connection import ResourceRequest, ray_connection
@@ -33,6 +33,8 @@ from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now
 
 logger = logging.getLogger(__name__)
+
+_MAX_CAUSE = 400  # characters of a worker's message; the end of a traceback says what happened
 
 
 class FinetuningError(ToolformerError):
@@ -46,18 +48,24 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     FinetuningError when workers fail more than `max_failures` times.
     """
     config = _with_absolute_paths(config)
-    _check(config)
-    folder, run = RunFolder(config.output), RunIdentity(config=config, data=digest(config.data))
-    folder.check()
+    for name, path in (("model.path", Path(config.model.path)), ("data", config.data)):
+        if path.is_relative_to(config.output):
+            raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    folder = RunFolder(config.output)
+    folder.check(force=force)
+    texts = _check(config)
+    run = RunIdentity.of(config)
+    if force or not folder.is_finished():
+        _check_model(config)
     with exclusive_lock(config.output):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
         else:
-            _run(config, folder, run)
+            _run(config, folder, run, texts)
     return folder.manifest()
 
 
-def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
+def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dict[str, int]) -> None:
     started = time.monotonic()
     resources = ResourceRequest(
         cpus=config.workers * config.cpus_per_worker,
@@ -65,52 +73,86 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity) -> None:
         of=f"{config.workers} workers",
         remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
     )
+    logger.info(
+        "%s: %d texts to train on, %d held out, %d equal to those; %d steps of %d texts are %.2f epochs",
+        config.output,
+        texts["trained_on"],
+        texts["held_out"],
+        texts["equal_to_held_out"],
+        config.max_steps,
+        config.batch_size,
+        config.max_steps * config.batch_size / texts["trained_on"],
+    )
     with ray_connection(resources), tail(folder.metrics, config.max_steps):
         result = _fit(config, folder)
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
     evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
+    if not evaluated:
+        raise FinetuningError(
+            f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
+        )
     best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
-    manifest = FinetuneManifest(
-        config=config,
-        data=run.data,
-        versions=versions(),
-        created=now(),
-        texts=result.return_value,
-        best=best,
-        wall_s=round(time.monotonic() - started, 1),
-    )
-    folder.publish(Path(checkpoint) / "model", manifest)
+    values: dict[str, Any] = {
+        "versions": versions(),
+        "created": now(),
+        "texts": result.return_value,
+        "best": best,
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+    folder.publish(Path(checkpoint) / "model", run, values)
 
 
 def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     """Workers run in another working folder."""
-    local = Path(config.model.path)
-    model = config.model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else config.model
-    paths: dict[str, Any] = {"model": model, "data": config.data.resolve(), "output": config.output.resolve()}
-    paths["deepspeed"] = config.deepspeed and config.deepspeed.resolve()
+    model = config.model
+    if Path(model.path).is_dir():
+        model = model.model_copy(update={"path": str(_absolute("model.path", Path(model.path)))})
+    paths: dict[str, Any] = {"model": model}
+    for name in ("data", "output", "deepspeed"):
+        path = getattr(config, name)
+        paths[name] = path and _absolute(name, path)
     return config.model_copy(update=paths)
 
 
-def _check(config: FinetuneConfig) -> None:
-    """Raise ConfigurationError for what would otherwise fail minutes later, on the workers."""
-    from tools_service.base.checkpoints import load_config
+def _absolute(name: str, path: Path) -> Path:
+    try:
+        str(path).encode()  # manifests hold it
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"{name} = {str(path)!r} is not a path: {error}") from error
 
-    texts = count_texts(config.data)
-    if texts < config.held_out + config.batch_size:
+
+def _check(config: FinetuneConfig) -> dict[str, int]:
+    """The number of texts by use. Raises ConfigurationError for settings that contradict one another
+    or the data, which would otherwise fail minutes later, on the workers."""
+    from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
+
+    deepspeed_settings(config)
+    require_known_keys(config)
+    return count_examples(config)
+
+
+def _check_model(config: FinetuneConfig) -> None:
+    """Raise an error for a model or a tokenizer that cannot be trained, before workers start."""
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.engine.checks import require_tokenizer_fits
+    from pipeline.engine.limits import max_positions
+    from pipeline.syntax.tokenizer import CallTokens
+    from tools_service.base.checkpoints import load_config, load_tokenizer, require_whole
+
+    path = config.model.path
+    model, tokenizer = load_config(path, "model.path"), load_tokenizer(path, "model.path")
+    positions = max_positions(model)
+    if config.sequence_length > positions:
         raise ConfigurationError(
-            f"{config.data}: {texts} texts are not enough for held_out = {config.held_out} and one batch of "
-            f"batch_size = {config.batch_size}: lower one of them, or merge more annotations"
+            f"sequence_length = {config.sequence_length} is more than the {positions} of {path}"
         )
-    for name, path in (("model.path", Path(config.model.path)), ("data", config.data)):
-        if path.is_relative_to(config.output):
-            raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
-    model = load_config(config.model.path, "model.path")
-    context = getattr(model, "max_position_embeddings", None)
-    if context and config.sequence_length > context:
-        raise ConfigurationError(
-            f"sequence_length = {config.sequence_length} is more than the {context} of {config.model.path}"
-        )
+    require_tokenizer_fits(model, tokenizer)
+    CallTokens.of(tokenizer)
+    if Path(path).is_dir():  # the workers look at a model of the hub
+        require_whole(AutoModelForCausalLM, path, "model.path")
 
 
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
@@ -138,9 +180,16 @@ def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
     try:
         return trainer.fit()
     except ray.train.TrainingFailedError as error:
+        wrapped = list(getattr(error, "worker_failures", {}).values())
+        failures = [getattr(failure, "_base_exc", failure) for failure in wrapped]
+        for failure in failures:
+            if isinstance(failure, ToolformerError):
+                raise failure from error
+        logger.debug("workers failed", exc_info=error)
+        cause = " ".join(str(failures[0] if failures else error).split())
         raise FinetuningError(
             f"workers failed more often than max_failures = {config.max_failures}. The same command resumes "
-            f"from the last checkpoint in {config.output}. {error}"
+            f"from the last checkpoint in {config.output}. The last failure: {cause[-_MAX_CAUSE:]}"
         ) from error
 
 
@@ -166,7 +215,8 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     import torch
     from ray.train.torch import get_device
 
-    from pipeline.finetuning.training import CheckpointError, Training, prepare_deepspeed
+    from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.training import CheckpointError, Training
     from tools_service.base.checkpoints import load_tokenizer
 
     prepare_deepspeed(config.use_gpu)

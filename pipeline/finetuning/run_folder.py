@@ -5,17 +5,20 @@
     checkpoints/run.json, checkpoints/step-…            while the run is unfinished
     manifest.json                                       written last: the run is finished
 
-A folder holds one run. A start with another configuration or other data is refused, and the message
-names what differs. A folder that holds anything else is refused, too, and nothing in it is removed.
+A folder holds one run. A start with another configuration, other data, another model or other
+DeepSpeed settings is refused, and the message names what differs. A folder that holds anything else
+is refused, too, and nothing in it is removed.
 
-The content of C* is compared, not file times: a checkpoint must continue with the same data, and a
-copied folder is the same run. (cli/steps.py skips finished steps of a chain by cheaper means.)
+Contents are compared, not file times: a checkpoint must continue with the same data, and a copied
+folder is the same run. (cli/steps.py skips finished steps of a chain by cheaper means.) A run counts
+as finished only while its model is what the manifest says.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,16 +26,34 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.base.config import FinetuneConfig, changed_fields
+from pipeline.finetuning.examples import digest
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
-from tools_service.base.errors import ConfigurationError
-from tools_service.base.files import atomic_write_json
+from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.files import PART, atomic_write_json, writing
+from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.settings import Frozen
+from tools_service.base.weights import (
+    WeightsError,
+    file_states,
+    model_digest,
+    require_headers,
+    require_unchanged,
+)
 
 logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
+_CHECKPOINTS = OutputKind(
+    name="the checkpoints of a run of finetune",
+    marks={_RUN_FILE: frozenset({"data"})},
+    paths=tuple(
+        path.removeprefix("checkpoints/") for path in FINE_TUNED.paths if path.startswith("checkpoints/")
+    ),
+)
 # Fields that may differ between two starts of one run: the result does not depend on them.
 _OPERATIONAL: dict[str, Any] = {
     "output": True,
@@ -51,6 +72,31 @@ class RunIdentity(Frozen):
 
     config: FinetuneConfig
     data: str  # digest of the content of C*
+    model: str | None = None  # digest of the model's files, or the commit on the hub
+    deepspeed: str | None = None  # digest of the settings in `config.deepspeed`
+    # Earlier versions knew the last two by their paths only: None there.
+
+    @staticmethod
+    def of(config: FinetuneConfig) -> RunIdentity:
+        """Reads the data, the model and the DeepSpeed file. Raises ConfigurationError."""
+        from pipeline.finetuning.deepspeed_settings import deepspeed_settings
+
+        settings = fingerprint([deepspeed_settings(config)]) if config.deepspeed else None
+        return RunIdentity(
+            config=config,
+            data=digest(config.data),
+            model=_model_digest(config.model.path),
+            deepspeed=settings,
+        )
+
+
+def _model_digest(path: str) -> str | None:
+    from tools_service.base.checkpoints import load_config
+
+    if Path(path).is_dir():
+        with writing(Path(path)):
+            return model_digest(Path(path))
+    return getattr(load_config(path, "model.path"), "_commit_hash", None)
 
 
 class FinetuneManifest(RunIdentity):
@@ -61,6 +107,11 @@ class FinetuneManifest(RunIdentity):
     texts: dict[str, int]  # number of texts by use; also `truncated` and `tokens_per_epoch`
     best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
     wall_s: float  # seconds of the last start
+    files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
+
+
+class PublishError(ToolformerError):
+    """The trained model cannot be loaded from the output. The checkpoints are still there."""
 
 
 R = TypeVar("R", bound=RunIdentity)
@@ -80,54 +131,106 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def check(self) -> None:
-        """Raise ConfigurationError if the folder holds anything but a run. Changes nothing."""
-        names = {path.name for path in self.path.iterdir()} - {LOCK} if self.path.exists() else set()
-        finished = (self.path / MANIFEST).exists() and self.metrics.exists()
-        is_run = finished or (self.checkpoints / _RUN_FILE).exists()
-        if not is_run and names - {self.checkpoints.name}:
-            raise ConfigurationError(
-                f"{self.path} is not empty and does not hold a run of finetune: choose another output"
-            )
+    def check(self, *, force: bool = False) -> None:
+        """Raise NotOwnError for a folder that is not a run. Changes nothing.
+
+        To be removed by `force`, it must hold nothing else; otherwise others may add files to a run.
+        """
+        if not force and FINE_TUNED.is_marked(self.path):
+            return
+        begun = {self.checkpoints, self.checkpoints / f"{_RUN_FILE}{PART}", self.path / LOCK}
+        if not set(self.path.rglob("*")) <= begun:  # otherwise killed before run.json was written
+            require_own(self.path, FINE_TUNED)
+
+    def is_finished(self) -> bool:
+        """Whether there is a result; `claim` tells whether it is the one that is asked for."""
+        return (self.path / MANIFEST).exists()
 
     def claim(self, run: RunIdentity, *, force: bool) -> bool:
         """Reserve the folder for `run`; return whether `run` has finished. Call `check` first.
 
-        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run.
+        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run, or
+        a finished one whose model is damaged.
         """
-        for path in self.path.iterdir() if force else ():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
-        finished = (self.path / MANIFEST).exists()
+        if force:
+            remove_own(self.path, FINE_TUNED, keep_folder=True)
         run_file = self.checkpoints / _RUN_FILE
+        finished = self.is_finished()
         if not finished and not run_file.exists():
-            self.checkpoints.mkdir(exist_ok=True)
+            with writing(self.checkpoints):
+                self.checkpoints.mkdir(exist_ok=True)
             atomic_write_json(run_file, run.model_dump(mode="json"))
             return False
         before = self.manifest() if finished else _read(run_file, RunIdentity)
-        changed = changed_fields(before.config, run.config, ignore=_OPERATIONAL)
-        if before.data != run.data:
-            changed.append("data: other content")
-        if changed:
+        if changed := _changes(before, run):
             raise ConfigurationError(
                 f"{self.path} holds another run; start over with --force, or choose another output. "
                 f"Different: {'; '.join(changed)}"
             )
-        if not finished:
+        if finished:
+            self._require_result()
+            self._remove_checkpoints()  # killed between manifest.json and this
+        else:
             logger.info("%s: resuming the run in this folder", self.path)
         return finished
 
-    def publish(self, model: Path, manifest: FinetuneManifest) -> None:
-        """Copy the model in folder `model` here as the result, and mark the run as finished."""
-        shutil.copytree(model, self.path, dirs_exist_ok=True)
+    def _require_result(self) -> None:
+        """Raise ConfigurationError unless the model is what the manifest says."""
+        try:
+            require_unchanged(self.path, self.manifest().files)
+            require_headers(self.path)
+        except WeightsError as error:
+            raise ConfigurationError(
+                f"{self.path}: the run finished, but {error}. Bring it back, or train again with --force"
+            ) from error
+
+    def publish(self, model: Path, run: RunIdentity, values: Mapping[str, Any]) -> None:
+        """Copy the model in folder `model` here as the result, and mark the run as finished.
+
+        `values` are the other fields of the manifest. The checkpoints are removed only after the copy
+        was loaded. Raises PublishError if it cannot be, and leaves no result then.
+        """
+        from transformers import AutoModelForCausalLM
+
+        from tools_service.base.checkpoints import load_tokenizer, require_whole
+
+        names = [path.name for path in model.iterdir() if path.is_file()]
+        with writing(self.path):
+            shutil.copytree(model, self.path, dirs_exist_ok=True)
+        try:
+            require_whole(AutoModelForCausalLM, str(self.path), "output")
+            load_tokenizer(str(self.path), "output")
+        except ConfigurationError as error:
+            for name in names:
+                (self.path / name).unlink()
+            raise PublishError(f"the trained model is not whole, its checkpoints stay: {error}") from error
+        manifest = FinetuneManifest(**dict(run), files=tuple(file_states(self.path, names)), **values)
         atomic_write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
-        shutil.rmtree(self.checkpoints)
+        self._remove_checkpoints()
+
+    def _remove_checkpoints(self) -> None:
+        """Remove all files of the run that the result does not need; files of others stay."""
+        if not self.checkpoints.is_dir():
+            return
+        try:
+            remove_own(self.checkpoints, _CHECKPOINTS)
+        except NotOwnError as error:
+            logger.warning("%s", error)
 
     def manifest(self) -> FinetuneManifest:
         """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
         return _read(self.path / MANIFEST, FinetuneManifest)
+
+
+def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:
+    """What differs between two starts, in words."""
+    ignore = _OPERATIONAL | ({} if before.deepspeed is None else {"deepspeed": True})
+    changed = changed_fields(before.config, run.config, ignore=ignore)
+    for name in ("data", "model", "deepspeed"):
+        content = getattr(before, name)
+        if content is not None and content != getattr(run, name):
+            changed.append(f"{name}: other content")
+    return changed
 
 
 def _read(path: Path, model: type[R]) -> R:

@@ -11,9 +11,7 @@ paper names only the warm-up). Needs a torch process group, knows nothing of Ray
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from pipeline.base.config import FinetuneConfig
+from pipeline.finetuning.deepspeed_settings import deepspeed_settings
 from pipeline.finetuning.examples import IGNORED, EpochSampler, Examples, Indices, Split, micro_batches, pad
 from pipeline.finetuning.metrics_log import TrainStep
 from tools_service.base.checkpoints import load_model
@@ -112,26 +111,44 @@ class Training:
             nll = self._nll(examples, batches[min(number, len(batches) - 1)])
             total += nll.double().sum() if number < len(batches) else 0.0
         predicted_tokens = examples.predicted_tokens(by_length)
-        return float(self._sum(total)) / predicted_tokens, predicted_tokens
+        loss = float(self._sum(total)) / predicted_tokens
+        if not math.isfinite(loss):
+            raise DivergedError(
+                "the held-out loss is not finite: look at the weights in model.path, or lower learning_rate"
+            )
+        return loss, predicted_tokens
 
     def save(self, folder: Path, steps: int) -> None:
         """Write state for `restore` and, as the first worker, folder/model. All workers must call this."""
-        import deepspeed
-
         self.engine.save_checkpoint(str(folder), tag=_TAG, client_state={"steps": steps})
-        model, sharded = self.engine.module, self.config.zero_stage == 3
-        weights = {}
-        for name, parameter in model.named_parameters():
-            # Sharded weights are gathered one by one.
-            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
+        model = self.engine.module
+        weights, damaged = self._whole_weights()
+        if float(self._sum(torch.tensor(float(len(damaged)), device=self.device))):
+            raise DivergedError(
+                f"step {steps}: the weights {', '.join(damaged[:_SHOWN_IDS])} are empty or not finite; "
+                "nothing is published. Lower learning_rate, and start over with --force"
+            )
         if self.rank == 0:
             buffers = dict(model.named_buffers())
             weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
             model.save_pretrained(folder / "model", state_dict=weights)
             self.tokenizer.save_pretrained(folder / "model")
         dist.barrier()
+
+    def _whole_weights(self) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """The parameters on the first worker, none on others, and the names of damaged ones on all."""
+        import deepspeed
+
+        weights, damaged = {}, []
+        for name, parameter in self.engine.module.named_parameters():
+            # Sharded weights are gathered one by one. A parameter with a ds_id is sharded.
+            sharded = hasattr(parameter, "ds_id")
+            with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+                if not parameter.numel() or not parameter.isfinite().all():
+                    damaged.append(name)
+                if self.rank == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        return weights, damaged
 
     def restore(self, folder: Path) -> int:
         """Load what `save` wrote; return the steps taken. ToolformerError if nothing is there."""
@@ -165,41 +182,24 @@ class Training:
         return value
 
 
-def prepare_deepspeed(use_gpu: bool) -> None:
-    """Choose the accelerator, before DeepSpeed is imported for the first time.
-
-    On a CPU, DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference
-    calls. That takes a C++ compiler, ninja and minutes (docs/decisions/0005). The entry below
-    declares it unavailable before DeepSpeed checks what it can compile; gloo is used instead.
-    """
-    os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"
-    import deepspeed.ops
-
-    if not use_gpu:
-        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-
-
-def deepspeed_configuration(config: FinetuneConfig) -> dict[str, Any]:
-    """The JSON file of the ZeRO stage, or the user's own, with sizes and types from `config`.
-
-    Raises ToolformerError if the file cannot be read.
-    """
-    path = config.deepspeed or Path(__file__).parent / "deepspeed" / f"zero{config.zero_stage}.json"
-    try:
-        from_file: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ToolformerError(f"{path}: not a DeepSpeed configuration: {error}") from error
-    return from_file | {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.accumulation,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
-    }
-
-
 def rate_factor(config: FinetuneConfig) -> Callable[[int], float]:
     """Share of the learning rate by step, counted from 0: linear warm-up, then constant."""
     warmup_steps = max(1, math.ceil(config.warmup_share * config.max_steps))
     return lambda step: min(1.0, (step + 1) / warmup_steps)
+
+
+def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
+    """Raise CheckpointError on all workers if a weight that any of them holds is not finite."""
+    held = (
+        (name, getattr(parameter, "ds_tensor", parameter)) for name, parameter in model.named_parameters()
+    )
+    damaged = [name for name, weights in held if not weights.isfinite().all()]
+    gathered: list[list[str]] = [[] for _ in range(config.workers)]
+    dist.all_gather_object(gathered, damaged)
+    if names := sorted({name for of_worker in gathered for name in of_worker}):
+        raise CheckpointError(
+            f"model.path {config.model.path!r}: the weights {', '.join(names[:_SHOWN_IDS])} are not finite"
+        )
 
 
 def _deepspeed_engine(config: FinetuneConfig) -> Any:
@@ -210,12 +210,13 @@ def _deepspeed_engine(config: FinetuneConfig) -> Any:
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
-    ds_config = deepspeed_configuration(config)
+    ds_config = deepspeed_settings(config)
     # While this object lives, from_pretrained shards the model: no worker ever holds all of it.
     sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
     path, dtype = config.model.path, config.model.dtype
     model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
     del sharding
+    _require_finite_weights(config, model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)

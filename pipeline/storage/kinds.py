@@ -52,7 +52,7 @@ FINE_TUNED = OutputKind(
         r"checkpoints/",
         r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
         r"checkpoints/step-\d{6,}/",
-        r"checkpoints/step-\d{6,}/(latest|zero_to_fp32\.py|model/|\.metadata\.json)",
+        r"checkpoints/step-\d{6,}/(latest|zero_to_\w+\.py|model/|\.metadata\.json)",
         rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
         r"checkpoints/step-\d{6,}/state/",
         r"checkpoints/step-\d{6,}/state/[\w.-]+\.pt",

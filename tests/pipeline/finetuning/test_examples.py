@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from bench.fixtures.small_models import TOKENIZERS, tokenizer
+from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
 from pipeline.finetuning.examples import (
     IGNORED,
     EpochSampler,
     choose_held_out,
-    count_texts,
+    count_examples,
     digest,
     encode,
     load_examples,
@@ -147,15 +154,163 @@ def test_padding_carries_no_label() -> None:
     assert labels.tolist() == [[6, 7, IGNORED], [IGNORED] * 3]
 
 
-def test_a_folder_that_merge_did_not_write_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="merge"):
-        count_texts(tmp_path)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def rewrite(folder: Path, **columns: Any) -> None:
+    """The second file, with other columns. None removes one."""
+    file = folder / "part-00001.parquet"
+    table = pq.read_table(file)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, values)
+    pq.write_table(table, file)
 
-    pq.write_table(pa.table({"text_id": [1], "text": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(ConfigurationError, match="plain"):
-        load_examples(configuration(tmp_path, data=tmp_path), tokenizer("pieces"))
+
+def bytes_as_text(*values: bytes) -> pa.Array:
+    """Strings that are not UTF-8."""
+    offsets = pa.array(np.cumsum([0, *map(len, values)]), pa.int32())
+    buffers = [None, offsets.buffers()[1], pa.py_buffer(b"".join(values))]
+    return pa.StringArray.from_buffers(len(values), *buffers[1:])
+
+
+GOOD = [b"A good text."] * 9
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file cut": (lambda folder: os.truncate(folder / "part-00001.parquet", 500), "part-00001"),
+    "an empty file": (lambda folder: os.truncate(folder / "part-00001.parquet", 0), "part-00001"),
+    "a file of text": (lambda folder: (folder / "notes.parquet").write_text("dear diary"), "notes.parquet"),
+    "a folder with the name of a file": (lambda folder: (folder / "x.parquet").mkdir(), "x.parquet"),
+    "a link to nowhere": (lambda folder: (folder / "x.parquet").symlink_to("nowhere"), "x.parquet"),
+    "no files": (lambda folder: [path.unlink() for path in folder.glob("*.parquet")], "no Parquet files"),
+    "a file is missing": (lambda folder: (folder / "part-00001.parquet").unlink(), "manifest.json says 30"),
+    "a file twice": (
+        lambda folder: shutil.copy(folder / "part-00001.parquet", folder / "copy.parquet"),
+        "occurs twice",
+    ),
+    "no column": (lambda folder: rewrite(folder, plain=None), "part-00001.*columns .'plain'. are missing"),
+    "columns of something else": (
+        lambda folder: pq.write_table(pa.table({"text_id": [1], "text": ["a"]}), folder / "x.parquet"),
+        "x.parquet: columns",
+    ),
+    "ids as text": (lambda folder: rewrite(folder, text_id=[list("abcdefghij")]), "text_id is string"),
+    "ids as fractions": (lambda folder: rewrite(folder, text_id=[[0.5] * 10]), "text_id is double"),
+    "ids beyond 63 bits": (
+        lambda folder: rewrite(folder, text_id=[pa.array([2**64 - 1 - i for i in range(10)], pa.uint64())]),
+        "part-00001",
+    ),
+    "texts as numbers": (lambda folder: rewrite(folder, text=[list(range(10))]), "text is int64"),
+    "texts as bytes": (lambda folder: rewrite(folder, text=[[b"a"] * 10]), "text is binary"),
+    "texts as lists": (lambda folder: rewrite(folder, plain=[[["a"]] * 10]), "plain is list"),
+    "no id": (lambda folder: rewrite(folder, text_id=[[*range(9), None]]), "1 rows have no text_id"),
+    "no text": (lambda folder: rewrite(folder, text=[["a"] * 9 + [None]]), "1 rows have no text"),
+    "no plain text": (lambda folder: rewrite(folder, plain=[pa.nulls(10, pa.string())]), "10 rows have no"),
+    "empty text": (
+        lambda folder: rewrite(folder, text=[["a"] * 9 + [""]]),
+        "the text of text_id .* is empty",
+    ),
+    "blank text": (lambda folder: rewrite(folder, text=[["a"] * 9 + [" \n\u3000"]]), "the text of text_id"),
+    "empty plain text": (lambda folder: rewrite(folder, plain=[["a"] * 9 + [""]]), "the plain of text_id"),
+    "lone surrogate": (
+        lambda folder: rewrite(folder, text=[bytes_as_text(*GOOD, b"a \xed\xa0\x80 b")]),
+        "part-00001",
+    ),
+    "half a character": (
+        lambda folder: rewrite(folder, plain=[bytes_as_text(*GOOD, b"a \xe2\x82")]),
+        "part-00001",
+    ),
+    "Latin-1": (lambda folder: rewrite(folder, text=[bytes_as_text(*GOOD, b"caf\xe9")]), "part-00001"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_c_star_is_named(tmp_path: Path, damage: str) -> None:
+    folder = write(tmp_path / "augmented", [rows(20), rows(30)[20:]])
+    (folder / "manifest.json").write_text('{"texts": 30}')
+    config = configuration(tmp_path, data=folder)
+    assert count_examples(config)["trained_on"] == 25
+    act, named = DAMAGE[damage]
+    act(folder)
+    for read in (lambda: count_examples(config), lambda: load_examples(config, tokenizer("pieces"))):
+        with pytest.raises(ConfigurationError, match=named) as caught:
+            read()
+        assert str(folder) in str(caught.value)
+        assert str(caught.value).count("\n") < 3
+
+
+@pytest.mark.parametrize(
+    "text", ["a\0b \0", "\ufffd", "\U0010ffff tail", "a\r\n\x1b[31m b", "\u202eabc", "[" * 99]
+)
+def test_unusual_characters_are_text(tmp_path: Path, text: str) -> None:
+    made = rows(29)
+    made.append({"text_id": 5, "text": text, "plain": text, "tools": ["Calculator"]})
+    config = configuration(tmp_path, data=write(tmp_path / "augmented", [made]))
+    split = load_examples(config, tokenizer("bytes"))
+    assert len(split.train) + len(split.held_out) == 30
+
+
+@pytest.mark.parametrize("distinct", [2, 5, 6, 7, 12])
+@pytest.mark.parametrize("batch_size", [8, 16, 64])
+@pytest.mark.parametrize("held_out", [1, 5])
+def test_a_step_is_a_whole_batch_or_the_run_is_refused(
+    tmp_path: Path, distinct: int, batch_size: int, held_out: int
+) -> None:
+    """72 rows of few distinct texts: those that equal a held-out text are not trained on."""
+    base = rows(distinct)
+    made = [base[i % distinct] | {"text_id": i} for i in range(72)]
+    folder = write(tmp_path / "augmented", [made])
+    sizes = {"held_out": held_out, "batch_size": batch_size, "seed": 1}
+    config = configuration(tmp_path, data=folder, **sizes)
+    plain = [row["plain"] for row in made]
+    if distinct <= held_out or 72 * (distinct - held_out) // distinct < batch_size:
+        with pytest.raises(ConfigurationError, match=r"held_out = .*(batch_size|lower held_out)"):
+            count_examples(config)
+        return
+    counts = count_examples(config)
+    assert counts["trained_on"] == len(choose_held_out(plain, held_out, 1, folder)[0])
+    split = load_examples(config, tokenizer("pieces"))
+    assert counts == {key: split.counts()[key] for key in counts}
+    assert sum(counts.values()) == 72
+    for step in range(40):
+        assert len(EpochSampler(len(split.train), batch_size, 1).batch(step)) == batch_size
+
+
+def test_an_example_without_a_token_to_predict_is_named(tmp_path: Path) -> None:
+    made = rows(30)
+    made[3] |= {"text": "a", "plain": "a"}
+    words = byte_level([" a"])
+    words.eos_token = None
+    config = configuration(tmp_path, data=write(tmp_path / "augmented", [made]))
+    with pytest.raises(ConfigurationError, match=f"text_id {made[3]['text_id']} has fewer than two tokens"):
+        load_examples(config, words)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sequence_length", 1),
+        ("sequence_length", 0),
+        ("sequence_length", -1),
+        ("batch_size", 0),
+        ("micro_batch_size", 0),
+        ("micro_batch_size", 16),
+        ("workers", 0),
+        ("workers", 3),
+        ("held_out", 0),
+        ("max_steps", 0),
+        ("evaluate_every", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("warmup_share", 1.5),
+        ("warmup_share", float("nan")),
+        ("zero_stage", 4),
+        ("max_failures", -1),
+        ("cpus_per_worker", 0),
+        ("seed", -1),
+    ],
+)
+def test_a_size_out_of_range_is_named(tmp_path: Path, field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=field):
+        configuration(tmp_path, **{field: value})
 
 
 def test_the_digest_follows_the_content(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,13 +18,16 @@ import psutil
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
-from pipeline.finetuning.examples import digest, load_examples
+from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
-from pipeline.finetuning.run import finetune
-from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.run import FinetuningError, _fit, finetune
+from pipeline.finetuning.run_folder import PublishError, RunFolder, RunIdentity
+from pipeline.finetuning.training import CheckpointError
+from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.data import (
     base_model,
     configuration,
@@ -46,22 +50,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 BEST = HeldOutEvaluation(2, 1.5, 10)
 
 
-def finished(config: FinetuneConfig) -> RunFolder:
-    """A finished run, without its model."""
+VALUES: dict[str, Any] = {"versions": {}, "created": "", "texts": {}, "best": BEST, "wall_s": 0.0}
+
+
+def begun(config: FinetuneConfig) -> RunFolder:
+    """A run with one checkpoint, as a killed start leaves it; its model is the one to start from."""
     run = RunFolder(config.output)
     run.path.mkdir()
+    assert not run.claim(RunIdentity.of(config), force=False)
     MetricsLog(run.metrics, 0).append(BEST)
-    values: dict[str, Any] = {"versions": {}, "created": "", "texts": {}, "best": BEST, "wall_s": 0.0}
-    manifest = FinetuneManifest(config=config, data=digest(config.data), **values)
-    (run.path / "manifest.json").write_text(manifest.model_dump_json())
+    step = run.checkpoints / "step-000002"
+    (step / "state").mkdir(parents=True)
+    (step / "state" / "mp_rank_00_model_states.pt").write_bytes(b"state")
+    (step / "latest").write_text("state")
+    shutil.copytree(config.model.path, step / "model")
+    (run.checkpoints / "checkpoint_manager_snapshot.json").write_text("{}")
+    (run.checkpoints / ".validate_storage_marker").touch()
     return run
+
+
+def finished(config: FinetuneConfig) -> RunFolder:
+    """A finished run, whose model is the one to start from."""
+    run = begun(config)
+    run.publish(run.checkpoints / "step-000002" / "model", RunIdentity.of(config), VALUES)
+    return run
+
+
+def of_earlier_version(run: RunFolder) -> None:
+    """Its manifest knows the data, and neither its files nor the model to start from."""
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    kept = {name: value for name, value in manifest.items() if name not in ("files", "model", "deepspeed")}
+    (run.path / "manifest.json").write_text(json.dumps(kept))
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"held_out": 23}, "30 texts are not enough for held_out = 23 and one batch of batch_size = 8"),
+        ({"held_out": 23}, "30 texts leave 7 to train on with held_out = 23, fewer than batch_size = 8"),
         ({"sequence_length": 2_048}, "sequence_length = 2048"),
         ({"data": Path("nowhere")}, "no Parquet files"),
     ],
@@ -114,9 +140,10 @@ def test_a_run_of_an_earlier_version_is_recognised(folder: Path, tmp_path: Path,
     (run.path / "manifest.json").unlink()
     run.checkpoints.mkdir()
     is_finished = name == "manifest.json"
-    kept = values if is_finished else {key: values[key] for key in ("recipe", "data")}
+    unknown = ("files", "model", "deepspeed") if is_finished else values.keys() - {"recipe", "data"}
+    kept = {key: value for key, value in values.items() if key not in unknown}
     (run.path / name).write_text(json.dumps(kept))
-    assert run.claim(RunIdentity(config=config, data=digest(config.data)), force=False) is is_finished
+    assert run.claim(RunIdentity.of(config), force=False) is is_finished
 
 
 @pytest.mark.unit
@@ -129,7 +156,7 @@ def test_other_settings_or_data_are_not_mixed_into_a_run(folder: Path, tmp_path:
     with pytest.raises(ConfigurationError, match="data: other content"):
         finetune(config.model_copy(update={"data": other}))
     (run.path / "manifest.json").write_text("{")
-    with pytest.raises(ConfigurationError, match="not written by this version of finetune"):
+    with pytest.raises(ConfigurationError, match=r"manifest\.json"):
         finetune(config)
 
 
@@ -148,9 +175,8 @@ def test_a_folder_of_somebody_else_is_not_touched(folder: Path, tmp_path: Path, 
 def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     config = configuration(folder, output=tmp_path / "model")
     run = finished(config)
-    (run.path / "model.safetensors").touch()
-    this = RunIdentity(config=config, data=digest(config.data))
-    run.check()
+    this = RunIdentity.of(config)
+    run.check(force=True)
     assert run.claim(this, force=False)
     assert not run.claim(this, force=True)
     assert {path.name for path in run.path.iterdir()} == {"checkpoints"}
@@ -159,6 +185,224 @@ def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> N
         finetune(configuration(folder, output=folder), force=True)
     with pytest.raises(ConfigurationError, match="holds data"):
         finetune(configuration(folder, output=folder / "augmented"), force=True)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "weights cut": lambda folder: cut(folder / "model.safetensors"),
+    "weights empty": lambda folder: os.truncate(folder / "model.safetensors", 0),
+    "last byte cut": lambda folder: os.truncate(
+        folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1
+    ),
+    "weights of text": lambda folder: (folder / "model.safetensors").write_text("weights"),
+    "a folder of that name": lambda folder: (
+        (folder / "model.safetensors").unlink(),
+        (folder / "model.safetensors").mkdir(),
+    ),
+    "another bit": lambda folder: change_a_bit(folder / "model.safetensors"),
+    "no configuration": lambda folder: (folder / "config.json").unlink(),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "tokenizer empty": lambda folder: os.truncate(folder / "tokenizer.json", 0),
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_finished_run_without_its_model_does_not_count_as_done(
+    folder: Path, tmp_path: Path, lost: str, earlier: bool
+) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    run = finished(config)
+    if earlier:
+        of_earlier_version(run)
+    assert finetune(config).best == BEST
+    LOST[lost](run.path)
+    if earlier and not lost.startswith(("no weights", "weights", "last", "a folder")):
+        return  # only the weights tell by themselves
+    with pytest.raises(ConfigurationError, match=r"the run finished, but .*--force"):
+        finetune(config)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["deepspeed", "model", "data"])
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_other_contents_under_the_same_names_are_another_run(
+    folder: Path, tmp_path: Path, kind: str, is_finished: bool
+) -> None:
+    settings = tmp_path / "deepspeed.json"
+    settings.write_text('{"gradient_clipping": 1.0}')
+    base = shutil.copytree(folder / "base", tmp_path / "base")
+    data = shutil.copytree(folder / "augmented", tmp_path / "augmented")
+    model = configuration(folder).model.model_copy(update={"path": str(base)})
+    config = configuration(folder, output=tmp_path / "model", deepspeed=settings, data=data, model=model)
+    run = (finished if is_finished else begun)(config)
+    assert run.claim(RunIdentity.of(config), force=False) is is_finished
+    settings.write_text(json.dumps(json.loads(settings.read_text()), indent=4))
+    assert run.claim(RunIdentity.of(config), force=False) is is_finished, "the same settings"
+    if kind == "deepspeed":
+        settings.write_text('{"gradient_clipping": 0.5}')
+    elif kind == "model":
+        change_a_bit(base / "model.safetensors")
+    else:
+        (data / "part-00001.parquet").unlink()
+    with pytest.raises(ConfigurationError, match=rf"--force.*Different: {kind}: other content$"):
+        run.claim(RunIdentity.of(config), force=False)
+
+
+@pytest.mark.unit
+def test_nothing_of_a_finished_run_is_left_but_its_result(folder: Path, tmp_path: Path) -> None:
+    """The checkpoints that a start leaves that is killed after manifest.json go with the next."""
+    config = configuration(folder, output=tmp_path / "model")
+    run = begun(config)
+    left = shutil.copytree(run.checkpoints, tmp_path / "left")
+    run.publish(run.checkpoints / "step-000002" / "model", RunIdentity.of(config), VALUES)
+    result = {path.name for path in run.path.iterdir()}
+    assert "model.safetensors" in result
+    assert "checkpoints" not in result
+    shutil.copytree(left, run.checkpoints)
+    assert finetune(config).best == BEST
+    assert {path.name for path in run.path.iterdir()} - {".lock"} == result
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "left"}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "file", ["letters.txt", "checkpoints/letters.txt", "checkpoints/step-000002/photo.png"]
+)
+def test_files_of_others_stay(folder: Path, tmp_path: Path, file: str) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    run = begun(config)
+    mine = run.path / file
+    mine.write_text("dear")
+    run.check()
+    with pytest.raises(ConfigurationError, match=r"letters\.txt|photo\.png"):
+        finetune(config, force=True)
+    assert (run.checkpoints / "run.json").exists(), "nothing was removed"
+    run.publish(run.checkpoints / "step-000002" / "model", RunIdentity.of(config), VALUES)
+    assert mine.read_text() == "dear"
+    assert finetune(config).best == BEST
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("files", [[], ["checkpoints/"], ["checkpoints/run.json.part"], [".lock"]])
+def test_a_start_that_was_killed_at_once_can_be_repeated(
+    folder: Path, tmp_path: Path, files: list[str]
+) -> None:
+    run = RunFolder(tmp_path / "model")
+    run.path.mkdir()
+    for name in files:
+        path = run.path / name
+        (path if name.endswith("/") else path.parent).mkdir(exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    run.check()
+    assert not run.claim(RunIdentity.of(configuration(folder, output=run.path)), force=False)
+
+
+@pytest.mark.unit
+def test_only_one_run_writes_to_an_output(folder: Path, tmp_path: Path) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    for force in (False, True):
+        with exclusive_lock(config.output), pytest.raises(OutputInUseError, match="process"):
+            finetune(config, force=force)
+
+
+def nan(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.norm.weight"][1] = torch.nan
+
+
+def hollow(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.norm.weight"] = torch.zeros(0)
+
+
+SPOILT: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "NaN": nan,
+    "empty": hollow,
+    "missing": lambda weights: weights.pop("model.norm.weight"),
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_model_that_is_not_whole_is_never_published(folder: Path, tmp_path: Path, spoilt: str) -> None:
+    config = configuration(folder, output=tmp_path / "model")
+    run = begun(config)
+    model = run.checkpoints / "step-000002" / "model"
+    weights = load_file(model / "model.safetensors")
+    SPOILT[spoilt](weights)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PublishError, match=r"not whole, its checkpoints stay: .*model\.norm\.weight"):
+        run.publish(model, RunIdentity.of(config), VALUES)
+    assert {path.name for path in run.path.iterdir()} == {"checkpoints", "metrics.jsonl"}
+    assert model.exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_a_model_that_is_not_whole_is_not_trained(folder: Path, tmp_path: Path, spoilt: str) -> None:
+    base = shutil.copytree(folder / "base", tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    SPOILT[spoilt](weights)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    model = configuration(folder).model.model_copy(update={"path": str(base)})
+    with pytest.raises(ConfigurationError, match=r"^model\.path .*model\.norm\.weight"):
+        finetune(configuration(folder, model=model, output=tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.unit
+def test_a_tokenizer_beyond_the_embeddings_is_refused(folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(folder / "base", tmp_path / "base")
+    words = AutoTokenizer.from_pretrained(base)
+    embeddings = AutoModelForCausalLM.from_pretrained(base).config.vocab_size
+    words.add_tokens([f"<more{n}>" for n in range(1 + embeddings - len(words))])
+    words.save_pretrained(base)
+    model = configuration(folder).model.model_copy(update={"path": str(base)})
+    with pytest.raises(ConfigurationError, match=f"{len(words)} tokens, the model {embeddings} embeddings"):
+        finetune(configuration(folder, model=model, output=tmp_path / "model"))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("field", ["data", "output", "deepspeed"])
+@pytest.mark.parametrize("name", ["nul\0byte", "lone \udc80 surrogate"])
+def test_a_path_that_is_none_is_named(folder: Path, field: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{field} = "):
+        finetune(configuration(folder, **{field: Path(name)}))
+
+
+@pytest.mark.unit
+def test_the_failure_of_a_worker_is_one_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train import WorkerGroupError
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    def fail_with(error: Exception) -> Callable[[object], None]:
+        def fit(_: object) -> None:
+            traceback = "Traceback:\n" + "  line\n" * 90
+            raise WorkerGroupError(traceback, {1: UserExceptionWithTraceback(error, traceback)})
+
+        return fit
+
+    config = configuration(folder)
+    monkeypatch.setattr(TorchTrainer, "fit", fail_with(CheckpointError("model.path: no weights")))
+    with pytest.raises(CheckpointError, match=r"^model\.path: no weights$"):
+        _fit(config, RunFolder(config.output))
+    monkeypatch.setattr(TorchTrainer, "fit", fail_with(OSError("disk\n" * 500 + "gone")))
+    with pytest.raises(FinetuningError, match=r"max_failures = 3.*gone$") as caught:
+        _fit(config, RunFolder(config.output))
+    assert "\n" not in str(caught.value)
 
 
 STEPS = 40

@@ -14,13 +14,13 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.config import FinetuneConfig
+from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.training import (
     CheckpointError,
+    DivergedError,
     NonFiniteLossError,
     Training,
-    deepspeed_configuration,
-    prepare_deepspeed,
     rate_factor,
 )
 from tests.pipeline.finetuning.data import (
@@ -147,16 +147,38 @@ def test_the_rate_rises_linearly_and_stays(folder: Path) -> None:
     assert rate_factor(one_worker(folder, warmup_share=0.0))(0) == 1.0
 
 
-def test_sizes_come_from_the_configuration_and_the_rest_from_the_file(folder: Path, tmp_path: Path) -> None:
-    settings = deepspeed_configuration(configuration(folder, micro_batch_size=1, zero_stage=3))
-    assert settings["zero_optimization"]["stage"] == 3
-    assert settings["train_micro_batch_size_per_gpu"] == 1
-    assert settings["gradient_accumulation_steps"] == 4
-    assert settings["bf16"] == {"enabled": False}
-    broken = tmp_path / "broken.json"
-    broken.write_text("{")
-    with pytest.raises(ToolformerError, match=r"broken\.json"):
-        deepspeed_configuration(configuration(folder, deepspeed=broken))
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_model_with_weights_that_are_no_numbers_is_not_trained(
+    folder: Path, tmp_path: Path, zero_stage: int, number: float
+) -> None:
+    """Of a model of the hub, too, whose files the driver does not look at."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    with torch.no_grad():
+        model.model.norm.weight[2] = number
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(folder / "base").save_pretrained(tmp_path / "model")
+    config = one_worker(folder, zero_stage=zero_stage)
+    path = config.model.model_copy(update={"path": str(tmp_path / "model")})
+    with pytest.raises(CheckpointError, match=r"the weights model\.norm\.weight are not finite"):
+        start(config.model_copy(update={"model": path}))
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_weights_that_are_no_numbers_are_never_saved_as_a_result(
+    folder: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    import deepspeed
+
+    training = start(one_worker(folder, zero_stage=zero_stage))
+    norm = training.engine.module.model.norm.weight
+    with torch.no_grad(), deepspeed.zero.GatheredParameters([norm], modifier_rank=0, enabled=zero_stage == 3):
+        norm[1] = math.nan
+    with pytest.raises(DivergedError, match=r"weights model\.norm\.weight are empty or not finite"):
+        training.save(tmp_path, 3)
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(DivergedError, match="held-out loss is not finite"):
+        training.evaluate()
 
 
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,269 @@
+"""DeepSpeed's settings of a run: a JSON file, checked, with the sizes and types of the configuration.
+
+In: a FinetuneConfig, whose `deepspeed` may name a file of the user. Out: the dict for DeepSpeed, or a
+ConfigurationError that names the file and the key. What the configuration decides (ZeRO stage, batch
+sizes, optimizer, learning rate, data types) has one source: a file may repeat it, but not contradict
+it. What would train on something else than the examples, or save another model, is refused. All other
+keys go to DeepSpeed, whose own parser says which keys it knows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.config import FinetuneConfig
+from tools_service.base.errors import ConfigurationError
+
+_INSTEAD = {
+    "optimizer": "fine-tuning uses torch's AdamW; set learning_rate",
+    "scheduler": "the learning rate rises, then stays constant; set learning_rate and warmup_share",
+    "amp": "set model.dtype",
+    "bfloat16": "set model.dtype",
+    "torch_autocast": "set model.dtype",
+    "data_types.param_dtype": "set model.dtype",
+    "activation_checkpointing": "set gradient_checkpointing",
+    "zero_optimization.offload_optimizer": "torch's AdamW stays on the device; raise workers",
+    "zero_optimization.offload_param": "torch's AdamW stays on the device; raise workers",
+    "zero_optimization.cpu_offload": "torch's AdamW stays on the device; raise workers",
+    "zero_optimization.cpu_offload_param": "torch's AdamW stays on the device; raise workers",
+    "zero_optimization.zenflow": "it needs an offloaded optimizer",
+    "checkpoint.load_universal": "a run resumes from its own checkpoints",
+}
+# These change what an example, a batch or a saved weight is.
+_NOT_SUPPORTED = (
+    "autotuning",
+    "compression_training",
+    "curriculum_learning",
+    "data_efficiency",
+    "eigenvalue",
+    "elasticity",
+    "expert_parallel",
+    "gradient_allreduce_op",
+    "hybrid_engine",
+    "pipeline",
+    "progressive_layer_drop",
+    "quantize_training",
+    "sequence_parallel_size",
+    "sparse_attention",
+    "tensor_parallel",
+    "weight_quantization",
+)
+_AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
+_MAX_CAUSE = 200  # characters of DeepSpeed's message
+_AUTO = "auto"
+
+
+def prepare_deepspeed(use_gpu: bool) -> None:
+    """Choose the accelerator, before DeepSpeed is imported for the first time.
+
+    On a CPU, DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference
+    calls. That takes a C++ compiler, ninja and minutes (docs/decisions/0005). The entry below
+    declares it unavailable before DeepSpeed checks what it can compile; gloo is used instead.
+    """
+    os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"
+    import deepspeed.ops
+
+    if not use_gpu:
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+
+
+def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """The JSON file of the ZeRO stage, or the user's own, with what `config` decides filled in.
+
+    Raises ConfigurationError, naming file and key, for a file that is not JSON, contradicts `config`
+    or asks for what fine-tuning does not do. DeepSpeed's own check is `require_known_keys`.
+    """
+    path = config.deepspeed or Path(__file__).parent / "deepspeed" / f"zero{config.zero_stage}.json"
+    settings = _read(path)
+    bfloat16 = config.model.dtype == "bfloat16"
+    decided: dict[str, tuple[Any, str]] = {
+        "train_batch_size": (config.batch_size, f"batch_size = {config.batch_size}"),
+        "train_micro_batch_size_per_gpu": (
+            config.micro_batch_size,
+            f"micro_batch_size = {config.micro_batch_size}",
+        ),
+        "gradient_accumulation_steps": (
+            config.accumulation,
+            f"batch_size / (workers x micro_batch_size) = {config.accumulation}",
+        ),
+        "zero_optimization.stage": (config.zero_stage, f"zero_stage = {config.zero_stage}"),
+        "bf16.enabled": (bfloat16, f"model.dtype = {config.model.dtype}"),
+        "fp16.enabled": (False, f"model.dtype = {config.model.dtype}"),
+    }
+    for key, (value, field) in decided.items():
+        section, name = _section(settings, key, path)
+        given = section.get(name, _AUTO)
+        if given != _AUTO and (given != value or isinstance(given, bool) is not isinstance(value, bool)):
+            raise ConfigurationError(
+                f"deepspeed {path}: {key} = {given!r}, but {field}: change one of the two"
+            )
+        section[name] = value
+    _refuse(settings, path)
+    # DeepSpeed stops at optimizers that it has no tests of.
+    known = {key: value for key, value in settings.items() if value is not None}
+    return known | {"zero_allow_untested_optimizer": True}
+
+
+def require_known_keys(config: FinetuneConfig) -> None:
+    """Have DeepSpeed parse the settings, if they come from a file of the user. Imports DeepSpeed.
+
+    Raises ConfigurationError for what DeepSpeed does not know or accept: nothing else would name a
+    misspelt key.
+    """
+    if config.deepspeed is None:
+        return
+    settings = _Recorded(deepspeed_settings(config))
+    del settings["train_batch_size"]  # DeepSpeed divides it by the number of processes, here one
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            settings[key] = _Recorded(value)
+    prepare_deepspeed(use_gpu=False)  # the driver trains nothing
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(settings)
+    except Exception as error:
+        cause = settings.of_wrong_type() or " ".join(str(error).split())[:_MAX_CAUSE]
+        raise ConfigurationError(f"deepspeed {config.deepspeed}: DeepSpeed refuses it: {cause}") from error
+    if unknown := [*settings.unread(), *_unread_in_sections(settings)]:
+        raise ConfigurationError(
+            f"deepspeed {config.deepspeed}: DeepSpeed knows no {', '.join(unknown)}: mend or remove it"
+        )
+    if wrong := settings.of_wrong_type():
+        raise ConfigurationError(f"deepspeed {config.deepspeed}: {wrong}")
+
+
+class _Recorded(dict[str, Any]):
+    """A dict that remembers which keys it was asked for, with the default value."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.defaults: dict[str, Any] = {}
+
+    def __copy__(self) -> _Recorded:
+        return self
+
+    def __iter__(self) -> Iterator[str]:  # so that ** asks for each key
+        return super().__iter__()
+
+    def __contains__(self, key: object) -> bool:
+        self.defaults.setdefault(str(key), None)
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.defaults.setdefault(key, None)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.defaults[key] = default
+        return super().get(key, default)
+
+    def unread(self) -> list[str]:
+        """Keys that nothing asked for."""
+        return [key for key in self if key not in self.defaults]
+
+    def of_wrong_type(self) -> str:
+        """A sentence about the first number or truth value that is none; "" if there is none."""
+        for key, value in self.items():
+            default = self.defaults.get(key)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(default, bool) and not isinstance(value, bool):
+                return f"{key} = {value!r} is neither true nor false"
+            if (
+                isinstance(default, int | float)
+                and not isinstance(default, bool)
+                and not (is_number and value >= 0)
+            ):
+                return f"{key} = {value!r} is not a number from 0 on"
+        return ""
+
+
+def _unread_in_sections(settings: _Recorded) -> Iterator[str]:
+    # A section that nothing read is one that DeepSpeed's engine reads, or one of a monitor.
+    for key, section in settings.items():
+        if isinstance(section, _Recorded) and section.defaults:
+            yield from (f"{key}.{name}" for name in section.unread())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"deepspeed {path}: not a DeepSpeed configuration in JSON: {error}"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"deepspeed {path}: not a DeepSpeed configuration: it must be a JSON object")
+    return settings
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key} occurs twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _section(settings: dict[str, Any], key: str, path: Path) -> tuple[dict[str, Any], str]:
+    """The dict that holds `key`, made if there is none, and the name within it."""
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = settings.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f"deepspeed {path}: {section} = {inner!r} must be a JSON object")
+        settings = inner
+    return settings, name
+
+
+def _refuse(settings: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigurationError for the first key that fine-tuning cannot honour."""
+    reasons = _INSTEAD | dict.fromkeys(_NOT_SUPPORTED, "fine-tuning does not support it")
+    for key, reason in reasons.items():
+        value: Any = settings
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if not _off(value):
+            raise ConfigurationError(f"deepspeed {path}: remove {key}: {reason}")
+    if not settings.get("zero_allow_untested_optimizer", True):
+        raise ConfigurationError(
+            f"deepspeed {path}: zero_allow_untested_optimizer must be true: the optimizer is torch's AdamW"
+        )
+    for key, value in _leaves(settings):
+        if value == _AUTO and key not in _AUTO_IS_DEEPSPEEDS:
+            raise ConfigurationError(
+                f"deepspeed {path}: {key} = 'auto' is for the Trainer of transformers: write a value, or "
+                "remove the key"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"deepspeed {path}: {key} = {value} is not a finite number")
+
+
+def _off(value: Any) -> bool:
+    """Whether a section says that it is not to be used."""
+    if isinstance(value, Mapping):
+        return not value or value.get("enabled") is False or value.get("device") == "none"
+    return value is None or value is False
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, prefix)
+    else:
+        yield prefix, value
