@@ -139,12 +139,19 @@ class Command:
             problems.append(f"a message without {' or '.join(expected)}: {self.message()[:300]!r}")
         return problems
 
-    def survivors(self) -> list[str]:
-        """What the ended command has left running, by name."""
+    def survivors(self, patience_s: float = 5.0) -> list[str]:
+        """What the ended command has left running after some seconds, by name."""
+        until = time.monotonic() + patience_s
+        while (found := self._session()) and time.monotonic() < until:
+            time.sleep(0.1)
+        return found
+
+    def _session(self) -> list[str]:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                if os.getsid(process.pid) == self.process.pid and process.pid != self.process.pid:
+                ours = os.getsid(process.pid) == self.process.pid and process.pid != self.process.pid
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process.name())
         return found
 
