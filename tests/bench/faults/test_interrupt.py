@@ -12,12 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from bench.faults.disk import PAGE_BYTES, can_mount, small_disk
 from bench.faults.interrupt import Interruption
 from bench.faults.outcome import leftovers
 from bench.fixtures import small_run
 from pipeline.augmentation.merge import merge
 from pipeline.base.config import MergeConfig
 from pipeline.storage.row_files import ROWS
+from tools_service.base.files import OutputError
 
 pytestmark = pytest.mark.unit
 
@@ -75,11 +77,16 @@ def in_a_process(work: Callable[[], int]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+def annotated(folder: Path) -> None:
+    """Write a finished annotation to folder/annotated."""
+    small_run.save_model(folder / "model")
+    small_run.write_prompts(folder / "prompts")
+    small_run.write_corpus(folder / "pages", 1, 30)
+    small_run.finished(folder, folder / "annotated")
+
+
 def test_a_merge_killed_before_any_change_leaves_nothing(tmp_path: Path) -> None:
-    small_run.save_model(tmp_path / "model")
-    small_run.write_prompts(tmp_path / "prompts")
-    small_run.write_corpus(tmp_path / "pages", 1, 30)
-    small_run.finished(tmp_path, tmp_path / "annotated")
+    annotated(tmp_path)
 
     def config(name: str, max_examples: int = 100) -> MergeConfig:
         output = tmp_path / name / "out"
@@ -110,3 +117,18 @@ def test_a_merge_killed_before_any_change_leaves_nothing(tmp_path: Path) -> None
         merge(config(name))
         assert pq.read_table(tmp_path / name / "out" / ROWS) == rows["undisturbed"]
         assert not leftovers(tmp_path / name, tmp_path / "undisturbed"), number
+
+
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_merge_without_space_is_one_sentence(tmp_path: Path, pages: int) -> None:
+    if not can_mount():
+        pytest.skip("no right to mount a file system that can be full")
+    (tmp_path / "disk").mkdir()
+    annotated(tmp_path)
+    config = MergeConfig(annotations=(tmp_path / "annotated",), output=tmp_path / "disk" / "out")
+    with small_disk(tmp_path / "disk", pages * PAGE_BYTES) as disk:
+        with pytest.raises(OutputError, match=r"^[^\n]*cannot write: [^\n]*No space left[^\n]*$"):
+            merge(config)
+        assert not list(disk.folder.glob(".out.*")), "leftovers"
+        disk.enlarge()
+        assert merge(config).texts == pq.read_table(config.output / ROWS).num_rows
