@@ -27,10 +27,10 @@ from pipeline.method.merging import THRESHOLDS, Mixture, TauF, choose
 from pipeline.storage.kinds import AUGMENTED
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
-from pipeline.storage.row_files import ROWS, Ids, read_batches
+from pipeline.storage.row_files import ROWS, Ids, RowFileError, count_in_footers, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
-from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import atomic_write, now, writing
+from tools_service.base.errors import ConfigurationError, ToolformerError, brief
+from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
@@ -131,6 +131,16 @@ def _merge(config: MergeConfig) -> MergeManifest:
         _write_sorted(table, folder / ROWS / "00000.parquet")
         atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def merge_problem(folder: Path) -> str | None:
+    """What is damaged or missing in a folder that merge wrote; None if it is whole."""
+    try:
+        texts = read_model(folder / MANIFEST, MergeManifest).texts
+        rows = count_in_footers(folder)
+    except (OSError, ValueError, RowFileError) as error:
+        return f"{folder}: {brief(error)}"
+    return None if rows == texts else f"{folder}: C* has {texts} texts, but {folder / ROWS} has {rows} rows"
 
 
 def augment(

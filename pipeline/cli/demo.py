@@ -15,19 +15,33 @@ from pathlib import Path
 from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
 from pipeline.cli.recipes import Recipe
 from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.evaluation.results import Evaluation
 from pipeline.report.tables import console, report
-from pipeline.storage.manifest import MANIFEST
+from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
+from pipeline.storage.manifest import MANIFEST, read_finished
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.locks import output_lock
+from tools_service.base.ownership import OutputKind
+from tools_service.base.settings import Frozen
 
 StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
+_KINDS: dict[type[Frozen], OutputKind] = {
+    AnnotateConfig: ANNOTATION,
+    MergeConfig: AUGMENTED,
+    FinetuneConfig: FINE_TUNED,
+    EvaluateConfig: EVALUATION,
+}
 
 
 def demo(recipe: Recipe, *, force: bool = False) -> None:
     """Run every step that is not finished (all with `force`), then print the report."""
     recipe = chained(recipe)
     steps = steps_of(recipe)
-    cache = StepCache.open(recipe.evaluate.output.with_name("steps.json"))
-    for step in steps:
-        cache.run(step, force=force)
+    path = recipe.evaluate.output.with_name("steps.json")
+    with output_lock(path):
+        cache = StepCache.open(path)
+        for step in steps:
+            cache.run(step, force=force)
     files = {step.name: step.output for step in steps}
     tables = report(recipe.annotate.output, recipe.evaluate.output, files)
     console().print("", tables)
@@ -70,8 +84,15 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
 
     def step(name: str, config: StepConfig, *reads: str | Path) -> PipelineStep:
-        run = partial(_run, config, recipe)
-        return PipelineStep(name=name, config=config, reads=reads, output=config.output, run=run)
+        return PipelineStep(
+            name=name,
+            config=config,
+            reads=reads,
+            output=config.output,
+            kind=_KINDS[type(config)],
+            run=partial(_run, config, recipe),
+            problem=partial(_problem, config),
+        )
 
     return [
         step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
@@ -80,6 +101,33 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         step("finetune on plain texts", baseline, *training_inputs),
         step("evaluate", evaluate, *evaluate.benchmarks, *evaluate.perplexity, *models),
     ]
+
+
+def _problem(config: StepConfig) -> str | None:
+    """What is damaged or missing in the output of a finished step; None if it is whole."""
+    from pipeline.augmentation.merge import merge_problem
+
+    try:
+        if isinstance(config, AnnotateConfig):
+            read_finished(config.output)
+        elif isinstance(config, MergeConfig):
+            return merge_problem(config.output)
+        elif isinstance(config, EvaluateConfig):
+            Evaluation.read(config.output)
+        elif not (_has_content(config.output / MANIFEST) and all(_weights(config.output) or [False])):
+            return f"{config.output}: the manifest or the weights are missing"
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _weights(folder: Path) -> list[bool]:
+    """Whether each file of weights has content; none if there are none."""
+    return [_has_content(path) for path in sorted(folder.glob("*.safetensors"))]
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _run(config: StepConfig, recipe: Recipe) -> None:

@@ -4,7 +4,8 @@ steps.json, beside the outputs, holds for each step a fingerprint of everything 
 result: its configuration, the files it reads (name, size, time of change) and the fingerprints of
 the steps before it. A step that finished under the same fingerprint is skipped; one that began
 under it is started again and resumes by itself. Under another fingerprint its old output is removed
-first. A folder that neither steps.json nor a manifest claims is never removed.
+first, if it is of the step's kind and holds nothing else (tools_service/base/ownership.py). A
+finished step whose output has lost files is started again, too.
 
 finetuning/run_folder.py and the annotation manifest cannot replace this: they refuse another
 configuration and name the fields. A chain covers merge and evaluate, too, and starts over unasked.
@@ -13,21 +14,25 @@ configuration and name the fields. A chain covers merge and evaluate, too, and s
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
+from typing import Literal
 
-from pipeline.storage.manifest import MANIFEST
-from tools_service.base.errors import ConfigurationError
-from tools_service.base.files import atomic_write_json
+from pydantic import RootModel
+
+from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.files import atomic_write_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.options import RENAMED_OPTIONS
+from tools_service.base.ownership import OutputKind, remove_own
 from tools_service.base.settings import Frozen
 from tools_service.base.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,20 @@ class PipelineStep:
     reads: tuple[str | Path, ...] = ()
     """Files, folders, globs and URIs. What is not on this machine counts by its name only."""
     output: Path
+    kind: OutputKind
     run: Callable[[], object]
+    problem: Callable[[], str | None] = lambda: None
+    """What is wrong with a finished output, such as lost files; None if it is whole."""
+
+
+class _StepEntry(Frozen):
+    fingerprint: str
+    state: Literal["begun", "finished"]
+    owns: str = ""
+
+
+class _StepEntries(RootModel[dict[str, _StepEntry]]):
+    """The content of steps.json."""
 
 
 @dataclass
@@ -47,7 +65,7 @@ class StepCache:
     """The state of the steps in one folder. `path` is rewritten at each change."""
 
     path: Path
-    entries: dict[str, dict[str, str]] = field(default_factory=dict)
+    entries: dict[str, _StepEntry] = field(default_factory=dict)
     chain: str = ""  # fingerprint of the steps so far
     former_chain: str = ""  # the same, as earlier versions computed it
 
@@ -55,11 +73,13 @@ class StepCache:
     def open(path: Path) -> StepCache:
         """The cache in `path`, empty if there is no file. ConfigurationError if it is damaged."""
         try:
-            return StepCache(path, json.loads(path.read_text(encoding="utf-8")))
+            return StepCache(path, read_model(path, _StepEntries).root)
         except FileNotFoundError:
             return StepCache(path)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{path} is not a cache of steps; remove it: {error}") from error
+            raise ConfigurationError(
+                f"{path} is not a cache of steps: {brief(error)}; remove it, and every step is started again"
+            ) from error
 
     def run(self, step: PipelineStep, *, force: bool = False) -> bool:
         """Run `step` unless it is finished; return whether it ran."""
@@ -67,29 +87,33 @@ class StepCache:
         config = step.config.model_dump(mode="json")
         self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
         self.former_chain = _former_fingerprint(step, self.former_chain, states)
-        entry = self.entries.get(step.name, {})
-        unchanged = entry.get("fingerprint") in (self.chain, self.former_chain) and not force
-        if unchanged and entry.get("state") == "finished" and step.output.exists():
-            print(f"{step.name}: finished before, {step.output}")
-            return False
+        entry = self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
+        unchanged = entry.fingerprint in (self.chain, self.former_chain) and not force
+        owns = entry.owns
+        if unchanged and entry.state == "finished" and step.output.exists():
+            problem = step.problem()
+            if problem is None:
+                print(f"{step.name}: finished before, {step.output}")
+                return False
+            logger.warning("%s: %s; running it again", step.name, problem)
         if not unchanged:
             # Remove an output of an earlier run. Any other output is left to the step itself.
-            owned = entry.get("owns") == str(step.output)
-            if owned or (force and (step.output / MANIFEST).is_file()):
-                shutil.rmtree(step.output) if step.output.is_dir() else step.output.unlink(missing_ok=True)
-            entry = {"owns": "" if step.output.exists() else str(step.output)}
+            if owns == str(step.output) or (force and step.kind.is_marked(step.output)):
+                remove_own(step.output, step.kind, f"output of {step.name}")
+            owns = "" if step.output.exists() else str(step.output)
         print(f"{step.name} → {step.output}")
-        self._write(step, "begun", entry["owns"])
+        self._write(step, "begun", owns)
         started = time.monotonic()
         step.run()
-        self._write(step, "finished", entry["owns"])
+        self._write(step, "finished", owns)
         print(f"{step.name}: {time.monotonic() - started:.0f} s")
         return True
 
-    def _write(self, step: PipelineStep, state: str, owns: str) -> None:
-        self.entries[step.name] = {"fingerprint": self.chain, "state": state, "owns": owns}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(self.path, self.entries)
+    def _write(self, step: PipelineStep, state: Literal["begun", "finished"], owns: str) -> None:
+        self.entries[step.name] = _StepEntry(fingerprint=self.chain, state=state, owns=owns)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(self.path, _StepEntries(self.entries).model_dump(mode="json"))
 
 
 def _input_states(reads: Iterable[str | Path]) -> Iterator[str | FileState]:

@@ -14,16 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from pipeline.evaluation.questions import Question
-from tools_service.base.errors import ConfigurationError
-from tools_service.base.files import atomic_write
+from pipeline.storage.kinds import EVALUATION
+from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.files import atomic_write, read_model
+from tools_service.base.locks import output_lock
+from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import ToolName
 
 if TYPE_CHECKING:
     from pipeline.inference.generator import Generation
+
+
+_MAX_LINE = 64 * 2**20
 
 
 class EvaluationError(ConfigurationError):
@@ -72,9 +76,9 @@ class Evaluation(Frozen):
         if not path.exists():
             return Evaluation(models={})
         try:
-            return Evaluation.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            message = f"{path}: not a result of evaluate, choose another output: {error}"
+            return read_model(path, Evaluation)
+        except (OSError, ValueError) as error:
+            message = f"{path}: not a result of evaluate, choose another output: {brief(error)}"
             raise EvaluationError(message) from error
 
 
@@ -122,9 +126,34 @@ def add_result(
     output: Path, label: str, result: ModelResult, predictions: Sequence[Prediction]
 ) -> Evaluation:
     """Writes a label's predictions, adds its result to `output`, returns the whole evaluation."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(prediction.to_json() + "\n" for prediction in predictions)
-    atomic_write(output.with_name(f"{output.stem}.{label}.jsonl"), lines)
-    evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
-    atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
+    with output_lock(output, wait=True):  # another label's result may be added at the same time
+        require_replaceable(output, label)
+        evaluation = Evaluation(models={**Evaluation.read(output).models, label: result})
+        atomic_write(_predictions_file(output, label), lines)
+        atomic_write(output, evaluation.model_dump_json(indent=1) + "\n")
     return evaluation
+
+
+def require_replaceable(output: Path, label: str) -> None:
+    """Raise EvaluationError, NotOwnError or OutputError unless a result of `label` can be added."""
+    Evaluation.read(output)
+    require_own(output, EVALUATION)
+    file = _predictions_file(output, label)
+    try:
+        with file.open(encoding="utf-8") as predictions:
+            line = predictions.readline(_MAX_LINE)
+        own = not line or {"benchmark", "prediction"} <= json.loads(line).keys()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError, RecursionError):
+        own = False
+    if not own:
+        raise EvaluationError(
+            f"{file}: would be replaced by the predictions of {label}, and evaluate did not write it; choose "
+            "another output or label"
+        )
+
+
+def _predictions_file(output: Path, label: str) -> Path:
+    return output.with_name(f"{output.stem}.{label}.jsonl")

@@ -28,11 +28,13 @@ from pipeline.evaluation.results import (
     PerplexityResult,
     Prediction,
     add_result,
+    require_replaceable,
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
 from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
+from tools_service.base.locks import output_lock
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES
@@ -108,7 +110,9 @@ def _read_benchmarks(label: str, config: EvaluateConfig) -> list[Benchmark]:
         raise EvaluationError(f"label {label!r}: use letters, digits, - and _; it names a file")
     if not config.benchmarks and not config.perplexity:
         raise EvaluationError("nothing to evaluate: name question files (benchmarks) or texts (perplexity)")
-    Evaluation.read(config.output)
+    require_replaceable(config.output, label)
+    with output_lock(config.output, wait=True):
+        pass  # the place can be written
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
         require_readable(list_files(corpus), corpus)

@@ -25,11 +25,14 @@ from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import CorpusSample, sample_corpus
 from pipeline.planning.expected_work import PromptSizes, TextCounts, estimate_work
 from pipeline.planning.from_run import assumptions_from_run
+from pipeline.storage.kinds import PLAN
 from pipeline.storage.provenance import versions
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.checkpoints import load_config
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write, now
+from tools_service.base.locks import output_lock
+from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
 from tools_service.tools.contract import ToolName
 
@@ -88,13 +91,15 @@ class Plan(Frozen):
     ids_bytes: int  # ids of finished texts, in the driver and each reading node when a run is resumed
 
     def write(self, path: Path) -> None:
-        """Write JSON atomically; creates the folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, self.model_dump_json(indent=1) + "\n")
+        """Write JSON atomically; creates the folder. NotOwnError if the file is there and is no plan."""
+        with output_lock(path, wait=True):
+            require_own(path, PLAN)
+            atomic_write(path, self.model_dump_json(indent=1) + "\n")
 
 
 def plan(config: PlanConfig) -> Plan:
     """Raises ConfigurationError as annotate does, and if an option is missing."""
+    require_own(config.output, PLAN)
     files = list_files(config.corpus)
     require_readable(files, config.corpus)
     method, model_path = config.method, config.model.path

@@ -162,8 +162,8 @@ def read_manifest(folder: Path) -> AnnotationManifest:
         raise ManifestError(f"{folder}: not a folder that annotate wrote, there is no {MANIFEST}") from error
     except (OSError, ValueError) as error:
         raise ManifestError(
-            f"{path}: not a manifest of this version of annotate: {brief(error)}. Restore the file, or annotate "
-            "into another folder"
+            f"{path}: not a manifest of this version of annotate: {brief(error)}. Restore the file, or "
+            "annotate into another folder"
         ) from error
 
 

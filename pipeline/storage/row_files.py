@@ -197,11 +197,32 @@ def _checked(rows: B, columns: Sequence[str]) -> B:
         if name not in ANNOTATION_SCHEMA.names:
             continue
         expected = ANNOTATION_SCHEMA.field(name)
-        if rows.schema.field(name).type != expected.type:
-            rows.select([name]).cast(pa.schema([expected]))  # another version's type, such as large_string
+        if not _fits(given := rows.schema.field(name).type, expected.type):
+            raise ValueError(f"column {name} is {given}")
         if name in _REQUIRED and rows[name].null_count:
             raise ValueError(f"{rows[name].null_count} rows have no {name}")
     return rows
+
+
+def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether values of type `given` can stand for `expected`: another size of a type, more fields."""
+    types = pa.types
+    if given == expected or types.is_null(given):
+        return True
+    if types.is_struct(expected):
+        return types.is_struct(given) and all(
+            (at := given.get_field_index(field.name)) >= 0 and _fits(given.field(at).type, field.type)
+            for field in expected
+        )
+    if types.is_map(expected):
+        return types.is_map(given) and _fits(given.item_type, expected.item_type)
+    if types.is_list(expected):
+        is_list = types.is_list(given) or types.is_large_list(given)
+        return is_list and _fits(given.value_type, expected.value_type)
+    if types.is_string(expected):
+        return types.is_large_string(given)
+    kinds = (types.is_integer, types.is_floating)
+    return any(is_kind(given) and is_kind(expected) for is_kind in kinds)
 
 
 def _with_current_names(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -93,9 +93,10 @@ def remove_own(output: Path, kind: OutputKind, option: str = "output", *, keep_f
     """Remove `output` after `require_own`; `keep_folder` leaves the folder with its lock file."""
     require_own(output, kind, option)
     with writing(output):
-        if kind.paths:
-            _remove(output, kind, keep_folder=keep_folder)
-        else:
+        if kind.paths and output.exists():
+            # A symbolic link keeps its empty target, so that it can be written again.
+            _remove(output, kind, keep_folder=keep_folder or output.is_symlink())
+        elif not kind.paths:
             output.unlink(missing_ok=True)
 
 

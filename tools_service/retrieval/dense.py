@@ -21,9 +21,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.config import VectorsConfig, WikiSearchConfig
 from tools_service.retrieval.encoder import Encoder, Vectors
+from tools_service.retrieval.index import MANIFEST, damaged, load_array
 from tools_service.retrieval.passages import Hit, Passage
 
 VECTORS_FOLDER = "vectors"
@@ -53,7 +54,7 @@ class DenseIndex:
         _require_same_settings(config, built)
         folder = config.index / VECTORS_FOLDER
         self._encoder = Encoder(config.encoder)
-        stored = np.load(folder / PROBE_FILE)
+        stored = load_array(folder / PROBE_FILE, "float32", dimensions=2)
         probe = self._encoder.encode_passages([PROBE])
         tolerance = _TOLERANCE * np.linalg.norm(stored)
         if stored.shape != probe.shape or np.linalg.norm(stored - probe) > tolerance:
@@ -63,6 +64,7 @@ class DenseIndex:
                 "index again"
             )
         self._vectors = VectorIndex(config.vectors, folder)
+        self._vectors.require_size(manifest["passages"], probe.shape[1])
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """For each query, return the `k` passages with the largest inner product, best first."""
@@ -78,10 +80,13 @@ def _require_same_settings(config: WikiSearchConfig, built: dict[str, Any]) -> N
     required = {"encoder": encoder_settings(config), "vectors": {"kind": config.vectors.kind}}
     for section, fields in required.items():
         for name, value in fields.items():
-            if built[section][name] != value:
+            stored = built.get(section)
+            if not isinstance(stored, dict) or name not in stored:
+                raise damaged(config.index / MANIFEST, f"settings.{section}.{name} is missing")
+            if stored[name] != value:
                 raise VectorsError(
                     f"tools.wikisearch.{section}.{name} = {value!r}: the index {config.index} was built with "
-                    f"{built[section][name]!r}; set that, or build it again"
+                    f"{stored[name]!r}; set that, or build it again"
                 )
 
 
@@ -89,14 +94,26 @@ class VectorIndex:
     """An index that VectorWriter wrote. Threads may search at once."""
 
     def __init__(self, config: VectorsConfig, folder: Path) -> None:
+        self._folder = folder
         self._refine = config.refine
         self._on_gpu = config.gpu == "auto" and config.kind != "hnsw" and faiss.get_num_gpus() > 0
         self._gpu_lock = threading.Lock()
         self._index = _open_index(config, folder / INDEX_FILE, on_gpu=self._on_gpu)
         self._exact: npt.NDArray[np.float16] | None = None
-        if (folder / EXACT_FILE).stat().st_size:
-            exact = np.memmap(folder / EXACT_FILE, dtype=np.float16, mode="r")
-            self._exact = exact.reshape(-1, self._index.d)
+        try:
+            if (folder / EXACT_FILE).stat().st_size:
+                exact = np.memmap(folder / EXACT_FILE, dtype=np.float16, mode="r")
+                self._exact = exact.reshape(-1, self._index.d)
+        except (OSError, ValueError) as error:
+            raise damaged(folder / EXACT_FILE, brief(error)) from error
+
+    def require_size(self, passages: int, dimension: int) -> None:
+        """Raise IndexFolderError unless there is a vector of length `dimension` for each passage."""
+        shape = (self._index.ntotal, self._index.d)
+        if shape != (passages, dimension):
+            raise damaged(self._folder / INDEX_FILE, f"{shape}, not {(passages, dimension)} vectors")
+        if self._exact is not None and len(self._exact) != passages:
+            raise damaged(self._folder / EXACT_FILE, f"{len(self._exact)}, not {passages} vectors")
 
     def search(self, vectors: Vectors, k: int) -> list[list[Hit]]:
         """For each of `vectors`, return the `k` with the largest inner product, best first."""
@@ -119,13 +136,16 @@ class VectorIndex:
 
 def _open_index(config: VectorsConfig, path: Path, *, on_gpu: bool) -> Any:
     index: Any
-    if on_gpu:
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.read_index(str(path)))
-    else:
-        mapped = faiss.IO_FLAG_MMAP if config.kind == "ivfpq" else faiss.IO_FLAG_MMAP_IFC
-        index = faiss.read_index(str(path), mapped)
-    if config.kind == "ivfpq":
-        index.nprobe = min(config.probes, index.nlist)
-    if config.kind == "hnsw":
-        index.hnsw.efSearch = config.search_effort
+    try:
+        if on_gpu:
+            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.read_index(str(path)))
+        else:
+            mapped = faiss.IO_FLAG_MMAP if config.kind == "ivfpq" else faiss.IO_FLAG_MMAP_IFC
+            index = faiss.read_index(str(path), mapped)
+        if config.kind == "ivfpq":
+            index.nprobe = min(config.probes, index.nlist)
+        if config.kind == "hnsw":
+            index.hnsw.efSearch = config.search_effort
+    except (RuntimeError, OSError, AttributeError) as error:  # FAISS raises RuntimeError for a damaged file
+        raise damaged(path, brief(error)) from error
     return index

@@ -8,6 +8,7 @@ indexing/build.py builds the folder.
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ _ARRAYS = {
     "maxima.npy": "float32",
 }
 _BYTES = ("passages.bin", "terms.bin")
+# What numpy raises where a header is damaged: it parses it as an expression of Python.
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, SyntaxError, TokenError, OverflowError, MemoryError)
 INDEX_FILES = (*_BYTES, *_ARRAYS)
 _OPTION = "tools.wikisearch.index"
 
@@ -83,7 +86,7 @@ def require_whole(folder: Path, manifest: dict[str, Any]) -> None:
     for name, size in manifest["files"].items():
         _require(folder, name, _size(folder / name) == size, f"has not the {size:,} bytes of the manifest")
     sizes = {name: _size(folder / name) for name in _BYTES}
-    arrays = {name: _open(folder, name, dtype) for name, dtype in _ARRAYS.items()}
+    arrays = {name: load_array(folder / name, dtype) for name, dtype in _ARRAYS.items()}
     lengths = {
         "passages.npy": manifest["passages"] + 1,
         "terms.npy": manifest["terms"] + 1,
@@ -121,17 +124,16 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _open(folder: Path, name: str, dtype: str) -> Any:
-    """A one-dimensional array of `dtype`, opened by memory map."""
-    path = folder / name
+def load_array(path: Path, dtype: str, *, dimensions: int = 1) -> Any:
+    """An array file, opened by memory map. IndexFolderError if it is damaged or another array."""
     try:
         if not path.is_file():
             raise ValueError("no such file")
         array = np.load(path, mmap_mode="r")
-        if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype != dtype:
-            raise ValueError(f"not a list of {dtype}")
+        if not isinstance(array, np.memmap) or array.ndim != dimensions or array.dtype != dtype:
+            raise ValueError(f"not an array of {dtype}")
         if path.stat().st_size != array.offset + array.nbytes:
             raise ValueError("has another size than its header says")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+    except _DAMAGE as error:
         raise damaged(path, brief(error)) from error
     return array

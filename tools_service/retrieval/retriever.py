@@ -7,12 +7,14 @@ rank (Cormack, Clarke and Büttcher 2009): scores are not used, so that they nee
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tools_service.base.errors import brief
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
-from tools_service.retrieval.index import read_manifest, require_whole
+from tools_service.retrieval.index import damaged, read_manifest, require_whole
 from tools_service.retrieval.passages import Hit, Passage, PassageStore
 
 if TYPE_CHECKING:
@@ -40,7 +42,19 @@ class Retriever:
             self._dense = DenseIndex(config, manifest)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query, return the `k` best passages, best first; ties go to the earlier one."""
+        """For each query, return the `k` best passages, best first; ties go to the earlier one.
+
+        Raises IndexFolderError if the index is damaged.
+        """
+        with self._reading():
+            return self._search(queries, k)
+
+    def passage(self, number: int) -> Passage:
+        """Return a passage by its number."""
+        with self._reading():
+            return self._passages[number]
+
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         depth = max(k, _FUSION_DEPTH) if self._bm25 and self._dense else k
         by_terms = [self._bm25.search(query, depth) for query in queries] if self._bm25 else []
         by_vectors = self._dense.search(queries, depth) if self._dense else []
@@ -48,9 +62,13 @@ class Retriever:
             return [fuse(rankings)[:k] for rankings in zip(by_terms, by_vectors, strict=True)]
         return by_terms or by_vectors
 
-    def passage(self, number: int) -> Passage:
-        """Return a passage by its number."""
-        return self._passages[number]
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what impossible values in the arrays raise into an IndexFolderError."""
+        try:
+            yield
+        except (IndexError, ValueError, OverflowError) as error:  # not UTF-8 is a ValueError
+            raise damaged(self._folder, brief(error)) from error
 
 
 def fuse(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:

@@ -195,6 +195,19 @@ def test_a_finished_run_is_left_alone(
     assert [path.stat().st_mtime_ns for path in parquet_files(config.output / ROWS)] == before
 
 
+def test_a_finished_run_that_lost_rows_gets_them_back(
+    world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
+) -> None:
+    config = annotating.config(world, world / "lossy")
+    shutil.copytree(world / "undisturbed", config.output)
+    first, second, *_ = parquet_files(config.output / ROWS)
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-9])
+    manifest = annotate(config)
+    assert rows_of(config) == undisturbed[0]
+    assert (manifest.state, manifest.counts) == ("finished", undisturbed[1].counts)
+
+
 def test_only_so_many_texts(ray_cluster: None, world: Path, tmp_path: Path) -> None:
     """`max_texts` counts across files, in their order."""
     config = annotating.config(world, tmp_path / "few")

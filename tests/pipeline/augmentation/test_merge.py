@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge
+from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
 from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ToolMethod
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
@@ -22,6 +23,8 @@ from pipeline.storage.manifest import MANIFEST, AnnotationManifest, CorpusState,
 from pipeline.storage.row_files import ROWS
 from pipeline.syntax.calls import remove_calls
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.locks import OutputInUseError, output_lock
+from tools_service.base.ownership import NotOwnError
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
@@ -322,3 +325,78 @@ def test_an_earlier_merge_is_replaced_and_anything_else_left_alone(tmp_path: Pat
     (config.output / MANIFEST).write_text("{}")
     with pytest.raises(ConfigurationError, match="not empty and not a result of merge"):
         merge(config)
+
+
+def lose(folder: Path) -> None:
+    (folder / ROWS / "1.parquet").unlink()
+
+
+def cut(folder: Path) -> None:
+    path = folder / ROWS / "1.parquet"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder / ROWS)
+
+
+def double(folder: Path) -> None:
+    shutil.copyfile(folder / ROWS / "1.parquet", folder / ROWS / "copy.parquet")
+
+
+@pytest.mark.parametrize("damage", [lose, cut, empty, double])
+def test_annotations_that_lost_rows_are_refused_and_an_earlier_merge_stays(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    found = [annotated(n, "text", call("QA", 0, 2.0)) for n in range(5)]
+    source = annotations(tmp_path / "a", found)
+    config = MergeConfig(annotations=(source,), output=tmp_path / "c")
+    merge(config)
+    assert merge_problem(config.output) is None
+    damage(source)
+    with pytest.raises(ManifestError, match="/a"):
+        merge(config)
+    assert merge_problem(config.output) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_what_a_merge_lost_is_named(tmp_path: Path) -> None:
+    source = annotations(tmp_path / "a", [annotated(1, "text", call("QA", 0, 2.0))])
+    config = MergeConfig(annotations=(source,), output=tmp_path / "c")
+    merge(config)
+    path = config.output / ROWS / "00000.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert "00000.parquet: cannot be read" in str(merge_problem(config.output))
+    path.unlink()
+    assert "C* has 1 texts, but" in str(merge_problem(config.output))
+    path.write_bytes(whole)
+    (config.output / MANIFEST).write_text("[]")
+    assert str(config.output) in str(merge_problem(config.output))
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "rows/thesis.parquet", "rows/1.parquet", "notes/", ".git/config"]
+)
+def test_a_merge_does_not_replace_what_a_user_added(tmp_path: Path, name: str) -> None:
+    source = annotations(tmp_path / "a", [annotated(1, "text", call("QA", 0, 2.0))])
+    config = MergeConfig(annotations=(source,), output=tmp_path / "c")
+    merge(config)
+    added = config.output / name
+    added.parent.mkdir(exist_ok=True)
+    added.mkdir() if name.endswith("/") else added.write_text("years of work")
+    with pytest.raises(NotOwnError, match=name.split("/", maxsplit=1)[0]):
+        merge(config)
+    assert added.exists()
+    with pytest.raises(NotOwnError):
+        merge(config.model_copy(update={"output": source}))
+    assert (source / ROWS / "0.parquet").exists()
+
+
+def test_two_merges_into_one_output_do_not_mix(tmp_path: Path) -> None:
+    source = annotations(tmp_path / "a", [annotated(1, "text", call("QA", 0, 2.0))])
+    config = MergeConfig(annotations=(source,), output=tmp_path / "c")
+    with output_lock(config.output), pytest.raises(OutputInUseError, match="is writing here"):
+        merge(config)
+    merge(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]

@@ -11,10 +11,18 @@ import pytest
 
 from pipeline.cli.steps import PipelineStep, StepCache
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.ownership import NotOwnError, OutputKind
 from tools_service.base.settings import Frozen
 from tools_service.base.version import __version__
 
 pytestmark = pytest.mark.unit
+
+
+KIND = OutputKind(
+    name="a small step's output",
+    marks={"mark.json": frozenset({"small"})},
+    paths=("text|attempts|mark\\.json",),
+)
 
 
 class Upper(Frozen):
@@ -48,13 +56,14 @@ class Chain:
     ) -> PipelineStep:
         def run() -> None:
             output.mkdir(parents=True, exist_ok=True)
+            (output / "mark.json").write_text('{"small": true}')
             with (output / "attempts").open("a") as file:
                 file.write(name)
             if self.fail:
                 raise RuntimeError("killed")
             (output / "text").write_text(change(source.read_text()) + config.suffix)
 
-        return PipelineStep(name=name, config=config, reads=(source,), output=output, run=run)
+        return PipelineStep(name=name, config=config, reads=(source,), output=output, kind=KIND, run=run)
 
     @property
     def result(self) -> str:
@@ -100,6 +109,7 @@ def test_a_missing_output_is_made_again(chain: Chain) -> None:
     chain.run()
     (chain.folder / "out" / "second" / "text").unlink()
     (chain.folder / "out" / "second" / "attempts").unlink()
+    (chain.folder / "out" / "second" / "mark.json").unlink()
     (chain.folder / "out" / "second").rmdir()
     assert chain.run() == ["second"]
 
@@ -125,12 +135,79 @@ def test_a_folder_that_the_chain_did_not_make_is_never_removed(chain: Chain, for
     foreign.parent.mkdir(parents=True)
     foreign.write_text("years of work")
     chain.run(force=force)
-    chain.run(force=force, suffix="!")
+    if force:  # now with the step's own files beside it
+        with pytest.raises(NotOwnError, match=r"thesis\.txt"):
+            chain.run(force=True, suffix="!")
+    else:
+        chain.run(suffix="!")
     assert foreign.read_text() == "years of work"
 
 
-def test_a_damaged_file_is_named(chain: Chain) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_user_added_to_an_output_keeps_it(chain: Chain, force: bool) -> None:
     chain.run()
-    (chain.folder / "out" / "steps.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"steps\.json"):
+    foreign = chain.folder / "out" / "first" / "notes" / "a.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("years of work")
+    with pytest.raises(NotOwnError, match=r"output of first: .*out/first is not empty .* it holds notes/"):
+        chain.run(force=force, suffix="!")
+    assert foreign.read_text() == "years of work"
+    assert chain.result == "AA"
+
+
+ENTRY = {"fingerprint": "", "state": "begun", "owns": ""}
+DAMAGED = {
+    "cut": b"{",
+    "nothing": b"",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"1",
+    "a string": b'"first"',
+    "not UTF-8": b'{"first": "\xff"}',
+    "deep": b"[" * 200_000,
+    "NaN": b'{"first": NaN}',
+    "long": b'{"first": "' + b"x" * 60_000_000 + b'"}',
+    "zeros": b"\0" * 50,
+    **{
+        name: json.dumps({"first": entry}).encode()
+        for name, entry in {
+            "an entry that is null": None,
+            "an entry that is a list": [],
+            "an entry that is a number": 3,
+            "an empty entry": {},
+            "no fingerprint": {"state": "begun", "owns": ""},
+            "no state": {"fingerprint": "", "owns": ""},
+            "another state": ENTRY | {"state": "over"},
+            "a fingerprint of another type": ENTRY | {"fingerprint": 3},
+            "an owner of another type": ENTRY | {"owns": ["a"]},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", [*DAMAGED, "a folder"])
+def test_a_damaged_cache_is_one_sentence_that_names_it(chain: Chain, kind: str) -> None:
+    chain.run()
+    path = chain.folder / "out" / "steps.json"
+    path.unlink()
+    path.mkdir() if kind == "a folder" else path.write_bytes(DAMAGED[kind])
+    with pytest.raises(ConfigurationError, match=r"steps\.json is not a cache of steps: ") as refused:
         chain.run()
+    assert len(str(refused.value)) < 600
+    assert "\n" not in str(refused.value)
+    assert chain.result == "AA"
+
+
+def test_a_finished_step_that_lost_files_is_started_again(tmp_path: Path) -> None:
+    runs: list[None] = []
+    step = PipelineStep(
+        name="a",
+        config=Upper(),
+        output=tmp_path / "a",
+        kind=KIND,
+        run=lambda: runs.append((tmp_path / "a").mkdir(exist_ok=True)),
+        problem=lambda: "text is missing" if len(runs) == 1 else None,
+    )
+    cache = StepCache.open(tmp_path / "steps.json")
+    assert [cache.run(step), StepCache.open(tmp_path / "steps.json").run(step)] == [True, True]
+    assert not StepCache.open(tmp_path / "steps.json").run(step)

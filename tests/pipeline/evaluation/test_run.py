@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
-from pipeline.evaluation.results import Evaluation, EvaluationError
+from pipeline.evaluation.results import Evaluation, EvaluationError, ModelResult, add_result
 from pipeline.evaluation.run import evaluate, evaluate_model
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
@@ -128,6 +129,41 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
     config.output.write_text("{}")
     with pytest.raises(EvaluationError, match=r"e\.json: not a result of evaluate"):
         evaluate({"m": config})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["thesis", "[]\n", "null", "3", '{"id": "a"}', '{"benchmark": 1}', "\xff", "{"],
+)
+def test_a_file_in_the_place_of_the_predictions_is_kept(tmp_path: Path, content: str) -> None:
+    """A user's questions.dev.jsonl, for example, with --output questions.json and --label dev."""
+    theirs = tmp_path / "questions.dev.jsonl"
+    theirs.write_text(content, encoding="latin-1")
+    config = EvaluateConfig(output=tmp_path / "questions.json", perplexity=(str(tmp_path),))
+    with pytest.raises(EvaluationError, match=r"questions\.dev\.jsonl: would be replaced"):
+        evaluate({"dev": config})
+    assert theirs.read_text(encoding="latin-1") == content
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", "3", '{"models": 3}', "\0"])
+def test_an_output_that_is_no_evaluation_is_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / "e.json").write_text(content)
+    with pytest.raises(EvaluationError, match=r"e\.json: not a result of evaluate") as refused:
+        evaluate({"dev": EvaluateConfig(output=tmp_path / "e.json", perplexity=(str(tmp_path),))})
+    assert "pydantic" not in str(refused.value)
+    assert (tmp_path / "e.json").read_text() == content
+
+
+def test_results_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    result = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={})
+    labels = [f"label{n}" for n in range(20)]
+    threads = [Thread(target=add_result, args=(tmp_path / "e.json", label, result, [])) for label in labels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(Evaluation.read(tmp_path / "e.json").models) == sorted(labels)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:

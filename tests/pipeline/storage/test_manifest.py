@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import pytest
 
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
@@ -14,8 +16,8 @@ from pipeline.corpus.files import CorpusFile
 from pipeline.finetuning import run_folder as runfolder
 from pipeline.storage import manifest
 from pipeline.storage.counts import Counts
-from pipeline.storage.manifest import ManifestError, Session, begin, read_manifest
-from pipeline.storage.row_files import ROWS
+from pipeline.storage.manifest import ManifestError, Session, begin, read_finished, read_manifest
+from pipeline.storage.row_files import ROWS, write_rows
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
 
 pytestmark = pytest.mark.unit
@@ -151,3 +153,92 @@ def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
 
     check(manifest.OPERATIONAL, AnnotateConfig.model_fields, "annotate")
     check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
+
+
+BAD_BYTES = {
+    "nothing": b"",
+    "blank": b"\n \n",
+    "half": b'{"state": "finished", "con',
+    "text": b"years of work",
+    "not UTF-8": b'{"state": "\xff"}',
+    "UTF-16": '{"state": 1}'.encode("utf-16"),
+    "zeros": b"\0" * 100,
+    "deep": b"[" * 200_000,
+    "deep objects": b'{"a":' * 200_000,
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"3",
+    "a string": b'"finished"',
+    "NaN": b"NaN",
+    "60 MB": b'{"state": "' + b"x" * 60_000_000 + b'"}',
+    "too long": b" " * (65 * 2**20),
+    "two objects": b"{}{}",
+}
+
+
+def _without(name: str) -> Any:
+    return lambda content: {key: value for key, value in content.items() if key != name}
+
+
+def _with(**changes: Any) -> Any:
+    return lambda content: content | changes
+
+
+BAD_FIELDS = {
+    **{f"no {name}": _without(name) for name in ("state", "config", "versions", "corpus", "sessions")},
+    "another state": _with(state="done"),
+    "sessions of another type": _with(sessions=3),
+    "a session without a start": _with(sessions=[{}]),
+    "versions as a list": _with(versions=[1]),
+    "a field of a later version": _with(colour="red"),
+    "counts as a list": _with(counts=[1]),
+    "NaN texts": _with(counts={"texts": float("nan")}),
+    "a NaN in a session": _with(sessions=[{"started": "2023", "wall_s": float("nan")}]),
+    "an infinite session": _with(sessions=[{"started": "2023", "wall_s": float("inf")}]),
+    "hundreds of problems": _with(sessions=[{"x": 1}] * 300),
+    "config of another type": _with(config="demo"),
+    "config with hundreds of fields": _with(config={f"field_{n}": n for n in range(300)}),
+}
+
+
+@pytest.mark.parametrize("kind", [*BAD_BYTES, *BAD_FIELDS, "a folder"])
+def test_a_damaged_manifest_is_one_sentence_that_names_it(tmp_path: Path, kind: str) -> None:
+    begun(tmp_path)
+    path = tmp_path / "manifest.json"
+    if kind in BAD_BYTES:
+        path.write_bytes(BAD_BYTES[kind])
+    elif kind in BAD_FIELDS:
+        path.write_text(json.dumps(BAD_FIELDS[kind](json.loads(path.read_text()))))
+    else:
+        path.unlink()
+        path.mkdir()
+    for read in (read_manifest, read_finished, lambda folder: begin(folder, CONFIG, FILES)):
+        with pytest.raises(ManifestError, match=r"manifest\.json: not a manifest of this version") as refused:
+            read(tmp_path)
+        message = str(refused.value)
+        assert len(message) < 600
+        assert "\n" not in message
+        assert "pydantic" not in message
+
+
+@pytest.mark.parametrize(("texts", "rows"), [(3, 2), (3, 0), (0, 1), (2, 3), (10**12, 3)])
+def test_a_finished_run_has_all_of_its_rows(tmp_path: Path, texts: int, rows: int) -> None:
+    counts = Counts(texts=texts, status={}, reasons={}, calls=0, token_forwards=0, tools={})
+    finished = begin(tmp_path, CONFIG, FILES).model_copy(update={"state": "finished", "counts": counts})
+    finished.write(tmp_path)
+    if rows:
+        write_rows_of(tmp_path, rows)
+    with pytest.raises(ManifestError, match=rf"finished with {texts} texts, but .*rows has {rows} rows"):
+        read_finished(tmp_path)
+    whole = finished.model_copy(update={"counts": counts.model_copy(update={"texts": rows})})
+    whole.write(tmp_path)
+    assert read_finished(tmp_path) == whole
+    whole.model_copy(update={"counts": None}).write(tmp_path)
+    with pytest.raises(ManifestError, match="without counts"):
+        read_finished(tmp_path)
+
+
+def write_rows_of(folder: Path, number: int) -> None:
+    (folder / ROWS).mkdir()
+    for text_id in range(number):
+        write_rows(folder / ROWS, pa.table({"text_id": pa.array([text_id], pa.int64())}))

@@ -15,6 +15,7 @@ from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Cost, Document,
 from pipeline.storage.row_files import (
     ROWS,
     RowFileError,
+    count_in_footers,
     parquet_files,
     read_batches,
     read_failed,
@@ -186,3 +187,129 @@ def test_rows_of_an_earlier_version_have_the_current_names(tmp_path: Path) -> No
     assert remove_failed(tmp_path / ROWS) == 1
     remaining = [Annotation.from_row(row) for row in read_rows(tmp_path, ANNOTATION_SCHEMA.names)]
     assert remaining == [first, Annotation(text(2), "no_calls")]
+
+
+def whole_rows(folder: Path) -> bytes:
+    """A row file of annotate with two texts, at `folder`/rows/1….parquet; returns its content."""
+    write_annotations(folder, [Annotation(text(n), "no_calls") for n in (1, 2)], own("1"))
+    return (folder / ROWS / own("1")).read_bytes()
+
+
+DAMAGED = {
+    "nothing": lambda whole: b"",
+    "one byte": lambda whole: whole[:1],
+    "only the magic": lambda whole: whole[:4],
+    "half": lambda whole: whole[: len(whole) // 2],
+    "no last byte": lambda whole: whole[:-1],
+    "no magic at the end": lambda whole: whole[:-4] + b"XXXX",
+    "a footer of another length": lambda whole: whole[:-8] + b"\xff\xff\xff\x7f" + whole[-4:],
+    "text": lambda whole: b"years of work",
+    "JSON": lambda whole: b"[]",
+    "zeros": lambda whole: b"\0" * len(whole),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize(
+    "name", ["thesis.parquet", "a.parquet", f"{'1' * 23}.parquet", f"{'g' * 24}.parquet"]
+)
+def test_a_damaged_file_that_annotate_did_not_name_is_kept_and_named(
+    tmp_path: Path, damage: str, name: str
+) -> None:
+    whole = whole_rows(tmp_path)
+    foreign = tmp_path / ROWS / name
+    foreign.write_bytes(DAMAGED[damage](whole))
+    before = foreign.read_bytes()
+    with pytest.raises(RowFileError, match=f"{name}: annotate did not write this file") as refused:
+        recover_rows(tmp_path / ROWS)
+    assert foreign.read_bytes() == before
+    assert len(str(refused.value).splitlines()) == 1
+    with pytest.raises(RowFileError, match=name):
+        list(read_batches(tmp_path, ["text_id"]))
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_file_of_annotate_is_named_by_readers_and_done_again_by_annotate(
+    tmp_path: Path, damage: str
+) -> None:
+    whole = whole_rows(tmp_path)
+    damaged = tmp_path / ROWS / own("2")
+    damaged.write_bytes(DAMAGED[damage](whole))
+    for read in (count_in_footers, lambda folder: list(read_batches(folder, ["text_id"]))):
+        with pytest.raises(RowFileError, match=own("2")):
+            read(tmp_path)
+    assert recover_rows(tmp_path / ROWS).tolist() == [1, 2]
+    assert not damaged.exists()
+
+
+def test_any_flipped_byte_is_an_error_that_names_the_file_or_other_values(tmp_path: Path) -> None:
+    """Parquet has no checksums: some damage gives other values. None gives another error."""
+    whole = whole_rows(tmp_path)
+    path = tmp_path / ROWS / own("1")
+    messages = []
+    for at in range(0, len(whole), max(1, len(whole) // 400)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            list(read_rows(tmp_path, ANNOTATION_SCHEMA.names))
+        except RowFileError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all(own("1") in message and len(message) < 700 for message in messages)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"text_id": ["1"]},
+        {"text_id": [None]},
+        {"text_id": [1.5]},
+        {"text": [1]},
+        {"text": [None]},
+        {"text": [b"\xff"]},
+        {"status": [None]},
+        {"calls": ["none"]},
+        {"calls": [None]},
+        {"calls": [[{"tool": "QA"}]]},
+        {"funnel": [3]},
+        {"work": [3]},
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path: Path, columns: dict[str, list[Any]]) -> None:
+    whole_rows(tmp_path)
+    table = pa.Table.from_pylist([Annotation(text(3), "no_calls").to_row()], schema=ANNOTATION_SCHEMA)
+    for name, values in columns.items():
+        index = ANNOTATION_SCHEMA.get_field_index(name)
+        table = table.set_column(index, name, pa.array(values))
+    pq.write_table(table, tmp_path / ROWS / own("2"))
+    with pytest.raises(RowFileError, match=own("2")):
+        list(read_rows(tmp_path, ANNOTATION_SCHEMA.names))
+
+
+def test_duplicates_and_failed_rows_in_a_file_of_another_name_are_refused(tmp_path: Path) -> None:
+    whole_rows(tmp_path)
+    copy = tmp_path / ROWS / "copy.parquet"
+    write_annotations(tmp_path, [Annotation(text(2), "failed", "no")], "copy.parquet")
+    before = copy.read_bytes()
+    for change in (recover_rows, remove_failed):
+        with pytest.raises(RowFileError, match=r"copy\.parquet: annotate did not write this file"):
+            change(tmp_path / ROWS)
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["mine.part", f"{own('1')}.bak.part", "a.parquet.part", f"{own('1')}.xyz.part"]
+)
+def test_a_part_of_another_name_stays(tmp_path: Path, name: str) -> None:
+    whole_rows(tmp_path)
+    (tmp_path / ROWS / name).write_bytes(b"years of work")
+    (tmp_path / ROWS / f"{own('2')}.{'0' * 32}.part").write_bytes(b"PAR1")
+    recover_rows(tmp_path / ROWS)
+    assert sorted(path.name for path in (tmp_path / ROWS).iterdir()) == sorted([own("1"), name])
+
+
+def test_a_folder_in_the_place_of_a_row_file_is_kept_and_named(tmp_path: Path) -> None:
+    whole_rows(tmp_path)
+    (tmp_path / ROWS / own("2")).mkdir()
+    with pytest.raises(RowFileError, match=own("2")):
+        recover_rows(tmp_path / ROWS)
+    assert (tmp_path / ROWS / own("2")).is_dir()

@@ -7,12 +7,17 @@ import hashlib
 import json
 import os
 import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, written
+from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing import build as build_module
@@ -168,3 +173,97 @@ def test_a_source_with_another_file_is_built_again(made: WikiSearchConfig) -> No
     )
     ensure_index(both)
     assert read_manifest(made.index)["articles"] == 5
+
+
+MANIFESTS = {
+    "an annotation": {"state": "finished", "config": {}, "corpus": {}, "sessions": []},
+    "C*": {"config": {}, "sources": [], "texts": 3, "calls": 4},
+    "a fine-tuned model": {"config": {}, "data": "", "best": {}, "texts": {}},
+    "an extension": {"manifest_version": 3, "name": "x"},
+    "an object without names": {},
+    "a list": [],
+    "a number": 3,
+    "null": None,
+    "a string": "index",
+    "settings alone": {"settings": {"format": 2}},
+    "a source alone": {"source": []},
+    "another settings": {"settings": 1, "source": 2},
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("files", [("model.safetensors",), ("rows/0.parquet", "rows/1.parquet"), ()])
+@pytest.mark.parametrize("build", [build_index, ensure_index])
+def test_a_folder_with_the_manifest_of_something_else_is_kept(
+    tmp_path: Path, kind: str, files: tuple[str, ...], build: Callable[[WikiSearchConfig], object]
+) -> None:
+    folder = tmp_path / "theirs"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(MANIFESTS[kind]))
+    for name in files:
+        (folder / name).write_bytes(b"weights")
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+    with pytest.raises(NotOwnError, match="theirs is not empty and not an index"):
+        build(config(written(tmp_path / "a.jsonl"), folder))
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "theirs"]
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "vectors/thesis.npy", "notes/", "passages.bin.bak"])
+def test_what_a_user_added_to_an_index_keeps_it(made: WikiSearchConfig, name: str) -> None:
+    added = made.index / name
+    added.parent.mkdir(exist_ok=True)
+    added.mkdir() if name.endswith("/") else added.write_text("years of work")
+    Path(made.source[0]).write_bytes(lines([("Otter", "A swimming animal.")]))
+    for build in (ensure_index, build_index):
+        with pytest.raises(NotOwnError, match=name.split("/", maxsplit=1)[0]):
+            build(made)
+    assert added.exists()
+    assert read_manifest(made.index)["articles"] == 4
+
+
+def test_an_index_of_the_first_format_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    (folder / "bm25").mkdir(parents=True)
+    for name in ("bm25/data.csc.index.npy", "bm25/vocab.index.json", "offsets.npy", "passages.bin"):
+        (folder / name).write_bytes(b"old")
+    old = {"settings": {"k1": 1.2}, "source": [], "articles": 1, "passages": 1, "terms": 1, "bm25s": "0.3"}
+    (folder / "manifest.json").write_text(json.dumps(old))
+    ensure_index(config(written(tmp_path / "a.jsonl"), folder))
+    assert read_manifest(folder)["articles"] == 4
+    assert not (folder / "bm25").exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tools_service.config import WikiSearchConfig
+from tools_service.indexing import build
+build.merge = lambda segments, folder: os.kill(os.getpid(), 9)
+build.build_index(WikiSearchConfig(source=(sys.argv[1],), index=Path(sys.argv[2])), progress=False)
+"""
+
+
+def test_the_next_build_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    source, index = written(tmp_path / "a.jsonl"), tmp_path / "index"
+    theirs = tmp_path / ".index.backup.part"
+    theirs.mkdir()
+    command = [sys.executable, "-c", KILLED, str(source), str(index)]
+    assert subprocess.run(command, check=False).returncode == -9
+    left = {path.name for path in tmp_path.iterdir()} - {"a.jsonl", theirs.name}
+    assert len(left) == 2, "a staging folder and the lock"
+    ensure_index(config(source, index))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [theirs.name, "a.jsonl", "index"]
+
+
+def test_a_second_build_is_refused_and_a_second_user_waits(tmp_path: Path) -> None:
+    made = config(written(tmp_path / "a.jsonl"), tmp_path / "index")
+    with output_lock(made.index):
+        with pytest.raises(OutputInUseError, match="is writing here"):
+            build_index(made, progress=False)
+        waiting = threading.Thread(target=ensure_index, args=(made,))
+        waiting.start()
+        build_module._build_index(made, 0, progress=False)
+        built = written_ns(made)
+    waiting.join()
+    assert written_ns(made) == built
