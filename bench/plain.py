@@ -32,7 +32,7 @@ from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import END, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import PromptTemplate, load_prompt
-from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
+from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
@@ -146,7 +146,7 @@ class PlainAnnotator:
         end = next((index for index, token in enumerate(ids) if token in closing), len(ids) - 1)
         ids = ids[: end + 1]
         known = len(self.engine.call_tokens.token_strings)
-        if set(ids) & set(self.engine.tokenizer.all_special_ids) or max(ids) >= known:
+        if set(ids) & set(special_ids(self.engine.tokenizer)) or max(ids) >= known:
             return Malformed("special_token")
         return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
 

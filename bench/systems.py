@@ -24,6 +24,7 @@ from pipeline.method.annotator import Annotator
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.syntax.calls import END
 from pipeline.syntax.grammar import CLOSED, DEAD, call_head
+from pipeline.syntax.tokenizer import special_ids
 from tools_service.tools.client import LocalTools
 
 BATCH = 64  # texts, as in RayConfig
@@ -145,7 +146,7 @@ def bracket_only_automaton(model: LanguageModel) -> np.ndarray:
     table = np.zeros((1, model.vocabulary_size), dtype=np.int16)
     closing = [token for token, string in enumerate(model.call_tokens.token_strings) if END in string]
     table[0, closing] = CLOSED
-    table[0, [*model.tokenizer.all_special_ids, *range(known, model.vocabulary_size)]] = DEAD
+    table[0, [*special_ids(model.tokenizer), *range(known, model.vocabulary_size)]] = DEAD
     return table
 
 

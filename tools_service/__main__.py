@@ -17,13 +17,15 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import Field
 
+from tools_service.base.command_line import parse_command_line
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
+from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
@@ -44,9 +46,9 @@ class Call:
     """The text between the parentheses of the call."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Read a JSON string per line from standard input; print an object per line: result, reason."""
-    date: str | None = None
+    date: IsoDate | None = None
     """The calendar's day, YYYY-MM-DD; None is today."""
-    tools_file: Path | None = None
+    tools_file: FilePath | None = None
     """TOML file with the configuration of the tools."""
     config: Config
 
@@ -55,9 +57,9 @@ class Call:
 class Index:
     """Build the index of --source in the folder --index, also if there is one."""
 
-    workers: int | None = None
+    workers: NotNegativeInt | None = None
     """Processes on Ray (RAY_ADDRESS, or this machine); 0 uses none; None decides by the size."""
-    tools_file: Path | None = None
+    tools_file: FilePath | None = None
     """TOML file with the configuration of the tools; only its section wikisearch counts."""
     config: Annotated[WikiSearchConfig, tyro.conf.arg(name="")]
 
@@ -66,14 +68,14 @@ class Index:
 class Serve:
     """Run tools on Ray Serve until interrupted."""
 
-    tools: tuple[ToolName, ...] = TOOL_NAMES
+    tools: Annotated[tuple[ToolName, ...], Field(min_length=1)] = TOOL_NAMES
     """The tools to run."""
-    address: str | None = None
+    address: Text | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
     http: HttpConfig = field(default_factory=HttpConfig)
     over_http: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="http")] = False
     """Answer HTTP as well: POST /TOOL with a JSON list; see docs/tools.md."""
-    tools_file: Path | None = None
+    tools_file: FilePath | None = None
     """TOML file with the configuration of the tools."""
     config: Config
 
@@ -117,8 +119,6 @@ def index(arguments: Index) -> int:
 
     if not arguments.config.source:
         raise ConfigurationError("--source: name the files or folders to index")
-    if arguments.workers is not None and arguments.workers < 0:
-        raise ConfigurationError(f"--workers = {arguments.workers}: name a number from 0")
     manifest = build_index(arguments.config, workers=arguments.workers)
     print(json.dumps({"index": str(arguments.config.index), **manifest}, indent=2))
     return 0
@@ -148,7 +148,7 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
         "serve": Serve(config=config),
     }
     parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
-    parsed: Call | Index | Serve = tyro.cli(
+    parsed: Call | Index | Serve = parse_command_line(
         parsers, prog="python -m tools_service", description=__doc__, args=argv
     )
     return parsed

@@ -12,16 +12,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tools_service.base.settings import (
+    FilePath,
     Frozen,
-    NotNegative,
+    Gpus,
     NotNegativeInt,
     Positive,
     PositiveInt,
     Probability,
+    Resource,
+    Text,
 )
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
+Seconds = Annotated[float, Field(gt=0.0, le=1e6)]
 
 
 class Deployment(Frozen):
@@ -33,11 +37,11 @@ class Deployment(Frozen):
     """Maximum of replicas; Ray Serve adds and removes those above min_replicas with the load."""
     target_ongoing_requests: Positive = 2.0
     """Requests per replica, running and waiting, above which a replica is added."""
-    cpus: NotNegative = 0.1
+    cpus: Resource = 0.1
     """CPUs reserved by a replica; a fraction leaves the rest to the annotating actors."""
-    gpus: NotNegative = 0.0
+    gpus: Gpus = 0.0
     """GPUs reserved by a replica; with a fraction several replicas share one."""
-    deadline_s: Positive = 30.0
+    deadline_s: Seconds = 30.0
     """Seconds, retries included, after which an unanswered list of calls has no results."""
     list_size: PositiveInt = 256
     """Maximum of calls in one request to a replica."""
@@ -47,7 +51,7 @@ class Deployment(Frozen):
     """Requests that a replica accepts at a time."""
     max_queued_requests: PositiveInt = 1_024
     """Requests that each client queues for a replica; others are retried until the deadline."""
-    health_check_s: Positive = 10.0
+    health_check_s: Seconds = 10.0
     """Seconds between health checks; a replica that fails three is replaced."""
 
     @model_validator(mode="after")
@@ -66,7 +70,7 @@ _MODEL = Deployment(deadline_s=120.0, threads=1, max_ongoing_requests=4)
 class EncoderConfig(Frozen):
     """The encoder of dense retrieval: any encoder of transformers, used as its authors say."""
 
-    model: str = "intfloat/e5-base-v2"
+    model: Text = "intfloat/e5-base-v2"
     """Folder or hub name for AutoModel.from_pretrained."""
     pooling: Literal["mean", "cls"] = "mean"
     """How token vectors become one vector: their mean, or the first (cls)."""
@@ -112,9 +116,9 @@ class VectorsConfig(Frozen):
 class WikiSearchConfig(Frozen):
     """Wikipedia search: its source, index and retriever."""
 
-    source: tuple[str, ...] = ()
+    source: tuple[Text, ...] = ()
     """Files, folders or globs of articles (KILT jsonl, DPR tsv, jsonl with title and text)."""
-    index: Path = Path("runs/index")
+    index: FilePath = Path("runs/index")
     """Folder of the index, built again when the source changes. All nodes must see it."""
     retriever: Literal["bm25", "dense", "hybrid"] = "bm25"
     """BM25 (the paper's), vectors, or both fused by reciprocal rank."""
@@ -128,7 +132,7 @@ class QAConfig(Frozen):
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
 
-    model: str = "google/flan-t5-large"
+    model: Text = "google/flan-t5-large"
     """Folder or hub name for AutoModelForSeq2SeqLM.from_pretrained."""
     reader: Literal["fid", "concatenated"] = "concatenated"
     """fid encodes passages one by one (T5 architectures); concatenated makes one input of them."""
@@ -187,7 +191,7 @@ class MTConfig(Frozen):
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
 
-    model: str = "facebook/nllb-200-distilled-600M"
+    model: Text = "facebook/nllb-200-distilled-600M"
     """Folder or hub name of a checkpoint of NLLB's architecture (the paper's, Appendix A)."""
     min_confidence: Probability = 0.5
     """Confidence of fastText below which a text has no result."""
@@ -232,11 +236,11 @@ class ToolsConfig(Frozen):
 class HttpConfig(Frozen):
     """The optional HTTP endpoint of `python -m tools_service serve --http`."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on. Every other than this machine's own requires a token."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_700
     """Port to listen on; 0 chooses a free one."""
-    token_file: Path | None = None
+    token_file: FilePath | None = None
     """File with the token that callers must send; None reads the variable TOOLS_TOKEN."""
     max_body_bytes: PositiveInt = 4 * 2**20
     """Larger requests are refused."""

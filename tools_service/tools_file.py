@@ -29,9 +29,11 @@ class ToolsFileError(ConfigurationError):
 def tools_file_of(argv: Sequence[str]) -> Path | None:
     """Return the file that `--tools-file` names. It is needed to parse the command line."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--tools-file", "--tools_file", nargs="?", type=Path)
-    file: Path | None = parser.parse_known_args(argv)[0].tools_file
-    return file
+    parser.add_argument("--tools-file", "--tools_file", nargs="?")
+    file: str | None = parser.parse_known_args(argv)[0].tools_file
+    if file is not None and not file.strip():
+        raise ToolsFileError("--tools-file: must not be empty")
+    return None if file is None else Path(file)
 
 
 def with_tools_file(config: C, file: Path | None) -> C:
@@ -41,7 +43,9 @@ def with_tools_file(config: C, file: Path | None) -> C:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ToolsFileError(f"--tools-file {file}: nested too deeply") from error
     except OSError as error:
         raise ToolsFileError(f"--tools-file {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -43,7 +43,12 @@ from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.calls import CONTROLS, Malformed, linearise, parse_call
 from pipeline.syntax.prompts import load_prompt
-from pipeline.syntax.tokenizer import TokenizedText, decode_continuations, tokenize_continuations
+from pipeline.syntax.tokenizer import (
+    TokenizedText,
+    decode_continuations,
+    special_ids,
+    tokenize_continuations,
+)
 from tools_service.tools.client import ToolClient
 
 TOP_LOGPROBS = 100
@@ -150,7 +155,7 @@ class VllmAnnotator:
         self.prefix, self.suffix = prompt_ids(self.model, self.template)
         strings = self.model.call_tokens.token_strings
         unknown = range(len(strings), self.model.vocabulary_size)
-        self.special = {*self.model.tokenizer.all_special_ids, *unknown}
+        self.special = {*special_ids(self.model.tokenizer), *unknown}
         ending = {token for token, string in enumerate(strings) if _STOP.search(string)}
         self.stop = sorted(ending | self.special)
 

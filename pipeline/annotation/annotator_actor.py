@@ -23,7 +23,7 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.storage.logs import log_into
 from pipeline.storage.row_files import ROWS, write_rows
-from tools_service.base.errors import ToolformerError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.tools.client import ToolClient
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ _START = "load the model"  # the task that an actor reports before its batches
 
 class AnnotationError(ToolformerError):
     """The run stopped. The rows written so far stay, and the same command resumes the run."""
+
+
+class ModelRefusedError(AnnotationError, ConfigurationError):
+    """The model cannot be used. Nothing was annotated."""
 
 
 class AnnotateBatch:
@@ -50,10 +54,11 @@ class AnnotateBatch:
         torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
         log_into(config.output)
         self._progress, self._lock, self._rows = progress, ReadWriteLock(), config.output / ROWS
-        self._refused: str | None = None
+        self._refused: AnnotationError | None = None
         starts = ray.get(progress.begin.remote(_START))
         if starts >= _MAX_STARTS * config.ray.actors:  # Ray would restart the actors forever
-            self._refused = f"annotators died {starts} times while they loaded the model: too little memory?"
+            problem = f"annotators died {starts} times while they loaded the model: too little memory?"
+            self._refused = AnnotationError(problem)
             return
         try:
             gpus = config.ray.gpus_per_actor
@@ -61,8 +66,10 @@ class AnnotateBatch:
             model = load_language_model(config.model.model_copy(update=placement))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
+        except ConfigurationError as error:
+            self._refused = ModelRefusedError(str(error))  # raised later: raised here, it would lose its type
         except ToolformerError as error:
-            self._refused = str(error)  # raised later: an error raised here would lose its type
+            self._refused = AnnotationError(str(error))
         ray.get(progress.end.remote(_START))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -72,7 +79,7 @@ class AnnotateBatch:
         earlier batches, which takes long when an actor is lost. Raises AnnotationError to stop the run.
         """
         if self._refused is not None:
-            raise AnnotationError(self._refused)
+            raise self._refused
         texts, started = from_block(batch), time.monotonic()
         try:
             annotations = await self._annotate_isolated(texts)
@@ -88,8 +95,8 @@ class AnnotateBatch:
             await asyncio.to_thread(write_rows, self._rows, rows)
         except OSError as error:
             # Refuse further batches, so that none is computed in vain.
-            self._refused = f"{self._rows}: cannot write: {error}"
-            raise AnnotationError(self._refused) from error
+            self._refused = AnnotationError(f"{self._rows}: cannot write: {error}")
+            raise self._refused from error
         self._metrics.batch(annotations, time.monotonic() - started)
         return pa.table({"texts": [len(texts)]})
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError
+from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError, ModelRefusedError
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import progress_bar, start_progress
 from pipeline.annotation.source import TextSource, read_groups
@@ -32,7 +32,7 @@ from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
 from pipeline.storage.manifest import AnnotationManifest, Session, begin, missing_rows
 from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recover_rows, remove_failed
-from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
+from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import now, writing
 from tools_service.tools.registry import require_available
@@ -51,12 +51,15 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
 
     Benchmarks and tests pass an `actor` that replaces AnnotateBatch. Raises ConfigurationError before
     anything runs (no readable document, an output of another configuration or in use by another process,
-    an unavailable tool or model), and AnnotationError if the run stops.
+    an unavailable tool or model), or if the engine cannot run the model, and AnnotationError if the run
+    stops.
     """
+    from pipeline.engine.loading import require_model
+
     require_available(config.method.tools, config.tools)
     files = list_files(config.corpus)
     require_readable(files, config.corpus)
-    load_tokenizer(config.model.path)
+    require_model(config.model)
     whole_corpus = None if config.corpus.slice is None else all_files(config.corpus)
     with exclusive_lock(config.output), logged(config.output):
         manifest = begin(config.output, config, files, whole_corpus)
@@ -157,6 +160,8 @@ def _run_graph(
             if not isinstance(error.cause, ToolformerError):
                 raise
             message = str(error.cause).partition(_RAY_ADVICE)[0]
+            if isinstance(error.cause, ModelRefusedError):
+                raise ModelRefusedError(message) from error
             raise AnnotationError(
                 f"{message}. The rows in {config.output} stay; the same command resumes the run"
             ) from error

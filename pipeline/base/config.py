@@ -15,15 +15,25 @@ from pydantic import BaseModel, Field, model_validator
 
 from pipeline.base.hardware import Hardware
 from tools_service.base.settings import (
+    FilePath,
     Frozen,
-    NotNegative,
+    Gpus,
+    IsoDate,
+    Nats,
     NotNegativeInt,
     Positive,
     PositiveInt,
     Probability,
+    Resource,
+    Seed,
+    Text,
 )
 from tools_service.config import ToolsConfig
 from tools_service.tools.contract import ToolName
+
+MAX_CALL_TOKENS = 60
+# A translated paragraph: in GPT-2's vocabulary a Hindi question often takes more than 60 tokens.
+MAX_MT_CALL_TOKENS = 256
 
 
 class ModelConfig(Frozen):
@@ -31,13 +41,13 @@ class ModelConfig(Frozen):
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
 
-    path: str = "EleutherAI/gpt-j-6b"
+    path: Text = "EleutherAI/gpt-j-6b"
     """Folder or hub name of a causal LM; the paper uses GPT-J (section 4.1)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of the weights. Log-probabilities are always computed in float32 or wider."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model; auto uses a GPU if there is one."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
+    max_batch_tokens: PositiveInt | None = None
     """Maximum tokens per forward pass, with padding. None: measured on a GPU, 16,384 on a CPU."""
     compile: bool = False
     """Compile norms and MLPs with torch.compile. Takes minutes at the start; meant for GPUs."""
@@ -48,15 +58,15 @@ class ModelConfig(Frozen):
 class CorpusConfig(Frozen):
     """The files to read, and how to split their documents into texts."""
 
-    paths: tuple[str, ...] = ()
+    paths: tuple[Text, ...] = ()
     """Files, folders, globs or URIs (CCNet .json.gz, jsonl, jsonl.gz, jsonl.zst, Parquet, text)."""
-    text_field: str | None = None
+    text_field: Text | None = None
     """Field with the text. None: raw_content, text or content."""
-    url_field: str | None = None
+    url_field: Text | None = None
     """Field with the URL. None: url or source_url (also under metadata), or an id that is a URL."""
-    title_field: str | None = None
+    title_field: Text | None = None
     """Field with the title. None: title or metadata.title."""
-    date_field: str | None = None
+    date_field: Text | None = None
     """Field with the date. None: date or date_published (also under metadata), no crawl date."""
     max_tokens: PositiveInt = 512
     """Maximum tokens per text. The context must hold the prompt, the text twice and a call."""
@@ -64,9 +74,9 @@ class CorpusConfig(Frozen):
     """Shorter passages are skipped, with the reason recorded."""
     max_document_characters: Annotated[int, Field(ge=1, le=2**26)] = 5_000_000
     """Longer documents are skipped, with the reason recorded; in text files, longer lines."""
-    max_texts: int | None = Field(default=None, ge=1)
+    max_texts: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     """Stop after this many texts. None: read everything."""
-    slice: Annotated[str, Field(pattern=r"^[0-9]+/[0-9]+$")] | None = None
+    slice: Annotated[str, Field(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
     """i/N, i from 0: every N-th file from the i-th on, one job per slice (docs/operations.md)."""
 
     @property
@@ -78,6 +88,8 @@ class CorpusConfig(Frozen):
     @model_validator(mode="after")
     def _check_slice(self) -> CorpusConfig:
         index, count = self.slice_index_and_count
+        if count < 1:
+            raise ValueError(f"slice = {self.slice}: there must be at least one slice, as in 0/1")
         if index >= count:
             raise ValueError(f"slice = {self.slice}: {count} slices are 0/{count} to {count - 1}/{count}")
         return self
@@ -90,11 +102,11 @@ class ToolMethod(Frozen):
     """Positions with p(<API>) above this threshold are candidates."""
     k: PositiveInt = 5
     """Maximum positions per text."""
-    m: PositiveInt = 5
+    m: Annotated[int, Field(ge=1, le=100_000)] = 5
     """Calls sampled per position."""
-    tau_f: float = 1.0
+    tau_f: Nats = 1.0
     """Keep a call if it lowers the loss by at least this many nats."""
-    max_call_tokens: PositiveInt = 60
+    max_call_tokens: PositiveInt = MAX_CALL_TOKENS
     """Discard a sampled call that is not closed after this many tokens."""
 
 
@@ -111,13 +123,13 @@ class MethodConfig(Frozen):
     """Calculator."""
     calendar: ToolMethod = ToolMethod()
     """Calendar."""
-    mt: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5)
-    """Machine translation."""
-    prompts: Path | None = None
+    mt: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5, max_call_tokens=MAX_MT_CALL_TOKENS)
+    """Machine translation; its input is a text in any script, of which byte-level vocabularies need more."""
+    prompts: FilePath | None = None
     """Folder with one prompt file per tool. None: the prompts of this package."""
     calculator_random_share: Probability = 0.01
     """Share of texts with three numbers but no arithmetic to use for the calculator (App. A)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of sampling. Seed, text, tool and position determine the sampled calls."""
 
     @model_validator(mode="after")
@@ -135,22 +147,16 @@ class MethodConfig(Frozen):
 class RayConfig(Frozen):
     """Resources of an annotation run on Ray."""
 
-    address: str | None = None
+    address: Text | None = None
     """Ray cluster to join (auto, ray://…). None: RAY_ADDRESS if it is set, else a local cluster."""
     actors: PositiveInt = 1
     """Annotating actors; each holds one copy of the model."""
-    gpus_per_actor: NotNegative = 1.0
+    gpus_per_actor: Gpus = 1.0
     """GPUs per annotating actor. 0: run on the CPU; 2 or more: spread the layers over them."""
-    cpus_per_actor: Positive = 1.0
+    cpus_per_actor: Annotated[Resource, Field(gt=0.0)] = 1.0
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
-
-    @model_validator(mode="after")
-    def _check_gpus(self) -> RayConfig:
-        if self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
-            raise ValueError(f"gpus_per_actor = {self.gpus_per_actor}: above 1 it must be a whole number")
-        return self
 
 
 class AnnotateConfig(Frozen):
@@ -165,18 +171,18 @@ class AnnotateConfig(Frozen):
     """Stop if more than this share of the texts fails, counted over at least 1,000 texts."""
     retry_failed: bool = False
     """When resuming, remove the rows of failed texts first, so that these texts are tried again."""
-    output: Path = Path("runs/annotations")
+    output: FilePath = Path("runs/annotations")
     """Folder for the rows (Parquet) and manifest.json; an interrupted run in it is resumed."""
 
 
 class PlanConfig(AnnotateConfig):
     """The configuration of annotate, and the options of its plan."""
 
-    output: Path = Path("runs/plan.json")
+    output: FilePath = Path("runs/plan.json")
     """File for the plan; nothing else is written."""
     sample: PositiveInt = 2_000
     """Texts to read, select and tokenise as a sample of the corpus."""
-    like: Path | None = None
+    like: FilePath | None = None
     """Finished annotation folder to take assumptions from. None: those of the demo."""
     hardware: Hardware | None = None
     """Accelerator of an annotating actor; its peak times utilisation is the assumed speed."""
@@ -188,26 +194,26 @@ class PlanConfig(AnnotateConfig):
     """Price of a GPU per hour (of an actor if it has no GPU), in any currency."""
     deadline_hours: Positive | None = None
     """Hours in which annotate must finish; determines the number of actors."""
-    calls_per_s: dict[ToolName, float] | None = None
+    calls_per_s: dict[ToolName, Positive] | None = None
     """Calls per second of a tool replica (measure with bench.tools). None: built-in figures."""
 
 
 class MergeConfig(Frozen):
     """Step 5: keep calls by threshold, cap them per tool, insert them."""
 
-    annotations: tuple[Path, ...] = (Path("runs/annotations"),)
+    annotations: Annotated[tuple[FilePath, ...], Field(min_length=1)] = (Path("runs/annotations"),)
     """Folders that annotate wrote, or globs of them; for a sliced corpus, all slices."""
     missing_slices: bool = False
     """Merge even if slices of a corpus are missing."""
-    output: Path = Path("runs/augmented")
+    output: FilePath = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
-    tau_f: dict[ToolName, float] | None = None
+    tau_f: dict[ToolName, Nats] | None = None
     """Thresholds by tool, not below those of the annotations. None: those of the annotations."""
     max_examples: PositiveInt = 25_000
     """Maximum texts per tool (section 4.1); a seeded choice if there are more."""
     one_call_per_position: bool = False
     """If several tools help at one position, keep one, drawn at random. False: keep all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of both random choices."""
 
 
@@ -215,19 +221,19 @@ class FinetuneConfig(Frozen):
     """Step 6: language modelling on C* (section 4.1, Appendix B)."""
 
     model: ModelConfig = ModelConfig()
-    data: Path = Path("runs/augmented")
+    data: FilePath = Path("runs/augmented")
     """Folder that merge wrote."""
     column: Literal["text", "plain"] = "text"
     """text: train on C* with its calls; plain: without the calls (the baseline M + CC)."""
-    output: Path = Path("runs/model")
+    output: FilePath = Path("runs/model")
     """Folder for the final model and the checkpoints."""
-    sequence_length: Annotated[int, Field(ge=2)] = 1_024
+    sequence_length: Annotated[PositiveInt, Field(ge=2)] = 1_024
     """Tokens per example. The first of them is not predicted, so one token would teach nothing."""
     batch_size: PositiveInt = 128
     """Examples per optimizer step over all workers."""
     micro_batch_size: PositiveInt = 8
     """Examples per forward pass of a worker."""
-    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-5
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] = 1e-5
     """Peak learning rate, reached after the warm-up."""
     warmup_share: Probability = 0.1
     """Share of the steps in which the learning rate rises linearly."""
@@ -245,14 +251,14 @@ class FinetuneConfig(Frozen):
     """CPUs per worker; also its number of threads."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
-    deepspeed: Path | None = None
+    deepspeed: FilePath | None = None
     """DeepSpeed configuration (JSON) for that stage; sizes and types come from the fields here, and a
     file that contradicts them is refused. None: the one of this package."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: slower, much less memory."""
     max_failures: NotNegativeInt = 3
     """Lost workers or nodes a run tolerates; it restarts from the last checkpoint."""
-    seed: NotNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
     """Seed of the held-out texts and of the order of the examples."""
 
     @property
@@ -272,6 +278,26 @@ class FinetuneConfig(Frozen):
         return self
 
 
+class CallLengths(Frozen):
+    """Tokens after which a call without an arrow fails, by tool."""
+
+    qa: PositiveInt = MAX_CALL_TOKENS
+    """Question answering."""
+    wikisearch: PositiveInt = MAX_CALL_TOKENS
+    """Wikipedia search."""
+    calculator: PositiveInt = MAX_CALL_TOKENS
+    """Calculator."""
+    calendar: PositiveInt = MAX_CALL_TOKENS
+    """Calendar."""
+    mt: PositiveInt = MAX_MT_CALL_TOKENS
+    """Machine translation."""
+
+    def of(self, tool: ToolName) -> int:
+        """The limit of one tool."""
+        length: int = getattr(self, tool.lower())
+        return length
+
+
 class GenerateConfig(Frozen):
     """Step 7: decoding with tools."""
 
@@ -285,7 +311,9 @@ class GenerateConfig(Frozen):
     """Tools that must not be called."""
     max_new_tokens: PositiveInt = 64
     """Maximum new tokens, not counting calls and their results."""
-    date: str | None = None
+    max_call_tokens: CallLengths = CallLengths()
+    """A call without an arrow after this many tokens fails, by tool."""
+    date: IsoDate | None = None
     """Date that the calendar returns, YYYY-MM-DD. None: today."""
 
 
@@ -293,11 +321,11 @@ class EvaluateConfig(Frozen):
     """Step 8: accuracy by benchmark and perplexity."""
 
     generation: GenerateConfig = GenerateConfig()
-    benchmarks: tuple[Path, ...] = ()
+    benchmarks: tuple[FilePath, ...] = ()
     """Question files (jsonl: prompt, answers, scoring, date)."""
-    perplexity: tuple[str, ...] = ()
+    perplexity: tuple[Text, ...] = ()
     """Corpus files to measure perplexity on, with calls disabled."""
-    output: Path = Path("runs/evaluation.json")
+    output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
     batch_size: PositiveInt = 32
     """Prompts decoded together."""

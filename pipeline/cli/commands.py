@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -26,7 +25,7 @@ from pipeline.base.config import (
 )
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.settings import Frozen
+from tools_service.base.settings import FilePath, Frozen
 from tools_service.tools.contract import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
@@ -44,7 +43,7 @@ class Arguments(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
-    tools_file: Path | None = None
+    tools_file: FilePath | None = None
     """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
 
 
@@ -58,7 +57,7 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 class GenerateArguments(ToolsArguments[GenerateConfig]):
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue; if there are none, one per line from --file or standard input."""
-    file: Path | None = None
+    file: FilePath | None = None
     """File with one prompt per line."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per line: prompt, text (with calls), calls."""
@@ -136,6 +135,7 @@ def generate(arguments: GenerateArguments) -> None:
         disabled=config.disabled,
         tools_off=frozenset(TOOL_NAMES).difference(tools),
         max_new_tokens=config.max_new_tokens,
+        max_call_tokens=config.max_call_tokens,
     )
     generations = generator.generate(prompts, params, [config.date] * len(prompts))
     for prompt, generation in zip(prompts, generations, strict=True):

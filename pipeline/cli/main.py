@@ -18,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
-import tyro
-
 from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.storage.logs import PACKAGES
+from tools_service.base.command_line import parse_command_line
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
-    """The typed arguments of command `name`. A wrong command line exits with code 2."""
+    """The typed arguments of command `name`. Raises OptionError; an unknown option exits with code 2."""
     command = COMMANDS[name]
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
     recipe = _recipe_of(argv)
@@ -62,13 +61,14 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     arguments_class = get_origin(command.arguments) or command.arguments
     if issubclass(arguments_class, ToolsArguments):
         config = with_tools_file(config, tools_file_of(argv))
-    return tyro.cli(
+    arguments: Arguments[Any] = parse_command_line(
         command.arguments,
         prog=f"{_program()} {name}",
         description=_describe(name),
         args=argv,
         default=command.arguments(recipe=recipe, config=config),
     )
+    return arguments
 
 
 def _program() -> str:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from pipeline.engine import gptj
 from pipeline.engine.errors import ModelError, first_line
@@ -41,25 +40,14 @@ _LONG_SHARE = 0.01
 _PAST = 16
 # The same for cache slots, of which most stay empty: they cost memory and no time.
 _REACHED_SLOTS = 16_384
+# Slots behind all positions are tried for models that have no more positions than this.
+_REACHED_POSITIONS = 4_096
 # Tokens of the prompt, its suffix, a short text, a long text and a mark in the small tree;
 # and in the smallest, for a model with a tiny window. Contexts have up to 18 and 8 tokens.
 _TREE, _SMALLEST_TREE = (3, 1, 2, 6, 2), (1, 1, 1, 2, 2)
 _TREE_CONTEXT, _SMALLEST_CONTEXT = 18, 8
 # What transformers raises for arguments that an architecture does not take.
 _UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
-
-
-def require_tokenizer_fits(
-    config: Any, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises ModelError unless each token of the tokenizer has an embedding. No weights are
-    read."""
-    embeddings = text_config(config).vocab_size
-    if len(tokenizer) > embeddings:
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings: "
-            "use the tokenizer that the model was trained with"
-        )
 
 
 def check_head(model: LanguageModel) -> bool:
@@ -189,6 +177,9 @@ def _check_slots(model: LanguageModel, named: list[int]) -> None:
     Raises ModelError for a model that takes the number of a cache slot for a position.
     """
     reached = [length for length in named if length <= _REACHED_SLOTS]
+    # Branches take slots of their own: a tree has more slots than positions.
+    if model.max_positions <= _REACHED_POSITIONS:
+        reached.append(model.max_positions)
     if not reached:
         return
     first_slot = max(reached) + _PAST
@@ -231,7 +222,7 @@ def check_unpadding(model: LanguageModel) -> bool:
     Otherwise padding is fed as well, and the results are the same.
     """
     lm: Any = model.model
-    attention = lm.config._attn_implementation
+    attention = text_config(lm.config)._attn_implementation
     padded, joined = _score_pair(model)
     effect = _distance(joined, padded)
     is_gptj = gptj.install(lm)
@@ -240,7 +231,7 @@ def check_unpadding(model: LanguageModel) -> bool:
     # Try it: branches and scores must come out as before, or the old attention returns.
     try:
         if not is_gptj:
-            lm.set_attn_implementation(ATTENTION)
+            _set_attention(lm, ATTENTION)
         model.can_unpad = True
         check_tree(model)
         unpadded, _ = _score_pair(model)
@@ -253,8 +244,21 @@ def check_unpadding(model: LanguageModel) -> bool:
     elif is_gptj:
         gptj.uninstall(lm)
     else:
-        lm.set_attn_implementation(attention)
+        _set_attention(lm, attention)
     return same
+
+
+def _set_attention(lm: Any, attention: str) -> None:
+    """Set the attention of the text model; a vision or audio model keeps its own."""
+    text = text_config(lm.config)
+    parts = [
+        name
+        for name in lm.config.sub_configs
+        if getattr(lm.config, name, None) is text
+    ]
+    lm.set_attn_implementation(
+        dict.fromkeys(parts, attention) if parts else attention
+    )
 
 
 def _branches(

@@ -38,7 +38,7 @@ _SLIDING = (
     "attention_window_size",
 )
 _CHUNKED = ("attention_chunk_size",)
-_SELECTED = ("index_topk",)
+_SELECTED = ("index_topk", "keep_window_size")
 # A layer whose type contains the word does not see further than one of the fields says.
 _WINDOWS_BY_LAYER = {
     "sliding": _SLIDING,
@@ -91,6 +91,17 @@ def max_positions(config: Any) -> int:
 def named_lengths(config: Any) -> list[int]:
     """All lengths, in tokens and ascending, at which the model may change what it does."""
     return sorted({length for _, length in _named_lengths(text_config(config))})
+
+
+def require_tokenizer_fits(config: Any, tokenizer: Any) -> None:
+    """Raises ModelError unless each token of the tokenizer has an embedding. No weights are
+    read."""
+    embeddings = text_config(config).vocab_size
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings: "
+            "use the tokenizer that the model was trained with"
+        )
 
 
 def _windows(text: Any) -> list[int]:

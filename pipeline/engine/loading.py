@@ -9,6 +9,8 @@ speed. checks.py decides whether the engine runs the model rightly.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,14 +31,17 @@ from pipeline.engine.checks import (
 )
 from pipeline.engine.compiling import compile_layers
 from pipeline.engine.errors import ModelError, first_line
+from pipeline.engine.limits import max_positions, require_tokenizer_fits
 from pipeline.engine.memory import profile_max_batch_tokens
 from pipeline.engine.model import LanguageModel
+from pipeline.syntax.tokenizer import CallTokens
 from tools_service.base.checkpoints import (
     empty_model,
     load_config,
     load_model,
     load_tokenizer,
     resolve_device,
+    stored_numbers,
 )
 from tools_service.base.errors import ToolformerError
 
@@ -53,6 +58,37 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     return prepare_language_model(model, tokenizer, config.max_batch_tokens)
 
 
+def require_model(config: ModelConfig) -> None:
+    """Refuse a model before a cluster starts, by its folder, configuration and tokenizer.
+
+    Raises ModelError, or TokenizerError for a tokenizer that cannot carry calls. No weights
+    are read: what they decide is checked where the model is loaded.
+    """
+    path = config.path
+    tokenizer = load_tokenizer(path, "model.path", ModelError)
+    model = _causal_config(path)
+    with refused(f"model.path {path!r}: cannot check it"):
+        require_tokenizer_fits(model, tokenizer)
+        CallTokens.of(tokenizer)
+        max_positions(model)
+        model_shape(path)
+
+
+@contextmanager
+def refused(problem: str) -> Iterator[None]:
+    """Turn what the code of an architecture raises into a ModelError."""
+    try:
+        yield
+    except ToolformerError:
+        raise
+    # The code of some two hundred architectures runs here for the first time.
+    except Exception as error:
+        raise ModelError(
+            f"{problem}. Use another model; docs/architectures.md lists those that work. "
+            f"{first_line(error)}"
+        ) from error
+
+
 def prepare_language_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -63,17 +99,9 @@ def prepare_language_model(
     Raises ModelError if the model does not do what the engine relies on, and
     TokenizerError if the tokenizer does not.
     """
-    try:
+    name = type(model).__name__
+    with refused(f"{name} fails in the engine's checks"):
         return _checked(model, tokenizer, max_batch_tokens)
-    except ToolformerError:
-        raise
-    # The code of some two hundred architectures runs here for the first time.
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be run by the engine, which needs a causal "
-            "LM with a key-value cache; use another model (docs/architectures.md lists "
-            f"those that work). {first_line(error)}"
-        ) from error
 
 
 def _checked(
@@ -115,6 +143,7 @@ def load_causal_lm(
             "faster on it"
         )
     tokenizer = load_tokenizer(config.path, "model.path", ModelError)
+    _require_enough_weights(config.path)
     model = load_model(
         AutoModelForCausalLM,
         config.path,
@@ -139,11 +168,43 @@ def load_causal_lm(
 
 def model_shape(path: str) -> ModelShape:
     """The shape of the model at `path`; no weights are read. Raises ModelError."""
+    return ModelShape.of(_meta_model(path))
+
+
+def _causal_config(path: str) -> Any:
+    """The configuration at `path`, of a model without an encoder."""
     config = load_config(path, "model.path", ModelError)
-    # On the meta device parameters have a shape and no memory.
-    with torch.device("meta"):
-        model = empty_model(AutoModelForCausalLM, config)
-    return ModelShape.of(model)
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"model.path {path!r}: {config.model_type} is an encoder-decoder; use a causal "
+            "LM (docs/architectures.md lists those that work)"
+        )
+    return config
+
+
+def _meta_model(path: str) -> PreTrainedModel:
+    """The model at `path` without its weights: parameters have a shape and no memory."""
+    config = _causal_config(path)
+    problem = f"model.path {path!r}: transformers cannot make this {config.model_type}"
+    with refused(problem), torch.device("meta"):
+        model: PreTrainedModel = empty_model(AutoModelForCausalLM, config)
+    return model
+
+
+def _require_enough_weights(path: str) -> None:
+    """Raises ModelError if a folder holds less than half of the weights that its
+    configuration describes: memory for all of them would be taken first."""
+    stored = stored_numbers(path, "model.path", ModelError)
+    if not stored:
+        return
+    weights = _meta_model(path).parameters()
+    expected = sum(weight.numel() for weight in weights)
+    if stored < expected / 2:
+        raise ModelError(
+            f"model.path {path!r}: config.json describes a model of {expected:,} weights, "
+            f"and the files hold {stored:,}: they are not of one model, or weights are "
+            "missing"
+        )
 
 
 def _cpu_has_bfloat16() -> bool:

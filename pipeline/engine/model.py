@@ -26,7 +26,11 @@ from pipeline.base.records import Cost, Phase
 from pipeline.engine.batching import batch_by_length
 from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.limits import max_positions, text_config
+from pipeline.engine.limits import (
+    max_positions,
+    require_tokenizer_fits,
+    text_config,
+)
 from pipeline.engine.unpadding import (
     UnpaddedLayout,
     to_device,
@@ -38,6 +42,7 @@ from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import (
     CallTokens,
     TokenizedText,
+    special_ids,
     tokenize_continuations,
     tokenize_prompt,
 )
@@ -89,12 +94,7 @@ class LanguageModel:
         self.max_batch_tokens = max_batch_tokens or CPU_BATCH_TOKENS
         self.max_positions = max_positions(model.config)
         self.vocabulary_size: int = text_config(model.config).vocab_size
-        if len(tokenizer) > self.vocabulary_size:
-            raise ModelError(
-                f"the tokenizer has {len(tokenizer)} tokens, the model "
-                f"{self.vocabulary_size} embeddings: use the tokenizer that the model "
-                "was trained with"
-            )
+        require_tokenizer_fits(model.config, tokenizer)
         # How the tokenizer spells calls; refused here if it cannot.
         self.call_tokens = CallTokens.of(tokenizer)
         self.usage = Usage()
@@ -185,7 +185,7 @@ class LanguageModel:
             self._automata[head] = automaton(
                 head,
                 self.call_tokens.token_strings,
-                self.tokenizer.all_special_ids,
+                special_ids(self.tokenizer),
                 self.vocabulary_size,
             )
         return self._automata[head]

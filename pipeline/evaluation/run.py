@@ -86,6 +86,7 @@ def evaluate_model(
             disabled=generation.disabled,
             tools_off=tools_off | benchmark.tools_off,
             max_new_tokens=generation.max_new_tokens,
+            max_call_tokens=generation.max_call_tokens,
             stop_at_newline=True,
         )
         answered = list(_predictions(label, benchmark, generator, params, config))

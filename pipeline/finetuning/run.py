@@ -137,20 +137,17 @@ def _check_model(config: FinetuneConfig) -> None:
     """Raise an error for a model or a tokenizer that cannot be trained, before workers start."""
     from transformers import AutoModelForCausalLM
 
-    from pipeline.engine.checks import require_tokenizer_fits
     from pipeline.engine.limits import max_positions
-    from pipeline.syntax.tokenizer import CallTokens
-    from tools_service.base.checkpoints import load_config, load_tokenizer, require_whole
+    from pipeline.engine.loading import require_model
+    from tools_service.base.checkpoints import load_config, require_whole
 
     path = config.model.path
-    model, tokenizer = load_config(path, "model.path"), load_tokenizer(path, "model.path")
-    positions = max_positions(model)
+    require_model(config.model)
+    positions = max_positions(load_config(path, "model.path"))
     if config.sequence_length > positions:
         raise ConfigurationError(
             f"sequence_length = {config.sequence_length} is more than the {positions} of {path}"
         )
-    require_tokenizer_fits(model, tokenizer)
-    CallTokens.of(tokenizer)
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")
 

@@ -47,10 +47,15 @@ class PendingCall:
     input: str
 
 
+def tool_of(written: str) -> ToolName | None:
+    """The tool that the text after <API> calls; None while its name is not complete, or wrong."""
+    return next((tool for tool in TOOL_NAMES if written.startswith(_HEADS[tool])), None)
+
+
 def parse_partial_call(written: str, tools_off: Collection[ToolName] = ()) -> PendingCall | Malformed | None:
     """Parses the text after <API>: a call up to its arrow, no call, or None if undecided."""
     head, arrow, _ = written.partition(ARROW_HEAD)
-    tool = next((tool for tool in TOOL_NAMES if head.startswith(_HEADS[tool])), None)
+    tool = tool_of(head)
     if tool is None:
         unfinished = not arrow and any(start.startswith(head) for start in _HEADS.values())
         return None if unfinished else Malformed("no_tool")

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.base.config import CallLengths
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
@@ -26,6 +27,7 @@ from pipeline.inference.call_parser import (
     PendingCall,
     names_disabled_tool,
     parse_partial_call,
+    tool_of,
 )
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
@@ -53,7 +55,8 @@ class DecodingParams:
     """Tools that the model cannot name: the most likely token that does not is taken instead."""
     max_calls: int = 1
     """After this many calls, or one failed call, the probability of <API> is 0 for that prompt."""
-    max_call_tokens: int = 60  # A call without an arrow after this many tokens fails
+    max_call_tokens: CallLengths = field(default_factory=CallLengths)
+    """A call without an arrow after this many tokens fails, by tool."""
     max_new_tokens: int = 64  # longest continuation in tokens, without calls and results
     stop_at_newline: bool = False  # stop at the end of the first line that is not blank
 
@@ -223,14 +226,20 @@ class Decoder:
         if token in self.eos_token_ids:
             return self._roll_back(row, "ended")
         call.tokens.append(token)
-        parsed = parse_partial_call(self._call_text(call), self.params.tools_off)
+        written = self._call_text(call)
+        parsed = parse_partial_call(written, self.params.tools_off)
         if isinstance(parsed, Malformed):
             return self._roll_back(row, parsed.reason)
         call.pending = parsed
-        too_long = len(call.tokens) - len(self.api) >= self.params.max_call_tokens
+        too_long = len(call.tokens) - len(self.api) >= self._max_call_tokens(written)
         if parsed is None and (too_long or self._context_full(row)):
             return self._roll_back(row, "too_long")
         return token
+
+    def _max_call_tokens(self, written: str) -> int:
+        """The limit of the tool that `written` calls; the largest while its name is not complete."""
+        limits, tool = self.params.max_call_tokens, tool_of(written)
+        return max(map(limits.of, TOOL_NAMES)) if tool is None else limits.of(tool)
 
     def _skip_disabled_tools(self, row: int, call: PartialCall, greedy: int) -> int:
         """The most likely token that names no disabled tool; `greedy` if there is none."""

@@ -29,7 +29,11 @@ from pipeline.method.work import sampling_work
 from pipeline.syntax.calls import Malformed, parse_call
 from pipeline.syntax.grammar import call_head
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import TokenizedText, decode_continuations
+from pipeline.syntax.tokenizer import (
+    TokenizedText,
+    decode_continuations,
+    special_ids,
+)
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 # Forwards of a new batch: its contexts, then <API> behind each chosen position.
@@ -384,11 +388,11 @@ def _parse_draws(
 ) -> list[str | Malformed]:
     """The input of each draw's call, or why the draw is no call. Equal draws parse once."""
     distinct = list(dict.fromkeys(draws))
-    special_ids = set(model.tokenizer.all_special_ids)
+    special = set(special_ids(model.tokenizer))
     texts = decode_continuations(model.tokenizer, distinct)
     parsed: dict[tuple[int, ...], str | Malformed] = {}
     for ids, text in zip(distinct, texts, strict=True):
-        if ids[-1] in special_ids:
+        if ids[-1] in special:
             parsed[ids] = Malformed("special_token")
         else:
             parsed[ids] = parse_call(text, tool)

@@ -18,8 +18,8 @@ from pipeline.base.hardware import PEAK_FLOPS_PER_S
 from pipeline.base.records import Cost, Phase, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import require_readable
-from pipeline.engine.loading import model_shape
 from pipeline.engine.limits import max_positions
+from pipeline.engine.loading import model_shape
 from pipeline.method.selection import select
 from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import CorpusSample, sample_corpus

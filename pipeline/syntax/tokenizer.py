@@ -7,26 +7,29 @@ to tokens"). A tokenizer that cannot represent calls is refused with TokenizerEr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from pipeline.syntax.calls import API
 from pipeline.syntax.prompts import PromptTemplate
-from tools_service.base.errors import ToolformerError
+from tools_service.base.errors import ConfigurationError
 from tools_service.tools.contract import TOOL_NAMES
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _ANCHORS = ("a", ".", "1", "x y", "\n")
 _ROUND_TRIP = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
 
 
-class TokenizerError(ToolformerError, ValueError):
+class TokenizerError(ConfigurationError, ValueError):
     """A tokenizer that cannot represent the call syntax. The message names the missing property."""
 
 
@@ -82,8 +85,14 @@ def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence
     return [string[1:] for string in strings]
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that no text has: special tokens, those that only the vocabulary calls special among them."""
+    flagged = [token for token, added in tokenizer.added_tokens_decoder.items() if added.special]
+    return sorted({*tokenizer.all_special_ids, *flagged})
+
+
 def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids [n] and character spans [n, 2] of each string."""
+    """Ids [n] and character spans [n, 2] of each string; spans include spaces."""
     batch = tokenizer(
         strings,
         add_special_tokens=False,
@@ -92,10 +101,45 @@ def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tupl
         return_attention_mask=False,
         verbose=False,
     )
+    spans_by_string = batch["offset_mapping"]
+    untrimmed = _untrimmed(tokenizer)
+    if untrimmed is not None:
+        encodings = untrimmed.encode_batch(strings, add_special_tokens=False)
+        spans_by_string = [encoding.offsets for encoding in encodings]
     return [
         (np.array(ids, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
-        for ids, spans in zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+        for ids, spans in zip(batch["input_ids"], spans_by_string, strict=True)
     ]
+
+
+_untrimmed_copies: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer | None] = WeakKeyDictionary()
+
+
+def _untrimmed(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """A copy that reports whole spans, of a tokenizer that cuts spaces off them; None for others.
+
+    A token that ends in spaces would seem to end before them, and the next one to start there.
+    """
+    if tokenizer not in _untrimmed_copies:
+        _untrimmed_copies[tokenizer] = _untrimmed_copy(tokenizer)
+    return _untrimmed_copies[tokenizer]
+
+
+def _untrimmed_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    from tokenizers import Tokenizer
+
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    processor = definition["post_processor"] or {}
+    trimming = [step for step in (processor, *processor.get("processors", [])) if step.get("trim_offsets")]
+    if not trimming:
+        return None
+    for step in trimming:
+        step["trim_offsets"] = False
+    copy = Tokenizer.from_str(json.dumps(definition))
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _starts(spans: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.syntax.calls import Malformed, linearise, parse_call
 from pipeline.syntax.prompts import PromptTemplate
-from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
+from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
 from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
@@ -55,7 +55,7 @@ def draw(
         cumulative = probabilities(model, context + drawn).cumsum(-1)
         u = float(uniforms(key, len(drawn))[0])
         drawn.append(int((cumulative > u * cumulative[-1]).nonzero()[0]))
-        if drawn[-1] in model.tokenizer.all_special_ids:
+        if drawn[-1] in special_ids(model.tokenizer):
             return ""
     return decode_continuations(model.tokenizer, [drawn])[0]
 

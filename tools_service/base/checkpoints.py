@@ -10,7 +10,7 @@ torch, so that code without torch may load tokenizers and configurations.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,25 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_torch_cuda_available
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.model_folder import check_model_folder
 from tools_service.base.weights import (
     WeightsError,
     listed_files,
+    require_floating,
     require_headers,
     require_unchanged,
     tensors,
     weight_files,
+    weight_numbers,
 )
 
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED_WEIGHTS = 3
 _MAX_CAUSE = 300  # characters of a foreign message
-_ADAPTER = "adapter_config.json"
+# Constants that transformers once saved and now computes.
+_OLD_BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".position_ids")
+_OLD_BUFFERS += (".attention.masked_bias", ".embed_positions", ".causal_mask", ".attn_bias")
 # What a configuration may ask for. Every other name is code that transformers would fetch or import.
 _IMPLEMENTATIONS = {
     "_attn_implementation": ("eager", "sdpa"),
@@ -43,8 +48,11 @@ _IMPLEMENTATIONS = {
 
 def load_tokenizer(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
     """Load the tokenizer in `path`. Raises `error`, which names `field`."""
+    check_model_folder(path, field, "tokenizer", error)
     with _loading(path, field, error):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("a")  # what its settings break shows at the first use
+        return tokenizer
 
 
 def load_config(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
@@ -53,8 +61,7 @@ def load_config(path: str, field: str, error: type[ConfigurationError] = Configu
     An attention or experts implementation other than transformers' own eager and sdpa becomes the
     default, with a warning. Quantized weights and adapters are refused.
     """
-    if (Path(path) / _ADAPTER).is_file():
-        raise error(f"{field} {path!r}: an adapter ({_ADAPTER}) is not applied; merge it into its model")
+    check_model_folder(path, field, "config", error)
     with _loading(path, field, error):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         quantized = _names_quantization(config.to_dict())
@@ -84,15 +91,14 @@ def load_model(
     """Load the model in `path` as `auto_class`, with weights of type `dtype`, on the CPU.
 
     `options` go to `from_pretrained`. Raises `error`, which names `field`, if the checkpoint cannot
-    be loaded, is no longer what its manifest.json says, or lacks weights, other than those whose
-    names start with one of `unused_weights`, or has them in another shape.
+    be loaded, is no longer what its manifest.json says, lacks weights (other than those whose
+    names start with one of `unused_weights`), has them in another shape, or has more of them.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = load_config(path, field, error)
+    stored_numbers(path, field, error)
     with _loading(path, field, error):
         require_unchanged(Path(path), listed_files(Path(path)))
-        if weight_files(Path(path)):
-            require_headers(Path(path))  # names the file, as transformers does not
         model, report = auto_class.from_pretrained(
             path,
             config=config,
@@ -114,7 +120,33 @@ def load_model(
     for name, stored, expected in sorted(report["mismatched_keys"]):
         shapes = f"{list(stored)} instead of {list(expected)}"
         raise error(f"{field} {path!r}: the weights of {name} have the shape {shapes}")
+    # A model without its head has no use for the weights of heads.
+    unused = [] if auto_class.__name__ == "AutoModel" else _unused(report["unexpected_keys"])
+    if unused:
+        raise error(
+            f"{field} {path!r}: {len(unused)} weights have no place in the model that config.json describes, "
+            f"the first is {unused[0]}; config.json and the weights are not of one model"
+        )
     return model
+
+
+def stored_numbers(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> int:
+    """How many numbers the weights in `path` hold together, by the headers of their files; 0 for a hub name.
+
+    Raises `error`, which names `field`, if the files are damaged or hold quantized weights.
+    """
+    check_model_folder(path, field, "weights", error)
+    with _loading(path, field, error):
+        if not weight_files(Path(path)):
+            return 0
+        require_headers(Path(path))  # names the file, as transformers does not
+        require_floating(Path(path), buffers=_OLD_BUFFERS)
+        return weight_numbers(Path(path))
+
+
+def _unused(names: Iterable[str]) -> list[str]:
+    """Names of weights that the model lacks, sorted, without buffers that old versions saved."""
+    return sorted(name for name in names if not name.endswith(_OLD_BUFFERS))
 
 
 def empty_model(auto_class: Any, config: Any) -> Any:
@@ -156,15 +188,27 @@ def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator
     try:
         yield
     except Exception as cause:
-        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause)}") from cause
+        reason = _in_short(cause) if _may_exist(path) else "there is no such folder"
+        raise error(f"{field} {path!r}: cannot load it: {reason}") from cause
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _may_exist(path: str) -> bool:
+    """Whether `path` is a folder here, or could be the name of a model on the hub."""
+    return Path(path).is_dir() or (path[:1] not in ("/", ".", "~") and path.count("/") < 2)
 
 
 def _in_short(cause: Exception) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
     if "trust_remote_code" in text:
         return "it needs code of its own (auto_map), which is never run; use an architecture of transformers"
+    kind, unrecognized, rest = text.partition("for this kind of AutoModel: ")
+    if unrecognized:
+        found, wanted = kind.rpartition(".")[2].partition("'")[0], rest.partition(".")[0]
+        return f"it is a model of another kind ({found} is none of {wanted})"
+    if not isinstance(cause, OSError | ValueError):
+        text = f"{type(cause).__name__}: {text}"  # as in "KeyError: 'rope_theta'"
     return text if len(text) <= _MAX_CAUSE else f"{text[:_MAX_CAUSE]} …"
 
 

@@ -1,20 +1,73 @@
-"""The base class of every configuration model, and the constrained numbers that they share.
+"""The base class of every configuration model, and the constrained types that their fields share.
 
-It is apart from config.py because pipeline/base/config.py imports tools_service/config.py.
+Every number of a configuration has a lower and an upper bound (which also refuses nan and inf), and
+every path refuses an empty text, which would mean the working folder. This module is apart from
+config.py because pipeline/base/config.py imports tools_service/config.py.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_MOST = 2**31 - 1  # of counts and sizes
+_MOST_REAL = 1e30  # of FLOP/s, seconds, prices
+_LEAST_RESOURCE = 1e-4  # the smallest share that Ray counts
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if "\0" in value:
+        raise ValueError("must not hold a null character")
+    return value
+
+
+def _path_not_blank(value: Any) -> Any:
+    # Path("") is the working folder, so the text is checked before it becomes a path.
+    _not_blank(str(value))
+    return value
+
+
+def _iso_date(value: Any) -> str:
+    try:
+        return datetime.date.fromisoformat(str(value)).isoformat()
+    except ValueError as error:
+        raise ValueError(f"must be a date, YYYY-MM-DD, got {str(value)[:40]!r}") from error
+
+
+def _resource(value: float) -> float:
+    if 0 < value < _LEAST_RESOURCE:
+        raise ValueError(f"must be 0 or at least {_LEAST_RESOURCE}")
+    return value
+
+
+def _whole_above_one(value: float) -> float:
+    if value > 1 and value % 1:
+        raise ValueError("above 1 it must be a whole number")
+    return value
+
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0.0, le=_MOST_REAL)]
+Nats = Annotated[float, Field(ge=-1e9, le=1e9)]
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
+NotNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Resource = Annotated[float, Field(ge=0.0, le=1e6), AfterValidator(_resource)]
+"""CPUs of a process on Ray."""
+Gpus = Annotated[Resource, AfterValidator(_whole_above_one)]
+"""GPUs of a process on Ray; a fraction shares one."""
+Text = Annotated[str, AfterValidator(_not_blank)]
+"""A text that is not blank: a name, or a path, glob or URI that is kept as text."""
+FilePath = Annotated[Path, BeforeValidator(_path_not_blank)]
+"""A file or folder. An empty text is an error."""
+IsoDate = Annotated[str, BeforeValidator(_iso_date)]
+"""YYYY-MM-DD."""
 
 
 class Frozen(BaseModel):

@@ -8,6 +8,7 @@ transformers are imported; checkpoints.py does both.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ MANIFEST = "manifest.json"
 # What decides how a model and its tokenizer behave; code, logs and notes do not.
 _MODEL_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 _NOT_THE_MODEL = (MANIFEST, "steps.json")
+# Types of tensors, as files of safetensors name them.
+_FLOATING = ("F64", "F32", "F16", "BF16")
 _STATES = TypeAdapter(list[FileState])
 
 
@@ -73,6 +76,32 @@ def require_headers(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{file.name} is cut off or damaged: {error}") from error
+
+
+def weight_numbers(folder: Path) -> int:
+    """How many numbers all tensors hold together; only headers are read."""
+    total = 0
+    for file in weight_files(folder):
+        with safe_open(file, framework="np") as opened:
+            total += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return total
+
+
+def require_floating(folder: Path, buffers: tuple[str, ...]) -> None:
+    """Raise WeightsError if a matrix is stored in less than 16 bits: it would be read as it stands.
+
+    Tensors whose names end with one of `buffers` may be stored in any type.
+    """
+    for file in weight_files(folder):
+        with safe_open(file, framework="np") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                stored = opened.get_slice(name)
+                matrix = len(stored.get_shape()) > 1 and not name.endswith(buffers)
+                if matrix and stored.get_dtype() not in _FLOATING:
+                    raise WeightsError(
+                        f"the tensor {name} is stored as {stored.get_dtype()}: quantized weights are not "
+                        "supported; use the original checkpoint"
+                    )
 
 
 def model_files(folder: Path) -> list[Path]:

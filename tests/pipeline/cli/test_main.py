@@ -58,7 +58,6 @@ def test_thresholds_by_tool() -> None:
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
-        (["annotate", "--method.calculator.k", "0"], "k"),
         (["annotate", "--metod.seed", "1"], "--metod.seed"),
         (["annotate", "--tools", "Abacus"], "Abacus"),
         (["annotate", "--recipe", "laptop"], "laptop"),

@@ -21,7 +21,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.base.config import FinetuneConfig
+from pipeline.base.config import FinetuneConfig, ModelConfig
+from pipeline.engine.errors import ModelError
+from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
@@ -233,6 +235,8 @@ def test_a_finished_run_without_its_model_does_not_count_as_done(
         return  # only the weights tell by themselves
     with pytest.raises(ConfigurationError, match=r"the run finished, but .*--force"):
         finetune(config)
+    with pytest.raises(ModelError, match=r"^model\.path .*cannot load it"):
+        load_causal_lm(ModelConfig(path=str(run.path), dtype="float32", device="cpu"))
 
 
 @pytest.mark.unit

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.base.config import CallLengths
 from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.decoding import DecodingParams, InferenceError
 from pipeline.inference.generator import Generation, Generator
@@ -147,7 +148,7 @@ def test_a_call_that_fails_is_rolled_back(kind: str, call: str, reason: str) -> 
         [PROMPT + call, PROMPT + "| thirty| [|Calculator|(|27", PROMPT + "| thirty or so."],
         kind=kind,
         tools=tools,
-        max_call_tokens=40,
+        max_call_tokens=CallLengths(**dict.fromkeys(CallLengths.model_fields, 40)),
     )
     assert [attempt.reason for attempt in found.failed] == [reason]
     assert (found.text, found.calls) == (" thirty or so.", ())

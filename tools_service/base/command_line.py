@@ -1,0 +1,116 @@
+"""Parses a command line into configurations (tyro); a wrong value is one line that names its option.
+
+In: a type of arguments, a dataclass that may hold configurations, and its defaults. Out: an instance.
+tyro builds the configurations without a check, so that a path is still the text that was given; then
+each is validated as a whole. An option that tyro cannot read at all (an unknown name, text for a
+number) exits with code 2, as tyro does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.settings import Frozen
+
+T = TypeVar("T")
+
+
+class OptionError(ConfigurationError):
+    """The value of an option is out of range; the message names the option."""
+
+
+def parse_command_line(arguments: Any, **options: Any) -> Any:
+    """Do what `tyro.cli(arguments, **options)` does. Raises OptionError for a value out of range."""
+    registry = ConstructorRegistry()
+    registry.struct_rule(_unchecked)
+    registry.primitive_rule(_path_as_text)
+    return _checked(tyro.cli(arguments, registry=registry, **options))
+
+
+def describe_problems(error: ValidationError, prefix: str = "", *, hyphens: bool = False) -> str:
+    """Return the problems of `error` in one line, each with its field behind `prefix`."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"] if not (hyphens and isinstance(part, int)))
+        field = prefix + (field.replace("_", "-") if hyphens else field)
+        value = problem["input"]
+        given = ""
+        if isinstance(value, str | Path):
+            given = f" = {str(value)[:60]!r}"
+        elif isinstance(value, int | float):
+            given = f" = {value}"
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{field}{given}: {message}" if field.strip("-") else message)
+    return "; ".join(problems)
+
+
+def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """tyro's rule for configurations: their fields are options, no value is checked yet."""
+    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+        return None
+    model: type[Frozen] = info.type
+    hints = get_type_hints(model, include_extras=True)
+    specs = []
+    for name, field in model.model_fields.items():
+        if isinstance(info.default, Frozen):
+            default = getattr(info.default, name)
+        else:
+            default = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        specs.append(StructFieldSpec(name, hints[name], default, field.description))
+    return StructConstructorSpec(instantiate=_constructor(model), fields=tuple(specs))
+
+
+def _constructor(model: type[Frozen]) -> Callable[..., Frozen]:
+    def construct(**values: Any) -> Frozen:
+        return model.model_construct(**values)
+
+    construct.__doc__ = model.__doc__  # tyro shows it
+    construct.__name__ = construct.__qualname__ = model.__name__
+    return construct
+
+
+def _path_as_text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """tyro's rule for paths: the text as it was given, because Path("") is the working folder."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: texts[0],
+        is_instance=lambda value: isinstance(value, str | Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _checked(arguments: T) -> T:
+    """`arguments` with every field validated: options of their own, and configurations."""
+    assert is_dataclass(arguments)
+    hints = get_type_hints(type(arguments), include_extras=True)
+    checked: dict[str, Any] = {}
+    for field in fields(arguments):
+        value, name = getattr(arguments, field.name), field.name.replace("_", "-")
+        try:
+            if isinstance(value, Frozen):
+                # The options of `config` are those of the command: --k, not --config.k.
+                name = "" if field.name == "config" else f"{name}."
+                checked[field.name] = type(value).model_validate(value.model_dump(warnings=False))
+            else:
+                checked[field.name] = TypeAdapter(hints[field.name]).validate_python(value)
+        except ValidationError as error:
+            raise OptionError(describe_problems(error, f"--{name}", hyphens=True)) from error
+    return replace(arguments, **checked)

@@ -1,0 +1,138 @@
+"""What is in a folder that should hold a Hugging Face checkpoint, before anything is loaded from it.
+
+In: the value of a configuration field, and what is to be loaded. Out: nothing, or an error of one
+sentence: what the folder holds instead, and what to do. A hub name is left to transformers. Only
+small files of JSON and the first bytes of weights are read; neither torch nor transformers is
+imported.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from tools_service.base.errors import ConfigurationError
+from tools_service.base.weights import INDEX, WEIGHTS
+
+Part = Literal["tokenizer", "config", "weights"]
+
+_LFS_POINTER = b"version https://git-lfs"
+_OTHER_WEIGHTS = (
+    ("*.bin", "pickled weights (.bin)"),
+    ("*.pt*", "pickled weights"),
+    ("*.gguf", "GGUF files"),
+    ("*.h5", "weights of TensorFlow"),
+    ("*.msgpack", "weights of Flax"),
+)
+# Each tokenizer of transformers has one of these files.
+_TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "spiece*")
+_CONVERT = "save the model again with save_pretrained, which writes safetensors"
+
+
+def check_model_folder(path: str, field: str, part: Part, error: type[ConfigurationError]) -> None:
+    """Raise `error`, which names `field`, if `part` of a checkpoint cannot be loaded from `path`."""
+    folder = Path(path)
+    if not folder.exists() and _may_be_hub_name(path):
+        return
+    problem = _problem(folder, part)
+    if problem:
+        raise error(f"{field} {path!r}: cannot load it: {problem}")
+
+
+def _may_be_hub_name(path: str) -> bool:
+    """Whether a name that is no folder can be ``model`` or ``owner/model``."""
+    return bool(path) and path.count("/") <= 1 and path[0] not in "/.~" and "\\" not in path
+
+
+def _problem(folder: Path, part: Part) -> str | None:
+    """What keeps `part` from being loaded, and what to do; None if nothing is seen."""
+    try:
+        if not folder.exists():
+            return "there is no such folder"
+        if not folder.is_dir():
+            kind = "a GGUF file" if folder.suffix == ".gguf" else "a file"
+            return f"it is {kind}; name the folder that holds config.json, safetensors and tokenizer.json"
+        if not any(folder.iterdir()):
+            return "the folder is empty"
+        problem = _config_problem(folder)
+        if problem is None and part == "weights":
+            problem = _weights_problem(folder)
+        if problem is None and part == "tokenizer":
+            problem = _tokenizer_problem(folder)
+    except OSError as error:
+        return f"{error.strerror or error}: {error.filename or folder}"
+    return problem
+
+
+def _config_problem(folder: Path) -> str | None:
+    adapter = (folder / "adapter_config.json").exists()
+    if not (folder / "config.json").exists():
+        if adapter:
+            return (
+                "it is an adapter (adapter_config.json) without its base model; merge it into the base "
+                "model (merge_and_unload of PEFT), and name the folder of the merged model"
+            )
+        if any(folder.glob("*.gguf")):
+            return f"it holds GGUF files, not a checkpoint of transformers; {_CONVERT}"
+        return "it has no config.json; name the folder of a checkpoint of transformers"
+    if adapter:
+        return (
+            "it holds an adapter (adapter_config.json) beside the weights of a model; merge the adapter "
+            "into the model, or move it to another folder"
+        )
+    config = _json_object(folder / "config.json")
+    if isinstance(config, str):
+        return config
+    if not isinstance(config.get("model_type"), str):
+        return "config.json has no model_type; take the whole checkpoint from its source"
+    return None
+
+
+def _tokenizer_problem(folder: Path) -> str | None:
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+        return "it has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model there"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            content = _json_object(folder / name)
+            if isinstance(content, str):
+                return content
+    return None
+
+
+def _weights_problem(folder: Path) -> str | None:
+    """What stands where the weights should be; weights.py looks into files of safetensors."""
+    weights = sorted(folder.glob("*.safetensors"))
+    for file in weights:
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                return _lfs(file)
+    if (folder / WEIGHTS).exists():
+        return None
+    if (folder / INDEX).exists():
+        content = _json_object(folder / INDEX)
+        return content if isinstance(content, str) else None
+    if weights:
+        return f"it has {weights[0].name}, but neither {WEIGHTS} nor {INDEX}; download it again"
+    for pattern, kind in _OTHER_WEIGHTS:
+        if any(folder.glob(pattern)):
+            return f"it has {kind} and no {WEIGHTS}; {_CONVERT}"
+    return f"it has no weights ({WEIGHTS}); download the whole checkpoint"
+
+
+def _json_object(file: Path) -> dict[str, Any] | str:
+    """The object in a file of JSON, or what is wrong with the file."""
+    content = file.read_bytes()
+    if content.startswith(_LFS_POINTER):
+        return _lfs(file)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return f"{file.name} is not JSON ({error}); download it again"
+    if not isinstance(value, dict):
+        return f"{file.name} holds no JSON object; download it again"
+    return value
+
+
+def _lfs(file: Path) -> str:
+    return f"{file.name} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
