@@ -119,7 +119,9 @@ class Command:
         return int(found[-1]) if found else 0
 
     def message(self) -> str:
-        """What the command told the user at the end, without the program's name."""
+        """What a command that failed told the user, without the program's name; "" of another one."""
+        if self.process.poll() in (0, -signal.SIGKILL):
+            return ""
         *before, message = _PROGRAM.split(self.output())
         return message.partition(CHANGES)[0].strip() if before else self.last_line()
 
