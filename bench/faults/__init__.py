@@ -1,6 +1,6 @@
 """Fault injection: real commands with one fault each, compared with undisturbed runs.
 
-    python -m bench.faults [--rounds 20] [--seed 0] [--kinds driver node …] [--texts 243]
+    python -m bench.faults [--rounds 20] [--seed 0] [--kinds driver node …] [--texts 183]
 
 annotating.py has the faults of annotate, merging.py those of merge, finetuning.py those of finetune, each
 with two different commands on one output. commands.py starts commands, interrupt.py stops one at a chosen

@@ -1,6 +1,6 @@
 """Rounds of faults: `python -m bench.faults`.
 
-Each round injects one fault (--list prints the kinds) at a seeded moment and repeats the disturbed command
+Each round injects one fault (--help lists the kinds) at a seeded moment and repeats the disturbed command
 until it succeeds. A round passes if the output is that of an undisturbed run, no row or step missing, none
 twice, none different; if little work was done again; if every command ended by itself and said in a few
 lines why it failed; and if no process and no temporary file is left. Out: a line per round, and
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20, help="one kind after the other (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
-    parser.add_argument("--texts", type=int, default=243, help="texts to annotate, about (default: 243)")
+    parser.add_argument("--texts", type=int, default=183, help="texts to annotate, about (default: 183)")
     args = parser.parse_args(argv)
     mounts = can_mount()
     kinds = [kind for kind in args.kinds if mounts or kind not in _NEED_MOUNTS]

@@ -51,6 +51,7 @@ class FinetuneFaults(Faults):
             "--held-out": 5,
             "--workers": WORKERS,
             "--zero-stage": 2,
+            "--max-failures": 1,
         }
         named = [str(part) for pair in values.items() for part in pair]
         arguments = ("finetune", "--recipe", "demo", "--no-use-gpu", *named, *options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import count
@@ -15,12 +16,14 @@ from cluster.local import LocalCluster
 ACTORS, TEXTS_PER_BATCH, FILES = 2, 8, 3
 NODE = "cpus=4"
 _TEXTS_TO_MERGE = 201
-# A node whose raylet stands still is declared dead after about 15 s, not a minute.
-_HEALTH = {
+# A node that stands still is declared dead after about 15 s, and a driver whose cluster is gone ends after
+# 10 s. Ray's defaults are about a minute each.
+_PATIENCE = {
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 HEALTH_LIMIT_S = 20.0
 
@@ -33,9 +36,11 @@ class World:
         self.folder = folder
         self.inputs = make_world(folder / "world", texts)
         self._numbers, self._stack = count(1), ExitStack()
-        os.environ.update(_HEALTH)  # of the clusters that start from now on
 
     def __enter__(self) -> World:
+        before = {name: os.environ.get(name) for name in _PATIENCE}
+        self._stack.callback(_set_variables, before)
+        _set_variables(_PATIENCE)  # of all processes that start from now on
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,6 +67,14 @@ class World:
     def configuration(self, output: Path) -> Any:
         """The configuration of every run of annotate."""
         return configuration(self.inputs, output)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def configuration(inputs: Path, output: Path) -> Any:

@@ -22,9 +22,7 @@ TEXTS = 123
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnnotateFaults]:
-    # A driver whose cluster is gone ends after this long instead of a minute ("restart").
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     monkeypatch.setattr(AnnotateFaults, "stop_s", 3.0)
     with World(tmp_path_factory.mktemp("faults"), TEXTS) as world:
         yield AnnotateFaults(world)
