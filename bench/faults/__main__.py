@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
     parser.add_argument("--texts", type=int, default=183, help="texts to annotate, about (default: 183)")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # processes and mounts end with this one
     mounts = can_mount()
     kinds = [kind for kind in args.kinds if mounts or kind not in _NEED_MOUNTS]
     for kind in sorted(set(args.kinds).difference(kinds)):
