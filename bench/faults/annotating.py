@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
@@ -19,58 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 
 from bench.faults.commands import TIMEOUT_S, Command, FaultError
 from bench.faults.disk import PAGE_BYTES, disk_bytes
 from bench.faults.merging import MergeFaults
 from bench.faults.outcome import compare, leftovers, rows_by_id
+from bench.faults.recorded import RecordedBatch, live_actors, record_folder, repetitions
 from bench.faults.rounds import Faults, Injected
-from bench.faults.world import ACTORS, HEALTH_LIMIT_S, NODE, TEXTS_PER_BATCH, configuration
+from bench.faults.world import ACTORS, HEALTH_LIMIT_S, NODE, TEXTS_PER_BATCH
 from cluster.local import LocalNode
-from pipeline.annotation.annotator_actor import AnnotateBatch
-from pipeline.annotation.run import BATCHES_IN_FLIGHT, annotate
+from pipeline.annotation.run import BATCHES_IN_FLIGHT
 from pipeline.storage.manifest import read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
-from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import PART
 
 SHARE_AGAIN = 0.02
 STOP_S = 60.0
 _START_BYTES = 64 * 2**10  # manifest.json, the lock and the log
-_ACTOR = "RecordedBatch"
-
-
-class RecordedBatch(AnnotateBatch):
-    """Records which texts it begins and ends, in a file per process that survives a kill."""
-
-    def __init__(self, config: Any, tools: Any, progress: Any) -> None:
-        super().__init__(config, tools, progress)
-        file = record_folder(config.output) / str(os.getpid())
-        self._record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        ids = " ".join(map(str, batch["text_id"].to_pylist()))
-        if self._refused is None:
-            os.write(self._record, f"begun {ids}\n".encode())
-        annotated = await super().__call__(batch)
-        os.write(self._record, f"done {ids}\n".encode())
-        return annotated
-
-
-def record_folder(output: Path) -> Path:
-    """Where `RecordedBatch` writes for a run into `output`, on another disk than the round's folder."""
-    return output.parent.with_name(f"{output.parent.name}.record")
-
-
-def run_annotate(inputs: str, output: str) -> int:
-    """The command of a round. Exit code and message are those of `python -m pipeline annotate`."""
-    try:
-        annotate(configuration(Path(inputs), Path(output)), RecordedBatch)
-    except ToolformerError as error:
-        print(f"python -m pipeline annotate: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
-    return 0
+_ACTOR = RecordedBatch.__name__
 
 
 class AnnotateFaults(Faults):
@@ -83,7 +47,7 @@ class AnnotateFaults(Faults):
         output = folder / "out"
         record_folder(output).mkdir(exist_ok=True)
         call = f"run_annotate({str(self.world.inputs)!r}, {str(output)!r})"
-        code = f"import sys; from bench.faults.annotating import run_annotate; sys.exit({call})"
+        code = f"import sys; from bench.faults.recorded import run_annotate; sys.exit({call})"
         return Command(["-c", code], self.world.cluster.environment)
 
     @cached_property
@@ -231,10 +195,10 @@ class AnnotateFaults(Faults):
         return f"{files} files + {1e3 * pause_s:.0f} ms" + ", too late" * command.ended
 
     def _kill_an_actor(self, output: Path, rng: random.Random) -> str:
-        return _signal(_actors(output), rng, signal.SIGKILL)[0]
+        return _signal(live_actors(output), rng, signal.SIGKILL)[0]
 
     def _stop_an_actor(self, output: Path, rng: random.Random) -> str:
-        moment, stopped = _signal(_actors(output), rng, signal.SIGSTOP)
+        moment, stopped = _signal(live_actors(output), rng, signal.SIGSTOP)
         if stopped:
             time.sleep(self.stop_s)
             _continue([stopped])
@@ -270,11 +234,6 @@ class AnnotateFaults(Faults):
         return []
 
 
-def _actors(output: Path) -> list[int]:
-    pids = (int(path.name) for path in record_folder(output).iterdir())
-    return sorted(pid for pid in pids if psutil.pid_exists(pid))
-
-
 def _named(ancestor: int, name: str) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(ancestor).children(recursive=True):
@@ -304,10 +263,3 @@ def _cut_file(rows: Path, rng: random.Random) -> None:
         file = rng.choice(files)
         os.truncate(file, rng.randrange(file.stat().st_size))
         (rows / (file.name + PART)).write_bytes(b"PAR1")
-
-
-def repetitions(output: Path, event: str) -> int:
-    """How often texts were `begun` or `done` again, over all starts."""
-    lines = (line for path in record_folder(output).iterdir() for line in path.read_text().splitlines())
-    times = Counter(text_id for line in lines if line.startswith(event) for text_id in line.split()[1:])
-    return sum(times.values()) - len(times)

@@ -133,7 +133,7 @@ class Faults(ABC):
                     problems += [f"{name} survives" for name in command.survivors()]
                     if code:
                         messages.append(command.message())
-                        problems += command.complaint("writing", "holds", "in use")
+                        problems += command.complaint("writing", "holds", "in use", "manifest")
         return codes, "; ".join(messages), problems
 
 

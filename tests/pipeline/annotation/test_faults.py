@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.faults.annotating import AnnotateFaults, record_folder, repetitions
+from bench.faults.annotating import AnnotateFaults
+from bench.faults.recorded import record_folder, repetitions
 from bench.faults.world import World
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
