@@ -76,7 +76,7 @@ class AnnotateFaults(Faults):
         return self._alone(self._kill_an_actor, folder, rng)
 
     def _stop(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
-        return self._alone(self._stop_an_actor, folder, rng)
+        return self._alone(self._stop_an_actor, folder, rng, least=1)
 
     def _node(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
         return self._alone(self._kill_a_node, folder, rng)
@@ -84,10 +84,10 @@ class AnnotateFaults(Faults):
     def _stop_node(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
         return self._alone(self._stop_a_node, folder, rng)
 
-    def _alone(self, fault: Any, folder: Path, rng: random.Random) -> Injected:
+    def _alone(self, fault: Any, folder: Path, rng: random.Random, least: int = 0) -> Injected:
         """A fault that the run must survive by itself."""
         with self.start(folder) as command:
-            moment = self._wait_for_files(command, folder, rng)
+            moment = self._wait_for_files(command, folder, rng, least)
             moment += fault(folder / "out", rng)
             code, message = command.wait(), command.message()
             problems = [f"{name} survives" for name in command.survivors()]
@@ -186,9 +186,9 @@ class AnnotateFaults(Faults):
             "allowed_begun": BATCHES_IN_FLIGHT * allowed,
         }
 
-    def _wait_for_files(self, command: Command, folder: Path, rng: random.Random) -> str:
+    def _wait_for_files(self, command: Command, folder: Path, rng: random.Random, least: int = 0) -> str:
         """Wait for a random number of files and a moment more; returns the moment in words."""
-        files, pause_s = rng.randrange(self.files), rng.random()
+        files, pause_s = rng.randrange(least, self.files), rng.random()
         rows = folder / "out" / ROWS
         command.wait_until(lambda: len(parquet_files(rows)) >= files, f"{files} files")
         time.sleep(pause_s)
