@@ -93,7 +93,7 @@ class Command:
     def _status(self) -> str:
         with suppress(psutil.NoSuchProcess):
             return str(psutil.Process(self.process.pid).status())
-        return psutil.STATUS_DEAD
+        return str(psutil.STATUS_DEAD)
 
     def resume(self) -> None:
         with suppress(ProcessLookupError):
