@@ -132,7 +132,7 @@ class Command:
         """
         code, output, problems = self.process.poll(), self.output(), []
         if code not in (1, 2):
-            problems.append(f"exit code {code}")
+            return [f"exit code {code}"]
         if "Traceback (most recent call last)" in output:
             problems.append(f"a traceback: {self.last_line()[:300]}")
         elif not _PROGRAM.search(output) or len(self.message().splitlines()) > _MAX_LINES:

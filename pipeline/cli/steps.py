@@ -27,6 +27,7 @@ from pydantic import RootModel
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.locks import output_lock
 from tools_service.base.options import RENAMED_OPTIONS
 from tools_service.base.ownership import OutputKind, remove_own
 from tools_service.base.settings import Frozen
@@ -99,7 +100,8 @@ class StepCache:
         if not unchanged:
             # Remove an output of an earlier run. Any other output is left to the step itself.
             if owns == str(step.output) or (force and step.kind.is_marked(step.output)):
-                remove_own(step.output, step.kind, f"output of {step.name}")
+                with output_lock(step.output):  # nobody may be writing there
+                    remove_own(step.output, step.kind, f"output of {step.name}")
             owns = "" if step.output.exists() else str(step.output)
         print(f"{step.name} → {step.output}")
         self._write(step, "begun", owns)

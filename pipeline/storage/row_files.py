@@ -219,8 +219,8 @@ def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
     if types.is_list(expected):
         is_list = types.is_list(given) or types.is_large_list(given)
         return is_list and _fits(given.value_type, expected.value_type)
-    if types.is_string(expected):
-        return types.is_large_string(given)
+    if types.is_string(expected) and types.is_large_string(given):
+        return True
     kinds = (types.is_integer, types.is_floating)
     return any(is_kind(given) and is_kind(expected) for is_kind in kinds)
 

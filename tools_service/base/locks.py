@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,8 @@ from tools_service.base.files import OutputError, now, resolved, writing
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+_HOLDER = re.compile(rb"process \d+( on( \S+( since( \S+)?)?)?)?")  # or cut
+_MAX_HOLDER = 1_000
 
 
 class OutputInUseError(ConfigurationError):
@@ -100,10 +103,19 @@ def _opened(path: Path, output: Path, wait: bool) -> Iterator[BinaryIO]:
             opened = path.open("ab+", buffering=0)
         with opened as lock:
             _try_lock(lock, output, wait=wait)
+            _require_lock_file(path, lock)
             if not _is_file_at(path, lock):
                 continue
             yield lock
             return
+
+
+def _require_lock_file(path: Path, lock: BinaryIO) -> None:
+    """UnusableOutputError if the file holds anything but the name of a holder: it would be emptied."""
+    lock.seek(0)
+    content = lock.read(_MAX_HOLDER)
+    if content and not _HOLDER.fullmatch(content):
+        raise UnusableOutputError(f"{path}: not a lock file of this program; move it, or name another output")
 
 
 def _is_file_at(path: Path, file: BinaryIO) -> bool:
@@ -118,7 +130,7 @@ def _try_lock(lock: BinaryIO, output: Path, *, wait: bool) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
-        holder = lock.read().decode(errors="replace")[:200] or "another process"
+        holder = lock.read(_MAX_HOLDER).decode(errors="replace")[:200] or "another process"
         if not wait:
             raise OutputInUseError(
                 f"{output}: {holder} is writing here; wait for it, stop it, or choose another output"

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
@@ -57,10 +58,10 @@ class OutputKind:
             unreadable = False
         return unreadable and bool(self.core) and all((output / name).is_file() for name in self.core)
 
-    def foreign(self, folder: Path) -> list[str]:
-        """The paths in `folder` that this kind does not have, links included, sorted."""
-        ours = re.compile("|".join(self.paths) or r"(?!)")
-        return sorted(path for path in _paths(folder) if path != LOCK and not ours.fullmatch(path))
+    def foreign(self, folder: Path) -> Iterator[str]:
+        """The paths in `folder` that this kind does not have, links included; the first come at once."""
+        ours = re.compile("|".join(self.paths))
+        return (path for path in _paths(folder) if path != LOCK and not ours.fullmatch(path))
 
 
 def require_own(output: Path, kind: OutputKind, option: str = "output") -> None:
@@ -74,15 +75,13 @@ def require_own(output: Path, kind: OutputKind, option: str = "output") -> None:
             return
         if not output.is_dir():
             raise NotOwnError(f"{option}: {output} is not a folder; name another one")
-        if foreign := kind.foreign(output):
-            shown = ", ".join(foreign[:_MAX_SHOWN])
-            if len(foreign) > _MAX_SHOWN:
-                shown += f" and {len(foreign) - _MAX_SHOWN} more"
+        if foreign := list(islice(kind.foreign(output), _MAX_SHOWN + 1)):
+            shown = ", ".join(foreign[:_MAX_SHOWN]) + (" and more" if len(foreign) > _MAX_SHOWN else "")
             raise NotOwnError(
                 f"{option}: {output} is not empty and not {kind.name} alone, it holds {shown}; move that "
                 "away, or name another folder"
             )
-        if set(_paths(output)) - {LOCK} and not kind.is_marked(output):
+        if any(path != LOCK for path in _paths(output)) and not kind.is_marked(output):
             raise NotOwnError(
                 f"{option}: {output} is not empty and not {kind.name}, its {' or '.join(kind.marks)} is "
                 "missing, damaged or of something else; name another folder, or remove it yourself"
@@ -130,8 +129,8 @@ def _exchange(staging: Path, folder: Path, old: Path, kind: OutputKind, option: 
         if replaced:
             folder.rename(old)
         try:
-            if replaced and (foreign := kind.foreign(old)):  # written in the last moment
-                raise OSError(f"{foreign[0]} appeared in it")
+            if replaced and (foreign := next(kind.foreign(old), None)):  # written in the last moment
+                raise OSError(f"{foreign} appeared in it")
             staging.rename(folder)
         except OSError:
             if replaced:
@@ -152,8 +151,8 @@ def _clean_up(folder: Path, kind: OutputKind) -> None:
                 continue
             if path.suffix == ".old" and not folder.exists() and kind.is_marked(path):
                 path.rename(folder)
-            elif foreign := kind.foreign(path):
-                logger.warning("%s: a killed run left it; it stays, because it holds %s", path, foreign[0])
+            elif foreign := next(kind.foreign(path), None):
+                logger.warning("%s: a killed run left it; it stays, because it holds %s", path, foreign)
             else:
                 _remove(path, kind)
 
@@ -171,7 +170,8 @@ def _remove(folder: Path, kind: OutputKind, *, keep_folder: bool = False) -> Non
 def _paths(folder: Path) -> Iterator[str]:
     """All paths below `folder`; folders end with /, links with @."""
     for parent, folders, files in os.walk(folder, onerror=_raise):
-        for name in (*folders, *files):
+        folders.sort()
+        for name in (*folders, *sorted(files)):
             path = Path(parent, name)
             ending = "@" if path.is_symlink() else "/" if name in folders else ""
             yield path.relative_to(folder).as_posix() + ending

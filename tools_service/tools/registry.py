@@ -14,7 +14,7 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.base.fingerprint import fingerprint, folder_states
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
-from tools_service.retrieval.index import MANIFEST
+from tools_service.retrieval.index import MANIFEST, read_manifest, require_whole
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.contract import TOOL_NAMES, Tool
@@ -41,6 +41,8 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
             f"tools.wikisearch.source: {_join(searching)} (in {field}) {has} nothing to search; name a "
             f"folder or jsonl file of articles with title and text, or leave {it} out"
         )
+    if searching and not config.wikisearch.source:
+        require_whole(config.wikisearch.index, read_manifest(config.wikisearch.index))
     for tool, section in (("QA", config.qa), ("MT", config.mt)):
         if tool in tools and _is_folder(section.model) and not Path(section.model, "config.json").is_file():
             raise ToolUnavailableError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.ownership import NotOwnError, OutputKind
 from tools_service.base.settings import Frozen
@@ -153,6 +154,14 @@ def test_what_a_user_added_to_an_output_keeps_it(chain: Chain, force: bool) -> N
         chain.run(force=force, suffix="!")
     assert foreign.read_text() == "years of work"
     assert chain.result == "AA"
+
+
+def test_an_output_that_another_process_writes_is_not_removed(chain: Chain) -> None:
+    chain.run()
+    with exclusive_lock(chain.folder / "out" / "first"), pytest.raises(OutputInUseError):
+        chain.run(force=True)
+    assert chain.result == "AA"
+    assert chain.run(force=True) == ["first", "second"]
 
 
 ENTRY = {"fingerprint": "", "state": "begun", "owns": ""}

@@ -35,6 +35,7 @@ def test_a_full_disk_is_an_error_that_names_what_could_not_be_written(tmp_path: 
     with no_room(), pytest.raises(OutputError, match=rf"{tmp_path}/manifest\.json: cannot write: .*Errno"):
         atomic_write(tmp_path / "manifest.json", "new")
     assert (tmp_path / "manifest.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     with no_room(), pytest.raises(OutputError, match=f"{tmp_path}: cannot write"), exclusive_lock(tmp_path):
         pass
     with exclusive_lock(tmp_path):  # nobody has it

@@ -100,3 +100,14 @@ def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(UnusableOutputError, match="cannot write"), exclusive_lock(tmp_path / "file"):
         pass
     assert (tmp_path / "file").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", [b"years of work", b"\0", b"process", b"process 3 on a, since b,\nmore"])
+def test_a_file_of_the_user_with_the_name_of_a_lock_is_kept(tmp_path: Path, content: bytes) -> None:
+    for path, lock in ((tmp_path / ".a.lock", output_lock), (tmp_path / "a" / ".lock", exclusive_lock)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        with pytest.raises(UnusableOutputError, match=r"\.lock: not a lock file"), lock(tmp_path / "a"):
+            pass
+        assert path.read_bytes() == content
+        path.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
 from tools_service.indexing.build import ensure_index
 from tools_service.retrieval.dense import VectorsError
 from tools_service.retrieval.encoder import Encoder
-from tools_service.retrieval.index import read_manifest
+from tools_service.retrieval.index import IndexFolderError, read_manifest
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.retriever import Retriever, fuse
 from tools_service.tools.contract import ToolInput
@@ -98,3 +100,34 @@ def test_an_index_without_vectors_says_how_to_build_them(tmp_path: Path) -> None
     made = indexed(tmp_path, ARTICLES)
     with pytest.raises(VectorsError, match=r"no vectors; build it with .* index --retriever dense"):
         Retriever(made.model_copy(update={"retriever": "dense"}))
+
+
+DAMAGES = {
+    "emptied": lambda whole: b"",
+    "halved": lambda whole: whole[: len(whole) // 2],
+    "without its last byte": lambda whole: whole[:-1],
+    "of another kind": lambda whole: b"x" * len(whole),
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["index.faiss", "probe.npy", "exact.f16"])
+def test_damaged_vectors_are_named(
+    made: WikiSearchConfig, tmp_path: Path, name: str, damage: str, recorded: bool
+) -> None:
+    copy = made.model_copy(update={"index": tmp_path / "index"})
+    shutil.copytree(made.index, copy.index)
+    if not recorded:  # an earlier version
+        manifest = json.loads((copy.index / "manifest.json").read_text())
+        (copy.index / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
+    path, change = copy.index / "vectors" / name, DAMAGES[damage]
+    if change is None:
+        path.unlink()
+    elif name == "exact.f16":  # empty where vectors are flat
+        path.write_bytes(b"abc")
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(IndexFolderError, match=rf"vectors/{name} is damaged"):
+        Retriever(copy)
