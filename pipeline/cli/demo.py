@@ -106,6 +106,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 def _problem(config: StepConfig) -> str | None:
     """What is damaged or missing in the output of a finished step; None if it is whole."""
     from pipeline.augmentation.merge import merge_problem
+    from pipeline.finetuning.run_folder import RunFolder
 
     try:
         if isinstance(config, AnnotateConfig):
@@ -114,20 +115,11 @@ def _problem(config: StepConfig) -> str | None:
             return merge_problem(config.output)
         elif isinstance(config, EvaluateConfig):
             Evaluation.read(config.output)
-        elif not (_has_content(config.output / MANIFEST) and all(_weights(config.output) or [False])):
-            return f"{config.output}: the manifest or the weights are missing"
+        else:
+            RunFolder(config.output).require_result()
     except ConfigurationError as error:
         return str(error)
     return None
-
-
-def _weights(folder: Path) -> list[bool]:
-    """Whether each file of weights has content; none if there are none."""
-    return [_has_content(path) for path in sorted(folder.glob("*.safetensors"))]
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _run(config: StepConfig, recipe: Recipe) -> None:

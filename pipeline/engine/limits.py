@@ -67,6 +67,12 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def position_embeddings(config: Any) -> int:
+    """The positions that the model has, in tokens, whatever its windows: training may use
+    all of them."""
+    return min(_numbers(text_config(config), _POSITIONS), default=UNLIMITED)
+
+
 def max_positions(config: Any) -> int:
     """The longest context, in tokens, that the engine is exact for.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.config import FinetuneConfig
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError, brief
 
 _INSTEAD = {
     "optimizer": "fine-tuning uses torch's AdamW; set learning_rate",
@@ -54,7 +54,6 @@ _NOT_SUPPORTED = (
     "weight_quantization",
 )
 _AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
-_MAX_CAUSE = 200  # characters of DeepSpeed's message
 _AUTO = "auto"
 
 
@@ -128,7 +127,7 @@ def require_known_keys(config: FinetuneConfig) -> None:
     try:
         DeepSpeedConfig(settings)
     except Exception as error:
-        cause = settings.of_wrong_type() or " ".join(str(error).split())[:_MAX_CAUSE]
+        cause = settings.of_wrong_type() or brief(error)
         raise ConfigurationError(f"deepspeed {config.deepspeed}: DeepSpeed refuses it: {cause}") from error
     if unknown := [*settings.unread(), *_unread_in_sections(settings)]:
         raise ConfigurationError(
@@ -197,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
         )
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"deepspeed {path}: not a DeepSpeed configuration in JSON: {error}"
+            f"deepspeed {path}: not a DeepSpeed configuration in JSON: {brief(error)}"
         ) from error
     if not isinstance(settings, dict):
         raise ConfigurationError(f"deepspeed {path}: not a DeepSpeed configuration: it must be a JSON object")

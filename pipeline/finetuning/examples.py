@@ -32,7 +32,7 @@ from pipeline.base.config import FinetuneConfig
 from pipeline.storage.manifest import MANIFEST
 from pipeline.syntax.calls import split_calls
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.fingerprint import content_digest
 
 IGNORED = -100  # label of a padded position: torch's cross entropy leaves it out
@@ -41,7 +41,6 @@ Indices = NDArray[np.int64]
 
 _SCHEMA = pa.schema([("text_id", pa.int64()), ("text", pa.large_string()), ("plain", pa.large_string())])
 _STRINGS = (pa.types.is_string, pa.types.is_large_string)
-_MAX_CAUSE = 200  # characters of a message of Arrow
 _TEXTS_PER_CALL = 1_000  # texts given to the tokenizer at once
 
 
@@ -254,8 +253,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        cause = " ".join(str(error).split())[:_MAX_CAUSE]
-        raise ConfigurationError(f"{path}: cannot be read; merge again: {cause}") from error
+        raise ConfigurationError(f"{path}: cannot be read; merge again: {brief(error)}") from error
 
 
 def _texts_of_manifest(path: Path) -> int | None:

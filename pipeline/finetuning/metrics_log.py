@@ -22,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,17 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def require_readable(path: Path) -> None:
+    """Raise ConfigurationError for a file whose complete lines are not those of a MetricsLog."""
+    try:
+        if not all({"step"} < event.keys() for event in _read(path)):
+            raise ValueError("a line without a step or without values")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged: {brief(error)}. Bring it back, or start over with --force"
+        ) from error
 
 
 def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:

@@ -137,16 +137,16 @@ def _check_model(config: FinetuneConfig) -> None:
     """Raise an error for a model or a tokenizer that cannot be trained, before workers start."""
     from transformers import AutoModelForCausalLM
 
-    from pipeline.engine.limits import max_positions
+    from pipeline.engine.limits import position_embeddings
     from pipeline.engine.loading import require_model
     from tools_service.base.checkpoints import load_config, require_whole
 
     path = config.model.path
     require_model(config.model)
-    positions = max_positions(load_config(path, "model.path"))
+    positions = position_embeddings(load_config(path, "model.path"))
     if config.sequence_length > positions:
         raise ConfigurationError(
-            f"sequence_length = {config.sequence_length} is more than the {positions} of {path}"
+            f"sequence_length = {config.sequence_length} is more than the {positions} positions of {path}"
         )
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")

@@ -23,16 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from pipeline.base.config import FinetuneConfig, changed_fields
 from pipeline.finetuning.examples import digest
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
-from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import PART, atomic_write_json, read_json, writing
+from tools_service.base.errors import ConfigurationError, ToolformerError, brief
+from tools_service.base.files import PART, atomic_write_json, read_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.settings import Frozen
@@ -51,8 +49,10 @@ _INDEX = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints
 _CHECKPOINTS = OutputKind(
     name="the checkpoints of a run of finetune",
     marks={_RUN_FILE: frozenset({"data"})},
-    paths=tuple(
-        path.removeprefix("checkpoints/") for path in FINE_TUNED.paths if path.startswith("checkpoints/")
+    paths=(
+        *(path.removeprefix("checkpoints/") for path in FINE_TUNED.paths if path.startswith("checkpoints/")),
+        # DeepSpeed and transformers name the files in these two folders.
+        r"step-\d{6,}/(state|model)/[^/]+",
     ),
 )
 # Fields that may differ between two starts of one run: the result does not depend on them.
@@ -95,8 +95,10 @@ def _model_digest(path: str) -> str | None:
     from tools_service.base.checkpoints import load_config
 
     if Path(path).is_dir():
-        with writing(Path(path)):
+        try:
             return model_digest(Path(path))
+        except OSError as error:
+            raise ConfigurationError(f"model.path {path!r}: cannot be read: {brief(error)}") from error
     return getattr(load_config(path, "model.path"), "_commit_hash", None)
 
 
@@ -169,9 +171,10 @@ class RunFolder:
                 f"Different: {'; '.join(changed)}"
             )
         if finished:
-            self._require_result()
+            self.require_result()
             self._remove_checkpoints()  # killed between manifest.json and this
         else:
+            require_readable(self.metrics)
             logger.info("%s: resuming the run in this folder", self.path)
             self._remove_damaged_index()
         return finished
@@ -191,7 +194,7 @@ class RunFolder:
             with writing(index):
                 index.unlink()
 
-    def _require_result(self) -> None:
+    def require_result(self) -> None:
         """Raise ConfigurationError unless the model is what the manifest says."""
         try:
             require_unchanged(self.path, self.manifest().files)
@@ -252,8 +255,9 @@ def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:
 
 def _read(path: Path, model: type[R]) -> R:
     try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return read_model(path, model)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{path} was not written by this version of finetune; start over with --force: {error}"
+            f"{path} was not written by this version of finetune: {brief(error)}. Choose another output, or "
+            "start over with --force"
         ) from error

@@ -37,7 +37,13 @@ logger = logging.getLogger(__name__)
 _MAX_LISTED_WEIGHTS = 3
 _MAX_CAUSE = 300  # characters of a foreign message
 # Constants that transformers once saved and now computes.
-_OLD_BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".position_ids")
+_OLD_BUFFERS: tuple[str, ...] = (
+    "inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".position_ids",
+)
 _OLD_BUFFERS += (".attention.masked_bias", ".embed_positions", ".causal_mask", ".attn_bias")
 # What a configuration may ask for. Every other name is code that transformers would fetch or import.
 _IMPLEMENTATIONS = {
@@ -184,7 +190,7 @@ def resolve_device(device: str) -> str:
 def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator[None]:
     """Turn every exception of the block into `error`: what a folder holds can make anything fail."""
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its tables and hints; what matters is raised
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what matters is raised
     try:
         yield
     except Exception as cause:
