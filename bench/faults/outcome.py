@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.storage.lock import LOCK
 from pipeline.storage.logs import LOGS
 
 
@@ -77,9 +78,9 @@ def rows_by_id(folder: Path) -> list[tuple[int, Any]]:
 
 
 def listing(folder: Path) -> set[str]:
-    """All files and folders in `folder`; logs have the names of processes and do not count."""
+    """All files and folders in `folder`, without logs (their names are processes') and locks (they stay)."""
     names = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    return {name for name in names if LOGS not in Path(name).parts}
+    return {name for name in names if LOGS not in Path(name).parts and Path(name).name != LOCK}
 
 
 def leftovers(folder: Path, undisturbed: Path) -> list[str]:

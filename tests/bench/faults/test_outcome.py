@@ -61,6 +61,7 @@ def test_a_round_passes_only_without_differences(values: dict[str, Any], passed:
         (".out.0123abcd.old", True),
         ("out/checkpoints/run.json", True),
         ("out/logs/host-12.jsonl", False),
+        ("out/.lock", False),
     ],
 )
 def test_what_an_undisturbed_run_does_not_have_is_left_behind(
