@@ -65,14 +65,14 @@ imports: $(INSTALLED) ## which package may import which (.importlinter)
 	$(VENV)/bin/lint-imports
 
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
-	@for file in $(sort $(shell grep -l __main__ bench/*.py)); do \
-		module=$${file%.py}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
+	@for file in $(sort $(shell grep -l __main__ bench/*.py bench/*/__main__.py)); do \
+		module=$${file%.py}; module=$${module%/__main__}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
 
 # Rounds of `make faults`; python -m bench.faults --help has the rest.
 ROUNDS ?= 20
 SEED ?= 0
 
-faults: $(INSTALLED) ## kill what can be killed while annotating, and compare the rows [ROUNDS=20] [SEED=0]
+faults: $(INSTALLED) ## disturb annotate, merge and finetune, and compare what they leave [ROUNDS=20] [SEED=0]
 	$(PYTHON) -m bench.faults --rounds $(ROUNDS) --seed $(SEED)
 
 NODES ?= cpus=2 cpus=2,gpus=1

@@ -30,7 +30,7 @@ from pipeline.storage.provenance import versions
 from pipeline.storage.row_files import ROWS, Ids, RowFileError, count_in_footers, read_batches
 from pipeline.syntax.calls import CallError, insert_calls, remove_calls
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
-from tools_service.base.files import atomic_write, now, read_model
+from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
@@ -129,7 +129,7 @@ def _merge(config: MergeConfig) -> MergeManifest:
     )
     if not table.num_rows:
         logger.warning("%s: no call reaches tau_f, C* is empty", config.output)
-    with replacing_folder(config.output, AUGMENTED) as folder:
+    with replacing_folder(config.output, AUGMENTED) as folder, writing(config.output):
         (folder / ROWS).mkdir()
         _write_sorted(table, folder / ROWS / "00000.parquet")
         atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")

@@ -30,7 +30,7 @@ from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import now
+from tools_service.base.files import OutputError, now
 
 logger = logging.getLogger(__name__)
 
@@ -194,14 +194,14 @@ def _worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     """Runs on every worker; returns the counts of the data.
 
     Our own errors occur on all workers alike, so they are returned: another try would fail again.
-    An error while loading a checkpoint may concern one node only. It is raised, and Ray Train
-    restarts all workers.
+    An error while loading or writing a checkpoint may concern one node only, and the other workers
+    would wait for it. It is raised, and Ray Train restarts all workers.
     """
     from pipeline.finetuning.training import CheckpointError
 
     try:
         return _train(arguments["config"])
-    except CheckpointError:
+    except (CheckpointError, OutputError):
         raise
     except ToolformerError as error:
         return error

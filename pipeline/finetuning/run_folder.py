@@ -30,7 +30,7 @@ from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
-from tools_service.base.files import PART, atomic_write_json, read_model, writing
+from tools_service.base.files import PART, atomic_write_json, read_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.settings import Frozen
@@ -45,6 +45,7 @@ from tools_service.base.weights import (
 logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
+_INDEX = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints
 _CHECKPOINTS = OutputKind(
     name="the checkpoints of a run of finetune",
     marks={_RUN_FILE: frozenset({"data"})},
@@ -175,7 +176,23 @@ class RunFolder:
         else:
             require_readable(self.metrics)
             logger.info("%s: resuming the run in this folder", self.path)
+            self._remove_damaged_index()
         return finished
+
+    def _remove_damaged_index(self) -> None:
+        """Ray Train rewrites its list of checkpoints in place: a crash or a full disk can leave a part.
+
+        Without the list it starts at step 0, and the result is the same.
+        """
+        index = self.checkpoints / _INDEX
+        try:
+            read_json(index)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            logger.warning("%s was not written to its end: training starts at step 0 (%s)", index, error)
+            with writing(index):
+                index.unlink()
 
     def require_result(self) -> None:
         """Raise ConfigurationError unless the model is what the manifest says."""

@@ -11,8 +11,12 @@ paper names only the warm-up). Needs a torch process group, knows nothing of Ray
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.finetuning.deepspeed_settings import deepspeed_settings
@@ -27,6 +32,7 @@ from pipeline.finetuning.examples import IGNORED, EpochSampler, Examples, Indice
 from pipeline.finetuning.metrics_log import TrainStep
 from tools_service.base.checkpoints import load_model
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.files import OutputError
 
 _TAG = "state"
 _SHOWN_IDS = 8  # text ids in an error message
@@ -119,9 +125,13 @@ class Training:
         return loss, predicted_tokens
 
     def save(self, folder: Path, steps: int) -> None:
-        """Write state for `restore` and, as the first worker, folder/model. All workers must call this."""
-        self.engine.save_checkpoint(str(folder), tag=_TAG, client_state={"steps": steps})
+        """Write state for `restore` and, as the first worker, folder/model. All workers must call this.
+
+        Raises OutputError on a worker whose disk is full, DivergedError on all of them.
+        """
         model = self.engine.module
+        with naming_a_full_disk(folder, sum(weight.nbytes for weight in model.parameters())):
+            self.engine.save_checkpoint(str(folder), tag=_TAG, client_state={"steps": steps})
         weights, damaged = self._whole_weights()
         if float(self._sum(torch.tensor(float(len(damaged)), device=self.device))):
             raise DivergedError(
@@ -131,8 +141,9 @@ class Training:
         if self.rank == 0:
             buffers = dict(model.named_buffers())
             weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
-            model.save_pretrained(folder / "model", state_dict=weights)
-            self.tokenizer.save_pretrained(folder / "model")
+            with naming_a_full_disk(folder, sum(value.nbytes for value in weights.values())):
+                model.save_pretrained(folder / "model", state_dict=weights)
+                self.tokenizer.save_pretrained(folder / "model")
         dist.barrier()
 
     def _whole_weights(self) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -180,6 +191,23 @@ class Training:
         """The sum over all workers, in place."""
         dist.all_reduce(value)
         return value
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path, needed: int) -> Iterator[None]:
+    """Raise OutputError if writing fails while fewer than `needed` bytes are free at `folder`.
+
+    torch and safetensors report a full disk as a RuntimeError that does not say so.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder.parent).free >= needed:
+            raise
+        reason = os.strerror(errno.ENOSPC)
+        raise OutputError(
+            f"{folder}: cannot write: {reason}. Make room and give the command again, or name another output"
+        ) from error
 
 
 def rate_factor(config: FinetuneConfig) -> Callable[[int], float]:

@@ -19,7 +19,7 @@ import pytest
 import ray
 import torch
 
-from bench.faults import can_mount
+from bench.faults.disk import can_mount
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.annotator_actor import AnnotationError
 from pipeline.annotation.run import annotate, needs

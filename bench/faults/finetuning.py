@@ -1,0 +1,175 @@
+"""The faults of finetune. After each of them, weights and metrics are an undisturbed run's to the bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from contextlib import ExitStack, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+from safetensors.numpy import load_file
+
+from bench.faults.commands import Command, FaultError
+from bench.faults.disk import PAGE_BYTES
+from bench.faults.merging import MergeFaults
+from bench.faults.outcome import compare, leftovers
+from bench.faults.rounds import Faults, Injected
+from bench.faults.world import World
+
+STEPS, EVALUATE_EVERY, WORKERS = 12, 4, 2
+OTHER = ("--learning-rate", "2e-2")
+"""An option of another run."""
+_PATIENCE_S = 30.0
+_CHECKPOINT_SHARE = 6  # a run's folder takes up to about this many times the bytes of its result
+
+
+class FinetuneFaults(Faults):
+    """An undisturbed run, and rounds with a fault."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._merges = MergeFaults(world)
+
+    def start(self, folder: Path, *interruption: Any, options: tuple[str, ...] = ()) -> Command:
+        data = self._merges.undisturbed / "out"
+        values = {
+            "--model.path": self.world.inputs / "model",
+            "--model.dtype": "float32",
+            "--model.device": "cpu",
+            "--data": data,
+            "--output": folder / "out",
+            "--sequence-length": 64,
+            "--batch-size": 8,
+            "--micro-batch-size": 2,
+            "--learning-rate": 1e-2,
+            "--max-steps": STEPS,
+            "--evaluate-every": EVALUATE_EVERY,
+            "--held-out": 5,
+            "--workers": WORKERS,
+            "--zero-stage": 2,
+            "--max-failures": 1,
+        }
+        named = [str(part) for pair in values.items() for part in pair]
+        arguments = ("finetune", "--recipe", "demo", "--no-use-gpu", *named, *options)
+        return Command.interrupted(
+            folder, arguments, *interruption, environment=self.world.cluster.environment
+        )
+
+    @cached_property
+    def undisturbed(self) -> tuple[Path, int]:
+        """The folder of an undisturbed run, and the number of its changes."""
+        folder = self.world.new_folder("trained")
+        with self.start(folder) as command:
+            if command.wait():
+                raise FaultError(f"an undisturbed finetune failed: {command.message()}")
+            return folder, command.changes()
+
+    def prepare(self) -> None:
+        _ = self.undisturbed
+
+    def _killed(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
+        """Half of the kills hit the driver's own changes, half come while the workers train."""
+        if rng.random() < 0.5:
+            return self.killed(folder, rng, self.undisturbed[1])
+        with self.start(folder) as command:
+            moment = _wait_for_steps(command, folder, rng)
+            command.kill()
+            return Injected(moment=moment, code=command.wait(), message="")
+
+    def _worker_killed(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
+        with self.start(folder) as command:
+            moment = _wait_for_steps(command, folder, rng)
+            workers = self._processes("RayTrainWorker")
+            if workers:
+                with suppress(psutil.NoSuchProcess):
+                    rng.choice(workers).kill()
+            else:
+                moment += ", no worker"
+            code, message = command.wait(), command.message()
+        problems = [f"the run did not go on by itself: {message[:300]}"] if code else []
+        return Injected(moment=moment, code=code, message=message, problems=problems)
+
+    def _full_disk(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
+        pages = rng.randint(1, self._pages * _CHECKPOINT_SHARE)
+        return self.full_disk(folder, stack, PAGE_BYTES * pages)
+
+    @property
+    def _pages(self) -> int:
+        weights = self.undisturbed[0] / "out" / "model.safetensors"
+        return weights.stat().st_size // PAGE_BYTES
+
+    def _two(self, folder: Path, rng: random.Random, stack: ExitStack) -> Injected:
+        number = rng.randint(1, self.undisturbed[1])
+
+        def first(*interruption: Any) -> Command:
+            return self.start(folder, *interruption)
+
+        def second() -> Command:
+            return self.start(folder, options=OTHER)
+
+        codes, message, problems = self.together(first, second, number, _PATIENCE_S)
+        moment = f"change {number}: exit codes {codes[0]} and {codes[1]}"
+        if sorted(map(bool, codes)) != [False, True]:
+            problems.append("exactly one should have been refused")
+        return Injected(moment=moment, code=0, message=message, problems=problems)
+
+    kinds = {  # noqa: RUF012
+        "finetune": (_killed, "SIGKILL to finetune before a change of its files, or between two steps"),
+        "worker": (_worker_killed, "SIGKILL to a worker of finetune"),
+        "finetunedisk": (_full_disk, "the file system of finetune's output is full until the command ends"),
+        "finetunes": (_two, "another finetune into the output of one that stands still between two changes"),
+    }
+
+    def compare(self, folder: Path, injected: Injected) -> dict[str, Any]:
+        undisturbed = self.undisturbed[0]
+        injected.problems += leftovers(folder, undisturbed)
+        until = time.monotonic() + 30
+        while (alive := self._processes("RayTrainWorker", "TrainController")) and time.monotonic() < until:
+            time.sleep(0.2)
+        injected.problems += [f"{process.name()} survives" for process in alive]
+        found, expected = _contents(folder / "out"), _contents(undisturbed / "out")
+        differences = compare(found, dict(expected))
+        rates = [value["learning_rate"] for key, value in found if key[0] == "loss"]
+        others = [value["learning_rate"] for key, value in expected if key[0] == "loss"]
+        if rates == [2 * rate for rate in others]:  # the other of two runs, and nothing of the first
+            return {"missing": differences["missing"], "twice": differences["twice"], "different": 0}
+        return differences
+
+    def _processes(self, *names: str) -> list[psutil.Process]:
+        """Processes of the cluster with such names."""
+        found = []
+        for process in psutil.Process(self.world.cluster.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if any(name in process.name() for name in names):
+                    found.append(process)
+        return found
+
+
+def _wait_for_steps(command: Command, folder: Path, rng: random.Random) -> str:
+    """Wait for a random step and a moment more; returns the moment in words."""
+    step, pause_s = rng.randrange(STEPS), rng.uniform(0, 0.5)
+    command.wait_until(lambda: len(_events(folder / "out")) > step, f"{step} steps")
+    time.sleep(pause_s)
+    return f"{step} steps + {1e3 * pause_s:.0f} ms" + ", too late" * command.ended
+
+
+def _events(output: Path) -> list[dict[str, Any]]:
+    path = output / "metrics.jsonl"
+    with suppress(OSError, ValueError):
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    return []
+
+
+def _contents(output: Path) -> list[tuple[tuple[str, Any], Any]]:
+    """All that a run has computed: the events of metrics.jsonl, and the weights' bytes."""
+    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in _events(output)]
+    contents: list[tuple[tuple[str, Any], Any]] = [((kind, event["step"]), event) for kind, event in kinds]
+    weights = load_file(output / "model.safetensors")
+    contents += [(("weights", name), value.tobytes()) for name, value in weights.items()]
+    manifest = json.loads((output / "manifest.json").read_text())
+    contents += [(("manifest", name), manifest[name]) for name in ("data", "texts", "best")]
+    return contents
