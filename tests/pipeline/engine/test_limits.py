@@ -109,9 +109,17 @@ def test_layers_with_a_window_that_the_configuration_does_not_name_are_refused(
         "falcon_h1",
         "nemotron_h",
         "zaya",
-    ]
-    + ["qwen3_next", "qwen3_5", "recurrent_gemma", "granitemoehybrid", "minimax", "lfm3", "olmo_hybrid"]
-    + ["bailing_hybrid", "kimi_linear", "inkling_text"],
+        "qwen3_next",
+        "qwen3_5",
+        "recurrent_gemma",
+        "granitemoehybrid",
+        "minimax",
+        "lfm3",
+        "olmo_hybrid",
+        "bailing_hybrid",
+        "kimi_linear",
+        "inkling_text",
+    ],
 )
 def test_layers_with_a_state_are_refused_by_the_configuration_alone(model_type: str) -> None:
     # As it is: some types are hard to shrink, and nothing is made of it.
