@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert, as a decoder": ("bert", {"is_decoder": True}),
     "falcon, ALiBi": ("falcon", {"alibi": True}),
     "gpt_neo, global layers only": ("gpt_neo", {"attention_types": [[["global"], 2]]}),
+    "lfm2, convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "llama, dynamic NTK": ("llama", {"rope_parameters": {**_SCALED, "rope_type": "dynamic"}}),
     "llama, linear": ("llama", {"rope_parameters": {**_SCALED, "rope_type": "linear"}}),
     "llama, llama3 rotation": ("llama", {"rope_parameters": _LLAMA3}),

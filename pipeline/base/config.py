@@ -44,7 +44,8 @@ class ModelConfig(Frozen):
     path: Text = "EleutherAI/gpt-j-6b"
     """Folder or hub name of a causal LM; the paper uses GPT-J (section 4.1)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Data type of the weights. Log-probabilities are always computed in float32 or wider."""
+    """Data type of the weights. Log-probabilities are always computed in float32 or wider. With bfloat16,
+    calls whose gain is near tau_f may be kept or dropped otherwise than with float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model; auto uses a GPU if there is one."""
     max_batch_tokens: PositiveInt | None = None

@@ -51,6 +51,8 @@ _WINDOWS_BY_LAYER = {
 }
 # Models without types of layers have the same window in all layers, or none.
 _WINDOWS = (*_SLIDING, *_CHUNKED, *_SELECTED)
+# Layers whose type contains one of these words keep a state in place of keys and values.
+_STATEFUL = ("linear", "conv", "mamba", "recurrent", "hybrid")
 # Names of other numbers of tokens, at which a model may change what it does.
 _NAMED_LENGTH = re.compile(
     "window|chunk|sliding|local_|original_max|floor|topk|block_size|context|span"
@@ -76,7 +78,8 @@ def position_embeddings(config: Any) -> int:
 def max_positions(config: Any) -> int:
     """The longest context, in tokens, that the engine is exact for.
 
-    Raises ModelError where layers have a window and the configuration does not say which.
+    Raises ModelError where layers have a window and the configuration does not say which,
+    and where layers are no attention.
     """
     text = text_config(config)
     limits = [
@@ -112,6 +115,7 @@ def require_tokenizer_fits(config: Any, tokenizer: Any) -> None:
 
 def _windows(text: Any) -> list[int]:
     """The windows of all layers that have one."""
+    _require_attention(text)
     layer_types = _layer_types(text)
     if layer_types is None:
         declared = [name for name in _WINDOWS if _is_declared(text, name)]
@@ -128,6 +132,17 @@ def _windows(text: Any) -> list[int]:
             )
         windows += numbers
     return windows
+
+
+def _require_attention(text: Any) -> None:
+    """Raises ModelError if a layer keeps a state in place of keys and values."""
+    for layer_type in getattr(text, "layer_types", None) or ():
+        if any(word in str(layer_type) for word in _STATEFUL):
+            raise ModelError(
+                f"{text.model_type}: layers of type {layer_type} keep a state in place of "
+                "keys and values, which branches of a text cannot share; use a model whose "
+                "layers are all attention (docs/architectures.md lists those that work)"
+            )
 
 
 def _window_fields(layer_type: str) -> tuple[str, ...]:

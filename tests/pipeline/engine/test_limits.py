@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from bench.architectures import TOLERANCE, VARIANTS, try_model, worst_difference
 from bench.fixtures.small_models import causal_lm, tokenizer
@@ -82,7 +83,7 @@ def test_the_limit_is_the_shortest_length_at_which_the_model_changes(
             {"attention_chunk_size": None},
             "chunked_attention .*no attention_chunk_size: add it",
         ),
-        ("phi3", {"rope_parameters": LONGROPE}, "longrope.*original_max_position_embeddings"),
+        ("phi3", {"rope_parameters": dict(LONGROPE)}, "longrope.*original_max_position_embeddings"),
     ],
 )
 def test_layers_with_a_window_that_the_configuration_does_not_name_are_refused(
@@ -92,6 +93,38 @@ def test_layers_with_a_window_that_the_configuration_does_not_name_are_refused(
     for name, value in changes.items():
         object.__setattr__(config.get_text_config(), name, value)
     with pytest.raises(ModelError, match=said):
+        max_positions(config)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "mamba",
+        "mamba2",
+        "falcon_mamba",
+        "jamba",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "falcon_h1",
+        "nemotron_h",
+        "zaya",
+        "qwen3_next",
+        "qwen3_5",
+        "recurrent_gemma",
+        "granitemoehybrid",
+        "minimax",
+        "lfm3",
+        "olmo_hybrid",
+        "bailing_hybrid",
+        "kimi_linear",
+        "inkling_text",
+    ],
+)
+def test_layers_with_a_state_are_refused_by_the_configuration_alone(model_type: str) -> None:
+    # As it is: some types are hard to shrink, and nothing is made of it.
+    config = CONFIG_MAPPING[model_type]()
+    with pytest.raises(ModelError, match=r"keep a state in place of keys and values"):
         max_positions(config)
 
 
@@ -129,6 +162,7 @@ def test_lengths_of_rotations_that_never_change_are_not_named() -> None:
         ("falcon, ALiBi", "refused", None),
         ("mamba", "refused", None),
         ("jamba", "refused", None),
+        ("lfm2, convolutions", "refused", None),
         ("bert", "refused", None),
         ("bart", "refused", None),
     ],

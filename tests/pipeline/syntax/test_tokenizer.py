@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
+from pipeline.syntax.grammar import DEAD, automaton
 from pipeline.syntax.tokenizer import (
     CallTokens,
     TokenizerError,
     decode_continuations,
     load_tokenizer,
+    special_ids,
     tokenize_continuations,
 )
 from tools_service.base.errors import ConfigurationError
@@ -56,6 +61,80 @@ def test_trimmed_offsets_still_give_the_space_to_the_word() -> None:
         tokenized.starts.tolist()
         == tokenize_continuations(tokenizer("bytes"), [" The rolls"])[0].starts.tolist()
     )
+
+
+INDENTED = "def f(x):\n        return x\n    y = 1\n\n\n  z\t\tq\n" + "        " * 3
+
+
+@cache
+def indenting(trim_offsets: bool, kind: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that has runs of spaces, tabs and line breaks as tokens."""
+    inner = Tokenizer(tokenizer_models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator([INDENTED] * 50, trainer)
+    trimming = processors.ByteLevel(trim_offsets=trim_offsets, add_prefix_space=False)
+    if kind == "sequence":  # as Llama 3's
+        trimming = processors.Sequence([trimming, processors.TemplateProcessing(single="$A")])
+    inner.post_processor = trimming
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+@pytest.mark.parametrize("kind", ["alone", "sequence"])
+@pytest.mark.parametrize(
+    "string",
+    [
+        "        return x",
+        "\n    y = 1",
+        "\n\n\n  z",
+        " x \n  y\t\tq",
+        "  a  b   c",
+        "   ",
+        "\n",
+        " \n \n",
+        "\t\tx\n\t\ty",
+        " a\r\n    b",
+        "\n        é = “x”\n",
+        "        中文  文",
+        " 1  2   3    4",
+        "x        ",
+        "\n  \n    \n      x",
+        " \u00a0 x",
+        " \u3000x  y",
+        "  \n[Calculator(1)]",
+        "            return x\n\n\n",
+        " if x:\n        return x\n    y = 1",
+        "\n\t \t x",
+    ],
+)
+def test_trimmed_spans_change_no_position(string: str, kind: str) -> None:
+    [whole] = tokenize_continuations(indenting(False, kind), [string])
+    [trimmed] = tokenize_continuations(indenting(True, kind), [string])
+    assert trimmed.ids.tolist() == whole.ids.tolist()
+    assert trimmed.starts.tolist() == whole.starts.tolist()
+    # A start is the length of what the tokens before it decode to.
+    for index, start in enumerate(trimmed.starts.tolist()):
+        if start >= 0:
+            [before] = decode_continuations(indenting(True, kind), [trimmed.ids[:index].tolist()])
+            assert before == string[:start]
+
+
+def test_tokens_that_only_the_vocabulary_calls_special_are_special() -> None:
+    words = byte_level([" ["])
+    words.backend_tokenizer.add_special_tokens([AddedToken("<file_sep>", special=True)])
+    words.add_tokens([AddedToken("<tool>", special=False)])
+    hidden, plain = words.convert_tokens_to_ids(["<file_sep>", "<tool>"])
+    assert hidden not in words.all_special_ids
+    assert hidden in special_ids(words)
+    assert plain not in special_ids(words)
+    assert set(words.all_special_ids) <= set(special_ids(words))
+    strings = CallTokens.of(words).token_strings
+    table = automaton("QA(", strings, special_ids(words), len(words))
+    assert (table[:, hidden] == DEAD).all()
+    assert table[-1, plain] != DEAD
 
 
 def test_special_tokens_spelt_in_a_text_are_plain_text() -> None:
