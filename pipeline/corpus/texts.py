@@ -18,6 +18,7 @@ from pipeline.corpus.documents import read_records
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
 from pipeline.syntax.calls import has_call_syntax
+from tools_service.base.printable import printable
 
 _ID_RANGE = 2**63
 # Upper bound of the passages per document: the limit of CorpusConfig.max_document_characters.
@@ -65,7 +66,7 @@ def require_readable(files: Iterable[CorpusFile], config: CorpusConfig) -> None:
             reasons[reason_kind(record.problem)] += 1
             examples.setdefault(reason_kind(record.problem), record.problem)
     shown = "; ".join(f"{n:,} x {examples[kind]}" for kind, n in reasons.most_common(_MAX_REASONS_SHOWN))
-    raise CorpusError(f"no readable document in {', '.join(config.paths)}: {shown}")
+    raise CorpusError(f"no readable document in {printable(', '.join(config.paths), 1_000)}: {shown}")
 
 
 def text_id(name: str, row: int, passage: int) -> int:

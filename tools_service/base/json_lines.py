@@ -42,8 +42,9 @@ def _loads(text: str) -> Any:
 
 def begins_long_value(line: str, next_line: str) -> bool:
     """Whether a value begins in `line`, the first of a file, that goes over several lines."""
-    begins = line.lstrip("\ufeff \t\r")[:1] in ("{", "[")
-    return begins and _value(line) is None and not isinstance(_value(next_line), dict)
+    begins = line.strip("\ufeff \t\r")
+    is_open = begins in ("{", "[", "[{") or (begins[:1] == "[" and begins[-1:] == ",")
+    return is_open and not isinstance(_value(next_line), dict)
 
 
 def _value(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.base.config import CorpusConfig
-from pipeline.corpus.files import CorpusError, CorpusFile, all_files, list_files
+from pipeline.corpus.files import CorpusError, CorpusFile, _resolve, all_files, find_files, list_files
 from pipeline.corpus.texts import text_id
 
 pytestmark = pytest.mark.unit
@@ -182,3 +183,115 @@ def test_more_slices_than_files_are_refused(many: Path) -> None:
 def test_a_slice_that_cannot_be_is_refused(given_: str) -> None:
     with pytest.raises(ValidationError, match="slice"):
         CorpusConfig(slice=given_)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "names nothing; is a variable of the shell unset?"),
+        (" \t", "names nothing"),
+        ("file://", "names nothing"),
+        ("s3://", "names nothing"),
+        ("memory://", "names nothing"),
+        ("~nobody-of-that-name/x", "cannot be opened: "),
+        ("a\0b", "cannot be opened: embedded null byte"),
+        ("x" * 5_000, "cannot be opened: "),
+        ("*" + "x" * 5_000, "cannot be opened: "),
+        ("\x1bred", r"\x1bred: no such file"),
+        ("corpus/a.jsonl/b", "cannot be opened: "),
+        ("corpus/pipe.jsonl", "pipe.jsonl: no regular file"),
+        ("corpus/null.jsonl", "null.jsonl: no regular file"),
+        ("corpus/gone.jsonl", "gone.jsonl: no such file or folder"),
+        ("corpus/self.jsonl", "cannot be opened: "),
+        ("pipes", "1 files that are no regular files (FIFO, socket or device) are not read: x.jsonl"),
+        ("corpus/p*.jsonl", "1 files that are no regular files"),
+        ("corpus/[", "no corpus file found"),
+        ("memory://nowhere/[1].jsonl", "no such file or folder"),
+        ("s3:///", "cannot be opened: "),
+        ("://", "names nothing"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_clear_line(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str
+) -> None:
+    monkeypatch.chdir(corpus.parent)
+    os.mkfifo(corpus / "pipe.jsonl")
+    (corpus.parent / "pipes").mkdir()
+    os.mkfifo(corpus.parent / "pipes" / "x.jsonl")
+    for name, target in (("null", "/dev/null"), ("gone", "nowhere"), ("self", "self.jsonl")):
+        (corpus / f"{name}.jsonl").symlink_to(target)
+    with pytest.raises(CorpusError) as error:
+        names(path)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 3_000
+
+
+@pytest.mark.timeout(20)
+def test_links_neither_double_nor_hide_a_file(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (corpus / "0").symlink_to(".")
+    (corpus / "0.jsonl").symlink_to("a.jsonl")
+    (corpus / "z.jsonl").hardlink_to(corpus / "a.jsonl")
+    (corpus / "gone.jsonl").symlink_to("nowhere")
+    os.mkfifo(corpus / "pipe.jsonl")
+    with caplog.at_level(logging.WARNING):
+        assert names(corpus) == EVERYTHING
+    listing = find_files(CorpusConfig(paths=(str(corpus),)))
+    assert [Path(item.path).name for item in listing.left_out] == [
+        "0", "0.jsonl", "README.md", "gone.jsonl", "pipe.jsonl", "z.jsonl",
+    ]  # fmt: skip
+    for item in listing.left_out:
+        assert item.reason in caplog.text
+        assert Path(item.path).name in caplog.text
+
+
+def test_a_file_that_two_entries_name_by_other_paths_is_read_once(corpus: Path) -> None:
+    (corpus / "link.jsonl").symlink_to("a.jsonl")
+    assert names(corpus / "link.jsonl", corpus / "a.jsonl") == ["corpus/link.jsonl"]
+    listing = find_files(CorpusConfig(paths=(str(corpus / "link.jsonl"), str(corpus / "a.jsonl"))))
+    assert [item.path for item in listing.left_out] == [str(corpus / "a.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"caf\xe9", b"\xff\xfe", b"a\nb", b"\x1b[2J", b"a b", b"%41", b"#?", "日本".encode(), b"'\"", b"[!a]"],
+)
+def test_every_file_name_of_the_system_is_read(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name + b".jsonl")
+    path.write_bytes(b"{}\n")
+    [file] = list_files(CorpusConfig(paths=(str(tmp_path),)))
+    assert file.name == f"{tmp_path.name}/{path.name}"
+    assert file.label.encode().isascii() or name.isascii() or name == "日本".encode()
+    assert text_id(file.name, 1, 0) == text_id(file.name, 1, 0)
+    with file.open_stream() as stream:
+        assert stream.read() == b"{}\n"
+
+
+@pytest.mark.parametrize("name", ["a[1]", "[x]", "é ü", "日本", "100%", "a#b", "a+b&c", "a{1}", "a'b"])
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_uris_with_brackets_and_other_scripts(tmp_path: Path, name: str, scheme: str) -> None:
+    if scheme == "memory":
+        fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/{name}.jsonl", b"{}\n")
+        uri = f"memory://{tmp_path.name}/{name}.jsonl"
+    else:
+        (tmp_path / f"{name}.jsonl").write_bytes(b"{}\n")
+        uri = f"file://{tmp_path}/{name}.jsonl"
+    [file] = list_files(CorpusConfig(paths=(uri,)))
+    assert file.name == f"{tmp_path.name}/{name}.jsonl"
+    with file.open_random() as stream:
+        assert stream.read() == b"{}\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("s3://b/a[1].jsonl?region=us-east-1", "b/a[1].jsonl"),
+        ("s3://b/é ü.jsonl?region=us-east-1", "b/é ü.jsonl"),
+        ("s3://b/100%.jsonl?region=us-east-1", "b/100%.jsonl"),
+        ("s3://b/a%5B1%5D/é?region=us-east-1", "b/a[1]/é"),
+        ("s3://b/a%20b?region=us-east-1", "b/a b"),
+        ("gs://b/日本[1].jsonl", "b/日本[1].jsonl"),
+    ],
+)
+def test_the_path_of_a_uri(uri: str, path: str) -> None:
+    assert _resolve(uri)[1] == path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import pickle
@@ -340,3 +341,44 @@ def test_a_file_is_read_only_as_far_as_requested(tmp_path: Path) -> None:
 
     assert len(list(itertools.islice(read_file(file, config, count), 3))) == 3
     assert calls == 3
+
+
+def test_healthy_files_give_the_texts_of_earlier_versions(tmp_path: Path) -> None:
+    """Ids, texts, origins and order: rows of past runs hold them."""
+    rows = [
+        {
+            "text": f"Page {n}.\n"
+            + " ".join(("river", "é", "日本", "bread")[k % 4] for k in range(n * 7 % 150)),
+            "url": f"http://x.example/{n}",
+            "title": f"T {n}" if n % 2 else None,
+            "date": f"{2000 + n % 20}-01-02",
+            "metadata": {"url": "http://m.example", "tags": [n]},
+        }
+        for n in range(700)
+    ]
+    lines = [json.dumps(row).encode() for row in rows]
+    folder = tmp_path / "healthy"
+    write(folder / "a.jsonl", *lines)
+    data = (folder / "a.jsonl").read_bytes()
+    (folder / "b.json.gz").write_bytes(
+        gzip.compress(data[: len(data) // 3]) + gzip.compress(data[len(data) // 3 :])
+    )
+    (folder / "c.jsonl.zst").write_bytes(compress_zstandard(data))
+    (folder / "d.txt").write_text("\r\n\r\n".join(str(row["text"]) for row in rows), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "e.parquet", row_group_size=300)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "f.parquet", use_dictionary=False, compression="zstd")
+    write(
+        folder / "g.ndjson",
+        b"",
+        b"{broken",
+        b"[1]",
+        b'{"text": "caf\xe9"}',
+        {"text": " "},
+        {"no": 1},
+        lines[0],
+    )
+    digest = hashlib.sha256()
+    texts = read(folder, max_tokens=64)
+    for text in texts:
+        digest.update(repr((text.text_id, text.text, text.document, text.skipped)).encode())
+    assert (len(texts), digest.hexdigest()[:32]) == (9_048, "9083968cdf9d7b5a9819a88c0ec72ac0")

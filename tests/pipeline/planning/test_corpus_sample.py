@@ -79,3 +79,10 @@ def test_of_many_files_eight_from_all_over_the_list_are_read(tmp_path: Path) -> 
     sample, real = sampled(tmp_path, 4)
     assert sample.files_read == 8
     assert sample.texts == real == 40
+
+
+def test_a_sample_of_empty_files_gives_an_estimate(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}.jsonl").write_text('{"text": "a page"}\n' if number % 5 else "")
+    sample, _ = sampled(tmp_path, 4)
+    assert sample.texts == sample.texts_read * 5

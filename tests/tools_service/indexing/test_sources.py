@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import logging
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -197,3 +199,60 @@ def test_a_source_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
 def test_titles_are_one_line_of_valid_text() -> None:
     record = json.dumps({"title": " two\nlines \ud800", "text": "x"})
     assert list(read_articles(Block("f", "jsonl", [(1, record)]))) == [Article("two lines ?", "x")]
+
+
+@pytest.mark.timeout(20)
+def test_links_and_pipes_are_named_and_no_file_is_read_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(ARTICLES))
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with caplog.at_level(logging.WARNING):
+        assert [path.name for path in source_files([str(tmp_path), str(tmp_path / "*.jsonl")])] == ["a.jsonl"]
+    for name in ("loop", "b.jsonl", "gone.jsonl", "pipe.jsonl"):
+        assert name in caplog.text
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["", "  ", "pipe.jsonl", "null.jsonl", "gone.jsonl", "pipe*", "a\0b", "x" * 5_000, "~nobody-there"],
+)
+def test_a_source_that_cannot_be_read_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(lines(ARTICLES))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "null.jsonl").symlink_to("/dev/null")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"^tools\.wikisearch\.source: ") as error:
+        source_files([source])
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{\n"title": "x"\n}', b'[\n{"title": "x", "text": "y"},\n{"title": "x"}]', b'[{"a": 1},\n{"b": 2}]'],
+)
+def test_json_over_several_lines_is_refused_with_the_way_to_convert_it(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.json is neither jsonl .*jq -c"):
+        next(read_blocks([tmp_path / "a.json"]))
+
+
+def test_odd_values_cost_themselves_only(tmp_path: Path) -> None:
+    records = [
+        {"title": "A", "text": "x\ud800y"},
+        {"url": "http://x.org/" + "u" * 5_000, "text": "The first line"},
+        {"metadata": {"title": 7, "url": []}, "id": {}, "text": "The first line"},
+    ]
+    file = jsonl(tmp_path / "a.jsonl", *records)
+    with file.open("ab") as stream:
+        stream.write(b'{"title": "B", "text": "z", "n": ' + b"9" * 5_000 + b"}\n")
+    first_line = Article("The first line", "The first line")
+    assert read(file) == [Article("A", "x?y"), first_line, first_line, Article("B", "z")]
