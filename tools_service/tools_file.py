@@ -79,7 +79,7 @@ def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 def _explain(model: type[BaseModel], location: tuple[int | str, ...], message: str, kind: str) -> str:
     key = ".".join(map(str, location))
     if kind != "extra_forbidden":
-        return f"{key}: {message}"
+        return f"{key}: {message.removeprefix('Value error, ')}"
     section: Any = model
     for name in location[:-1]:
         section = section.model_fields[str(name)].annotation

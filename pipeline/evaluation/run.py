@@ -87,7 +87,7 @@ def evaluate_model(
         tools_off = frozenset(TOOL_NAMES).difference(available)
         settings = _settings(generation, tools_off)
         tools = start_local_tools(generation.tools, available)
-    fingerprints = {b.name: fingerprint([*settings, b]) if settings else "" for b in benchmarks}
+    fingerprints = {b.name: _fingerprint(settings, b) if settings else "" for b in benchmarks}
     stored = {name: store.benchmark(name, digest) for name, digest in fingerprints.items()} if store else {}
     results = {name: result for name, result in stored.items() if result is not None}
     result = ModelResult(
@@ -133,12 +133,21 @@ def _settings(generation: GenerateConfig, tools_off: Collection[ToolName]) -> li
     tools = generation.tools
     files = [generation.model.path]
     if not {"WikiSearch", "QA"} <= set(tools_off):
-        files += tools.wikisearch.source
-    files += [tools.of(tool).model for tool in ("QA", "MT") if tool not in tools_off]  # type: ignore[union-attr]
+        files += tools.wikisearch.source or [str(tools.wikisearch.index)]
+    if "QA" not in tools_off:
+        files.append(tools.qa.model)
+    if "MT" not in tools_off:
+        files.append(tools.mt.model)
     settings: list[object] = [__version__, generation, sorted(tools_off), *input_states(files)]
     if generation.date is None and "Calendar" not in tools_off:
         settings.append(datetime.date.today().isoformat())  # the calendar answers with it
     return settings
+
+
+def _fingerprint(settings: Sequence[object], benchmark: Benchmark) -> str:
+    questions = [question.model_dump(exclude={"tools_off"}) for question in benchmark.questions]
+    # Sorted, because the order of a set changes from process to process.
+    return fingerprint([*settings, sorted(benchmark.tools_off), questions])
 
 
 def _log_wrong_by_rule(label: str, name: str, result: BenchmarkResult) -> None:

@@ -9,9 +9,9 @@ number) exits with code 2, as tyro does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
@@ -26,8 +26,6 @@ from tyro.constructors import (
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import Frozen
-
-T = TypeVar("T")
 
 
 class OptionError(ConfigurationError):
@@ -97,9 +95,8 @@ def _path_as_text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | No
     )
 
 
-def _checked(arguments: T) -> T:
+def _checked(arguments: Any) -> Any:
     """`arguments` with every field validated: options of their own, and configurations."""
-    assert is_dataclass(arguments)
     hints = get_type_hints(type(arguments), include_extras=True)
     checked: dict[str, Any] = {}
     for field in fields(arguments):

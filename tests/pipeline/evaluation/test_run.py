@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
-from pipeline.evaluation.results import Evaluation, EvaluationError, ModelResult, ResultStore
+from pipeline.evaluation.results import BenchmarkResult, Evaluation, EvaluationError, ModelResult, ResultStore
 from pipeline.evaluation.run import evaluate, evaluate_model
 from pipeline.inference.generator import Generator
 from tests.pipeline.inference.test_decode_batch import random_model
@@ -324,3 +324,22 @@ def test_an_output_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
         ResultStore(tmp_path / "e.json", "m" * 300)
     with pytest.raises(EvaluationError, match="not a result"):
         ResultStore(tmp_path / "folder", "m")
+
+
+def test_a_result_that_lost_its_tools_is_not_used_again(tmp_path: Path) -> None:
+    for failed, used in (
+        ({}, True),
+        ({"no_arrow": 1}, True),
+        ({"deadline": 1}, False),
+        ({"replica died": 2}, False),
+    ):
+        found = BenchmarkResult(
+            accuracy=1, n=1, calls=0, calls_by_tool={}, failed_calls=failed, fingerprint="same"
+        )
+        model = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={"b": found})
+        (tmp_path / "e.json").write_text(Evaluation(models={"m": model}).model_dump_json())
+        (tmp_path / "e.m.jsonl").write_text('{"benchmark": "b"}\n')
+        store = ResultStore(tmp_path / "e.json", "m")
+        assert (store.benchmark("b", "same") is not None) == used
+        assert store.benchmark("b", "other") is None
+        assert store.benchmark("c", "same") is None
