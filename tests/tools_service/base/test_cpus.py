@@ -13,6 +13,7 @@ from tools_service.base.cpus import available_cpus, limit_threads
 pytestmark = pytest.mark.unit
 
 QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+OWN = "cpu/docker/ab/"
 V1 = "4:memory:/docker/ab\n2:cpu,cpuacct:{}\n0::/\n"
 
 
@@ -46,7 +47,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         # version 1
         (V1.format("/"), {"cpu,cpuacct/" + QUOTA: "200000", "cpu,cpuacct/" + PERIOD: "100000"}, 2),
         (V1.format("/docker/ab"), {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        (V1.format("/docker/ab"), {"cpu/docker/ab/" + QUOTA: "500000", "cpu/docker/ab/" + PERIOD: "100000"}, 5),
+        (V1.format("/docker/ab"), {OWN + QUOTA: "500000", OWN + PERIOD: "100000"}, 5),
         (V1.format("/"), {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 24),
         (V1.format("/"), {"cpu/cpu.cfs_quota_us": "100000"}, 24),
         # damaged or missing membership
