@@ -24,6 +24,7 @@ from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArgu
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.storage.logs import PACKAGES
+from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     _set_up_logging()
+    limit_threads()
     try:
         arguments = parse(name, options)
         require_demo_files(arguments, _program())

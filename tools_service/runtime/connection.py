@@ -118,7 +118,7 @@ def use_loopback_only() -> None:
 def _join_as_it_listens(port: int) -> None:
     """Ray takes 127.0.0.1 for the machine's own address; a Ray that is on loopback only is not there."""
     try:
-        greets(services.get_node_ip_address(), port)
+        greets(services.get_node_ip_address(), port)  # type: ignore[no-untyped-call]
     except OSError:
         use_loopback_only()
 
