@@ -27,6 +27,7 @@ from tools_service.runtime.address import (
     require_cluster,
     split_address,
 )
+from tools_service.runtime.reaper import start_reaper
 from tools_service.runtime.surroundings import local_ray_options, pass_by_proxies, require_known_auth_mode
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -65,11 +66,10 @@ def start_ray(cpus: int, dashboard: bool | None = None) -> Any:
     `dashboard` is Ray's `include_dashboard`: None starts one if it is installed.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error per restartable actor
-    # If this process is killed, Ray's agents wait so long for a control service that is gone, too.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     _end_at_hangup()
     use_loopback_only()
     options = local_ray_options()
+    start_reaper()
     try:
         return ray.init(address=LOCAL, num_cpus=cpus, include_dashboard=dashboard, **_QUIET, **options)
     except Exception as error:  # Ray raises that class itself

@@ -31,6 +31,7 @@ class FakeRay:
         monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setattr(connection, "require_cluster", lambda *_: None)
+        monkeypatch.setattr(connection, "start_reaper", lambda: None)
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "shutdown", lambda: self.asked.append("shutdown"))
