@@ -7,7 +7,7 @@
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
 
-Exit codes: 0 done, 1 no result or no start, 2 wrong command line or configuration.
+Exit codes: 0 done, 1 no result or no start, 2 wrong command line or configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tyro
 from pydantic import Field
 
 from tools_service.base.command_line import parse_command_line
+from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
@@ -159,6 +160,7 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    limit_threads()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if isinstance(arguments, Call):
@@ -167,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ToolformerError as error:
         print(f"python -m tools_service: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
+    except KeyboardInterrupt:
+        print("python -m tools_service: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

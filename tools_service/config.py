@@ -240,6 +240,8 @@ class HttpConfig(Frozen):
     """Address to listen on. Every other than this machine's own requires a token."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_700
     """Port to listen on; 0 chooses a free one."""
+    allowed_hosts: tuple[Text, ...] = ()
+    """Other names by which callers reach an endpoint on loopback, as a proxy passes them on."""
     token_file: FilePath | None = None
     """File with the token that callers must send; None reads the variable TOOLS_TOKEN."""
     max_body_bytes: PositiveInt = 4 * 2**20

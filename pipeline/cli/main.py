@@ -25,6 +25,7 @@ from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.storage.logs import PACKAGES
 from tools_service.base.command_line import parse_command_line
+from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.tools_file import tools_file_of, with_tools_file
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
+    limit_threads()
     try:
         arguments = parse(name, options)
         require_demo_files(arguments, _program())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,10 @@ from dataclasses import dataclass
 
 import ray
 
+from tools_service.base.cpus import available_cpus
 from tools_service.base.errors import ConfigurationError
+from tools_service.runtime.address import LOCAL
+from tools_service.runtime.connection import chosen_address, connect
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +38,18 @@ class ResourceRequest:
 def ray_connection(request: ResourceRequest, address: str | None = None) -> Iterator[None]:
     """Connect this process for the block; an existing connection is used and left open.
 
-    Raises ConfigurationError if there is no cluster at the address, or this machine is too small.
+    Raises ConfigurationError if there is no cluster at the address, if Ray does not start, or if this
+    machine is too small.
     """
     if ray.is_initialized():
         check_resources(request)
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = address == "local"
-    if local:
-        _start(request)
-    else:
-        _join(address)
+    address, source = chosen_address(address, "ray.address")
+    # Logical CPUs only limit the number of processes. With too few, processes wait forever.
+    connect(address, source, cpus=max(available_cpus(), math.ceil(request.cpus)))
     try:
-        check_resources(request, local=local)
+        check_resources(request, local=address == LOCAL)
         yield
     finally:
         ray.shutdown()
@@ -58,21 +58,6 @@ def ray_connection(request: ResourceRequest, address: str | None = None) -> Iter
         # handle in the next one.
         if context := sys.modules.get("ray.serve.context"):
             context._set_global_client(None)
-
-
-def _join(address: str) -> None:
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        message = f"{address} (ray.address, or RAY_ADDRESS): no Ray cluster there: {error}"
-        raise ConfigurationError(message) from error
-
-
-def _start(request: ResourceRequest) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error per restartable actor
-    # Logical CPUs only limit the number of processes. With too few, processes wait forever.
-    cpus = max(os.cpu_count() or 1, math.ceil(request.cpus))
-    ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def check_resources(request: ResourceRequest, local: bool = False) -> None:

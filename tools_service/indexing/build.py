@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tools_service.base.cpus import available_cpus
 from tools_service.base.files import atomic_write
 from tools_service.base.fingerprint import FileState
 from tools_service.base.locks import output_lock
@@ -134,7 +134,7 @@ def _build_index(config: WikiSearchConfig, workers: int | None, *, progress: boo
     files, folder = source_files(config.source), config.index
     if workers is None:
         is_large = sum(file.stat().st_size for file in files) >= _LARGE_BYTES
-        workers = os.cpu_count() or 1 if is_large else 0
+        workers = available_cpus() if is_large else 0
     # Recorded before anything is read: the next `ensure_index` notices a change during the build.
     source = [asdict(FileState.of(file, contents=True)) for file in files]
     with replacing_folder(folder, INDEX, _OPTION) as staging:

@@ -5,7 +5,6 @@ Results come in order, and memory is bounded. Ray is imported only if there are 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -24,8 +23,10 @@ def ray_for_workers(workers: int) -> AbstractContextManager[Any]:
 
     if ray.is_initialized():
         return nullcontext()
-    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-    return ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else local))
+    from tools_service.runtime.connection import chosen_address, connect
+
+    context: AbstractContextManager[Any] = connect(*chosen_address(None, ""), cpus=workers, dashboard=False)
+    return context
 
 
 def map_in_order(

@@ -66,7 +66,9 @@ class Encoder:
             return vectors
         valid = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # no lone surrogates
         with self._tokenizer_lock:
-            ids = self._tokenizer(valid, truncation=True, max_length=self._config.max_tokens)["input_ids"]
+            # Special tokens that are written out in a text are text.
+            options = {"max_length": self._config.max_tokens, "split_special_tokens": True}
+            ids = self._tokenizer(valid, truncation=True, **options)["input_ids"]
         for batch in batch_by_length([len(row) for row in ids], max_rows=self._config.batch_size):
             vectors[batch] = self._forward([ids[n] for n in batch]).float().cpu().numpy()
         return vectors

@@ -6,21 +6,24 @@
 
 It listens on this machine only. On any other address, every POST must carry `Authorization: Bearer
 TOKEN`; a token that is set is always required. Errors are {"error": …}: 400 malformed, 401 no
-token, 404 no such tool, 408 too slow, 413 too large. Requests go through a ToolClient: deadlines,
-cache, cleaning. It knows no Ray, and no TLS: use a proxy where the network is not trusted.
+token, 403 a web page of another site, 404 no such tool, 408 too slow, 413 too large, 415 not JSON.
+Web pages in a browser on this machine can send requests, too. They are known by the name that they
+ask for (Host), by their site (Origin) or by the type of their forms. Requests go through a
+ToolClient: deadlines, cache, cleaning. It knows no Ray, and no TLS: use a proxy where the network is
+not trusted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import os
 import reprlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,15 +31,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig
+from tools_service.runtime.address import is_loopback
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import ToolInput
 
 TOKEN_VARIABLE = "TOOLS_TOKEN"
+HEADER_TIMEOUT_S = 15.0
 BODY_TIMEOUT_S = 30.0
+MAX_HEADER_BYTES = 64 * 2**10
 RUNNING = "RUNNING"
+
+_CLOSE = {"Connection": "close"}
+_FORM = "application/x-www-form-urlencoded"
 
 GetStatuses = Callable[[], Mapping[str, str]]
 
@@ -56,7 +66,7 @@ def read_token(config: HttpConfig) -> str | None:
             raise HttpError(f"{source}: {error}") from error
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise HttpError(f"{source}: a token is one word of visible ASCII characters")
-    if token is None and not _is_loopback(config.host):
+    if token is None and not is_loopback(config.host):
         raise HttpError(
             f"--http.host {config.host}: others can reach it, so callers must show a token; put one into "
             f"{TOKEN_VARIABLE} or a file (--http.token-file), or listen on 127.0.0.1"
@@ -75,8 +85,35 @@ def bind_socket(config: HttpConfig) -> socket.socket:
 
 def create_server(app: Starlette) -> uvicorn.Server:
     """Return a server for `run(sockets=[bind_socket(config)])`, which ends on SIGINT or SIGTERM."""
-    options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+    options: dict[str, Any] = {
+        "http": _TimedProtocol,
+        "ws": "none",
+        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+        "log_level": "warning",
+        "access_log": False,
+        "lifespan": "off",
+    }
     return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
+
+
+class _TimedProtocol(H11Protocol):
+    """uvicorn's, which also closes connections that send no whole header in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit_wait_after(None)
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()  # may begin the next request
+        self._limit_wait_after(answered)
+
+    def _limit_wait_after(self, request: object) -> None:
+        self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_waiting, request)
+
+    def _close_if_waiting(self, previous: object) -> None:
+        if self.cycle is previous and not self.transport.is_closing():
+            self.transport.close()
 
 
 def create_app(
@@ -85,6 +122,8 @@ def create_app(
     """Return the application that asks `client`; `statuses` gives the status of each tool."""
 
     async def call(request: Request) -> Response:
+        _require_known_host(request, config)
+        _refuse_web_pages(request)
         _authorize(request, token)
         tool = request.path_params["tool"]
         if tool not in tools:
@@ -94,6 +133,7 @@ def create_app(
         return JSONResponse([{"result": answer.result, "reason": answer.reason} for answer in answers])
 
     def health(request: Request) -> Response:
+        _require_known_host(request, config)
         current = dict(statuses())
         is_healthy = all(current.get(tool) == RUNNING for tool in tools)
         return JSONResponse({"tools": current}, 200 if is_healthy else 503)
@@ -106,6 +146,43 @@ def create_app(
         routes=[Route("/health", health, methods=["GET"]), Route("/{tool}", call, methods=["POST"])],
         exception_handlers={HTTPException: refuse},
     )
+
+
+def _require_known_host(request: Request, config: HttpConfig) -> None:
+    """Refuse a page whose own name was made to lead to this machine's loopback (DNS rebinding).
+
+    On other addresses only the token counts, because the names of this machine are not known here.
+    """
+    if not is_loopback(config.host):
+        return
+    known = {host.lower() for host in (config.host, *config.allowed_hosts)}
+    for host in request.headers.getlist("host"):
+        name = _host_name(f"//{host}")
+        if name is None or not (is_loopback(name) or name in known):
+            raise HTTPException(403, "not a name of this endpoint; allow it with --http.allowed-hosts")
+
+
+def _refuse_web_pages(request: Request) -> None:
+    """Refuse what a page of another site makes a browser send (cross-site request forgery)."""
+    host = request.headers.get("host", "")
+    origins = request.headers.getlist("origin")
+    is_browser = bool(origins) or "sec-fetch-site" in request.headers
+    if any(origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()) for origin in origins):
+        raise HTTPException(403, "pages of other sites may not ask the tools")
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise HTTPException(403, "pages of other sites may not ask the tools")
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # curl -d calls everything a form; a browser says more about itself when it sends one.
+    accepted = ("application/json",) if is_browser else ("application/json", "", _FORM)
+    if content_type not in accepted:
+        raise HTTPException(415, "send JSON: Content-Type: application/json")
+
+
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _authorize(request: Request, token: str | None) -> None:
@@ -124,15 +201,17 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > max_bytes or (declared.isdecimal() and int(declared[:20]) > max_bytes):
-                    raise HTTPException(413, f"more than {max_bytes} bytes: send shorter lists")
+                    message = f"more than {max_bytes} bytes: send shorter lists"
+                    raise HTTPException(413, message, _CLOSE)
     except TimeoutError:
-        raise HTTPException(408, f"the request took more than {BODY_TIMEOUT_S:.0f} s to arrive") from None
+        message = f"the request took more than {BODY_TIMEOUT_S:.0f} s to arrive"
+        raise HTTPException(408, message, _CLOSE) from None
     return bytes(body)
 
 
 def _parse_inputs(body: bytes, max_inputs: int) -> list[ToolInput]:
     try:
-        values = json.loads(body)
+        values = json.loads(body, object_pairs_hook=_fields, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"not JSON: {error}") from None
     if not isinstance(values, list):
@@ -140,6 +219,17 @@ def _parse_inputs(body: bytes, max_inputs: int) -> list[ToolInput]:
     if len(values) > max_inputs:
         raise HTTPException(413, f"{len(values)} inputs are more than {max_inputs}: send shorter lists")
     return [_parse_input(value, number) for number, value in enumerate(values)]
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return fields
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _parse_input(value: Any, number: int) -> ToolInput:
@@ -150,10 +240,3 @@ def _parse_input(value: Any, number: int) -> ToolInput:
             return ToolInput(text, date)
     wanted = 'a string or {"text": STRING, "date": STRING or null}'
     raise HTTPException(400, f"input {number}: wanted {wanted}, got {reprlib.repr(value)}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

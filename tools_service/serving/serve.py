@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import ray
 
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.cpus import available_cpus
 from tools_service.config import HttpConfig, ToolsConfig
+from tools_service.runtime.address import LOCAL
+from tools_service.runtime.connection import chosen_address, connect
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import application_statuses, tools_on_ray
 from tools_service.serving.http import bind_socket, create_app, create_server, read_token
@@ -32,20 +32,20 @@ def serve(
 ) -> None:
     """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    started_here = address in (None, "local") and "RAY_ADDRESS" not in os.environ
+    address, source = chosen_address(address, "--address")
     token = read_token(http) if http else None
     listener = bind_socket(http) if http else None
     with (
         contextlib.suppress(KeyboardInterrupt),
         _sigterm_interrupts(),
-        _ray_connection(address),
+        connect(address, source, cpus=available_cpus()),
         tools_on_ray(config, tools) as client,
     ):
         print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
         for tool in tools:
             print(f"  {tool:<10}  {client.applications[tool]}")
-        if started_here:  # Ray protects clusters that it starts itself with a token in ~/.ray
-            print("to join: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
+        if address == LOCAL:  # Ray protects clusters that it starts itself with a token in ~/.ray
+            print("to join from here: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
         print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
             print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
@@ -58,14 +58,6 @@ def serve(
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _ray_connection(address: str | None) -> contextlib.AbstractContextManager[Any]:
-    """Connect to Ray; the end of the block disconnects."""
-    try:
-        return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigurationError(f"--address {address}: no Ray cluster there: {error}") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -35,6 +36,8 @@ from tools_service.tools.registry import load_tool
 from tools_service.tools.sanitize import CountTokens, clean, count_words
 
 T = TypeVar("T")
+
+MAX_CACHE_BYTES = 256 * 2**20  # of one client; cache_size entries of usual calls take less
 
 
 class ToolClient(Protocol):
@@ -139,10 +142,12 @@ class LocalTools(CachingClient):
 
 
 class _LruCache:
-    """The answers used last, at most `size`. Thread-safe."""
+    """The answers used last, at most `size`, and at most `max_bytes` with their inputs. Thread-safe."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._entries: OrderedDict[tuple[str, ToolInput], ToolResult] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -154,9 +159,17 @@ class _LruCache:
 
     def put(self, key: tuple[str, ToolInput], value: ToolResult) -> None:
         with self._lock:
+            self._bytes += _bytes(key, value)
+            if key in self._entries:
+                self._bytes -= _bytes(key, self._entries.pop(key))
             self._entries[key] = value
-            while len(self._entries) > self._size:
-                self._entries.popitem(last=False)
+            while self._entries and (len(self._entries) > self._size or self._bytes > self._max_bytes):
+                self._bytes -= _bytes(*self._entries.popitem(last=False))
+
+
+def _bytes(key: tuple[str, ToolInput], value: ToolResult) -> int:
+    """Return the memory of an entry's texts; the rest of it is small."""
+    return sum(sys.getsizeof(text) for text in (key[1].text, key[1].date, value.result, value.reason))
 
 
 def _run_in_thread(work: Callable[[], T]) -> Future[T]:

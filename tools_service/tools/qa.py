@@ -82,8 +82,12 @@ def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> Ids:
-    """Return at most `limit` ids; the last is the end token, also where the text is cut."""
-    ids: Ids = tokenizer(text, truncation=True, max_length=limit, verbose=False).input_ids
+    """Return at most `limit` ids; the last is the end token, also where the text is cut.
+
+    Special tokens that are written out in the text are text.
+    """
+    options = {"truncation": True, "max_length": limit, "split_special_tokens": True, "verbose": False}
+    ids: Ids = tokenizer(text, **options).input_ids
     return ids
 
 

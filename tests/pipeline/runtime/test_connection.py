@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from typing import Any
 
 import pytest
 import ray
+from ray._private import ray_constants, services
 
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from tools_service.base.errors import ConfigurationError
+from tools_service.runtime import address, connection
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +27,11 @@ class FakeRay:
         self.asked: list[Any] = []
         self.running = False
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # put back afterwards
+        monkeypatch.setattr(os, "environ", os.environ.copy())  # put back afterwards
+        monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(connection, "require_cluster", lambda *_: None)
+        monkeypatch.setattr(connection, "start_reaper", lambda: None)
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "shutdown", lambda: self.asked.append("shutdown"))
@@ -39,7 +47,7 @@ class FakeRay:
 def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
     monkeypatch: pytest.MonkeyPatch, variable: str | None
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("pipeline.runtime.connection.available_cpus", lambda: 2)
     there = FakeRay(monkeypatch, CPU=5, GPU=2)
     if variable is not None:
         monkeypatch.setenv("RAY_ADDRESS", variable)
@@ -71,8 +79,60 @@ def test_a_named_cluster_is_joined_and_may_grow(
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeRay(monkeypatch)
-    message = r"nowhere:1 \(.*\): no Ray cluster there: nobody answers"
+    message = "ray.address nowhere:1: cannot join the Ray cluster there: nobody answers; compare the versions"
     with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS, "nowhere:1"):
+        pytest.fail("it began")
+
+
+@pytest.mark.parametrize("named", ["head", "http://head:8265", "ray://", "127.0.0.1:0"])
+def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    there = FakeRay(monkeypatch)
+    monkeypatch.setattr(connection, "require_cluster", address.require_cluster)
+    with (
+        pytest.raises(ConfigurationError, match=r"ray.address .*: .*; name HOST:PORT"),
+        ray_connection(NEEDS, named),
+    ):
+        pytest.fail("it began")
+    assert there.asked == []
+
+
+def test_a_local_cluster_is_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeRay(monkeypatch, CPU=8, GPU=2)
+    with ray_connection(NEEDS):
+        assert ray_constants.ENABLE_RAY_CLUSTER is False
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+@pytest.mark.parametrize(
+    "error", [Exception("two\n lines"), OSError("no"), RuntimeError("x" * 9_000), ValueError()]
+)
+def test_a_local_cluster_that_does_not_start_costs_a_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise error
+
+    FakeRay(monkeypatch)
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(ConfigurationError, match="Ray does not start on this machine: ") as caught,
+        ray_connection(NEEDS),
+    ):
+        pytest.fail("it began")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> str:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    FakeRay(monkeypatch)
+    monkeypatch.setattr(services, "get_ray_address_from_environment", nothing)
+    with (
+        pytest.raises(ConfigurationError, match="auto: no Ray cluster runs on this machine"),
+        ray_connection(NEEDS, "auto"),
+    ):
         pytest.fail("it began")
 
 

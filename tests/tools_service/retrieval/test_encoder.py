@@ -93,3 +93,15 @@ def test_a_checkpoint_without_a_pooling_layer_is_an_encoder(model: str, tmp_path
     save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
     found = Encoder(config(str(copy))).encode_queries(TEXTS)
     np.testing.assert_allclose(found, Encoder(config(model)).encode_queries(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["[SEP]", "[PAD]", "a [CLS] b", "[SEP][SEP]", "[MASK] [PAD] [PAD]", "x[PAD]x"]
+)
+def test_special_tokens_in_a_text_are_text(model: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(config(model))
+    read: list[list[int]] = []
+    forward = encoder._forward
+    monkeypatch.setattr(encoder, "_forward", lambda ids: read.extend(ids) or forward(ids))
+    encoder.encode_queries([text])
+    assert not set(read[0][1:-1]) & {0, 2, 3}  # padding, beginning and end of the small encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tools_service.config import HttpConfig, ToolsConfig
+from tools_service.serving import http as endpoint_module
 from tools_service.serving.http import (
     TOKEN_VARIABLE,
     HttpError,
@@ -54,10 +56,12 @@ class Endpoint:
 
 
 @contextmanager
-def running(token: str | None = None, health: dict[str, str] = HEALTH) -> Iterator[Endpoint]:
+def running(
+    token: str | None = None, health: dict[str, str] = HEALTH, config: HttpConfig = CONFIG
+) -> Iterator[Endpoint]:
     client = LocalTools({"Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
-    listener = bind_socket(CONFIG)
-    served = create_server(create_app(client, TOOLS, CONFIG, token, lambda: health))
+    listener = bind_socket(config)
+    served = create_server(create_app(client, TOOLS, config, token, lambda: health))
     thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -109,6 +113,14 @@ def test_a_list_is_answered_in_order(endpoint: Endpoint) -> None:
         (b"[{}]", 400, 'input 0: wanted a string or {"text": STRING'),
         (b'[{"text": "1", "date": 2023}]', 400, "input 0: wanted"),
         (b'[{"text": "1", "when": "now"}]', 400, "input 0: wanted"),
+        (b'[{"text": "1", "text": "2"}]', 400, "not JSON: a name stands twice"),
+        (b'[{"text": "1", "date": NaN}]', 400, "not JSON: NaN is no JSON"),
+        (b"[-Infinity]", 400, "not JSON: -Infinity is no JSON"),
+        (b"[1e999]", 400, "input 0: wanted"),
+        (b'[{"\\ud800": "1"}]', 400, "input 0: wanted"),
+        (b'["a\nb"]', 400, "not JSON: "),
+        (b'["1"] ["2"]', 400, "not JSON: "),
+        (b'{"a":' * 1_500 + b"1" + b"}" * 1_500, 400, ""),
         (b'["1", "1", "1", "1", "1", "1"]', 413, "6 inputs are more than 5"),
         (b'["' + b"1" * 10_000 + b'"]', 413, "more than 10000 bytes"),
     ],
@@ -194,3 +206,126 @@ def test_a_port_in_use_is_refused_by_name() -> None:
         port = first.getsockname()[1]
         with pytest.raises(HttpError, match=f"--http.port {port}: "):
             bind_socket(HttpConfig(port=port))
+
+
+PAGE = {"Origin": "http://evil.example"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        # good clients
+        ({}, 200),
+        ({"Content-Type": "application/json"}, 200),
+        ({"Content-Type": "application/json; charset=utf-8"}, 200),
+        ({"Content-Type": "Application/JSON"}, 200),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 200),  # curl -d
+        ({"Host": "localhost"}, 200),
+        ({"Host": "LOCALHOST:8700"}, 200),
+        ({"Host": "[::1]:8700"}, 200),
+        ({"Host": "127.0.0.1:80", "Origin": "http://127.0.0.1:80", "Content-Type": "application/json"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}, 200),
+        ({"Host": "tools.example"}, 200),  # allowed by the configuration
+        # DNS rebinding
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:8700"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "127.0.0.1@evil.example"}, 403),
+        ({"Host": "10.0.0.1"}, 403),
+        ({"Host": "0.0.0.0"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "sub.tools.example"}, 403),
+        # pages of other sites
+        ({**PAGE}, 403),
+        ({**PAGE, "Content-Type": "application/json"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "http://localhost.evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Content-Type": "application/json"}, 403),
+        # what pages may send without asking
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ({"Content-Type": "text/plain; application/json"}, 415),
+        ({"Content-Type": "application/xml"}, 415),
+        ({"Sec-Fetch-Site": "none"}, 415),
+        (
+            {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded"},
+            415,
+        ),
+    ],
+)
+def test_pages_of_other_sites_get_no_answer(headers: dict[str, str], status: int) -> None:
+    config = CONFIG.model_copy(update={"allowed_hosts": ("tools.example",)})
+    with running(config=config) as endpoint:
+        found, answer = endpoint("POST", "/Calculator", b'["1+1"]', **headers)
+        assert found == status, answer
+        assert (status == 200) == isinstance(answer, list)
+        if headers.keys() == {"Host"}:
+            assert endpoint("GET", "/health", **headers)[0] == status
+
+
+def raw(port: int, sent: bytes) -> bytes:
+    """What comes back for `sent`, until the server closes the connection."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(sent)
+        while part := connection.recv(65_536):
+            received += part
+    return received
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"P",
+        b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+        b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n[",
+        b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
+    ],
+)
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(endpoint_module, "HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(endpoint_module, "BODY_TIMEOUT_S", 0.2)
+    with running() as endpoint:
+        raw(endpoint.port, sent)  # returns
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /health HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /health HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),
+        (b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1e9\r\n\r\n", b"400"),
+        (b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n[", b"413"),
+        (b"TRACE /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"405"),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"40"),
+    ],
+)
+def test_other_dialects_are_answered_or_refused(endpoint: Endpoint, sent: bytes, status: bytes) -> None:
+    assert raw(endpoint.port, sent).startswith(b"HTTP/1.1 " + status)
+
+
+def test_a_header_without_end_is_refused(endpoint: Endpoint) -> None:
+    sent = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 400_000
+    try:
+        answer = raw(endpoint.port, sent)
+    except (ConnectionResetError, BrokenPipeError):  # the rest of the header was not read
+        return
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_requests_in_one_piece_are_answered_in_order(endpoint: Endpoint) -> None:
+    head = b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n"
+    received = raw(endpoint.port, head + b'\r\n["1+1"]' + head + b'Connection: close\r\n\r\n["2+2"]')
+    assert received.index(b'"result":"2"') < received.index(b'"result":"4"')

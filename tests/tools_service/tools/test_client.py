@@ -12,6 +12,7 @@ from datetime import date
 import pytest
 
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
+from tools_service.tools import client as client_module
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import (
@@ -192,3 +193,18 @@ def test_many_batches_at_once_from_a_coroutine_and_a_blocking_call_inside_it() -
     assert [one.result for part in answers for one in part] == [
         f"{n}-{m}" for n in range(20) for m in range(20)
     ]
+
+
+def test_the_cache_is_bounded_in_bytes() -> None:
+    cache = client_module._LruCache(size=100, max_bytes=5_000)
+    for number in range(50):
+        cache.put(("QA", ToolInput(f"{number}" + "x" * 1_000)), ToolResult("y" * 500))
+        assert cache._bytes <= 5_000
+    assert 1 <= len(cache._entries) <= 5
+    assert cache.get(("QA", ToolInput("49" + "x" * 1_000))) is not None
+    cache.put(("QA", ToolInput("z" * 9_000)), ToolResult("y"))  # larger than the whole cache
+    assert cache._bytes == 0
+    for _ in range(9):
+        cache.put(("QA", ToolInput("1")), ToolResult("2"))
+    assert len(cache._entries) == 1
+    assert cache._bytes == client_module._bytes(("QA", ToolInput("1")), ToolResult("2"))

@@ -184,3 +184,29 @@ def test_a_reader_that_cannot_do_it_is_refused_with_its_field(
 def test_formats_without_places_are_refused_with_their_field(field: str, value: str) -> None:
     with pytest.raises(ValidationError, match=field):
         QAConfig.model_validate({field: value})
+
+
+WRITTEN_OUT = [
+    "</s>",
+    "<pad>",
+    " </s> ",
+    "a</s>b",
+    "</s></s>",
+    "<pad></s><pad>",
+    "question: </s> context: <pad>",
+]
+
+
+@pytest.mark.parametrize("text", [*WRITTEN_OUT, "x </s>" * 30, "\n</s>\n", "</s", "<<pad>>"])
+def test_special_tokens_in_a_text_are_text(text: str) -> None:
+    tokenizer = byte_level_tokenizer(["some words </s> <pad>"])
+    *ids, last = encode_text(tokenizer, text, 500)
+    assert last == tokenizer.eos_token_id
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", ["some words", "Who? 12 % – äöü", "", " ", "a < b > c", "x" * 2_000])
+def test_the_ids_of_other_texts_are_the_tokenizers(text: str) -> None:
+    tokenizer = byte_level_tokenizer(["some words"])
+    assert encode_text(tokenizer, text, 50) == tokenizer(text, truncation=True, max_length=50).input_ids

@@ -1,0 +1,158 @@
+"""A cluster that is not there is noticed in seconds, and said in one line."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tools_service.runtime import address
+from tools_service.runtime.address import RayAddressError, is_loopback, require_cluster, split_address
+
+pytestmark = pytest.mark.unit
+
+SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+@contextmanager
+def listening(answer: bytes | None) -> Iterator[int]:
+    """A server on a loopback port that answers one connection; None accepts and stays silent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = threading.Event()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                if answer is None:
+                    done.wait(30)
+                elif answer:
+                    connection.recv(100)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            done.set()
+            thread.join()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "", " ", "head", "head:", ":6379", "head:port", "head:0", "head:65536", "head:-1", "head:999999",
+        "head:６３７９", "head:6379 ", " head:6379", "he ad:6379", "head:6379/", "head:6379\n", "a:1:2",
+        "::1:6379", "[::1]", "[::1]:", "[nonsense]:6379", "user@head:6379", "ray://", "ray://head",
+        "ray://head:x", "RAY://head:10001", "redis://head:6379", "//head:6379", "head:6379?x=1", "None",
+    ],
+)  # fmt: skip
+def test_a_malformed_address_is_refused(wrong: str) -> None:
+    with pytest.raises(RayAddressError, match=r"RAY_ADDRESS '.*': not an address of Ray; name HOST:PORT"):
+        require_cluster(wrong, "RAY_ADDRESS")
+
+
+@pytest.mark.parametrize("wrong", ["http://127.0.0.1:8265", "https://head", "HTTP://head:8265/"])
+def test_the_address_of_a_dashboard_is_recognised(wrong: str) -> None:
+    with pytest.raises(RayAddressError, match="dashboard's address; name HOST:PORT"):
+        require_cluster(wrong, "RAY_ADDRESS")
+
+
+def test_addresses_are_read() -> None:
+    assert split_address("head:6379", "x") == ("head", 6379)
+    assert split_address("ray://10.0.0.1:10001", "x") == ("10.0.0.1", 10001)
+    assert split_address("[fe80::1%eth0]:6379", "x") == ("fe80::1%eth0", 6379)
+    assert split_address("ray_head-1.svc.:1", "x") == ("ray_head-1.svc.", 1)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_a_closed_port_is_named(closed_port: int, scheme: str, host: str) -> None:
+    with pytest.raises(
+        RayAddressError, match=f"ray.address .*:{closed_port}: no Ray cluster there: "
+    ) as caught:
+        require_cluster(f"{scheme}{host}:{closed_port}", "ray.address")
+    assert "\n" not in str(caught.value)
+    assert "start it, or name another" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        socket.gaierror(-2, "Name or service not known"),
+        OSError(113, "No route to host"),
+        OSError(101, "Network is unreachable"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        PermissionError(1, "Operation not permitted"),
+        OSError("nameless"),
+        UnicodeError("label too long"),
+    ],
+)
+def test_a_host_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch, cause: Exception) -> None:
+    def refuse(*_: object, **__: object) -> socket.socket:
+        raise cause
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    said = getattr(cause, "strerror", None) or str(cause)
+    with pytest.raises(RayAddressError, match=f"head:6379: {said}; start it"):
+        require_cluster("head:6379", "RAY_ADDRESS")
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_host_that_does_not_answer_costs_seconds(monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
+    """A black hole, and a resolver without an answer, which has no time limit of its own."""
+    released = threading.Event()
+
+    def connect(*_: object, **__: object) -> socket.socket:
+        if hangs:
+            released.wait(30)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.05)
+    with pytest.raises(RayAddressError, match="head:6379 does not answer within 0 s"):
+        require_cluster("head:6379", "RAY_ADDRESS")
+    released.set()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", b"\0\0\0\4", b"\0" * 9]
+)
+def test_another_server_is_not_ray(answer: bytes) -> None:
+    with listening(answer) as port, pytest.raises(RayAddressError, match=r"is not Ray|reset"):
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+def test_a_silent_server_is_not_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.2)
+    with listening(None) as port, pytest.raises(RayAddressError, match="does not answer"):
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+def test_a_server_of_grpc_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(SETTINGS_FRAME) as port:
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+    monkeypatch.setenv("RAY_USE_TLS", "1")  # its greeting is encrypted
+    with listening(b"") as port:
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *(("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True), ("localhost", True)),
+        *(("LOCALHOST.", True), ("10.0.0.1", False), ("0.0.0.0", False), ("localhost.x", False), ("", False)),
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

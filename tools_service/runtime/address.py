@@ -1,0 +1,103 @@
+"""Is a Ray cluster at an address? The answer takes seconds, where Ray itself would try for minutes.
+
+In: an address as Ray takes it (HOST:PORT, ray://HOST:PORT, auto). Out: nothing, or a RayAddressError
+that says what is wrong with it. The port must accept a connection and speak gRPC, as Ray's do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import threading
+from queue import Empty, Queue
+
+from tools_service.base.errors import ConfigurationError
+
+TIMEOUT_S = 5.0  # of name resolution, TCP and the greeting together
+LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
+WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
+
+_HOST_AND_PORT = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\s:/\[\]@?#]+)):(?P<port>[0-9]{1,5})"
+)
+# HTTP/2 (RFC 9113, sections 3.4 and 4.1): what a client sends first, with an empty SETTINGS frame; a
+# server's first frame is SETTINGS, too. The type is the fourth of a frame header's nine bytes.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS, _HEADER_BYTES, _TYPE_AT = 4, 9, 3
+_EMPTY_SETTINGS = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+
+
+class RayAddressError(ConfigurationError):
+    """There is no Ray cluster at the address."""
+
+
+def require_cluster(address: str, source: str) -> None:
+    """Raise RayAddressError, which names `source`, unless a Ray cluster listens at `address`."""
+    host, port = split_address(address, source)
+    say = f"{source} {address}: no Ray cluster there"
+    remedy = "start it, or name another (local starts one on this machine)"
+    try:
+        is_ray = greets(host, port)
+    except TimeoutError:
+        message = f"{say}: {host}:{port} does not answer within {TIMEOUT_S:.0f} s; {remedy}"
+        raise RayAddressError(message) from None
+    except (OSError, UnicodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RayAddressError(f"{say}: {host}:{port}: {reason}; {remedy}") from None
+    if not is_ray:
+        raise RayAddressError(f"{say}: what listens at {host}:{port} is not Ray; {remedy}")
+
+
+def split_address(address: str, source: str) -> tuple[str, int]:
+    """Return host and port of HOST:PORT or ray://HOST:PORT. RayAddressError, which names `source`."""
+    if re.match(r"https?://", address, re.IGNORECASE):
+        raise RayAddressError(f"{source} {address!r}: that is a dashboard's address; name {WANTED}")
+    match = _HOST_AND_PORT.fullmatch(address.removeprefix(CLIENT))
+    if match is None or not 0 < int(match["port"]) < 65_536:
+        raise RayAddressError(f"{source} {address!r}: not an address of Ray; name {WANTED}")
+    return match["ipv6"] or match["host"], int(match["port"])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def greets(host: str, port: int) -> bool:
+    """Whether what listens there speaks gRPC (HTTP/2), as Ray does.
+
+    Raises TimeoutError, another OSError, or UnicodeError for a host that no resolver takes. It runs in
+    a thread of its own, because a resolver cannot be given a time limit.
+    """
+    outcome: Queue[bool | OSError | UnicodeError] = Queue()
+
+    def probe() -> None:
+        try:
+            outcome.put(_greets(host, port))
+        except (OSError, UnicodeError) as error:
+            outcome.put(error)
+
+    threading.Thread(target=probe, name="probe", daemon=True).start()
+    try:
+        found = outcome.get(timeout=TIMEOUT_S)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _greets(host: str, port: int) -> bool:
+    with socket.create_connection((host, port), timeout=TIMEOUT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return True  # the rest is for those who have its keys
+        connection.sendall(_HTTP2_PREFACE + _EMPTY_SETTINGS)
+        header = b""
+        while len(header) < _HEADER_BYTES and (part := connection.recv(_HEADER_BYTES - len(header))):
+            header += part
+    return len(header) == _HEADER_BYTES and header[_TYPE_AT] == _SETTINGS
