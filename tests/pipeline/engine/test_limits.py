@@ -83,7 +83,7 @@ def test_the_limit_is_the_shortest_length_at_which_the_model_changes(
             {"attention_chunk_size": None},
             "chunked_attention .*no attention_chunk_size: add it",
         ),
-        ("phi3", {"rope_parameters": dict(LONGROPE)}, "longrope.*original_max_position_embeddings"),
+        ("llama", {"rope_parameters": dict(LONGROPE)}, "longrope.*original_max_position_embeddings"),
     ],
 )
 def test_layers_with_a_window_that_the_configuration_does_not_name_are_refused(
