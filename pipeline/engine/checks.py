@@ -345,8 +345,9 @@ def _plain_scores(model: LanguageModel, ids: ndarray) -> Tensor:
         [logits] = model.model(input_ids=row[None], use_cache=False).logits
     scores = []
     # In pieces: in float32, the logits of all tokens would take twice the memory.
+    parts = torch.split(logits[:-1], REACH // 8)
     for part, targets in zip(
-        logits[:-1].split(REACH // 8), row[1:].split(REACH // 8), strict=True
+        parts, torch.split(row[1:], REACH // 8), strict=True
     ):
         target_logits = part.float().gather(1, targets[:, None])[:, 0]
         scores.append(target_logits - part.float().logsumexp(1))

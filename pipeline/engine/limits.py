@@ -215,10 +215,10 @@ def _named_lengths(text: Any) -> Iterator[tuple[str, int]]:
         for length in _numbers(text, [name]):
             yield name, length
     for rotation in _rotations(text):
-        length = rotation.get("original_max_position_embeddings")
+        named: Any = rotation.get("original_max_position_embeddings")
         kind = rotation.get("rope_type", "default")
-        if _is_length(length) and kind not in _STATIC_ROTATIONS:
-            yield "original_max_position_embeddings", int(length)
+        if _is_length(named) and kind not in _STATIC_ROTATIONS:
+            yield "original_max_position_embeddings", int(named)
 
 
 def _switches(text: Any) -> bool:

@@ -40,12 +40,12 @@ def parse_command_line(arguments: Any, **options: Any) -> Any:
     return _checked(tyro.cli(arguments, registry=registry, **options))
 
 
-def describe_problems(error: ValidationError, prefix: str = "", *, hyphens: bool = False) -> str:
-    """Return the problems of `error` in one line, each with its field behind `prefix`."""
+def _option_problems(error: ValidationError, prefix: str) -> str:
+    """The problems of `error` in one line, each with its option, which begins with `prefix`."""
     problems = []
     for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"] if not (hyphens and isinstance(part, int)))
-        field = prefix + (field.replace("_", "-") if hyphens else field)
+        names = (part for part in problem["loc"] if isinstance(part, str))  # not the place in a list
+        option = prefix + ".".join(names).replace("_", "-")
         value = problem["input"]
         given = ""
         if isinstance(value, str | Path):
@@ -53,13 +53,13 @@ def describe_problems(error: ValidationError, prefix: str = "", *, hyphens: bool
         elif isinstance(value, int | float):
             given = f" = {value}"
         message = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{field}{given}: {message}" if field.strip("-") else message)
+        problems.append(f"{option}{given}: {message}" if option.strip("-") else message)
     return "; ".join(problems)
 
 
 def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
     """tyro's rule for configurations: their fields are options, no value is checked yet."""
-    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+    if not (isclass(info.type) and issubclass(info.type, Frozen)):
         return None
     model: type[Frozen] = info.type
     hints = get_type_hints(model, include_extras=True)
@@ -109,5 +109,5 @@ def _checked(arguments: Any) -> Any:
             else:
                 checked[field.name] = TypeAdapter(hints[field.name]).validate_python(value)
         except ValidationError as error:
-            raise OptionError(describe_problems(error, f"--{name}", hyphens=True)) from error
+            raise OptionError(_option_problems(error, f"--{name}")) from error
     return replace(arguments, **checked)

@@ -55,6 +55,7 @@ def _whole_above_one(value: float) -> float:
 
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0, le=_MOST_REAL)]
 Positive = Annotated[float, Field(gt=0.0, le=_MOST_REAL)]
 Nats = Annotated[float, Field(ge=-1e9, le=1e9)]
 PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
