@@ -231,7 +231,7 @@ def _numbers(text: Any, names: Any) -> list[int]:
     lengths: list[int] = []
     for name in names:
         value = getattr(text, name, None)
-        values = value if isinstance(value, list | tuple) else [value]
+        values: Any = value if isinstance(value, list | tuple) else [value]
         lengths += [int(number) for number in values if _is_length(number)]
     return lengths
 

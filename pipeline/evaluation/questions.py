@@ -22,8 +22,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from pipeline.evaluation.scoring import check_scoring, usable_answers
-from tools_service.base.command_line import describe_problems
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.settings import Frozen, IsoDate, Text
 from tools_service.tools.contract import ToolName
 
@@ -113,4 +112,4 @@ def _parse(line: str, where: str) -> Question:
         return Question.model_validate(content)
     except ValidationError as error:
         fields = ", ".join(Question.model_fields)
-        raise QuestionError(f"{where}: {describe_problems(error)} (a question has {fields})") from error
+        raise QuestionError(f"{where}: {brief(error)} (a question has {fields})") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from inspect import isclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
