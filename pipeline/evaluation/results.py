@@ -19,7 +19,7 @@ from pydantic import Field
 from pipeline.evaluation.questions import Question
 from pipeline.storage.kinds import EVALUATION
 from tools_service.base.errors import ConfigurationError, brief
-from tools_service.base.files import atomic_write, read_model
+from tools_service.base.files import atomic_write, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
@@ -147,8 +147,8 @@ class ResultStore:
         self.predictions = output.with_name(f"{output.stem}.{label}.jsonl")
         self._label = label
         self._stored = Evaluation.read(output).models.get(label)
-        require_own(output, EVALUATION)
-        with output_lock(output, wait=True):  # the place can be written
+        with output_lock(output, wait=True), writing(self.predictions):  # the place can be written
+            require_own(output, EVALUATION)
             self._lines = self._read_predictions()
 
     def benchmark(self, name: str, fingerprint: str) -> BenchmarkResult | None:
@@ -194,7 +194,7 @@ class ResultStore:
                 lines.setdefault(str(row["benchmark"]), []).append(line)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise EvaluationError(
                 f"{self.predictions}: would be replaced by the predictions of {self._label}, and evaluate "
                 "did not write it; choose another output or label"

@@ -25,7 +25,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from tools_service.base.errors import ConfigurationError
+from tools_service.base.errors import ConfigurationError, describe_problem
 from tools_service.base.settings import Frozen
 
 
@@ -46,15 +46,7 @@ def _option_problems(error: ValidationError, prefix: str) -> str:
     problems = []
     for problem in error.errors(include_url=False):
         names = (part for part in problem["loc"] if isinstance(part, str))  # not the place in a list
-        option = prefix + ".".join(names).replace("_", "-")
-        value = problem["input"]
-        given = ""
-        if isinstance(value, str | Path):
-            given = f" = {str(value)[:60]!r}"
-        elif isinstance(value, int | float):
-            given = f" = {value}"
-        message = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{option}{given}: {message}" if option.strip("-") else message)
+        problems.append(describe_problem(problem, prefix + ".".join(names).replace("_", "-")))
     return "; ".join(problems)
 
 

@@ -6,11 +6,14 @@ do. The command line prints the message without a traceback.
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 _MAX_PROBLEMS = 3
 _MAX_CHARACTERS = 300
+_MAX_VALUE = 60
 
 
 class ToolformerError(Exception):
@@ -25,8 +28,9 @@ def brief(error: BaseException) -> str:
     """`error` in one line of at most 300 characters: of a ValidationError, its first fields."""
     text = str(error)
     if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        shown = [_problem(problem) for problem in problems[:_MAX_PROBLEMS]]
+        problems = error.errors(include_url=False, include_context=False)
+        fields = [".".join(map(str, problem["loc"])) for problem in problems[:_MAX_PROBLEMS]]
+        shown = [describe_problem(*pair) for pair in zip(problems, fields, strict=False)]
         if len(problems) > _MAX_PROBLEMS:
             shown.append(f"and {len(problems) - _MAX_PROBLEMS} more")
         text = "; ".join(shown)
@@ -34,7 +38,13 @@ def brief(error: BaseException) -> str:
     return line if len(line) <= _MAX_CHARACTERS else f"{line[: _MAX_CHARACTERS - 2]} …"
 
 
-def _problem(problem: ErrorDetails) -> str:
+def describe_problem(problem: ErrorDetails, field: str) -> str:
+    """A problem that pydantic found in `field` ("" for the whole), with the value if it is short."""
+    value = problem["input"]
+    given = ""
+    if isinstance(value, str | PurePath):
+        given = f" = {str(value)[:_MAX_VALUE]!r}"
+    elif isinstance(value, int | float):
+        given = f" = {str(value)[:_MAX_VALUE]}"
     message = problem["msg"].removeprefix("Value error, ")
-    field = ".".join(map(str, problem["loc"]))
-    return f"{field}: {message}" if field else message
+    return f"{field}{given}: {message}" if field.strip("-") else message

@@ -21,7 +21,7 @@ _LEAST_RESOURCE = 1e-4  # the smallest share that Ray counts
 
 def _not_blank(value: str) -> str:
     if not value.strip():
-        raise ValueError("must not be empty")
+        raise ValueError("must not be empty; is a variable of the shell unset?")
     if "\0" in value:
         raise ValueError("must not hold a null character")
     if not value.isascii() and value != value.encode("utf-8", "replace").decode("utf-8"):

@@ -338,7 +338,7 @@ def test_a_result_that_lost_its_tools_is_not_used_again(tmp_path: Path) -> None:
         )
         model = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={"b": found})
         (tmp_path / "e.json").write_text(Evaluation(models={"m": model}).model_dump_json())
-        (tmp_path / "e.m.jsonl").write_text('{"benchmark": "b"}\n')
+        (tmp_path / "e.m.jsonl").write_text('{"benchmark": "b", "prediction": "4"}\n')
         store = ResultStore(tmp_path / "e.json", "m")
         assert (store.benchmark("b", "same") is not None) == used
         assert store.benchmark("b", "other") is None
