@@ -24,7 +24,7 @@ from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import progress_bar, start_progress
 from pipeline.annotation.source import TextSource, read_groups
 from pipeline.base.config import AnnotateConfig, RayConfig
-from pipeline.corpus.files import CorpusFile, all_files, list_files
+from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.counts import COLUMNS, count_rows
@@ -57,12 +57,14 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
     from pipeline.engine.loading import require_model
 
     require_available(config.method.tools, config.tools)
-    files = list_files(config.corpus)
+    listing = find_files(config.corpus)
+    files = files_of_slice(listing.files, config.corpus)
     require_readable(files, config.corpus)
     require_model(config.model)
-    whole_corpus = None if config.corpus.slice is None else all_files(config.corpus)
+    whole_corpus = None if config.corpus.slice is None else listing.files
     with exclusive_lock(config.output), logged(config.output):
         manifest = begin(config.output, config, files, whole_corpus)
+        manifest = manifest.model_copy(update={"left_out": listing.what_is_left_out()})
         if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):
             manifest = manifest.reopened()
         if manifest.state == "finished" and (problem := missing_rows(config.output, manifest)):

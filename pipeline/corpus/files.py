@@ -111,13 +111,25 @@ class CorpusListing:
     files: list[CorpusFile]
     left_out: list[LeftOut]
 
+    def what_is_left_out(self) -> tuple[str, ...]:
+        """A sentence for each reason."""
+        return tuple(describe(self.left_out))
+
 
 def list_files(config: CorpusConfig) -> list[CorpusFile]:
     """The corpus files of the configured slice, or of the whole corpus without one; each file once.
 
-    Raises CorpusError if a path matches no file, or there are fewer files than slices.
+    Warns of what is left out. Raises CorpusError if a path matches no file, or there are fewer files
+    than slices.
     """
-    files = all_files(config)
+    listing = find_files(config)
+    for sentence in listing.what_is_left_out():
+        logger.warning("corpus.paths: %s", sentence)
+    return files_of_slice(listing.files, config)
+
+
+def files_of_slice(files: list[CorpusFile], config: CorpusConfig) -> list[CorpusFile]:
+    """The files of the configured slice, of all files of a corpus. CorpusError as in `list_files`."""
     if config.slice is None:
         return files
     index, count = config.slice_index_and_count
@@ -130,19 +142,11 @@ def list_files(config: CorpusConfig) -> list[CorpusFile]:
     return sorted(files, key=lambda file: file.name)[index::count]
 
 
-def all_files(config: CorpusConfig) -> list[CorpusFile]:
-    """Every corpus file, whatever the slice: the name of a file depends on all other files.
-
-    Warns of what is left out.
-    """
-    listing = find_files(config)
-    for sentence in describe(listing.left_out):
-        logger.warning("corpus.paths: %s", sentence)
-    return listing.files
-
-
 def find_files(config: CorpusConfig) -> CorpusListing:
-    """Every corpus file, and what is left out. CorpusError if a path matches no file."""
+    """Every corpus file, whatever the slice, and what is left out.
+
+    The name of a file depends on all other files. CorpusError if a path matches no file.
+    """
     if not config.paths:
         raise CorpusError("corpus.paths is empty: give files, folders, globs or URIs")
     files: dict[str, tuple[str, FoundFile]] = {}

@@ -16,7 +16,7 @@ from pipeline.base.config import PlanConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import PEAK_FLOPS_PER_S
 from pipeline.base.records import Cost, Phase, Text, reason_kind
-from pipeline.corpus.files import list_files
+from pipeline.corpus.files import files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
 from pipeline.engine.limits import max_positions
 from pipeline.engine.loading import model_shape
@@ -106,7 +106,8 @@ class Plan(Frozen):
 def plan(config: PlanConfig) -> Plan:
     """Raises ConfigurationError as annotate does, and if an option is missing."""
     require_own(config.output, PLAN)
-    files = list_files(config.corpus)
+    listing = find_files(config.corpus)
+    files = files_of_slice(listing.files, config.corpus)
     require_readable(files, config.corpus)
     method, model_path = config.method, config.model.path
     sizes, shape = PromptSizes.of(load_tokenizer(model_path), method), model_shape(model_path)
@@ -148,6 +149,7 @@ def plan(config: PlanConfig) -> Plan:
         disk_bytes=round(text_bytes + assumptions.bytes_per_text * total_texts),
         disk_files=math.ceil(total_texts / config.ray.texts_per_batch),
         ids_bytes=8 * total_texts,
+        left_out=listing.what_is_left_out(),
         skipped=dict(Counter(reason_kind(text.skipped) for text in texts if text.skipped).most_common()),
         selection={tool: dict(rules.most_common()) for tool, rules in selection.items()},
         call_syntax=sum(text.skipped is None and has_call_syntax(text.text) for text in texts),

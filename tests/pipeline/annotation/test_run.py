@@ -46,6 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     annotating.save_model(folder / "model")
     annotating.write_prompts(folder / "prompts")
     annotating.write_corpus(folder / "pages", FILES, PAGES)
+    (folder / "pages" / "gone.jsonl").symlink_to("nowhere.jsonl")
     return folder
 
 
@@ -98,6 +99,7 @@ def test_every_text_has_one_row(
     assert counts.tools["Calculator"].texts == FILES * PAGES
     assert counts.tools["Calendar"].kept > 0
     assert counts.calls == sum(len(row["calls"]) for row in rows)
+    assert manifest.left_out == ("1 files that are links without a target are not read: gone.jsonl",)
     assert manifest.state == "finished"
     assert manifest.compute is not None
     assert manifest.compute.overhead >= 1

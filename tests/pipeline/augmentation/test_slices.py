@@ -11,7 +11,7 @@ from bench.fixtures import small_run as annotating
 from pipeline.augmentation.merge import merge
 from pipeline.augmentation.slices import SliceError, expand, require_together
 from pipeline.base.config import AnnotateConfig, CorpusConfig, MergeConfig, MethodConfig
-from pipeline.corpus.files import all_files, list_files
+from pipeline.corpus.files import find_files, list_files
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, begin, read_manifest
 from pipeline.storage.row_files import ROWS
 
@@ -57,7 +57,7 @@ def manifests(world: Path, *slices: str, **changed: object) -> dict[Path, Annota
         corpus = CorpusConfig(paths=(str(world / "pages"),), slice=slice_)
         config = AnnotateConfig(corpus=corpus, **(changed if number == len(slices) - 1 else {}))
         folder = Path(f"run {number}")
-        found[folder] = begin(world / "nowhere", config, list_files(corpus), all_files(corpus))
+        found[folder] = begin(world / "nowhere", config, list_files(corpus), find_files(corpus).files)
     return found
 
 
@@ -106,7 +106,7 @@ def test_a_run_goes_on_only_with_its_own_slice(world: Path) -> None:
     assert manifest.corpus.files == 2
     other = annotating.config(world, world / "slices" / "0", slice_="1/3")
     with pytest.raises(Exception, match=r"corpus\.slice: '0/3' → '1/3'"):
-        begin(other.output, other, list_files(other.corpus), all_files(other.corpus))
+        begin(other.output, other, list_files(other.corpus), find_files(other.corpus).files)
 
 
 def test_globs_of_folders(world: Path, tmp_path: Path) -> None:

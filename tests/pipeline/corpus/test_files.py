@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.base.config import CorpusConfig
-from pipeline.corpus.files import CorpusError, CorpusFile, _resolve, all_files, find_files, list_files
+from pipeline.corpus.files import CorpusError, CorpusFile, _resolve, find_files, list_files
 from pipeline.corpus.texts import text_id
 
 pytestmark = pytest.mark.unit
@@ -163,7 +163,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_slices_are_disjoint_and_together_everything(many: Path, of: int, backwards: bool) -> None:
     """Whatever the order of the paths; the files, and so the text ids, are the same."""
     paths = tuple(str(many / name) for name in ("abc"[::-1] if backwards else "abc"))
-    whole = all_files(CorpusConfig(paths=paths))
+    whole = find_files(CorpusConfig(paths=paths)).files
     slices = [list_files(CorpusConfig(paths=paths, slice=f"{i}/{of}")) for i in range(of)]
     together = [file for slice_ in slices for file in slice_]
     assert len(together) == len(whole) == 13

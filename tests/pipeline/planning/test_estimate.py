@@ -23,6 +23,7 @@ from pipeline.planning.estimate import Plan, plan
 from pipeline.planning.expected_work import PromptSizes
 from pipeline.planning.from_run import assumptions_from_run
 from pipeline.planning.render import render_plan, warnings
+from pipeline.report import losses
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.prompts import load_prompt
@@ -97,6 +98,19 @@ def test_the_averages_of_a_run_reproduce_that_run(plan_like_run: Plan, real: Ann
     run = {(row.tool, row.phase): row.run for row in real.counts.work}
     for row in plan_like_run.work:
         assert row.cost.tokens == pytest.approx(run[row.tool, row.phase].tokens, rel=0.1, abs=20)
+
+
+def test_what_is_left_out_of_the_corpus_is_named(world: Path, tmp_path: Path) -> None:
+    annotating.write_corpus(tmp_path / "pages", 1, 4)
+    (tmp_path / "pages" / "gone.jsonl").symlink_to("nowhere.jsonl")
+    os.mkfifo(tmp_path / "pages" / "pipe.jsonl")
+    corpus = config(world).corpus.model_copy(update={"paths": (str(tmp_path / "pages"),)})
+    planned = plan(config(world, corpus=corpus))
+    assert planned.left_out == (
+        "1 files that are links without a target are not read: gone.jsonl",
+        "1 files that are no regular files (FIFO, socket or device) are not read: pipe.jsonl",
+    )
+    assert list(losses.plan_losses(planned))[:2] == list(planned.left_out)
 
 
 def test_time_is_work_over_speed_and_what_starting_takes(plan_like_run: Plan) -> None:
