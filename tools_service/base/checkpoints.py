@@ -189,24 +189,26 @@ def resolve_device(device: str) -> str:
 @contextmanager
 def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator[None]:
     """Turn every exception of the block into `error`: what a folder holds can make anything fail."""
-    level = transformers_logging.get_verbosity()
+    hub_logger = logging.getLogger("huggingface_hub")
+    level, hub_level = transformers_logging.get_verbosity(), hub_logger.level
+    hub_logger.setLevel(logging.ERROR)  # a warning for each attempt to connect
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what matters is raised
     try:
         yield
     except Exception as cause:
-        reason = _in_short(cause) if _may_exist(path) else "there is no such folder"
-        raise error(f"{field} {path!r}: cannot load it: {reason}") from cause
+        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause)}") from cause
     finally:
         transformers_logging.set_verbosity(level)
-
-
-def _may_exist(path: str) -> bool:
-    """Whether `path` is a folder here, or could be the name of a model on the hub."""
-    return Path(path).is_dir() or (path[:1] not in ("/", ".", "~") and path.count("/") < 2)
+        hub_logger.setLevel(hub_level)
 
 
 def _in_short(cause: Exception) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
+    if "couldn't connect to" in text:
+        return (
+            "there is no such folder, and the hub cannot be reached for a model of that name; name a folder, "
+            "or load the model where there is a connection"
+        )
     if "trust_remote_code" in text:
         return "it needs code of its own (auto_map), which is never run; use an architecture of transformers"
     kind, unrecognized, rest = text.partition("for this kind of AutoModel: ")

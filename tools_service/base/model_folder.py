@@ -9,12 +9,14 @@ imported.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.weights import INDEX, WEIGHTS
 
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Part = Literal["tokenizer", "config", "weights"]
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -32,24 +34,28 @@ _CONVERT = "save the model again with save_pretrained, which writes safetensors"
 
 def check_model_folder(path: str, field: str, part: Part, error: type[ConfigurationError]) -> None:
     """Raise `error`, which names `field`, if `part` of a checkpoint cannot be loaded from `path`."""
-    folder = Path(path)
-    if not folder.exists() and _may_be_hub_name(path):
+    if may_be_hub_name(path):
         return
-    problem = _problem(folder, part)
+    problem = _problem(Path(path), part)
     if problem:
         raise error(f"{field} {path!r}: cannot load it: {problem}")
 
 
-def _may_be_hub_name(path: str) -> bool:
-    """Whether a name that is no folder can be ``model`` or ``owner/model``."""
-    return bool(path) and path.count("/") <= 1 and path[0] not in "/.~" and "\\" not in path
+def may_be_hub_name(path: str) -> bool:
+    """Whether `path` is nothing on this machine and has the form of a hub name.
+
+    That is NAME, or OWNER/NAME where no folder is called OWNER: else it is a folder that is missing.
+    """
+    owner, slash, _ = path.partition("/")
+    is_path = Path(path).exists() or bool(slash and Path(owner).is_dir())
+    return not is_path and _HUB_NAME.fullmatch(path) is not None
 
 
 def _problem(folder: Path, part: Part) -> str | None:
     """What keeps `part` from being loaded, and what to do; None if nothing is seen."""
     try:
         if not folder.exists():
-            return "there is no such folder"
+            return "there is no such folder; name one with a model, or a model of the hub (owner/name)"
         if not folder.is_dir():
             kind = "a GGUF file" if folder.suffix == ".gguf" else "a file"
             return f"it is {kind}; name the folder that holds config.json, safetensors and tokenizer.json"

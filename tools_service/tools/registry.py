@@ -6,12 +6,12 @@ cannot be had, and a fingerprint of all that a tool is made from. It builds no i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.fingerprint import fingerprint, folder_states
+from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
 from tools_service.retrieval.index import MANIFEST, read_manifest, require_whole
@@ -44,7 +44,11 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
     if searching and not config.wikisearch.source:
         require_whole(config.wikisearch.index, read_manifest(config.wikisearch.index))
     for tool, section in (("QA", config.qa), ("MT", config.mt)):
-        if tool in tools and _is_folder(section.model) and not Path(section.model, "config.json").is_file():
+        if (
+            tool in tools
+            and not may_be_hub_name(section.model)
+            and not Path(section.model, "config.json").is_file()
+        ):
             raise ToolUnavailableError(
                 f"tools.{tool.lower()}.model: {section.model} is not a folder with a model; name one, or "
                 f"a model of the hub (owner/name), or leave {tool} (in {field}) out"
@@ -99,12 +103,7 @@ def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
 
 
 def _absolute(model: str) -> str:
-    return str(Path(model).expanduser().resolve()) if _is_folder(model) else model
-
-
-def _is_folder(model: str) -> bool:
-    """Whether `model` can only be a folder. Names on the hub look like NAME or OWNER/NAME."""
-    return Path(model).is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model)
+    return model if may_be_hub_name(model) else str(Path(model).expanduser().resolve())
 
 
 def _join(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from bench.fixtures.small_models import causal_lm, tokenizer
 from pipeline.base.config import ModelConfig
 from pipeline.engine.loading import load_language_model, require_model
+from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.model_folder import may_be_hub_name
 
 pytestmark = pytest.mark.unit
 
@@ -211,3 +214,56 @@ def test_half_precision_is_no_quantization(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, folder)
     weights(lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))(folder)
     load_language_model(ModelConfig(path=str(folder), dtype="float32", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("path", "is_name"),
+    [
+        ("gpt2", True),
+        ("EleutherAI/gpt-j-6b", True),
+        ("facebook/nllb-200-distilled-600M", True),
+        ("_private.model/v1.0", True),
+        ("runs/model", False),  # there is a folder runs
+        ("runs", False),
+        ("file", False),
+        ("", False),
+        (".", False),
+        ("..", False),
+        ("./model", False),
+        ("~/model", False),
+        ("/model", False),
+        ("/models/model", False),
+        ("owner/", False),
+        ("owner/name/", False),
+        ("owner/name/more", False),
+        ("owner//name", False),
+        ("owner\\name", False),
+        ("a model", False),
+        ("owner/name\n", False),
+        ("https://huggingface.co/owner/name", False),
+        ("s3://bucket/model", False),
+    ],
+)
+def test_what_may_be_a_name_on_the_hub(
+    path: str, is_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert may_be_hub_name(path) == is_name
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_and_no_warnings(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect(*_: Any, **__: Any) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files\nSee: …")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", connect)
+    with pytest.raises(
+        ConfigurationError, match="the hub cannot be reached for a model of that name"
+    ) as error:
+        load_tokenizer("owner/name", "model.path")
+    assert "\n" not in str(error.value)
+    assert not caplog.records
