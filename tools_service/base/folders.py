@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from tools_service.base.printable import printable
 
-OTHER_TYPE = "of another type"
-NO_TARGET = "that are links without a target"
-NOT_REGULAR = "that are no regular files (FIFO, socket or device)"
-SECOND_LINK = "that are second links to a file or folder that is read"
+OTHER_TYPE = "file of another type"
+NO_TARGET = "link without a target"
+NOT_REGULAR = "no regular file, but a FIFO, socket or device"
+SECOND_LINK = "second link to what is read"
 
 _NO_TARGET_ERRORS = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _SHOWN = 5
@@ -27,7 +27,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A path that is not read. The reason completes the sentence "files ... are not read"."""
+    """A path that is not read. The reason says what it is."""
 
     path: str
     reason: str
@@ -119,7 +119,7 @@ def describe(left_out: Iterable[LeftOut]) -> Iterator[str]:
         names.setdefault(item.reason, []).append(printable(item.path.rpartition("/")[2]))
     for reason, shown in names.items():
         more = ", …" if len(shown) > _SHOWN else ""
-        yield f"{len(shown)} files {reason} are not read: {', '.join(shown[:_SHOWN])}{more}"
+        yield f"not read: {len(shown)} x {reason} ({', '.join(shown[:_SHOWN])}{more})"
 
 
 def _entries(folder: str, hidden: bool, found: Found) -> Iterator[tuple[str, os.stat_result, bool]]:

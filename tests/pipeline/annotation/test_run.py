@@ -99,7 +99,7 @@ def test_every_text_has_one_row(
     assert counts.tools["Calculator"].texts == FILES * PAGES
     assert counts.tools["Calendar"].kept > 0
     assert counts.calls == sum(len(row["calls"]) for row in rows)
-    assert manifest.left_out == ("1 files that are links without a target are not read: gone.jsonl",)
+    assert manifest.left_out == ("not read: 1 x link without a target (gone.jsonl)",)
     assert manifest.state == "finished"
     assert manifest.compute is not None
     assert manifest.compute.overhead >= 1

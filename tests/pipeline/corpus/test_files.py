@@ -51,7 +51,7 @@ def test_a_folder_is_read_recursively_in_order_of_the_paths(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert names(corpus) == EVERYTHING
-    assert "1 files of another type are not read: README.md" in caplog.text
+    assert "not read: 1 x file of another type (README.md)" in caplog.text
 
 
 def test_a_file_has_the_same_name_however_it_is_reached(
@@ -206,8 +206,8 @@ def test_a_path_that_no_file_can_have_is_refused_with_the_configuration(path: st
         ("corpus/null.jsonl", "null.jsonl: no regular file"),
         ("corpus/gone.jsonl", "gone.jsonl: no such file or folder"),
         ("corpus/self.jsonl", "cannot be opened: "),
-        ("pipes", "1 files that are no regular files (FIFO, socket or device) are not read: x.jsonl"),
-        ("corpus/p*.jsonl", "1 files that are no regular files"),
+        ("pipes", "not read: 1 x no regular file, but a FIFO, socket or device (x.jsonl)"),
+        ("corpus/p*.jsonl", "not read: 1 x no regular file"),
         ("corpus/[", "no corpus file found"),
         ("memory://nowhere/[1].jsonl", "no such file or folder"),
         ("s3:///", "cannot be opened: "),

@@ -107,8 +107,8 @@ def test_what_is_left_out_of_the_corpus_is_named(world: Path, tmp_path: Path) ->
     corpus = config(world).corpus.model_copy(update={"paths": (str(tmp_path / "pages"),)})
     planned = plan(config(world, corpus=corpus))
     assert planned.left_out == (
-        "1 files that are links without a target are not read: gone.jsonl",
-        "1 files that are no regular files (FIFO, socket or device) are not read: pipe.jsonl",
+        "not read: 1 x link without a target (gone.jsonl)",
+        "not read: 1 x no regular file, but a FIFO, socket or device (pipe.jsonl)",
     )
     assert list(losses.plan_losses(planned))[:2] == list(planned.left_out)
 

@@ -101,4 +101,4 @@ def test_names_that_are_no_utf8_are_found_and_shown(root: Path) -> None:
     (root / "folder.jsonl").mkdir()
     found = find_below(str(root), lambda path: path.endswith(".jsonl"))
     assert len(found.files) == 3
-    assert list(describe(found.left_out)) == ["1 files of another type are not read: b\\n\\udce9.csv"]
+    assert list(describe(found.left_out)) == ["not read: 1 x file of another type (b\\n\\udce9.csv)"]
