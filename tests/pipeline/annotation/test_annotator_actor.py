@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bench.fixtures import small_run as annotating
 from pipeline.annotation import annotator_actor
@@ -65,6 +66,17 @@ class NeverReady(AnnotateBatch):
         annotator_actor._MAX_STARTS = 1
         loading.load_language_model = lambda *_: os._exit(1)  # type: ignore[assignment]
         super().__init__(config, tools, progress)
+
+
+class NotFinite(AnnotateBatch):
+    """An annotator whose model predicts NaN after one word; the checks at load have passed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        engine = self._annotator._model
+        [word] = engine.tokenizer.encode(" rolls", add_special_tokens=False)
+        with torch.no_grad():
+            engine.model.get_input_embeddings().weight[word] = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +142,12 @@ def test_annotators_that_never_get_ready_are_not_started_for_ever(ray_cluster: N
     config = annotating.config(world, world / "never ready")
     with pytest.raises(AnnotationError, match="annotators died 1 times while they loaded the model"):
         annotate(config, NeverReady)
+
+
+def test_scores_that_are_not_finite_stop_the_run(ray_cluster: None, world: Path) -> None:
+    config = annotating.config(world, world / "not-finite")
+    with pytest.raises(
+        AnnotationError, match=r"text \d+, Calculator, position \d+: .* is not finite.*resumes the run"
+    ):
+        annotate(config, NotFinite)
+    assert read_manifest(config.output).state == "unfinished"

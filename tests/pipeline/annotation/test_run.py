@@ -221,27 +221,27 @@ def test_only_so_many_texts(ray_cluster: None, world: Path, tmp_path: Path) -> N
     assert sum("0.jsonl" in source for source in sources) == PAGES + 1
 
 
-def test_scores_that_are_not_finite_stop_the_run(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+def test_a_model_that_the_actors_refuse_stops_the_run(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+    """Its weights are read by the actors only; that they are wrong is an error of the configuration."""
     sound = annotating.annotator_model()
     broken = copy.deepcopy(sound.model)
-    with torch.no_grad():  # one word's prediction only: the model passes the checks at load
-        word = sound.tokenizer.encode(" rolls", add_special_tokens=False)[0]
-        broken.get_input_embeddings().weight[word] = float("nan")
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[7] = float("nan")
     broken.save_pretrained(tmp_path / "model")
     sound.tokenizer.save_pretrained(tmp_path / "model")
     config = with_model(annotating.config(world, tmp_path / "out"), tmp_path / "model")
-    with pytest.raises(
-        AnnotationError, match=r"text \d+, Calculator, position \d+: .* is not finite.*resumes the run"
-    ):
+    with pytest.raises(ConfigurationError, match="holds NaN or infinite weights") as error:
         annotate(config)
-    assert read_manifest(config.output).state == "unfinished"
+    assert "\n" not in str(error.value)
+    assert not parquet_files(config.output / ROWS)
 
 
-def test_a_model_that_cannot_be_loaded_stops_the_run(ray_cluster: None, world: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_none_is_refused_before_anything_starts(world: Path, tmp_path: Path) -> None:
     annotating.annotator_model().tokenizer.save_pretrained(tmp_path / "model")
     config = with_model(annotating.config(world, tmp_path / "out"), tmp_path / "model")
-    with pytest.raises(AnnotationError, match="cannot load it"):
+    with pytest.raises(ConfigurationError, match=r"cannot load it: it has no config\.json"):
         annotate(config)
+    assert not config.output.exists()
 
 
 def test_a_corpus_without_a_readable_document_is_an_error(world: Path, tmp_path: Path) -> None:
