@@ -28,6 +28,7 @@ from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.counts import COLUMNS, count_rows
+from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
 from pipeline.storage.manifest import AnnotationManifest, Session, begin, missing_rows
@@ -62,7 +63,7 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
     require_readable(files, config.corpus)
     require_model(config.model)
     whole_corpus = None if config.corpus.slice is None else listing.files
-    with exclusive_lock(config.output), logged(config.output):
+    with exclusive_lock(config.output, ANNOTATION), logged(config.output):
         manifest = begin(config.output, config, files, whole_corpus)
         manifest = manifest.model_copy(update={"left_out": listing.what_is_left_out()})
         if config.retry_failed and manifest.counts and manifest.counts.status.get("failed"):

@@ -27,6 +27,7 @@ from pipeline.finetuning.examples import count_examples, load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
@@ -57,7 +58,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     run = RunIdentity.of(config)
     if force or not folder.is_finished():
         _check_model(config)
-    with exclusive_lock(config.output):
+    with exclusive_lock(config.output, FINE_TUNED):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
         else:

@@ -18,17 +18,20 @@ from tools_service.base.locks import (
     require_unlocked,
     unusable,
 )
+from tools_service.base.ownership import OutputKind
 
 __all__ = ["LOCK", "OutputInUseError", "exclusive_lock"]
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path, kind: OutputKind | None = None) -> Iterator[None]:
     """Create `folder` and lock it against every other process, one that replaces it included.
 
-    The lock file names the holder, and stays behind, empty. Raises OutputInUseError, and OutputError for
-    an unwritable folder.
+    The lock file names the holder, and stays behind, empty. Raises OutputInUseError, OutputError for an
+    unwritable folder, and NotOwnError for the output of a command that does not write this `kind`.
     """
+    if kind is not None:
+        kind.refuse_another(folder)
     with unusable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / LOCK, folder):

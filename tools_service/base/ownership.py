@@ -14,7 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -57,6 +57,20 @@ class OutputKind:
                 return True
             unreadable = False
         return unreadable and bool(self.core) and all((output / name).is_file() for name in self.core)
+
+    def refuse_another(self, output: Path, option: str = "output") -> None:
+        """NotOwnError if `output` is that of another command: before a lock file is written into it.
+
+        A mark that is damaged, but has most of its names, is left to what reads it.
+        """
+        for name, keys in self.marks.items():
+            with suppress(OSError, ValueError):
+                content = read_json(output / name)
+                if isinstance(content, dict) and 2 * len(keys & content.keys()) < len(keys):
+                    raise NotOwnError(
+                        f"{option}: {output} was written by another command, it is not {self.name}; name "
+                        "another folder"
+                    )
 
     def foreign(self, folder: Path) -> Iterator[str]:
         """The paths in `folder` that this kind does not have, links included; the first come at once."""

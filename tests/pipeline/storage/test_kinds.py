@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.finetuning.run_folder import FinetuneManifest, RunIdentity
 from pipeline.planning.estimate import Plan
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED, PLAN
+from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.manifest import AnnotationManifest
 from pipeline.storage.row_files import ROWS, write_rows
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.tools_service.encyclopedia import indexed
-from tools_service.base.ownership import OutputKind
+from tools_service.base.ownership import NotOwnError, OutputKind
 from tools_service.indexing.build import INDEX
 
 pytestmark = pytest.mark.unit
@@ -47,6 +49,24 @@ def test_no_kind_is_mistaken_for_another(tmp_path: Path) -> None:
         assert not kind.is_marked(made.index)
         others = [other for other, _ in kinds if other is not kind] + [INDEX]
         assert not [o.name for o in others if o.marks["manifest.json"] <= model.model_fields.keys()]
+
+
+@pytest.mark.parametrize("kind", [ANNOTATION, FINE_TUNED], ids=lambda kind: kind.name)
+def test_no_lock_file_is_left_in_the_output_of_another_command(tmp_path: Path, kind: OutputKind) -> None:
+    folders = [
+        (other, model) for other, name, model in MANIFESTS if name == "manifest.json" and other is not kind
+    ]
+    for number, (_, model) in enumerate(folders):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps(dict.fromkeys(model.model_fields)))
+        with pytest.raises(NotOwnError, match="was written by another command"), exclusive_lock(folder, kind):
+            pass
+        assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    damaged = dict.fromkeys(sorted(kind.marks["manifest.json"])[1:])
+    (tmp_path / "manifest.json").write_text(json.dumps(damaged))
+    with exclusive_lock(tmp_path, kind), exclusive_lock(tmp_path / "new", kind):
+        pass
 
 
 def test_the_files_of_a_run_have_names_of_ours(tmp_path: Path) -> None:
