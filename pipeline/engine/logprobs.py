@@ -9,7 +9,7 @@ Shapes: B sequences, Q fed tokens of the longest (its length - 1), D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,37 +36,53 @@ def token_logprobs(
     `max_batch_tokens` unless a single sequence is longer; the last token of a sequence is
     never fed. Raises ModelError if a single sequence does not fit the memory.
     """
+    costs = [Cost()] * len(sequences)
+
+    def run(indices: list[int]) -> Tensor:
+        logprobs, batch_costs = _score_batch(
+            model,
+            [sequences[index] for index in indices],
+            [wanted[index] for index in indices],
+            phase,
+        )
+        for index, cost in zip(indices, batch_costs, strict=True):
+            costs[index] = cost
+        return logprobs
+
+    fed = [len(sequence) - 1 for sequence in sequences]
+    return _by_sequence(run_batches(model, fed, run), wanted), costs
+
+
+def run_batches(
+    model: LanguageModel,
+    lengths: Sequence[int],
+    run: Callable[[list[int]], Tensor],
+) -> list[tuple[list[int], Tensor]]:
+    """Run rows of these lengths in batches; the result of each batch, and its rows' indices.
+
+    After a forward that ran out of memory, what is left is batched anew, smaller. Raises
+    ModelError if a single row does not fit the memory.
+    """
     # Results stay on the device until the end: fetching one waits for all queued work.
     results: list[tuple[list[int], Tensor]] = []
-    costs = [Cost()] * len(sequences)
-    pending = list(range(len(sequences)))
-    # One pass, unless a forward runs out of memory: then what is left is batched anew.
+    pending = list(range(len(lengths)))
     while pending:
-        fed = [len(sequences[index]) - 1 for index in pending]
         done: set[int] = set()
         failure = None
-        for batch in model.batch_by_length(fed):
+        for batch in model.batch_by_length([lengths[index] for index in pending]):
             indices = [pending[place] for place in batch]
             try:
-                logprobs, batch_costs = _score_batch(
-                    model,
-                    [sequences[index] for index in indices],
-                    [wanted[index] for index in indices],
-                    phase,
-                )
+                results.append((indices, run(indices)))
             except torch.OutOfMemoryError as error:
                 failure = str(error)
                 break
-            results.append((indices, logprobs))
-            for index, cost in zip(indices, batch_costs, strict=True):
-                costs[index] = cost
             done.update(indices)
         pending = [index for index in pending if index not in done]
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
         if failure is not None:
-            smallest = min(len(sequences[index]) - 1 for index in pending)
+            smallest = min(lengths[index] for index in pending)
             model.shrink(smallest, failure)
-    return _by_sequence(results, wanted), costs
+    return results
 
 
 def _by_sequence(
