@@ -72,7 +72,9 @@ def plain_losses(engine: LanguageModel, item: Insertion, place: Place) -> dict[s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="demo/models/annotator")
     parser.add_argument("--corpus", nargs="+", default=["demo/pages"])
     parser.add_argument("--texts", type=int, default=100)

@@ -320,6 +320,27 @@ class GenerateConfig(Frozen):
     """Date that the calendar returns, YYYY-MM-DD. None: today."""
 
 
+class ScoreConfig(Frozen):
+    """What insertions that others made are worth, by the filter of step 4."""
+
+    files: tuple[Text, ...] = ()
+    """Files, folders, globs or URIs of JSON lines: text, position, insertion (docs/scoring.md)."""
+    model: ModelConfig = ModelConfig()
+    place: Literal["prefix", "position"] = "prefix"
+    """prefix: the insertion stands before the whole text, as in the paper; position: where it belongs."""
+    tokens: PositiveInt | None = 5
+    """Tokens after the position that count. None: all that follow, equally."""
+    weights: Literal["linear", "uniform"] = "linear"
+    """linear: weights fall to zero over the tokens, as in the paper (section 2); uniform: they are equal."""
+    per_token: bool = False
+    """Also give the log-probability of each token that counts."""
+    field: Text = "score"
+    """Field of the output lines that holds the result."""
+    ray: RayConfig = RayConfig()
+    output: FilePath = Path("runs/scores")
+    """Folder for the lines with their scores and manifest.json; an interrupted run in it is resumed."""
+
+
 class EvaluateConfig(Frozen):
     """Step 8: accuracy by benchmark and perplexity."""
 

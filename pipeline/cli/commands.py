@@ -22,10 +22,11 @@ from pipeline.base.config import (
     GenerateConfig,
     MergeConfig,
     PlanConfig,
+    ScoreConfig,
 )
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.settings import FilePath, Frozen
+from tools_service.base.settings import FilePath, Frozen, Text
 from tools_service.tools.contract import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
@@ -51,6 +52,12 @@ class ToolsArguments(Arguments[C]):
 class FinetuneArguments(Arguments[FinetuneConfig]):
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove an earlier run in the output folder and start over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreArguments(Arguments[ScoreConfig]):
+    files: tyro.conf.Positional[tuple[Text, ...]] = ()
+    """Files, folders, globs or URIs of JSON lines; the same as --files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,22 @@ def finetune(arguments: FinetuneArguments) -> None:
     print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
     _print_losses(losses.finetune_losses(manifest))
     print(arguments.config.output)
+
+
+def score(arguments: ScoreArguments) -> None:
+    """The filter by itself: what insertions that others made are worth."""
+    from pipeline.report import losses
+    from pipeline.scoring.run import score
+
+    config = arguments.config
+    if arguments.files:
+        config = config.model_copy(update={"files": arguments.files})
+    manifest = score(config)
+    print(f"{manifest.scored} of {manifest.lines} insertions scored, {manifest.positive} of them with a gain")
+    if manifest.median_gain is not None:
+        print(f"median gain {manifest.median_gain} nats")
+    _print_losses(losses.score_losses(manifest))
+    print(config.output)
 
 
 def generate(arguments: GenerateArguments) -> None:
@@ -272,6 +295,20 @@ COMMANDS: dict[str, Command] = {
         config=lambda recipe: recipe.finetune,
         short=_MODEL,
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
+    ),
+    "score": Command(
+        run=score,
+        arguments=ScoreArguments,
+        config=lambda recipe: ScoreConfig(
+            model=recipe.annotate.model,
+            ray=recipe.annotate.ray,
+            output=recipe.annotate.output.parent / "scores",
+        ),
+        short=_MODEL,
+        examples=(
+            "--recipe demo traces.jsonl",
+            "traces.jsonl --model /models/gpt-j --place position --tokens None --per-token",
+        ),
     ),
     "generate": Command(
         run=generate,

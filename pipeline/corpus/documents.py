@@ -84,7 +84,7 @@ def read_records(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
 
 
 def _read_jsonl(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
-    lines = _lines_with_content(file)
+    lines = lines_with_content(file)
     first_lines = list(islice(lines, 2))
     if len(first_lines) > 1 and begins_long_value(*(line.text for line in first_lines)):
         problem = f"not JSON lines: a value goes over several lines; {WANTED}"
@@ -94,7 +94,8 @@ def _read_jsonl(file: CorpusFile, config: CorpusConfig) -> Iterator[Record]:
         yield _parse_line(file, line, config)
 
 
-def _lines_with_content(file: CorpusFile) -> Iterator[Line]:
+def lines_with_content(file: CorpusFile) -> Iterator[Line]:
+    """The lines of a file that are not blank, and those that cannot be read."""
     return (line for line in _lines(file) if line.problem or (line.text and not line.text.isspace()))
 
 

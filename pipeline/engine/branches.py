@@ -115,9 +115,7 @@ def _rows(
     ]
 
 
-def _run(
-    model: LanguageModel, rows: Sequence[_Row], phase: Phase
-) -> Tensor:
+def _run(model: LanguageModel, rows: Sequence[_Row], phase: Phase) -> Tensor:
     """The wanted log-probabilities of one batch, those of one branch after another."""
     ids = [
         np.concatenate([row.trunk, *(b.ids[:-1] for b in row.branches)])
@@ -141,7 +139,9 @@ def _run(
             mask[number, start:end, : branch.after] = True
             mask[number, start:end, start:end] = np.tri(length, dtype=bool)
             # A token is predicted by the one before it: the first by the trunk.
-            slots = np.concatenate([[branch.after - 1], start + np.arange(length)])
+            slots = np.concatenate(
+                [[branch.after - 1], start + np.arange(length)]
+            )
             slot_of.append(slots[branch.wanted])
             row_of.append(np.full(len(branch.wanted), number))
             targets.append(branch.ids[branch.wanted])

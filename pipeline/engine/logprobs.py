@@ -69,7 +69,9 @@ def run_batches(
     while pending:
         done: set[int] = set()
         failure = None
-        for batch in model.batch_by_length([lengths[index] for index in pending]):
+        for batch in model.batch_by_length(
+            [lengths[index] for index in pending]
+        ):
             indices = [pending[place] for place in batch]
             try:
                 results.append((indices, run(indices)))

@@ -79,8 +79,9 @@ class Window:
         """
         size = self.tokens or following
         falling = self.weights == "linear" and self.tokens is not None
-        weights = np.arange(size, 0, -1) if falling else np.ones(size)
-        return (weights / weights.sum())[:following]
+        weights = np.arange(size, 0.0, -1.0) if falling else np.ones(size)
+        normalised: ndarray = weights / weights.sum()
+        return normalised[:following]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def score_insertions(
     insertions: Sequence[Insertion],
     *,
     place: Place = "prefix",
-    window: Window = Window(),  # noqa: B008
+    window: Window = Window(),
 ) -> list[ScoredInsertion]:
     """The worth of every insertion, in order.
 
@@ -244,7 +245,8 @@ class _Scorer:
         for job in jobs:
             for phase, z in job.prefixes.items():
                 groups.setdefault((job.text, z), []).append((job, phase))
-        sequences, wanted = [], []
+        sequences: list[ndarray] = []
+        wanted: list[ndarray] = []
         for (text, z), members in groups.items():
             end = max(job.end for job, _ in members)
             indices = [np.arange(job.index, job.end) for job, _ in members]
@@ -253,12 +255,12 @@ class _Scorer:
             wanted.append(len(before) + np.unique(np.concatenate(indices)))
         values, _ = token_logprobs(self.model, sequences, wanted, "plus")
         results: dict[tuple[int, Phase], ndarray] = {}
-        for ((_, z), members), indices, logprobs in zip(
+        for ((_, z), members), scored, logprobs in zip(
             groups.items(), wanted, values, strict=True
         ):
             offset = len(self.bos) + len(self.z_ids[z])
             for job, phase in members:
-                first = np.searchsorted(indices, offset + job.index)
+                first = np.searchsorted(scored, offset + job.index)
                 size = job.end - job.index
                 results[job.number, phase] = logprobs[first : first + size]
         return results

@@ -17,6 +17,7 @@ from pipeline.evaluation.results import ModelResult
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.inference.generator import Generation
 from pipeline.planning.estimate import Plan
+from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.counts import DAMAGED_FILE, Counts, ToolCounts
 from pipeline.storage.manifest import AnnotationManifest
 from tools_service.tools.contract import TRANSIENT, ToolName
@@ -115,6 +116,12 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
         yield f"no question got a call; --generation.k is {generation.k}, a larger one makes calls likelier"
     if result.held_out is not None and result.held_out.skipped:
         yield f"perplexity: {result.held_out.skipped:,} passages of the held-out files were skipped"
+
+
+def score_losses(manifest: ScoreManifest) -> Iterator[str]:
+    """Lines without a score, by reason."""
+    if number := manifest.lines - manifest.scored:
+        yield f"{number:,} of {manifest.lines:,} lines without a score ({_shown(manifest.reasons)})"
 
 
 def generation_losses(generations: Iterable[Generation]) -> Iterator[str]:

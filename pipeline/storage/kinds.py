@@ -59,5 +59,14 @@ FINE_TUNED = OutputKind(
     ),
 )
 
+PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"
+"""Expression for the names of files with scores: number of the input file, and of its first line."""
+
+SCORES = OutputKind(
+    name="a result of score",
+    marks={"manifest.json": frozenset({"state", "files", "lines"})},
+    paths=(_MANIFEST, r"scores/", rf"scores/{PART_OF_SCORES}(\.part)?", r"logs/", r"logs/[^/]+-\d+\.jsonl"),
+)
+
 EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})
 PLAN = OutputKind(name="a plan", marks={"": frozenset({"assumptions", "sample", "time"})})

@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_is_a_reason() -> None:
 def test_random_insertions_share_texts_exactly(seed: int) -> None:
     random = np.random.default_rng(seed)
     model = language_model("gpt_neox", "split_marker")
-    words = "bridge 48 rolls and the Tuesday -> ( opened, 67 café".split()
+    words = ["bridge", "48", "rolls", "and", "the", "Tuesday", "->", "(", "opened,", "67", "café"]
     texts = [" ".join(random.choice(words, 12)) for _ in range(3)]
     items = []
     for _ in range(20):
