@@ -71,17 +71,17 @@ class Window:
     tokens: int | None = 5
     weights: Weights = "linear"
 
-    def of(self, following: int) -> ndarray:
-        """The weights of the scored tokens, at most `following`.
+    def of(self, tokens_left: int) -> ndarray:
+        """The weights of the scored tokens, at most `tokens_left`.
 
         They sum to 1 over the whole window: at the end of a text fewer tokens are left, and
         their weights stay as they are.
         """
-        size = self.tokens or following
+        size = self.tokens or tokens_left
         falling = self.weights == "linear" and self.tokens is not None
         weights = np.arange(size, 0.0, -1.0) if falling else np.ones(size)
         normalised: ndarray = weights / weights.sum()
-        return normalised[:following]
+        return normalised[:tokens_left]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +196,8 @@ def _job(
     index = int(before[-1])
     if item.text[starts[index] : item.position].strip():
         return "position_inside_token"
-    following = len(starts) - index
-    size = min(window.tokens or following, following)
+    tokens_left = len(starts) - index
+    size = min(window.tokens or tokens_left, tokens_left)
     prefixes: dict[Phase, str] = {"empty": "", "plus": item.insertion}
     if item.without_result is not None:
         prefixes["call"] = item.without_result

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.fixtures.small_models import language_model
-from pipeline.base.config import CorpusConfig, ScoreConfig
+from pipeline.base.config import CorpusConfig, ModelConfig, ScoreConfig
 from pipeline.corpus.files import list_files
+from pipeline.engine.loading import load_language_model
 from pipeline.method.insertions import Insertion, ScoredInsertion, Window, score_insertions
 from pipeline.scoring import insertion_lines
 from pipeline.scoring.insertion_lines import InputLine, output_line, parse_insertion, read_parts
@@ -149,3 +151,19 @@ def test_an_insertion_on_which_the_model_fails_costs_no_other(
     ]
     reasons = [json.loads(one)["score"].get("reason") for one in score_lines(model, lines, ScoreConfig())]
     assert reasons == [None, None, "failed: IndexError", None, None]
+
+
+def test_the_example_of_the_documentation() -> None:
+    page = Path("docs/scoring.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```jsonl\n(.*?)```", page, re.DOTALL)
+    table = re.findall(r"^\| ([a-z ]+) \|([^|]*)\|([^|]*)\|([^|]*)\| (.*) \|$", page, re.MULTILINE)
+    model = load_language_model(ModelConfig(path="demo/models/annotator", dtype="float32", device="cpu"))
+    lines = [line(text, number) for number, text in enumerate(example.splitlines(), 1)]
+    rows = [json.loads(one) for one in score_lines(model, lines, ScoreConfig())]
+    shown = {name: cells for name, *cells in table}
+    for row in rows:
+        score = row["score"]
+        numbers = [score.get(name) for name in ("l_plus", "l_empty", "l_call")]
+        last = f"`{score['reason']}`" if "reason" in score else f"{score['gain']:.2f}"
+        expected = ["" if number is None else f"{number:.2f}" for number in numbers]
+        assert [cell.strip() for cell in shown[row["id"]]] == [*expected, last]
