@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 from pipeline.base.config import ScoreConfig, changed_fields
 from pipeline.corpus.files import CorpusFile
-from pipeline.storage.kinds import SCORES
 from pipeline.storage.manifest import MANIFEST, CorpusState
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import now, read_model
-from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
 
 _OPERATIONAL: dict[str, Any] = {
@@ -64,7 +62,6 @@ class ScoreManifest(Frozen):
 
 def begin(config: ScoreConfig, files: Sequence[CorpusFile]) -> ScoreManifest:
     """The manifest to start or resume with. ScoreRefusedError, with the fields, if it is of another run."""
-    require_own(config.output, SCORES)
     state = CorpusState.of(files)
     path = config.output / MANIFEST
     if not path.exists():

@@ -45,7 +45,7 @@ def score(config: ScoreConfig) -> ScoreManifest:
     files = _files(config)
     require_model(config.model)
     require_own(config.output, SCORES)  # before the lock file, which would be written into it
-    with exclusive_lock(config.output), logged(config.output):
+    with exclusive_lock(config.output, SCORES), logged(config.output):
         manifest = begin(config, files)
         folder = config.output / SCORE_FILES
         with writing(folder):

@@ -64,7 +64,7 @@ PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"
 
 SCORES = OutputKind(
     name="a result of score",
-    marks={"manifest.json": frozenset({"state", "files", "lines"})},
+    marks={"manifest.json": frozenset({"state", "files", "started"})},
     paths=(_MANIFEST, r"scores/", rf"scores/{PART_OF_SCORES}(\.part)?", r"logs/", r"logs/[^/]+-\d+\.jsonl"),
 )
 

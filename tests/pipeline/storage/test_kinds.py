@@ -13,7 +13,8 @@ from pipeline.augmentation.merge import MergeManifest
 from pipeline.evaluation.results import Evaluation
 from pipeline.finetuning.run_folder import FinetuneManifest, RunIdentity
 from pipeline.planning.estimate import Plan
-from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED, PLAN
+from pipeline.scoring.manifest import ScoreManifest
+from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED, PLAN, SCORES
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.manifest import AnnotationManifest
 from pipeline.storage.row_files import ROWS, write_rows
@@ -29,6 +30,7 @@ MANIFESTS = [
     (AUGMENTED, "manifest.json", MergeManifest),
     (FINE_TUNED, "manifest.json", FinetuneManifest),
     (FINE_TUNED, "checkpoints/run.json", RunIdentity),
+    (SCORES, "manifest.json", ScoreManifest),
     (EVALUATION, "", Evaluation),
     (PLAN, "", Plan),
 ]
@@ -51,7 +53,7 @@ def test_no_kind_is_mistaken_for_another(tmp_path: Path) -> None:
         assert not [o.name for o in others if o.marks["manifest.json"] <= model.model_fields.keys()]
 
 
-@pytest.mark.parametrize("kind", [ANNOTATION, FINE_TUNED], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [ANNOTATION, FINE_TUNED, SCORES], ids=lambda kind: kind.name)
 def test_no_lock_file_is_left_in_the_output_of_another_command(tmp_path: Path, kind: OutputKind) -> None:
     folders = [
         (other, model) for other, name, model in MANIFESTS if name == "manifest.json" and other is not kind
