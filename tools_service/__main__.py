@@ -12,8 +12,10 @@ Exit codes: 0 done, 1 no result or no start, 2 wrong command line or configurati
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -160,6 +162,9 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a call
+            stream.reconfigure(errors="backslashreplace")
     limit_threads()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
@@ -172,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("python -m tools_service: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of the output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

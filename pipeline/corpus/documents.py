@@ -9,6 +9,7 @@ reads Parquet. passages.py splits documents. No Ray.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,9 @@ DATE_FIELDS = (
     *("meta.date", "meta.date_published"),
 )
 
+# The form is checked, because fromisoformat reads the ten digits of a time in seconds as a date of
+# the Middle Ages. Eight digits may have a time behind them.
+_BEGINS_WITH_DATE = re.compile(r"(?:\d{4}-?W\d\d-?\d|\d{4}-\d\d-\d\d|\d{8})(?:\d{6})?(?!\d)", re.ASCII)
 _CHUNK_BYTES = 64 * 2**10
 _BLOCK_CHARACTERS = 64 * 2**10
 _SHOWN_FIELDS = 20
@@ -241,7 +245,9 @@ def _url(fields: Mapping[str, Any], config: CorpusConfig) -> str | None:
     if config.url_field:
         return _metadata(_lookup(fields, config.url_field))
     values = (_metadata(_lookup(fields, name)) for name in URL_FIELDS)
-    return next((value for value in values if value and value.startswith(("http://", "https://"))), None)
+    return next(
+        (value for value in values if value and value[:8].lower().startswith(("http://", "https://"))), None
+    )
 
 
 def _metadata(value: Any) -> str | None:
@@ -256,7 +262,8 @@ def _date(value: Any) -> str | None:
     if isinstance(value, datetime.date):  # includes datetime; strftime gives year 1 as "1"
         return value.isoformat()[:10]
     try:
-        return datetime.date.fromisoformat(value[:10]).isoformat() if isinstance(value, str) else None
+        begins = isinstance(value, str) and _BEGINS_WITH_DATE.match(value)
+        return datetime.date.fromisoformat(value[:10]).isoformat() if begins else None
     except ValueError:
         return None
 

@@ -207,7 +207,7 @@ def _expand(entry: str) -> tuple[str, Found]:
     try:
         is_remote = "://" in entry and not entry.startswith("file://")
         root, start, found = _expand_remote(entry) if is_remote else ("", *_expand_local(entry))
-    except (OSError, ValueError, ImportError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # a URI leads to the code of any filesystem that is installed
         raise CorpusError(f"{shown}: cannot be opened: {printable(str(error), _MAX_LABEL)}") from error
     if found is None:
         raise CorpusError(f"{shown}: no such file or folder")

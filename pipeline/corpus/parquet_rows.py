@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.files import CorpusFile
+from tools_service.base.lines import GIT_LFS_ADVICE, GIT_LFS_POINTER
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 64 * 2**20
@@ -64,7 +65,14 @@ def read_rows(file: CorpusFile, text_fields: Sequence[str], other_fields: Sequen
             yield from _read_groups(file, parquet, text_fields, other_fields)
     except Exception as error:
         _raise_if_not_damage(file, error)
-        yield 1, LostRows(f"damaged file: {error}", None), []
+        yield 1, LostRows(f"damaged file: {_what_it_is(file) or error}", None), []
+
+
+def _what_it_is(file: CorpusFile) -> str:
+    """What a file that is not Parquet is, if it is a pointer of Git LFS."""
+    with file.open_random() as source:
+        is_pointer = source.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER
+    return GIT_LFS_ADVICE if is_pointer else ""
 
 
 def _read_groups(

@@ -19,6 +19,27 @@ def test_a_result_is_printed_and_the_code_is_0(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "35\n"
 
 
+def test_output_that_nobody_reads_or_can_show_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+
+        def show(arguments: object) -> int:
+            print("Café")
+            return 0
+
+        monkeypatch.setattr("tools_service.__main__.call", show)
+        assert main(["call", "Calculator", "1"]) == 0
+
+        def closed(arguments: object) -> int:
+            raise BrokenPipeError
+
+        monkeypatch.setattr("tools_service.__main__.call", closed)
+        assert main(["call", "Calculator", "1"]) == 1
+        monkeypatch.undo()
+
+
 def test_the_calendar_takes_a_date_or_todays(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["call", "Calendar", "", "--date", "2023-01-30"]) == 0
     assert main(["call", "Calendar", ""]) == 0

@@ -21,7 +21,7 @@ NO_TARGET = "link without a target"
 NOT_REGULAR = "no regular file, but a FIFO, socket or device"
 SECOND_LINK = "second link to what is read"
 
-_NO_TARGET_ERRORS = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+_NO_TARGET_ERRORS = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 _SHOWN = 5
 
 

@@ -45,7 +45,11 @@ _OTHER_FORMATS = {
     b"PK\x03\x04": "a ZIP archive",
     b"\xfd7zXZ\0": "an xz file",
     b"\x04\x22\x4d\x18": "an lz4 file",
+    b"\x1f\x8b": "a gzip file in another",
+    b"\x28\xb5\x2f\xfd": "a zstandard file in another",
 }
+GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+GIT_LFS_ADVICE = "it is a Git LFS pointer, not the file itself, so fetch that with git lfs pull"
 _UTF16_OR_32 = re.compile(rb"\xff\xfe|\xfe\xff|\0\0\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]", re.DOTALL)
 
 
@@ -140,6 +144,8 @@ def _require_text(data: bytearray) -> None:
     """_DamagedError if a file that begins with `data` is no text in UTF-8."""
     if _UTF16_OR_32.match(data):
         raise _DamagedError("the text is UTF-16 or UTF-32, convert it with iconv -f UTF-16 -t UTF-8")
+    if data.startswith(GIT_LFS_POINTER):
+        raise _DamagedError(GIT_LFS_ADVICE)
     for magic, name in _OTHER_FORMATS.items():
         if data.startswith(magic):
             raise _DamagedError(f"it is {name}, whatever its name says, so unpack or rename it")
@@ -175,6 +181,8 @@ def _decompress(chunks: Iterable[bytes], kind: str) -> Iterator[bytes]:
 def _describe_damage(name: str, error: str) -> str:
     if "data check" in error or "checksum" in error or "length check" in error:
         return f"{name} checksum does not match ({error}): lines before this one may be wrong, too"
+    if "ictionary" in error:
+        return f"{name} with a dictionary of its own, so unpack it with zstd -d -D DICTIONARY ({error})"
     return f"not {name}: {error}"
 
 

@@ -25,6 +25,7 @@ from tools_service.base.files import atomic_write
 from tools_service.base.fingerprint import FileState
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind, replacing_folder, require_own
+from tools_service.base.printable import printable
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing.merging import K1, B, merge
 from tools_service.indexing.parallel import map_in_order, ray_for_workers
@@ -163,7 +164,8 @@ def _write_index(
         passages = sum(segment.passages for segment in segments)
         if not passages:
             raise SourceError(
-                f"tools.wikisearch.source: no article in {', '.join(config.source)}, only {dict(skipped)}"
+                f"tools.wikisearch.source: no article in {printable(', '.join(config.source), 1_000)}, only "
+                f"{dict(skipped)}; wanted are jsonl with title and text, or tsv with id, text, title"
             )
         terms = merge(segments, folder)
         shutil.rmtree(segments_folder)

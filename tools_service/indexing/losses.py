@@ -14,6 +14,7 @@ _DAMAGED = "damaged file"
 def index_losses(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Files that were not read to their end, and lines that gave no article, by reason."""
     skipped: dict[str, int] = dict(manifest.get("skipped", {}))
+    skipped.pop("header", None)  # of DPR's passages: nothing is lost
     if damaged := skipped.pop(_DAMAGED, 0):
         files = "1 file was" if damaged == 1 else f"{damaged:,} files were"
         yield f"{files} not read to the end (damaged or cut off; skipped.jsonl names them)"

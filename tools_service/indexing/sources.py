@@ -161,6 +161,8 @@ def detect_format(file: Path) -> Format | None:
     """Return the format of `file`; None if it is empty; SourceError if it has no known one."""
     first_lines = list(islice(_lines(file), _LINES_TO_DETECT))
     begun = [line.text for line in first_lines if line.text.strip()]
+    if not begun and not any(line.problem for line in first_lines) and len(first_lines) < _LINES_TO_DETECT:
+        return None
     if len(begun) > 1 and begins_long_value(*begun[:2]):
         shown = f"a JSON value goes over several lines; {WANTED}"
     else:
@@ -168,14 +170,29 @@ def detect_format(file: Path) -> Format | None:
             if line.text.lstrip().startswith("{"):
                 return "jsonl"
             if line.text.count("\t") >= len(_TSV_COLUMNS) - 1:
+                _require_order(file, line.text)
                 return "tsv"
-        if not first_lines:
-            return None
-        shown = first_lines[0].problem or f"it begins with {first_lines[0].text[:60]!r}"
+        shown = first_lines[0].problem or f"it begins with {(begun or [''])[0][:60]!r}"
+        if begun and begun[0].lstrip().startswith("["):
+            shown += f"; {WANTED}"
     raise SourceError(
         f"tools.wikisearch.source: {printable(str(file))} is neither jsonl (an object with title and text a "
         f"line) nor tsv (id, text, title): {shown}; convert it or leave it out"
     )
+
+
+def _require_order(file: Path, line: str) -> None:
+    """SourceError if `line` is a header with the columns in another order: titles would be texts."""
+    columns = _columns(line.split("\t"))
+    if columns != _TSV_COLUMNS and sorted(columns) == sorted(_TSV_COLUMNS):
+        raise SourceError(
+            f"tools.wikisearch.source: {printable(str(file))} has the columns {', '.join(columns)}; "
+            f"wanted {', '.join(_TSV_COLUMNS)}: reorder them or convert the file to jsonl"
+        )
+
+
+def _columns(row: list[str]) -> list[str]:
+    return [column.strip('" ').lower() for column in row]
 
 
 def read_blocks(files: Sequence[Path], characters: int = _BLOCK_CHARACTERS) -> Iterator[Block]:
@@ -230,7 +247,7 @@ def _from_tsv(line: str) -> Article | str:
         return f"not a tsv row: {error}"
     if len(row) != len(_TSV_COLUMNS):
         return f"not a tsv row: {len(row)} columns, wanted {', '.join(_TSV_COLUMNS)}"
-    return "header" if row == _TSV_COLUMNS else _article(row[2], row[1], is_passage=True)
+    return "header" if _columns(row) == _TSV_COLUMNS else _article(row[2], row[1], is_passage=True)
 
 
 def _from_json(line: str) -> Article | str:

@@ -103,6 +103,39 @@ def test_an_odd_optional_value_of_json_costs_itself_only(tmp_path: Path, value: 
     assert (text.text, text.skipped, text.document.date) == (PAGE, None, None)
 
 
+@pytest.mark.parametrize(
+    ("value", "date"),
+    [
+        ("2021-03-05T07:08:09Z", "2021-03-05"),
+        ("2021-03-05 07:08", "2021-03-05"),
+        ("2021-03-05x", "2021-03-05"),
+        ("20210305", "2021-03-05"),
+        ("20210305T070809Z", "2021-03-05"),
+        ("20210305070809", "2021-03-05"),
+        ("2021-W09-5", "2021-03-05"),
+        ("1511121256", None),  # seconds, milliseconds and microseconds since 1970
+        ("1512120674000", None),
+        ("1512120674000000", None),
+        ("2021030507", None),
+        ("\u0662\u0660\u0662\u0661-03-05", None),
+    ],
+)
+def test_the_day_of_a_string(tmp_path: Path, value: str, date: str | None) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": PAGE, "date": value, "url": URL.replace("http", "HTTP")}))
+    [text] = read(path)
+    assert text.document.date == date
+    assert text.document.url == URL.replace("http", "HTTP")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz", "a.txt.zst", "a.parquet"])
+def test_a_pointer_of_git_lfs_is_no_document(tmp_path: Path, name: str) -> None:
+    content = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+    (tmp_path / name).write_text(content)
+    [text] = read(tmp_path / name)
+    assert "git lfs pull" in str(text.skipped)
+
+
 def test_year_one_is_an_iso_date(tmp_path: Path) -> None:
     columns = {"text": [PAGE] * 2, "date": [datetime.date(1, 1, 1), datetime.date(999, 2, 3)]}
     path = parquet(tmp_path / "a.parquet", columns)

@@ -212,6 +212,9 @@ def test_a_path_that_no_file_can_have_is_refused_with_the_configuration(path: st
         ("memory://nowhere/[1].jsonl", "no such file or folder"),
         ("s3:///", "cannot be opened: "),
         ("://", "names nothing"),
+        ("dbfs://x", "cannot be opened: "),
+        ("reference://x", "cannot be opened: "),
+        ("dir://x", "cannot be opened: "),
     ],
 )
 def test_a_path_that_cannot_be_is_one_clear_line(

@@ -33,6 +33,7 @@ def bind(path: Path) -> None:
 CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "dangling link": (lambda root: (root / "x.jsonl").symlink_to("nowhere"), "x.jsonl", NO_TARGET),
     "link to itself": (lambda root: (root / "x.jsonl").symlink_to("x.jsonl"), "x.jsonl", NO_TARGET),
+    "long link": (lambda root: (root / "x.jsonl").symlink_to("y" * 300), "x.jsonl", NO_TARGET),
     "link through a file": (lambda root: (root / "x").symlink_to("a.jsonl/y"), "x", NO_TARGET),
     "FIFO": (lambda root: pipe(root / "x.jsonl"), "x.jsonl", NOT_REGULAR),
     "socket": (lambda root: bind(root / "x.jsonl"), "x.jsonl", NOT_REGULAR),

@@ -109,6 +109,7 @@ OTHER = {
     "xz": b"\xfd7zXZ\0\0\x04\n",
     "lz4": b"\x04\x22\x4d\x18\x64\n",
     "arrow": b"ARROW1\0\0\xff\n",
+    "git lfs": b"version https://git-lfs.github.com/spec/v1\n",
 }
 
 
@@ -117,7 +118,22 @@ OTHER = {
 def test_a_file_that_is_no_text_is_one_problem(content: bytes, pack: Callable[[bytes], bytes]) -> None:
     [line] = read(pack(content * 3))
     assert str(line.problem).startswith("damaged file: ")
-    assert any(word in str(line.problem) for word in ("iconv", "unpack or rename"))
+    assert any(word in str(line.problem) for word in ("iconv", "unpack or rename", "git lfs pull"))
+
+
+@pytest.mark.parametrize("inner", ["gz", "zst"])
+@pytest.mark.parametrize("outer", PACK)
+def test_a_file_that_is_packed_twice_is_one_problem(outer: str, inner: str) -> None:
+    [line] = read(PACK[outer](PACK[inner](b"one\n" * 100)))
+    assert "in another" in str(line.problem)
+
+
+def test_a_frame_that_needs_a_dictionary_says_so() -> None:
+    dictionary = zstandard.ZstdCompressionDict(
+        zstandard.train_dictionary(500, [b"a line %d" % n for n in range(9_999)]).as_bytes()
+    )
+    [line] = read(zstandard.ZstdCompressor(dict_data=dictionary).compress(b"a line 5\n"))
+    assert "zstd -d -D" in str(line.problem)
 
 
 @pytest.mark.parametrize("content", [b"BZhang said", b"PK is a name", b"\0abc", b"(\xc2\xb5", b"P*M", b""])

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.unit
     ("skipped", "said"),
     [
         ({}, []),
+        ({"header": 1}, []),
         ({"not JSON": 1}, ["1 of 9 lines gave no article (1 x not JSON)"]),
         ({"no text": 2, "not JSON": 3}, ["5 of 9 lines gave no article (3 x not JSON, 2 x no text)"]),
         ({"damaged file": 1}, ["1 file was not read to the end"]),

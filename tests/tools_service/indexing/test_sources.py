@@ -181,8 +181,23 @@ def test_a_file_of_another_kind_is_refused_before_anything_is_read(tmp_path: Pat
         next(read_blocks(source_files([str(tmp_path)])))
 
 
-def test_an_empty_file_is_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").touch()
+@pytest.mark.parametrize(
+    "header", ["id\ttitle\ttext", '"Title"\t"Text"\t"ID"'], ids=["title first", "in quotes"]
+)
+def test_columns_in_another_order_are_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.tsv").write_text(f"{header}\n1\tA\tthe first letter\n")
+    with pytest.raises(SourceError, match=r"a\.tsv has the columns .* wanted id, text, title"):
+        next(read_blocks([tmp_path / "a.tsv"]))
+
+
+def test_a_header_in_capitals_is_no_passage(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("ID\tText\tTitle\n1\tthe first letter\tA\n")
+    assert read(tmp_path / "a.tsv")[1:] == [Article("A", "the first letter", is_passage=True)]
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n"])
+def test_an_empty_file_is_skipped(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
     assert read(tmp_path / "a.jsonl") == [Skipped(str(tmp_path / "a.jsonl"), 1, "empty file")]
 
 
@@ -235,7 +250,12 @@ def test_a_source_that_cannot_be_read_is_one_clear_line(
 
 @pytest.mark.parametrize(
     "content",
-    [b'{\n"title": "x"\n}', b'[\n{"title": "x", "text": "y"},\n{"title": "x"}]', b'[{"a": 1},\n{"b": 2}]'],
+    [
+        b'[{"title": "x", "text": "y"}]',
+        b'{\n"title": "x"\n}',
+        b'[\n{"title": "x", "text": "y"},\n{"title": "x"}]',
+        b'[{"a": 1},\n{"b": 2}]',
+    ],
 )
 def test_json_over_several_lines_is_refused_with_the_way_to_convert_it(
     tmp_path: Path, content: bytes
