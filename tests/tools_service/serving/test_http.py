@@ -314,7 +314,7 @@ REPEATED = (
         (b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
         (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
         (
-            b"POST /Calculator/ HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            b"POST /Calculator/ HTTP/1.0\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n",
             b"404",
         ),
         (REPEATED % b"Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site", b"403"),
