@@ -29,6 +29,7 @@ from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
+from tools_service.base.standard_streams import run_command, standard_input
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
@@ -90,7 +91,7 @@ def call(arguments: Call) -> int:
     require_available([arguments.tool], arguments.config, field="TOOL")
     client = start_local_tools(arguments.config, [arguments.tool])
     if arguments.json:
-        for answer in answers(client, arguments.tool, arguments.date, sys.stdin.buffer):
+        for answer in answers(client, arguments.tool, arguments.date, standard_input()):
             print(json.dumps({"result": answer.result, "reason": answer.reason}), flush=True)
         return 0
     answer = client.call(arguments.tool, [ToolInput(arguments.text or "", arguments.date)])[0]
@@ -166,8 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a call
             stream.reconfigure(errors="backslashreplace")
     limit_threads()
+    return run_command(lambda: _run(sys.argv[1:] if argv is None else argv), "python -m tools_service")
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
+        arguments = parse(argv)
         if isinstance(arguments, Call):
             return call(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tools_service.base.settings import (
     FilePath,
@@ -156,20 +156,18 @@ class QAConfig(Frozen):
     """auto uses a GPU if there is one."""
     deployment: Deployment = _MODEL
 
-    @model_validator(mode="after")
-    def _formats(self) -> QAConfig:
-        for name, slots in (("question_format", ["question"]), ("passage_format", ["title", "text"])):
-            value = getattr(self, name)
-            try:
-                filled = value.format(**dict.fromkeys(slots, "\0"))
-            except (LookupError, ValueError, AttributeError):
-                filled = ""
-            if "\0" not in filled:
-                raise ValueError(
-                    f"{name} = {value!r}: mark with {' and '.join(map('{{{}}}'.format, slots))} "
-                    "where they go, and write other braces twice"
-                )
-        return self
+    @field_validator("question_format", "passage_format")
+    @classmethod
+    def _has_slots(cls, value: str, info: ValidationInfo) -> str:
+        slots = ["question"] if info.field_name == "question_format" else ["title", "text"]
+        try:
+            filled = value.format(**dict.fromkeys(slots, "\0"))
+        except (LookupError, ValueError, AttributeError):
+            filled = ""
+        if "\0" in value or "\0" not in filled:
+            marks = " and ".join(map("{{{}}}".format, slots))
+            raise ValueError(f"mark with {marks} where they go, and write other braces twice")
+        return value
 
 
 class CalculatorConfig(Frozen):

@@ -48,7 +48,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ToolsFileError(f"--tools-file {file}: nested too deeply") from error
     except OSError as error:
         raise ToolsFileError(f"--tools-file {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOML, UTF-8, and a path that cannot be one
         raise ToolsFileError(f"--tools-file {file}: not TOML: {error}") from error
 
 

@@ -27,6 +27,7 @@ from pipeline.base.config import (
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
+from tools_service.base.standard_streams import json_must_be_ascii, standard_input
 from tools_service.tools.contract import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
@@ -182,7 +183,8 @@ def generate(arguments: GenerateArguments) -> None:
             refused.append(generation.refused)
             result |= {"text": None, "refused": str(generation.refused)}
         if arguments.json:
-            print(json.dumps(result, ensure_ascii=generation.refused is not None), flush=True)
+            ensure_ascii = generation.refused is not None or json_must_be_ascii()
+            print(json.dumps(result, ensure_ascii=ensure_ascii), flush=True)
         elif generation.refused is None:
             print(text, flush=True)
     _print_losses(losses.generation_losses(generations), sys.stderr)
@@ -226,10 +228,10 @@ def prompts_of(arguments: GenerateArguments) -> list[str]:
     if arguments.prompts:
         return list(arguments.prompts)
     source = arguments.file or "standard input"
-    if arguments.file is None and sys.stdin.isatty():
+    if arguments.file is None and standard_input().isatty():
         print("prompts, one per line; end with Ctrl-D:", file=sys.stderr)
     try:
-        content = sys.stdin.buffer.read() if arguments.file is None else arguments.file.read_bytes()
+        content = standard_input().read() if arguments.file is None else arguments.file.read_bytes()
         # Not splitlines, which also splits at U+2028 and other characters of a text.
         lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:

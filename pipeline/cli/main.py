@@ -12,9 +12,7 @@ other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
-import io
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from tools_service.base.command_line import parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
+from tools_service.base.standard_streams import run_command
 from tools_service.tools_file import tools_file_of, with_tools_file
 
 
@@ -42,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     _set_up_logging()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a run
-            stream.reconfigure(errors="backslashreplace")
     limit_threads()
+    return run_command(lambda: _run(name, options), f"{_program()} {name}")
+
+
+def _run(name: str, options: Sequence[str]) -> int:
     try:
         arguments = parse(name, options)
         require_demo_files(arguments, _program())
@@ -56,9 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
 
 

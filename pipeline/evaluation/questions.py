@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from pipeline.evaluation.scoring import check_scoring, usable_answers
 from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.printable import printable
 from tools_service.base.settings import Frozen, IsoDate, Text
 from tools_service.tools.contract import ToolName
 
@@ -90,14 +91,17 @@ def read_benchmark(path: Path) -> Benchmark:
             continue
         question = _parse(line, f"{path}, line {number}")
         if (first := line_of_id.setdefault(question.id, number)) != number:
-            raise QuestionError(f"{path}, line {number}: id {question.id!r} is also that of line {first}")
+            raise QuestionError(
+                f"{path}, line {number}: id {printable(question.id, 60)!r} is also that of line {first}"
+            )
         questions.append(question)
     if not questions:
         raise QuestionError(f"{path}: holds no question")
     tools_off = questions[0].tools_off
     for question in questions:
         if question.tools_off != tools_off:
-            raise QuestionError(f"{path}: tools_off of {question.id!r} is not that of {questions[0].id!r}")
+            this, first_id = (printable(item.id, 60) for item in (question, questions[0]))
+            raise QuestionError(f"{path}: tools_off of {this!r} is not that of {first_id!r}")
     return Benchmark(path.stem, tuple(questions), tools_off)
 
 

@@ -136,7 +136,7 @@ def _can_be_met(answer: str, words: int | None) -> bool:
 def _spelled_out(character: re.Match[str]) -> str:
     """`½` as `1/2`, apart from a whole number in front."""
     fraction = unicodedata.normalize("NFKC", character.group())
-    before = character.string[: character.start()][-1:]
+    before = character.string[max(character.start() - 1, 0) : character.start()]
     return f" {fraction}" if before.isdecimal() else fraction
 
 

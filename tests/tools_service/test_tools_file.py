@@ -66,6 +66,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"service = '\xe9'")
     with pytest.raises(ToolsFileError, match="not TOML"):
         with_tools_file(ToolsConfig(), tmp_path / "latin")
+    with pytest.raises(ToolsFileError, match="null byte"):
+        with_tools_file(ToolsConfig(), Path("a\0b"))
 
 
 @pytest.mark.parametrize("argv", [["--tools-file", "a"], ["--x", "--tools-file=a"], ["--tools_file", "a"]])

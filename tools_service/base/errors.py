@@ -11,6 +11,8 @@ from pathlib import PurePath
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tools_service.base.printable import printable
+
 _MAX_PROBLEMS = 3
 _MAX_CHARACTERS = 300
 _MAX_VALUE = 60
@@ -34,7 +36,9 @@ def brief(error: BaseException) -> str:
         if len(problems) > _MAX_PROBLEMS:
             shown.append(f"and {len(problems) - _MAX_PROBLEMS} more")
         text = "; ".join(shown)
-    line = " ".join(text[: 4 * _MAX_CHARACTERS].split()) or type(error).__name__
+    line = (
+        printable(" ".join(text[: 4 * _MAX_CHARACTERS].split()), 4 * _MAX_CHARACTERS) or type(error).__name__
+    )
     return line if len(line) <= _MAX_CHARACTERS else f"{line[: _MAX_CHARACTERS - 2]} …"
 
 

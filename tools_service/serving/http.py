@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -142,10 +142,12 @@ def create_app(
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
-    return Starlette(
+    app = Starlette(
         routes=[Route("/health", health, methods=["GET"]), Route("/{tool}", call, methods=["POST"])],
         exception_handlers={HTTPException: refuse},
     )
+    app.router.redirect_slashes = False  # a redirect would lead to whatever Host says
+    return app
 
 
 def _require_known_host(request: Request, config: HttpConfig) -> None:
@@ -169,12 +171,13 @@ def _refuse_web_pages(request: Request) -> None:
     is_browser = bool(origins) or "sec-fetch-site" in request.headers
     if any(origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()) for origin in origins):
         raise HTTPException(403, "pages of other sites may not ask the tools")
-    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    if not {"same-origin", "none"}.issuperset(request.headers.getlist("sec-fetch-site")):
         raise HTTPException(403, "pages of other sites may not ask the tools")
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    sent_types = request.headers.getlist("content-type") or [""]
+    content_types = {sent.partition(";")[0].strip().lower() for sent in sent_types}
     # curl -d calls everything a form; a browser says more about itself when it sends one.
-    accepted = ("application/json",) if is_browser else ("application/json", "", _FORM)
-    if content_type not in accepted:
+    accepted = {"application/json"} if is_browser else {"application/json", "", _FORM}
+    if not content_types <= accepted:
         raise HTTPException(415, "send JSON: Content-Type: application/json")
 
 
@@ -206,6 +209,8 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         message = f"the request took more than {BODY_TIMEOUT_S:.0f} s to arrive"
         raise HTTPException(408, message, _CLOSE) from None
+    except ClientDisconnect:  # nobody reads this answer
+        raise HTTPException(400, "the connection was closed before the whole request", _CLOSE) from None
     return bytes(body)
 
 

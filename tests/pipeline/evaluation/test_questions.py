@@ -156,3 +156,14 @@ def test_a_byte_order_mark_and_windows_line_breaks_are_read(tmp_path: Path) -> N
 def test_a_folder_is_no_question_file(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match="cannot be read"):
         read_benchmark(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["id", "\x1b[31m"])
+def test_a_message_about_hostile_names_is_short_and_printable(tmp_path: Path, field: str) -> None:
+    question = {"id": "x" * 10_000, "prompt": "p", "answers": ["1"], "scoring": "number"}
+    lines = [json.dumps({**question, field: question["id"]})] * 2
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    with pytest.raises(QuestionError) as error:
+        read_benchmark(tmp_path / "q.jsonl")
+    assert len(str(error.value)) < 1_000
+    assert str(error.value).isprintable()

@@ -155,6 +155,8 @@ def test_a_body_that_says_less_than_it_is_cannot_pass_the_limit(endpoint: Endpoi
         ("POST", "/calculator", 404),
         ("POST", "/", 404),
         ("POST", "/Calculator/x", 404),
+        ("POST", "/Calculator/", 404),
+        ("POST", "/Calculator%2F", 404),
         ("GET", "/Calculator", 405),
         ("POST", "/health", 404),
     ],
@@ -298,6 +300,12 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: by
         raw(endpoint.port, sent)  # returns
 
 
+REPEATED = (
+    b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\nConnection: close\r\n"
+    b'Content-Type: application/json\r\n%s\r\n\r\n["1+1"]'
+)
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -305,6 +313,13 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch, sent: by
         (b"GET /health HTTP/1.1\r\n\r\n", b"400"),
         (b"GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"404"),
         (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: localhost\r\nConnection: close\r\n\r\n", b"400"),
+        (
+            b"POST /Calculator/ HTTP/1.0\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n",
+            b"404",
+        ),
+        (REPEATED % b"Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site", b"403"),
+        (REPEATED % b"Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: same-origin", b"200"),
+        (REPEATED % b"Content-Type: text/plain", b"415"),
         (b"nonsense\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"),
         (b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
@@ -331,3 +346,12 @@ def test_requests_in_one_piece_are_answered_in_order(endpoint: Endpoint) -> None
     head = b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n"
     received = raw(endpoint.port, head + b'\r\n["1+1"]' + head + b'Connection: close\r\n\r\n["2+2"]')
     assert received.index(b'"result":"2"') < received.index(b'"result":"4"')
+
+
+def test_a_client_that_leaves_early_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    head = b"POST /Calculator HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n["
+    with running() as endpoint:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=30) as connection:
+            connection.sendall(head)
+        assert endpoint.post("/Calculator", ["1+1"])[0] == 200
+    assert "Traceback" not in capsys.readouterr().err

@@ -177,6 +177,7 @@ def test_a_reader_that_cannot_do_it_is_refused_with_its_field(
         ("question_format", "{q}"),
         ("question_format", "{question} {"),
         ("question_format", "{question} {0}"),
+        ("question_format", "\0"),
         ("passage_format", "context:"),
         ("passage_format", "{title.x} {text}"),
     ],
