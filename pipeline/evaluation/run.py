@@ -23,7 +23,6 @@ from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.evaluation.questions import Benchmark, read_benchmark
 from pipeline.evaluation.results import (
-    BenchmarkResult,
     Evaluation,
     EvaluationError,
     ModelResult,
@@ -113,7 +112,6 @@ def evaluate_model(
         )
         answered = list(_predictions(label, benchmark, generator, params, config))
         results[benchmark.name] = summarise(answered, fingerprints[benchmark.name])
-        _log_wrong_by_rule(label, benchmark.name, results[benchmark.name])
         in_order = {b.name: results[b.name] for b in benchmarks if b.name in results}
         result = result.model_copy(update={"benchmarks": in_order})
         if store is not None:
@@ -148,20 +146,6 @@ def _fingerprint(settings: Sequence[object], benchmark: Benchmark) -> str:
     questions = [question.model_dump(exclude={"tools_off"}) for question in benchmark.questions]
     # Sorted, because the order of a set changes from process to process.
     return fingerprint([*settings, sorted(benchmark.tools_off), questions])
-
-
-def _log_wrong_by_rule(label: str, name: str, result: BenchmarkResult) -> None:
-    """Name the questions that could not be right, whatever the model."""
-    if result.not_asked:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in result.not_asked.items())
-        count = sum(result.not_asked.values())
-        logger.warning(
-            "%s: %s: %d of %d questions could not be asked (%s)", label, name, count, result.n, reasons
-        )
-    if result.answers_left_out:
-        left_out, without = result.answers_left_out, result.without_answer
-        message = "%s: %s: %d answers that the scoring cannot meet are left out; %d questions have no other"
-        logger.warning(message, label, name, left_out, without)
 
 
 def _check_inputs(label: str, config: EvaluateConfig) -> tuple[ResultStore, list[Benchmark]]:

@@ -103,11 +103,21 @@ def finetune_losses(manifest: FinetuneManifest) -> Iterator[str]:
 
 
 def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[str]:
-    """Tools that were missing, calls that failed, and held-out passages that were skipped."""
+    """Tools that were missing, questions and answers that could not be right, calls that failed, and
+    held-out passages that were skipped."""
     generation = config.generation
     if missing := set(result.tools_off) - set(generation.tools_off):
         yield f"{', '.join(sorted(missing))} switched off: not available here (see the warnings above)"
     for name, benchmark in result.benchmarks.items():
+        if benchmark.not_asked:
+            number = sum(benchmark.not_asked.values())
+            shown = _shown(benchmark.not_asked)
+            yield f"{name}: {number:,} of {benchmark.n:,} questions could not be asked, so wrong ({shown})"
+        if benchmark.answers_left_out:
+            yield (
+                f"{name}: {benchmark.answers_left_out:,} answers that the scoring can never meet are left "
+                f"out; {benchmark.without_answer:,} questions have no other and are wrong"
+            )
         if benchmark.failed_calls:
             number = sum(benchmark.failed_calls.values())
             yield f"{name}: {_calls(number)} failed ({_shown(benchmark.failed_calls)})"

@@ -351,6 +351,15 @@ def test_evaluate_says_what_failed() -> None:
     assert "b: 3 calls failed (2 x deadline, 1 x newline)" in text
     assert "no question got a call; --generation.k is 10" in text
     assert "4 passages of the held-out files were skipped" in text
+    odd = {"not_asked": {"context": 2, "empty": 1}, "answers_left_out": 5, "without_answer": 1}
+    text = "\n".join(
+        losses.evaluation_losses(
+            result.model_copy(update={"benchmarks": {"b": benchmark.model_copy(update=odd)}}),
+            EvaluateConfig(generation=generation),
+        )
+    )
+    assert "questions could not be asked, so wrong (2 x context, 1 x empty)" in text
+    assert "b: 5 answers that the scoring can never meet are left out; 1 questions have no other" in text
     good = benchmark.model_copy(update={"calls": 1, "failed_calls": {}})
     fine = result.model_copy(update={"benchmarks": {"b": good}, "held_out": None, "tools_off": ("MT",)})
     assert list(losses.evaluation_losses(fine, EvaluateConfig(generation=generation))) == []
