@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.base.config import FinetuneConfig
 from tools_service.base.errors import ConfigurationError, brief
+from tools_service.base.printable import printable
 
 _INSTEAD = {
     "optimizer": "fine-tuning uses torch's AdamW; set learning_rate",
@@ -55,6 +56,7 @@ _NOT_SUPPORTED = (
 )
 _AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
 _AUTO = "auto"
+_MAX_SHOWN = 5
 
 
 def prepare_deepspeed(use_gpu: bool) -> None:
@@ -99,7 +101,7 @@ def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
         given = section.get(name, _AUTO)
         if given != _AUTO and (given != value or isinstance(given, bool) is not isinstance(value, bool)):
             raise ConfigurationError(
-                f"deepspeed {path}: {key} = {given!r}, but {field}: change one of the two"
+                f"deepspeed {path}: {key} = {_shown(given)}, but {field}: change one of the two"
             )
         section[name] = value
     _refuse(settings, path)
@@ -116,25 +118,50 @@ def require_known_keys(config: FinetuneConfig) -> None:
     """
     if config.deepspeed is None:
         return
-    settings = _Recorded(deepspeed_settings(config))
-    del settings["train_batch_size"]  # DeepSpeed divides it by the number of processes, here one
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            settings[key] = _Recorded(value)
+    values = deepspeed_settings(config)
+    del values["train_batch_size"]  # DeepSpeed divides it by the number of processes, here one
+    settings = _Recorded.of(values)
+    if error := _parse_error(settings):
+        cause = settings.of_wrong_type() or _located(error, values)
+        raise ConfigurationError(f"deepspeed {config.deepspeed}: DeepSpeed refuses it: {cause}") from error
+    if unknown := [*settings.unread(), *_unread_in_sections(settings)]:
+        raise ConfigurationError(
+            f"deepspeed {config.deepspeed}: DeepSpeed knows no {_listed(unknown)}: mend or remove it"
+        )
+    if wrong := settings.of_wrong_type():
+        raise ConfigurationError(f"deepspeed {config.deepspeed}: {wrong}")
+
+
+def _parse_error(settings: _Recorded) -> Exception | None:
+    """What DeepSpeed's parser raises for the settings."""
     prepare_deepspeed(use_gpu=False)  # the driver trains nothing
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
         DeepSpeedConfig(settings)
     except Exception as error:
-        cause = settings.of_wrong_type() or brief(error)
-        raise ConfigurationError(f"deepspeed {config.deepspeed}: DeepSpeed refuses it: {cause}") from error
-    if unknown := [*settings.unread(), *_unread_in_sections(settings)]:
-        raise ConfigurationError(
-            f"deepspeed {config.deepspeed}: DeepSpeed knows no {', '.join(unknown)}: mend or remove it"
-        )
-    if wrong := settings.of_wrong_type():
-        raise ConfigurationError(f"deepspeed {config.deepspeed}: {wrong}")
+        return error
+    return None
+
+
+def _located(error: Exception, values: Mapping[str, Any]) -> str:
+    """The error, with the key without which it does not occur, unless it names that key itself."""
+    cause = printable(brief(error), 400)
+    for key in values:
+        others = _Recorded.of({name: value for name, value in values.items() if name != key})
+        if _parse_error(others) is None:
+            return cause if key in cause else f"{printable(key)}: {cause}"
+    return cause
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value), 100)
+
+
+def _listed(keys: list[str]) -> str:
+    shown = [printable(key, 100) or '""' for key in keys[:_MAX_SHOWN]]
+    more = [f"{len(keys) - _MAX_SHOWN} more"] if len(keys) > _MAX_SHOWN else []
+    return ", ".join(shown + more)
 
 
 class _Recorded(dict[str, Any]):
@@ -143,6 +170,12 @@ class _Recorded(dict[str, Any]):
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
         self.defaults: dict[str, Any] = {}
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> _Recorded:
+        """`values` and its sections, recorded."""
+        sections = {key: _Recorded(value) for key, value in values.items() if isinstance(value, dict)}
+        return _Recorded({**values, **sections})
 
     def __copy__(self) -> _Recorded:
         return self
@@ -172,13 +205,13 @@ class _Recorded(dict[str, Any]):
             default = self.defaults.get(key)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if isinstance(default, bool) and not isinstance(value, bool):
-                return f"{key} = {value!r} is neither true nor false"
+                return f"{printable(key)} = {_shown(value)} is neither true nor false"
             if (
                 isinstance(default, int | float)
                 and not isinstance(default, bool)
                 and not (is_number and value >= 0)
             ):
-                return f"{key} = {value!r} is not a number from 0 on"
+                return f"{printable(key)} = {_shown(value)} is not a number from 0 on"
         return ""
 
 
@@ -207,7 +240,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"the key {key} occurs twice")
+            raise ValueError(f"the key {printable(key)} occurs twice")
         values[key] = value
     return values
 
@@ -222,7 +255,7 @@ def _section(settings: dict[str, Any], key: str, path: Path) -> tuple[dict[str, 
     for section in sections:
         inner = settings.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"deepspeed {path}: {section} = {inner!r} must be a JSON object")
+            raise ConfigurationError(f"deepspeed {path}: {section} = {_shown(inner)} must be a JSON object")
         settings = inner
     return settings, name
 
@@ -240,14 +273,16 @@ def _refuse(settings: Mapping[str, Any], path: Path) -> None:
         raise ConfigurationError(
             f"deepspeed {path}: zero_allow_untested_optimizer must be true: the optimizer is torch's AdamW"
         )
+    if settings.get("steps_per_print") == 0:  # DeepSpeed divides by it
+        raise ConfigurationError(f"deepspeed {path}: steps_per_print = 0: write a number from 1 on")
     for key, value in _leaves(settings):
         if value == _AUTO and key not in _AUTO_IS_DEEPSPEEDS:
             raise ConfigurationError(
-                f"deepspeed {path}: {key} = 'auto' is for the Trainer of transformers: write a value, or "
-                "remove the key"
+                f"deepspeed {path}: {printable(key)} = 'auto' is for the Trainer of transformers: "
+                "write a value, or remove the key"
             )
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"deepspeed {path}: {key} = {value} is not a finite number")
+            raise ConfigurationError(f"deepspeed {path}: {printable(key)} = {value} is not a finite number")
 
 
 def _off(value: Any) -> bool:
