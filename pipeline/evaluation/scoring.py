@@ -154,9 +154,10 @@ def _value(number: re.Match[str]) -> Decimal | None:
             return None
         if number["mixed"]:  # 1 1/2
             part = Decimal(number["mixed"].strip())
-            if part >= denominator or value % 1:  # two numbers: 3 24/7
+            if part >= denominator or value != value.to_integral_value():  # two numbers: 3 24/7
                 return -value if number["sign"] else value
-            numerator = Context(prec=len(number.group()) * 2).fma(value, denominator, part)
+            exact = Context(prec=len(number.group()) * 2 + 1_000)  # an exponent has up to 3 digits
+            numerator = exact.fma(value, denominator, part)
         value = _QUOTIENT.divide(numerator, denominator)
     return -value if number["sign"] else value
 

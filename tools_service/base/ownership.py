@@ -26,6 +26,7 @@ from tools_service.base.locks import LOCK
 logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 3
+_FILES = frozenset({"rows", "scores"})  # folders, in outputs, that must hold nothing else
 
 
 class NotOwnError(ConfigurationError):
@@ -63,6 +64,7 @@ class OutputKind:
 
         A mark that is damaged, but has most of its names, is left to what reads it.
         """
+        _refuse_inside(output, option)
         for name, keys in self.marks.items():
             with suppress(OSError, ValueError):
                 content = read_json(output / name)
@@ -78,8 +80,18 @@ class OutputKind:
         return (path for path in _paths(folder) if path != LOCK and not ours.fullmatch(path))
 
 
+def _refuse_inside(output: Path, option: str) -> None:
+    """NotOwnError if `output` would stand among the files of another, which could not be read any more."""
+    for folder in output.absolute().parents:
+        if folder.name in _FILES and (folder.parent / "manifest.json").is_file():
+            raise NotOwnError(
+                f"{option}: {output} is inside {folder}, among the files of another output; choose another"
+            )
+
+
 def require_own(output: Path, kind: OutputKind, option: str = "output") -> None:
     """Raise NotOwnError unless `output` is missing, an empty folder, or our own. Changes nothing."""
+    _refuse_inside(output, option)
     with _reading(output, option):
         if not os.path.lexists(output):
             return

@@ -223,3 +223,17 @@ def test_the_target_of_a_link_is_emptied_and_stays(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     remove_own(tmp_path / "out", THING)
     assert (names(tmp_path), names(tmp_path / "out")) == (["disk", "out"], [])
+
+
+@pytest.mark.parametrize("inside", ["rows", "rows/deeper", "rows/x.parquet", "scores/a/b"])
+def test_an_output_among_the_files_of_another_is_refused(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "other" / "rows").mkdir(parents=True)
+    (tmp_path / "other" / "scores").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("{}")
+    output = tmp_path / "other" / inside / "out"
+    with pytest.raises(NotOwnError, match=r"is inside .*other/.*, among the files of another output"):
+        require_own(output, THING)
+    with pytest.raises(NotOwnError, match="among the files of another output"):
+        THING.refuse_another(output)
+    require_own(tmp_path / "other" / "beside", THING)
+    require_own(tmp_path / "rows" / "out", THING)
