@@ -31,7 +31,7 @@ from pipeline.inference.call_parser import (
 )
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
-from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
+from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.client import ToolClient
 from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName
@@ -124,6 +124,7 @@ class Decoder:
         configured = self.model.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         self.eos_token_ids = {*ids, self.model.tokenizer.eos_token_id} - {None}
+        self.special_token_ids = set(special_ids(self.model.tokenizer))
         self.batch = DecodeBatch(self.model, [state.tokens for state in self.states])
 
     def run(self) -> None:
@@ -234,6 +235,8 @@ class Decoder:
         if token in self.eos_token_ids:
             return self._roll_back(row, "ended")
         call.tokens.append(token)
+        if token in self.special_token_ids:
+            return self._roll_back(row, "special_token")
         written = self._call_text(call)
         parsed = parse_partial_call(written, self.params.tools_off)
         if isinstance(parsed, Malformed):

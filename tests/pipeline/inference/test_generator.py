@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from pipeline.base.config import CallLengths
 from pipeline.inference.call_parser import CompletedCall, FailedCall
@@ -153,6 +155,19 @@ def test_a_call_that_fails_is_rolled_back(kind: str, call: str, reason: str) -> 
     assert [attempt.reason for attempt in found.failed] == [reason]
     assert (found.text, found.calls) == (" thirty or so.", ())
     assert found.annotated == found.text
+
+
+def test_a_call_with_a_token_that_only_the_vocabulary_calls_special_is_rolled_back() -> None:
+    model = ScriptedModel("words", [PROMPT + "| [|Calculator|(|9|)| ->", PROMPT + "| thirty or so."])
+    model.tokenizer = deepcopy(model.tokenizer)
+    model.tokenizer.backend_tokenizer.add_special_tokens([AddedToken("9", special=True)])
+    assert model.tokenizer.convert_tokens_to_ids("9") not in model.tokenizer.all_special_ids
+    tools = Asks()
+    [found] = Generator(model, tools).generate([PROMPT], DecodingParams(k=2), [None])
+    assert [(attempt.written, attempt.reason) for attempt in found.failed] == [
+        ("Calculator(9", "special_token")
+    ]
+    assert (found.text, found.calls, tools.lists) == (" thirty or so.", (), [])
 
 
 def test_later_tokens_do_not_see_a_call_rolled_back() -> None:
