@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from bench.fixtures import small_run
 from bench.fixtures.small_models import TAUGHT, byte_level, causal_lm, language_model, teach
@@ -31,7 +32,7 @@ from pipeline.method.merging import choose
 from pipeline.method.numeracy import announces_result, find_numbers
 from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
-from pipeline.syntax.tokenizer import TokenCounter, tokenize_continuations
+from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
 from tools_service.tools.contract import EMPTY_RESULT, TOOL_NAMES, TRANSIENT, ToolName
@@ -99,6 +100,7 @@ def model_of(architecture: str, kind: str) -> LanguageModel:
     if kind != "trimmed":
         return language_model(architecture, kind)
     words = byte_level([" [", ")]", " ->"], trim_offsets=True)
+    words.add_tokens([AddedToken("<file_sep>", special=True)])  # not in all_special_ids
     model = causal_lm(architecture, len(words) + 3)
     teach(model, tokenize_continuations(words, [" " + TAUGHT])[0].ids.tolist())
     return prepare_language_model(model, words)
@@ -142,6 +144,7 @@ def test_a_run_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
                 run_block("Tokens and losses", page)
                 for name in ("p_api", "l_plus", "l_empty", "l_call") if of_tool else ():
                     assert page[name] == pytest.approx(call[name], abs=1e-4), name
+            assert page["special_ids"] == set(special_ids(model_of(architecture, kind).tokenizer))
             run_block("Random numbers", page)
             run_block("Positions and draws", page)
             assert len(page["positions"]) == funnel["positions"]
@@ -156,8 +159,9 @@ def test_a_run_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
     assert candidates >= calls > 0
 
 
-def test_the_trimming_tokenizer_does_trim() -> None:
+def test_the_trimming_tokenizer_does_trim_and_has_an_unlisted_special_token() -> None:
     words = model_of("gpt_neox", "trimmed").tokenizer
+    assert set(special_ids(words)) - set(words.all_special_ids)
     spans = words("a 48", add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     assert spans[1][0] == 2
 
