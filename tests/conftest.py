@@ -22,6 +22,9 @@ def ray_cluster() -> Iterator[None]:
     """A local cluster with eight logical CPUs on any machine; there is never a second one like it."""
     import ray
 
+    from tools_service.runtime.connection import use_loopback_only
+
+    use_loopback_only()
     ray.init(
         address="local",
         num_cpus=8,
