@@ -46,9 +46,9 @@ from pipeline.method.annotator import Annotator
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import ScoredText, kept, score_calls
 from pipeline.method.sampling import SamplingRequest, sample_calls
-from pipeline.syntax.prompts import load_prompt
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def compare_bfloat16(
     }
 
 
-def compare(name: str, tool: ToolName, args: argparse.Namespace) -> dict[str, Any]:
+def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run all systems on one model and tool."""
     workload = Workload.create(name, tool, args)
     model, method, texts, settings = workload.model, workload.method, workload.texts, workload.settings

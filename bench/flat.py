@@ -26,8 +26,8 @@ from pipeline.corpus.texts import read_corpus
 from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.syntax.tokenizer import TokenCounter
+from tools_service.contract.tool import TOOL_NAMES
 from tools_service.serving.local import start_local_tools
-from tools_service.tools.contract import TOOL_NAMES
 
 MAX_GROWTH = 0.05
 INTERVAL = 1_000

@@ -30,11 +30,11 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
-from pipeline.syntax.calls import END, Malformed, linearise, parse_call
-from pipeline.syntax.prompts import PromptTemplate, load_prompt
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import END, Malformed, linearise, parse_call
+from tools_service.syntax.prompts import PromptTemplate, load_prompt
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 
 class StreamSampling(LogitsProcessor):
@@ -85,7 +85,7 @@ class PlainAnnotator:
         finally:
             hook.remove()
 
-    def _annotate(self, text: Text, tool: ToolName) -> list[Call]:
+    def _annotate(self, text: Text, tool: str) -> list[Call]:
         selection = select(tool, text, self.method)
         if not selection.chosen:
             return []
@@ -99,7 +99,7 @@ class PlainAnnotator:
             if call.result is not None and passes_mt_rule(call.candidate, text)
         ]
 
-    def _sample(self, text: Text, tool: ToolName) -> list[Candidate]:
+    def _sample(self, text: Text, tool: str) -> list[Candidate]:
         settings, api = self.method.of(tool), self.engine.call_tokens.api
         [tokenized] = self.engine.encode([text.text])
         x = tokenized.ids.tolist()
@@ -140,7 +140,7 @@ class PlainAnnotator:
         rows: list[list[int]] = drawn[:, len(context) :].tolist()
         return rows
 
-    def _parse(self, ids: list[int], tool: ToolName) -> str | Malformed:
+    def _parse(self, ids: list[int], tool: str) -> str | Malformed:
         """The input of the drawn call, or why it is no call. Padding after the ] is ignored."""
         closing = set(self.closing.tolist())
         end = next((index for index, token in enumerate(ids) if token in closing), len(ids) - 1)

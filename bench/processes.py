@@ -23,7 +23,6 @@ from bench.systems import SystemRun, run_engine, run_plain
 from bench.vllm.job import VllmResult, run_vllm
 from bench.workload import Workload
 from pipeline.base.records import Cost, Phase
-from tools_service.tools.contract import ToolName
 
 START_TIMEOUT_S = 900.0
 T = TypeVar("T")
@@ -38,7 +37,7 @@ class SystemRuns:
     vllm: VllmResult | None
 
 
-def run_in_processes(processes: int, name: str, tool: ToolName, args: argparse.Namespace) -> SystemRuns:
+def run_in_processes(processes: int, name: str, tool: str, args: argparse.Namespace) -> SystemRuns:
     """The runs that `args` ask for. SystemExit if there are fewer cores than processes."""
     cores = sorted(os.sched_getaffinity(0))
     if processes > len(cores):
@@ -85,7 +84,7 @@ def _set_shared(barrier: Any, cores: list[int]) -> None:
     _barrier, _cores = barrier, cores
 
 
-def _run(number: int, of: int, name: str, tool: ToolName, args: argparse.Namespace) -> SystemRuns:
+def _run(number: int, of: int, name: str, tool: str, args: argparse.Namespace) -> SystemRuns:
     """The job of process `number` of `of`."""
     own_cores = _cores[number * len(_cores) // of : (number + 1) * len(_cores) // of]
     os.sched_setaffinity(0, own_cores)

@@ -60,11 +60,11 @@ from pipeline.cli.recipes import demo
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.storage.row_files import ROWS, write_rows
 from pipeline.syntax.tokenizer import load_tokenizer
-from tools_service.tools.contract import TRANSIENT, ToolName
+from tools_service.contract.tool import TRANSIENT
 
 TEXTS_PER_BATCH = 64
-TOOLS: tuple[ToolName, ...] = ("WikiSearch", "Calculator", "Calendar")
-CALLS: dict[ToolName, int] = {"WikiSearch": 5, "Calculator": 12, "Calendar": 1}
+TOOLS: tuple[str, ...] = ("WikiSearch", "Calculator", "Calendar")
+CALLS: dict[str, int] = {"WikiSearch": 5, "Calculator": 12, "Calendar": 1}
 """Distinct calls per text. Few of them equal a call of another text."""
 GPUS_PER_NODE = 8
 MIN_SHARES = {16: 0.95, 32: 0.90}
@@ -120,7 +120,7 @@ def calls_of(text: Text) -> list[Candidate]:
     """Calls for a text, made of its own words and its own number."""
     words = text.text.split()
     number = text.text_id % 9_973
-    inputs: dict[ToolName, list[str]] = {
+    inputs: dict[str, list[str]] = {
         "WikiSearch": [" ".join(words[3 * n : 3 * n + 4]) for n in range(CALLS["WikiSearch"])],
         "Calculator": [f"({number} + {n}) * {n + 2} / 7" for n in range(CALLS["Calculator"])],
         "Calendar": [""] * CALLS["Calendar"],

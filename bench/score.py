@@ -28,8 +28,8 @@ from pipeline.engine.loading import load_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.filtering import WEIGHTS
 from pipeline.method.insertions import Insertion, Place, score_insertions
-from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import tokenize_continuations
+from tools_service.syntax.calls import linearise
 
 TOLERANCE = 1e-4
 ROUNDS = 3

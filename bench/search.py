@@ -29,11 +29,11 @@ import psutil
 
 from bench import results, texts
 from tools_service.config import VectorsConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput
 from tools_service.indexing.build import build_index
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.terms import analyze
-from tools_service.tools.contract import ToolInput
 from tools_service.tools.wikisearch import WikiSearch
 
 PASSAGES_PER_ARTICLE = 3.8

@@ -22,9 +22,9 @@ from pipeline.engine.model import LanguageModel
 from pipeline.method import sampling
 from pipeline.method.annotator import Annotator
 from pipeline.method.filtering import ScoredText, score_calls
-from pipeline.syntax.calls import END
 from pipeline.syntax.grammar import CLOSED, DEAD, call_head
 from pipeline.syntax.tokenizer import special_ids
+from tools_service.syntax.calls import END
 from tools_service.tools.client import LocalTools
 
 BATCH = 64  # texts, as in RayConfig

@@ -25,10 +25,10 @@ from bench import results
 from bench.fixtures.hostile_expressions import REASONS, VALUES
 from pipeline.cli.recipes import demo
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import TOOL_NAMES, TRANSIENT, Tool, ToolInput, answer
 from tools_service.serving.deployment import tools_on_ray
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, TRANSIENT, Tool, ToolInput, answer
 from tools_service.tools.registry import load_tool
 
 SIZES = (1, 64, 512)

@@ -25,14 +25,14 @@ from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.selection import select
-from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.base.checkpoints import load_tokenizer, resolve_device
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import TOOL_NAMES, Tool, ToolInput, ToolResult
+from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import TOOL_NAMES, Tool, ToolInput, ToolName, ToolResult
 
 DEMO = "demo/models/annotator"
 PROMPTS = Path("demo/prompts")
@@ -42,7 +42,7 @@ TAUGHT = " sold [Calculator(48 + 67)] 48 + 67 [Calculator(115 / 5)] on [Calculat
 class LookupTool:
     """A tool without cost: returns the answers of the demo's pages, or a fixed phrase."""
 
-    def __init__(self, name: ToolName) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         calls = (call for page in generate.ground_truth().values() for call in page.calls)
         self.known = {call.input: call.result for call in calls if call.tool == name}
@@ -103,7 +103,7 @@ class Workload:
     texts: Sequence[Text]
 
     @classmethod
-    def create(cls, name: str, tool: ToolName, args: argparse.Namespace) -> Workload:
+    def create(cls, name: str, tool: str, args: argparse.Namespace) -> Workload:
         """The workload that `args` describe, with the model's prompts and tables computed."""
         model = make_model(name, args.device, args.dtype, args.max_batch_tokens)
         changed = {key: getattr(args, key) for key in ("k", "m", "tau_s") if getattr(args, key) is not None}

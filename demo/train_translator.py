@@ -27,7 +27,7 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbToken
 from demo import german, training
 from demo.german import Phrase
 from tools_service.config import MTConfig
-from tools_service.tools.contract import ToolInput
+from tools_service.contract.tool import ToolInput
 from tools_service.tools.languages import ENGLISH
 from tools_service.tools.mt import MT
 from tools_service.tools.seq2seq import Ids

@@ -34,14 +34,14 @@ from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import EMPTY_RESULT, TOOL_NAMES, TRANSIENT
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import EMPTY_RESULT, TOOL_NAMES, TRANSIENT, ToolName
 
 pytestmark = pytest.mark.unit
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "method.md"
-TOOLS: tuple[ToolName, ...] = ("Calculator", "Calendar")
+TOOLS: tuple[str, ...] = ("Calculator", "Calendar")
 
 
 @cache
@@ -228,7 +228,7 @@ def test_the_random_share_is_that_of_the_page(seed: int, share: float) -> None:
 def test_a_merge_can_be_recomputed_from_the_page(
     world: Path,
     tmp_path: Path,
-    tau_f: dict[ToolName, float] | None,
+    tau_f: dict[str, float] | None,
     max_examples: int,
     one_per_position: bool,
 ) -> None:
@@ -249,7 +249,7 @@ def test_a_merge_can_be_recomputed_from_the_page(
 
 
 def page_of_merge(
-    rows: list[dict[str, Any]], tau_f: dict[ToolName, float], seed: int, most: int, one_per_position: bool
+    rows: list[dict[str, Any]], tau_f: dict[str, float], seed: int, most: int, one_per_position: bool
 ) -> list[dict[str, Any]]:
     page: dict[str, Any] = {"rows": rows, "tau_f": tau_f, "merge_seed": seed, "max_examples": most}
     page["one_call_per_position"] = one_per_position
@@ -284,7 +284,7 @@ CALLS = st.fixed_dictionaries(
     st.booleans(),
 )
 def test_the_choices_of_a_merge_are_those_of_the_page(
-    calls: list[list[dict[str, Any]]], tau_f: dict[ToolName, float], seed: int, most: int, one: bool
+    calls: list[list[dict[str, Any]]], tau_f: dict[str, float], seed: int, most: int, one: bool
 ) -> None:
     """Ties, the rule of MT, caps and shared positions, which a small run has too few of."""
     rows = [{"text_id": number, "text": WORDS, "calls": of_text} for number, of_text in enumerate(calls)]
@@ -315,7 +315,7 @@ def reasons_of_tools() -> set[str]:
 
 
 def reasons_of_draws() -> set[str]:
-    paths = ("pipeline/syntax/calls.py", "pipeline/method/sampling.py")
+    paths = ("tools_service/syntax/calls.py", "pipeline/method/sampling.py")
     return set().union(*(reasons_in(path, "Malformed") for path in paths))
 
 

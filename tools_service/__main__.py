@@ -31,9 +31,9 @@ from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.base.standard_streams import run_command, standard_input
 from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.tool import TOOL_NAMES, ToolInput, ToolResult
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName, ToolResult
 from tools_service.tools.registry import require_available
 from tools_service.tools_file import tools_file_of, with_tools_file
 
@@ -44,7 +44,7 @@ Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
 class Call:
     """Ask a tool in this process."""
 
-    tool: tyro.conf.Positional[ToolName]
+    tool: tyro.conf.Positional[str]
     """The tool."""
     text: tyro.conf.Positional[str | None] = None
     """The text between the parentheses of the call."""
@@ -72,7 +72,7 @@ class Index:
 class Serve:
     """Run tools on Ray Serve until interrupted."""
 
-    tools: Annotated[tuple[ToolName, ...], Field(min_length=1)] = TOOL_NAMES
+    tools: Annotated[tuple[str, ...], Field(min_length=1)] = TOOL_NAMES
     """The tools to run."""
     address: Text | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
@@ -102,9 +102,7 @@ def call(arguments: Call) -> int:
     return 0
 
 
-def answers(
-    client: ToolClient, tool: ToolName, date: str | None, lines: Iterable[bytes]
-) -> Iterator[ToolResult]:
+def answers(client: ToolClient, tool: str, date: str | None, lines: Iterable[bytes]) -> Iterator[ToolResult]:
     """Yield an answer for each line, as soon as the line is there."""
     for line in lines:
         try:

@@ -41,14 +41,14 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import WEIGHTS, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
-from pipeline.syntax.calls import CONTROLS, Malformed, linearise, parse_call
-from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import (
     TokenizedText,
     decode_continuations,
     special_ids,
     tokenize_continuations,
 )
+from tools_service.syntax.calls import CONTROLS, Malformed, linearise, parse_call
+from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import ToolClient
 
 TOP_LOGPROBS = 100

@@ -28,13 +28,13 @@ from pipeline.storage.kinds import AUGMENTED
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
 from pipeline.storage.row_files import ROWS, Ids, RowFileError, count_in_footers, read_batches
-from pipeline.syntax.calls import CallError, insert_calls, remove_calls
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import CallError, insert_calls, remove_calls
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class MergeManifest(Frozen):
     sources: tuple[Source, ...]
     texts: int  # rows of C*
     calls: int
-    tools: dict[ToolName, ToolExamples]
+    tools: dict[str, ToolExamples]
 
 
 def merge(config: MergeConfig) -> MergeManifest:
@@ -108,7 +108,7 @@ def _merge(config: MergeConfig) -> MergeManifest:
     rows = _rows(config.annotations, tau_f)
     one_per_position = config.one_call_per_position
     mixture = choose(rows, tau_f, config.max_examples, config.seed, one_per_position=one_per_position)
-    calls: Counter[ToolName] = Counter()
+    calls: Counter[str] = Counter()
     table = _table(augment(_rows(config.annotations, tau_f), mixture, calls))
     manifest = MergeManifest(
         config=config,
@@ -147,7 +147,7 @@ def merge_problem(folder: Path) -> str | None:
 
 
 def augment(
-    rows: Iterable[Mapping[str, Any]], mixture: Mixture, calls: Counter[ToolName]
+    rows: Iterable[Mapping[str, Any]], mixture: Mixture, calls: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows of C*: the texts with kept calls, the calls inserted. `calls` counts them by tool.
 
@@ -170,7 +170,7 @@ def augment(
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tools": tools}
 
 
-def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[ToolName, set[float]]:
+def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, set[float]]:
     """By tool, the thresholds that its annotations were run with.
 
     The annotations have every loss for the highest of them, and not for lower ones.
@@ -180,9 +180,9 @@ def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[ToolNam
     return {tool: {method.of(tool).tau_f for method in methods if tool in method.tools} for tool in tools}
 
 
-def thresholds(config: MergeConfig, annotated_tau_f: Mapping[ToolName, set[float]]) -> dict[ToolName, float]:
+def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -> dict[str, float]:
     """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
-    tau_f: dict[ToolName, float] = {}
+    tau_f: dict[str, float] = {}
     configured = config.tau_f or {}
     if unknown := configured.keys() - annotated_tau_f.keys():
         raise ConfigurationError(f"tau_f.{min(unknown)}: none of the annotations has this tool")
@@ -249,10 +249,10 @@ def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
 def _examples(
     mixture: Mixture,
     floors: TauF,
-    calls: Counter[ToolName],
+    calls: Counter[str],
     table: pa.Table,
     sources: Sequence[AnnotationManifest],
-) -> dict[ToolName, ToolExamples]:
+) -> dict[str, ToolExamples]:
     examples = Counter(pc.list_flatten(table["tools"]).to_pylist())
     largest = _largest_gains(sources)
     return {
@@ -270,9 +270,9 @@ def _examples(
     }
 
 
-def _largest_gains(sources: Sequence[AnnotationManifest]) -> dict[ToolName, tuple[float, bool]]:
+def _largest_gains(sources: Sequence[AnnotationManifest]) -> dict[str, tuple[float, bool]]:
     """The largest gain of each tool in the manifests, and whether it is exact."""
-    largest: dict[ToolName, tuple[float, bool]] = {}
+    largest: dict[str, tuple[float, bool]] = {}
     for counts in (source.counts for source in sources if source.counts is not None):
         for tool, sums in counts.tools.items():
             if sums.largest_gain is not None:

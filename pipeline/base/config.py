@@ -29,7 +29,6 @@ from tools_service.base.settings import (
     Text,
 )
 from tools_service.config import ToolsConfig
-from tools_service.tools.contract import ToolName
 
 MAX_CALL_TOKENS = 60
 # A translated paragraph: in GPT-2's vocabulary a Hindi question often takes more than 60 tokens.
@@ -116,7 +115,7 @@ class ToolMethod(Frozen):
 class MethodConfig(Frozen):
     """Settings of the five tools; the defaults are those of the paper (Appendix A)."""
 
-    tools: tuple[ToolName, ...] = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
+    tools: tuple[str, ...] = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
     """Tools to annotate with."""
     qa: ToolMethod = ToolMethod()
     """Question answering."""
@@ -141,7 +140,7 @@ class MethodConfig(Frozen):
             raise ValueError(f"tools: name at least one tool and each tool once, got {list(self.tools)}")
         return self
 
-    def of(self, tool: ToolName) -> ToolMethod:
+    def of(self, tool: str) -> ToolMethod:
         """The settings of one tool."""
         settings: ToolMethod = getattr(self, tool.lower())
         return settings
@@ -197,7 +196,7 @@ class PlanConfig(AnnotateConfig):
     """Price of a GPU per hour (of an actor if it has no GPU), in any currency."""
     deadline_hours: Positive | None = None
     """Hours in which annotate must finish; determines the number of actors."""
-    calls_per_s: dict[ToolName, Positive] | None = None
+    calls_per_s: dict[str, Positive] | None = None
     """Calls per second of a tool replica (measure with bench.tools). None: built-in figures."""
 
 
@@ -210,7 +209,7 @@ class MergeConfig(Frozen):
     """Merge even if slices of a corpus are missing."""
     output: FilePath = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
-    tau_f: dict[ToolName, Nats] | None = None
+    tau_f: dict[str, Nats] | None = None
     """Thresholds by tool, not below those of the annotations. None: those of the annotations."""
     max_examples: PositiveInt = 25_000
     """Maximum texts per tool (section 4.1); a seeded choice if there are more."""
@@ -295,7 +294,7 @@ class CallLengths(Frozen):
     mt: PositiveInt = MAX_MT_CALL_TOKENS
     """Machine translation."""
 
-    def of(self, tool: ToolName) -> int:
+    def of(self, tool: str) -> int:
         """The limit of one tool."""
         length: int = getattr(self, tool.lower())
         return length
@@ -310,7 +309,7 @@ class GenerateConfig(Frozen):
     """Start a call if <API> is among the top k tokens (section 4.2). 0: never; 1: greedy."""
     disabled: bool = False
     """Set the probability of <API> to 0."""
-    tools_off: tuple[ToolName, ...] = ()
+    tools_off: tuple[str, ...] = ()
     """Tools that must not be called."""
     max_new_tokens: PositiveInt = 64
     """Maximum new tokens, not counting calls and their results."""

@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 import pyarrow as pa
 from pydantic import AliasChoices, Field
 
-from tools_service.tools.contract import ToolName
-
 Status = Literal["annotated", "no_calls", "skipped", "failed"]
 POSITION_NOT_SCORABLE = "position_not_scorable"
 """The entry of `Funnel.discarded` that counts a position: the first token of a text, which has no loss
@@ -60,7 +58,7 @@ class Candidate:
     counts the samples with this input.
     """
 
-    tool: ToolName
+    tool: str
     position: int
     token_index: int
     p_api: float
@@ -78,7 +76,7 @@ class Call:
     and `gain` is the upper bound l_empty - l_plus.
     """
 
-    tool: ToolName
+    tool: str
     position: int
     p_api: float
     input: str
@@ -99,7 +97,7 @@ class Funnel:
     `discarded` counts discarded samples and calls by reason (see also POSITION_NOT_SCORABLE).
     """
 
-    tool: ToolName
+    tool: str
     selection: str
     positions: int = 0
     draws: int = 0
@@ -138,7 +136,7 @@ class PhaseWork:
     `tool` is None for L_i(empty). The aliases are the names in manifests of earlier versions.
     """
 
-    tool: ToolName | None
+    tool: str | None
     phase: Phase
     lower_bound: Annotated[Cost, Field(validation_alias=AliasChoices("lower_bound", "least"))]
     run: Cost
@@ -183,7 +181,7 @@ def reason_kind(reason: str) -> str:
 
 
 _ARROW_TYPES: dict[object, pa.DataType] = {
-    **dict.fromkeys((str, str | None, ToolName, ToolName | None, Phase), pa.string()),
+    **dict.fromkeys((str, str | None, str, str | None, Phase), pa.string()),
     **dict.fromkeys((float, float | None), pa.float64()),
     int: pa.int64(),
     dict[str, int]: pa.map_(pa.string(), pa.int64()),

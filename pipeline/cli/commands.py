@@ -28,7 +28,7 @@ from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
 from tools_service.base.standard_streams import json_must_be_ascii, standard_input
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.contract.tool import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"

@@ -17,8 +17,8 @@ from pipeline.base.records import Text, reason_kind
 from pipeline.corpus.documents import read_records
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
-from pipeline.syntax.calls import has_call_syntax
 from tools_service.base.printable import printable
+from tools_service.syntax.calls import has_call_syntax
 
 _ID_RANGE = 2**63
 # Upper bound of the passages per document: the limit of CorpusConfig.max_document_characters.

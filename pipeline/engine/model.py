@@ -38,7 +38,6 @@ from pipeline.engine.unpadding import (
 )
 from pipeline.engine.usage import Usage
 from pipeline.syntax.grammar import automaton
-from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import (
     CallTokens,
     TokenizedText,
@@ -46,6 +45,7 @@ from pipeline.syntax.tokenizer import (
     tokenize_continuations,
     tokenize_prompt,
 )
+from tools_service.syntax.prompts import PromptTemplate
 
 logger = logging.getLogger(__name__)
 

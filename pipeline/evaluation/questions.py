@@ -25,7 +25,6 @@ from pipeline.evaluation.scoring import check_scoring, usable_answers
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 from tools_service.base.settings import Frozen, IsoDate, Text
-from tools_service.tools.contract import ToolName
 
 
 class QuestionError(ConfigurationError):
@@ -54,8 +53,8 @@ class Question(Frozen):
     answers: Annotated[tuple[str, ...], Field(min_length=1), _WELL_FORMED]
     scoring: Text
     date: IsoDate | None = None
-    tool: ToolName | None = None
-    tools_off: Annotated[frozenset[ToolName], _NULL_AS_EMPTY] = frozenset()
+    tool: str | None = None
+    tools_off: Annotated[frozenset[str], _NULL_AS_EMPTY] = frozenset()
 
     @field_validator("scoring")
     @classmethod
@@ -75,7 +74,7 @@ class Benchmark:
 
     name: str
     questions: tuple[Question, ...]
-    tools_off: frozenset[ToolName] = frozenset()
+    tools_off: frozenset[str] = frozenset()
 
 
 def read_benchmark(path: Path) -> Benchmark:

@@ -23,7 +23,7 @@ from tools_service.base.files import atomic_write, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import TRANSIENT, ToolName
+from tools_service.contract.tool import TRANSIENT
 
 if TYPE_CHECKING:
     from pipeline.inference.generator import Generation
@@ -42,7 +42,7 @@ class BenchmarkResult(Frozen):
     accuracy: float  # share of the questions with a right answer
     n: int  # questions
     calls: int  # questions with at least one completed call
-    calls_by_tool: dict[ToolName, int]  # completed calls
+    calls_by_tool: dict[str, int]  # completed calls
     failed_calls: dict[str, int]  # failed calls by reason
     not_asked: dict[str, int] = Field(default_factory=dict)  # questions by reason; they count as wrong
     answers_left_out: int = 0  # published answers that the scoring can never meet
@@ -65,7 +65,7 @@ class ModelResult(Frozen):
     model: str
     k: int
     disabled: bool
-    tools_off: tuple[ToolName, ...]
+    tools_off: tuple[str, ...]
     benchmarks: dict[str, BenchmarkResult]
     perplexity: float | None = None
     held_out: PerplexityResult | None = None

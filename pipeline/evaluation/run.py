@@ -36,9 +36,9 @@ from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
 from tools_service.base.fingerprint import fingerprint, input_states
 from tools_service.base.version import __version__
+from tools_service.contract.tool import TOOL_NAMES
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def evaluate_model(
     return result.model_copy(update=update), predictions
 
 
-def _settings(generation: GenerateConfig, tools_off: Collection[ToolName]) -> list[object]:
+def _settings(generation: GenerateConfig, tools_off: Collection[str]) -> list[object]:
     """What decides every result of a model: settings, and the state of the files that they name."""
     tools = generation.tools
     files = [generation.model.path]

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from pipeline.base.config import FinetuneConfig
 from pipeline.storage.manifest import MANIFEST
-from pipeline.syntax.calls import split_calls
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.fingerprint import content_digest
+from tools_service.syntax.calls import split_calls
 
 IGNORED = -100  # label of a padded position: torch's cross entropy leaves it out
 

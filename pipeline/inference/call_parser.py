@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.syntax.calls import API, END, Malformed, parse_call
 from pipeline.syntax.tokenizer import CallTokens
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import API, END, Malformed, parse_call
 
-_HEADS: dict[ToolName, str] = {tool: f"{tool}(" for tool in TOOL_NAMES}
+_HEADS: dict[str, str] = {tool: f"{tool}(" for tool in TOOL_NAMES}
 ARROW_HEAD = "->"  # without the spaces, which a tokenizer may put into other tokens
 
 
@@ -25,7 +25,7 @@ ARROW_HEAD = "->"  # without the spaces, which a tokenizer may put into other to
 class CompletedCall:
     """A call with its result. It stands before the character `position` of the generated text."""
 
-    tool: ToolName
+    tool: str
     input: str
     result: str
     position: int
@@ -43,16 +43,16 @@ class FailedCall:
 class PendingCall:
     """A call that has reached its arrow and waits for the tool's result."""
 
-    tool: ToolName
+    tool: str
     input: str
 
 
-def tool_of(written: str) -> ToolName | None:
+def tool_of(written: str) -> str | None:
     """The tool that the text after <API> calls; None while its name is not complete, or wrong."""
     return next((tool for tool in TOOL_NAMES if written.startswith(_HEADS[tool])), None)
 
 
-def parse_partial_call(written: str, tools_off: Collection[ToolName] = ()) -> PendingCall | Malformed | None:
+def parse_partial_call(written: str, tools_off: Collection[str] = ()) -> PendingCall | Malformed | None:
     """Parses the text after <API>: a call up to its arrow, no call, or None if undecided."""
     head, arrow, _ = written.partition(ARROW_HEAD)
     tool = tool_of(head)
@@ -71,7 +71,7 @@ def parse_partial_call(written: str, tools_off: Collection[ToolName] = ()) -> Pe
     return argument if isinstance(argument, Malformed) and argument.reason != "too_long" else None
 
 
-def names_disabled_tool(written: str, tools_off: Collection[ToolName]) -> bool:
+def names_disabled_tool(written: str, tools_off: Collection[str]) -> bool:
     """Whether the text after <API> can only become a call of a tool in `tools_off`."""
     possible_tools = {t for t, head in _HEADS.items() if head.startswith(written) or written.startswith(head)}
     return bool(possible_tools) and possible_tools <= set(tools_off)

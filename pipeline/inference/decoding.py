@@ -30,11 +30,11 @@ from pipeline.inference.call_parser import (
     tool_of,
 )
 from pipeline.inference.decode_batch import DecodeBatch
-from pipeline.syntax.calls import API, END, CallError, Malformed, linearise
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
 from tools_service.base.errors import ToolformerError
+from tools_service.contract.tool import TOOL_NAMES, ToolInput
+from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, ToolInput, ToolName
 
 StopReason = Literal["eos", "newline", "length", "context", "refused"]
 
@@ -59,7 +59,7 @@ class DecodingParams:
     """A call begins where <API> is among the k most likely tokens; 1 is greedy, 0 never calls."""
     disabled: bool = False
     """Set the probability of <API> to 0. k = 0 and a `tools_off` with every tool do the same."""
-    tools_off: frozenset[ToolName] = frozenset()
+    tools_off: frozenset[str] = frozenset()
     """Tools that the model cannot name: the most likely token that does not is taken instead."""
     max_calls: int = 1
     """After this many calls, or one failed call, the probability of <API> is 0 for that prompt."""
@@ -144,7 +144,7 @@ class Decoder:
     def _next_tokens(self) -> list[int]:
         """The next token of each row. Each tool gets all pending calls of a step in one list."""
         tokens = [self._next_token(row, *ranks) for row, ranks in enumerate(self._rank_tokens())]
-        pending_calls: dict[ToolName, list[tuple[int, PendingCall]]] = {}
+        pending_calls: dict[str, list[tuple[int, PendingCall]]] = {}
         for row, state in enumerate(self.states):
             if state.partial_call is not None and state.partial_call.pending is not None:
                 call = state.partial_call.pending

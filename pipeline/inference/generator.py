@@ -16,10 +16,10 @@ from pipeline.base.config import GenerateConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import ApiTokenMask, CompletedCall, FailedCall
 from pipeline.inference.decoding import Decoder, DecodingParams, DecodingState, PromptError, StopReason
-from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import linearise
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TOOL_NAMES, ToolName
 from tools_service.tools.registry import ToolUnavailableError, require_available
 
 logger = logging.getLogger(__name__)
@@ -134,9 +134,9 @@ class Generator:
             yield Generation(text, calls, failed, state.stop_reason, len(state.text_tokens))
 
 
-def available_tools(config: GenerateConfig) -> tuple[ToolName, ...]:
+def available_tools(config: GenerateConfig) -> tuple[str, ...]:
     """The tools not in `tools_off` that this machine can run; logs a warning for the others."""
-    tools: list[ToolName] = []
+    tools: list[str] = []
     for tool in (name for name in TOOL_NAMES if name not in config.tools_off):
         try:
             require_available([tool], config.tools, field="tools_off")

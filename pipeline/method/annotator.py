@@ -24,10 +24,10 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
-from pipeline.syntax.prompts import load_prompt
 from tools_service.base.errors import ToolformerError
+from tools_service.contract.tool import TRANSIENT
+from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import TRANSIENT, ToolName
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class _TextState:
     """One text on its way through the steps."""
 
     text: Text
-    selected: dict[ToolName, Selection] = field(default_factory=dict)
-    sampled: dict[ToolName, SampledText] = field(default_factory=dict)
+    selected: dict[str, Selection] = field(default_factory=dict)
+    sampled: dict[str, SampledText] = field(default_factory=dict)
     executed: list[ExecutedCall] = field(default_factory=list)
 
     @property
@@ -212,7 +212,7 @@ def _log_lost_calls(states: Sequence[_TextState]) -> None:
 
     One line for each tool and reason.
     """
-    lost: dict[tuple[ToolName, str], list[tuple[int, int]]] = {}
+    lost: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for state in states:
         for call in state.executed:
             if call.reason in TRANSIENT:
@@ -229,7 +229,7 @@ def _log_lost_calls(states: Sequence[_TextState]) -> None:
         )
 
 
-def _funnel(tool: ToolName, state: _TextState, scored: ScoredText) -> Funnel:
+def _funnel(tool: str, state: _TextState, scored: ScoredText) -> Funnel:
     """What became of one text under one tool.
 
     A text that the tool's prompt leaves no room for counts as not selected.

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.base.records import Candidate
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import ToolInput, ToolName, ToolResult
 
-InputsByTool = dict[ToolName, list[ToolInput]]
-ResultByCall = dict[tuple[ToolName, ToolInput], ToolResult]
+InputsByTool = dict[str, list[ToolInput]]
+ResultByCall = dict[tuple[str, ToolInput], ToolResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def _inputs_by_tool(
 ) -> InputsByTool:
     """The distinct inputs for each tool, in order of first appearance."""
     # A dict keeps the order and drops what comes again.
-    distinct: dict[ToolName, dict[ToolInput, None]] = {}
+    distinct: dict[str, dict[ToolInput, None]] = {}
     for calls, date in zip(candidates, dates, strict=True):
         for call in calls:
             inputs = distinct.setdefault(call.tool, {})

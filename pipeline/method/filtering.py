@@ -22,9 +22,8 @@ from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.work import ScoredSequence, scoring_work
-from pipeline.syntax.calls import CallError, linearise
 from pipeline.syntax.tokenizer import tokenize_continuations
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import CallError, linearise
 
 # w_t = max(0, 1 - 0.2 t), normalised once over all t.
 WEIGHTS = np.array([5, 4, 3, 2, 1]) / 15
@@ -40,7 +39,7 @@ class ScoredText:
 
     text: Text
     calls: tuple[Call, ...] = ()
-    discarded: dict[ToolName, dict[str, int]] = field(default_factory=dict)
+    discarded: dict[str, dict[str, int]] = field(default_factory=dict)
     work: tuple[PhaseWork, ...] = ()
 
 
@@ -77,7 +76,7 @@ def score_calls(
     model: LanguageModel,
     texts: Sequence[Text],
     executed: Sequence[Sequence[ExecutedCall]],
-    tau_floor: Mapping[ToolName, float],
+    tau_floor: Mapping[str, float],
 ) -> list[ScoredText]:
     """The losses of every call with a result, in the order of `texts`; others are ignored.
 
@@ -156,7 +155,7 @@ class _Sequence:
     """z + x for the jobs of one text that share the prefix z."""
 
     text: int
-    tool: ToolName | None  # None for the empty prefix, which tools share
+    tool: str | None  # None for the empty prefix, which tools share
     jobs: list[_Job]
     ids: ndarray  # of z, then of x up to the last target
     targets: ndarray  # token indices in x whose log-probabilities are needed
@@ -178,7 +177,7 @@ class _Scorer:
             e.ids for e in model.encode([text.text for text in texts])
         ]
         self.scored: list[list[ScoredSequence]] = [[] for _ in texts]
-        self.discarded: list[dict[ToolName, Counter[str]]] = [{} for _ in texts]
+        self.discarded: list[dict[str, Counter[str]]] = [{} for _ in texts]
         jobs = [
             _Job(index, call.candidate, call.result)
             for index, calls in enumerate(executed)

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.base.records import Call
 from pipeline.method.filtering import kept, only_after
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
 
 THRESHOLDS = (
     0.5,
@@ -26,7 +26,7 @@ THRESHOLDS = (
     2.0,
 )  # the columns of the paper's table of examples by tool (section 4.1)
 
-TauF = Mapping[ToolName, float]
+TauF = Mapping[str, float]
 
 
 def kept_calls(
@@ -40,7 +40,7 @@ def kept_calls(
     with the largest gain stays, of equal gains the input first in the alphabet: two answers
     at one place would teach the model to ask twice.
     """
-    best: dict[tuple[int, ToolName], Call] = {}
+    best: dict[tuple[int, str], Call] = {}
     for row in calls:
         # Most calls end here, before they cost anything.
         if row["gain"] < tau_f.get(row["tool"], math.inf):
@@ -98,7 +98,7 @@ class Mixture:
 
     tau_f: TauF
     seed: int
-    tools: dict[ToolName, ToolChoice]
+    tools: dict[str, ToolChoice]
     one_per_position: bool = False
     """Of several tools at one position only the one that a seeded choice prefers stays."""
 
@@ -148,9 +148,9 @@ def choose(
     return Mixture(tau_f, seed, tools, one_per_position)
 
 
-def _best_gains(row: Mapping[str, Any]) -> dict[ToolName, float]:
+def _best_gains(row: Mapping[str, Any]) -> dict[str, float]:
     """The largest gain of each tool's calls."""
-    best: dict[ToolName, float] = {}
+    best: dict[str, float] = {}
     for call in row["calls"]:
         if not _breaks_mt_rule(call, row["text"]):
             tool, gain = call["tool"], call["gain"]
@@ -158,7 +158,7 @@ def _best_gains(row: Mapping[str, Any]) -> dict[ToolName, float]:
     return best
 
 
-def rank(seed: int, tool: ToolName, text_id: int) -> int:
+def rank(seed: int, tool: str, text_id: int) -> int:
     """A number below 2**64, random over texts and tools, and the same in every run."""
     key = f"{seed} {tool} {text_id}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")

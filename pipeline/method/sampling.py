@@ -31,15 +31,15 @@ from pipeline.engine.random_streams import stream_keys
 from pipeline.engine.sampler import Origin, Sampler
 from pipeline.engine.usage import Usage
 from pipeline.method.work import sampling_work
-from pipeline.syntax.calls import Malformed, parse_call
 from pipeline.syntax.grammar import call_head
-from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import (
     TokenizedText,
     decode_continuations,
     special_ids,
 )
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import Malformed, parse_call
+from tools_service.syntax.prompts import PromptTemplate
 
 # Forwards of a new batch: its contexts, then <API> behind each chosen position.
 _PREFILL_FORWARDS = 2
@@ -53,7 +53,7 @@ class SamplingRequest:
     """A text, and a tool whose calls are to be sampled for it."""
 
     text: Text
-    tool: ToolName
+    tool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class SampledText:
     """
 
     text: Text
-    tool: ToolName
+    tool: str
     positions: int = 0
     draws: int = 0
     candidates: tuple[Candidate, ...] = ()
@@ -78,7 +78,7 @@ class SampledText:
 def sample_calls(
     model: LanguageModel,
     requests: Sequence[SamplingRequest],
-    prompts: Mapping[ToolName, PromptTemplate],
+    prompts: Mapping[str, PromptTemplate],
     method: MethodConfig,
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
@@ -148,7 +148,7 @@ class _Scheduler:
         self,
         model: LanguageModel,
         requests: Sequence[SamplingRequest],
-        prompts: Mapping[ToolName, PromptTemplate],
+        prompts: Mapping[str, PromptTemplate],
         method: MethodConfig,
     ) -> None:
         self.model = model
@@ -208,7 +208,7 @@ class _Scheduler:
 
     def _batches(self, pending: Sequence[int]) -> list[list[int]]:
         """Requests of one tool and like length each, the longest contexts first."""
-        by_tool: dict[ToolName, list[int]] = {}
+        by_tool: dict[str, list[int]] = {}
         for index in pending:
             by_tool.setdefault(self.requests[index].tool, []).append(index)
         batches = []
@@ -304,7 +304,7 @@ class _Scheduler:
     def _keys(
         self,
         batch: Sequence[int],
-        tool: ToolName,
+        tool: str,
         settings: ToolMethod,
     ) -> tuple[ndarray, list[Origin]]:
         """For each chosen position the keys of its draws [positions, m], and its origin."""
@@ -384,7 +384,7 @@ class _Scheduler:
 
 def _parse_draws(
     model: LanguageModel,
-    tool: ToolName,
+    tool: str,
     draws: Sequence[tuple[int, ...]],
 ) -> list[str | Malformed]:
     """The input of each draw's call, or why the draw is no call. Equal draws parse once."""

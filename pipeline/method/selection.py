@@ -21,7 +21,6 @@ from pipeline.method.numeracy import (
     find_numbers,
     has_computed_number,
 )
-from tools_service.tools.contract import ToolName
 from tools_service.tools.languages import identify_language
 
 WINDOW_TOKENS = 100
@@ -77,7 +76,7 @@ Identify = Callable[[str], tuple[str, float]]
 
 
 def select(
-    tool: ToolName,
+    tool: str,
     text: Text,
     method: MethodConfig,
     identify: Identify = identify_language,

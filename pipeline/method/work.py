@@ -17,14 +17,13 @@ from pipeline.base.cost import (
 )
 from pipeline.base.records import Cost, Phase, PhaseWork
 from pipeline.engine.usage import Usage
-from tools_service.tools.contract import ToolName
 
 # The order in which shared beginnings are attributed.
 _SCORING_PHASES: tuple[Phase, ...] = ("empty", "plus", "call")
 
 
 def sampling_work(
-    tool: ToolName,
+    tool: str,
     layout: PromptLayout,
     draws: Mapping[int, Sequence[Sequence[int]]],
     usage: Usage,
@@ -45,7 +44,7 @@ class ScoredSequence:
     """A sequence that was run for the losses of a text."""
 
     # None for L_i(empty), which all tools of the text share.
-    tool: ToolName | None
+    tool: str | None
     phase: Phase
     ids: list[int]
     targets: int  # number of log-probabilities taken from it
@@ -63,7 +62,7 @@ def scoring_work(sequences: Sequence[ScoredSequence]) -> tuple[PhaseWork, ...]:
         [sequence.ids for sequence in ordered],
         [sequence.targets for sequence in ordered],
     )
-    sums: dict[tuple[ToolName | None, Phase], tuple[Cost, Cost]] = {}
+    sums: dict[tuple[str | None, Phase], tuple[Cost, Cost]] = {}
     for sequence, bound in zip(ordered, bounds, strict=True):
         key = sequence.tool, sequence.phase
         bound_before, run_before = sums.get(key, (Cost(), Cost()))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from pipeline.base.records import Phase
 from tools_service.base.settings import Frozen, NotNegative, Probability
-from tools_service.tools.contract import ToolName
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Assumptions(Frozen):
     """All inputs of a plan that do not come from the corpus, the prompts or the model configuration."""
 
     source: str
-    tools: dict[ToolName, ToolStatistics]
+    tools: dict[str, ToolStatistics]
     overheads: dict[Phase, Overhead]
     bytes_per_character: NotNegative  # on disk: the column of the texts
     bytes_per_text: NotNegative  # on disk: all other columns
@@ -74,7 +73,7 @@ DEMO = Assumptions(
 )
 """A whole run of the recipe `demo`; `python -m bench.plan` measures these values again."""
 
-CALLS_PER_S: dict[ToolName, float] = {
+CALLS_PER_S: dict[str, float] = {
     "QA": 100.0,
     "WikiSearch": 1_000.0,
     "Calculator": 10_000.0,

@@ -27,7 +27,6 @@ from pipeline.planning.expected_work import PromptSizes, TextCounts, estimate_wo
 from pipeline.planning.from_run import assumptions_from_run
 from pipeline.storage.kinds import PLAN
 from pipeline.storage.provenance import versions
-from pipeline.syntax.calls import has_call_syntax
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
 from tools_service.base.checkpoints import load_config
 from tools_service.base.errors import ConfigurationError
@@ -35,7 +34,7 @@ from tools_service.base.files import atomic_write, now
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import require_own
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import has_call_syntax
 
 _HOUR = 3_600
 
@@ -43,7 +42,7 @@ _HOUR = 3_600
 class WorkPlan(Frozen):
     """One phase under one tool; no tool for L_i(empty), which all tools of a text share."""
 
-    tool: ToolName | None
+    tool: str | None
     phase: Phase
     cost: Cost
     flops: int
@@ -78,19 +77,19 @@ class Plan(Frozen):
     config: PlanConfig
     shape: ModelShape
     assumptions: Assumptions
-    tools_from_demo: tuple[ToolName, ...]  # tools whose statistics are the demo's
+    tools_from_demo: tuple[str, ...]  # tools whose statistics are the demo's
     sample: CorpusSample
     texts: int
     tokens: int  # of the texts
     token_forwards: int  # tokens through the model, without padding
     flops: int
     work: tuple[WorkPlan, ...]
-    tools: dict[ToolName, ToolPlan]
+    tools: dict[str, ToolPlan]
     time: TimePlan | None  # None if no speed is known
     disk_bytes: int
     disk_files: int
     skipped: dict[str, int]  # texts of the sample that annotate is going to skip, by reason
-    selection: dict[ToolName, dict[str, int]]
+    selection: dict[str, dict[str, int]]
     """Texts of the sample, by tool and the rule that selects them, or the reason against them ("no: …")."""
     call_syntax: int  # texts of the sample that hold call syntax
     left_out: tuple[str, ...] = ()  # paths of corpus.paths that are not read, with the reason
@@ -118,7 +117,7 @@ def plan(config: PlanConfig) -> Plan:
     total_texts = min(sample.texts, config.corpus.max_texts or sample.texts)
     scale = total_texts / len(texts)
     counts, selection = _count_texts(config, texts, sizes)
-    selected: Counter[ToolName] = Counter()
+    selected: Counter[str] = Counter()
     for (_, tools), number in counts.items():
         selected.update(dict.fromkeys(tools, number))
 
@@ -158,7 +157,7 @@ def plan(config: PlanConfig) -> Plan:
 
 def _count_texts(
     config: PlanConfig, texts: Sequence[Text], sizes: PromptSizes
-) -> tuple[TextCounts, dict[ToolName, Counter[str]]]:
+) -> tuple[TextCounts, dict[str, Counter[str]]]:
     """Select tools as annotate does; a tool is left out if its prompt leaves no room for the text.
 
     Also returns the texts by rule, for each tool.
@@ -167,7 +166,7 @@ def _count_texts(
     longest = max_positions(load_config(config.model.path, "model.path"))
     room = {t: sizes.max_text_tokens(t, longest, method.of(t).max_call_tokens) for t in method.tools}
     counts: TextCounts = Counter()
-    selection: dict[ToolName, Counter[str]] = {tool: Counter() for tool in method.tools}
+    selection: dict[str, Counter[str]] = {tool: Counter() for tool in method.tools}
     for text in texts:
         if text.skipped is None:
             n = count_tokens(text.text)
@@ -220,7 +219,7 @@ def _time(config: PlanConfig, flops: int, assumptions: Assumptions) -> TimePlan 
 
 
 def _tool(
-    tool: ToolName, texts: float, config: PlanConfig, assumptions: Assumptions, time: TimePlan | None
+    tool: str, texts: float, config: PlanConfig, assumptions: Assumptions, time: TimePlan | None
 ) -> ToolPlan:
     statistics, settings = assumptions.tools[tool], config.method.of(tool)
     calls = texts * statistics.positions * settings.k * settings.m * statistics.candidates

@@ -16,15 +16,14 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.cost import PromptLayout, lower_bound_positions
 from pipeline.base.records import Cost, Phase
 from pipeline.planning.assumptions import Assumptions, Overhead
-from pipeline.syntax.prompts import load_prompt
 from pipeline.syntax.tokenizer import CallTokens, tokenize_prompt
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.prompts import load_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TextCounts = Counter[tuple[int, tuple[ToolName, ...]]]  # texts by length in tokens and selected tools
-WorkKey = tuple[ToolName | None, Phase]  # no tool for L_i(empty), which all tools of a text share
+TextCounts = Counter[tuple[int, tuple[str, ...]]]  # texts by length in tokens and selected tools
+WorkKey = tuple[str | None, Phase]  # no tool for L_i(empty), which all tools of a text share
 LOSS_TOKENS = 5  # tokens with a weight in a loss (filtering.WEIGHTS)
 
 
@@ -34,20 +33,20 @@ class PromptSizes:
 
     bos: int
     api: int
-    prompts: Mapping[ToolName, tuple[int, int]]
+    prompts: Mapping[str, tuple[int, int]]
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> PromptSizes:
         """Raises PromptError and TokenizerError as annotating does."""
         call_tokens = CallTokens.of(tokenizer)
-        prompts: dict[ToolName, tuple[int, int]] = {}
+        prompts: dict[str, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts)
             prefix, suffix = tokenize_prompt(tokenizer, template)
             prompts[tool] = len(prefix), len(suffix)
         return PromptSizes(len(call_tokens.bos), len(call_tokens.api), prompts)
 
-    def max_text_tokens(self, tool: ToolName, max_positions: int, max_call_tokens: int) -> int:
+    def max_text_tokens(self, tool: str, max_positions: int, max_call_tokens: int) -> int:
         """Longest text that fits beside the prompt, as LanguageModel.max_text_tokens."""
         return max(0, (max_positions - sum(self.prompts[tool]) - self.api - max_call_tokens) // 2)
 
@@ -72,7 +71,7 @@ Amounts = tuple[float, float, float]  # tokens, attention pairs, rows of logits
 
 
 def _lower_bounds(
-    n: int, tools: tuple[ToolName, ...], sizes: PromptSizes, method: MethodConfig, assumptions: Assumptions
+    n: int, tools: tuple[str, ...], sizes: PromptSizes, method: MethodConfig, assumptions: Assumptions
 ) -> Iterator[tuple[WorkKey, Amounts]]:
     """The phases of one text of `n` tokens."""
     all_calls = max_reach = max_targets = 0.0

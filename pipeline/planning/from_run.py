@@ -22,9 +22,8 @@ from pipeline.planning.assumptions import DEMO, Assumptions, Overhead, ToolStati
 from pipeline.planning.expected_work import LOSS_TOKENS, PromptSizes, TextCounts, estimate_work
 from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_finished
 from pipeline.storage.row_files import ROWS, parquet_files, read_file_batches, read_rows
-from pipeline.syntax.calls import linearise
 from pipeline.syntax.tokenizer import TokenizedText, load_tokenizer, tokenize_continuations
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import linearise
 
 _MAX_TEXTS = 5_000  # more would not make an average more exact
 _SCALE = 1_000  # estimates are whole tokens, and one text may take less than half a token
@@ -71,7 +70,7 @@ def _overhead(run: Cost, estimate: Cost) -> Overhead:
 
 
 def _statistics(
-    tool: ToolName, config: AnnotateConfig, annotations: list[Annotation], tokenized: list[TokenizedText]
+    tool: str, config: AnnotateConfig, annotations: list[Annotation], tokenized: list[TokenizedText]
 ) -> ToolStatistics:
     """Averages of one tool; all are 0 where nothing was drawn or scored."""
     settings, tokenizer = config.method.of(tool), load_tokenizer(config.model.path)

@@ -20,7 +20,7 @@ from pipeline.planning.estimate import Plan
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.counts import DAMAGED_FILE, Counts, ToolCounts
 from pipeline.storage.manifest import AnnotationManifest
-from tools_service.tools.contract import TRANSIENT, ToolName
+from tools_service.contract.tool import TRANSIENT
 
 _MAX_SHOWN = 5  # reasons, or names of files, in one line
 _NO = "no: "
@@ -190,7 +190,7 @@ def _why_nothing(counts: Counts) -> str:
     return "no call was drawn, answered and scored"
 
 
-def _selection(tool: ToolName, rules: Mapping[str, int], suffix: str) -> Iterator[str]:
+def _selection(tool: str, rules: Mapping[str, int], suffix: str) -> Iterator[str]:
     """A tool that was tried on no text, with the main reason; else texts for which there was no room."""
     against = {rule.removeprefix(_NO): number for rule, number in rules.items() if rule.startswith(_NO)}
     texts = sum(rules.values())
@@ -208,7 +208,7 @@ def _selection(tool: ToolName, rules: Mapping[str, int], suffix: str) -> Iterato
         )
 
 
-def _tool(tool: ToolName, sums: ToolCounts, config: AnnotateConfig) -> Iterator[str]:
+def _tool(tool: str, sums: ToolCounts, config: AnnotateConfig) -> Iterator[str]:
     """Calls that a tool lost for a moment's reason; and a tool that was tried but kept no call."""
     reasons = {reason.removeprefix(_TOOL): number for reason, number in sums.discarded.items()}
     transient = {reason: number for reason, number in reasons.items() if reason in TRANSIENT}
@@ -221,7 +221,7 @@ def _tool(tool: ToolName, sums: ToolCounts, config: AnnotateConfig) -> Iterator[
         yield f"{tool}: no call kept; {_nearest(tool, sums, config)}"
 
 
-def _nearest(tool: ToolName, sums: ToolCounts, config: AnnotateConfig) -> str:
+def _nearest(tool: str, sums: ToolCounts, config: AnnotateConfig) -> str:
     """The stage that no call of a tool passed, and what to change."""
     option, method = f"--method.{tool.lower()}", config.method.of(tool)
     if sums.scored:
@@ -235,7 +235,7 @@ def _nearest(tool: ToolName, sums: ToolCounts, config: AnnotateConfig) -> str:
     return f"{stage} ({_shown(sums.discarded)})"
 
 
-def _merge_nearest(tool: ToolName, manifest: MergeManifest) -> str:
+def _merge_nearest(tool: str, manifest: MergeManifest) -> str:
     examples = manifest.tools[tool]
     if examples.largest_gain is None:
         return "and the annotations have no scored call of it, or do not record the largest gain"

@@ -27,8 +27,8 @@ from pipeline.report.losses import annotation_losses
 from pipeline.storage.counts import ToolCounts
 from pipeline.storage.manifest import read_finished
 from pipeline.storage.row_files import read_rows
-from pipeline.syntax.calls import linearise
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import linearise
 
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call
@@ -42,7 +42,7 @@ _FUNNEL = [
 class KeptCall:
     """A kept call and the text around it."""
 
-    tool: ToolName
+    tool: str
     before: str
     call: str
     after: str
@@ -69,7 +69,7 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
     )
 
 
-def funnel_table(tools: Mapping[ToolName, ToolCounts]) -> Table:
+def funnel_table(tools: Mapping[str, ToolCounts]) -> Table:
     """From texts to kept calls, one line per tool (paper section 2)."""
     table = Table(title="From texts to calls", title_justify="left")
     table.add_column("tool")
@@ -87,7 +87,7 @@ def kept_calls(
 
     Tools take turns as long as they have calls.
     """
-    samples: dict[ToolName, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
+    samples: dict[str, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
     for row in rows:
         for call in row["calls"]:
             if call["gain"] >= method.of(call["tool"]).tau_f:

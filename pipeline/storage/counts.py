@@ -13,16 +13,16 @@ from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
-from pipeline.syntax.calls import has_call_syntax
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import has_call_syntax
 
 COLUMNS = ("text", "status", "reason", "calls", "funnel", "work")
 DAMAGED_FILE = "damaged file"  # the kind of reason of a file that cannot be read to its end
 _MAX_NAMED = 20
 _STAGES = ("positions", "draws", "candidates", "executed", "scored")
 _SUMS = ("texts", "selected", *_STAGES, "kept", "texts_kept")
-_WorkKey = tuple[ToolName | None, Phase]
+_WorkKey = tuple[str | None, Phase]
 
 
 class ToolCounts(Frozen):
@@ -60,7 +60,7 @@ class Counts(Frozen):
     """Tokens run through the model for these texts, without padding and the shared prompts."""
     work: tuple[PhaseWork, ...] = ()
     """Lower bound and work done, by tool and phase, with padding, attention and logits."""
-    tools: dict[ToolName, ToolCounts]
+    tools: dict[str, ToolCounts]
     call_syntax: int = 0
     """Texts, neither skipped nor failed, that already held call syntax before any call was inserted."""
     damaged_files: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
-"""The call syntax: calls as strings and as tokens, a grammar for sampling, the annotation prompts.
+"""The call syntax as tokens: tokenizers, and a grammar for sampling.
 
-Tool names, inputs, results and tokenizers go in; strings, token ids and tables come out. The
-package runs no model, calls no tool, and imports neither torch nor Ray.
+Strings and tokenizers go in; token ids and tables come out. The package runs no model, calls no tool,
+and imports neither torch nor Ray. tools_service/syntax/ has the calls as strings.
 """

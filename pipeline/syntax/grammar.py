@@ -13,14 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.syntax.calls import CONTROLS, END, TOOLS_WITHOUT_INPUT
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import CONTROLS, END, TOOLS_WITHOUT_INPUT
 
 CLOSED, DEAD = -1, -2  # the call is finished; the sample can no longer become a call
 _FORBIDDEN = re.compile(rf"[{CONTROLS}\[]")
 
 
-def call_head(tool: ToolName) -> str:
+def call_head(tool: str) -> str:
     """The first characters of every call of `tool` after ``<API>``."""
     return f"{tool}()" if tool in TOOLS_WITHOUT_INPUT else f"{tool}("
 

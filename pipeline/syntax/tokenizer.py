@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pipeline.syntax.calls import API
-from pipeline.syntax.prompts import PromptTemplate
 from tools_service.base.errors import ConfigurationError
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import API
+from tools_service.syntax.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -6,7 +6,7 @@ import pytest
 
 from bench.tools import Timing, inputs_of, overheads, slowest_hostile, time_alternately, uncached
 from pipeline.cli.recipes import demo
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.contract.tool import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 

@@ -124,7 +124,7 @@ def test_the_package_is_whole_and_nothing_else_is_let_in() -> None:
     ):
         assert ignored(path), path
     for path in (
-        "pipeline/syntax/prompt_files/qa.txt",
+        "tools_service/syntax/prompt_files/qa.txt",
         "demo/pages/x.jsonl",
         "pipeline/finetuning/deepspeed/zero3.json",
         "cluster/paper.sh",

@@ -14,8 +14,8 @@ from demo import facts, generate
 from demo.train_reader import READER
 from demo.train_translator import phrases
 from tools_service.config import MTConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.indexing.build import ensure_index
-from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.mt import MT
 from tools_service.tools.qa import QA
 

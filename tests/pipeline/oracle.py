@@ -13,10 +13,10 @@ import torch
 
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.random_streams import stream_keys, uniforms
-from pipeline.syntax.calls import Malformed, linearise, parse_call
-from pipeline.syntax.prompts import PromptTemplate
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import Malformed, linearise, parse_call
+from tools_service.syntax.prompts import PromptTemplate
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def loss(model: LanguageModel, prefix: str, text: str, position: int) -> float:
     return total
 
 
-def gain(model: LanguageModel, text: str, position: int, tool: ToolName, argument: str, result: str) -> float:
+def gain(model: LanguageModel, text: str, position: int, tool: str, argument: str, result: str) -> float:
     """L- - L+."""
     plus = loss(model, linearise(tool, argument, result), text, position)
     minus = min(loss(model, "", text, position), loss(model, linearise(tool, argument), text, position))

@@ -21,9 +21,7 @@ from ray.serve.exceptions import (
 )
 
 from tools_service.config import ToolsConfig
-from tools_service.serving.leases import application_name
-from tools_service.tools.client import CachingClient
-from tools_service.tools.contract import (
+from tools_service.contract.tool import (
     DEADLINE,
     OVERLOADED,
     REPLICA_DIED,
@@ -34,6 +32,8 @@ from tools_service.tools.contract import (
     ToolResult,
     without_result,
 )
+from tools_service.serving.leases import application_name
+from tools_service.tools.client import CachingClient
 from tools_service.tools.sanitize import CountTokens, count_words
 
 MAX_CRASHES = 2  # replicas lost with a list before the list is split

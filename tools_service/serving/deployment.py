@@ -22,10 +22,10 @@ from ray.serve.schema import LoggingConfig
 
 from tools_service.base.errors import ToolformerError
 from tools_service.config import Deployment, ToolsConfig
+from tools_service.contract.tool import DEADLINE, Tool, ToolInput, answer
 from tools_service.serving.client import ServeTools
 from tools_service.serving.leases import Lease, application_name, leased_applications, service_lock
 from tools_service.serving.local import prepare_tools
-from tools_service.tools.contract import DEADLINE, Tool, ToolInput, ToolName, answer
 from tools_service.tools.registry import load_tool, require_available, with_absolute_paths
 from tools_service.tools.sanitize import CountTokens, count_words
 
@@ -75,7 +75,7 @@ class Replica:
 
 @contextmanager
 def tools_on_ray(
-    config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
+    config: ToolsConfig, tools: Iterable[str], count_tokens: CountTokens = count_words
 ) -> Iterator[ServeTools]:
     """Run the named tools during the block, on the cluster that this process is connected to.
 

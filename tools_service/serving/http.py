@@ -35,9 +35,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.config import HttpConfig
+from tools_service.contract.tool import ToolInput
 from tools_service.runtime.address import is_loopback
 from tools_service.tools.client import ToolClient
-from tools_service.tools.contract import ToolInput
 
 TOKEN_VARIABLE = "TOOLS_TOKEN"
 HEADER_TIMEOUT_S = 15.0

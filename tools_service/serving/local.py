@@ -10,13 +10,12 @@ from collections.abc import Iterable
 
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import ToolName
 from tools_service.tools.registry import SEARCHING_TOOLS, require_available
 from tools_service.tools.sanitize import CountTokens, count_words
 
 
 def start_local_tools(
-    config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
+    config: ToolsConfig, tools: Iterable[str], count_tokens: CountTokens = count_words
 ) -> LocalTools:
     """Return a client of the named tools; ToolUnavailableError if one cannot be had."""
     tools = tuple(tools)

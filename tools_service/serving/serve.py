@@ -24,12 +24,9 @@ from tools_service.runtime.connection import chosen_address, connect
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import application_statuses, tools_on_ray
 from tools_service.serving.http import bind_socket, create_app, create_server, read_token
-from tools_service.tools.contract import ToolName
 
 
-def serve(
-    config: ToolsConfig, tools: Sequence[ToolName], address: str | None, http: HttpConfig | None
-) -> None:
+def serve(config: ToolsConfig, tools: Sequence[str], address: str | None, http: HttpConfig | None) -> None:
     """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address, source = chosen_address(address, "--address")

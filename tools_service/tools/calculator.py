@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.contract.tool import ToolInput, ToolResult
 
 MAX_LENGTH = 256
 MAX_DEPTH = 32

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 
 from tools_service.config import CalendarConfig
-from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.contract.tool import ToolInput, ToolResult
 
 # Not strftime, whose names follow the locale of the process.
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

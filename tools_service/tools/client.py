@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from tools_service.config import ToolsConfig
-from tools_service.tools.contract import (
+from tools_service.contract.tool import (
     DATED_TOOLS,
     DEADLINE,
     EMPTY_RESULT,
@@ -27,7 +27,6 @@ from tools_service.tools.contract import (
     UNREACHABLE,
     Tool,
     ToolInput,
-    ToolName,
     ToolResult,
     answer,
     without_result,
@@ -116,7 +115,7 @@ class LocalTools(CachingClient):
 
     @classmethod
     def start(
-        cls, config: ToolsConfig, tools: Iterable[ToolName], count_tokens: CountTokens = count_words
+        cls, config: ToolsConfig, tools: Iterable[str], count_tokens: CountTokens = count_words
     ) -> LocalTools:
         """Load the named tools. Searching tools need an index: serving/local.py builds it first."""
         return cls({name: load_tool(name, config) for name in tools}, config, count_tokens)

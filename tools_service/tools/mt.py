@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from tools_service.config import MTConfig
-from tools_service.tools.contract import ToolInput, ToolResult
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.languages import ENGLISH, flores_code, identify_language
 from tools_service.tools.sanitize import MAX_CHARACTERS_PER_TOKEN
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed

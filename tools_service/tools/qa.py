@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tools_service.config import QAConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.retrieval.passages import Hit, Passage
 from tools_service.retrieval.retriever import Retriever
-from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
 
 MAX_QUESTION_CHARACTERS = 1_000

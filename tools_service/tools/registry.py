@@ -14,10 +14,10 @@ from tools_service.base.fingerprint import fingerprint, folder_states
 from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import TOOL_NAMES, Tool
 from tools_service.retrieval.index import MANIFEST, read_manifest, require_whole
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
-from tools_service.tools.contract import TOOL_NAMES, Tool
 
 SEARCHING_TOOLS = frozenset({"WikiSearch", "QA"})  # the tools that search an index
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 from tools_service.config import WikiSearchConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.retrieval.passages import Hit
 from tools_service.retrieval.retriever import Retriever
-from tools_service.tools.contract import ToolInput, ToolResult
 
 MAX_QUERY_CHARACTERS = 1_000
 

@@ -21,20 +21,20 @@ from pipeline.method.merging import choose, kept_calls
 from pipeline.storage.counts import count_rows
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, CorpusState, ManifestError, Session
 from pipeline.storage.row_files import ROWS
-from pipeline.syntax.calls import remove_calls
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import remove_calls
 
 pytestmark = pytest.mark.unit
 
-FLOORS: dict[ToolName, float] = {"QA": 1.0, "WikiSearch": 1.0, "Calculator": 0.5, "Calendar": 1.0, "MT": 0.5}
+FLOORS: dict[str, float] = {"QA": 1.0, "WikiSearch": 1.0, "Calculator": 0.5, "Calendar": 1.0, "MT": 0.5}
 METHOD = MethodConfig()
 
 
 def call(
-    tool: ToolName,
+    tool: str,
     position: int,
     gain: float,
     argument: str = "a",
@@ -279,7 +279,7 @@ def test_slices_are_merged_and_duplicates_refused(tmp_path: Path) -> None:
     ],
 )
 def test_thresholds_that_were_not_annotated_for_are_refused(
-    tmp_path: Path, tau_f: dict[ToolName, float], message: str
+    tmp_path: Path, tau_f: dict[str, float], message: str
 ) -> None:
     method = MethodConfig(tools=("QA", "Calculator"))
     source = annotations(tmp_path / "a", [annotated(1, "text", call("QA", 0, 2.0))], method=method)

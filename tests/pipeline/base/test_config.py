@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pipeline.base import config
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
 from tools_service.base.settings import Frozen
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ CONFIGS = [
     ],
 )
 def test_sampling_and_filtering_defaults_are_appendix_a(
-    tool: ToolName, tau_s: float, k: int, m: int, tau_f: float
+    tool: str, tau_s: float, k: int, m: int, tau_f: float
 ) -> None:
     method = MethodConfig().of(tool)
     assert (method.tau_s, method.k, method.m, method.tau_f) == (tau_s, k, m, tau_f)

@@ -19,7 +19,7 @@ from pipeline.base.records import (
     PhaseWork,
     Text,
 )
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.contract.tool import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
 

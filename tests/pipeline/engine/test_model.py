@@ -33,8 +33,8 @@ from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.usage import Usage
-from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
+from tools_service.syntax.prompts import PromptTemplate
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ from bench.fixtures.small_models import language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.usage import Usage
-from pipeline.syntax.prompts import PromptTemplate
+from tools_service.syntax.prompts import PromptTemplate
 
 pytestmark = pytest.mark.unit
 

@@ -28,10 +28,10 @@ from pipeline.finetuning.examples import (
     micro_batches,
     pad,
 )
-from pipeline.syntax.calls import API
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
 from tests.pipeline.finetuning.data import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
+from tools_service.syntax.calls import API
 
 pytestmark = pytest.mark.unit
 

@@ -16,10 +16,10 @@ from pipeline.inference.decoding import DecodingParams, InferenceError
 from pipeline.inference.generator import Generation, Generator
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 KINDS = ["bytes", "words", "merging", "metaspace"]

@@ -21,8 +21,8 @@ from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.method.annotator import MIN_TEXTS_TO_BLAME, Annotator, BatchFailedError
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import DEADLINE, ToolInput, ToolResult
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import DEADLINE, ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 

@@ -11,10 +11,10 @@ import pytest
 from pipeline.base.records import Candidate
 from pipeline.method.execution import ExecutedCall, execute
 from tools_service.config import ToolsConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
 from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import ToolInput, ToolName, ToolResult
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +36,7 @@ class Counting:
         return await self.client.acall(tool, inputs)
 
 
-def candidate(tool: ToolName, text: str, position: int = 0) -> Candidate:
+def candidate(tool: str, text: str, position: int = 0) -> Candidate:
     return Candidate(tool=tool, position=position, token_index=position, p_api=0.5, input=text)
 
 

@@ -16,9 +16,8 @@ from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import WEIGHTS, ScoredText, kept, only_after, score_calls, weighted_loss
-from pipeline.syntax.calls import linearise
 from tests.pipeline import oracle
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import linearise
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +26,7 @@ TEXTS = [
     Text(2, Document("a#2"), "é “x” 67"),
     Text(3, Document("a#3"), "Nothing to call here."),
 ]
-ALWAYS: dict[ToolName, float] = {"Calculator": -1e9, "MT": -1e9, "QA": -1e9}
+ALWAYS: dict[str, float] = {"Calculator": -1e9, "MT": -1e9, "QA": -1e9}
 
 
 def executed(
@@ -36,7 +35,7 @@ def executed(
     index: int,
     argument: str,
     result: str | None,
-    tool: ToolName = "Calculator",
+    tool: str = "Calculator",
 ) -> ExecutedCall:
     position = int(model.encode([text.text])[0].starts[index])
     return ExecutedCall(Candidate(tool, position, index, 0.5, argument), result, None if result else "none")

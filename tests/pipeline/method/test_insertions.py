@@ -12,8 +12,8 @@ from pipeline.engine.model import LanguageModel
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import WEIGHTS, score_calls
 from pipeline.method.insertions import Insertion, Place, ScoredInsertion, Window, score_insertions
-from pipeline.syntax.calls import linearise
 from tests.pipeline import oracle
+from tools_service.syntax.calls import linearise
 
 pytestmark = pytest.mark.unit
 

@@ -20,11 +20,10 @@ from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.engine.sampler import invert_cdf
 from pipeline.engine.tree_attention import TreeBatch
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
-from pipeline.syntax.calls import Malformed, insert_calls, parse_call
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
-from pipeline.syntax.prompts import PromptTemplate
 from tests.pipeline import oracle
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import Malformed, insert_calls, parse_call
+from tools_service.syntax.prompts import PromptTemplate
 
 pytestmark = pytest.mark.unit
 
@@ -140,7 +139,7 @@ def test_texts_of_several_tools_join_draws_under_way_and_change_nothing(
 ) -> None:
     model = language_model(architecture, kind)
     other = PromptTemplate("QA", "Ask for what is missing, or do not.\n\nInput:", "\nOutput:")
-    prompts: dict[ToolName, PromptTemplate] = {"Calculator": PROMPT, "QA": other}
+    prompts: dict[str, PromptTemplate] = {"Calculator": PROMPT, "QA": other}
     wide = ToolMethod(tau_s=0.0, k=3, m=20, max_call_tokens=12)
     method = MethodConfig(calculator=wide, qa=wide.model_copy(update={"m": 7, "max_call_tokens": 9}))
     given = TEXTS + texts("On Monday 30 rolls", "It sold twice as many on Tuesday as on Monday.")
@@ -388,11 +387,11 @@ PIECES = [*NAMES, "(", "(1", ")]", ".]\n", "\n", " [", "()]", "</s>"]
 
 
 @cache
-def table_of(tool: ToolName) -> np.ndarray:
+def table_of(tool: str) -> np.ndarray:
     return automaton(call_head(tool), PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
 
 
-def end_of(tool: ToolName, *pieces: str) -> int:
+def end_of(tool: str, *pieces: str) -> int:
     table, state = table_of(tool), 0
     for piece in pieces:
         state = int(table[state, PIECES.index(piece)])
@@ -416,7 +415,7 @@ def test_the_automaton_closes_and_gives_up_where_the_text_does() -> None:
 
 
 def test_the_automaton_never_ends_a_draw_that_would_be_read_as_a_call() -> None:
-    tools: tuple[ToolName, ToolName] = ("Calculator", "Calendar")
+    tools: tuple[str, str] = ("Calculator", "Calendar")
     for tool in tools:
         for pieces in product(PIECES[:-1], repeat=4):
             text = "".join(pieces)

@@ -26,9 +26,9 @@ from pipeline.planning.render import render_plan, warnings
 from pipeline.report import losses
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError
 from pipeline.storage.row_files import ROWS, parquet_files
-from pipeline.syntax.prompts import load_prompt
 from tools_service.base.errors import ConfigurationError
-from tools_service.tools.contract import TOOL_NAMES
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.prompts import load_prompt
 
 pytestmark = pytest.mark.unit
 

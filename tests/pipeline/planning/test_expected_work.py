@@ -12,7 +12,6 @@ from pipeline.base.cost import PromptLayout, lower_bound_decode, lower_bound_pos
 from pipeline.base.records import Cost
 from pipeline.planning.assumptions import Assumptions, Overhead, ToolStatistics
 from pipeline.planning.expected_work import PromptSizes, WorkKey, estimate_work
-from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +45,7 @@ def assumed(qa: ToolStatistics, **overheads: Overhead) -> Assumptions:
 
 def estimated(
     n: int,
-    tools: tuple[ToolName, ...],
+    tools: tuple[str, ...],
     texts: int,
     assumptions: Assumptions,
     sizes: PromptSizes = SIZES,

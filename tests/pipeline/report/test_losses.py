@@ -37,8 +37,7 @@ from pipeline.planning.estimate import plan
 from pipeline.report import losses
 from pipeline.storage.counts import Counts, count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
-from pipeline.syntax.calls import insert_calls, remove_calls
-from tools_service.tools.contract import ToolName
+from tools_service.syntax.calls import insert_calls, remove_calls
 
 pytestmark = pytest.mark.unit
 
@@ -47,7 +46,7 @@ NONE: Sequence[Funnel] = ()
 
 def annotation(
     funnels: Sequence[Funnel] = NONE,
-    gains: Sequence[tuple[ToolName, float, bool]] = (),
+    gains: Sequence[tuple[str, float, bool]] = (),
     *,
     status: Status | None = None,
     reason: str | None = None,
@@ -88,7 +87,7 @@ GOOD = annotation([Funnel("QA", "every text", 1, 5, 1, 1, 1)], [("QA", 1.5, True
 DAMAGED = "damaged file: gzip stream ends too early; nothing after line 6 can be read at b/{}.jsonl.gz#7"
 
 
-def tried(tool: ToolName, **stages: Any) -> Funnel:
+def tried(tool: str, **stages: Any) -> Funnel:
     return Funnel(tool, "every text", **stages)
 
 
@@ -302,7 +301,7 @@ def test_merge_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixtu
     cap = "\n".join(losses.merge_losses(merged(tmp_path, max_examples=1)))
     assert "left out of its examples; --max-examples is 1" in cap
 
-    none: dict[ToolName, float] = {"Calculator": 1e6, "Calendar": 1e6}
+    none: dict[str, float] = {"Calculator": 1e6, "Calendar": 1e6}
     config = MergeConfig(annotations=(tmp_path / "annotations",), output=tmp_path / "augmented", tau_f=none)
     merge_command(Arguments(config=config))
     printed = capsys.readouterr().out

@@ -18,7 +18,6 @@ from pipeline.report.tables import calls_view, files_table, funnel_table, kept_c
 from pipeline.storage.counts import count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
 from pipeline.storage.row_files import ROWS
-from tools_service.tools.contract import ToolName
 
 pytestmark = pytest.mark.unit
 METHOD = MethodConfig(tools=("Calculator", "WikiSearch", "Calendar"))
@@ -31,7 +30,7 @@ def printed(what: RenderableType, width: int = 120) -> str:
     return console.file.getvalue()
 
 
-def call(tool: ToolName, position: int, gain: float) -> Call:
+def call(tool: str, position: int, gain: float) -> Call:
     return Call(tool, position, 0.3, "27 + 4", "31", 1.0, 1.0 + gain, 1.0 + gain, gain)
 
 

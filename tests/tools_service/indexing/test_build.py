@@ -20,6 +20,7 @@ from tests.tools_service.encyclopedia import ARTICLES, config, indexed, lines, w
 from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
 from tools_service.config import WikiSearchConfig
+from tools_service.contract.tool import ToolInput
 from tools_service.indexing import build as build_module
 from tools_service.indexing import sources
 from tools_service.indexing.build import build_index, ensure_index
@@ -27,7 +28,6 @@ from tools_service.indexing.sources import SourceError
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import read_manifest
 from tools_service.retrieval.retriever import Retriever
-from tools_service.tools.contract import ToolInput
 from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit

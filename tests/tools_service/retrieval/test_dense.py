@@ -13,13 +13,13 @@ import pytest
 from tests.tools_service.encoders import bert
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import EncoderConfig, VectorsConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput
 from tools_service.indexing.build import ensure_index
 from tools_service.retrieval.dense import VectorsError
 from tools_service.retrieval.encoder import Encoder
 from tools_service.retrieval.index import IndexFolderError, read_manifest
 from tools_service.retrieval.passages import PassageStore
 from tools_service.retrieval.retriever import Retriever, fuse
-from tools_service.tools.contract import ToolInput
 from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit

@@ -13,6 +13,17 @@ from typing import Any
 import pytest
 
 from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
+from tools_service.contract.tool import (
+    DEADLINE,
+    MALFORMED_ANSWER,
+    OVERLOADED,
+    REPLICA_DIED,
+    TOOL_FAILED,
+    UNREACHABLE,
+    Tool,
+    ToolInput,
+    ToolResult,
+)
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import (
     Replica,
@@ -23,18 +34,6 @@ from tools_service.serving.deployment import (
     tools_on_ray,
 )
 from tools_service.serving.leases import Lease
-from tools_service.tools.contract import (
-    DEADLINE,
-    MALFORMED_ANSWER,
-    OVERLOADED,
-    REPLICA_DIED,
-    TOOL_FAILED,
-    UNREACHABLE,
-    Tool,
-    ToolInput,
-    ToolName,
-    ToolResult,
-)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -119,7 +118,7 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
     search = WikiSearchConfig(source=(str(tmp_path / "wiki.jsonl"),), index=tmp_path / "index")
     config = ToolsConfig(service="real", wikisearch=search)
-    names: tuple[ToolName, ...] = ("WikiSearch", "Calculator")
+    names: tuple[str, ...] = ("WikiSearch", "Calculator")
     with tools_on_ray(config, names) as tools:
         assert tools.call("WikiSearch", texts("otters", "unicorns")) == [
             ToolResult("Otter > An otter swims."),

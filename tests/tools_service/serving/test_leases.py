@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tools_service.config import CalendarConfig, Deployment, MTConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import running_applications, tools_on_ray
 from tools_service.serving.leases import (
@@ -22,7 +23,6 @@ from tools_service.serving.leases import (
     leased_applications,
     service_lock,
 )
-from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

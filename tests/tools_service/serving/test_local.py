@@ -9,8 +9,8 @@ import pytest
 
 from tests.tools_service.encyclopedia import written
 from tools_service.config import ToolsConfig, WikiSearchConfig
+from tools_service.contract.tool import UNREACHABLE, ToolInput, ToolResult
 from tools_service.serving.local import prepare_tools, start_local_tools
-from tools_service.tools.contract import UNREACHABLE, ToolInput, ToolName, ToolResult
 from tools_service.tools.registry import ToolUnavailableError
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,7 @@ def config(folder: Path) -> ToolsConfig:
 
 
 def test_the_index_is_built_before_the_tools_are_loaded(tmp_path: Path) -> None:
-    names: tuple[ToolName, ...] = ("WikiSearch", "Calculator")
+    names: tuple[str, ...] = ("WikiSearch", "Calculator")
     tools = start_local_tools(config(tmp_path), names, count_tokens=lambda text: len(text.split()))
     assert (tools.call("WikiSearch", [ToolInput("ships")])[0].result or "").startswith("Lighthouse > ")
     assert tools.call("Calculator", [ToolInput("2 + 2")]) == [ToolResult("4")]

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fixtures.hostile_expressions import REASONS, VALUES
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.calculator import MAX_LENGTH, Calculator, NoResultError, evaluate
-from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 

@@ -7,8 +7,8 @@ from datetime import date
 import pytest
 
 from tools_service.config import CalendarConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.calendar import Calendar, sentence
-from tools_service.tools.contract import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 

@@ -12,10 +12,7 @@ from datetime import date
 import pytest
 
 from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
-from tools_service.tools import client as client_module
-from tools_service.tools.calendar import Calendar
-from tools_service.tools.client import LocalTools
-from tools_service.tools.contract import (
+from tools_service.contract.tool import (
     DEADLINE,
     EMPTY_RESULT,
     TOOL_FAILED,
@@ -23,6 +20,9 @@ from tools_service.tools.contract import (
     ToolInput,
     ToolResult,
 )
+from tools_service.tools import client as client_module
+from tools_service.tools.calendar import Calendar
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 

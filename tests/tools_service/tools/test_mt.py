@@ -10,8 +10,8 @@ import pytest
 from bench.fixtures.small_models import byte_level
 from tests.tools_service.small_seq2seq import nllb, nllb_tokenizer, save, t5, teach
 from tools_service.config import MTConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools import mt as translation
-from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.mt import MT
 from tools_service.tools.seq2seq import Seq2SeqError
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tests.tools_service.small_seq2seq import bart, byte_level_tokenizer, save, t5, teach
 from tools_service.config import QAConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.retrieval.passages import Hit, Passage
-from tools_service.tools.contract import ToolInput, ToolResult
 from tools_service.tools.qa import QA, encode_text, reader_texts
 from tools_service.tools.seq2seq import Seq2SeqError
 

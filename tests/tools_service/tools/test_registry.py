@@ -8,8 +8,8 @@ import pytest
 
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.tool import TOOL_NAMES, ToolInput
 from tools_service.tools.calculator import Calculator
-from tools_service.tools.contract import TOOL_NAMES, ToolInput
 from tools_service.tools.registry import ToolUnavailableError, load_tool, require_available
 
 pytestmark = pytest.mark.unit

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools_service.encyclopedia import indexed
+from tools_service.contract.tool import ToolInput
 from tools_service.retrieval.passages import Passage
 from tools_service.retrieval.retriever import Retriever
-from tools_service.tools.contract import ToolInput
 from tools_service.tools.wikisearch import WikiSearch
 
 pytestmark = pytest.mark.unit

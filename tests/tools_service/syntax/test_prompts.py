@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.syntax.calls import Malformed, parse_call
-from pipeline.syntax.prompts import PromptError, load_prompt
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import Malformed, parse_call
+from tools_service.syntax.prompts import PromptError, load_prompt
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("tool", TOOL_NAMES)
-def test_every_tool_has_a_prompt_with_well_formed_demonstrations(tool: ToolName) -> None:
+def test_every_tool_has_a_prompt_with_well_formed_demonstrations(tool: str) -> None:
     template = load_prompt(tool)
     assert template.prefix.endswith("\n\nInput:")
     assert template.suffix == "\nOutput:"

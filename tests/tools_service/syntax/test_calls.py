@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.records import Call
-from pipeline.syntax.calls import (
+from tools_service.contract.tool import TOOL_NAMES
+from tools_service.syntax.calls import (
     CallError,
     Malformed,
     has_call_syntax,
@@ -19,12 +20,11 @@ from pipeline.syntax.calls import (
     remove_calls,
     split_calls,
 )
-from tools_service.tools.contract import TOOL_NAMES, ToolName
 
 pytestmark = pytest.mark.unit
 
 
-def placed(tool: ToolName, position: int, argument: str, result: str) -> Call:
+def placed(tool: str, position: int, argument: str, result: str) -> Call:
     return Call(tool, position, 0.5, argument, result, 0.0, 1.0, 1.0, 1.0)
 
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tools_service.base.errors import ToolformerError
-from tools_service.tools.contract import TOOL_NAMES, ToolName
-
-if TYPE_CHECKING:
-    from pipeline.base.records import Call
+from tools_service.contract.tool import TOOL_NAMES
 
 API = " ["
 END = "]"
 ARROW = " -> "
 
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # includes all line breaks
-TOOLS_WITHOUT_INPUT: frozenset[ToolName] = frozenset({"Calendar"})
+TOOLS_WITHOUT_INPUT: frozenset[str] = frozenset({"Calendar"})
 
 _CONTROL = re.compile(f"[{CONTROLS}]")
 _CALL_HEAD = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(API.strip())}(?:{'|'.join(TOOL_NAMES)})\(")
@@ -36,6 +33,19 @@ class CallError(ToolformerError, ValueError):
     """A call that the syntax cannot express, or that is not at its position in the text."""
 
 
+class PlacedCall(Protocol):
+    """A call with its result, and the character of the text before which it stands."""
+
+    @property
+    def tool(self) -> str: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def input(self) -> str: ...
+    @property
+    def result(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """Why a sampled text is not a call of the expected tool. The manifest counts these reasons."""
@@ -43,7 +53,7 @@ class Malformed:
     reason: str
 
 
-def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
+def linearise(tool: str, argument: str, result: str | None = None) -> str:
     """``e(c)`` or, with a result, ``e(c, r)``. Both begin with the space of ``<API>``.
 
     Raises CallError if the written call could not be recognised and removed again: the input or the
@@ -59,7 +69,7 @@ def linearise(tool: ToolName, argument: str, result: str | None = None) -> str:
     return f"{API}{tool}({argument}){arrow}{END}"
 
 
-def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
+def parse_call(sampled: str, tool: str) -> str | Malformed:
     """The input of the call of `tool` in `sampled`, the text that the model wrote after ``<API>``.
 
     Ignores text after the first ``]`` and white space around the input. Malformed if this is no
@@ -88,7 +98,7 @@ def parse_call(sampled: str, tool: ToolName) -> str | Malformed:
     return argument if argument or tool in TOOLS_WITHOUT_INPUT else Malformed("empty_input")
 
 
-def insert_calls(text: str, calls: Sequence[Call]) -> str:
+def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
     """x*: `text` with each ``e(c, r)`` before the character at its position (section 2).
 
     Calls at the same position keep their order. A call at the start of the text has its space
@@ -106,7 +116,7 @@ def insert_calls(text: str, calls: Sequence[Call]) -> str:
     return augmented[1:]
 
 
-def remove_calls(augmented: str, calls: Sequence[Call]) -> str:
+def remove_calls(augmented: str, calls: Sequence[PlacedCall]) -> str:
     """The text x from which `insert_calls` made `augmented` with `calls`, byte for byte.
 
     Raises CallError for a call that is not at its position.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools_service.tools.contract import MALFORMED_ANSWER, TOOL_FAILED, ToolInput, ToolResult, answer
+from tools_service.contract.tool import MALFORMED_ANSWER, TOOL_FAILED, ToolInput, ToolResult, answer
 
 pytestmark = pytest.mark.unit
 

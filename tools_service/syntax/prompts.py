@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
-from tools_service.tools.contract import TOOL_NAMES, ToolName
+from tools_service.contract.tool import TOOL_NAMES
 
 PROMPT_FOLDER = Path(__file__).parent / "prompt_files"
 _PLACEHOLDER = "{text}"
@@ -26,12 +26,12 @@ class PromptError(ConfigurationError):
 class PromptTemplate:
     """P(x) is `prefix`, a space, x, `suffix`. The model continues it with x and its calls."""
 
-    tool: ToolName
+    tool: str
     prefix: str
     suffix: str
 
 
-def load_prompt(tool: ToolName, folder: Path | None = None) -> PromptTemplate:
+def load_prompt(tool: str, folder: Path | None = None) -> PromptTemplate:
     """The prompt of `tool`: the file in `folder` with its name in lower case and ``.txt``.
 
     Raises PromptError unless the file has exactly one ``{text}`` with a space in front of it, at
