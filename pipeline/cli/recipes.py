@@ -24,10 +24,10 @@ from pipeline.base.config import (
     MethodConfig,
     ModelConfig,
     RayConfig,
-    ToolMethod,
 )
 from tools_service.base.settings import Frozen
 from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.spec import ToolMethod
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import PromptLayout
 from pipeline.base.records import (
     POSITION_NOT_SCORABLE,
@@ -37,6 +37,7 @@ from pipeline.syntax.tokenizer import (
     decode_continuations,
     special_ids,
 )
+from tools_service.contract.spec import ToolMethod
 from tools_service.contract.tool import TOOL_NAMES
 from tools_service.syntax.calls import Malformed, parse_call
 from tools_service.syntax.prompts import PromptTemplate

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
-from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
 from pipeline.storage.counts import count_rows
@@ -24,6 +24,7 @@ from pipeline.storage.row_files import ROWS
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
+from tools_service.contract.spec import ToolMethod
 from tools_service.contract.tool import TOOL_NAMES
 from tools_service.syntax.calls import remove_calls
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.base import config
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig
 from tools_service.base.settings import Frozen
+from tools_service.contract.spec import ToolMethod
 from tools_service.contract.tool import TOOL_NAMES
 
 pytestmark = pytest.mark.unit
