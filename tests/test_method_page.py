@@ -34,8 +34,9 @@ from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
+from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.spec import ToolMethod
-from tools_service.contract.tool import EMPTY_RESULT, TOOL_NAMES, TRANSIENT
+from tools_service.contract.tool import EMPTY_RESULT, TRANSIENT
 from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
@@ -262,7 +263,7 @@ def page_of_merge(
 WORDS = "one uno two dos one uno three"
 CALLS = st.fixed_dictionaries(
     {
-        "tool": st.sampled_from(TOOL_NAMES),
+        "tool": st.sampled_from(PACKAGED),
         "position": st.sampled_from([0, 7]),
         "p_api": st.just(0.5),
         "input": st.sampled_from(["one", "uno", "dos", "four"]),

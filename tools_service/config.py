@@ -6,10 +6,10 @@ earlier. Out: a validated ToolsConfig. Each tool's class takes its own section.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -100,6 +100,10 @@ class WikiSearchConfig(ToolSettings):
     encoder: EncoderConfig = EncoderConfig()
     vectors: VectorsConfig = VectorsConfig()
 
+    def writing_below(self, folder: Path) -> Self:
+        """The same with the index in `folder`."""
+        return self.model_copy(update={"index": folder / "index"})
+
 
 class QAConfig(ToolSettings):
     """Question answering: a reader over passages of WikiSearch's index, as Atlas is."""
@@ -151,6 +155,10 @@ class CalendarConfig(ToolSettings):
 
     today: bool = False
     """Whether a call without a date gets today's (inference) or no result."""
+
+    def at_inference(self) -> Self:
+        """The same with today's date."""
+        return self.model_copy(update={"today": True})
 
 
 class MTConfig(ToolSettings):
@@ -204,7 +212,7 @@ class ToolsConfig(Frozen):
             for name, value in values.items()
             if name not in own
         }
-        return own | dict(_sections_model(own["declared"]).model_validate(given))
+        return own | dict(sections_model(own["declared"]).model_validate(given))
 
     @property
     def specs(self) -> dict[str, ToolSpec]:
@@ -220,11 +228,18 @@ class ToolsConfig(Frozen):
         section: ToolSettings = getattr(self, self.spec(tool).section)
         return section
 
-    def with_section(self, tool: str, settings: ToolSettings) -> ToolsConfig:
-        """The same with other settings of one tool."""
-        return self.model_copy(update={self.spec(tool).section: settings})
+    def with_sections(self, change: Callable[[ToolSettings], ToolSettings]) -> ToolsConfig:
+        """The same with the section of each tool as `change` returns it."""
+        return self.model_copy(
+            update={spec.section: change(self.of(tool)) for tool, spec in self.specs.items()}
+        )
+
+    def at_inference(self) -> ToolsConfig:
+        """The same for texts that are written now."""
+        return self.with_sections(lambda settings: settings.at_inference())
 
 
+SECTIONS = "Sections"  # the name of the model of all sections
 _SPECS = TypeAdapter(tuple[ToolSpec, ...])
 
 
@@ -232,11 +247,11 @@ def _with_declared(section: Any, spec: ToolSpec) -> Any:
     """A section with the settings of its declaration, where it says nothing else."""
     if isinstance(section, ToolSettings):
         given = {name: getattr(section, name) for name in section.model_fields_set}
-        return type(section).model_validate(spec.settings | given) if spec.settings else section
-    return spec.settings | dict(section) if isinstance(section, Mapping) else section
+        return type(section).model_validate({**spec.settings, **given}) if spec.settings else section
+    return {**spec.settings, **section} if isinstance(section, Mapping) else section
 
 
-def _sections_model(declared: tuple[ToolSpec, ...]) -> type[Frozen]:
+def sections_model(declared: tuple[ToolSpec, ...]) -> type[Frozen]:
     """A model with a field per tool, so that an error names tool and field."""
     if not declared:
         return _installed_sections()
@@ -253,7 +268,7 @@ def _create_sections(specs: Iterable[ToolSpec]) -> type[Frozen]:
     for spec in specs:
         settings = settings_class_if_known(spec)
         fields[spec.section] = (settings, settings.model_validate(spec.settings))
-    return create_model("Sections", __base__=Frozen, **fields)
+    return create_model(SECTIONS, __base__=Frozen, **fields)
 
 
 class HttpConfig(Frozen):

@@ -29,7 +29,7 @@ from tools_service.base.settings import (
     Text,
 )
 from tools_service.config import ToolsConfig
-from tools_service.contract.declarations import PACKAGED, installed_tools
+from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools
 from tools_service.contract.spec import MAX_CALL_TOKENS, Select, ToolMethod, ToolName, ToolSpec
 
 
@@ -131,6 +131,19 @@ class MethodConfig(Frozen):
         """The settings of one tool; KeyError if there is none of that name."""
         sections = self.__pydantic_extra__ or {}
         return sections[tool.lower()]
+
+    @property
+    def input_rule(self) -> frozenset[str]:
+        """The tools that drop calls whose input stands in the text only after them."""
+        return frozenset(tool for tool in self.tools if self.of(tool).drop_input_only_after)
+
+    def with_declarations(self, declarations: Declarations) -> MethodConfig:
+        """The same with what a tools file says; the tools that it declares are annotated with, too."""
+        sections = {spec.section: spec.method() for spec in declarations.declared}
+        for tool, values in declarations.methods.items():
+            sections[tool.lower()] = ToolMethod.model_validate(self.of(tool).model_dump() | dict(values))
+        new = [spec.name for spec in declarations.declared if spec.name not in self.tools]
+        return self.model_copy(update={**sections, "tools": (*self.tools, *new)})
 
     def with_section(self, tool: str, settings: ToolMethod) -> MethodConfig:
         """The same with other settings of one tool."""
@@ -320,6 +333,14 @@ class CallLengths(Frozen):
         if not isinstance(values, Mapping):
             return values
         return {spec.section: spec.max_call_tokens for spec in installed_tools().values()} | dict(values)
+
+    def with_declarations(self, declarations: Declarations) -> CallLengths:
+        """The same with the limits of a tools file."""
+        limits = {spec.section: spec.max_call_tokens for spec in declarations.declared}
+        for tool, values in declarations.methods.items():
+            if "max_call_tokens" in values:
+                limits[tool.lower()] = values["max_call_tokens"]
+        return self.model_copy(update=limits)
 
     def of(self, tool: str) -> int:
         """The limit of one tool."""

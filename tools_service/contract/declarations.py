@@ -10,6 +10,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,7 +41,7 @@ class OpenSettings(ToolSettings):
 
 
 @cache
-def installed_tools() -> Mapping[str, ToolSpec]:
+def installed_tools() -> dict[str, ToolSpec]:
     """The tools of this package, then those of installed packages by name.
 
     An entry point that cannot be used costs a warning, because it need not concern this run.
@@ -79,13 +80,27 @@ def known_tools(declared: Iterable[ToolSpec] = ()) -> dict[str, ToolSpec]:
     declared = tuple(declared)
     names = {spec.name for spec in declared}
     others = {name: spec for name, spec in installed_tools().items() if name not in names}
-    replaced = {**installed_tools(), **{spec.name: spec for spec in declared if spec.name in installed_tools()}}
+    replaced = installed_tools() | {spec.name: spec for spec in declared if spec.name in installed_tools()}
     return replaced | _named((spec for spec in declared if spec.name not in replaced), others)
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What a tools file says about tools: those that it declares, and what it changes of others."""
+
+    declared: tuple[ToolSpec, ...] = ()
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields of ToolMethod, by the name of a tool that is declared elsewhere."""
 
 
 def stream_number(tool: str) -> int:
     """A tool's number in the random streams of draws. Its name alone determines it."""
     return PACKAGED.index(tool) if tool in PACKAGED else hashed_stream(tool)
+
+
+def with_installed(tools: Iterable[str] = ()) -> tuple[str, ...]:
+    """The names of the installed tools, then those of `tools` that are not among them."""
+    return tuple(dict.fromkeys((*installed_tools(), *tools)))
 
 
 def in_order(tools: Iterable[str]) -> list[str]:
@@ -124,10 +139,12 @@ def settings_class(spec: ToolSpec) -> type[ToolSettings]:
     if spec.config is not None:
         found = import_object(spec.config, f"tools.{spec.name}.config")
     else:
-        found = getattr(import_object(spec.implementation, f"tools.{spec.name}.class"), "Config", ToolSettings)
+        implementation = import_object(spec.implementation, f"tools.{spec.name}.class")
+        found = getattr(implementation, "Config", ToolSettings)
     if not (isinstance(found, type) and issubclass(found, ToolSettings)):
         raise DeclarationError(
-            f"tools.{spec.name}: its settings must be a class derived from {ToolSettings.__module__}:ToolSettings"
+            f"tools.{spec.name}: the class of its settings must derive from {ToolSettings.__module__}:"
+            "ToolSettings"
         )
     return found
 

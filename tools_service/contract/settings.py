@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -50,3 +51,11 @@ class ToolSettings(Frozen):
     """The settings of a tool. A tool's class may name a subclass with more fields, as `Config`."""
 
     deployment: Deployment = Deployment()
+
+    def at_inference(self) -> Self:
+        """The same for texts that are written now, and have no date of their own."""
+        return self
+
+    def writing_below(self, folder: Path) -> Self:
+        """The same with all that the tool writes below `folder`."""
+        return self

@@ -7,6 +7,7 @@ paper's tools (builtin.py) and a user's are declared alike.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, Self
 
@@ -97,7 +98,7 @@ class ToolSpec(ToolMethod):
     """The name in its calls."""
     implementation: Annotated[Reference, Field(alias="class")]
     """The class or function that answers: package.module:name."""
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = Field(default_factory=dict)
     """Settings of the class that differ from their defaults."""
     config: Reference | None = None
     """The class of the settings. None: `Config` of the class, or the settings that all tools have."""
