@@ -30,7 +30,7 @@ from tools_service.contract.parameters import Parameters, ParametersError, allow
 
 Style = Literal["text", "positional", "named"]
 
-MAX_CHARACTERS = 4_000  # of an input; calls have about 60 tokens
+MAX_CHARACTERS = 2_000  # of an input; calls have about 60 tokens
 _MAX_DEPTH = 16
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,7 +28,7 @@ from tools_service.base.printable import printable
 logger = logging.getLogger(__name__)
 
 MAX_PARAMETERS = 64
-_MAX_NODES = 4_000  # of the schema, once references are resolved
+_MAX_NODES = 2_000  # of the schema, once references are resolved
 _MAX_DEPTH = 64
 _MAX_NAME = 40  # characters of a parameter's name in a reason
 
@@ -100,7 +101,7 @@ class Parameters:
             if name in self.required and name not in values:
                 return reason("missing argument", name)
         try:
-            error = best_match(self._validator.iter_errors(values))
+            error = best_match(islice(self._validator.iter_errors(values), 1))
         except Exception as failure:  # a stranger's schema: its check may fail on some value
             logger.warning("parameters: the check of a call failed: %s", brief(failure))
             return "arguments cannot be checked"
@@ -168,6 +169,8 @@ class _Inliner:
         self._nodes = 0
 
     def inline(self, schema: Any, depth: int = 0) -> Any:
+        if not isinstance(schema, Mapping | list):
+            return schema
         self._nodes += 1
         if depth > _MAX_DEPTH:
             raise ParametersError("parameters: the JSON schema is nested too deep")
@@ -175,8 +178,6 @@ class _Inliner:
             raise ParametersError(f"parameters: the JSON schema has more than {_MAX_NODES:,} parts")
         if isinstance(schema, list):
             return [self.inline(part, depth + 1) for part in schema]
-        if not isinstance(schema, Mapping):
-            return schema
         if "patternProperties" in schema:  # it decides what the others allow
             others = ("patternProperties", "additionalProperties", "unevaluatedProperties")
             schema = {keyword: value for keyword, value in schema.items() if keyword not in others}
