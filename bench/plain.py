@@ -31,7 +31,7 @@ from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import stream_number
 from tools_service.syntax.calls import END, Malformed, linearise, parse_call
 from tools_service.syntax.prompts import PromptTemplate, load_prompt
 from tools_service.tools.client import ToolClient
@@ -112,7 +112,7 @@ class PlainAnnotator:
         usable[0] &= bool(self.engine.call_tokens.bos)
         candidates: list[Candidate] = []
         for i in select_positions(p_api, usable, settings.tau_s, settings.k).tolist():
-            keys = stream_keys(self.method.seed, text.text_id, TOOL_NAMES.index(tool), i, settings.m)
+            keys = stream_keys(self.method.seed, text.text_id, stream_number(tool), i, settings.m)
             draws = self._draw([*context, *x[:i], *api], keys, settings.max_call_tokens)
             calls = [self._parse(ids, tool) for ids in draws]
             counts = Counter(call for call in calls if not isinstance(call, Malformed))

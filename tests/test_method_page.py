@@ -20,7 +20,7 @@ from tokenizers import AddedToken
 from bench.fixtures import small_run
 from bench.fixtures.small_models import TAUGHT, byte_level, causal_lm, language_model, teach
 from pipeline.augmentation.merge import augment, merge
-from pipeline.base.config import CorpusConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import CorpusConfig, MergeConfig, MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Document, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
@@ -34,7 +34,9 @@ from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
-from tools_service.contract.tool import EMPTY_RESULT, TOOL_NAMES, TRANSIENT
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
+from tools_service.contract.tool import EMPTY_RESULT, TRANSIENT
 from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
@@ -261,7 +263,7 @@ def page_of_merge(
 WORDS = "one uno two dos one uno three"
 CALLS = st.fixed_dictionaries(
     {
-        "tool": st.sampled_from(TOOL_NAMES),
+        "tool": st.sampled_from(PACKAGED),
         "position": st.sampled_from([0, 7]),
         "p_api": st.just(0.5),
         "input": st.sampled_from(["one", "uno", "dos", "four"]),

@@ -30,8 +30,9 @@ from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.base.standard_streams import run_command, standard_input
-from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
-from tools_service.contract.tool import TOOL_NAMES, ToolInput, ToolResult
+from tools_service.config import HttpConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
@@ -72,7 +73,7 @@ class Index:
 class Serve:
     """Run tools on Ray Serve until interrupted."""
 
-    tools: Annotated[tuple[str, ...], Field(min_length=1)] = TOOL_NAMES
+    tools: Annotated[tuple[str, ...], Field(min_length=1)] = PACKAGED
     """The tools to run."""
     address: Text | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
@@ -144,12 +145,12 @@ def serve(arguments: Serve) -> int:
 
 def parse(argv: Sequence[str]) -> Call | Index | Serve:
     """Return the typed arguments; the values of --tools-file are their defaults."""
-    config = ToolsConfig(calendar=CalendarConfig(today=True))
+    config = ToolsConfig().at_inference()
     argv = current_options(argv)
     config = with_tools_file(config, tools_file_of(argv))
     commands: dict[str, Any] = {
         "call": Call(tool=tyro.MISSING, config=config),
-        "index": Index(config=config.wikisearch),
+        "index": Index(config=_indexed_section(config)),
         "serve": Serve(config=config),
     }
     parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
@@ -157,6 +158,12 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
         parsers, prog="python -m tools_service", description=__doc__, args=argv
     )
     return parsed
+
+
+def _indexed_section(config: ToolsConfig) -> WikiSearchConfig:
+    """The settings of the first tool with an index."""
+    sections = map(config.of, config.specs)
+    return next(section for section in sections if isinstance(section, WikiSearchConfig))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

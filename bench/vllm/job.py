@@ -33,7 +33,7 @@ from bench.plain import passes_mt_rule, prompt_ids, scored_call
 from bench.systems import SystemRun, no_wait
 from bench.vllm.process import VllmProcess, engine_settings, environment, model_folder
 from bench.workload import Workload
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import causal_cost
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
@@ -47,6 +47,7 @@ from pipeline.syntax.tokenizer import (
     special_ids,
     tokenize_continuations,
 )
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import CONTROLS, Malformed, linearise, parse_call
 from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import ToolClient

@@ -152,7 +152,7 @@ def _run_graph(
     ):
         groups = read_groups(files, config.corpus)
         progress = start_progress(len(groups), len(done), failures, str(config.output))
-        source = TextSource(groups, config.corpus, count, ray.put(done), progress)
+        source = TextSource(groups, config.corpus, count, ray.put(done), progress, config.method.tools)
         texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:

@@ -33,7 +33,7 @@ from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import CallError, insert_calls, remove_calls
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,14 @@ def _merge(config: MergeConfig) -> MergeManifest:
     _require_distinct(config.annotations)
     rows = _rows(config.annotations, tau_f)
     one_per_position = config.one_call_per_position
-    mixture = choose(rows, tau_f, config.max_examples, config.seed, one_per_position=one_per_position)
+    mixture = choose(
+        rows,
+        tau_f,
+        config.max_examples,
+        config.seed,
+        one_per_position=one_per_position,
+        input_rule=_input_rule(sources),
+    )
     calls: Counter[str] = Counter()
     table = _table(augment(_rows(config.annotations, tau_f), mixture, calls))
     manifest = MergeManifest(
@@ -166,7 +173,7 @@ def augment(
         if restored != row["text"]:
             raise MergeError(f"text {row['text_id']}: removing its calls gives another text: {restored!r}")
         calls.update(call.tool for call in kept_calls)
-        tools = sorted({call.tool for call in kept_calls}, key=TOOL_NAMES.index)
+        tools = in_order({call.tool for call in kept_calls})
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tools": tools}
 
 
@@ -176,8 +183,13 @@ def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, se
     The annotations have every loss for the highest of them, and not for lower ones.
     """
     methods = [source.config.method for source in sources.values()]
-    tools = [tool for tool in TOOL_NAMES if any(tool in method.tools for method in methods)]
+    tools = in_order({tool for method in methods for tool in method.tools})
     return {tool: {method.of(tool).tau_f for method in methods if tool in method.tools} for tool in tools}
+
+
+def _input_rule(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
+    """The tools that drop calls whose input stands in the text only after them."""
+    return frozenset().union(*(source.config.method.input_rule for source in sources.values()))
 
 
 def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -> dict[str, float]:

@@ -28,7 +28,6 @@ from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
 from tools_service.base.standard_streams import json_must_be_ascii, standard_input
-from tools_service.contract.tool import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -154,6 +153,7 @@ def score(arguments: ScoreArguments) -> None:
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
+    from pipeline.inference.call_parser import callable_tools
     from pipeline.inference.decoding import DecodingParams, PromptError
     from pipeline.inference.generator import Generator, available_tools
     from pipeline.report import losses
@@ -166,7 +166,8 @@ def generate(arguments: GenerateArguments) -> None:
     params = DecodingParams(
         k=config.k,
         disabled=config.disabled,
-        tools_off=frozenset(TOOL_NAMES).difference(tools),
+        tools=callable_tools(config.tools.declared),
+        tools_off=frozenset(config.tools.specs).difference(tools),
         max_new_tokens=config.max_new_tokens,
         max_call_tokens=config.max_call_tokens,
     )

@@ -24,10 +24,10 @@ from pipeline.base.config import (
     MethodConfig,
     ModelConfig,
     RayConfig,
-    ToolMethod,
 )
 from tools_service.base.settings import Frozen
-from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.config import MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.spec import ToolMethod
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -45,7 +45,7 @@ class Recipe(Frozen):
 def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     # The paper's k = 20 and m = 10 take several times the work and find hardly any more calls here.
-    calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5)
+    calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5, max_call_tokens=60)
     benchmarks = ("calculator", "wikisearch", "qa", "calendar", "mt", "plain")
     return _recipe(
         "demo",
@@ -55,18 +55,22 @@ def demo() -> Recipe:
             model=ModelConfig(
                 path="demo/models/annotator", dtype="float32", device="cpu", max_batch_tokens=4_096
             ),
-            method=MethodConfig(prompts=Path("demo/prompts"), calculator=calculator, mt=mt),
-            tools=ToolsConfig(
-                wikisearch=WikiSearchConfig(source=("demo/encyclopedia",)),
-                qa=QAConfig(
-                    model="demo/models/reader",
-                    reader="fid",
-                    passages=1,
-                    max_passage_tokens=128,
-                    device="cpu",
-                    dtype="float32",
-                ),
-                mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+            method=MethodConfig.model_validate(
+                {"prompts": Path("demo/prompts"), "calculator": calculator, "mt": mt}
+            ),
+            tools=ToolsConfig.model_validate(
+                {
+                    "wikisearch": WikiSearchConfig(source=("demo/encyclopedia",)),
+                    "qa": QAConfig(
+                        model="demo/models/reader",
+                        reader="fid",
+                        passages=1,
+                        max_passage_tokens=128,
+                        device="cpu",
+                        dtype="float32",
+                    ),
+                    "mt": MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+                }
             ),
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
         ),
@@ -86,7 +90,9 @@ def demo() -> Recipe:
             gradient_checkpointing=False,
         ),
         # As many tokens as the sampled calls of MT that the model learned from.
-        GenerateConfig(max_new_tokens=24, max_call_tokens=CallLengths(mt=mt.max_call_tokens)),
+        GenerateConfig(
+            max_new_tokens=24, max_call_tokens=CallLengths.model_validate({"mt": mt.max_call_tokens})
+        ),
         EvaluateConfig(
             benchmarks=tuple(Path(f"demo/questions/{name}.jsonl") for name in benchmarks),
             perplexity=("demo/held_out",),
@@ -130,17 +136,16 @@ def _recipe(
 ) -> Recipe:
     """Connect the steps: each reads what the step before writes below runs/NAME.
 
-    Model and tools are those of `annotate`; after fine-tuning, the calendar shows today.
+    Model and tools are those of `annotate`; after fine-tuning, dated tools answer for today.
     """
     runs = Path("runs") / name
     model, output = annotate.model, runs / "model"
     rows, augmented = runs / "annotations", runs / "augmented"
-    wikisearch = annotate.tools.wikisearch.model_copy(update={"index": runs / "index"})
-    tools = annotate.tools.model_copy(update={"wikisearch": wikisearch})
+    tools = annotate.tools.with_sections(lambda settings: settings.writing_below(runs))
     generate = generate.model_copy(
         update={
             "model": model.model_copy(update={"path": str(output)}),
-            "tools": tools.model_copy(update={"calendar": CalendarConfig(today=True)}),
+            "tools": tools.at_inference(),
         }
     )
     return Recipe(

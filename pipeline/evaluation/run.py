@@ -32,13 +32,14 @@ from pipeline.evaluation.results import (
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
+from pipeline.inference.call_parser import callable_tools
 from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
 from tools_service.base.fingerprint import fingerprint, input_states
 from tools_service.base.version import __version__
-from tools_service.contract.tool import TOOL_NAMES
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
+from tools_service.tools.registry import files_read
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def evaluate_model(
     settings: list[object] = []  # what decides every result; unknown with tools of the caller
     if tools is None:
         available = available_tools(generation)
-        tools_off = frozenset(TOOL_NAMES).difference(available)
+        tools_off = frozenset(generation.tools.specs).difference(available)
         settings = _settings(generation, tools_off)
         tools = start_local_tools(generation.tools, available)
     fingerprints = {b.name: _fingerprint(settings, b) if settings else "" for b in benchmarks}
@@ -105,6 +106,7 @@ def evaluate_model(
         params = DecodingParams(
             k=generation.k,
             disabled=generation.disabled,
+            tools=callable_tools(generation.tools.declared),
             tools_off=tools_off | benchmark.tools_off,
             max_new_tokens=generation.max_new_tokens,
             max_call_tokens=generation.max_call_tokens,
@@ -128,17 +130,11 @@ def evaluate_model(
 
 def _settings(generation: GenerateConfig, tools_off: Collection[str]) -> list[object]:
     """What decides every result of a model: settings, and the state of the files that they name."""
-    tools = generation.tools
-    files = [generation.model.path]
-    if not {"WikiSearch", "QA"} <= set(tools_off):
-        files += tools.wikisearch.source or [str(tools.wikisearch.index)]
-    if "QA" not in tools_off:
-        files.append(tools.qa.model)
-    if "MT" not in tools_off:
-        files.append(tools.mt.model)
+    used = [tool for tool in generation.tools.specs if tool not in tools_off]
+    files = [generation.model.path, *files_read(generation.tools, used)]
     settings: list[object] = [__version__, generation, sorted(tools_off), *input_states(files)]
-    if generation.date is None and "Calendar" not in tools_off:
-        settings.append(datetime.date.today().isoformat())  # the calendar answers with it
+    if generation.date is None and any(generation.tools.spec(tool).dated for tool in used):
+        settings.append(datetime.date.today().isoformat())  # dated tools answer with it
     return settings
 
 

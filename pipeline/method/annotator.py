@@ -24,6 +24,7 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
+from pipeline.syntax.tokenizer import require_separate_heads
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import TRANSIENT
 from tools_service.syntax.prompts import load_prompt
@@ -71,8 +72,10 @@ class Annotator:
         self._tools = tools
         self._method = method
         self._prompts = {
-            tool: load_prompt(tool, method.prompts) for tool in method.tools
+            tool: load_prompt(tool, method.prompts, method.of(tool).prompt)
+            for tool in method.tools
         }
+        require_separate_heads(model.tokenizer, method.tools)
         self._tau_floor = {tool: method.of(tool).tau_f for tool in method.tools}
         # One thread: the model serves one batch at a time, and the allocator keeps freed
         # memory by thread.
@@ -182,7 +185,13 @@ class Annotator:
         """Step 4."""
         texts = [state.text for state in states]
         executed = [state.executed for state in states]
-        return score_calls(self._model, texts, executed, self._tau_floor)
+        return score_calls(
+            self._model,
+            texts,
+            executed,
+            self._tau_floor,
+            self._method.input_rule,
+        )
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
         funnel = tuple(_funnel(tool, state, scored) for tool in self._prompts)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import PromptLayout
 from pipeline.base.records import (
     POSITION_NOT_SCORABLE,
@@ -37,7 +37,8 @@ from pipeline.syntax.tokenizer import (
     decode_continuations,
     special_ids,
 )
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import stream_number
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import Malformed, parse_call
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -293,7 +294,9 @@ class _Scheduler:
             text=np.repeat(np.arange(len(batch)), counts),
             position=np.concatenate([self.states[i].positions for i in batch]),
             keys=keys,
-            automaton=self.model.automaton(call_head(tool)),
+            automaton=self.model.automaton(
+                call_head(tool, settings.takes_input)
+            ),
             max_tokens=settings.max_call_tokens,
             origins=origins,
         )
@@ -313,7 +316,7 @@ class _Scheduler:
             text_id = self.requests[index].text.text_id
             positions = self.states[index].positions.tolist()
             origins += [(text_id, tool, position) for position in positions]
-        tool_number = TOOL_NAMES.index(tool)
+        tool_number = stream_number(tool)
         keys = [
             stream_keys(
                 self.method.seed,
@@ -332,7 +335,8 @@ class _Scheduler:
         if state.failed is not None:
             return SampledText(request.text, request.tool, failed=state.failed)
         tokens_of_draws = state.tokens or []
-        m = self.method.of(request.tool).m
+        settings = self.method.of(request.tool)
+        m = settings.m
         position_of_draw = np.repeat(state.positions, m).tolist()
         draws: dict[int, list[tuple[int, ...]]] = {
             i: [] for i in state.positions.tolist()
@@ -343,7 +347,9 @@ class _Scheduler:
             strict=True,
         ):
             draws[position].append(tokens)
-        inputs = _parse_draws(self.model, request.tool, tokens_of_draws)
+        inputs = _parse_draws(
+            self.model, request.tool, settings.takes_input, tokens_of_draws
+        )
         draws_of_call: Counter[tuple[int, str]] = Counter()
         discarded: Counter[str] = Counter()
         if state.position_0_unscorable:
@@ -385,6 +391,7 @@ class _Scheduler:
 def _parse_draws(
     model: LanguageModel,
     tool: str,
+    takes_input: bool,
     draws: Sequence[tuple[int, ...]],
 ) -> list[str | Malformed]:
     """The input of each draw's call, or why the draw is no call. Equal draws parse once."""
@@ -396,5 +403,5 @@ def _parse_draws(
         if ids[-1] in special:
             parsed[ids] = Malformed("special_token")
         else:
-            parsed[ids] = parse_call(text, tool)
+            parsed[ids] = parse_call(text, tool, takes_input)
     return [parsed[ids] for ids in draws]

@@ -39,7 +39,7 @@ _NOT_SELECTED = {
     "context": "lower --corpus.max-tokens, or shorten the prompt (--method.prompts)",
     "no URL": "--corpus.url-field names the field with the URL",
     "no date in the URL": "the calendar needs URLs with a whole date, like /2023/01/30/",
-    "numbers without a sign of arithmetic": "--method.calculator-random-share sets the share of such texts",
+    "numbers without a sign of arithmetic": "--method.calculator.select.random-share sets their share",
     "fewer than three numbers": "the corpus needs texts with arithmetic",
     "no chunk in another language": "the corpus needs texts with passages in another language",
     "not within English": "the corpus needs passages in another language within English texts",

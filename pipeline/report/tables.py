@@ -27,7 +27,7 @@ from pipeline.report.losses import annotation_losses
 from pipeline.storage.counts import ToolCounts
 from pipeline.storage.manifest import read_finished
 from pipeline.storage.row_files import read_rows
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import linearise
 
 SHOWN_CALLS = 6
@@ -75,7 +75,7 @@ def funnel_table(tools: Mapping[str, ToolCounts]) -> Table:
     table.add_column("tool")
     for name in _FUNNEL:
         table.add_column("texts with one" if name == "texts_kept" else name, justify="right")
-    for tool in sorted(tools, key=TOOL_NAMES.index):
+    for tool in in_order(tools):
         table.add_row(tool, *(f"{getattr(tools[tool], name):,}" for name in _FUNNEL))
     return table
 
@@ -87,7 +87,7 @@ def kept_calls(
 
     Tools take turns as long as they have calls.
     """
-    samples: dict[str, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
+    samples: dict[str, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in in_order(method.tools)}
     for row in rows:
         for call in row["calls"]:
             if call["gain"] >= method.of(call["tool"]).tau_f:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import has_call_syntax
 
 COLUMNS = ("text", "status", "reason", "calls", "funnel", "work")
@@ -88,7 +88,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
             reasons[row["status"]][kind] += 1
             if kind == DAMAGED_FILE:
                 damaged.add(row["reason"].rpartition(" at ")[2].rpartition("#")[0])
-        elif has_call_syntax(row["text"]):
+        elif has_call_syntax(row["text"], method.tools):
             call_syntax += 1
         for stage in row["funnel"]:
             tools[stage["tool"]].add(stage)
@@ -98,7 +98,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         for tool, number in kept.items():
             tools[tool].sums.update(kept=number, texts_kept=1)
     # Tools in the order of the paper, shared work last; phases in the order of execution.
-    keys = [key for key in product((*TOOL_NAMES, None), get_args(Phase)) if key in run]
+    keys = [key for key in product((*in_order(method.tools), None), get_args(Phase)) if key in run]
     return Counts(
         texts=status.total(),
         status=dict(status),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import with_installed
 
 PROMPT_FOLDER = Path(__file__).parent / "prompt_files"
 _PLACEHOLDER = "{text}"
@@ -31,13 +31,13 @@ class PromptTemplate:
     suffix: str
 
 
-def load_prompt(tool: str, folder: Path | None = None) -> PromptTemplate:
-    """The prompt of `tool`: the file in `folder` with its name in lower case and ``.txt``.
+def load_prompt(tool: str, folder: Path | None = None, file: Path | None = None) -> PromptTemplate:
+    """The prompt of `tool`: `file`, or the file in `folder` with its name in lower case and ``.txt``.
 
     Raises PromptError unless the file has exactly one ``{text}`` with a space in front of it, at
     least one demonstrated call of this tool, and no call of another tool.
     """
-    path = (folder or PROMPT_FOLDER) / f"{tool.lower()}.txt"
+    path = file or (folder or PROMPT_FOLDER) / f"{tool.lower()}.txt"
     try:
         template = path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:
@@ -47,7 +47,7 @@ def load_prompt(tool: str, folder: Path | None = None) -> PromptTemplate:
     prefix, suffix = template.split(_PLACEHOLDER)
     if not prefix.endswith(" ") or not prefix.strip() or not suffix:
         raise PromptError(f"{path}: write 'Input: {_PLACEHOLDER}', then 'Output:' on a line of its own")
-    shown = {name for name in TOOL_NAMES if re.search(rf"\[{name}\(", template)}
+    shown = {name for name in with_installed([tool]) if re.search(rf"\[{name}\(", template)}
     if shown != {tool}:
         raise PromptError(f"{path}: must show calls of {tool} and of no other tool, shows {sorted(shown)}")
     return PromptTemplate(tool, prefix[:-1], suffix)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
-from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
 from pipeline.storage.counts import count_rows
@@ -24,7 +24,8 @@ from pipeline.storage.row_files import ROWS
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import remove_calls
 
 pytestmark = pytest.mark.unit
@@ -155,7 +156,7 @@ def texts_with_calls(draw: st.DrawFn) -> Annotation:
         st.lists(
             st.builds(
                 call,
-                st.sampled_from(TOOL_NAMES),
+                st.sampled_from(PACKAGED),
                 st.integers(0, len(text)),
                 st.floats(-2, 4),
                 inputs,
@@ -194,7 +195,7 @@ def test_caps_choose_texts_whatever_their_order(
     rows = [one.to_row() for one in found]
     mixture = choose(rows, FLOORS, most, seed=3)
     left = {row["text_id"]: mixture.calls(row) for row in rows}
-    for tool in TOOL_NAMES:
+    for tool in PACKAGED:
         candidates = sum(tool in {one.tool for one in _kept(one.calls, one.text.text)} for one in found)
         assert mixture.tools[tool].candidates == candidates
         assert sum(tool in {one.tool for one in calls} for calls in left.values()) == min(candidates, most)

@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.base import config
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
 
 pytestmark = pytest.mark.unit
 
@@ -50,9 +51,9 @@ def test_finetuning_defaults_are_section_4_1_and_appendix_b() -> None:
 
 
 def test_every_tool_has_settings_of_its_own() -> None:
-    changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(TOOL_NAMES)}
+    changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(PACKAGED)}
     method = MethodConfig(**{tool.lower(): settings for tool, settings in changed.items()})
-    assert {tool: method.of(tool) for tool in TOOL_NAMES} == changed
+    assert {tool: method.of(tool) for tool in PACKAGED} == changed
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import torch
 
 from pipeline.inference.call_parser import ApiTokenMask, PendingCall, names_disabled_tool, parse_partial_call
 from tests.pipeline.scripted import call_tokens
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.calls import Malformed
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("tool", TOOL_NAMES)
+@pytest.mark.parametrize("tool", PACKAGED)
 def test_every_call_is_undecided_up_to_its_arrow(tool: str) -> None:
     argument = "" if tool == "Calendar" else "3 - 1 > é"
     whole = f"{tool}({argument}) ->"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.fixtures.small_models import causal_lm, language_model, little_memory, tokenizer
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Call, Document, Text
 from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
@@ -22,6 +22,7 @@ from pipeline.engine.tree_attention import TreeBatch
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
 from tests.pipeline import oracle
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import Malformed, insert_calls, parse_call
 from tools_service.syntax.prompts import PromptTemplate
 

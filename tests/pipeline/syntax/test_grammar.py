@@ -3,12 +3,12 @@
 import pytest
 
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("tool", TOOL_NAMES)
+@pytest.mark.parametrize("tool", PACKAGED)
 def test_every_call_begins_with_the_head_of_its_tool(tool: str) -> None:
     assert call_head(tool) == ("Calendar()" if tool == "Calendar" else f"{tool}(")
 

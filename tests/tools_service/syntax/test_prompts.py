@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.calls import Malformed, parse_call
 from tools_service.syntax.prompts import PromptError, load_prompt
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("tool", TOOL_NAMES)
+@pytest.mark.parametrize("tool", PACKAGED)
 def test_every_tool_has_a_prompt_with_well_formed_demonstrations(tool: str) -> None:
     template = load_prompt(tool)
     assert template.prefix.endswith("\n\nInput:")

@@ -8,9 +8,10 @@ import pytest
 
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
-from tools_service.contract.tool import TOOL_NAMES, ToolInput
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.tool import ToolInput, ToolUnavailableError
 from tools_service.tools.calculator import Calculator
-from tools_service.tools.registry import ToolUnavailableError, load_tool, require_available
+from tools_service.tools.registry import load_tool, require_available
 
 pytestmark = pytest.mark.unit
 
@@ -35,11 +36,11 @@ def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Pa
     search = WikiSearchConfig(index=tmp_path / "index")
     config = ToolsConfig(wikisearch=search)
     with pytest.raises(ToolUnavailableError, match=r"tools\.wikisearch\.source: QA and WikiSearch .*nothing"):
-        require_available(TOOL_NAMES, config)
+        require_available(PACKAGED, config)
     require_available(["Calculator", "Calendar"], config)
 
     indexed(tmp_path)
-    require_available(TOOL_NAMES, config)
+    require_available(PACKAGED, config)
     answers = load_tool("WikiSearch", config)([ToolInput("lighthouses")])
     assert (answers[0].result or "").startswith("Lighthouse > ")
 
