@@ -119,6 +119,8 @@ def test_the_only_parameter_may_be_no_string() -> None:
     assert parse_arguments("5", of(x={"type": "integer"})) == {"x": 5}
     assert parse_arguments("(1, 2)", of(x={"type": "array"})) == {"x": [1, 2]}
     assert parse_arguments("five", of(x={"type": "integer"})) == "not a whole number: x"
+    assert parse_arguments("5" * 5_000, of(x={"type": "integer"})) == "too long: x"
+    assert parse_arguments("x" * 50_000, of(x={"type": "string"})) == {"x": "x" * 50_000}
     assert parse_arguments("", of("x", x={"type": "string"})) == "missing argument: x"
     assert parse_arguments("", of(x={"type": "string"})) == {}
 
@@ -159,7 +161,7 @@ def test_a_tool_without_parameters_takes_no_input() -> None:
         ("positional", "5, (km", "unbalanced parentheses"),
         ("positional", "5, km)", "unbalanced parentheses"),
         ("positional", "(" * 900 + ")" * 900, "nested too deep"),
-        ("positional", "5, " + "k" * 5_000, "input too long"),
+        ("positional", "5, " + "k" * 5_000, "too long"),
         ("named", "", "missing argument: amount"),
         ("named", "5, km", "not key=value"),
         ("named", "amount=5, km", "not key=value"),
