@@ -15,6 +15,7 @@ import httpx2
 from mcp import Client
 from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from mcp.types import Implementation, ServerNotification, Tool, ToolListChangedNotification
 
 from tools_service.base.errors import brief
@@ -86,10 +87,10 @@ class McpConnection:
         said = f": {process.last_words}" if process and process.last_words else ""
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             reason = f"{error.strerror or error}; install the program, or correct command"
-        elif process and process.exit_code is not None:
-            reason = f"it ended with exit code {process.exit_code} before it was ready{said}"
         elif isinstance(error, TimeoutError):
             reason = f"it was not ready after {start_s:g} s (start_s){said}"
+        elif process and process.exit_code is not None:
+            reason = f"it ended with exit code {process.exit_code}{said}"
         elif self._status:
             reason = f"it answers {self._status}"
         else:
@@ -153,10 +154,19 @@ async def find_tool(client: Client, settings: McpConfig) -> Tool:
     shown = ", ".join(printable(name, 60) for name in near) or "none"
     raise NoSuchToolError(
         f"MCP server {server_name(settings)}: it has no tool {settings.tool!r}; "
-        + (f"of its {len(names)} tools the nearest are {shown}" if len(names) > len(near) else f"it has {shown}")
+        + (
+            f"of its {len(names)} tools the nearest are {shown}"
+            if len(names) > len(near)
+            else f"it has {shown}"
+        )
     )
+
+
+def is_too_long(error: MCPError) -> bool:
+    """Whether an answer was dropped because of its length; the SDK says it in words."""
+    return ANSWER_TOO_LONG in error.message or "byte limit" in error.message
 
 
 def server_name(settings: McpConfig) -> str:
     """The server as messages name it."""
-    return printable(settings.url or " ".join(settings.command), 80)
+    return printable(settings.url or " ".join(settings.command), 120)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mcp import Client
 from mcp.client.subscriptions import SubscriptionLost
@@ -29,7 +29,7 @@ from tools_service.contract.tool import (
     UNREACHABLE,
     ToolResult,
 )
-from tools_service.remote.connection import McpConnection, NoSuchToolError, find_tool
+from tools_service.remote.connection import McpConnection, NoSuchToolError, find_tool, is_too_long
 from tools_service.remote.settings import McpConfig
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,17 @@ MAX_PAUSE_S = 30.0
 HEALTHY_S = 10.0  # a session of this age did not fail at its start
 _SESSION_TERMINATED = "Session terminated"  # the SDK's words for a server that forgot the session
 
-ReadResult = Callable[[CallToolResult], ToolResult]
-ReadError = Callable[[MCPError], ToolResult]
+
+class Reader(Protocol):
+    """What makes results and reasons of a server's answers."""
+
+    def result(self, answer: CallToolResult) -> ToolResult:
+        """A result, or the reason for none."""
+        ...
+
+    def error(self, error: MCPError) -> ToolResult:
+        """The reason in an error."""
+        ...
 
 
 @dataclass(eq=False)
@@ -61,10 +70,9 @@ class _Call:
 class SessionPool:
     """The sessions of one tool. All methods run on one event loop."""
 
-    def __init__(self, settings: McpConfig, read_result: ReadResult, read_error: ReadError) -> None:
+    def __init__(self, settings: McpConfig, reader: Reader) -> None:
         self.settings = settings
-        self.read_result = read_result
-        self.read_error = read_error
+        self.reader = reader
         self.tool: Tool | None = None
         """The tool as it was first declared."""
         self._sessions = [Session(self) for _ in range(settings.sessions)]
@@ -74,12 +82,13 @@ class SessionPool:
     async def start(self) -> Tool:
         """Open the sessions, and return the tool's declaration once one is open. Raises McpServerError."""
         first = self._sessions[0]
-        self._tasks.append(asyncio.create_task(first.run(give_up=True)))
-        await asyncio.wait([self._tasks[0], opened := asyncio.ensure_future(first.opened.wait())],
-                           return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+        running = asyncio.create_task(first.run())
+        opened = asyncio.create_task(first.opened.wait())
+        self._tasks.append(running)
+        await asyncio.wait([running, opened], return_when=asyncio.FIRST_COMPLETED)
         opened.cancel()
-        if self._tasks[0].done():
-            self._tasks[0].result()
+        if running.done():
+            running.result()
         assert self.tool
         self._tasks += [asyncio.create_task(session.run()) for session in self._sessions[1:]]
         return self.tool
@@ -89,6 +98,11 @@ class SessionPool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """End the servers at once."""
+        for session in self._sessions:
+            session.kill()
 
     async def answer(self, calls: Sequence[Mapping[str, Any]], deadline_s: float) -> list[ToolResult]:
         """A result or reason for each call, after `deadline_s` seconds at the latest."""
@@ -117,7 +131,7 @@ class SessionPool:
                 session.send(call)
 
     def lost(self, call: _Call) -> None:
-        """Repeat a call whose session broke, if it may have effects only once or was not tried twice."""
+        """Repeat a call whose session broke once, if the tool declares that this has no further effect."""
         hints = self.tool.annotations if self.tool else None
         if call.attempts < 2 and hints and (hints.read_only_hint or hints.idempotent_hint):
             self._waiting.appendleft(call)
@@ -165,9 +179,10 @@ class Session:
     def has_room(self) -> bool:
         return len(self.unanswered) < self._pool.settings.calls_per_session
 
-    async def run(self, give_up: bool = False) -> None:
-        """Keep the session open until cancelled. With `give_up`, raise McpServerError if the first start fails."""
+    async def run(self) -> None:
+        """Keep the session open until cancelled. Raises McpServerError if no session was open yet."""
         clock = asyncio.get_running_loop().time
+        failures = 0
         while True:
             self._connection = connection = McpConnection(
                 self._pool.settings, on_end=self._break, on_change=self._notice_change
@@ -178,18 +193,17 @@ class Session:
                 await self._serve(connection)
             except Exception as error:  # whatever the SDK or the server raises ends this session only
                 problem = connection.explain(error)
-                if give_up and not self.opened.is_set():
+                if self._pool.tool is None:
                     raise problem from None
-                self.has_changed = isinstance(problem, NoSuchToolError)
                 logger.warning("%s", problem)
+                self.has_changed = isinstance(problem, NoSuchToolError)
+                self.failed_starts += not self.opened.is_set()
             finally:
                 self._client = None
-            if clock() - began > HEALTHY_S and self.opened.is_set():
-                self.failed_starts = 0
-            self.failed_starts += 1
+            failures = 1 if clock() - began > HEALTHY_S else failures + 1
             self.opened.clear()
             self._pool.dispatch()
-            await asyncio.sleep(min(MIN_PAUSE_S * 2 ** (self.failed_starts - 1), MAX_PAUSE_S))
+            await asyncio.sleep(min(MIN_PAUSE_S * 2 ** (failures - 1), MAX_PAUSE_S))
 
     def send(self, call: _Call) -> None:
         """Send a call; its answer comes later."""
@@ -203,15 +217,21 @@ class Session:
         """End the session and its server, which starts again."""
         if self._connection and not self._is_broken:
             logger.warning("MCP server of %s: %s; it is started again", self._pool.settings.tool, why)
-            self._connection.kill()
+            self.kill()
             self._break()
+
+    def kill(self) -> None:
+        """End the server's process, if it is one of this machine."""
+        if self._connection:
+            self._connection.kill()
 
     async def _serve(self, connection: McpConnection) -> None:
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._pool.settings.start_s):
                 client = await stack.enter_async_context(connection.open())
-                await self._check_tool(client)
+            await self._check_tool(client)
             self._client = client
+            self.failed_starts = 0
             self.opened.set()
             listener = asyncio.create_task(self._listen(client))
             stack.callback(listener.cancel)
@@ -227,7 +247,8 @@ class Session:
     async def _check_tool(self, client: Client) -> None:
         """Compare the tool with its first declaration."""
         try:
-            tool = await find_tool(client, self._pool.settings)
+            async with asyncio.timeout(self._pool.settings.start_s):
+                tool = await find_tool(client, self._pool.settings)
         except NoSuchToolError as error:
             if self._client is None:
                 raise
@@ -268,14 +289,14 @@ class Session:
                 raise MCPError(CONNECTION_CLOSED, "closed")
             result = await client.call_tool(self._pool.settings.tool, dict(call.arguments))
             self.answered_at = clock()
-            call.settle(self._pool.read_result(result))
+            call.settle(self._pool.reader.result(result))
         except MCPError as error:
             if _is_lost(error):
                 self._break()
                 self._pool.lost(call)
             else:
                 self.answered_at = clock()
-                call.settle(self._pool.read_error(error))
+                call.settle(self._pool.reader.error(error))
         except Exception as error:  # not what MCP allows, or not what the tool declares
             logger.warning("MCP tool %s: %s: %.200s", self._pool.settings.tool, type(error).__name__, error)
             self.answered_at = clock()
@@ -293,5 +314,7 @@ def _interface(tool: Tool) -> tuple[Any, ...]:
 
 def _is_lost(error: MCPError) -> bool:
     """Whether a call has no answer because its session is gone."""
+    if is_too_long(error):
+        return False
     is_forgotten = error.code == INVALID_REQUEST and error.message == _SESSION_TERMINATED
     return error.code == CONNECTION_CLOSED or is_forgotten

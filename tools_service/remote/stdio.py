@@ -84,12 +84,15 @@ class ServerProcess:
                 yield incoming, outgoing
             finally:
                 incoming.close()  # what the server still writes is read and dropped
-                with anyio.CancelScope(shield=True):
-                    await self._stop(process)
-                    with anyio.move_on_after(_LAST_WORDS_S):
-                        await errors_read.wait()
-                _end_watchdog(watchdog)
-                tasks.cancel_scope.cancel()
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._stop(process)
+                        with anyio.move_on_after(_LAST_WORDS_S):
+                            await errors_read.wait()
+                finally:  # asyncio's own cancellation passes a shield
+                    self.kill()
+                    _end_watchdog(watchdog)
+                    tasks.cancel_scope.cancel()
 
     def kill(self) -> None:
         """End the server and what it started at once."""
@@ -157,7 +160,7 @@ class ServerProcess:
 
     @property
     def _name(self) -> str:
-        return printable(" ".join(self._command), 80)
+        return printable(" ".join(self._command), 120)
 
 
 async def _wait(process: asyncio.subprocess.Process) -> None:
