@@ -91,7 +91,7 @@ def create_server(app: Starlette) -> uvicorn.Server:
         "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
         "log_level": "warning",
         "access_log": False,
-        "lifespan": "off",
+        "lifespan": "auto",
     }
     return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
 
