@@ -17,7 +17,7 @@ from pathlib import Path
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.printable import printable
 from tools_service.contract.declarations import with_installed
-from tools_service.syntax.calls import END, Malformed, parse_call
+from tools_service.syntax.demonstrations import Demonstration, Problem, read_demonstration
 
 PROMPT_FOLDER = Path(__file__).parent / "prompt_files"
 TEXT = "{text}"
@@ -25,13 +25,6 @@ TEXT = "{text}"
 _MAX_BYTES = 2**20
 _MAX_PROBLEMS = 3  # in one message
 _MAX_SHOWN = 40  # characters of a prompt in a message
-_CALL_PROBLEMS = {
-    "arrow": "has an arrow; a prompt shows calls without their results",
-    "bracket": "has a bracket inside",
-    "empty_input": "has no input",
-    "input_not_empty": "has an input, but this tool takes none",
-    "broken_character": "has a broken character",
-}
 
 
 class PromptError(ConfigurationError):
@@ -45,34 +38,6 @@ class PromptTemplate:
     tool: str
     prefix: str
     suffix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong in a file, and in which line, from 1."""
-
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.message}"
-
-
-@dataclass(frozen=True, slots=True)
-class DemonstratedCall:
-    """The input of a call, and the character of the text before which the call stands."""
-
-    input: str
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """A text and the calls in it; `line` is the first one of the text with calls."""
-
-    line: int
-    text: str
-    calls: tuple[DemonstratedCall, ...]
 
 
 def load_prompt(
@@ -158,73 +123,53 @@ def _read_demonstrations(
 ) -> Iterator[Demonstration | Problem]:
     prefix, _, suffix = template.partition(TEXT)
     *lines, slot = prefix.split("\n")
-    input_label, output_label = slot.strip(), suffix.strip().partition("\n")[0]
-    if not input_label or not output_label or input_label == output_label:
+    labels = slot.strip(), suffix.strip().partition("\n")[0]
+    if not all(labels) or labels[0] == labels[1]:
         return
+    for pair in _pairs(lines, *labels):
+        if isinstance(pair, Problem):
+            yield pair
+            continue
+        line, text, with_calls = pair
+        if not (text.startswith(" ") and with_calls.startswith(" ")):
+            yield Problem(line, f"the texts behind '{labels[0]}' and '{labels[1]}' must begin with a space")
+            continue
+        found = read_demonstration(line, with_calls[1:], tool, takes_input)
+        if isinstance(found, Demonstration) and found.text != text[1:]:
+            yield Problem(line, _difference(found.text, text[1:]))
+        else:
+            yield found
+
+
+def _pairs(lines: list[str], input_label: str, output_label: str) -> Iterator[tuple[int, str, str] | Problem]:
+    """The texts without and with calls, without their labels, and the line of the latter, from 1."""
     number = 0
     while number < len(lines):
         first = number
         number += 1
         if lines[first].startswith(output_label):
-            yield Problem(
-                first + 1, f"a text after '{output_label}' without one after '{input_label}' before it"
-            )
+            yield Problem(first + 1, f"'{output_label}' without '{input_label}' in front of it")
         if not lines[first].startswith(input_label):
             continue
         while number < len(lines) and not lines[number].startswith((input_label, output_label)):
             number += 1
         if number == len(lines) or not lines[number].startswith(output_label):
-            yield Problem(
-                first + 1, f"a text after '{input_label}' without one after '{output_label}' behind it"
-            )
+            yield Problem(first + 1, f"'{input_label}' without '{output_label}' behind it")
             continue
         text = "\n".join(lines[first:number]).removeprefix(input_label).rstrip()
         height = text.count("\n") + 1  # without calls, the other text has as many lines
         with_calls = "\n".join(lines[number : number + height]).removeprefix(output_label).rstrip()
-        yield from _read_demonstration(number + 1, text, with_calls, tool, takes_input)
+        yield number + 1, text, with_calls
         number += height
 
 
-def _read_demonstration(
-    line: int, text: str, with_calls: str, tool: str, takes_input: bool | None
-) -> Iterator[Demonstration | Problem]:
-    """`text` and `with_calls` begin with the space behind their label."""
-    without, calls, end = "", [], 0
-    for match in re.finditer(rf"\[{re.escape(tool)}\(", with_calls):
-        place, call_line = match.start(), line + with_calls.count("\n", 0, match.start())
-        shown = f"the call {printable(with_calls[place : place + _MAX_SHOWN])!r}"
-        argument = _parsed(with_calls[place + 1 :], tool, takes_input)
-        if isinstance(argument, Malformed):
-            why = _CALL_PROBLEMS.get(argument.reason, "does not end with )]")
-            yield Problem(call_line, f"{shown} {why}")
-            return
-        if with_calls[place - 1 : place] != " ":
-            yield Problem(call_line, f"{shown} needs a space in front of it")
-            return
-        without += with_calls[end : place - 1]
-        calls.append(DemonstratedCall(argument, max(0, len(without) - 1)))
-        end = with_calls.index(END, place) + 1
-    without += with_calls[end:]
-    if without != text:
-        pairs = zip(without, text, strict=False)
-        same = next(
-            (place for place, pair in enumerate(pairs) if pair[0] != pair[1]),
-            len(min(without, text, key=len)),
-        )
-        shown, wanted = (printable(one[same : same + _MAX_SHOWN]) or "its end" for one in (without, text))
-        yield Problem(
-            line, f"without its calls this is not the text above it: {shown!r} instead of {wanted!r}"
-        )
-        return
-    yield Demonstration(line, text[1:], tuple(calls))
-
-
-def _parsed(sampled: str, tool: str, takes_input: bool | None) -> str | Malformed:
-    if takes_input is not None:
-        return parse_call(sampled, tool, takes_input)
-    argument = parse_call(sampled, tool)
-    without = parse_call(sampled, tool, takes_input=False)
-    return argument if isinstance(without, Malformed) else without
+def _difference(without: str, text: str) -> str:
+    pairs = zip(without, text, strict=False)
+    same = next(
+        (place for place, pair in enumerate(pairs) if pair[0] != pair[1]), min(len(without), len(text))
+    )
+    shown, wanted = (printable(one[same : same + _MAX_SHOWN]) or "its end" for one in (without, text))
+    return f"without its calls this is not the text above it: {shown!r} instead of {wanted!r}"
 
 
 def _line(template: str, offset: int) -> int:
