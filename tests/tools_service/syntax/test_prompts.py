@@ -24,7 +24,7 @@ def test_every_tool_has_a_prompt_with_well_formed_demonstrations(tool: str) -> N
     for text, annotated in pairs:
         drawn = re.findall(r" \[([^\[]*\])", annotated)
         assert drawn
-        assert not any(isinstance(parse_call(call, tool), Malformed) for call in drawn)
+        assert not any(isinstance(parse_call(call, tool, tool != "Calendar"), Malformed) for call in drawn)
         assert re.sub(r" \[[^\]]*\]", "", annotated) == text
 
 
