@@ -28,7 +28,10 @@ def test_a_model_that_can_only_be_a_folder_is_looked_for() -> None:
 
 
 def test_an_unknown_tool_is_refused() -> None:
-    with pytest.raises(ToolUnavailableError, match=r"method\.tools: no tool is called Calc; there are QA, "):
+    with pytest.raises(
+        ToolUnavailableError,
+        match=r"method\.tools: no tool is called Calc; did you mean Calculator. there are QA, ",
+    ):
         require_available(["Calc"], ToolsConfig())
 
 
