@@ -141,7 +141,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _overlay(config: C, values: Mapping[str, Any], declarations: Declarations, file: Path) -> C:
     if isinstance(config, ToolsConfig):
-        return _validate(config, {**values, "declared": (*config.declared, *declarations.declared)}, file)
+        declared = (*config.declared, *declarations.declared)
+        tools: C = _validate(config, {**values, "declared": declared}, file)
+        return tools
     if hasattr(config, "with_declarations"):
         updated: C = config.with_declarations(declarations)
         return updated

@@ -42,8 +42,14 @@ def test_what_the_file_does_not_name_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[wikisearch]\nretriver = 'bm25'", "wikisearch.retriver: there is no such key; there are source, "),
-        ("[abacus]\n", "abacus: there is no such key; there are service, wikisearch, "),
+        (
+            "[wikisearch]\nretriver = 'bm25'",
+            "wikisearch.retriver: there is no such key; there are deployment, source, ",
+        ),
+        (
+            "[abacus]\n",
+            "abacus: there is no such key; there are service, max_result_tokens, cache_size, qa, ",
+        ),
         ("[mt.deployment]\ncpu = 1", "mt.deployment.cpu: there is no such key; there are min_replicas, "),
         ("[mt.deployment]\ncpus = -1", "mt.deployment.cpus: "),
         ("[mt.deployment]\nmin_replicas = 3", "max_replicas = 1 is below min_replicas = 3"),

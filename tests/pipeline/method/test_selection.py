@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Document, Text
-from pipeline.method.selection import Selection, date_in_url, select
+from pipeline.method.selection import Selection, TextToSelect, date_in_url, foreign_passage, select
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +76,10 @@ def test_the_random_share_is_one_percent_and_depends_on_text_and_seed_alone() ->
 def test_the_random_share_can_be_set(share: float, chosen: bool) -> None:
     method = MethodConfig(calculator_random_share=share)
     assert select("Calculator", text(NUMBERS_ONLY), method).chosen is chosen
+
+
+def to_select(body: str) -> TextToSelect:
+    return TextToSelect(body, Document("a#1"), 0.0, 0.5)
 
 
 # calendar
@@ -170,7 +174,7 @@ def test_an_unsure_chunk_does_not_count() -> None:
         return ("de", 0.8) if "Brücke" in chunk else ("en", 0.3)
 
     body = ENGLISH + GERMAN + ENGLISH
-    assert select("MT", text(body), METHOD, unsure).rule == "no: no chunk in another language"
+    assert foreign_passage(to_select(body), unsure).rule == "no: no chunk in another language"
 
 
 def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
@@ -179,5 +183,5 @@ def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
 
     body = ENGLISH + "12 / 30 - 4,000 = # 17 *** 8 9 10 | 11 12 13 " * 3 + ENGLISH
     assert (
-        select("MT", text(body), METHOD, foreign_without_letters).rule == "no: no chunk in another language"
+        foreign_passage(to_select(body), foreign_without_letters).rule == "no: no chunk in another language"
     )

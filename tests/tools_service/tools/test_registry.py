@@ -28,14 +28,19 @@ def test_a_model_that_can_only_be_a_folder_is_looked_for() -> None:
 
 
 def test_an_unknown_tool_is_refused() -> None:
-    with pytest.raises(ToolUnavailableError, match=r"method\.tools: no tool is called Calc; there are QA, "):
+    with pytest.raises(
+        ToolUnavailableError,
+        match=r"method\.tools: no tool is called Calc; did you mean Calculator. there are QA, ",
+    ):
         require_available(["Calc"], ToolsConfig())
 
 
 def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Path) -> None:
     search = WikiSearchConfig(index=tmp_path / "index")
     config = ToolsConfig(wikisearch=search)
-    with pytest.raises(ToolUnavailableError, match=r"tools\.wikisearch\.source: QA and WikiSearch .*nothing"):
+    with pytest.raises(
+        ToolUnavailableError, match=r"tools\.wikisearch\.source: QA has nothing .*, or leave QA"
+    ):
         require_available(PACKAGED, config)
     require_available(["Calculator", "Calendar"], config)
 
