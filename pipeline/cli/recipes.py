@@ -96,13 +96,21 @@ def demo() -> Recipe:
 
 def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the three tools that need no model."""
+    # A small model begins most draws with another tool's name or none (docs/decisions/0030-given-name.md).
+    named = ToolMethod(given_name=True)
+    calculator = MethodConfig().calculator.model_copy(update={"given_name": True})
     return _recipe(
         "single_gpu",
         AnnotateConfig(
             # GPT-2's 1,024 tokens must hold prompt, text twice and call.
             corpus=CorpusConfig(max_tokens=256),
             model=ModelConfig(path="openai-community/gpt2-large"),
-            method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar")),
+            method=MethodConfig(
+                tools=("WikiSearch", "Calculator", "Calendar"),
+                wikisearch=named,
+                calendar=named,
+                calculator=calculator,
+            ),
         ),
         MergeConfig(),
         FinetuneConfig(workers=1, zero_stage=1),
