@@ -76,6 +76,7 @@ class FunctionTool:
         self._function = function
         self.signature = FunctionSignature(function)
         self.name = name or self.signature.name
+        self.description = self.signature.description
         self.arguments = CallArguments(parameters or self.signature.parameters, style)
         declared, known = self.arguments.parameters.properties, self.signature.adapters
         if unknown := [key for key in declared if key not in known]:

@@ -27,6 +27,7 @@ from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import import_object, settings_class
 from tools_service.contract.functions import tool_of_function
+from tools_service.contract.settings import ToolSettings
 from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import Tool, ToolUnavailableError
 
@@ -69,16 +70,17 @@ def load_tool(name: str, config: ToolsConfig) -> Tool:
         return tool
     if not inspect.isclass(implementation):
         return tool_of_function(spec, implementation)
-    created: Any = implementation(settings) if _takes_settings(spec, implementation) else implementation()
+    created = _create(spec, implementation, settings)
     return created if _answers_lists(created) else tool_of_function(spec, created)
+
+
+def _create(spec: ToolSpec, implementation: Any, settings: ToolSettings) -> Any:
+    takes_settings = spec.config is not None or hasattr(implementation, "Config")
+    return implementation(settings) if takes_settings else implementation()
 
 
 def _implementation(spec: ToolSpec) -> Any:
     return import_object(spec.implementation, f"tools.{spec.name}.class")
-
-
-def _takes_settings(spec: ToolSpec, implementation: type) -> bool:
-    return spec.config is not None or hasattr(implementation, "Config")
 
 
 def _answers_lists(tool: Any) -> bool:

@@ -128,7 +128,7 @@ def tried(tool: str, **stages: Any) -> Funnel:
         ([GOOD, annotation([Funnel("Calculator", "no: fewer than three numbers")])], ["with arithmetic"]),
         (
             [GOOD, annotation([Funnel("Calculator", "no: numbers without a sign of arithmetic")])],
-            ["--method.calculator-random-share"],
+            ["--method.calculator.select.random-share"],
         ),
         (
             [annotation([Funnel("QA", "no: context: the text has 500 tokens")])],

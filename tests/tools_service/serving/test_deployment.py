@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
+from tools_service.config import ToolsConfig, WikiSearchConfig
+from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import (
     DEADLINE,
     MALFORMED_ANSWER,
