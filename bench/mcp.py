@@ -5,8 +5,8 @@
 The server (bench/fixtures/mcp_server.py) is written with the SDK and speaks on its standard streams. The
 bare client has as many sessions, each with a server of its own, as the tool's replica, and spreads the same
 lists of 64 calls over them. Lists go both ways alternately, so that a busy machine slows both down. There is
-no cache. Then 1,000 calls are made while a server is killed three times: each has a result or a reason within its
-deadline. Out: a table, and runs/bench/mcp.json; exit code 1 if a bar is missed.
+no cache. Then 1,000 calls are made while a server is killed three times: each has a result or a reason
+within its deadline. Out: a table, and runs/bench/mcp.json; exit code 1 if a bar is missed.
 """
 
 from __future__ import annotations
