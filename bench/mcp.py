@@ -58,8 +58,8 @@ def tools_config(sessions: int) -> ToolsConfig:
 
 
 async def rates(ways: dict[str, AnswerList], callers: int, seconds: float) -> dict[str, float]:
-    """Calls per second each way, with `callers` lists at a time; the ways take turns of a tenth."""
-    spent = dict.fromkeys(ways, 0.0)
+    """Calls per second each way, with `callers` lists at a time; the ways alternate in parts of a tenth."""
+    elapsed_s = dict.fromkeys(ways, 0.0)
     lists: collections.Counter[str] = collections.Counter()
     for way, answer in itertools.islice(itertools.cycle(ways.items()), 10 * len(ways)):
 
@@ -70,8 +70,8 @@ async def rates(ways: dict[str, AnswerList], callers: int, seconds: float) -> di
 
         began = time.perf_counter()
         await asyncio.gather(*(ask(end=began + seconds / 10) for _ in range(callers)))
-        spent[way] += time.perf_counter() - began
-    return {way: LIST * lists[way] / spent[way] for way in ways}
+        elapsed_s[way] += time.perf_counter() - began
+    return {way: LIST * lists[way] / elapsed_s[way] for way in ways}
 
 
 async def compare(
@@ -85,11 +85,11 @@ async def compare(
         clients = [await stack.enter_async_context(Client(parameters)) for _ in range(sessions)]
         for bare in clients:
             await bare.list_tools()
-        turns = itertools.cycle(clients)
+        round_robin = itertools.cycle(clients)
 
         async def by_sdk(count: int) -> object:
             answers = await asyncio.gather(
-                *(next(turns).call_tool("double", {"number": number}) for number in range(count))
+                *(next(round_robin).call_tool("double", {"number": number}) for number in range(count))
             )
             assert not any(answer.is_error for answer in answers)
             return answers
