@@ -10,6 +10,8 @@ The class behind a tool may have these class methods, all optional; `tools` is t
     prepare(settings)               builds what the tool reads, before it is created anywhere
     reads(settings)                 files, folders and models that the tool is made from
     depends_on(settings)            tools whose settings and files it uses, too
+
+A tool may have a `description` (a text) and `arguments` (CallArguments), which drafted prompts show.
 """
 
 from __future__ import annotations
