@@ -66,6 +66,8 @@ class PlainAnnotator:
     def __init__(self, model: LanguageModel, tools: ToolClient, method: MethodConfig) -> None:
         if len(model.call_tokens.api) != 1:
             raise SystemExit("the plain procedure needs a tokenizer whose <API> is one token")
+        if any(method.of(tool).given_name for tool in method.tools):
+            raise SystemExit("the plain procedure draws after <API>: leave given_name off")
         self.engine, self.model, self.tools, self.method = model, model.model, tools, method
         self.prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
         strings = model.call_tokens.token_strings
@@ -96,7 +98,7 @@ class PlainAnnotator:
         return [
             self._score(call, x)
             for call in executed
-            if call.result is not None and passes_mt_rule(call.candidate, text)
+            if call.result is not None and passes_input_rule(call.candidate, text, self.method)
         ]
 
     def _sample(self, text: Text, tool: str) -> list[Candidate]:
@@ -148,7 +150,9 @@ class PlainAnnotator:
         known = len(self.engine.call_tokens.token_strings)
         if set(ids) & set(special_ids(self.engine.tokenizer)) or max(ids) >= known:
             return Malformed("special_token")
-        return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
+        return parse_call(
+            decode_continuations(self.engine.tokenizer, [ids])[0], tool, self.method.of(tool).takes_input
+        )
 
     def _score(self, executed: ExecutedCall, x: np.ndarray) -> Call:
         """The three losses, from one padded batch of the three whole sequences."""
@@ -191,9 +195,10 @@ def prompt_ids(model: LanguageModel, prompt: PromptTemplate) -> tuple[list[int],
     return prefix, tokenize_continuations(model.tokenizer, [prompt.suffix])[0].ids.tolist()
 
 
-def passes_mt_rule(candidate: Candidate, text: Text) -> bool:
-    """False for a call of MT whose input occurs only after the call."""
-    return candidate.tool != "MT" or not only_after(candidate.input, text.text, candidate.position)
+def passes_input_rule(candidate: Candidate, text: Text, method: MethodConfig) -> bool:
+    """False for a call of a translating tool whose input occurs only after the call."""
+    applies = candidate.tool in method.input_rule
+    return not (applies and only_after(candidate.input, text.text, candidate.position))
 
 
 def scored_call(

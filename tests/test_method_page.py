@@ -34,7 +34,7 @@ from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
-from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.declarations import PACKAGED, stream_number
 from tools_service.contract.spec import ToolMethod
 from tools_service.contract.tool import EMPTY_RESULT, TRANSIENT
 from tools_service.tools.client import LocalTools
@@ -67,12 +67,13 @@ def rows_after(heading: str) -> list[list[str]]:
 
 
 def resolve(dotted_name: str) -> object:
-    """A module below `pipeline`, or a name inside one."""
-    module, _, attribute = dotted_name.rpartition(".")
+    """A module below `pipeline` or in `tools_service`, or a name inside one."""
+    whole_name = dotted_name if dotted_name.startswith("tools_service.") else f"pipeline.{dotted_name}"
+    module, _, attribute = whole_name.rpartition(".")
     try:
-        return importlib.import_module(f"pipeline.{dotted_name}")
+        return importlib.import_module(whole_name)
     except ModuleNotFoundError:
-        return getattr(importlib.import_module(f"pipeline.{module}"), attribute)
+        return getattr(importlib.import_module(module), attribute)
 
 
 def test_the_functions_of_the_table_exist() -> None:
@@ -91,7 +92,8 @@ def test_the_tests_of_the_table_exist(heading: str) -> None:
     assert len(cells) > 10
     for entry in re.split(r"; |, (?=\S*/test_)", "; ".join(cells)):
         path, _, names = entry.strip().partition(": ")
-        source = (TESTS / "pipeline" / f"{path}.py").read_text()
+        folder = TESTS if path.startswith("tools_service/") else TESTS / "pipeline"
+        source = (folder / f"{path}.py").read_text()
         for name in re.findall(r"`(.+?)`", names):
             assert re.search(name.replace("…", r"\w*") + r"\b", source), entry
 
@@ -116,7 +118,9 @@ PAGES = [
 ]
 
 
-def annotated_rows(model: LanguageModel, folder: Path) -> list[dict[str, Any]]:
+def annotated_rows(
+    model: LanguageModel, folder: Path, settings: ToolMethod = SETTINGS
+) -> list[dict[str, Any]]:
     """The rows of a run over a corpus file of PAGES, whose model and prompts are in `folder` then."""
     model.model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
@@ -126,7 +130,7 @@ def annotated_rows(model: LanguageModel, folder: Path) -> list[dict[str, Any]]:
     corpus = CorpusConfig(paths=(str(folder / "pages.jsonl"),))
     texts = list(read_corpus(list_files(corpus), corpus, TokenCounter(str(folder))))
     method = MethodConfig(
-        tools=TOOLS, calculator=SETTINGS, calendar=SETTINGS, prompts=folder / "prompts", seed=-3
+        tools=TOOLS, calculator=settings, calendar=settings, prompts=folder / "prompts", seed=-3
     )
     tools = LocalTools.start(ToolsConfig(), TOOLS)
     return [annotation.to_row() for annotation in Annotator(model, tools, method).annotate(texts)]
@@ -159,6 +163,28 @@ def test_a_run_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
             assert +discarded == of_draws
             calls, candidates = calls + len(of_tool), candidates + funnel["candidates"]
     assert candidates >= calls > 0
+
+
+def test_draws_given_the_name_can_be_recomputed_from_the_page(tmp_path: Path) -> None:
+    settings, tool, calls = SETTINGS.model_copy(update={"given_name": True}), "Calculator", 0
+    prompt = small_run.PROMPTS["calculator"]
+    for row in annotated_rows(model_of("llama", "pieces"), tmp_path, settings):
+        [funnel] = [funnel for funnel in row["funnel"] if funnel["tool"] == tool]
+        of_tool = [call for call in row["calls"] if call["tool"] == tool]
+        page = {"folder": tmp_path, "row": row, "prompt": prompt, "tool": tool, "seed": -3}
+        page |= {"tau_s": 0.0, "k": SETTINGS.k, "m": SETTINGS.m, "max_call_tokens": 12}
+        page["call"] = of_tool[0] if of_tool else {"tool": tool, "position": 0, "input": "", "result": ""}
+        for heading in ("Tokens and losses", "Random numbers", "Positions and draws"):
+            run_block(heading, page)
+        run_block("Draws given the tool's name", page)
+        assert len(page["candidates"]) == funnel["candidates"]
+        discarded = {r: n for r, n in funnel["discarded"] if not r.startswith(("tool: ", "position_"))}
+        assert Counter(page["discarded"]) == discarded
+        p_name = {page["offsets"][i]: p for i, p in page["p_name"].items()}
+        for call in of_tool:
+            assert call["p_name"] == pytest.approx(p_name[call["position"]], rel=2e-3)
+        calls += len(of_tool)
+    assert calls
 
 
 def test_the_trimming_tokenizer_does_trim_and_has_an_unlisted_special_token() -> None:
@@ -212,6 +238,11 @@ def test_text_ids_are_those_of_the_page(world: Path, tmp_path: Path) -> None:
     assert {text.text_id for text in texts if "pages" in text.document.source} == {
         row["text_id"] for row in read_rows(world / "annotations", ["text_id"])
     }
+
+
+@pytest.mark.parametrize("tool", [*PACKAGED, "Units", "Prices", "a", "T_1"])
+def test_the_numbers_of_tools_are_those_of_the_page(tool: str) -> None:
+    assert run_block("Random numbers", {})["tool_number"](tool) == stream_number(tool)
 
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.01), (0, 0.5), (7, 0.3), (-1, 1.0), (3, 0.0)])
@@ -290,7 +321,7 @@ def test_the_choices_of_a_merge_are_those_of_the_page(
 ) -> None:
     """Ties, the rule of MT, caps and shared positions, which a small run has too few of."""
     rows = [{"text_id": number, "text": WORDS, "calls": of_text} for number, of_text in enumerate(calls)]
-    mixture = choose(rows, tau_f, most, seed, one_per_position=one)
+    mixture = choose(rows, tau_f, most, seed, one_per_position=one, input_rule=frozenset({"MT"}))
     assert page_of_merge(rows, tau_f, seed, most, one) == list(augment(rows, mixture, Counter()))
 
 

@@ -3,6 +3,7 @@
     call TOOL TEXT     ask a tool; exit code 0 with a result, 1 with the reason on standard error
     call TOOL --json   a JSON string per line in, an object with result and reason per line out, in order
     index              build WikiSearch's index
+    prompt TOOL        draft the annotation prompt of a tool from examples, or check a prompt file
     serve              run the tools on Ray until interrupted; with --http also over HTTP
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
@@ -33,6 +34,7 @@ from tools_service.base.standard_streams import run_command, standard_input
 from tools_service.config import HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.tool import ToolInput, ToolResult
+from tools_service.prompting import Prompt, prompt
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
@@ -143,7 +145,7 @@ def serve(arguments: Serve) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> Call | Index | Serve:
+def parse(argv: Sequence[str]) -> Call | Index | Prompt | Serve:
     """Return the typed arguments; the values of --tools-file are their defaults."""
     config = ToolsConfig().at_inference()
     argv = current_options(argv)
@@ -151,10 +153,11 @@ def parse(argv: Sequence[str]) -> Call | Index | Serve:
     commands: dict[str, Any] = {
         "call": Call(tool=tyro.MISSING, config=config),
         "index": Index(config=_indexed_section(config)),
+        "prompt": Prompt(tool=tyro.MISSING, config=config),
         "serve": Serve(config=config),
     }
     parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
-    parsed: Call | Index | Serve = parse_command_line(
+    parsed: Call | Index | Prompt | Serve = parse_command_line(
         parsers, prog="python -m tools_service", description=__doc__, args=argv
     )
     return parsed
@@ -180,6 +183,8 @@ def _run(argv: Sequence[str]) -> int:
         arguments = parse(argv)
         if isinstance(arguments, Call):
             return call(arguments)
+        if isinstance(arguments, Prompt):
+            return prompt(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
     except ToolformerError as error:
         print(f"python -m tools_service: {error}", file=sys.stderr)

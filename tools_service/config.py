@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    SerializeAsAny,
     TypeAdapter,
     ValidationInfo,
     create_model,
@@ -40,6 +41,7 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 # A model computes one list at a time, while others wait in its replica.
 _MODEL = Deployment(deadline_s=120.0, threads=1, max_ongoing_requests=4)
+_MODEL_OPERATIONAL = {"deployment": True, "max_batch_tokens": True, "device": True}
 
 
 class EncoderConfig(Frozen):
@@ -91,6 +93,13 @@ class VectorsConfig(Frozen):
 class WikiSearchConfig(ToolSettings):
     """Wikipedia search: its source, index and retriever."""
 
+    OPERATIONAL = {  # noqa: RUF012
+        "deployment": True,
+        "index": True,
+        "encoder": {"batch_size", "device"},
+        "vectors": {"gpu"},
+    }
+
     source: tuple[Text, ...] = ()
     """Files, folders or globs of articles (KILT jsonl, DPR tsv, jsonl with title and text)."""
     index: FilePath = Path("runs/index")
@@ -109,6 +118,7 @@ class QAConfig(ToolSettings):
     """Question answering: a reader over passages of WikiSearch's index, as Atlas is."""
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+    OPERATIONAL = _MODEL_OPERATIONAL
 
     model: ModelPath = "google/flan-t5-large"
     """Folder or hub name for AutoModelForSeq2SeqLM.from_pretrained."""
@@ -165,6 +175,7 @@ class MTConfig(ToolSettings):
     """Machine translation into English."""
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+    OPERATIONAL = _MODEL_OPERATIONAL
 
     model: ModelPath = "facebook/nllb-200-distilled-600M"
     """Folder or hub name of a checkpoint of NLLB's architecture (the paper's, Appendix A)."""
@@ -187,7 +198,7 @@ class ToolsConfig(Frozen):
     """The declared tools, a section each, and how clients treat their answers."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, ToolSettings]
+    __pydantic_extra__: dict[str, SerializeAsAny[ToolSettings]]
 
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "toolformer"
     """Prefix of the Serve applications' names; jobs on a cluster with the same one share tools."""
@@ -233,6 +244,12 @@ class ToolsConfig(Frozen):
         return self.model_copy(
             update={spec.section: change(self.of(tool)) for tool, spec in self.specs.items()}
         )
+
+    @property
+    def operational(self) -> dict[str, Any]:
+        """Fields that no result depends on (as pydantic's `exclude`)."""
+        sections = {spec.section: dict(self.of(tool).OPERATIONAL) for tool, spec in self.specs.items()}
+        return {"service": True, "cache_size": True, **sections}
 
     def at_inference(self) -> ToolsConfig:
         """The same for texts that are written now."""

@@ -108,7 +108,11 @@ def _spec(name: str, table: dict[str, Any], method: dict[str, Any], field: str) 
     own = {key: table.pop(key) for key in table.keys() & _SPEC_KEYS}
     spec = _checked(ToolSpec, {"name": name, **own, **method, "settings": table}, field)
     import_object(spec.implementation, f"{field}.class")
-    _checked(settings_class(spec), table, field)
+    settings = settings_class(spec)
+    for key in table.keys() - settings.model_fields.keys():
+        keys = [*sorted(_SPEC_KEYS), *ToolMethod.model_fields, *settings.model_fields]
+        raise DeclarationError(f"{field}.{key}: there is no such key; there are {', '.join(keys)}")
+    _checked(settings, table, field)
     return spec
 
 
@@ -141,7 +145,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _overlay(config: C, values: Mapping[str, Any], declarations: Declarations, file: Path) -> C:
     if isinstance(config, ToolsConfig):
-        return _validate(config, {**values, "declared": (*config.declared, *declarations.declared)}, file)
+        declared = (*config.declared, *declarations.declared)
+        tools: C = _validate(config, {**values, "declared": declared}, file)
+        return tools
     if hasattr(config, "with_declarations"):
         updated: C = config.with_declarations(declarations)
         return updated

@@ -7,7 +7,7 @@ error that names the field. This module touches no file, no model and not Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -201,6 +201,7 @@ class CallsConfig(Frozen):
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
         """Refuse a section of the method for a tool that is not declared, and fill in the declared ones."""
+        _require_declared(self.method.tools, self.tools, "method.tools")
         declared = {spec.section: spec for spec in self.tools.specs.values()}
         given = self.method.__pydantic_extra__ or {}
         for section in given.keys() - declared.keys():
@@ -209,6 +210,12 @@ class CallsConfig(Frozen):
         if missing:
             object.__setattr__(self, "method", self.method.model_copy(update=missing))
         return self
+
+
+def _require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> None:
+    unknown = [name for name in names if name not in tools.specs]
+    if unknown:
+        raise ValueError(f"{field}: no tool is called {unknown[0]}; there are {', '.join(tools.specs)}")
 
 
 class AnnotateConfig(CallsConfig):
@@ -369,7 +376,12 @@ class GenerateConfig(Frozen):
     max_call_tokens: CallLengths = CallLengths()
     """A call without an arrow after this many tokens fails, by tool."""
     date: IsoDate | None = None
-    """Date that the calendar returns, YYYY-MM-DD. None: today."""
+    """Date of the prompts, for dated tools, YYYY-MM-DD. None: today."""
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        _require_declared(self.tools_off, self.tools, "tools_off")
+        return self
 
 
 class ScoreConfig(Frozen):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from pipeline.evaluation.scoring import check_scoring, usable_answers
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 from tools_service.base.settings import Frozen, IsoDate, Text
+from tools_service.contract.declarations import with_installed
 
 
 class QuestionError(ConfigurationError):
@@ -77,8 +79,12 @@ class Benchmark:
     tools_off: frozenset[str] = frozenset()
 
 
-def read_benchmark(path: Path) -> Benchmark:
-    """The questions of a jsonl file; the benchmark has the file's name. Raises QuestionError."""
+def read_benchmark(path: Path, tools: Collection[str] | None = None) -> Benchmark:
+    """The questions of a jsonl file; the benchmark has the file's name. Raises QuestionError.
+
+    `tools` are those that a question may name; None: the installed ones.
+    """
+    tools = with_installed() if tools is None else tools
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     try:
@@ -88,7 +94,7 @@ def read_benchmark(path: Path) -> Benchmark:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        question = _parse(line, f"{path}, line {number}")
+        question = _parse(line, f"{path}, line {number}", tools)
         if (first := line_of_id.setdefault(question.id, number)) != number:
             raise QuestionError(
                 f"{path}, line {number}: id {printable(question.id, 60)!r} is also that of line {first}"
@@ -104,7 +110,7 @@ def read_benchmark(path: Path) -> Benchmark:
     return Benchmark(path.stem, tuple(questions), tools_off)
 
 
-def _parse(line: str, where: str) -> Question:
+def _parse(line: str, where: str, tools: Collection[str]) -> Question:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -112,7 +118,12 @@ def _parse(line: str, where: str) -> Question:
     if not isinstance(content, dict):
         raise QuestionError(f"{where}: must be an object with {', '.join(Question.model_fields)}")
     try:
-        return Question.model_validate(content)
+        question = Question.model_validate(content)
     except ValidationError as error:
         fields = ", ".join(Question.model_fields)
         raise QuestionError(f"{where}: {brief(error)} (a question has {fields})") from error
+    for name in ([] if question.tool is None else [question.tool]) + sorted(question.tools_off):
+        if name not in tools:
+            field = "tool" if name == question.tool else "tools_off"
+            raise QuestionError(f"{where}: {field} = {name!r}: no such tool; there are {', '.join(tools)}")
+    return question

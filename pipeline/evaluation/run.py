@@ -154,7 +154,7 @@ def _check_inputs(label: str, config: EvaluateConfig) -> tuple[ResultStore, list
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
         require_readable(list_files(corpus), corpus)
-    benchmarks = [read_benchmark(path) for path in config.benchmarks]
+    benchmarks = [read_benchmark(path, config.generation.tools.specs) for path in config.benchmarks]
     for name, count in Counter(benchmark.name for benchmark in benchmarks).items():
         if count > 1:
             raise EvaluationError(f"benchmarks: two files are called {name}.jsonl; results are named by file")

@@ -20,7 +20,7 @@ from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuatio
 from tools_service.contract.tool import ToolUnavailableError
 from tools_service.syntax.calls import linearise
 from tools_service.tools.client import ToolClient
-from tools_service.tools.registry import require_available, require_declared
+from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,6 @@ class Generator:
 
 def available_tools(config: GenerateConfig) -> tuple[str, ...]:
     """The tools not in `tools_off` that this machine can run; logs a warning for the others."""
-    require_declared(config.tools_off, config.tools, field="tools_off")
     tools: list[str] = []
     for tool in (name for name in config.tools.specs if name not in config.tools_off):
         try:

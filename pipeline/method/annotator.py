@@ -72,7 +72,9 @@ class Annotator:
         self._tools = tools
         self._method = method
         self._prompts = {
-            tool: load_prompt(tool, method.prompts, method.of(tool).prompt)
+            tool: load_prompt(
+                tool, method.prompts, method.of(tool).prompt, method.tools
+            )
             for tool in method.tools
         }
         require_separate_heads(model.tokenizer, method.tools)

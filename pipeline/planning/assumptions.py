@@ -63,7 +63,7 @@ class _DemoFigures(Frozen):
     calls_per_s: dict[str, Positive]
 
 
-_FIGURES = read_model(Path(__file__).with_name("demo_figures.json"), _DemoFigures)
+_FIGURES = read_model(Path(__file__).parent / "figures" / "demo.json", _DemoFigures)
 
 DEMO = _FIGURES.assumptions
 """A whole run of the recipe `demo`; `python -m bench.plan` measures these values again."""

@@ -41,7 +41,7 @@ class PromptSizes:
         call_tokens = CallTokens.of(tokenizer)
         prompts: dict[str, tuple[int, int]] = {}
         for tool in method.tools:
-            template = load_prompt(tool, method.prompts, method.of(tool).prompt)
+            template = load_prompt(tool, method.prompts, method.of(tool).prompt, method.tools)
             prefix, suffix = tokenize_prompt(tokenizer, template)
             prompts[tool] = len(prefix), len(suffix)
         return PromptSizes(len(call_tokens.bos), len(call_tokens.api), prompts)

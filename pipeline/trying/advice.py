@@ -95,7 +95,7 @@ def _well_formed(summary: Summary, tool: str) -> str:
 
 
 def _can_be_given_name(settings: ToolMethod) -> bool:
-    return getattr(settings, "given_name", None) is False
+    return not settings.given_name
 
 
 def _answered(summary: Summary, tool: str) -> str:

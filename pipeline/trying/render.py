@@ -43,8 +43,8 @@ def heading(run: TryRun) -> RenderableType:
     """What is tried, with which settings, on what."""
     config, settings, scan = run.config, run.settings, run.scan
     names = ["tau_s", "k", "m", "tau_f", "max_call_tokens", "given_name"]
-    values = [(name, getattr(settings, name, None)) for name in names]
-    numbers = "   ".join(f"{name} {_value(value)}" for name, value in values if value is not None)
+    values = [(name, getattr(settings, name)) for name in names]
+    numbers = "   ".join(f"{name} {_value(value)}" for name, value in values)
     lines = [
         Styled.assemble((run.tool, "bold"), f" with {config.model.path}"),
         Styled(f"  {numbers}   seed {run.method.seed}"),

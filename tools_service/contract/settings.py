@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +50,9 @@ class Deployment(Frozen):
 
 class ToolSettings(Frozen):
     """The settings of a tool. A tool's class may name a subclass with more fields, as `Config`."""
+
+    OPERATIONAL: ClassVar[Mapping[str, Any]] = {"deployment": True}
+    """Fields that no result depends on (as pydantic's `exclude`): a resumed run may change them."""
 
     deployment: Deployment = Deployment()
 

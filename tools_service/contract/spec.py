@@ -23,10 +23,33 @@ from tools_service.base.settings import (
 )
 
 MAX_CALL_TOKENS = 60
+SELECT_RULES = ("all", "dated", "pattern")
 
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def _is_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must be a letter, then letters, digits and underscores, 40 at most")
+    return value
+
+
+def _is_reference(value: str) -> str:
+    if not _REFERENCE.fullmatch(value):
+        raise ValueError("must name an object of Python: package.module:name")
+    return value
+
+
+def _is_rule(value: str) -> str:
+    if value not in SELECT_RULES and not _REFERENCE.fullmatch(value):
+        raise ValueError('must be "all", "dated", {pattern = "…"}, or a function, "package.module:name"')
+    return value
+
+
+ToolName = Annotated[str, AfterValidator(_is_name)]
 """A tool's name as calls have it: a letter, then letters, digits and underscores."""
-Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+Reference = Annotated[str, AfterValidator(_is_reference)]
 """An object of Python: ``package.module:name``."""
 
 
@@ -41,7 +64,7 @@ def _is_pattern(value: str) -> str:
 class Select(Frozen):
     """Which texts a tool is tried on (paper Appendix A)."""
 
-    rule: Literal["all", "dated", "pattern"] | Reference = "all"
+    rule: Annotated[str, AfterValidator(_is_rule)] = "all"
     """all; dated: a date in the text's URL, which is then the date of its calls; pattern; or a
     function, module:name, from a text to true or false or the reason against it."""
     pattern: Annotated[str, AfterValidator(_is_pattern)] | None = None
@@ -79,6 +102,8 @@ class ToolMethod(Frozen):
     """Keep a call if it lowers the loss by at least this many nats."""
     max_call_tokens: PositiveInt = MAX_CALL_TOKENS
     """Discard a sampled call that is not closed after this many tokens."""
+    given_name: bool = False
+    """Draw after <API> and the tool's name instead of after <API>: no draw begins with another name."""
     prompt: FilePath | None = None
     """File with the annotation prompt. None: the file with the tool's name in the folder of prompts."""
     select: Select = Select()

@@ -142,7 +142,7 @@ def test_translation_of_what_stands_only_later_is_dropped() -> None:
 
 
 def _kept(calls: Sequence[Call], text: str) -> list[Call]:
-    return kept_calls(annotated(1, text, *calls).to_row()["calls"], text, FLOORS)
+    return kept_calls(annotated(1, text, *calls).to_row()["calls"], text, FLOORS, {"MT"})
 
 
 words = st.text(st.sampled_from("ab 1.,é漢\n[](->"), min_size=1, max_size=40)

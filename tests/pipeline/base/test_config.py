@@ -53,7 +53,8 @@ def test_finetuning_defaults_are_section_4_1_and_appendix_b() -> None:
 def test_every_tool_has_settings_of_its_own() -> None:
     changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(PACKAGED)}
     method = MethodConfig(**{tool.lower(): settings for tool, settings in changed.items()})
-    assert {tool: method.of(tool) for tool in PACKAGED} == changed
+    assert {tool: method.of(tool).k for tool in PACKAGED} == {tool: changed[tool].k for tool in PACKAGED}
+    assert not method.of("Calendar").takes_input  # what a tool is comes from its declaration
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,10 @@ def test_every_tool_has_settings_of_its_own() -> None:
     [
         ({"method": {"calculator": {"k": 0}}}, "method.calculator.k"),
         ({"method": {"calculator": {"tau_s": 1.5}}}, "method.calculator.tau_s"),
-        ({"method": {"tools": ["Calculator", "Abacus"]}}, "method.tools.1"),
+        ({"method": {"tools": ["Calculator", "Abacus"]}}, ""),
+        ({"method": {"tools": ["Calculator", "A-b"]}}, "method.tools.1"),
+        ({"method": {"abacus": {}}}, ""),
+        ({"tools": {"abacus": {}}}, "tools.abacus"),
         ({"method": {"tools": []}}, "method"),
         ({"method": {"tools": ["MT", "MT"]}}, "method"),
         ({"corpus": {"path": ["x"]}}, "corpus.path"),

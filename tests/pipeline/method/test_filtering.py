@@ -201,7 +201,7 @@ def test_translations_of_text_that_only_comes_later_are_dropped() -> None:
     model = language_model("llama", "bytes")
     given = Text(9, Document("a#9"), text)
     calls = [executed(model, given, 2, "hola amigos", "hello friends", tool) for tool in ("MT", "QA")]
-    [scored] = score_calls(model, [given], [calls], ALWAYS)
+    [scored] = score_calls(model, [given], [calls], ALWAYS, input_rule={"MT"})
     assert [call.tool for call in scored.calls] == ["QA"]
     assert scored.discarded == {"MT": {"input_only_after_position": 1}}
 

@@ -153,6 +153,9 @@ def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
         return get_args(kind) or (kind,)
 
     check(manifest.OPERATIONAL, AnnotateConfig.model_fields, "annotate")
+    for tool in CONFIG.tools.specs:
+        settings = CONFIG.tools.of(tool)
+        check(settings.OPERATIONAL, type(settings).model_fields, f"tools.{tool}")
     check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
 
 

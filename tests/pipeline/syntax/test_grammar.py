@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("tool", PACKAGED)
 def test_every_call_begins_with_the_head_of_its_tool(tool: str) -> None:
-    assert call_head(tool) == ("Calendar()" if tool == "Calendar" else f"{tool}(")
+    assert (call_head(tool), call_head(tool, takes_input=False)) == (f"{tool}(", f"{tool}()")
 
 
 def test_states_count_the_characters_of_the_head() -> None:

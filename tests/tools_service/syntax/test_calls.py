@@ -74,9 +74,9 @@ def test_a_draw_is_a_call_or_says_why_not(drawn: str, read: str | Malformed) -> 
 
 
 def test_the_calendar_takes_no_input_and_the_others_need_one() -> None:
-    assert parse_call("Calendar()]", "Calendar") == ""
-    assert parse_call("Calendar(today)]", "Calendar") == Malformed("input_not_empty")
-    assert parse_call("Calendar(tod", "Calendar") == Malformed("input_not_empty")
+    assert parse_call("Calendar()]", "Calendar", takes_input=False) == ""
+    assert parse_call("Calendar(today)]", "Calendar", takes_input=False) == Malformed("input_not_empty")
+    assert parse_call("Calendar(tod", "Calendar", takes_input=False) == Malformed("input_not_empty")
     assert parse_call("MT()]", "MT") == Malformed("empty_input")
 
 
