@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from pipeline.trying.scan import shown_reasons
 from pipeline.trying.summary import TOOL_REASON, Summary
-from tools_service.contract.spec import ToolMethod
 from tools_service.contract.tool import TRANSIENT
 
 _NOTABLE = 0.1
@@ -18,6 +17,7 @@ _NOTABLE = 0.1
 
 _MALFORMED = {
     "wrong_tool": "name another tool or none: {given_name}show more calls of {tool} in the prompt",
+    "name_too_unlikely": "do not find the name likely enough: show more calls of {tool} in the prompt",
     "too_long": (
         "are not closed after {max_call_tokens} tokens: show shorter calls in the prompt, or raise "
         "--method.{section}.max-call-tokens"
@@ -89,13 +89,9 @@ def _well_formed(summary: Summary, tool: str) -> str:
         section=tool.lower(),
         reason=reason,
         max_call_tokens=settings.max_call_tokens,
-        given_name="try --given-name, or " if _can_be_given_name(settings) else "",
+        given_name="" if settings.given_name else "try --given-name, or ",
     )
     return f"{number / summary.well_formed.entered:.0%} of the draws {hint}"
-
-
-def _can_be_given_name(settings: ToolMethod) -> bool:
-    return not settings.given_name
 
 
 def _answered(summary: Summary, tool: str) -> str:

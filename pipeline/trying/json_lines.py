@@ -55,14 +55,14 @@ def _position(position: Position) -> dict[str, Any]:
 
 
 def _draw(draw: Draw) -> dict[str, Any]:
-    losses = ("l_empty", "l_plus", "l_call", "gain")
+    fields = ("l_empty", "l_plus", "l_call", "gain", "p_name")
     return {
         "written": draw.written,
         "count": draw.count,
         "input": draw.input,
         "result": draw.result,
         "lost": draw.lost,
-        **{name: getattr(draw.call, name, None) for name in losses},
+        **{name: getattr(draw.call, name, None) for name in fields},
         "kept": draw.kept,
     }
 

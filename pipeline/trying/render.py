@@ -204,7 +204,8 @@ def _add_position(table: Table, trial: Trial, position: Position, settings: Tool
     text = trial.annotation.text.text
     following = _line(text[position.position :][:_FOLLOWING].strip())
     if position.chosen:
-        note = Styled("")
+        names = [draw.call.p_name for draw in position.draws if draw.call is not None]
+        note = Styled(f"p(name) {_probability(names[0])}" if names and names[0] is not None else "", "dim")
     elif position.p_api > settings.tau_s:
         note = Styled("no loss there" if position.position == 0 else "beyond k", style="yellow")
     else:
