@@ -18,6 +18,7 @@ import tyro
 from pipeline.base.config import (
     AnnotateConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
@@ -58,6 +59,12 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 class ScoreArguments(Arguments[ScoreConfig]):
     files: tyro.conf.Positional[tuple[Text, ...]] = ()
     """Files, folders, globs or URIs of JSON lines; the same as --files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments(Arguments[ExportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """Folder that merge wrote; the same as --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,20 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
     print(f"{manifest.texts} texts with {manifest.calls} calls")
     _print_losses(losses.merge_losses(manifest))
     print(arguments.config.output)
+
+
+def export(arguments: ExportArguments) -> None:
+    """C* in the formats of other trainers: text, chat, ShareGPT."""
+    from pipeline.exporting.run import export
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"data": arguments.folder})
+    manifest = export(config)
+    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
+    if config.push_to_hub is not None:
+        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
+    print(config.output)
 
 
 def finetune(arguments: FinetuneArguments) -> None:
@@ -290,6 +311,18 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "export": Command(
+        run=export,
+        arguments=ExportArguments,
+        config=lambda recipe: ExportConfig(
+            data=recipe.merge.output, output=recipe.merge.output.parent / "export"
+        ),
+        examples=(
+            "runs/augmented --format chat --output runs/chat",
+            "--recipe demo --format text --mask-results",
+            "runs/augmented --format sharegpt --file-type parquet --push-to-hub me/my-texts",
         ),
     ),
     "finetune": Command(
