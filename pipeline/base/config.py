@@ -449,6 +449,44 @@ class TryConfig(CallsConfig):
         return self.method.model_copy(update={"tools": (tool,)}).with_section(tool, settings)
 
 
+class ExportConfig(Frozen):
+    """C* in the formats of other trainers."""
+
+    data: FilePath = Path("runs/augmented")
+    """Folder that merge wrote."""
+    format: Literal["text", "chat", "sharegpt"] = "text"
+    """text: as it is; chat: messages with tool calls, in the form of OpenAI's API; sharegpt: turns."""
+    file_type: Literal["jsonl", "parquet"] = "jsonl"
+    """Type of the file with the rows."""
+    mask_results: bool = False
+    """For text: segments with labels, false for tools' results, instead of one string. Trainers mask the
+    results in chat and sharegpt themselves."""
+    instruction: Text | None = "Write a text. Call tools where they help."
+    """User's message that begins a chat. None: a chat begins with the assistant."""
+    continuation: Text = "Continue."
+    """User's turn before a call that follows text, which sharegpt requires."""
+    tools_as: Literal["json", "list"] = "json"
+    """How the column `tools` holds the schemas: as JSON (TRL, LLaMA-Factory), or as a list whose parameters
+    are JSON (axolotl)."""
+    push_to_hub: Text | None = None
+    """Upload the result as this data set of the Hugging Face hub; the token is that of HF_TOKEN or the
+    login. None: upload nothing."""
+    public: bool = False
+    """Make the data set on the hub public."""
+    output: FilePath = Path("runs/export")
+    """Folder for the rows, manifest.json and the card."""
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.mask_results and self.format != "text":
+            raise ValueError(
+                f"mask_results: with format = {self.format} the trainer masks the results itself"
+            )
+        if self.instruction is None and self.format == "sharegpt":
+            raise ValueError("instruction: sharegpt needs one, because its first turn is the user's")
+        return self
+
+
 def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any]) -> list[str]:
     """``field: before → after`` for each different field that is not in `ignore` (pydantic's `exclude`)."""
     old, new = (config.model_dump(mode="json", exclude=dict(ignore)) for config in (before, after))

@@ -18,6 +18,7 @@ import tyro
 from pipeline.base.config import (
     AnnotateConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
@@ -69,6 +70,12 @@ class TryArguments(ToolsArguments[TryConfig]):
     """Show every position and every distinct draw."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per text, and one with the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments(Arguments[ExportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """Folder that merge wrote; the same as --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,20 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
     print(f"{manifest.texts} texts with {manifest.calls} calls")
     _print_losses(losses.merge_losses(manifest))
     print(arguments.config.output)
+
+
+def export(arguments: ExportArguments) -> None:
+    """C* in the formats of other trainers: text, chat, ShareGPT."""
+    from pipeline.exporting.run import export
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"data": arguments.folder})
+    manifest = export(config)
+    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
+    if config.push_to_hub is not None:
+        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
+    print(config.output)
 
 
 def finetune(arguments: FinetuneArguments) -> None:
@@ -328,6 +349,18 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "export": Command(
+        run=export,
+        arguments=ExportArguments,
+        config=lambda recipe: ExportConfig(
+            data=recipe.merge.output, output=recipe.merge.output.parent / "export"
+        ),
+        examples=(
+            "runs/augmented --format chat --output runs/chat",
+            "--recipe demo --format text --mask-results",
+            "runs/augmented --format sharegpt --file-type parquet --push-to-hub me/my-texts",
         ),
     ),
     "finetune": Command(
