@@ -13,7 +13,7 @@ from pipeline.trying.summary import TOOL_REASON, Summary
 from tools_service.contract.tool import TRANSIENT
 
 _NOTABLE = 0.1
-"""A stage that loses a smaller share is in order."""
+"""A smaller share needs no advice."""
 
 _MALFORMED = {
     "wrong_tool": "name another tool or none: {given_name}show more calls of {tool} in the prompt",
@@ -134,7 +134,7 @@ def _filter(summary: Summary) -> Iterator[str]:
 
 def _more(summary: Summary) -> Iterator[str]:
     settings, kept = summary.settings, summary.kept.left
-    if summary.full * 2 > summary.texts and summary.kept_at_last:
+    if summary.full * 2 > summary.texts and summary.kept_at_last > _NOTABLE * kept:
         yield (
             f"k = {settings.k} leaves positions out in {_of(summary.full, summary.texts)} texts, and "
             f"{_of(summary.kept_at_last, kept)} kept calls stand at the last one taken: a larger --k may "
