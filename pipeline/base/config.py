@@ -410,9 +410,16 @@ class EvaluateConfig(Frozen):
 
     generation: GenerateConfig = GenerateConfig()
     benchmarks: tuple[FilePath, ...] = ()
-    """Question files (jsonl: prompt, answers, scoring, date)."""
+    """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
+    the published files, svamp=SVAMP.json (docs/evaluation.md)."""
+    first_line: bool = False
+    """Score only the first line of an answer; question files of your own always are."""
     perplexity: tuple[Text, ...] = ()
-    """Corpus files to measure perplexity on, with calls disabled."""
+    """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
+    """Tokens of a window in a running text (wikitext); at most the model's context."""
+    stride: PositiveInt = 512
+    """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
     batch_size: PositiveInt = 32

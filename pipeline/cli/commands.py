@@ -237,7 +237,7 @@ def generate(arguments: GenerateArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files, and perplexity with calls disabled."""
+    """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report import losses
     from pipeline.report.tables import console, result_table
@@ -400,7 +400,10 @@ COMMANDS: dict[str, Command] = {
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
-        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+        examples=(
+            "--recipe demo --label toolformer",
+            "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+        ),
     ),
     "demo": Command(
         run=demo,
