@@ -38,12 +38,11 @@ from starlette.types import Receive, Scope, Send
 from tools_service.base.settings import IsoDate
 from tools_service.base.version import __version__
 from tools_service.config import HttpConfig
-from tools_service.contract.arguments import CallArguments
+from tools_service.contract.arguments import ArgumentsError, CallArguments
 from tools_service.contract.declarations import import_object
 from tools_service.contract.signatures import FunctionSignature
 from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import ToolInput, ToolResult
-from tools_service.contract.values import ArgumentsError
 from tools_service.serving.http import require_allowed
 from tools_service.tools.client import ToolClient
 
