@@ -111,7 +111,7 @@ def test_datasets_loads_scores(tmp_path: Path) -> None:
     atomic_write(tmp_path / "scores" / MANIFEST, manifest.written())
     write_card(tmp_path / "scores", score_card(manifest))
     train = load(tmp_path / "scores", tmp_path)["train"]
-    assert [row["score"]["gain"] for row in train] == [0.5, None] * 2
+    assert [row["score"].get("gain") for row in train] == [0.5, None] * 2
 
 
 def test_pandas_polars_and_duckdb_read_annotations(tmp_path: Path) -> None:
