@@ -20,6 +20,7 @@ from tools_service.base.settings import (
     Gpus,
     IsoDate,
     Nats,
+    NotAnOption,
     NotNegativeInt,
     Positive,
     PositiveInt,
@@ -189,20 +190,13 @@ class RayConfig(Frozen):
     """Texts per batch of an actor."""
 
 
-class AnnotateConfig(Frozen):
-    """Steps 1–4: select, sample, execute, filter."""
+class CallsConfig(Frozen):
+    """What decides which calls a text gets."""
 
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
     tools: ToolsConfig = ToolsConfig()
-    ray: RayConfig = RayConfig()
-    max_failed_share: Probability = 0.01
-    """Stop if more than this share of the texts fails, counted over at least 1,000 texts."""
-    retry_failed: bool = False
-    """When resuming, remove the rows of failed texts first, so that these texts are tried again."""
-    output: FilePath = Path("runs/annotations")
-    """Folder for the rows (Parquet) and manifest.json; an interrupted run in it is resumed."""
 
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
@@ -222,6 +216,18 @@ def _require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> N
     unknown = [name for name in names if name not in tools.specs]
     if unknown:
         raise ValueError(f"{field}: no tool is called {unknown[0]}; there are {', '.join(tools.specs)}")
+
+
+class AnnotateConfig(CallsConfig):
+    """Steps 1–4: select, sample, execute, filter."""
+
+    ray: RayConfig = RayConfig()
+    max_failed_share: Probability = 0.01
+    """Stop if more than this share of the texts fails, counted over at least 1,000 texts."""
+    retry_failed: bool = False
+    """When resuming, remove the rows of failed texts first, so that these texts are tried again."""
+    output: FilePath = Path("runs/annotations")
+    """Folder for the rows (Parquet) and manifest.json; an interrupted run in it is resumed."""
 
 
 class PlanConfig(AnnotateConfig):
@@ -404,13 +410,50 @@ class EvaluateConfig(Frozen):
 
     generation: GenerateConfig = GenerateConfig()
     benchmarks: tuple[FilePath, ...] = ()
-    """Question files (jsonl: prompt, answers, scoring, date)."""
+    """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
+    the published files, svamp=SVAMP.json (docs/evaluation.md)."""
+    first_line: bool = False
+    """Score only the first line of an answer; question files of your own always are."""
     perplexity: tuple[Text, ...] = ()
-    """Corpus files to measure perplexity on, with calls disabled."""
+    """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
+    """Tokens of a window in a running text (wikitext); at most the model's context."""
+    stride: PositiveInt = 512
+    """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
     batch_size: PositiveInt = 32
     """Prompts decoded together."""
+
+
+class TryConfig(CallsConfig):
+    """A tool on a few texts, to see what each stage does. An option that is None leaves what is set."""
+
+    tool: Text | None = None
+    """The tool to try."""
+    texts: PositiveInt = 20
+    """Texts to try it on: the first that are selected."""
+    text: Text | None = None
+    """One text to try in place of a corpus, selected or not."""
+    max_scanned: PositiveInt = 10_000
+    """Stop looking for selected texts after this many texts."""
+    tau_s: Probability | None = None
+    """Positions with p(<API>) above this threshold are candidates."""
+    k: PositiveInt | None = None
+    """Maximum positions per text."""
+    m: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Calls sampled per position."""
+    tau_f: Nats | None = None
+    """Keep a call if it lowers the loss by at least this many nats."""
+    given_name: Annotated[bool | None, NotAnOption()] = None
+    """Draw after <API> and the tool's name instead of after <API>."""
+
+    def method_of_tool(self, tool: str) -> MethodConfig:
+        """The method with one tool, and with the options over its section. KeyError for no such tool."""
+        names = ("tau_s", "k", "m", "tau_f", "given_name")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        settings = self.method.of(tool).model_copy(update=given)
+        return self.method.model_copy(update={"tools": (tool,)}).with_section(tool, settings)
 
 
 class ExportConfig(Frozen):

@@ -24,6 +24,7 @@ from pipeline.base.config import (
     MergeConfig,
     PlanConfig,
     ScoreConfig,
+    TryConfig,
 )
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
@@ -59,6 +60,16 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 class ScoreArguments(Arguments[ScoreConfig]):
     files: tyro.conf.Positional[tuple[Text, ...]] = ()
     """Files, folders, globs or URIs of JSON lines; the same as --files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryArguments(ToolsArguments[TryConfig]):
+    given_name: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Draw after <API> and the tool's name instead of after <API>, as the field of the tool's section."""
+    all_draws: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show every position and every distinct draw."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object per text, and one with the summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +182,16 @@ def score(arguments: ScoreArguments) -> None:
     print(config.output)
 
 
+def try_tool(arguments: TryArguments) -> None:
+    """Steps 1-4 on a few texts with one tool: what each stage does, and why."""
+    from pipeline.cli.trying import try_tool
+
+    config = arguments.config
+    if arguments.given_name:
+        config = config.model_copy(update={"given_name": True})
+    try_tool(config, all_draws=arguments.all_draws, as_json=arguments.json)
+
+
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
@@ -216,7 +237,7 @@ def generate(arguments: GenerateArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files, and perplexity with calls disabled."""
+    """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report import losses
     from pipeline.report.tables import console, result_table
@@ -276,7 +297,8 @@ class Command:
 
 
 _MODEL = {"--model": "--model.path"}
-_SHORT = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice", **_MODEL, "--tools": "--method.tools"}
+_CORPUS = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice"}
+_SHORT = {**_CORPUS, **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
@@ -301,6 +323,22 @@ COMMANDS: dict[str, Command] = {
             "--recipe single_gpu --corpus pages/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
             "--recipe paper --corpus s3://bucket/ccnet --model /models/gpt-j --method.calculator.k 5",
             "--recipe paper --corpus /shared/corpus --slice 17/4096 --output /shared/runs/slices/17",
+        ),
+    ),
+    "try": Command(
+        run=try_tool,
+        arguments=TryArguments,
+        config=lambda recipe: TryConfig(
+            corpus=recipe.annotate.corpus,
+            model=recipe.annotate.model,
+            method=recipe.annotate.method,
+            tools=recipe.annotate.tools,
+        ),
+        short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
+        examples=(
+            "--recipe demo --tool Calculator --texts 5",
+            "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
+            "--tool Units --tools-file tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
         ),
     ),
     "merge": Command(
@@ -362,7 +400,10 @@ COMMANDS: dict[str, Command] = {
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
-        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+        examples=(
+            "--recipe demo --label toolformer",
+            "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+        ),
     ),
     "demo": Command(
         run=demo,

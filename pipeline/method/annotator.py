@@ -196,7 +196,16 @@ class Annotator:
         )
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
-        funnel = tuple(_funnel(tool, state, scored) for tool in self._prompts)
+        funnel = tuple(
+            tool_funnel(
+                tool,
+                state.selected[tool].rule,
+                state.sampled.get(tool),
+                state.executed,
+                scored,
+            )
+            for tool in self._prompts
+        )
         sampling = [
             part for text in state.sampled.values() for part in text.work
         ]
@@ -240,18 +249,22 @@ def _log_lost_calls(states: Sequence[_TextState]) -> None:
         )
 
 
-def _funnel(tool: str, state: _TextState, scored: ScoredText) -> Funnel:
-    """What became of one text under one tool.
+def tool_funnel(
+    tool: str,
+    selection: str,
+    sampled: SampledText | None,
+    executed: Sequence[ExecutedCall],
+    scored: ScoredText,
+) -> Funnel:
+    """What became of one text under one tool; `executed` may hold calls of others.
 
     A text that the tool's prompt leaves no room for counts as not selected.
     """
-    selection = state.selected[tool].rule
-    sampled = state.sampled.get(tool)
     if sampled is None:
         return Funnel(tool, selection)
     if sampled.failed is not None:
         return Funnel(tool, f"no: {sampled.failed}")
-    executed = [call for call in state.executed if call.candidate.tool == tool]
+    executed = [call for call in executed if call.candidate.tool == tool]
     discarded = Counter(sampled.discarded)
     discarded.update(
         f"tool: {call.reason}" for call in executed if call.result is None

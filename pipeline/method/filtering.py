@@ -78,13 +78,16 @@ def score_calls(
     executed: Sequence[Sequence[ExecutedCall]],
     tau_floor: Mapping[str, float],
     input_rule: Collection[str] = (),
+    *,
+    all_losses: bool = False,
 ) -> list[ScoredText]:
     """The losses of every call with a result, in the order of `texts`; others are ignored.
 
     `tau_floor` is the lowest threshold of interest by tool. L_i(e(c)) can only lower a
-    gain, so it is computed only where L_empty - L_plus reaches that threshold. Calls of the
-    tools in `input_rule` are dropped if their input stands only after them. Raises
-    NonFiniteError for a loss that is not finite.
+    gain, so it is computed only where L_empty - L_plus reaches that threshold; with
+    `all_losses` also elsewhere, by forwards of their own, so that no other loss changes.
+    Calls of the tools in `input_rule` are dropped if their input stands only after them.
+    Raises NonFiniteError for a loss that is not finite.
     """
     scorer = _Scorer(model, texts, executed, input_rule)
     jobs = scorer.jobs
@@ -96,6 +99,8 @@ def score_calls(
         if l_empty[job] - l_plus[job] >= tau_floor[job.candidate.tool]
     ]
     l_call = scorer.losses("call", close)
+    if all_losses:
+        l_call |= scorer.losses("call", [j for j in jobs if j not in l_call])
     calls: list[list[Call]] = [[] for _ in texts]
     for job in jobs:
         calls[job.text].append(

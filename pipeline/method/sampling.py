@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -58,13 +58,28 @@ class SamplingRequest:
     tool: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplingTrace:
+    """What sampling saw of one text: p(<API>) everywhere, and every draw.
+
+    A draw is what the model wrote after <API>, up to the token that ended it or made it no
+    call, and its input or why it has none; they come position by position.
+    """
+
+    p_api: ndarray  # [n] at every token of the text
+    starts: ndarray  # [n] the character where the token starts; -1: no position
+    positions: ndarray  # [|I|] token indices, ascending
+    draws: list[tuple[str, str | Malformed]]  # [|I| * m]
+
+
 @dataclass(frozen=True, slots=True)
 class SampledText:
     """One text under one tool.
 
     `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
     reason why they are no call, and POSITION_NOT_SCORABLE. `failed` says why the text could
-    not be sampled at all. `work` has the phases positions and decode.
+    not be sampled at all. `work` has the phases positions and decode. `trace` is there if it
+    was asked for and the text was sampled.
     """
 
     text: Text
@@ -75,6 +90,7 @@ class SampledText:
     discarded: dict[str, int] = field(default_factory=dict)
     work: tuple[PhaseWork, ...] = ()
     failed: str | None = None
+    trace: SamplingTrace | None = None
 
 
 def sample_calls(
@@ -82,6 +98,8 @@ def sample_calls(
     requests: Sequence[SamplingRequest],
     prompts: Mapping[str, PromptTemplate],
     method: MethodConfig,
+    *,
+    trace: bool = False,
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
 
@@ -103,7 +121,13 @@ def sample_calls(
                 scheduler.context_length(index) for index in scheduler.pending()
             ]
             model.shrink(min(sizes, default=1), failure)
-    return [scheduler.result(index) for index in range(len(requests))]
+    results = [scheduler.result(index) for index in range(len(requests))]
+    if trace:
+        results = [
+            replace(result, trace=scheduler.trace(index))
+            for index, result in enumerate(results)
+        ]
+    return results
 
 
 def select_positions(
@@ -403,6 +427,22 @@ class _Scheduler:
                 state.usage,
                 {position: name.beginnings for position, name in names.items()},
             ),
+        )
+
+    def trace(self, index: int) -> SamplingTrace | None:
+        """What sampling saw of a request, once no request is pending; None if it failed."""
+        request, state = self.requests[index], self.states[index]
+        if state.failed is not None:
+            return None
+        tokens = state.tokens or []
+        takes_input = self.method.of(request.tool).takes_input
+        written = decode_continuations(self.model.tokenizer, tokens)
+        inputs = _parse_draws(self.model, request.tool, takes_input, tokens)
+        return SamplingTrace(
+            state.p_api,
+            state.encoded.starts,
+            state.positions,
+            list(zip(written, inputs, strict=True)),
         )
 
 

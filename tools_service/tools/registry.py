@@ -10,10 +10,13 @@ The class behind a tool may have these class methods, all optional; `tools` is t
     prepare(settings)               builds what the tool reads, before it is created anywhere
     reads(settings)                 files, folders and models that the tool is made from
     depends_on(settings)            tools whose settings and files it uses, too
+
+A tool may have a `description` (a text) and `arguments` (CallArguments), which drafted prompts show.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -28,6 +31,7 @@ from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import import_object, settings_class
 from tools_service.contract.functions import tool_of_function
 from tools_service.contract.settings import ToolSettings
+from tools_service.contract.signatures import FunctionError
 from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import Tool, ToolUnavailableError
 
@@ -53,6 +57,7 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
         spec = config.spec(tool)
         implementation = _implementation(spec)
         settings_class(spec)
+        _require_callable(spec, implementation)
         if hasattr(implementation, "check"):
             try:
                 implementation.check(spec, config.of(tool), config)
@@ -81,6 +86,18 @@ def _create(spec: ToolSpec, implementation: Any, settings: ToolSettings) -> Any:
 
 def _implementation(spec: ToolSpec) -> Any:
     return import_object(spec.implementation, f"tools.{spec.name}.class")
+
+
+def _require_callable(spec: ToolSpec, implementation: Any) -> None:
+    """Raise FunctionError unless what `spec` names can answer calls, as far as its signature shows."""
+    if hasattr(implementation, "create"):
+        return
+    if not inspect.isclass(implementation):
+        tool_of_function(spec, implementation)
+    elif not any("__call__" in vars(part) for part in implementation.__mro__):
+        raise FunctionError(f"tools.{spec.name}: the class {implementation.__name__} has no __call__")
+    elif not _answers_lists(method := functools.partial(implementation.__call__, None)):
+        tool_of_function(spec, method)
 
 
 def _answers_lists(tool: Any) -> bool:

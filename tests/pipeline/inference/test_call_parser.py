@@ -14,6 +14,7 @@ from pipeline.inference.call_parser import (
 )
 from tests.pipeline.scripted import call_tokens
 from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolSpec
 from tools_service.syntax.calls import Malformed
 
 pytestmark = pytest.mark.unit
@@ -103,3 +104,28 @@ def test_every_spelling_of_api_is_known(kind: str) -> None:
         assert after_letter[known.api[0]]
     spelling = {known.token_strings[token] for token in after_space.nonzero().flatten().tolist()}
     assert all(string == "[" or string.endswith(" [") for string in spelling)
+
+
+def test_declared_tools_are_called_as_others_are() -> None:
+    declared = [
+        ToolSpec(name="Units", implementation="a:b"),
+        ToolSpec(name="Cal", implementation="a:b"),  # the beginning of other names
+        ToolSpec(name="Now", implementation="a:b", takes_input=False),
+    ]
+    tools = callable_tools(declared)
+    assert list(tools)[-3:] == ["Units", "Cal", "Now"]
+    for written, parsed in {
+        "Units(5 km) ->": PendingCall("Units", "5 km"),
+        "Cal(1) ->": PendingCall("Cal", "1"),
+        "Calendar() ->": PendingCall("Calendar", ""),
+        "Now() ->": PendingCall("Now", ""),
+        "Now(x": Malformed("input_not_empty"),
+        "Unit ->": Malformed("no_tool"),
+        "Uni": None,
+        "Cal": None,
+    }.items():
+        assert parse_partial_call(written, tools) == parsed, written
+    assert parse_partial_call("Units(5", tools, ["Units"]) == Malformed("tool_off")
+    assert parse_partial_call("Units(5", TOOLS) == Malformed("no_tool")
+    assert not names_disabled_tool("Cal", tools, ["Cal"])
+    assert names_disabled_tool("Cal(", tools, ["Cal"])

@@ -74,7 +74,7 @@ def test_a_call_behind_its_result_is_wrong(text: str, answer: str, message: str)
             "the text after T(26.2 mi) has nothing of its result, '42.1648'",
         ),
         ("It is [T(5 mi)] 5 mi long.", "5.01", "has nothing of its result"),
-        ("Only [T(0.3)] 0 left.", "0.3", "has nothing of its result"),
+        ("Only [T(1 / 3)] 0 left.", "0.3", "has nothing of its result"),
         ("It is [T(3 kilometres)] some kilometres.", "two kilometres", "has nothing of its result"),
         ("It is [T(x)] 1,234 long.", "234", "has nothing of its result"),
         ("It is [T(x)] the cat.", "the dog", "has nothing of its result"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -87,6 +89,33 @@ def test_functions_and_classes_of_users_are_tools(
 def test_a_class_that_is_missing_is_said_before_anything_starts() -> None:
     config = ToolsConfig(declared=(ToolSpec(name="Units", implementation="no_such_module:f"),))
     with pytest.raises(ConfigurationError, match="there is no module no_such_module"):
+        require_available(["Units"], config)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(text): return text", "tools.Units: f: its parameter text has no type"),
+        ("async def f(text: str): return text", "tools.Units: f: is async"),
+        ("f = 5", "tools.Units: int: is a value, not a function"),
+        ("class f: pass", "tools.Units: the class f has no __call__"),
+        ("class f:\n  def __call__(self, text): return text", "its parameter text has no type"),
+        (
+            "import datetime\ndef f(text: str, date: datetime.date | None): return text",
+            "declare dated = true",
+        ),
+    ],
+)
+def test_what_cannot_answer_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "unusable_tool", raising=False)
+    importlib.invalidate_caches()
+    (tmp_path / "unusable_tool.py").write_text(code)
+    config = ToolsConfig(declared=(ToolSpec(name="Units", implementation="unusable_tool:f"),))
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         require_available(["Units"], config)
 
 
