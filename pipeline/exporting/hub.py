@@ -27,7 +27,7 @@ def push(folder: Path, name: str, *, public: bool = False, api: Any = None) -> s
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # that of the HTTP client, which versions change
+        HTTPError,  # type: ignore[attr-defined]  # the HTTP client's
         LocalTokenNotFoundError,
     )
 
