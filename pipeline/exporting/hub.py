@@ -25,9 +25,9 @@ def push(folder: Path, name: str, *, public: bool = False, api: Any = None) -> s
     `public`, and if the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # the HTTP client's
+        HTTPError,  # that of the HTTP client
         LocalTokenNotFoundError,
     )
 
