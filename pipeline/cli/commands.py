@@ -338,7 +338,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo --tool Calculator --texts 5",
             "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
-            "--tool Units --tools-file tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
+            "--tool MT --tools-file demo/tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
         ),
     ),
     "merge": Command(
