@@ -1,4 +1,4 @@
-"""A text of C* → the pieces of text and the calls that it consists of.
+"""A text of C* → the parts of text and the calls that it consists of.
 
 In: x*, and x, the same text without its calls. Out: strings and calls in order, from which x* can be
 written again. Call syntax that was in x before any call was inserted stays text.
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tools_service.base.errors import ToolformerError
-from tools_service.syntax.calls import API, ARROW, END, linearise, split_calls
+from tools_service.syntax.calls import API, ARROW, END, CallError, linearise, split_calls
 
 
 class ExportError(ToolformerError):
@@ -26,24 +26,24 @@ class WrittenCall:
     result: str
 
 
-def pieces_of(text: str, plain: str, tools: Collection[str]) -> list[str | WrittenCall]:
-    """The pieces of ``" " + text`` in order. Its strings, put together, are ``" " + plain``.
+def parts_of(text: str, plain: str, tools: Collection[str]) -> list[str | WrittenCall]:
+    """The parts of ``" " + text`` in order. Its strings, put together, are ``" " + plain``.
 
     Raises ExportError if `text` is not `plain` with calls of `tools` inserted.
     """
     rest = " " + plain
-    pieces: list[str | WrittenCall] = []
+    parts: list[str | WrittenCall] = []
     for part in split_calls(text, tools):
         if rest.startswith(part):
             rest = rest[len(part) :]
-            pieces.append(part)
+            parts.append(part)
         elif (call := _call(part)) is not None:
-            pieces.append(call)
+            parts.append(call)
         else:
             raise ExportError(f"{part.strip()[:80]!r} is neither a call nor in the text without calls")
     if rest:
         raise ExportError(f"{rest.strip()[:80]!r} of the text without calls is missing")
-    return pieces
+    return parts
 
 
 def _call(part: str) -> WrittenCall | None:
@@ -52,4 +52,8 @@ def _call(part: str) -> WrittenCall | None:
     head, arrow, result = part[len(API) : -len(END)].partition(ARROW)
     tool, _, argument = head.partition("(")
     call = WrittenCall(tool, argument[:-1], result)
-    return call if arrow and linearise(tool, call.input, result) == part else None
+    try:
+        written = linearise(tool, call.input, result)
+    except CallError:
+        return None
+    return call if arrow and written == part else None

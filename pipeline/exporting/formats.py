@@ -1,6 +1,6 @@
 """The rows of each format: a text of C* as text, segments, chat messages, or ShareGPT turns.
 
-In: a text and its pieces (augmented_text.py). Out: a row, with one Arrow schema per format. A text has no
+In: a text and its parts (augmented_text.py). Out: a row, with one Arrow schema per format. A text has no
 user: an instruction, the same for all texts, stands in for one, because most chat templates and
 LLaMA-Factory need a user turn. What the assistant says in all of its turns, put together, is x.
 """
@@ -20,7 +20,7 @@ from tools_service.contract.schemas import arguments_of, function_schema
 from tools_service.contract.spec import ToolSpec
 from tools_service.syntax.calls import API, ARROW, END
 
-Piece = str | WrittenCall
+Part = str | WrittenCall
 Row = dict[str, Any]
 
 _FUNCTION = pa.struct({"name": pa.string(), "arguments": pa.string()})
@@ -41,10 +41,10 @@ _TEXT_ID = ("text_id", pa.int64())
 
 @dataclass(frozen=True)
 class Format:
-    """What a format's rows hold, and how one is made from a text's id and pieces."""
+    """What a format's rows hold, and how one is made from a text's id and parts."""
 
     schema: pa.Schema
-    row: Callable[[int, Sequence[Piece]], Row]
+    row: Callable[[int, Sequence[Part]], Row]
 
 
 def format_of(config: ExportConfig, specs: Mapping[str, ToolSpec]) -> Format:
@@ -67,31 +67,31 @@ def format_of(config: ExportConfig, specs: Mapping[str, ToolSpec]) -> Format:
             }
             for schema in schemas
         ]
-    name, turns, turn_type = (
+    name, converted, item_type = (
         ("messages", _messages, _MESSAGE)
         if config.format == "chat"
         else ("conversations", _conversations, pa.struct({"from": pa.string(), "value": pa.string()}))
     )
 
-    def row(text_id: int, pieces: Sequence[Piece]) -> Row:
-        return {"text_id": text_id, name: turns(pieces, config, arguments), "tools": tools}
+    def row(text_id: int, parts: Sequence[Part]) -> Row:
+        return {"text_id": text_id, name: converted(parts, config, arguments), "tools": tools}
 
-    return Format(pa.schema([_TEXT_ID, (name, pa.list_(turn_type)), ("tools", tools_type)]), row)
+    return Format(pa.schema([_TEXT_ID, (name, pa.list_(item_type)), ("tools", tools_type)]), row)
 
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _text_row(text_id: int, pieces: Sequence[Piece]) -> Row:
-    return {"text_id": text_id, "text": "".join(segment["text"] for segment in _segments(pieces))}
+def _text_row(text_id: int, parts: Sequence[Part]) -> Row:
+    return {"text_id": text_id, "text": "".join(segment["text"] for segment in _segments(parts))}
 
 
-def _segments_row(text_id: int, pieces: Sequence[Piece]) -> Row:
-    return {"text_id": text_id, "segments": _segments(pieces)}
+def _segments_row(text_id: int, parts: Sequence[Part]) -> Row:
+    return {"text_id": text_id, "segments": _segments(parts)}
 
 
-def _segments(pieces: Sequence[Piece]) -> list[Row]:
+def _segments(parts: Sequence[Part]) -> list[Row]:
     """x* in segments. `label` is false for what the tool writes: the result and the bracket after it."""
     segments: list[Row] = []
 
@@ -101,39 +101,39 @@ def _segments(pieces: Sequence[Piece]) -> list[Row]:
         else:
             segments.append({"text": text, "label": label})
 
-    for piece in pieces:
-        if isinstance(piece, str):
-            add(piece, True)
+    for part in parts:
+        if isinstance(part, str):
+            add(part, True)
         else:
-            add(f"{API}{piece.tool}({piece.input}){ARROW.rstrip()}", True)
-            add(f" {piece.result}{END}", False)
-    segments[0]["text"] = segments[0]["text"].removeprefix(" ")  # pieces_of has x* with a space before it
+            add(f"{API}{part.tool}({part.input}){ARROW.rstrip()}", True)
+            add(f" {part.result}{END}", False)
+    segments[0]["text"] = segments[0]["text"].removeprefix(" ")  # parts_of has x* with a space before it
     return segments
 
 
-def _turns(pieces: Sequence[Piece]) -> list[tuple[str, WrittenCall | None]]:
+def _said_with_calls(parts: Sequence[Part]) -> list[tuple[str, WrittenCall | None]]:
     """What the assistant says before each call, with the call; the last one has none."""
-    turns: list[tuple[str, WrittenCall | None]] = []
+    spoken: list[tuple[str, WrittenCall | None]] = []
     said, begun = "", False
-    for piece in pieces:
-        if isinstance(piece, str):
-            said += piece if begun else piece.removeprefix(" ")
+    for part in parts:
+        if isinstance(part, str):
+            said += part if begun else part.removeprefix(" ")
             begun = True
         else:
-            turns.append((said, piece))
+            spoken.append((said, part))
             said = ""
-    return [*turns, (said, None)]
+    return [*spoken, (said, None)]
 
 
 Arguments = Mapping[str, Callable[[str], dict[str, Any]]]
 
 
-def _messages(pieces: Sequence[Piece], config: ExportConfig, arguments: Arguments) -> list[Row]:
+def _messages(parts: Sequence[Part], config: ExportConfig, arguments: Arguments) -> list[Row]:
     """Messages in the form of OpenAI's API. Ids have nine characters, which Mistral's templates need."""
     messages: list[Row] = []
     if config.instruction is not None:
         messages.append({"role": "user", "content": config.instruction})
-    for number, (said, call) in enumerate(_turns(pieces)):
+    for number, (said, call) in enumerate(_said_with_calls(parts)):
         message: Row = {"role": "assistant", "content": said}
         messages.append(message)
         if call is None:
@@ -146,17 +146,17 @@ def _messages(pieces: Sequence[Piece], config: ExportConfig, arguments: Argument
     return messages
 
 
-def _conversations(pieces: Sequence[Piece], config: ExportConfig, arguments: Arguments) -> list[Row]:
+def _conversations(parts: Sequence[Part], config: ExportConfig, arguments: Arguments) -> list[Row]:
     """Turns as LLaMA-Factory reads them: human or observation, then gpt or function_call, and so on."""
-    turns: list[Row] = [{"from": "human", "value": config.instruction or config.continuation}]
-    for said, call in _turns(pieces):
+    conversation: list[Row] = [{"from": "human", "value": config.instruction or config.continuation}]
+    for said, call in _said_with_calls(parts):
         if said or call is None:
-            turns.append({"from": "gpt", "value": said})
+            conversation.append({"from": "gpt", "value": said})
         if call is None:
             continue
-        if turns[-1]["from"] == "gpt":
-            turns.append({"from": "human", "value": config.continuation})
+        if conversation[-1]["from"] == "gpt":
+            conversation.append({"from": "human", "value": config.continuation})
         written = {"name": call.tool, "arguments": arguments[call.tool](call.input)}
-        turns.append({"from": "function_call", "value": _json(written)})
-        turns.append({"from": "observation", "value": call.result})
-    return turns
+        conversation.append({"from": "function_call", "value": _json(written)})
+        conversation.append({"from": "observation", "value": call.result})
+    return conversation

@@ -25,7 +25,11 @@ def push(folder: Path, name: str, *, public: bool = False, api: Any = None) -> s
     `public`, and if the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HFValidationError,
+        HTTPError,  # that of the HTTP client
+        LocalTokenNotFoundError,
+    )
 
     api = api or HfApi()
     try:

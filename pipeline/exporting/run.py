@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.augmentation.merge import MergeManifest, merge_problem
 from pipeline.base.config import ExportConfig
-from pipeline.exporting.augmented_text import ExportError, WrittenCall, pieces_of
+from pipeline.exporting.augmented_text import ExportError, WrittenCall, parts_of
 from pipeline.exporting.formats import Row, format_of
 from pipeline.exporting.hub import push
 from pipeline.storage.card import Card, write_card
@@ -78,11 +78,11 @@ def _export(config: ExportConfig, merged: MergeManifest) -> ExportManifest:
                 exported: list[Row] = []
                 for row in batch.to_pylist():
                     try:
-                        pieces = pieces_of(row["text"], row["plain"], tuple(specs))
+                        parts = parts_of(row["text"], row["plain"], tuple(specs))
                     except ExportError as error:
                         raise ExportError(f"{config.data}: text {row['text_id']}: {error}") from error
-                    calls.update(piece.tool for piece in pieces if isinstance(piece, WrittenCall))
-                    exported.append(rows.row(row["text_id"], pieces))
+                    calls.update(part.tool for part in parts if isinstance(part, WrittenCall))
+                    exported.append(rows.row(row["text_id"], parts))
                 write(exported)
                 texts += len(exported)
         manifest = ExportManifest(
