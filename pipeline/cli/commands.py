@@ -312,12 +312,13 @@ COMMANDS: dict[str, Command] = {
             model=recipe.annotate.model,
             method=recipe.annotate.method,
             tools=recipe.annotate.tools,
+            threads=max(1, int(recipe.annotate.ray.cpus_per_actor)),
         ),
         short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
         examples=(
             "--recipe demo --tool Calculator --texts 5",
             "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
-            "--tool Units --tools-file tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
+            "--recipe paper --tool QA --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01 --given-name",
         ),
     ),
     "merge": Command(

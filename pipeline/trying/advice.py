@@ -133,7 +133,7 @@ def _filter(summary: Summary) -> Iterator[str]:
 
 def _more(summary: Summary) -> Iterator[str]:
     settings, kept = summary.settings, summary.kept.left
-    if summary.full * 2 > summary.texts and summary.kept_at_last > _NOTABLE * kept:
+    if summary.full * 2 > summary.texts and summary.kept_at_last > max(1, _NOTABLE * kept):
         yield (
             f"k = {settings.k} leaves positions out in {_of(summary.full, summary.texts)} texts, and "
             f"{_of(summary.kept_at_last, kept)} kept calls stand at the last one taken: a larger --k may "
