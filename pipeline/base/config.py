@@ -410,9 +410,16 @@ class EvaluateConfig(Frozen):
 
     generation: GenerateConfig = GenerateConfig()
     benchmarks: tuple[FilePath, ...] = ()
-    """Question files (jsonl: prompt, answers, scoring, date)."""
+    """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
+    the published files, svamp=SVAMP.json (docs/evaluation.md)."""
+    first_line: bool = False
+    """Score only the first line of an answer; question files of your own always are."""
     perplexity: tuple[Text, ...] = ()
-    """Corpus files to measure perplexity on, with calls disabled."""
+    """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
+    """Tokens of a window in a running text (wikitext); at most the model's context."""
+    stride: PositiveInt = 512
+    """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
     batch_size: PositiveInt = 32
@@ -449,6 +456,44 @@ class TryConfig(CallsConfig):
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         settings = self.method.of(tool).model_copy(update=given)
         return self.method.model_copy(update={"tools": (tool,)}).with_section(tool, settings)
+
+
+class ExportConfig(Frozen):
+    """C* in the formats of other trainers."""
+
+    data: FilePath = Path("runs/augmented")
+    """Folder that merge wrote."""
+    format: Literal["text", "chat", "sharegpt"] = "text"
+    """text: as it is; chat: messages with tool calls, in the form of OpenAI's API; sharegpt: turns."""
+    file_type: Literal["jsonl", "parquet"] = "jsonl"
+    """Type of the file with the rows."""
+    mask_results: bool = False
+    """For text: segments with labels, false for tools' results, instead of one string. Trainers mask the
+    results in chat and sharegpt themselves."""
+    instruction: Text | None = "Write a text. Call tools where they help."
+    """User's message that begins a chat. None: a chat begins with the assistant."""
+    continuation: Text = "Continue."
+    """User's turn before a call that follows text, which sharegpt requires."""
+    tools_as: Literal["json", "list"] = "json"
+    """How the column `tools` holds the schemas: as JSON (TRL, LLaMA-Factory), or as a list whose parameters
+    are JSON (axolotl)."""
+    push_to_hub: Text | None = None
+    """Upload the result as this data set of the Hugging Face hub; the token is that of HF_TOKEN or the
+    login. None: upload nothing."""
+    public: bool = False
+    """Make the data set on the hub public."""
+    output: FilePath = Path("runs/export")
+    """Folder for the rows, manifest.json and the card."""
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.mask_results and self.format != "text":
+            raise ValueError(
+                f"mask_results: with format = {self.format} the trainer masks the results itself"
+            )
+        if self.instruction is None and self.format == "sharegpt":
+            raise ValueError("instruction: sharegpt needs one, because its first turn is the user's")
+        return self
 
 
 def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any]) -> list[str]:

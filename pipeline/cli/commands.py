@@ -18,6 +18,7 @@ import tyro
 from pipeline.base.config import (
     AnnotateConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
@@ -69,6 +70,12 @@ class TryArguments(ToolsArguments[TryConfig]):
     """Show every position and every distinct draw."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per text, and one with the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments(Arguments[ExportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """Folder that merge wrote; the same as --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,20 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
     print(f"{manifest.texts} texts with {manifest.calls} calls")
     _print_losses(losses.merge_losses(manifest))
     print(arguments.config.output)
+
+
+def export(arguments: ExportArguments) -> None:
+    """C* in the formats of other trainers: text, chat, ShareGPT."""
+    from pipeline.exporting.run import export
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"data": arguments.folder})
+    manifest = export(config)
+    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
+    if config.push_to_hub is not None:
+        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
+    print(config.output)
 
 
 def finetune(arguments: FinetuneArguments) -> None:
@@ -216,7 +237,7 @@ def generate(arguments: GenerateArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files, and perplexity with calls disabled."""
+    """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report import losses
     from pipeline.report.tables import console, result_table
@@ -318,7 +339,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo --tool Calculator --texts 5",
             "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
-            "--recipe paper --tool QA --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01 --given-name",
+            "--tool MT --tools-file demo/tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
         ),
     ),
     "merge": Command(
@@ -329,6 +350,18 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "export": Command(
+        run=export,
+        arguments=ExportArguments,
+        config=lambda recipe: ExportConfig(
+            data=recipe.merge.output, output=recipe.merge.output.parent / "export"
+        ),
+        examples=(
+            "runs/augmented --format chat --output runs/chat",
+            "--recipe demo --format text --mask-results",
+            "runs/augmented --format sharegpt --file-type parquet --push-to-hub me/my-texts",
         ),
     ),
     "finetune": Command(
@@ -368,7 +401,10 @@ COMMANDS: dict[str, Command] = {
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
-        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+        examples=(
+            "--recipe demo --label toolformer",
+            "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+        ),
     ),
     "demo": Command(
         run=demo,

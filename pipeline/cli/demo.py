@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
+from pipeline.benchmarks.published import source_of
 from pipeline.cli.recipes import Recipe
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
@@ -100,7 +101,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         step("merge", merge, annotate.output / MANIFEST),
         step("finetune", finetune, *training_inputs),
         step("finetune on plain texts", baseline, *training_inputs),
-        step("evaluate", evaluate, *evaluate.benchmarks, *evaluate.perplexity, *models),
+        step("evaluate", evaluate, *map(source_of, evaluate.benchmarks), *evaluate.perplexity, *models),
     ]
 
 

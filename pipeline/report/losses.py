@@ -118,12 +118,17 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
                 f"{name}: {benchmark.answers_left_out:,} answers that the scoring can never meet are left "
                 f"out; {benchmark.without_answer:,} questions have no other and are wrong"
             )
+        if benchmark.left_out:
+            yield f"{name}: {_shown(benchmark.left_out)}: in the files, but not asked"
         if benchmark.failed_calls:
             number = sum(benchmark.failed_calls.values())
             yield f"{name}: {_calls(number)} failed ({_shown(benchmark.failed_calls)})"
     calls = sum(benchmark.calls for benchmark in result.benchmarks.values())
     if result.benchmarks and not calls and generation.k and not generation.disabled:
         yield f"no question got a call; --generation.k is {generation.k}, a larger one makes calls likelier"
+    wanted = result.running_texts or config.perplexity
+    if wanted and generation.k and not generation.disabled:
+        yield "perplexity: a dash, because calls are on (paper section 4.3); add --generation.disabled"
     if result.held_out is not None and result.held_out.skipped:
         yield f"perplexity: {result.held_out.skipped:,} passages of the held-out files were skipped"
 

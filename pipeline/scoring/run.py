@@ -23,6 +23,7 @@ from pipeline.engine.loading import require_model
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.scoring.manifest import ScoreError, ScoreManifest, ScoreRefusedError, begin, completed
 from pipeline.scoring.scoring_actor import SCORE_FILES, PartSource, ScoreParts
+from pipeline.storage.card import Card, write_card
 from pipeline.storage.kinds import SCORES
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
@@ -61,7 +62,28 @@ def score(config: ScoreConfig) -> ScoreManifest:
         _run(config, files, done)
         manifest = completed(manifest, folder, config.field)
         atomic_write(config.output / MANIFEST, manifest.written())
+        write_card(config.output, _card(manifest))
     return manifest
+
+
+def _card(manifest: ScoreManifest) -> Card:
+    config = manifest.config
+    return Card(
+        title="Insertions with their scores",
+        facts={
+            "model": config.model.path,
+            "place": config.place,
+            "tokens": config.tokens,
+            "weights": config.weights,
+            "lines": manifest.lines,
+            "scored": manifest.scored,
+            "with a gain": manifest.positive,
+        },
+        tools={},
+        versions=manifest.versions,
+        created=manifest.finished or "",
+        data_files=f"{SCORE_FILES}/*.jsonl",
+    )
 
 
 def _files(config: ScoreConfig) -> list[CorpusFile]:

@@ -203,8 +203,8 @@ def _positions(trial: Trial, settings: ToolMethod, *, all_draws: bool) -> Iterat
 
 def _position(trial: Trial, position: Position, settings: ToolMethod) -> Styled:
     text = trial.annotation.text.text
-    next_words = _line(text[position.position :][:_NEXT_CHARACTERS].strip())
-    label = f"{_mark(position)} p {_probability(position.p_api)} before “{next_words}”"
+    text_after = _line(text[position.position :][:_NEXT_CHARACTERS].strip())
+    label = f"{_mark(position)} p {_probability(position.p_api)} before “{text_after}”"
     if position.chosen:
         names = [draw.call.p_name for draw in position.draws if draw.call is not None]
         name = f", p(name) {_probability(names[0])}" if names and names[0] is not None else ""

@@ -38,11 +38,12 @@ from starlette.types import Receive, Scope, Send
 from tools_service.base.settings import IsoDate
 from tools_service.base.version import __version__
 from tools_service.config import HttpConfig
-from tools_service.contract.arguments import ArgumentsError, CallArguments
+from tools_service.contract.arguments import CallArguments
 from tools_service.contract.declarations import import_object
 from tools_service.contract.signatures import FunctionSignature
 from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import ToolInput, ToolResult
+from tools_service.contract.values import ArgumentsError
 from tools_service.serving.http import require_allowed
 from tools_service.tools.client import ToolClient
 
@@ -61,10 +62,10 @@ class OfferedTool:
         self.name = spec.name
         implementation = import_object(spec.implementation, f"tools.{spec.name}.class")
         function = FunctionSignature(implementation) if inspect.isfunction(implementation) else None
-        schema = spec.parameters or (function.parameters if function else _INPUT)
+        schema: dict[str, Any] = spec.parameters or (function.parameters if function else _INPUT)
         self._arguments = CallArguments(schema if spec.takes_input else _NOTHING, spec.arguments)
         self._is_dated = spec.dated
-        properties = dict(schema["properties"] if spec.takes_input else {})
+        properties: dict[str, Any] = dict(schema["properties"]) if spec.takes_input else {}
         if spec.dated:
             properties["date"] = _DATE
         self.declaration = Tool(
