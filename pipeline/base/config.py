@@ -437,6 +437,8 @@ class TryConfig(CallsConfig):
     """One text to try in place of a corpus, selected or not."""
     max_scanned: PositiveInt = 10_000
     """Stop looking for selected texts after this many texts."""
+    threads: PositiveInt | None = None
+    """CPU threads of the model; recipes give as many as an annotating actor has. None: one per CPU."""
     tau_s: Probability | None = None
     """Positions with p(<API>) above this threshold are candidates."""
     k: PositiveInt | None = None

@@ -333,6 +333,7 @@ COMMANDS: dict[str, Command] = {
             model=recipe.annotate.model,
             method=recipe.annotate.method,
             tools=recipe.annotate.tools,
+            threads=max(1, int(recipe.annotate.ray.cpus_per_actor)),
         ),
         short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
         examples=(

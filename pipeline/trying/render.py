@@ -30,7 +30,7 @@ from tools_service.syntax.calls import linearise
 MAX_POSITIONS = 5  # shown per text, besides those with a kept call
 MAX_CALLS = 3  # shown per position, besides the kept ones
 _CONTEXT = 100  # characters shown on either side of a mark or a call
-_FOLLOWING = 30  # characters of the text that name a position
+_NEXT_CHARACTERS = 30  # characters of the text that name a position
 _MAX_WRITTEN = 60
 _MAX_EXAMPLES = 3
 _MAX_RESULT = 300
@@ -203,7 +203,7 @@ def _positions(trial: Trial, settings: ToolMethod, *, all_draws: bool) -> Iterat
 
 def _position(trial: Trial, position: Position, settings: ToolMethod) -> Styled:
     text = trial.annotation.text.text
-    text_after = _line(text[position.position :][:_FOLLOWING].strip())
+    text_after = _line(text[position.position :][:_NEXT_CHARACTERS].strip())
     label = f"{_mark(position)} p {_probability(position.p_api)} before “{text_after}”"
     if position.chosen:
         names = [draw.call.p_name for draw in position.draws if draw.call is not None]
