@@ -173,7 +173,7 @@ def texts_with_calls(draw: st.DrawFn) -> Annotation:
 @given(texts_with_calls())
 def test_removing_the_calls_gives_the_text_back(found: Annotation) -> None:
     row = found.to_row()
-    mixture = choose([row], FLOORS, max_examples=10, seed=0)
+    mixture = choose([row], FLOORS, max_examples=10, seed=0, input_rule=frozenset({"MT"}))
     left = mixture.calls(row)
     assert left == _kept(found.calls, found.text.text)
     assert all(one.gain >= FLOORS[one.tool] for one in left)
@@ -193,14 +193,14 @@ def test_caps_choose_texts_whatever_their_order(
     found: list[Annotation], most: int, shuffle: random.Random
 ) -> None:
     rows = [one.to_row() for one in found]
-    mixture = choose(rows, FLOORS, most, seed=3)
+    mixture = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}))
     left = {row["text_id"]: mixture.calls(row) for row in rows}
     for tool in PACKAGED:
         candidates = sum(tool in {one.tool for one in _kept(one.calls, one.text.text)} for one in found)
         assert mixture.tools[tool].candidates == candidates
         assert sum(tool in {one.tool for one in calls} for calls in left.values()) == min(candidates, most)
     shuffle.shuffle(rows)
-    again = choose(rows, FLOORS, most, seed=3)
+    again = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}))
     assert {row["text_id"]: again.calls(row) for row in rows} == left
 
 
