@@ -15,6 +15,9 @@ help, so this model measures speed, not quality. Calculator and calendar are rea
 look their answers up in the demo's pages, or return a fixed phrase, at no cost. Prompts and tables
 are prepared before the clock starts.
 
+`--given-name` also samples the texts with draws that are given the tool's name, and prints the share
+of draws that are calls and the tokens run for each distinct call, with and without.
+
 `--against vllm --vllm-python PYTHON` also runs the job in vLLM (bench/vllm/job.py), in an
 environment of its own. vLLM draws other random numbers, so its losses and kept calls in the table
 are those of the engine's calls, scored by vLLM. `--processes N` also runs every system in N
@@ -31,7 +34,7 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.measuring import matrix_rate
+from bench.measuring import matrix_rate, measured
 from bench.plain import PlainAnnotator
 from bench.processes import run_in_processes
 from bench.systems import BATCH, SystemRun, run_engine, run_plain, without_shortcuts
@@ -152,6 +155,39 @@ def compare_bfloat16(
     }
 
 
+def compare_given_name(workload: Workload) -> dict[str, dict[str, float]]:
+    """Sample the texts with draws after <API>, and with draws given the tool's name: the shares of
+    draws that name the tool and that are calls, and the work for each distinct call."""
+    [tool] = workload.method.tools
+    prompts = {tool: load_prompt(tool, workload.method.prompts)}
+    requests = [SamplingRequest(text, tool) for text in workload.texts]
+    results = {}
+    for given_name in (False, True):
+        settings = workload.settings.model_copy(update={"given_name": given_name})
+        method = workload.method.model_copy(update={tool.lower(): settings})
+        with measured(workload.model.device) as timing:
+            sampled = sample_calls(workload.model, requests, prompts, method)
+        draws = sum(text.draws for text in sampled)
+        candidates = sum(len(text.candidates) for text in sampled)
+        calls = sum(call.draws for text in sampled for call in text.candidates)
+        elsewhere = sum(text.discarded.get("wrong_tool", 0) for text in sampled)
+        unlikely = sum(text.discarded.get("name_too_unlikely", 0) for text in sampled)
+        tokens = dict.fromkeys(("positions", "decode"), 0)
+        for work in (work for text in sampled for work in text.work):
+            tokens[work.phase] += work.run.tokens
+        results["given the name" if given_name else "after <API>"] = {
+            "draws": draws,
+            "named_share": round(1 - (elsewhere + unlikely) / max(1, draws), 4),
+            "name_too_unlikely_share": round(unlikely / max(1, draws), 4),
+            "call_share": round(calls / max(1, draws), 4),
+            "candidates": candidates,
+            "decode_tokens_per_candidate": round(tokens["decode"] / max(1, candidates), 2),
+            "tokens_per_candidate": round(sum(tokens.values()) / max(1, candidates), 2),
+            "candidates_per_s": round(candidates / timing["wall_s"], 2),
+        }
+    return results
+
+
 def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run all systems on one model and tool."""
     workload = Workload.create(name, tool, args)
@@ -190,15 +226,19 @@ def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
     if args.compile and compile_layers(model.model):
         workload.annotator().annotate(texts[:BATCH])
         report(run_engine("norms and MLPs compiled", workload.annotator(), model, texts)[0])
-    measured = {"model": name, "tool": tool, "method": settings.model_dump(), "matrix_flops_per_s": rate}
-    measured |= {"shape": scale.shape.model_dump(), "systems": rows, "engine_speedup": speedups(rows)}
-    for other, ratio in measured["engine_speedup"].items():
+    numbers = {"model": name, "tool": tool, "method": settings.model_dump(), "matrix_flops_per_s": rate}
+    numbers |= {"shape": scale.shape.model_dump(), "systems": rows, "engine_speedup": speedups(rows)}
+    for other, ratio in numbers["engine_speedup"].items():
         print(f"texts/s, each system with its best number of processes: {ratio:.2f} times those of {other}")
     if args.agreement:
         half = make_model(name, args.device, "bfloat16", args.max_batch_tokens)
-        measured["bfloat16"] = compare_bfloat16(model, half, workload.tools, method, texts)
-        print(f"bfloat16: {measured['bfloat16']}")
-    return measured
+        numbers["bfloat16"] = compare_bfloat16(model, half, workload.tools, method, texts)
+        print(f"bfloat16: {numbers['bfloat16']}")
+    if args.given_name:
+        numbers["given_name"] = compare_given_name(workload)
+        for way, row in numbers["given_name"].items():
+            print(f"draws {way}: {row}")
+    return numbers
 
 
 def speedups(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -242,6 +282,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add(name, type=kind, help="default: the paper's")
     add("--no-shortcuts", dest="shortcuts", action="store_false", help="skip the runs without a shortcut")
     add("--agreement", action="store_true", help="also score the float32 model's calls in bfloat16")
+    add("--given-name", action="store_true", help="also sample with draws that are given the tool's name")
     add("--compile", action="store_true", help="also run the engine compiled, as model.compile does")
     add("--against", choices=("vllm",), help="also run the job in vLLM, in --dtype")
     add("--vllm-python", help="the interpreter of an environment with vLLM")

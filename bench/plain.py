@@ -66,6 +66,8 @@ class PlainAnnotator:
     def __init__(self, model: LanguageModel, tools: ToolClient, method: MethodConfig) -> None:
         if len(model.call_tokens.api) != 1:
             raise SystemExit("the plain procedure needs a tokenizer whose <API> is one token")
+        if any(method.of(tool).given_name for tool in method.tools):
+            raise SystemExit("the plain procedure draws after <API>: leave given_name off")
         self.engine, self.model, self.tools, self.method = model, model.model, tools, method
         self.prompts = {tool: load_prompt(tool, method.prompts) for tool in method.tools}
         strings = model.call_tokens.token_strings

@@ -118,7 +118,9 @@ PAGES = [
 ]
 
 
-def annotated_rows(model: LanguageModel, folder: Path) -> list[dict[str, Any]]:
+def annotated_rows(
+    model: LanguageModel, folder: Path, settings: ToolMethod = SETTINGS
+) -> list[dict[str, Any]]:
     """The rows of a run over a corpus file of PAGES, whose model and prompts are in `folder` then."""
     model.model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
@@ -128,7 +130,7 @@ def annotated_rows(model: LanguageModel, folder: Path) -> list[dict[str, Any]]:
     corpus = CorpusConfig(paths=(str(folder / "pages.jsonl"),))
     texts = list(read_corpus(list_files(corpus), corpus, TokenCounter(str(folder))))
     method = MethodConfig(
-        tools=TOOLS, calculator=SETTINGS, calendar=SETTINGS, prompts=folder / "prompts", seed=-3
+        tools=TOOLS, calculator=settings, calendar=settings, prompts=folder / "prompts", seed=-3
     )
     tools = LocalTools.start(ToolsConfig(), TOOLS)
     return [annotation.to_row() for annotation in Annotator(model, tools, method).annotate(texts)]
@@ -161,6 +163,28 @@ def test_a_run_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
             assert +discarded == of_draws
             calls, candidates = calls + len(of_tool), candidates + funnel["candidates"]
     assert candidates >= calls > 0
+
+
+def test_draws_given_the_name_can_be_recomputed_from_the_page(tmp_path: Path) -> None:
+    settings, tool, calls = SETTINGS.model_copy(update={"given_name": True}), "Calculator", 0
+    prompt = small_run.PROMPTS["calculator"]
+    for row in annotated_rows(model_of("llama", "pieces"), tmp_path, settings):
+        [funnel] = [funnel for funnel in row["funnel"] if funnel["tool"] == tool]
+        of_tool = [call for call in row["calls"] if call["tool"] == tool]
+        page = {"folder": tmp_path, "row": row, "prompt": prompt, "tool": tool, "seed": -3}
+        page |= {"tau_s": 0.0, "k": SETTINGS.k, "m": SETTINGS.m, "max_call_tokens": 12}
+        page["call"] = of_tool[0] if of_tool else {"tool": tool, "position": 0, "input": "", "result": ""}
+        for heading in ("Tokens and losses", "Random numbers", "Positions and draws"):
+            run_block(heading, page)
+        run_block("Draws given the tool's name", page)
+        assert len(page["candidates"]) == funnel["candidates"]
+        discarded = {r: n for r, n in funnel["discarded"] if not r.startswith(("tool: ", "position_"))}
+        assert Counter(page["discarded"]) == discarded
+        p_name = {page["offsets"][i]: p for i, p in page["p_name"].items()}
+        for call in of_tool:
+            assert call["p_name"] == pytest.approx(p_name[call["position"]], rel=2e-3)
+        calls += len(of_tool)
+    assert calls
 
 
 def test_the_trimming_tokenizer_does_trim_and_has_an_unlisted_special_token() -> None:

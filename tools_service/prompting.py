@@ -95,9 +95,9 @@ class _Prompter:
         try:
             template = read_prompt_file(file, self._name)
         except PromptError as error:
-            if not file.is_file():
+            if not isinstance(error.__cause__, UnicodeDecodeError):
                 raise
-            print(error)  # it is no text
+            print(error)
             return 1
         problems = prompt_problems(template, self._name, self._declared, self._spec.takes_input)
         shown = demonstrations(template, self._name)
@@ -202,7 +202,11 @@ def _report(source: str | Path, problems: Sequence[Problem], stream: TextIO) -> 
 
 
 def _require_new(output: Path) -> None:
-    if output.exists() or output.is_symlink():
+    try:
+        there, folder = output.exists() or output.is_symlink(), output.parent.is_dir()
+    except OSError as error:
+        raise ConfigurationError(f"--output {output}: {error.strerror}; name another file") from error
+    if there:
         raise ConfigurationError(f"--output {output}: is there already; name another file, or remove it")
-    if not output.parent.is_dir():
+    if not folder:
         raise ConfigurationError(f"--output {output}: there is no folder {output.parent}; make it first")

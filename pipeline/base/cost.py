@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.base.records import Cost
@@ -63,17 +64,23 @@ def lower_bound_positions(layout: PromptLayout) -> Cost:
     return cost
 
 
-def lower_bound_decode(layout: PromptLayout, draws: Mapping[int, Sequence[Sequence[int]]]) -> Cost:
-    """The draws, as tokens, at each chosen position.
+def lower_bound_decode(
+    layout: PromptLayout,
+    draws: Mapping[int, Sequence[Sequence[int]]],
+    names: Mapping[int, Sequence[Sequence[int]]] = MappingProxyType({}),
+) -> Cost:
+    """The draws, as tokens, at each chosen position, and the beginnings of the tool's name that ran there
+    for draws that are given it.
 
     The last token of ``<API>`` runs once per position; the earlier ones already ran for p(<API>). Then every
-    distinct prefix of a draw runs that another token was drawn after.
+    distinct prefix of a draw runs that another token was drawn after, and every beginning of the name.
     """
     cost = Cost()
     for position, position_draws in draws.items():
         context = layout.context(position) + layout.api - 1
         tree = PrefixTree(context + 1)
-        drawn = sum((tree.add(draw[:-1]) for draw in position_draws), Cost())
+        prefixes = [*names.get(position, ()), *(draw[:-1] for draw in position_draws)]
+        drawn = sum(map(tree.add, prefixes), Cost())
         cost += causal_cost(context, 1, 1) + drawn + Cost(logits=drawn.tokens)
     return cost
 

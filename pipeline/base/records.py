@@ -55,7 +55,8 @@ class Candidate:
 
     `position` is the character offset in the text before which the call is inserted; `token_index`
     is the index of the token that starts there; `p_api` is the probability of <API> there. `draws`
-    counts the samples with this input.
+    counts the samples with this input. `p_name` is the probability of the tool's name after <API>, for
+    draws that were given it (`given_name`).
     """
 
     tool: str
@@ -64,6 +65,7 @@ class Candidate:
     p_api: float
     input: str
     draws: int = 1
+    p_name: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Call:
     `position` is the character offset in the text before which the call is inserted. `gain` is
     min(l_empty, l_call) - l_plus. If l_empty - l_plus is already below the lowest threshold of
     interest, `l_call` is not computed, because it could only lower the gain: then `l_call` is None
-    and `gain` is the upper bound l_empty - l_plus.
+    and `gain` is the upper bound l_empty - l_plus. `p_name` is the candidate's; rows of earlier versions
+    lack it.
     """
 
     tool: str
@@ -85,6 +88,7 @@ class Call:
     l_empty: float
     l_call: float | None
     gain: float
+    p_name: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,13 +102,17 @@ def demo() -> Recipe:
 
 def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the three tools that need no model."""
+    # A small model begins most draws with another tool's name or none (docs/decisions/0030-given-name.md).
+    method = MethodConfig(tools=("WikiSearch", "Calculator", "Calendar"))
+    for tool in method.tools:
+        method = method.with_section(tool, method.of(tool).model_copy(update={"given_name": True}))
     return _recipe(
         "single_gpu",
         AnnotateConfig(
             # GPT-2's 1,024 tokens must hold prompt, text twice and call.
             corpus=CorpusConfig(max_tokens=256),
             model=ModelConfig(path="openai-community/gpt2-large"),
-            method=MethodConfig(tools=("WikiSearch", "Calculator", "Calendar")),
+            method=method,
         ),
         MergeConfig(),
         FinetuneConfig(workers=1, zero_stage=1),

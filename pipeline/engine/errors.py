@@ -6,6 +6,9 @@ from typing import Any
 
 from tools_service.base.errors import ConfigurationError, ToolformerError
 
+# Where a draw comes from: text id, tool, token position.
+Origin = tuple[int, str, int]
+
 
 class ModelError(ConfigurationError):
     """The model cannot be loaded, or the engine would run it wrongly."""

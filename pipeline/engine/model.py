@@ -37,7 +37,7 @@ from pipeline.engine.unpadding import (
     unpadded_forward,
 )
 from pipeline.engine.usage import Usage
-from pipeline.syntax.grammar import automaton
+from pipeline.syntax.grammar import Opening, automaton, opening
 from pipeline.syntax.tokenizer import (
     CallTokens,
     TokenizedText,
@@ -109,6 +109,7 @@ class LanguageModel:
         # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
         self._automata: dict[str, ndarray] = {}
+        self._openings: dict[str, Opening] = {}
 
     def shrink(self, smallest: int, reason: str) -> None:
         """Halve `max_batch_tokens` after a forward ran out of memory.
@@ -189,6 +190,16 @@ class LanguageModel:
                 self.vocabulary_size,
             )
         return self._automata[head]
+
+    def opening(self, text: str) -> Opening:
+        """The tokens that can write `text`, the beginning of a call; found once."""
+        if text not in self._openings:
+            self._openings[text] = opening(
+                text,
+                self.call_tokens.token_strings,
+                special_ids(self.tokenizer),
+            )
+        return self._openings[text]
 
     @torch.inference_mode()
     def forward(

@@ -2,6 +2,7 @@
 
 In: prefilled contexts with the positions chosen in each, a key for each of the m draws at a
 position, and the automaton that says when a draw is over. Out: the tokens of every draw.
+Draws may be given the tool's name: name_paths.py chooses their first tokens then.
 
 A draw's next token inverts the cumulative distribution at a random number of its own, so
 the same draws come whatever is drawn beside them. Draws at one position with the same
@@ -21,14 +22,13 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.errors import NonFiniteError, Origin
+from pipeline.engine.given_name import DrawnName, GivenName, draw_names
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import uniforms
 from pipeline.engine.tree_attention import TreeBatch, index_within_group
-
-# Where a draw comes from, for errors: text id, tool, token position.
-Origin = tuple[int, str, int]
+from pipeline.syntax.grammar import Opening
 
 
 def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
@@ -77,13 +77,15 @@ class _RunningDraws:
 class Sampler:
     """Draws of any texts, one token each at a step.
 
-    A draw ends when its automaton closes or dies, or when it is too long.
+    A draw ends when its automaton closes or dies, or when it is too long. Given the tool's
+    name, a draw has no tokens if the name is too unlikely to be drawn (name_paths.py).
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        # The tokens of every draw so far, in the order in which draws were added. Callers
-        # read them by number.
+        # The tokens of every draw so far, in the order in which draws were added, and the
+        # name that it was given, if any. Callers read both by number.
         self.tokens: list[list[int]] = []
+        self.names: list[GivenName | None] = []
         self._model = model
         self._origins: list[Origin] = []  # of every draw too
         self._automata: list[ndarray] = []
@@ -115,13 +117,19 @@ class Sampler:
         automaton: ndarray,  # next state [states, V], as syntax/grammar.py makes it
         max_tokens: int,
         origins: Sequence[Origin],  # [R]
+        opening: Opening | None = None,
     ) -> range:
-        """Start m draws at each position; their numbers, position by position."""
+        """Start m draws at each position; their numbers, position by position.
+
+        The draws are given what `opening` writes, if anything: they come from the model's
+        distribution among draws that begin with it.
+        """
         contexts.branch(text, position)
         count, m = keys.size, keys.shape[1]
         first = len(self.tokens)
         numbers = range(first, first + count)
         self.tokens += [[] for _ in numbers]
+        self.names += [None] * count
         self._origins += [origin for origin in origins for _ in range(m)]
         node_slot = index_within_group(text)
         draws = _RunningDraws(
@@ -132,6 +140,16 @@ class Sampler:
             state=np.zeros(count, dtype=np.int16),
             max_tokens=np.full(count, max_tokens),
         )
+        if opening is not None:
+            names = draw_names(
+                contexts, text, keys, opening, max_tokens, origins
+            )
+            draws, text = self._after_names(
+                contexts, text, draws, automaton, names
+            )
+            if not len(draws.number):
+                return numbers
+            node_slot = index_within_group(text)
         if self._tree is None or self._running is None:
             self._tree, self._running = contexts, draws
             self._node_text, self._node_slot = text, node_slot
@@ -145,6 +163,48 @@ class Sampler:
         self._node_text = np.concatenate([self._node_text, text + first_text])
         self._node_slot = np.concatenate([self._node_slot, node_slot])
         return numbers
+
+    def _after_names(
+        self,
+        contexts: PrefilledBatch,
+        text: ndarray,  # [R]
+        draws: _RunningDraws,  # [R * m]
+        automaton: ndarray,
+        names: Sequence[DrawnName],  # [R]
+    ) -> tuple[_RunningDraws, ndarray]:
+        """Write the drawn names; the draws that go on behind them, and each node's text."""
+        m = len(draws.number) // len(names)
+        alive, states = [], []
+        # The nodes of the frontier behind the names, by position, beginning and next token.
+        nodes: dict[tuple[int, int, int], int] = {}
+        for index, number in enumerate(draws.number.tolist()):
+            name = names[index // m]
+            self.names[number] = name.given
+            drawn = name.draws[index % m]
+            if drawn is None:
+                continue
+            prefix = name.prefixes[drawn.prefix]
+            self.tokens[number] += [*prefix.tokens, drawn.token]
+            state = int(automaton[prefix.state, drawn.token])
+            if (
+                state >= 0
+                and len(self.tokens[number]) < draws.max_tokens[index]
+            ):
+                alive.append(index)
+                states.append(state)
+                key = (index // m, drawn.prefix, drawn.token)
+                draws.node[index] = nodes.setdefault(key, len(nodes))
+        draws = draws.select(np.array(alive, dtype=np.int64))
+        node_text = text[[position for position, _, _ in nodes]]
+        if nodes:
+            contexts.extend(
+                node_text,
+                index_within_group(node_text),
+                np.array([names[i].slots[prefix] for i, prefix, _ in nodes]),
+                np.array([token for _, _, token in nodes]),
+            )
+        states = np.array(states, dtype=draws.state.dtype)
+        return replace(draws, state=states), node_text
 
     def step(self) -> None:
         """Draw one token for each running draw, and run those that go on.

@@ -100,11 +100,13 @@ class TreeBatch:
         parent: ndarray,  # [M] slot of the frontier token that this one follows
         ids: ndarray,  # [M]
         phase: Phase = "decode",
+        keep: bool = False,
     ) -> None:
         """Feed M tokens, each after a token of the frontier; they become the frontier.
 
         While decoding, rows without a token and slots that no token sees are dropped
-        once that saves enough to be worth a copy of the cache.
+        once that saves enough to be worth a copy of the cache. With `keep` the old frontier
+        stays as it is, and the new tokens get the slots behind its own.
         """
         # A grid of rows and slots; empty places are padding.
         row = self.row_of_text[text]
@@ -122,8 +124,9 @@ class TreeBatch:
         context_mask = self.attention_mask.gather(1, per_slot)
         position_ids = self.position_ids.gather(1, parents) + 1
         # Rows in which no branch goes on become inactive.
-        self.active_rows = np.unique(row)
-        if phase == "decode":
+        if not keep:
+            self.active_rows = np.unique(row)
+        if phase == "decode" and not keep:
             rows = self.model.tensor(self.active_rows)
             # Slots of branches that have ended are seen by no token any more.
             active_mask = context_mask[rows]
@@ -137,7 +140,24 @@ class TreeBatch:
         itself = torch.eye(shape[1], dtype=torch.bool, device=self.device)
         itself = itself.expand(len(position_ids), -1, -1)
         attention_mask = torch.cat([context_mask, itself], dim=2)
+        before = (self.hidden_states, self.attention_mask, self.position_ids)
         self._run(tokens, position_ids, attention_mask, phase, is_token)
+        if keep:
+            self._prepend(*before)
+
+    def _prepend(
+        self,
+        hidden_states: Tensor,  # [B, Q', D]
+        attention_mask: Tensor,  # [B, Q', T']
+        position_ids: Tensor,  # [B, Q']
+    ) -> None:
+        """Put an earlier frontier before the present one; it sees none of the newer slots."""
+        newer = self.attention_mask.shape[2] - attention_mask.shape[2]
+        masks = [pad(attention_mask, (0, newer)), self.attention_mask]
+        self.attention_mask = torch.cat(masks, dim=1)
+        states = [hidden_states, self.hidden_states]
+        self.hidden_states = torch.cat(states, dim=1)
+        self.position_ids = torch.cat([position_ids, self.position_ids], dim=1)
 
     def admit(self, other: TreeBatch) -> None:
         """Take in the texts of `other`, numbered after these; `other` must not be used again.

@@ -149,6 +149,7 @@ def _call(
         l_empty=l_empty,
         l_call=l_call,
         gain=l_minus - l_plus,
+        p_name=candidate.p_name,
     )
 
 

@@ -24,11 +24,12 @@ from pipeline.base.records import (
     PhaseWork,
     Text,
 )
-from pipeline.engine.errors import NonFiniteError
+from pipeline.engine.errors import NonFiniteError, Origin
+from pipeline.engine.given_name import GivenName
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import stream_keys
-from pipeline.engine.sampler import Origin, Sampler
+from pipeline.engine.sampler import Sampler
 from pipeline.engine.usage import Usage
 from pipeline.method.work import sampling_work
 from pipeline.syntax.grammar import call_head
@@ -139,6 +140,8 @@ class _RequestState:
     draws: range = range(0)
     # The tokens of its draws, once all have ended.
     tokens: list[tuple[int, ...]] | None = None
+    # The tool's name at each of the positions, if the draws are given it.
+    names: list[GivenName] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
 
@@ -204,6 +207,9 @@ class _Scheduler:
                 state.tokens = [
                     tuple(self.sampler.tokens[n]) for n in state.draws
                 ]
+                m = self.method.of(self.requests[index].tool).m
+                names = [self.sampler.names[n] for n in state.draws[::m]]
+                state.names = [name for name in names if name is not None]
             state.started = False
         self.sampler = Sampler(self.model)
 
@@ -289,6 +295,9 @@ class _Scheduler:
         if not sum(counts):
             return
         keys, origins = self._keys(batch, tool, settings)
+        opening = (
+            self.model.opening(f"{tool}(") if settings.given_name else None
+        )
         numbers = self.sampler.add(
             contexts,
             text=np.repeat(np.arange(len(batch)), counts),
@@ -299,6 +308,7 @@ class _Scheduler:
             ),
             max_tokens=settings.max_call_tokens,
             origins=origins,
+            opening=opening,
         )
         ends = np.cumsum(counts) * settings.m
         for index, count, end in zip(batch, counts, ends.tolist(), strict=True):
@@ -347,6 +357,7 @@ class _Scheduler:
             strict=True,
         ):
             draws[position].append(tokens)
+        names = dict(zip(draws, state.names, strict=False))
         inputs = _parse_draws(
             self.model, request.tool, settings.takes_input, tokens_of_draws
         )
@@ -367,6 +378,7 @@ class _Scheduler:
                 p_api=float(state.p_api[position]),
                 input=call_input,
                 draws=count,
+                p_name=names[position].probability if names else None,
             )
             for (position, call_input), count in draws_of_call.items()
         ]
@@ -384,7 +396,13 @@ class _Scheduler:
             draws=len(tokens_of_draws),
             candidates=tuple(candidates),
             discarded=dict(discarded),
-            work=sampling_work(request.tool, layout, draws, state.usage),
+            work=sampling_work(
+                request.tool,
+                layout,
+                draws,
+                state.usage,
+                {position: name.beginnings for position, name in names.items()},
+            ),
         )
 
 
@@ -394,13 +412,18 @@ def _parse_draws(
     takes_input: bool,
     draws: Sequence[tuple[int, ...]],
 ) -> list[str | Malformed]:
-    """The input of each draw's call, or why the draw is no call. Equal draws parse once."""
+    """The input of each draw's call, or why the draw is no call. Equal draws parse once.
+
+    A draw without tokens was to be given a name that is too unlikely.
+    """
     distinct = list(dict.fromkeys(draws))
     special = set(special_ids(model.tokenizer))
     texts = decode_continuations(model.tokenizer, distinct)
     parsed: dict[tuple[int, ...], str | Malformed] = {}
     for ids, text in zip(distinct, texts, strict=True):
-        if ids[-1] in special:
+        if not ids:
+            parsed[ids] = Malformed("name_too_unlikely")
+        elif ids[-1] in special:
             parsed[ids] = Malformed("special_token")
         else:
             parsed[ids] = parse_call(text, tool, takes_input)

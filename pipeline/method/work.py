@@ -27,14 +27,19 @@ def sampling_work(
     layout: PromptLayout,
     draws: Mapping[int, Sequence[Sequence[int]]],
     usage: Usage,
+    names: Mapping[int, Sequence[Sequence[int]]],
 ) -> tuple[PhaseWork, PhaseWork]:
-    """The phases positions and decode of a text, given its draws [tokens] by position."""
+    """The phases positions and decode of a text, given its draws [tokens] by position, and the
+    beginnings of the tool's name that ran there."""
     return (
         PhaseWork(
             tool, "positions", lower_bound_positions(layout), usage["positions"]
         ),
         PhaseWork(
-            tool, "decode", lower_bound_decode(layout, draws), usage["decode"]
+            tool,
+            "decode",
+            lower_bound_decode(layout, draws, names),
+            usage["decode"],
         ),
     )
 

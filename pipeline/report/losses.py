@@ -232,7 +232,9 @@ def _nearest(tool: str, sums: ToolCounts, config: AnnotateConfig) -> str:
         return f"no position has p(<API>) above tau_s = {method.tau_s:g}; lower {option}.tau-s"
     stage = "no draw is a call" if not sums.candidates else "no call has a result"
     stage = "no call with a result could be scored" if sums.executed else stage
-    return f"{stage} ({_shown(sums.discarded)})"
+    other_names = 2 * sums.discarded.get("wrong_tool", 0) > sums.draws and not method.given_name
+    advice = f"; {option}.given-name draws after the name of the tool" if other_names else ""
+    return f"{stage} ({_shown(sums.discarded)}){advice}"
 
 
 def _merge_nearest(tool: str, manifest: MergeManifest) -> str:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _READERS = 8
 _BATCH_ROWS = 1_024
 _REQUIRED = frozenset({"text_id", "text", "status", "calls"})  # columns without nulls
+_ADDED = frozenset({"p_name"})  # fields that rows of earlier versions lack
 _WORK = ANNOTATION_SCHEMA.field("work")
 ROWS = "rows"
 
@@ -205,7 +206,8 @@ def _checked(rows: B, columns: Sequence[str]) -> B:
 
 
 def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether values of type `given` can stand for `expected`: another size of a type, more fields."""
+    """Whether values of type `given` can stand for `expected`: another size of a type, more fields, or
+    without those added later."""
     types = pa.types
     if given == expected or types.is_null(given):
         return True
@@ -213,6 +215,7 @@ def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
         return types.is_struct(given) and all(
             (at := given.get_field_index(field.name)) >= 0 and _fits(given.field(at).type, field.type)
             for field in expected
+            if field.name not in _ADDED or given.get_field_index(field.name) >= 0
         )
     if types.is_map(expected):
         return types.is_map(given) and _fits(given.item_type, expected.item_type)

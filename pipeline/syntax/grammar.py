@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,3 +53,29 @@ def _state_in_input(string: str, state: int) -> int:
     if _FORBIDDEN.search(body):
         return DEAD
     return CLOSED if end else state
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opening:
+    """The tokens that can write the beginning of a call, ``Tool(``: `tokens` [U], ascending.
+
+    `next_state` [length, U] is the number of characters written after each state and token: DEAD for
+    another beginning, `length` for a token that completes this one, whatever else stands in it.
+    """
+
+    length: int
+    tokens: np.ndarray
+    next_state: np.ndarray
+
+
+def opening(text: str, token_strings: Sequence[str], special_ids: Sequence[int]) -> Opening:
+    """How the tokens of a vocabulary can write `text`; special tokens cannot."""
+    written = np.full((len(text), len(token_strings)), DEAD, dtype=np.int16)
+    for state in range(len(text)):
+        expected = text[state:]
+        for token, string in enumerate(token_strings):
+            if expected.startswith(string) or string.startswith(expected):
+                written[state, token] = min(state + len(string), len(text))
+    written[:, list(special_ids)] = DEAD
+    tokens = np.flatnonzero((written != DEAD).any(axis=0))
+    return Opening(len(text), tokens, written[:, tokens])

@@ -45,16 +45,62 @@ def p_api(model: LanguageModel, template: PromptTemplate, text: str, position: i
     return p
 
 
+class Names:
+    """The probabilities of all token sequences that write `opening` after a context, one forward for each
+    beginning of one that is not beyond rounding."""
+
+    def __init__(self, model: LanguageModel, context: list[int], opening: str, most: int) -> None:
+        self.model, self.context, self.opening, self.most = model, context, opening, most
+        self.strings = dict(enumerate(model.call_tokens.token_strings))
+        for special in special_ids(model.tokenizer):
+            del self.strings[special]
+        self.known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def following(self, drawn: tuple[int, ...], reached: float = 1.0) -> torch.Tensor:
+        """p(token, and the opening complete sooner or later) [V] after the context and `drawn`."""
+        if drawn not in self.known:
+            p = probabilities(self.model, [*self.context, *drawn])
+            joint = torch.zeros_like(p)
+            written = "".join(self.strings[token] for token in drawn)
+            for token, string in self.strings.items():
+                if (written + string).startswith(self.opening):
+                    joint[token] = p[token]
+                elif self.opening.startswith(written + string) and len(drawn) + 1 < self.most:
+                    reaches = reached * float(p[token])
+                    if reaches > 1e-12:
+                        joint[token] = p[token] * self.following((*drawn, token), reaches).sum()
+            self.known[drawn] = joint
+        return self.known[drawn]
+
+    def draw(self, key: np.ndarray) -> list[int]:
+        """The tokens of a draw up to the one that completes the opening."""
+        drawn: list[int] = []
+        while not "".join(self.strings[token] for token in drawn).startswith(self.opening):
+            drawn.append(invert(self.following(tuple(drawn)), key, len(drawn)))
+        return drawn
+
+
+def invert(p: torch.Tensor, key: np.ndarray, step: int) -> int:
+    """The first token whose cumulative probability exceeds the step's random number."""
+    cumulative = p.cumsum(-1)
+    u = float(uniforms(key, step)[0])
+    return int((cumulative > u * cumulative[-1]).nonzero()[0])
+
+
 def draw(
-    model: LanguageModel, template: PromptTemplate, text: str, position: int, key: np.ndarray, most: int
+    model: LanguageModel,
+    template: PromptTemplate,
+    text: str,
+    position: int,
+    key: np.ndarray,
+    most: int,
+    names: Names | None = None,
 ) -> str:
     """What one draw writes after <API>, until the text has a ] in it."""
     context = before(model, template, text, position) + list(model.call_tokens.api)
-    drawn: list[int] = []
+    drawn: list[int] = names.draw(key) if names else []
     while len(drawn) < most and "]" not in decode_continuations(model.tokenizer, [drawn])[0]:
-        cumulative = probabilities(model, context + drawn).cumsum(-1)
-        u = float(uniforms(key, len(drawn))[0])
-        drawn.append(int((cumulative > u * cumulative[-1]).nonzero()[0]))
+        drawn.append(invert(probabilities(model, context + drawn), key, len(drawn)))
         if drawn[-1] in special_ids(model.tokenizer):
             return ""
     return decode_continuations(model.tokenizer, [drawn])[0]
@@ -69,10 +115,11 @@ def calls_at(
     most: int,
     seed: int,
     text_id: int,
+    names: Names | None = None,
 ) -> list[str]:
     """The inputs of the calls among the m draws at a position."""
     keys = stream_keys(seed, text_id, stream_number(template.tool), position, m)
-    drawn = [draw(model, template, text, position, keys[j : j + 1], most) for j in range(m)]
+    drawn = [draw(model, template, text, position, keys[j : j + 1], most, names) for j in range(m)]
     parsed = [parse_call(one, template.tool) for one in drawn]
     return [one for one in parsed if not isinstance(one, Malformed)]
 

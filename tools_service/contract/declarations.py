@@ -77,11 +77,13 @@ def _named(specs: Iterable[ToolSpec], taken: Mapping[str, ToolSpec]) -> dict[str
 
 def known_tools(declared: Iterable[ToolSpec] = ()) -> dict[str, ToolSpec]:
     """The installed tools, then those that a file declares; the latter replace equal names."""
-    declared = tuple(declared)
-    names = {spec.name for spec in declared}
-    others = {name: spec for name, spec in installed_tools().items() if name not in names}
-    replaced = installed_tools() | {spec.name: spec for spec in declared if spec.name in installed_tools()}
-    return replaced | _named((spec for spec in declared if spec.name not in replaced), others)
+    installed, new = dict(installed_tools()), []
+    for spec in declared:
+        if spec.name in installed:
+            installed[spec.name] = spec
+        else:
+            new.append(spec)
+    return installed | _named(new, installed)
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ class ToolMethod(Frozen):
     """Keep a call if it lowers the loss by at least this many nats."""
     max_call_tokens: PositiveInt = MAX_CALL_TOKENS
     """Discard a sampled call that is not closed after this many tokens."""
+    given_name: bool = False
+    """Draw after <API> and the tool's name instead of after <API>: no draw begins with another name."""
     prompt: FilePath | None = None
     """File with the annotation prompt. None: the file with the tool's name in the folder of prompts."""
     select: Select = Select()

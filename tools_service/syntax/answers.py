@@ -17,6 +17,8 @@ from tools_service.syntax.demonstrations import DemonstratedCall, Demonstration,
 
 _MAX_SHOWN = 60  # characters of a call or result in a message
 _MAX_RELATIVE_ERROR = 0.05  # of a rounded number
+# Where a word or number begins and ends. Scripts without spaces have no such places.
+_BEGIN, _END = "(?<![0-9a-z\u00e0-\u024f])(?<![0-9][.,])", "(?![0-9a-z\u00e0-\u024f])(?![.,][0-9])"
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])")
 
@@ -59,7 +61,7 @@ def _is_recognised(result: str, text: str, call: DemonstratedCall) -> bool:
 
 
 def _contains(result: str, text: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(result.casefold())}(?!\w)", text.casefold()) is not None
+    return re.search(f"{_BEGIN}{re.escape(result.casefold())}{_END}", text.casefold()) is not None
 
 
 def _words(text: str) -> set[str]:
@@ -73,6 +75,7 @@ def _has_number_of(result: str, text: str, call: DemonstratedCall) -> bool:
     return any(
         _rounds_to(number * factor, match[0])
         for match in _NUMBER.finditer(text)
+        if _number(match[0]) not in known
         for factor in ((1, 100) if text[match.end() :].lstrip()[:1] == "%" else (1,))
         for number in numbers
     )

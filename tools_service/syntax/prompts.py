@@ -66,7 +66,11 @@ def read_prompt_file(path: Path, tool: str) -> str:
             raise PromptError(f"prompt for {tool}: {path} has {size:,} bytes, which is no prompt")
         data = path.read_bytes()
     except OSError as error:
-        advice = "; the command `toolformer-tools prompt` drafts one" if not path.exists() else ""
+        advice = (
+            "; the command `toolformer-tools prompt` drafts one"
+            if isinstance(error, FileNotFoundError)
+            else ""
+        )
         raise PromptError(f"prompt for {tool}: cannot read {path}: {error.strerror}{advice}") from error
     try:
         text = data.decode("utf-8-sig")
@@ -96,7 +100,9 @@ def prompt_problems(
         problems.append(
             Problem(_line(template, places[0]), f"write 'Input: {TEXT}', then 'Output:' on a line of its own")
         )
-    for name in set(with_installed(other_tools)) - {tool}:
+    for name in with_installed(other_tools):
+        if name == tool:
+            continue
         for match in re.finditer(rf"\[{re.escape(name)}\(", template):
             message = f"a call of {name}; a prompt shows calls of {tool} and of no other tool"
             problems.append(Problem(_line(template, match.start()), message))

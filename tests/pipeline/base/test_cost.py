@@ -72,6 +72,17 @@ def test_the_lower_bound_sampling_is_the_set_of_distinct_contexts(api: Context) 
     assert lower_bound_decode(layout, DRAWS) == cost_of(draws, positions)
 
 
+def test_the_lower_bound_of_draws_given_a_name_has_the_beginnings_that_ran() -> None:
+    """Some draws follow a beginning; what no draw follows ran as well."""
+    api = named("a", 2)
+    names = {0: [(1,), (1, 2), (7,), (7, 8)], 4: [(2,)]}
+    behind = PROMPT + TEXT + SUFFIX
+    ran = {(*behind, *TEXT[:i], *api, *map(str, one)) for i, ones in names.items() for one in ones}
+    layout = PromptLayout(len(PROMPT), len(TEXT), len(SUFFIX), len(api))
+    expected = cost_of(contexts_of_draws(api) | ran, contexts_of_positions(api))
+    assert lower_bound_decode(layout, DRAWS, names) == expected
+
+
 def test_the_lower_bound_scoring_is_the_set_of_distinct_contexts_over_all_phases() -> None:
     """Calls of any tool share a common prefix; an equal sequence, and one that is a prefix, are free."""
     sequences = [

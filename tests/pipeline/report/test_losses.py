@@ -159,6 +159,10 @@ def tried(tool: str, **stages: Any) -> Funnel:
             ["QA: no call kept; no draw is a call (4 x too_long, 1 x newline)", "Nothing could be annotated"],
         ),
         (
+            [annotation([tried("QA", positions=1, draws=5, discarded={"wrong_tool": 5})])],
+            ["(5 x wrong_tool); --method.qa.given-name draws after the name of the tool"],
+        ),
+        (
             [annotation([tried("QA", positions=1, candidates=2, discarded={"tool: no answer": 2})])],
             ["no call has a result (2 x tool: no answer)"],
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Cost, Document, PhaseWork, Text
+from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Cost, Document, PhaseWork, Text
 from pipeline.storage.row_files import (
     ROWS,
     RowFileError,
@@ -157,6 +158,24 @@ def test_a_column_that_a_file_lacks_is_an_error(tmp_path: Path) -> None:
 
 OLD_COST = pa.struct([(name, pa.int64()) for name in ("tokens", "padding", "seen", "logits")])
 OLD_WORK = pa.struct([("tool", pa.string()), ("phase", pa.string()), ("least", OLD_COST), ("run", OLD_COST)])
+
+
+def test_calls_of_an_earlier_version_have_no_probability_of_the_name(tmp_path: Path) -> None:
+    """Rows written before `p_name`, beside rows with it."""
+    call = Call("Calculator", 1, 0.5, "1 + 2", "3", 1.0, 2.0, None, 1.0)
+    old, new = (
+        Annotation(text(1), "annotated", calls=(call,)),
+        Annotation(text(2), "annotated", calls=(replace(call, p_name=0.25),)),
+    )
+    index = ANNOTATION_SCHEMA.get_field_index("calls")
+    fields = [field for field in ANNOTATION_SCHEMA.field("calls").type.value_type if field.name != "p_name"]
+    old_schema = ANNOTATION_SCHEMA.set(index, pa.field("calls", pa.list_(pa.struct(fields))))
+    (tmp_path / ROWS).mkdir()
+    pq.write_table(pa.Table.from_pylist([old.to_row()], schema=old_schema), tmp_path / ROWS / own("a"))
+    write_annotations(tmp_path, [new], own("b"))
+    assert recover_rows(tmp_path / ROWS).tolist() == [1, 2]
+    rows = read_rows(tmp_path, ANNOTATION_SCHEMA.names)
+    assert [Annotation.from_row(row) for row in rows] == [old, new]
 
 
 def test_rows_of_an_earlier_version_have_the_current_names(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def problems(text: str, *answers: str, in_text: bool = True) -> list[str]:
             "Lighthouse > It fell in 1303 (earthquake).",
         ),
         ("They say [T(pain)] bread for it.", "bread"),
-        ("今日は[T(x)] 東京です".replace("[", " ["), "東京"),
+        ("今日は [T(x)] 東京です", "東京"),
     ],
 )
 def test_results_are_recognised_behind_the_call(text: str, answer: str) -> None:
