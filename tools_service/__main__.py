@@ -4,7 +4,8 @@
     call TOOL --json   a JSON string per line in, an object with result and reason per line out, in order
     index              build WikiSearch's index
     prompt TOOL        draft the annotation prompt of a tool from examples, or check a prompt file
-    serve              run the tools on Ray until interrupted; with --http also over HTTP
+    serve              run the tools on Ray until interrupted; with --http also over HTTP,
+               with --mcp as an MCP server
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
 
@@ -82,6 +83,8 @@ class Serve:
     http: HttpConfig = field(default_factory=HttpConfig)
     over_http: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="http")] = False
     """Answer HTTP as well: POST /TOOL with a JSON list; see docs/tools.md."""
+    mcp: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Be an MCP server, on standard input and output, or with --http at /mcp."""
     tools_file: FilePath | None = None
     """TOML file with the configuration of the tools."""
     config: Config
@@ -141,7 +144,7 @@ def serve(arguments: Serve) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tools_service").setLevel(logging.INFO)
     http = arguments.http if arguments.over_http else None
-    serve(arguments.config, arguments.tools, arguments.address, http)
+    serve(arguments.config, arguments.tools, arguments.address, http, arguments.mcp)
     return 0
 
 

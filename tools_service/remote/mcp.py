@@ -1,9 +1,9 @@
 """A tool of an MCP server, as a tool like any other (paper section 3).
 
 In: a declaration with ``mcp = {command = […] or url = "…", tool = "…"}``. The one string of a call becomes
-arguments by the JSON schema that the server declares. Out: the text of the answer; errors as reasons. A tool
-that is not declared read-only is refused unless `allow_writes` is set: a model that learns to call tools tries
-anything.
+arguments by the JSON schema that the server declares. Out: the text of the answer; errors as reasons. A
+tool that is not declared read-only is refused unless `allow_writes` is set: a model that learns to call
+tools tries anything.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _require_read_only(tool: Tool, settings: McpConfig) -> None:
     if not settings.allow_writes and not (hints and hints.read_only_hint):
         raise McpServerError(
             f"MCP server {server_name(settings)}: the tool {tool.name} does not declare itself read-only "
-            "(readOnlyHint), so it may change something with every call that is tried; set allow_writes = true "
-            "if it may"
+            "(readOnlyHint), so each call that is tried may change something; set allow_writes = true to "
+            "allow it"
         )
 
 

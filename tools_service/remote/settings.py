@@ -44,7 +44,7 @@ class McpConfig(ToolSettings):
     """The tool's name on the server."""
     env: tuple[Variable, ...] = ()
     """Environment variables that the server gets, by name, beside HOME, PATH and the like."""
-    headers: dict[Header, Variable] = {}
+    headers: dict[Header, Variable] = {}  # noqa: RUF012
     """Headers of each request to url: the environment variable that holds the whole value, by header."""
     allow_writes: bool = False
     """Use the tool even if the server does not declare it read-only."""
@@ -82,7 +82,7 @@ class HttpToolConfig(ToolSettings):
 
 
 def read_variables(names: Iterable[str]) -> dict[str, str]:
-    """The values of environment variables, by name. Raises ToolUnavailableError, which names a missing one."""
+    """The values of environment variables, by name. ToolUnavailableError names a missing one."""
     values = {name: os.environ.get(name, "") for name in names}
     if missing := [name for name, value in values.items() if not value]:
         raise ToolUnavailableError(f"the environment variable {missing[0]} is not set; set it")

@@ -90,8 +90,8 @@ def tools() -> MCPServer:
         return "done"
 
     @server.tool(annotations=READ_ONLY)
-    def on(input: str = "", date: str = "no date") -> str:
-        return f"{input} {date}".strip()
+    def on(text: str = "", date: str = "no date") -> str:
+        return f"{text} {date}".strip()
 
     return server
 

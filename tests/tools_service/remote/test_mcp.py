@@ -121,8 +121,8 @@ def test_a_tool_that_may_write_is_refused_unless_allowed() -> None:
     message = error_of(config("delete"))
     assert message.startswith(f"MCP server {sys.executable} {SERVER[:20]}")
     assert message.partition(": ")[2] == (
-        "the tool delete does not declare itself read-only (readOnlyHint), so "
-        "it may change something with every call that is tried; set allow_writes = true if it may"
+        "the tool delete does not declare itself read-only (readOnlyHint), so each call that "
+        "is tried may change something; set allow_writes = true to allow it"
     )
     with running(config("delete", allow_writes=True)) as tool:
         assert ask(tool, "all") == ["deleted all"]
