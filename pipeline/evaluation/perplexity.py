@@ -3,8 +3,9 @@
 In: a model and texts. Out: exp of the mean negative log-probability (nats) over all tokens. Each text is one
 sequence: BOS if the tokenizer adds one, then the tokens of ``" " + x``. A first token without a predecessor
 is not counted. A running text is longer than the context: it is read in windows that overlap, and a window
-predicts the tokens that the one before did not. If calls are disabled, <API> has probability 0 and the others are renormalised, as in
-decoding. A disabled model cannot write a `` [`` of a text, so these tokens are left out for every model.
+predicts the tokens that the one before did not. If calls are disabled, <API> has probability 0 and the
+others are renormalised, as in decoding. A disabled model cannot write a `` [`` of a text, so these tokens
+are left out for every model.
 
 Shapes: B texts, Q tokens fed, M predicted tokens, m of them at a time, V vocabulary, D hidden size.
 """
