@@ -202,7 +202,9 @@ def _check_inputs(
     benchmarks, texts = _read_benchmarks(config)
     for name, count in Counter([*(benchmark.name for benchmark in benchmarks), *texts]).items():
         if count > 1:
-            raise EvaluationError(f"benchmarks: two files are called {name}.jsonl; results are named by file")
+            raise EvaluationError(
+                f"benchmarks: two are called {name}; results are named by file, so rename one"
+            )
     return store, benchmarks, texts
 
 
@@ -220,7 +222,7 @@ def _read_benchmarks(config: EvaluateConfig) -> tuple[list[Benchmark], dict[str,
             benchmarks.append(read_benchmark(path, config.generation.tools.specs))
             continue
         name, source = published
-        title = name if uses[name] == 1 else f"{name}:{source.name.partition('.')[0] or source.name}"
+        title = name if uses[name] == 1 else f"{name}:{source.name}"
         if name == WIKITEXT:
             if title in texts:
                 raise EvaluationError(f"benchmarks: {path}: two texts are called {title}; rename a file")
