@@ -437,6 +437,8 @@ class TryConfig(CallsConfig):
     """One text to try in place of a corpus, selected or not."""
     max_scanned: PositiveInt = 10_000
     """Stop looking for selected texts after this many texts."""
+    threads: PositiveInt | None = None
+    """CPU threads of the model; recipes give as many as an annotating actor has. None: one per CPU."""
     tau_s: Probability | None = None
     """Positions with p(<API>) above this threshold are candidates."""
     k: PositiveInt | None = None
@@ -454,6 +456,44 @@ class TryConfig(CallsConfig):
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         settings = self.method.of(tool).model_copy(update=given)
         return self.method.model_copy(update={"tools": (tool,)}).with_section(tool, settings)
+
+
+class ExportConfig(Frozen):
+    """C* in the formats of other trainers."""
+
+    data: FilePath = Path("runs/augmented")
+    """Folder that merge wrote."""
+    format: Literal["text", "chat", "sharegpt"] = "text"
+    """text: as it is; chat: messages with tool calls, in the form of OpenAI's API; sharegpt: turns."""
+    file_type: Literal["jsonl", "parquet"] = "jsonl"
+    """Type of the file with the rows."""
+    mask_results: bool = False
+    """For text: segments with labels, false for tools' results, instead of one string. Trainers mask the
+    results in chat and sharegpt themselves."""
+    instruction: Text | None = "Write a text. Call tools where they help."
+    """User's message that begins a chat. None: a chat begins with the assistant."""
+    continuation: Text = "Continue."
+    """User's turn before a call that follows text, which sharegpt requires."""
+    tools_as: Literal["json", "list"] = "json"
+    """How the column `tools` holds the schemas: as JSON (TRL, LLaMA-Factory), or as a list whose parameters
+    are JSON (axolotl)."""
+    push_to_hub: Text | None = None
+    """Upload the result as this data set of the Hugging Face hub; the token is that of HF_TOKEN or the
+    login. None: upload nothing."""
+    public: bool = False
+    """Make the data set on the hub public."""
+    output: FilePath = Path("runs/export")
+    """Folder for the rows, manifest.json and the card."""
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.mask_results and self.format != "text":
+            raise ValueError(
+                f"mask_results: with format = {self.format} the trainer masks the results itself"
+            )
+        if self.instruction is None and self.format == "sharegpt":
+            raise ValueError("instruction: sharegpt needs one, because its first turn is the user's")
+        return self
 
 
 def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any]) -> list[str]:

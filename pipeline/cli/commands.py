@@ -18,6 +18,7 @@ import tyro
 from pipeline.base.config import (
     AnnotateConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
@@ -69,6 +70,12 @@ class TryArguments(ToolsArguments[TryConfig]):
     """Show every position and every distinct draw."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per text, and one with the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments(Arguments[ExportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """Folder that merge wrote; the same as --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,20 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
     print(f"{manifest.texts} texts with {manifest.calls} calls")
     _print_losses(losses.merge_losses(manifest))
     print(arguments.config.output)
+
+
+def export(arguments: ExportArguments) -> None:
+    """C* in the formats of other trainers: text, chat, ShareGPT."""
+    from pipeline.exporting.run import export
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"data": arguments.folder})
+    manifest = export(config)
+    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
+    if config.push_to_hub is not None:
+        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
+    print(config.output)
 
 
 def finetune(arguments: FinetuneArguments) -> None:
@@ -312,12 +333,13 @@ COMMANDS: dict[str, Command] = {
             model=recipe.annotate.model,
             method=recipe.annotate.method,
             tools=recipe.annotate.tools,
+            threads=max(1, int(recipe.annotate.ray.cpus_per_actor)),
         ),
         short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
         examples=(
             "--recipe demo --tool Calculator --texts 5",
             "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
-            "--tool Units --tools-file tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
+            "--tool MT --tools-file demo/tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
         ),
     ),
     "merge": Command(
@@ -328,6 +350,18 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "export": Command(
+        run=export,
+        arguments=ExportArguments,
+        config=lambda recipe: ExportConfig(
+            data=recipe.merge.output, output=recipe.merge.output.parent / "export"
+        ),
+        examples=(
+            "runs/augmented --format chat --output runs/chat",
+            "--recipe demo --format text --mask-results",
+            "runs/augmented --format sharegpt --file-type parquet --push-to-hub me/my-texts",
         ),
     ),
     "finetune": Command(

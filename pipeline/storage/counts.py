@@ -12,7 +12,14 @@ from itertools import product
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
+from pipeline.base.records import (
+    POSITION_NOT_SCORABLE,
+    Cost,
+    Phase,
+    PhaseWork,
+    discarded_counts,
+    reason_kind,
+)
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import has_call_syntax
@@ -129,7 +136,7 @@ class _ToolSum:
         selected = not rule.startswith("no: ")
         self.selection[rule if selected else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
         self.sums.update(texts=1, selected=int(selected), **{name: stage[name] for name in _STAGES})
-        discarded = dict(stage["discarded"])
+        discarded = discarded_counts(stage["discarded"])
         self.sums["positions_not_scorable"] += discarded.pop(POSITION_NOT_SCORABLE, 0)
         self.discarded.update(discarded)
 

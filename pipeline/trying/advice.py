@@ -13,7 +13,9 @@ from pipeline.trying.summary import TOOL_REASON, Summary
 from tools_service.contract.tool import TRANSIENT
 
 _NOTABLE = 0.1
-"""A stage that loses a smaller share is in order."""
+"""A smaller share needs no advice."""
+_LARGE = 0.5
+"""A loss of a larger share is named even if another one is the largest."""
 
 _MALFORMED = {
     "wrong_tool": "name another tool or none: {given_name}show more calls of {tool} in the prompt",
@@ -52,22 +54,19 @@ def _few_selected(summary: Summary) -> Iterator[str]:
 
 
 def _largest_loss(summary: Summary, tool: str) -> Iterator[str]:
-    stages = (summary.located, summary.well_formed, summary.answered, summary.scored)
-    worst = max(stages, key=lambda stage: stage.share_lost)
+    hints = {"located": _located, "well_formed": _well_formed, "answered": _answered, "scored": _scored}
+    lost = {name: getattr(summary, name).share_lost for name in hints}
+    worst, *others = sorted(hints, key=lambda name: -lost[name])
     if summary.failed:
         reason, number = next(iter(summary.failed.items()))
         yield f"{_of(number, summary.texts)} texts failed: {reason}"
-    if worst.share_lost <= _NOTABLE:
-        if summary.well_formed.entered:
-            yield f"No stage before the filter loses more than {_NOTABLE:.0%}"
-        return
-    hint = {
-        summary.located.name: _located,
-        summary.well_formed.name: _well_formed,
-        summary.answered.name: _answered,
-        summary.scored.name: _scored,
-    }[worst.name]
-    yield f"Largest loss before the filter: {hint(summary, tool)}"
+    if lost[worst] > _NOTABLE:
+        yield f"Largest loss before the filter: {hints[worst](summary, tool)}"
+    elif summary.well_formed.entered:
+        yield f"No stage before the filter loses more than {_NOTABLE:.0%}"
+    for name in others:
+        if lost[name] > _LARGE:
+            yield f"Another large loss: {hints[name](summary, tool)}"
 
 
 def _located(summary: Summary, tool: str) -> str:
@@ -134,7 +133,7 @@ def _filter(summary: Summary) -> Iterator[str]:
 
 def _more(summary: Summary) -> Iterator[str]:
     settings, kept = summary.settings, summary.kept.left
-    if summary.full * 2 > summary.texts and summary.kept_at_last:
+    if summary.full * 2 > summary.texts and summary.kept_at_last > max(1, _NOTABLE * kept):
         yield (
             f"k = {settings.k} leaves positions out in {_of(summary.full, summary.texts)} texts, and "
             f"{_of(summary.kept_at_last, kept)} kept calls stand at the last one taken: a larger --k may "

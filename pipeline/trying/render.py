@@ -30,10 +30,13 @@ from tools_service.syntax.calls import linearise
 MAX_POSITIONS = 5  # shown per text, besides those with a kept call
 MAX_CALLS = 3  # shown per position, besides the kept ones
 _CONTEXT = 100  # characters shown on either side of a mark or a call
-_FOLLOWING = 20  # characters of the text that name a position
+_NEXT_CHARACTERS = 30  # characters of the text that name a position
 _MAX_WRITTEN = 60
 _MAX_EXAMPLES = 3
+_MAX_RESULT = 300
 _INDENT = (0, 0, 0, 2)
+_HEADER = "         gain l_empty l_plus l_call"
+_KEPT = " kept"
 
 Span = tuple[int, Styled]
 """A character of a text, and what is inserted before it."""
@@ -44,10 +47,10 @@ def heading(run: TryRun) -> RenderableType:
     config, settings, scan = run.config, run.settings, run.scan
     names = ["tau_s", "k", "m", "tau_f", "max_call_tokens", "given_name"]
     values = [(name, getattr(settings, name)) for name in names]
-    numbers = "   ".join(f"{name} {_value(value)}" for name, value in values)
+    numbers = "  ".join(f"{name} {_value(value)}" for name, value in values)
     lines = [
         Styled.assemble((run.tool, "bold"), f" with {config.model.path}"),
-        Styled(f"  {numbers}   seed {run.method.seed}"),
+        Styled(f"  {numbers}  seed {run.method.seed}"),
         Styled(f"  prompt of {run.prompt_tokens:,} tokens"),
     ]
     if config.text is None:
@@ -76,7 +79,7 @@ def trial_view(
         parts.append(Styled(f"failed: {printable(trial.failed, 500)}", style="red"))
         return Group(*parts)
     parts.append(_probabilities(trial, settings))
-    parts.append(_draw_table(trial, settings, all_draws=all_draws))
+    parts += _positions(trial, settings, all_draws=all_draws)
     parts += _in_place(trial, tool, settings)
     return Group(*parts)
 
@@ -169,60 +172,56 @@ def _probabilities(trial: Trial, settings: ToolMethod) -> Styled:
     if passing > k:
         line += f"; k = {k} takes the likeliest {chosen}, down to {_probability(trial.p_api[k - 1])}"
     elif len(trial.p_api) > k > passing:
-        line += f"; below {_probability(trial.p_api[k - 1])}, tau_s admits k = {k}"
-    return Styled(line, style="cyan")
+        line += f"; below {_probability(trial.p_api[k - 1])} tau_s admits k = {k}"
+    return Styled(line)
 
 
 def _probability(p_api: float) -> str:
     return f"{p_api:.4f}" if p_api >= 0.0001 else f"{p_api:.1e}"
 
 
-def _draw_table(trial: Trial, settings: ToolMethod, *, all_draws: bool) -> RenderableType:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=False)
-    table.add_column("   p(<API>)", width=12)
-    table.add_column("draw", overflow="fold", ratio=3)
-    table.add_column("result", overflow="fold", ratio=2)
-    table.add_column("gain", justify="right", min_width=6)
-    for name in ("l_empty", "l_plus", "l_call"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+def _positions(trial: Trial, settings: ToolMethod, *, all_draws: bool) -> Iterator[RenderableType]:
+    """Each position, and its draws below: numbers on the left, call and result on the right."""
+    yield Styled(_HEADER, style="dim")
     hidden: list[Position] = []
     for number, position in enumerate(trial.positions):
         if not all_draws and number >= MAX_POSITIONS and not any(draw.kept for draw in position.draws):
             hidden.append(position)
             continue
-        _add_position(table, trial, position, settings)
+        yield _position(trial, position, settings)
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(width=len(_HEADER) + len(_KEPT))
+        table.add_column(overflow="fold")
         for row in _rows(position.draws, all_draws=all_draws):
             table.add_row(*row)
-    if not hidden:
-        return table
-    draws = sum(draw.count for position in hidden for draw in position.draws)
-    return Group(table, Styled(f"and {len(hidden)} positions with {draws} draws (--all-draws)", style="dim"))
+        if table.rows:
+            yield table
+    if hidden:
+        draws = sum(draw.count for position in hidden for draw in position.draws)
+        yield Styled(f"and {len(hidden)} positions with {draws} draws (--all-draws)", style="dim")
 
 
-def _add_position(table: Table, trial: Trial, position: Position, settings: ToolMethod) -> None:
+def _position(trial: Trial, position: Position, settings: ToolMethod) -> Styled:
     text = trial.annotation.text.text
-    following = _line(text[position.position :][:_FOLLOWING].strip())
+    text_after = _line(text[position.position :][:_NEXT_CHARACTERS].strip())
+    label = f"{_mark(position)} p {_probability(position.p_api)} before “{text_after}”"
     if position.chosen:
         names = [draw.call.p_name for draw in position.draws if draw.call is not None]
-        note = Styled(f"p(name) {_probability(names[0])}" if names and names[0] is not None else "", "dim")
-    elif position.p_api > settings.tau_s:
-        note = Styled("no loss there" if position.position == 0 else "beyond k", style="yellow")
-    else:
-        note = Styled("not above tau_s", style="dim")
-    style = "bold cyan" if position.chosen else "dim"
-    label = Styled(f"{_mark(position):<4} {_probability(position.p_api)}", style=style)
-    table.add_row(label, Styled(f"before “{following}”", style=style), note)
+        name = f", p(name) {_probability(names[0])}" if names and names[0] is not None else ""
+        return Styled(label + name, style="bold cyan")
+    if position.p_api > settings.tau_s:
+        return Styled(f"{label}: {'no loss there' if position.position == 0 else 'beyond k'}", style="yellow")
+    return Styled(f"{label}: not above tau_s", style="dim")
 
 
-def _rows(draws: Sequence[Draw], *, all_draws: bool) -> Iterator[tuple[RenderableType, ...]]:
+def _rows(draws: Sequence[Draw], *, all_draws: bool) -> Iterator[tuple[Styled, Styled]]:
     """Scored calls one by one, then what was lost: one by one, or by reason."""
     scored = [draw for draw in draws if draw.call is not None]
     shown = [draw for number, draw in enumerate(scored) if all_draws or draw.kept or number < MAX_CALLS]
     yield from map(_scored_row, shown)
     if hidden := scored[len(shown) :]:
         count = sum(draw.count for draw in hidden)
-        yield _count(count), Styled(f"{len(hidden)} more calls with less gain", style="dim")
+        yield Styled(_count(count)), Styled(f"{len(hidden)} more with less gain", style="dim")
     lost: defaultdict[str, list[Draw]] = defaultdict(list)
     for draw in draws:
         if draw.call is None:
@@ -233,31 +232,28 @@ def _rows(draws: Sequence[Draw], *, all_draws: bool) -> Iterator[tuple[Renderabl
             examples = " | ".join(_written(draw) for draw in group[:_MAX_EXAMPLES])
             more = f" | {len(group) - _MAX_EXAMPLES} more" if len(group) > _MAX_EXAMPLES else ""
             count = sum(draw.count for draw in group)
-            yield (
-                _count(count),
-                Styled(examples + more, style="dim"),
-                Styled(printable(reason), style="yellow"),
-            )
+            why = Styled.assemble(_count(count), (f"  {printable(reason)}", "yellow"))
+            yield why, Styled(examples + more, style="dim")
 
 
-def _scored_row(draw: Draw) -> tuple[RenderableType, ...]:
+def _scored_row(draw: Draw) -> tuple[Styled, Styled]:
     call = draw.call
     assert call is not None
     assert call.l_call is not None
     style = "bold green" if draw.kept else ""
-    losses = (f"{loss:.2f}" for loss in (call.l_empty, call.l_plus, call.l_call))
-    return (
+    losses = f" {call.l_empty:7.2f} {call.l_plus:6.2f} {call.l_call:6.2f}"
+    numbers = Styled.assemble(
         _count(draw.count),
-        Styled(printable(call.input) or "()", style=style),
-        Styled(printable(call.result, 400), style=style),
-        Styled(f"{call.gain:+.2f}", style=style or ("red" if call.gain < 0 else "")),
-        *(Styled(loss) for loss in losses),
-        Styled("kept" if draw.kept else "", style=style),
+        (f" {call.gain:+6.2f}", style or ("red" if call.gain < 0 else "")),
+        losses,
+        (_KEPT if draw.kept else "", style),
     )
+    written, result = printable(call.input) or "()", printable(call.result, _MAX_RESULT)
+    return numbers, Styled(f"{written} → {result}", style=style)
 
 
-def _count(count: int) -> Styled:
-    return Styled(f"{count:>7} x")
+def _count(count: int) -> str:
+    return f"{count:>4} x"
 
 
 def _written(draw: Draw) -> str:
@@ -280,7 +276,8 @@ def _in_place(trial: Trial, tool: str, settings: ToolMethod) -> Iterator[Rendera
 
 
 def _written_call(call: Call) -> str:
-    written = printable(linearise(call.tool, call.input, call.result), 1_000)
+    result = _shorten(call.result, 2 * _MAX_WRITTEN, 0)
+    written = printable(linearise(call.tool, call.input, result), 1_000)
     return written if call.position else written[1:] + " "  # as in x*: a text begins with no space
 
 

@@ -68,10 +68,14 @@ def prepare(config: TryConfig, tell: Callable[[str], None]) -> TryRun:
     require_available([tool], config.tools, "--tool")
     method = config.method_of_tool(tool)
     prompt = load_prompt(tool, method.prompts, method.of(tool).prompt)
+    import torch
+
     from pipeline.engine.loading import load_language_model, require_model
 
     require_model(config.model)
     found = scan(config, method, tell)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     tell("loading the model")
     model = load_language_model(config.model)
     require_separate_heads(model.tokenizer, [tool])

@@ -22,11 +22,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tools_service.base.errors import ToolformerError
 from tools_service.base.printable import printable
 from tools_service.contract.parameters import Parameters, ParametersError, allowed_types, reason
 from tools_service.contract.values import (
     NOT_IN_A_CALL,
-    ArgumentsError,
     RefusedError,
     read_value,
     split_values,
@@ -36,6 +36,10 @@ from tools_service.contract.values import (
 Style = Literal["text", "positional", "named"]
 
 _KEY = re.compile(r'\s*([^\s,="(){}\[\]]+)\s*=(.*)', re.DOTALL)
+
+
+class ArgumentsError(ToolformerError, ValueError):
+    """Values that no input of a call gives."""
 
 
 class CallArguments:
@@ -74,30 +78,28 @@ class CallArguments:
 
     def write(self, values: Mapping[str, Any]) -> str:
         """The input of a call that `parse` reads as `values`. Raises ArgumentsError if there is none."""
-        properties = self.parameters.properties
-        if self.style == "text":
-            name = self._names[0]
-            value = values.get(name, "")
-            text = value if isinstance(value, str) else write_value(value, properties[name])
-        elif self.style == "named":
-            text = ", ".join(
-                f"{name}={write_value(values[name], schema)}"
-                for name, schema in properties.items()
-                if name in values
-            )
-        else:
-            items = [
-                write_value(values[name], schema) if name in values else ""
-                for name, schema in properties.items()
-            ]
-            while items and not items[-1]:
-                items.pop()
-            text = ", ".join(items).strip()
+        try:
+            text = self._text_of(values)
+        except RefusedError as refused:
+            raise ArgumentsError(f"cannot write {_shown(values)} in a call: {refused}") from refused
         parsed = self.parse(text)
         if parsed != values or NOT_IN_A_CALL.search(text):
             why = parsed if isinstance(parsed, str) else "no input of a call has this value"
-            raise ArgumentsError(f"cannot write {printable(repr(dict(values)), 80)} in a call: {why}")
+            raise ArgumentsError(f"cannot write {_shown(values)} in a call: {why}")
         return text
+
+    def _text_of(self, values: Mapping[str, Any]) -> str:
+        properties = self.parameters.properties
+        if self.style == "text":
+            value = values.get(self._names[0], "")
+            return value if isinstance(value, str) else write_value(value, properties[self._names[0]])
+        written = {name: write_value(values[name], properties[name]) for name in properties if name in values}
+        if self.style == "named":
+            return ", ".join(f"{name}={text}" for name, text in written.items())
+        items = [written.get(name, "") for name in properties]
+        while items and not items[-1]:
+            items.pop()
+        return ", ".join(items).strip()
 
     def _written(self, text: str) -> dict[str, str]:
         """The text of each argument that `text` gives, by name."""
@@ -147,3 +149,7 @@ def write_arguments(
 def _is_key(name: str) -> bool:
     match = _KEY.fullmatch(f"{name}=")
     return match is not None and match[1] == name
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return printable(repr(dict(values)), 80)

@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tools_service.base.errors import ToolformerError
-from tools_service.base.printable import printable
 from tools_service.contract.parameters import allowed_types, item_schema
 
 # What the input of a call cannot hold (tools_service/syntax/calls.py).
@@ -29,10 +27,6 @@ _CLOSING = {"(": ")", "[": "]"}
 _AS_BRACKETS = {"(": "[", ")": "]"}
 _AS_PARENTHESES = {"[": "(", "]": ")"}
 _NOT_A_VALUE = object()
-
-
-class ArgumentsError(ToolformerError, ValueError):
-    """Values that no input of a call gives."""
 
 
 class RefusedError(Exception):
@@ -168,7 +162,7 @@ _KINDS = (
 
 
 def write_value(value: Any, schema: Any) -> str:
-    """What `_value` reads as `value`."""
+    """What `read_value` reads as `value`. Raises RefusedError for what is no value of JSON."""
     if isinstance(value, str):
         return value if _is_plain(value, schema) else _escaped(json.dumps(value, ensure_ascii=False))
     if isinstance(value, list):
@@ -177,7 +171,7 @@ def write_value(value: Any, schema: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ArgumentsError(f"cannot write {printable(repr(value), 80)} in a call: {error}") from error
+        raise RefusedError(str(error)) from error
     return _escaped(_OUTSIDE_STRINGS.sub(lambda found: _AS_PARENTHESES.get(found[0], found[0]), text))
 
 

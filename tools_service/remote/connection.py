@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 import httpx2
 from mcp import Client
+from mcp.client import Transport
 from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
@@ -61,7 +62,7 @@ class McpConnection:
                 self._process = ServerProcess(
                     settings.command, environment, settings.max_message_bytes, self._on_end
                 )
-                transport = self._process.connect()
+                transport: Transport = self._process.connect()
             else:
                 assert settings.url
                 http_client = await stack.enter_async_context(self._http_client())

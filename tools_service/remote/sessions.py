@@ -62,7 +62,7 @@ class _Call:
     session: Session | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
-    def settle(self, answer: ToolResult) -> None:
+    def finish(self, answer: ToolResult) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
@@ -117,7 +117,7 @@ class SessionPool:
         return [call.answer.result() for call in pending]
 
     def dispatch(self) -> None:
-        """Give waiting calls to sessions that have room, or settle them if there is no hope."""
+        """Give waiting calls to sessions that have room, or finish them if there is no hope."""
         while self._waiting:
             usable = [session for session in self._sessions if session.is_usable]
             reason = None if usable else self._why_hopeless()
@@ -126,7 +126,7 @@ class SessionPool:
                 return
             call = self._waiting.popleft()
             if reason is not None:
-                call.settle(ToolResult(reason=reason))
+                call.finish(ToolResult(reason=reason))
             elif session and not call.answer.done():
                 session.send(call)
 
@@ -136,7 +136,7 @@ class SessionPool:
         if call.attempts < 2 and hints and (hints.read_only_hint or hints.idempotent_hint):
             self._waiting.appendleft(call)
         else:
-            call.settle(ToolResult(reason=UNREACHABLE))
+            call.finish(ToolResult(reason=UNREACHABLE))
 
     def _why_hopeless(self) -> str | None:
         if any(session.has_changed for session in self._sessions):
@@ -147,7 +147,7 @@ class SessionPool:
 
     def _give_up(self, call: _Call) -> None:
         """Settle a call at its deadline; a session that has answered nothing since it was sent hangs."""
-        call.settle(ToolResult(reason=DEADLINE))
+        call.finish(ToolResult(reason=DEADLINE))
         if call.task:
             call.task.cancel()
         if call.session and call in call.session.unanswered and call.session.answered_at < call.sent_at:
@@ -289,18 +289,18 @@ class Session:
                 raise MCPError(CONNECTION_CLOSED, "closed")
             result = await client.call_tool(self._pool.settings.tool, dict(call.arguments))
             self.answered_at = clock()
-            call.settle(self._pool.reader.result(result))
+            call.finish(self._pool.reader.result(result))
         except MCPError as error:
             if _is_lost(error):
                 self._break()
                 self._pool.lost(call)
             else:
                 self.answered_at = clock()
-                call.settle(self._pool.reader.error(error))
+                call.finish(self._pool.reader.error(error))
         except Exception as error:  # not what MCP allows, or not what the tool declares
             logger.warning("MCP tool %s: %s: %.200s", self._pool.settings.tool, type(error).__name__, error)
             self.answered_at = clock()
-            call.settle(ToolResult(reason=MALFORMED_ANSWER))
+            call.finish(ToolResult(reason=MALFORMED_ANSWER))
         finally:
             self.unanswered.discard(call)
             self._pool.dispatch()

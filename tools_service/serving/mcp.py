@@ -61,10 +61,10 @@ class OfferedTool:
         self.name = spec.name
         implementation = import_object(spec.implementation, f"tools.{spec.name}.class")
         function = FunctionSignature(implementation) if inspect.isfunction(implementation) else None
-        schema = spec.parameters or (function.parameters if function else _INPUT)
+        schema: dict[str, Any] = spec.parameters or (function.parameters if function else _INPUT)
         self._arguments = CallArguments(schema if spec.takes_input else _NOTHING, spec.arguments)
         self._is_dated = spec.dated
-        properties = dict(schema["properties"] if spec.takes_input else {})
+        properties: dict[str, Any] = dict(schema["properties"]) if spec.takes_input else {}
         if spec.dated:
             properties["date"] = _DATE
         self.declaration = Tool(

@@ -42,13 +42,13 @@ def serve(
     ends; messages then go to standard error.
     """
     say = functools.partial(print, file=sys.stderr) if mcp and not http else print
-    interrupted = True
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address, source = chosen_address(address, "--address")
     token = read_token(http) if http else None
     listener = bind_socket(http) if http else None
     with (
         contextlib.suppress(KeyboardInterrupt),
+        contextlib.ExitStack() as at_end,
         _sigterm_interrupts(),
         connect(address, source, cpus=available_cpus()),
         tools_on_ray(config, tools) as client,
@@ -69,13 +69,11 @@ def serve(
                 )
             create_server(app).run(sockets=[listener])
         elif mcp:
-            server = create_mcp_server(client, [config.spec(tool) for tool in tools])
-            run_on_stdio(server)
-            interrupted = False
+            at_end.callback(os._exit, 0)  # a thread still reads standard input, which nothing can end
+            run_on_stdio(create_mcp_server(client, [config.spec(tool) for tool in tools]))
+            at_end.pop_all()
         else:
             threading.Event().wait()
-    if mcp and not http and interrupted:
-        os._exit(0)  # a thread still reads standard input, which nothing can end
 
 
 def _url(listener: socket.socket) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,27 @@ def test_l_call_is_run_only_where_it_can_matter() -> None:
         if call.l_call is None:
             assert call.gain == call.l_empty - call.l_plus < floor
     assert sum(map(tokens, lazy)) < sum(map(tokens, everything))
+
+
+def test_all_losses_adds_what_a_threshold_leaves_out_and_changes_nothing_else() -> None:
+    model = language_model("llama", "bytes")
+    bounds = sorted(c.l_empty - c.l_plus for text in score(model) for c in text.calls)
+    floor = dict.fromkeys(ALWAYS, (bounds[2] + bounds[3]) / 2)
+    lazy = score_calls(model, TEXTS, examples(model), floor)
+    full = score_calls(model, TEXTS, examples(model), floor, all_losses=True)
+    added = 0
+    for without, call in zip(all_calls(lazy), all_calls(full), strict=True):
+        assert call.l_call is not None
+        if without.l_call is None:
+            added += 1
+            assert call.gain == min(call.l_empty, call.l_call) - call.l_plus <= without.gain
+            call = replace(call, l_call=None, gain=without.gain)
+        assert call == without
+    assert added == 3
+
+
+def all_calls(scored: list[ScoredText]) -> list[Call]:
+    return [call for text in scored for call in text.calls]
 
 
 def test_the_gain_counts_the_call_without_its_result() -> None:

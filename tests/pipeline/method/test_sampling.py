@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -424,3 +425,35 @@ def test_the_automaton_never_ends_a_draw_that_would_be_read_as_a_call() -> None:
             state = end_of(tool, *pieces)
             assert isinstance(read, Malformed) or state == CLOSED, text
             assert state == CLOSED or isinstance(read, Malformed), text
+
+
+def test_a_trace_has_every_draw_and_changes_nothing() -> None:
+    model = language_model("llama", "bytes")
+    requests = [SamplingRequest(text, "Calculator") for text in TEXTS]
+    method = MethodConfig(calculator=METHOD, seed=SEED)
+    plain = sample_calls(model, requests, {"Calculator": PROMPT}, method)
+    traced = sample_calls(model, requests, {"Calculator": PROMPT}, method, trace=True)
+    assert [sampled.trace for sampled in plain] == [None] * len(TEXTS)
+    for without, sampled in zip(plain, traced, strict=True):
+        assert replace(sampled, trace=None, work=without.work) == without
+        trace = sampled.trace
+        assert trace is not None
+        assert len(trace.p_api) == len(trace.starts)
+        assert len(trace.draws) == sampled.draws == METHOD.m * len(trace.positions)
+        drawn = zip(np.repeat(trace.positions, METHOD.m).tolist(), trace.draws, strict=True)
+        calls = Counter((index, parsed) for index, (_, parsed) in drawn if isinstance(parsed, str))
+        assert calls == found(sampled)
+        assert all(
+            written.startswith("Calculator(") for written, call in trace.draws if isinstance(call, str)
+        )
+
+
+def test_a_text_that_does_not_fit_has_no_trace() -> None:
+    model = language_model("llama", "bytes")
+    [long] = texts("The bakery sold 48 rolls. " * 100)
+    method = MethodConfig(calculator=METHOD, seed=SEED)
+    [sampled] = sample_calls(
+        model, [SamplingRequest(long, "Calculator")], {"Calculator": PROMPT}, method, trace=True
+    )
+    assert sampled.failed is not None
+    assert sampled.trace is None

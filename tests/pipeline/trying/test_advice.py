@@ -69,6 +69,15 @@ def test_malformed_draws_are_named_by_their_main_reason(reason: str, hint: str) 
     assert re.search(f"Largest loss before the filter: {hint}", found)
 
 
+def test_a_second_large_loss_is_named_too() -> None:
+    found = said(
+        well_formed=stage("draws that are calls", 100, 30, "wrong_tool"),
+        answered=stage("calls with a result", 30, 3, "tool: unknown unit"),
+    ).splitlines()
+    assert found[0].startswith("Largest loss before the filter: 27 of 30 calls have no result")
+    assert found[1].startswith("Another large loss: 70% of the draws name another tool")
+
+
 def test_given_name_is_not_advised_where_it_is_on() -> None:
     settings = SETTINGS.model_copy(update={"given_name": True})
     found = said(well_formed=stage("draws that are calls", 10, 1, "wrong_tool"), settings=settings)

@@ -50,7 +50,18 @@ def running(settings: McpConfig, **options: Any) -> Iterator[McpTool]:
 def servers() -> list[psutil.Process]:
     """The test's servers that run, and their watchdogs."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [
+        child for child in children if child.status() != psutil.STATUS_ZOMBIE and child.pid not in _others
+    ]
+
+
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def processes_of_other_tests() -> None:
+    """What runs before a test is not its own: a resource tracker, for example."""
+    _others.update(child.pid for child in psutil.Process().children(recursive=True))
 
 
 def ask(tool: McpTool, *texts: str) -> list[str | None]:
