@@ -104,7 +104,7 @@ def records_of_form(
             other.append(path.name)
     if not found:
         raise BenchmarkFileError(f"{source}: {name} expects {expected(forms)}; no file here has them")
-    logger.info("%s: %d files of %s%s", name, len(found), source, _unused(other))
+    logger.info("%s: files of %s that are read: %d%s", name, source, len(found), _unused(other))
     return found
 
 

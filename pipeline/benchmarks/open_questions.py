@@ -69,7 +69,7 @@ def _unquoted(quoted: str, bare: str) -> str:
 def _table(name: str, path: Path) -> Iterator[tuple[str, list[str]]]:
     """Question and answers of each line of a DPR table; a line with the columns' names is skipped."""
     csv.field_size_limit(_MAX_CELL)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t")
     rows = 0
     try:
         for cells in reader:

@@ -88,7 +88,13 @@ def published_name(entry: Path) -> tuple[str, Path] | None:
     A file whose own name has the form NAME=PATH is that file.
     """
     match = _NAMED.fullmatch(str(entry))
-    if match is None or entry.exists():
+    if entry.exists():
+        return None
+    if match is None:
+        if str(entry) in names():
+            raise BenchmarkFileError(
+                f"{entry}: name its files, {entry}=PATH, or for Dateset a seed, dateset=0"
+            )
         return None
     name, source = match.groups()
     if name not in names():

@@ -10,21 +10,19 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
 from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
-from pipeline.benchmarks.published import load, published_name
-from pipeline.benchmarks.wikitext import NAME as WIKITEXT
-from pipeline.benchmarks.wikitext import RunningText, wikitext
+from pipeline.benchmarks.wikitext import RunningText
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus, require_readable
 from pipeline.engine.loading import load_language_model
 from pipeline.engine.model import LanguageModel
+from pipeline.evaluation.inputs import Inputs, read_inputs
 from pipeline.evaluation.perplexity import perplexity, running_text_perplexity
-from pipeline.evaluation.questions import Benchmark, from_published, read_benchmark
+from pipeline.evaluation.questions import Benchmark
 from pipeline.evaluation.results import (
     Evaluation,
     EvaluationError,
@@ -61,7 +59,8 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
     is used again if nothing that decides it has changed, but not with `tools` of the caller. Raises
     EvaluationError, QuestionError, OutputError.
     """
-    inputs = {label: _check_inputs(label, config) for label, config in configs.items()}
+    read: dict[object, Inputs] = {}  # several labels have the same benchmarks
+    inputs = {label: _check_inputs(label, config, read) for label, config in configs.items()}
     evaluation = Evaluation(models={})
     loaded: tuple[ModelConfig, LanguageModel] | None = None
     for label, config in configs.items():
@@ -69,8 +68,8 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
         if loaded is None or loaded[0] != model_config:
             loaded = None  # frees the memory of the previous model first
             loaded = model_config, load_language_model(model_config)
-        store, benchmarks, texts = inputs[label]
-        result, _ = evaluate_model(label, config, loaded[1], benchmarks, tools, store, texts)
+        store, found = inputs[label]
+        result, _ = evaluate_model(label, config, loaded[1], found.benchmarks, tools, store, found.texts)
         evaluation = store.save(result)
     return evaluation
 
@@ -188,9 +187,12 @@ def _fingerprint(settings: Sequence[object], benchmark: Benchmark) -> str:
 
 
 def _check_inputs(
-    label: str, config: EvaluateConfig
-) -> tuple[ResultStore, list[Benchmark], dict[str, RunningText]]:
-    """Where results go, the benchmarks, the running texts. Raises all errors found without the model."""
+    label: str, config: EvaluateConfig, read: dict[object, Inputs]
+) -> tuple[ResultStore, Inputs]:
+    """Where results go, and the benchmarks, from `read` if they are there.
+
+    Raises every error that can be found without the model.
+    """
     if not _LABEL.fullmatch(label):
         raise EvaluationError(f"label {label!r}: use letters, digits, - and _; it names a file")
     if not config.benchmarks and not config.perplexity:
@@ -199,44 +201,11 @@ def _check_inputs(
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
         require_readable(list_files(corpus), corpus)
-    benchmarks, texts = _read_benchmarks(config)
-    for name, count in Counter([*(benchmark.name for benchmark in benchmarks), *texts]).items():
-        if count > 1:
-            raise EvaluationError(f"benchmarks: two files are called {name}.jsonl; results are named by file")
-    return store, benchmarks, texts
-
-
-def _read_benchmarks(config: EvaluateConfig) -> tuple[list[Benchmark], dict[str, RunningText]]:
-    """The benchmarks in their order, and the running texts by name.
-
-    A published benchmark has its own name, with that of the file if its name is given twice.
-    """
-    entries = [(path, published_name(path)) for path in config.benchmarks]
-    uses = Counter(published[0] for _, published in entries if published is not None)
-    benchmarks: list[Benchmark] = []
-    texts: dict[str, RunningText] = {}
-    for path, published in entries:
-        if published is None:
-            benchmarks.append(read_benchmark(path, config.generation.tools.specs))
-            continue
-        name, source = published
-        title = name if uses[name] == 1 else f"{name}:{source.name.partition('.')[0] or source.name}"
-        if name == WIKITEXT:
-            if title in texts:
-                raise EvaluationError(f"benchmarks: {path}: two texts are called {title}; rename a file")
-            texts[title] = wikitext(source)
-            continue
-        benchmark = from_published(load(name, source), title, first_line=config.first_line)
-        benchmarks.append(benchmark)
-        _log_benchmark(benchmark)
-    return benchmarks, texts
-
-
-def _log_benchmark(benchmark: Benchmark) -> None:
-    unusable = sum(not question.usable_answers for question in benchmark.questions)
-    left_out = "".join(f", {number:,} left out: {why}" for why, number in benchmark.left_out.items())
-    without = f", {unusable:,} without a usable answer" if unusable else ""
-    logger.info("%s: %s questions%s%s", benchmark.name, f"{len(benchmark.questions):,}", without, left_out)
+    tools = config.generation.tools.specs
+    key = (config.benchmarks, config.first_line, tuple(tools))
+    if key not in read:
+        read[key] = read_inputs(config.benchmarks, tools, first_line=config.first_line)
+    return store, read[key]
 
 
 def _predictions(

@@ -33,6 +33,7 @@ from tools_service.syntax.calls import linearise
 
 SHOWN_CALLS = 6
 _CONTEXT = 140  # characters shown on either side of a call
+_MAX_COLUMNS = 8  # that fit beside the models
 _MODELS = ("base", "plain", "disabled", "toolformer")
 _FUNNEL = [
     name for name, field in ToolCounts.model_fields.items() if field.annotation is int and field.is_required()
@@ -113,26 +114,39 @@ def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """Accuracy in percent, its 95 % interval, and questions with a call; the paper's four models first."""
+    """Accuracy in percent, its 95 % interval, and questions with a call; the paper's four models first.
+
+    A model is a row, or a column if there are many benchmarks.
+    """
     names = [name for name in _MODELS if name in evaluation.models]
     names += [name for name in evaluation.models if name not in _MODELS]
     models = [evaluation.models[name] for name in names]
-    benchmarks = dict.fromkeys(chain.from_iterable(model.benchmarks for model in models))
-    table = Table(title="Results: percent right (questions with a call), 95 % interval", title_justify="left")
-    table.add_column("model")
-    for benchmark in benchmarks:
-        results = (model.benchmarks.get(benchmark) for model in models)
+    measures: dict[str, list[str]] = {}  # a cell for each model
+    for benchmark in dict.fromkeys(chain.from_iterable(model.benchmarks for model in models)):
+        results = [model.benchmarks.get(benchmark) for model in models]
         sizes = sorted({result.n for result in results if result is not None})
-        table.add_column(f"{escape(benchmark)}\nn = {' or '.join(map(str, sizes))}", justify="right")
-    texts = dict.fromkeys(chain.from_iterable(model.running_texts for model in models))
-    for text in texts:
-        table.add_column(f"{escape(text)}\nby word / token", justify="right")
-    table.add_column("perplexity", justify="right")
-    for name, model in zip(names, models, strict=True):
-        scores = (_score(model.benchmarks.get(benchmark)) for benchmark in benchmarks)
-        perplexity = "–" if model.perplexity is None else f"{model.perplexity:.2f}"
-        running = (_running_text(model.running_texts.get(text)) for text in texts)
-        table.add_row(escape(name), *scores, *running, perplexity)
+        measures[f"{benchmark}\nn = {' or '.join(map(str, sizes))}"] = [_score(result) for result in results]
+    for text in dict.fromkeys(chain.from_iterable(model.running_texts for model in models)):
+        measures[f"{text}\nby word / token"] = [
+            _running_text(model.running_texts.get(text)) for model in models
+        ]
+    measures["perplexity"] = [
+        "–" if model.perplexity is None else f"{model.perplexity:.2f}" for model in models
+    ]
+    title = "Results: percent right (questions with a call), 95 % interval"
+    table = Table(title=title, title_justify="left", show_lines=len(measures) > _MAX_COLUMNS)
+    if len(measures) > _MAX_COLUMNS:
+        table.add_column("benchmark")
+        for name in names:
+            table.add_column(escape(name), justify="right")
+        for measure, cells in measures.items():
+            table.add_row(escape(measure), *cells)
+        return table
+    table.add_column("model")
+    for measure in measures:
+        table.add_column(escape(measure), justify="right")
+    for name, *cells in zip(names, *measures.values(), strict=True):
+        table.add_row(escape(name), *cells)
     return table
 
 

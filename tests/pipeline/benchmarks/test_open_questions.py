@@ -63,12 +63,19 @@ def test_dpr_s_tables(tmp_path: Path) -> None:
         '"say ""hi"""\t"[""B\'s"", \'C\']"',
         f"which\t{many!r}",
         "none\t[]",
+        '"Quoted" in part\t["A\'s"]',
     ]
     content = "\r\n".join(rows) + "\r\n"
     path = tmp_path / "trivia-test.qa.csv.gz"
     path.write_bytes(gzip.compress(content.encode()))
     found = load("triviaqa", path)
-    assert [example.q for example in found.examples] == ["who is it?", 'say "hi"?', "which?", "none?"]
+    assert [example.q for example in found.examples] == [
+        "who is it?",
+        'say "hi"?',
+        "which?",
+        "none?",
+        "Quoted in part?",
+    ]
     assert found.examples[0].answers == ("A", "B's", "🚁")
     assert found.examples[1].answers == ("B's", "C")
     assert len(found.examples[2].answers) == 372
@@ -82,7 +89,6 @@ def test_dpr_s_tables(tmp_path: Path) -> None:
     [
         ("a.csv", "who\tA\n", "line 1: nq expects a question, a tab and a list .*found 'A'"),
         ("a.csv", "who,['A']\n", "found 1 cells"),
-        ("a.csv", "who\t\"['A']\n", "no table of cells"),
         ("a.csv", "\n", "holds no question"),
         ("a.csv", "who\t[__import__('os')]\n", "found "),
         ("a.jsonl", '{"question": "who"}\n', "found the fields question$"),

@@ -53,6 +53,8 @@ def test_an_unknown_name_lists_the_names() -> None:
         published_name(Path("svampp=SVAMP.json"))
     with pytest.raises(BenchmarkFileError, match="name a file or folder after nq="):
         published_name(Path("nq="))
+    with pytest.raises(BenchmarkFileError, match="dateset: name its files, dateset=PATH"):
+        published_name(Path("dateset"))
     assert "wikitext" in names()
 
 

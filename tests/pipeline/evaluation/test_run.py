@@ -168,7 +168,7 @@ def test_published_benchmarks_beside_a_question_file(
     twice = (Path(f"svamp={sums}"), Path(f"svamp={tmp_path / 'other.json'}"))
     (tmp_path / "other.json").write_text(sums.read_text())
     again = evaluate({"m": disabled.model_copy(update={"benchmarks": twice})}).models["m"]
-    assert list(again.benchmarks) == ["svamp:SVAMP", "svamp:other"]
+    assert list(again.benchmarks) == ["svamp:SVAMP.json", "svamp:other.json"]
 
 
 def test_published_answers_are_scored_beyond_the_first_line() -> None:
@@ -253,7 +253,7 @@ def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir()
         path.write_text(json.dumps({"id": "a", "prompt": SUM, "answers": ["31"], "scoring": "number"}))
-    with pytest.raises(EvaluationError, match="two files are called sums"):
+    with pytest.raises(EvaluationError, match="two are called sums"):
         evaluate({"m": EvaluateConfig(output=tmp_path / "e.json", benchmarks=tuple(paths))})
 
 

@@ -162,3 +162,13 @@ def test_perplexities_of_a_running_text_are_a_dash_where_calls_are_on() -> None:
     text = printed(result_table(Evaluation(models=models)))
     assert "31.23 / 9.90" in text
     assert [line.count("–") for line in text.splitlines() if "toolformer" in line] == [2]
+
+
+def test_many_benchmarks_are_rows() -> None:
+    names = [f"benchmark_{number}" for number in range(12)]
+    text = printed(result_table(Evaluation(models={"base": result(0.5, 3, 9.0, *names)})))
+    assert all(name in text for name in names)
+    assert "…" not in text
+    assert [
+        line.translate({ord("│"): " "}).split() for line in text.splitlines() if "perplexity" in line
+    ] == [["perplexity", "9.00"]]
