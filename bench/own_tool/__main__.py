@@ -63,9 +63,8 @@ def main() -> int:
     print(write("own_tool", {"folder": str(folder)}, {"funnel": funnel.model_dump(), "percent": percent}))
     result = percent["with its tool"]
     reached = result >= LEAST_PERCENT and result >= LEAST_RATIO * percent["disabled"]
-    print(
-        f"the bar, {LEAST_PERCENT:.0f} % and {LEAST_RATIO:.0f} x disabled, is {'reached' if reached else 'missed'}"
-    )
+    verdict = "reached" if reached else "missed"
+    print(f"the bar, {LEAST_PERCENT:.0f} % and {LEAST_RATIO:.0f} x disabled, is {verdict}")
     return 0 if reached else 1
 
 
