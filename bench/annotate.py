@@ -50,7 +50,7 @@ from pipeline.method.annotator import Annotator
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import ScoredText, kept, score_calls
 from pipeline.method.sampling import SamplingRequest, sample_calls
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import LocalTools
 
@@ -270,7 +270,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare the annotation engine with the plain procedure.")
     add = parser.add_argument
     add("--model", nargs="+", default=["demo"], help="demo, gpt2-small, folders or hub names")
-    add("--tool", nargs="+", choices=TOOL_NAMES, default=["Calculator", "QA"])
+    add("--tool", nargs="+", choices=PACKAGED, default=["Calculator", "QA"])
     add("--texts", type=int, default=64)
     add("--plain-texts", type=int, default=4, help="how many of them the plain procedure annotates")
     add("--corpus", nargs="+", default=["demo/pages"])

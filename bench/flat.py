@@ -26,7 +26,7 @@ from pipeline.corpus.texts import read_corpus
 from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
 from pipeline.syntax.tokenizer import TokenCounter
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.serving.local import start_local_tools
 
 MAX_GROWTH = 0.05
@@ -51,7 +51,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure the memory of an annotating process.")
     parser.add_argument("--texts", type=int, default=10_000)
-    parser.add_argument("--tool", nargs="+", choices=TOOL_NAMES, default=["Calculator", "Calendar"])
+    parser.add_argument("--tool", nargs="+", choices=PACKAGED, default=["Calculator", "Calendar"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = demo().annotate

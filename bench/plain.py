@@ -31,7 +31,7 @@ from pipeline.method.filtering import only_after, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import stream_number
 from tools_service.syntax.calls import END, Malformed, linearise, parse_call
 from tools_service.syntax.prompts import PromptTemplate, load_prompt
 from tools_service.tools.client import ToolClient
@@ -98,7 +98,7 @@ class PlainAnnotator:
         return [
             self._score(call, x)
             for call in executed
-            if call.result is not None and passes_mt_rule(call.candidate, text)
+            if call.result is not None and passes_input_rule(call.candidate, text, self.method)
         ]
 
     def _sample(self, text: Text, tool: str) -> list[Candidate]:
@@ -114,7 +114,7 @@ class PlainAnnotator:
         usable[0] &= bool(self.engine.call_tokens.bos)
         candidates: list[Candidate] = []
         for i in select_positions(p_api, usable, settings.tau_s, settings.k).tolist():
-            keys = stream_keys(self.method.seed, text.text_id, TOOL_NAMES.index(tool), i, settings.m)
+            keys = stream_keys(self.method.seed, text.text_id, stream_number(tool), i, settings.m)
             draws = self._draw([*context, *x[:i], *api], keys, settings.max_call_tokens)
             calls = [self._parse(ids, tool) for ids in draws]
             counts = Counter(call for call in calls if not isinstance(call, Malformed))
@@ -150,7 +150,9 @@ class PlainAnnotator:
         known = len(self.engine.call_tokens.token_strings)
         if set(ids) & set(special_ids(self.engine.tokenizer)) or max(ids) >= known:
             return Malformed("special_token")
-        return parse_call(decode_continuations(self.engine.tokenizer, [ids])[0], tool)
+        return parse_call(
+            decode_continuations(self.engine.tokenizer, [ids])[0], tool, self.method.of(tool).takes_input
+        )
 
     def _score(self, executed: ExecutedCall, x: np.ndarray) -> Call:
         """The three losses, from one padded batch of the three whole sequences."""
@@ -193,9 +195,10 @@ def prompt_ids(model: LanguageModel, prompt: PromptTemplate) -> tuple[list[int],
     return prefix, tokenize_continuations(model.tokenizer, [prompt.suffix])[0].ids.tolist()
 
 
-def passes_mt_rule(candidate: Candidate, text: Text) -> bool:
-    """False for a call of MT whose input occurs only after the call."""
-    return candidate.tool != "MT" or not only_after(candidate.input, text.text, candidate.position)
+def passes_input_rule(candidate: Candidate, text: Text, method: MethodConfig) -> bool:
+    """False for a call of a translating tool whose input occurs only after the call."""
+    applies = candidate.tool in method.input_rule
+    return not (applies and only_after(candidate.input, text.text, candidate.position))
 
 
 def scored_call(

@@ -105,7 +105,9 @@ def without_shortcuts(
     if model.can_unpad:
         with _attribute(model, "can_unpad", False):
             yield run_engine("padding fed", whole, model, texts)[0]
-    with _attribute(model, "_automata", {call_head(tool): bracket_only_automaton(model)}):
+    with _attribute(
+        model, "_automata", {call_head(tool, method.of(tool).takes_input): bracket_only_automaton(model)}
+    ):
         yield run_engine("no early end of draws", whole, model, texts)[0]
     if model.separate_head:
         # All logits may not fit. The smaller batches that follow are for this system only.

@@ -25,7 +25,8 @@ from bench import results
 from bench.fixtures.hostile_expressions import REASONS, VALUES
 from pipeline.cli.recipes import demo
 from tools_service.config import ToolsConfig
-from tools_service.contract.tool import TOOL_NAMES, TRANSIENT, Tool, ToolInput, answer
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.tool import TRANSIENT, Tool, ToolInput, answer
 from tools_service.serving.deployment import tools_on_ray
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.client import ToolClient
@@ -137,7 +138,7 @@ def slowest_hostile() -> tuple[float, str]:
 def uncached(config: ToolsConfig) -> ToolsConfig:
     """`config` for measuring: no cache, and deadlines that no call misses."""
     sections: dict[str, Any] = {}
-    for tool in TOOL_NAMES:
+    for tool in PACKAGED:
         section = config.of(tool)
         patient = section.deployment.model_copy(update={"deadline_s": 600.0, "list_size": max(SIZES)})
         sections[tool.lower()] = section.model_copy(update={"deployment": patient})
@@ -147,7 +148,7 @@ def uncached(config: ToolsConfig) -> ToolsConfig:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure the tools alone and through the service.")
-    parser.add_argument("--tools", nargs="+", choices=TOOL_NAMES, default=TOOL_NAMES)
+    parser.add_argument("--tools", nargs="+", choices=PACKAGED, default=PACKAGED)
     parser.add_argument("--seconds", type=float, default=5.0, help="per tool, way and list size")
     args = parser.parse_args()
     import ray

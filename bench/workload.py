@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from bench.fixtures.small_models import teach
 from bench.systems import BATCH
 from demo import generate
-from pipeline.base.config import CorpusConfig, MethodConfig, ModelConfig, ToolMethod
+from pipeline.base.config import CorpusConfig, MethodConfig, ModelConfig
 from pipeline.base.records import Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
@@ -28,7 +28,9 @@ from pipeline.method.selection import select
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.base.checkpoints import load_tokenizer, resolve_device
 from tools_service.config import ToolsConfig
-from tools_service.contract.tool import TOOL_NAMES, Tool, ToolInput, ToolResult
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
+from tools_service.contract.tool import Tool, ToolInput, ToolResult
 from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
@@ -53,7 +55,7 @@ class LookupTool:
 
 def make_tools() -> LocalTools:
     """The real calculator and calendar, and lookup tools in place of the others."""
-    tools: dict[str, Tool] = {name: LookupTool(name) for name in TOOL_NAMES}
+    tools: dict[str, Tool] = {name: LookupTool(name) for name in PACKAGED}
     return LocalTools({**tools, "Calculator": Calculator(), "Calendar": Calendar()}, ToolsConfig())
 
 

@@ -19,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tools_service.base.checkpoints import load_tokenizer
+from tools_service.base.files import apply_umask
 
 Batch = TypeVar("Batch")
 
@@ -133,6 +134,7 @@ class Trainer:
         """Write the model as bfloat16 safetensors, with its tokenizer."""
         self.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        apply_umask(folder)
 
 
 def command_line(description: str | None, output: str, steps: int) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from tokenizers import AddedToken
 from bench.fixtures import small_run
 from bench.fixtures.small_models import TAUGHT, byte_level, causal_lm, language_model, teach
 from pipeline.augmentation.merge import augment, merge
-from pipeline.base.config import CorpusConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import CorpusConfig, MergeConfig, MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Document, Text
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
@@ -34,7 +34,9 @@ from pipeline.method.selection import select
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter, special_ids, tokenize_continuations
 from tools_service.config import ToolsConfig
-from tools_service.contract.tool import EMPTY_RESULT, TOOL_NAMES, TRANSIENT
+from tools_service.contract.declarations import PACKAGED, stream_number
+from tools_service.contract.spec import ToolMethod
+from tools_service.contract.tool import EMPTY_RESULT, TRANSIENT
 from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
@@ -65,12 +67,13 @@ def rows_after(heading: str) -> list[list[str]]:
 
 
 def resolve(dotted_name: str) -> object:
-    """A module below `pipeline`, or a name inside one."""
-    module, _, attribute = dotted_name.rpartition(".")
+    """A module below `pipeline` or in `tools_service`, or a name inside one."""
+    whole_name = dotted_name if dotted_name.startswith("tools_service.") else f"pipeline.{dotted_name}"
+    module, _, attribute = whole_name.rpartition(".")
     try:
-        return importlib.import_module(f"pipeline.{dotted_name}")
+        return importlib.import_module(whole_name)
     except ModuleNotFoundError:
-        return getattr(importlib.import_module(f"pipeline.{module}"), attribute)
+        return getattr(importlib.import_module(module), attribute)
 
 
 def test_the_functions_of_the_table_exist() -> None:
@@ -89,7 +92,8 @@ def test_the_tests_of_the_table_exist(heading: str) -> None:
     assert len(cells) > 10
     for entry in re.split(r"; |, (?=\S*/test_)", "; ".join(cells)):
         path, _, names = entry.strip().partition(": ")
-        source = (TESTS / "pipeline" / f"{path}.py").read_text()
+        folder = TESTS if path.startswith("tools_service/") else TESTS / "pipeline"
+        source = (folder / f"{path}.py").read_text()
         for name in re.findall(r"`(.+?)`", names):
             assert re.search(name.replace("…", r"\w*") + r"\b", source), entry
 
@@ -236,6 +240,11 @@ def test_text_ids_are_those_of_the_page(world: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("tool", [*PACKAGED, "Units", "Prices", "a", "T_1"])
+def test_the_numbers_of_tools_are_those_of_the_page(tool: str) -> None:
+    assert run_block("Random numbers", {})["tool_number"](tool) == stream_number(tool)
+
+
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.01), (0, 0.5), (7, 0.3), (-1, 1.0), (3, 0.0)])
 def test_the_random_share_is_that_of_the_page(seed: int, share: float) -> None:
     page = run_block("Text ids and the random share", {})
@@ -285,7 +294,7 @@ def page_of_merge(
 WORDS = "one uno two dos one uno three"
 CALLS = st.fixed_dictionaries(
     {
-        "tool": st.sampled_from(TOOL_NAMES),
+        "tool": st.sampled_from(PACKAGED),
         "position": st.sampled_from([0, 7]),
         "p_api": st.just(0.5),
         "input": st.sampled_from(["one", "uno", "dos", "four"]),
@@ -312,7 +321,7 @@ def test_the_choices_of_a_merge_are_those_of_the_page(
 ) -> None:
     """Ties, the rule of MT, caps and shared positions, which a small run has too few of."""
     rows = [{"text_id": number, "text": WORDS, "calls": of_text} for number, of_text in enumerate(calls)]
-    mixture = choose(rows, tau_f, most, seed, one_per_position=one)
+    mixture = choose(rows, tau_f, most, seed, one_per_position=one, input_rule=frozenset({"MT"}))
     assert page_of_merge(rows, tau_f, seed, most, one) == list(augment(rows, mixture, Counter()))
 
 

@@ -25,7 +25,12 @@ from tools_service.base.version import __version__
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "tools_service")
-DATA_FOLDERS = {"tools_service/syntax/prompt_files", "pipeline/finetuning/deepspeed"}
+DATA_FOLDERS = {
+    "tools_service/syntax/prompt_files",
+    "pipeline/finetuning/deepspeed",
+    "pipeline/planning/figures",
+    "pipeline/benchmarks",
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,9 @@
     call TOOL TEXT     ask a tool; exit code 0 with a result, 1 with the reason on standard error
     call TOOL --json   a JSON string per line in, an object with result and reason per line out, in order
     index              build WikiSearch's index
-    serve              run the tools on Ray until interrupted; with --http also over HTTP
+    prompt TOOL        draft the annotation prompt of a tool from examples, or check a prompt file
+    serve              run the tools on Ray until interrupted; with --http also over HTTP,
+               with --mcp as an MCP server
 
 Every option can also stand in one TOML file, --tools-file (cluster/tools.toml is an example).
 
@@ -30,8 +32,10 @@ from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.base.standard_streams import run_command, standard_input
-from tools_service.config import CalendarConfig, HttpConfig, ToolsConfig, WikiSearchConfig
-from tools_service.contract.tool import TOOL_NAMES, ToolInput, ToolResult
+from tools_service.config import HttpConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.tool import ToolInput, ToolResult
+from tools_service.prompting import Prompt, prompt
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
@@ -72,13 +76,15 @@ class Index:
 class Serve:
     """Run tools on Ray Serve until interrupted."""
 
-    tools: Annotated[tuple[str, ...], Field(min_length=1)] = TOOL_NAMES
+    tools: Annotated[tuple[str, ...], Field(min_length=1)] = PACKAGED
     """The tools to run."""
     address: Text | None = None
     """Cluster to join (auto, ray://...); None starts a local one unless RAY_ADDRESS is set."""
     http: HttpConfig = field(default_factory=HttpConfig)
     over_http: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="http")] = False
     """Answer HTTP as well: POST /TOOL with a JSON list; see docs/tools.md."""
+    mcp: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Be an MCP server, on standard input and output, or with --http at /mcp."""
     tools_file: FilePath | None = None
     """TOML file with the configuration of the tools."""
     config: Config
@@ -138,25 +144,32 @@ def serve(arguments: Serve) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tools_service").setLevel(logging.INFO)
     http = arguments.http if arguments.over_http else None
-    serve(arguments.config, arguments.tools, arguments.address, http)
+    serve(arguments.config, arguments.tools, arguments.address, http, arguments.mcp)
     return 0
 
 
-def parse(argv: Sequence[str]) -> Call | Index | Serve:
+def parse(argv: Sequence[str]) -> Call | Index | Prompt | Serve:
     """Return the typed arguments; the values of --tools-file are their defaults."""
-    config = ToolsConfig(calendar=CalendarConfig(today=True))
+    config = ToolsConfig().at_inference()
     argv = current_options(argv)
     config = with_tools_file(config, tools_file_of(argv))
     commands: dict[str, Any] = {
         "call": Call(tool=tyro.MISSING, config=config),
-        "index": Index(config=config.wikisearch),
+        "index": Index(config=_indexed_section(config)),
+        "prompt": Prompt(tool=tyro.MISSING, config=config),
         "serve": Serve(config=config),
     }
     parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
-    parsed: Call | Index | Serve = parse_command_line(
+    parsed: Call | Index | Prompt | Serve = parse_command_line(
         parsers, prog="python -m tools_service", description=__doc__, args=argv
     )
     return parsed
+
+
+def _indexed_section(config: ToolsConfig) -> WikiSearchConfig:
+    """The settings of the first tool with an index."""
+    sections = map(config.of, config.specs)
+    return next(section for section in sections if isinstance(section, WikiSearchConfig))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,6 +186,8 @@ def _run(argv: Sequence[str]) -> int:
         arguments = parse(argv)
         if isinstance(arguments, Call):
             return call(arguments)
+        if isinstance(arguments, Prompt):
+            return prompt(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
     except ToolformerError as error:
         print(f"python -m tools_service: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Typed configuration of the tools: a section per tool, each with its deployment on Ray.
+"""Typed configuration of the tools: a section per declared tool, each with its deployment on Ray.
 
 In: values from a recipe, a TOML file (`--tools-file`) and the command line, the later over the
 earlier. Out: a validated ToolsConfig. Each tool's class takes its own section.
@@ -6,71 +6,48 @@ earlier. Out: a validated ToolsConfig. Each tool's class takes its own section.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from tools_service.base.settings import (
     FilePath,
     Frozen,
-    Gpus,
+    ModelPath,
+    NotAnOption,
     NotNegativeInt,
-    Positive,
     PositiveInt,
     Probability,
-    Resource,
     Text,
 )
+from tools_service.contract.declarations import known_tools, settings_class_if_known
+from tools_service.contract.settings import Deployment, ToolSettings
+from tools_service.contract.spec import ToolName, ToolSpec
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
-Seconds = Annotated[float, Field(gt=0.0, le=1e6)]
-
-
-class Deployment(Frozen):
-    """How a tool runs on Ray Serve, and how long its callers wait."""
-
-    min_replicas: PositiveInt = 1
-    """Replicas that always run."""
-    max_replicas: PositiveInt = 1
-    """Maximum of replicas; Ray Serve adds and removes those above min_replicas with the load."""
-    target_ongoing_requests: Positive = 2.0
-    """Requests per replica, running and waiting, above which a replica is added."""
-    cpus: Resource = 0.1
-    """CPUs reserved by a replica; a fraction leaves the rest to the annotating actors."""
-    gpus: Gpus = 0.0
-    """GPUs reserved by a replica; with a fraction several replicas share one."""
-    deadline_s: Seconds = 30.0
-    """Seconds, retries included, after which an unanswered list of calls has no results."""
-    list_size: PositiveInt = 256
-    """Maximum of calls in one request to a replica."""
-    threads: PositiveInt = 8
-    """Requests that a replica works on at a time; other accepted requests wait in it."""
-    max_ongoing_requests: PositiveInt = 64
-    """Requests that a replica accepts at a time."""
-    max_queued_requests: PositiveInt = 1_024
-    """Requests that each client queues for a replica; others are retried until the deadline."""
-    health_check_s: Seconds = 10.0
-    """Seconds between health checks; a replica that fails three is replaced."""
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Deployment:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas = {self.max_replicas} is below min_replicas = {self.min_replicas}: raise it"
-            )
-        return self
-
 
 # A model computes one list at a time, while others wait in its replica.
 _MODEL = Deployment(deadline_s=120.0, threads=1, max_ongoing_requests=4)
+_MODEL_OPERATIONAL = {"deployment": True, "max_batch_tokens": True, "device": True}
 
 
 class EncoderConfig(Frozen):
     """The encoder of dense retrieval: any encoder of transformers, used as its authors say."""
 
-    model: Text = "intfloat/e5-base-v2"
+    model: ModelPath = "intfloat/e5-base-v2"
     """Folder or hub name for AutoModel.from_pretrained."""
     pooling: Literal["mean", "cls"] = "mean"
     """How token vectors become one vector: their mean, or the first (cls)."""
@@ -113,8 +90,15 @@ class VectorsConfig(Frozen):
     """auto searches on a GPU if there is one that FAISS can use."""
 
 
-class WikiSearchConfig(Frozen):
+class WikiSearchConfig(ToolSettings):
     """Wikipedia search: its source, index and retriever."""
+
+    OPERATIONAL = {  # noqa: RUF012
+        "deployment": True,
+        "index": True,
+        "encoder": {"batch_size", "device"},
+        "vectors": {"gpu"},
+    }
 
     source: tuple[Text, ...] = ()
     """Files, folders or globs of articles (KILT jsonl, DPR tsv, jsonl with title and text)."""
@@ -124,16 +108,22 @@ class WikiSearchConfig(Frozen):
     """BM25 (the paper's), vectors, or both fused by reciprocal rank."""
     encoder: EncoderConfig = EncoderConfig()
     vectors: VectorsConfig = VectorsConfig()
-    deployment: Deployment = Deployment()
+
+    def writing_below(self, folder: Path) -> Self:
+        """The same with the index in `folder`."""
+        return self.model_copy(update={"index": folder / "index"})
 
 
-class QAConfig(Frozen):
+class QAConfig(ToolSettings):
     """Question answering: a reader over passages of WikiSearch's index, as Atlas is."""
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+    OPERATIONAL = _MODEL_OPERATIONAL
 
-    model: Text = "google/flan-t5-large"
+    model: ModelPath = "google/flan-t5-large"
     """Folder or hub name for AutoModelForSeq2SeqLM.from_pretrained."""
+    index_of: Annotated[ToolName | None, NotAnOption()] = None
+    """The tool whose index has the passages."""
     reader: Literal["fid", "concatenated"] = "concatenated"
     """fid encodes passages one by one (T5 architectures); concatenated makes one input of them."""
     passages: PositiveInt = 5
@@ -170,26 +160,24 @@ class QAConfig(Frozen):
         return value
 
 
-class CalculatorConfig(Frozen):
-    """The calculator; only its deployment can be set."""
-
-    deployment: Deployment = Deployment()
-
-
-class CalendarConfig(Frozen):
+class CalendarConfig(ToolSettings):
     """The calendar."""
 
     today: bool = False
     """Whether a call without a date gets today's (inference) or no result."""
-    deployment: Deployment = Deployment()
+
+    def at_inference(self) -> Self:
+        """The same with today's date."""
+        return self.model_copy(update={"today": True})
 
 
-class MTConfig(Frozen):
+class MTConfig(ToolSettings):
     """Machine translation into English."""
 
     RENAMED = {"batch_tokens": "max_batch_tokens"}  # noqa: RUF012
+    OPERATIONAL = _MODEL_OPERATIONAL
 
-    model: Text = "facebook/nllb-200-distilled-600M"
+    model: ModelPath = "facebook/nllb-200-distilled-600M"
     """Folder or hub name of a checkpoint of NLLB's architecture (the paper's, Appendix A)."""
     min_confidence: Probability = 0.5
     """Confidence of fastText below which a text has no result."""
@@ -206,29 +194,98 @@ class MTConfig(Frozen):
     deployment: Deployment = _MODEL
 
 
-ToolConfig = WikiSearchConfig | QAConfig | CalculatorConfig | CalendarConfig | MTConfig
-
-
 class ToolsConfig(Frozen):
-    """The five tools, and how clients treat their answers."""
+    """The declared tools, a section each, and how clients treat their answers."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, SerializeAsAny[ToolSettings]]
 
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "toolformer"
     """Prefix of the Serve applications' names; jobs on a cluster with the same one share tools."""
-    wikisearch: WikiSearchConfig = WikiSearchConfig()
-    qa: QAConfig = QAConfig()
-    calculator: CalculatorConfig = CalculatorConfig()
-    calendar: CalendarConfig = CalendarConfig()
-    mt: MTConfig = MTConfig()
     max_result_tokens: PositiveInt = 100
     """Longer results are cut at a word boundary."""
     cache_size: NotNegativeInt = 65_536
     """Answers that each client caches."""
+    declared: Annotated[tuple[ToolSpec, ...], NotAnOption()] = ()
+    """The tools that a file declares, beside those of installed packages."""
 
-    def of(self, tool: str) -> ToolConfig:
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        """Give every declared tool its section, as an object of its own class of settings."""
+        if not isinstance(values, Mapping):
+            return values
+        own = {name: value for name, value in values.items() if name in cls.model_fields}
+        own["declared"] = _SPECS.validate_python(own.get("declared", ()))
+        specs = {spec.section: spec for spec in known_tools(own["declared"]).values()}
+        given = {
+            name: _with_declared(value, specs[name]) if name in specs else value
+            for name, value in values.items()
+            if name not in own
+        }
+        return own | dict(sections_model(own["declared"]).model_validate(given))
+
+    @property
+    def specs(self) -> dict[str, ToolSpec]:
+        """The declared tools by name, in a fixed order."""
+        return known_tools(self.declared)
+
+    def spec(self, tool: str) -> ToolSpec:
+        """The declaration of a tool; KeyError if there is none."""
+        return self.specs[tool]
+
+    def of(self, tool: str) -> ToolSettings:
         """Return the section of a tool; KeyError if there is none of that name."""
-        sections: dict[str, ToolConfig] = {"QA": self.qa, "WikiSearch": self.wikisearch, "MT": self.mt}
-        sections |= {"Calculator": self.calculator, "Calendar": self.calendar}
-        return sections[tool]
+        section: ToolSettings = getattr(self, self.spec(tool).section)
+        return section
+
+    def with_sections(self, change: Callable[[ToolSettings], ToolSettings]) -> ToolsConfig:
+        """The same with the section of each tool as `change` returns it."""
+        return self.model_copy(
+            update={spec.section: change(self.of(tool)) for tool, spec in self.specs.items()}
+        )
+
+    @property
+    def operational(self) -> dict[str, Any]:
+        """Fields that no result depends on (as pydantic's `exclude`)."""
+        sections = {spec.section: dict(self.of(tool).OPERATIONAL) for tool, spec in self.specs.items()}
+        return {"service": True, "cache_size": True, **sections}
+
+    def at_inference(self) -> ToolsConfig:
+        """The same for texts that are written now."""
+        return self.with_sections(lambda settings: settings.at_inference())
+
+
+SECTIONS = "Sections"  # the name of the model of all sections
+_SPECS = TypeAdapter(tuple[ToolSpec, ...])
+
+
+def _with_declared(section: Any, spec: ToolSpec) -> Any:
+    """A section with the settings of its declaration, where it says nothing else."""
+    if isinstance(section, ToolSettings):
+        given = {name: getattr(section, name) for name in section.model_fields_set}
+        return type(section).model_validate({**spec.settings, **given}) if spec.settings else section
+    return {**spec.settings, **section} if isinstance(section, Mapping) else section
+
+
+def sections_model(declared: tuple[ToolSpec, ...]) -> type[Frozen]:
+    """A model with a field per tool, so that an error names tool and field."""
+    if not declared:
+        return _installed_sections()
+    return _create_sections(known_tools(declared).values())
+
+
+@cache
+def _installed_sections() -> type[Frozen]:
+    return _create_sections(known_tools().values())
+
+
+def _create_sections(specs: Iterable[ToolSpec]) -> type[Frozen]:
+    fields: dict[str, Any] = {}
+    for spec in specs:
+        settings = settings_class_if_known(spec)
+        fields[spec.section] = (settings, settings.model_validate(spec.settings))
+    return create_model(SECTIONS, __base__=Frozen, **fields)
 
 
 class HttpConfig(Frozen):

@@ -1,8 +1,10 @@
-"""One TOML file for all tools: `--tools-file FILE` lays its values over a ToolsConfig.
+"""One TOML file for all tools: `--tools-file FILE` declares tools and lays values over a configuration.
 
-In: a configuration, and a file with the sections and names of config.py (cluster/tools.toml
-explains all). Out: the configuration with the file's values. An unknown key or a value out of range
-is an error that names file and key. Relative paths count from the working folder.
+In: a configuration, and a file. `[tools.NAME]` declares a tool (class, mcp or http names what answers) or
+changes one that is declared elsewhere; `[wikisearch]` and the like are the sections of ToolsConfig
+(cluster/tools.toml explains all). Out: the configuration with the file's values. An unknown key or a value
+out of range is an error that names file and key. A prompt's path counts from the file's folder, all other
+paths from the working folder.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +20,15 @@ from pydantic import BaseModel, ValidationError
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import Frozen
-from tools_service.config import ToolsConfig
+from tools_service.config import SECTIONS, ToolsConfig, sections_model
+from tools_service.contract.declarations import (
+    DeclarationError,
+    Declarations,
+    import_object,
+    installed_tools,
+    settings_class,
+)
+from tools_service.contract.spec import ToolMethod, ToolSpec
 
 C = TypeVar("C", bound=Frozen)
 
@@ -37,8 +48,88 @@ def tools_file_of(argv: Sequence[str]) -> Path | None:
 
 
 def with_tools_file(config: C, file: Path | None) -> C:
-    """Return `config` with the file's values in every ToolsConfig inside it."""
-    return config if file is None else _overlay(config, _read(file), file)
+    """Return `config` with the file's values in every ToolsConfig inside it, and with its tools."""
+    if file is None:
+        return config
+    values = _read(file)
+    tables = values.pop("tools", {})
+    try:
+        if not isinstance(tables, Mapping):
+            raise DeclarationError("tools: must be tables, [tools.NAME]")
+        declarations = Declarations()
+        for name, table in tables.items():
+            declarations = _declare(declarations, name, table, values, file)
+        return _overlay(config, values, declarations, file)
+    except DeclarationError as error:
+        raise ToolsFileError(f"--tools-file {file}: {error}") from error
+
+
+def _declare(
+    declarations: Declarations, name: str, table: Any, values: dict[str, Any], file: Path
+) -> Declarations:
+    """`declarations` with one table; settings of the tool go to its section in `values`."""
+    field = f"tools.{name}"
+    if not isinstance(table, Mapping):
+        raise DeclarationError(f"{field}: must be a table")
+    table = dict(table)
+    if isinstance(table.get("prompt"), str):
+        table["prompt"] = file.parent / table["prompt"]
+    installed = installed_tools()
+    if not table.keys() & _SOURCES and name not in installed:
+        raise DeclarationError(
+            f'{field}: say what answers its calls: class = "module:name", mcp = {{…}} or http = "http://…"; '
+            f"without one of them it must be one of {', '.join(installed)}"
+        )
+    method = {key: table.pop(key) for key in table.keys() & ToolMethod.model_fields.keys()}
+    if not table.keys() & _SOURCES:
+        wrong = {key: method.pop(key) for key in _FIXED & method.keys()}
+        if wrong:
+            raise DeclarationError(f"{field}.{next(iter(wrong))}: only the declaration of a tool sets it")
+        _checked(ToolMethod, method, field)
+        values[name.lower()] = {**values.get(name.lower(), {}), **table}
+        return replace(declarations, methods={**declarations.methods, name: method})
+    spec = _spec(name, table, method, field)
+    values[spec.section] = {**spec.settings, **values.get(spec.section, {})}
+    return replace(declarations, declared=(*declarations.declared, spec))
+
+
+def _spec(name: str, table: dict[str, Any], method: dict[str, Any], field: str) -> ToolSpec:
+    """The declaration in a table; what is neither of a declaration nor of the method are settings."""
+    sources = sorted(table.keys() & _SOURCES)
+    if len(sources) > 1:
+        raise DeclarationError(f"{field}: {' and '.join(sources)} exclude each other; keep one")
+    if "mcp" in table:
+        mcp = table.pop("mcp")
+        if not isinstance(mcp, Mapping):
+            raise DeclarationError(f'{field}.mcp: must be a table, {{command = ["…"], tool = "…"}}')
+        table = {"class": MCP_TOOL, **mcp, **table}
+    elif "http" in table:
+        table = {"class": HTTP_TOOL, "url": table.pop("http"), **table}
+    own = {key: table.pop(key) for key in table.keys() & _SPEC_KEYS}
+    spec = _checked(ToolSpec, {"name": name, **own, **method, "settings": table}, field)
+    import_object(spec.implementation, f"{field}.class")
+    settings = settings_class(spec)
+    for key in table.keys() - settings.model_fields.keys():
+        keys = [*sorted(_SPEC_KEYS), *ToolMethod.model_fields, *settings.model_fields]
+        raise DeclarationError(f"{field}.{key}: there is no such key; there are {', '.join(keys)}")
+    _checked(settings, table, field)
+    return spec
+
+
+MCP_TOOL = "tools_service.remote.mcp:McpTool"
+HTTP_TOOL = "tools_service.remote.http:HttpTool"
+_SOURCES = {"class", "mcp", "http"}
+_SPEC_KEYS = {"class", "config", "description", "parameters", "arguments", "dated"}
+_FIXED = {"takes_input", "drop_input_only_after"}
+
+
+def _checked(model: type[C], values: Mapping[str, Any], field: str) -> C:
+    """An object of `model`. Raises DeclarationError, which names the keys in `field`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(model, item["loc"], item["msg"], item["type"]) for item in error.errors()]
+        raise DeclarationError("; ".join(f"{field}.{problem}" for problem in problems)) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -52,19 +143,25 @@ def _read(file: Path) -> dict[str, Any]:
         raise ToolsFileError(f"--tools-file {file}: not TOML: {error}") from error
 
 
-def _overlay(config: C, values: Mapping[str, Any], file: Path) -> C:
+def _overlay(config: C, values: Mapping[str, Any], declarations: Declarations, file: Path) -> C:
     if isinstance(config, ToolsConfig):
-        return _validate(config, values, file)
+        declared = (*config.declared, *declarations.declared)
+        tools: C = _validate(config, {**values, "declared": declared}, file)
+        return tools
+    if hasattr(config, "with_declarations"):
+        updated: C = config.with_declarations(declarations)
+        return updated
     sections = {name: value for name, value in config if isinstance(value, Frozen)}
-    updated = {name: _overlay(section, values, file) for name, section in sections.items()}
-    return config.model_copy(update=updated)
+    overlaid = {name: _overlay(section, values, declarations, file) for name, section in sections.items()}
+    return config.model_copy(update=overlaid)
 
 
-def _validate(config: C, values: Mapping[str, Any], file: Path) -> C:
+def _validate(config: ToolsConfig, values: Mapping[str, Any], file: Path) -> Any:
     try:
-        return type(config).model_validate(_merge(config.model_dump(), values))
+        return ToolsConfig.model_validate(_merge(config.model_dump(), values))
     except ValidationError as error:
-        problems = [_explain(type(config), item["loc"], item["msg"], item["type"]) for item in error.errors()]
+        model = sections_model(values["declared"])
+        problems = [_explain(model, item["loc"], item["msg"], item["type"]) for item in error.errors()]
         raise ToolsFileError(f"--tools-file {file}: {'; '.join(problems)}") from error
 
 
@@ -83,4 +180,7 @@ def _explain(model: type[BaseModel], location: tuple[int | str, ...], message: s
     section: Any = model
     for name in location[:-1]:
         section = section.model_fields[str(name)].annotation
-    return f"{key}: there is no such key; there are {', '.join(section.model_fields)}"
+    keys = list(section.model_fields)
+    if len(location) == 1 and model.__name__ == SECTIONS:
+        keys = [name for name in ToolsConfig.model_fields if name != "declared"] + keys
+    return f"{key}: there is no such key; there are {', '.join(keys)}"

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 
 from bench.measuring import measured
-from bench.plain import passes_mt_rule, prompt_ids, scored_call
+from bench.plain import passes_input_rule, prompt_ids, scored_call
 from bench.systems import SystemRun, no_wait
 from bench.vllm.process import VllmProcess, engine_settings, environment, model_folder
 from bench.workload import Workload
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import causal_cost
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
 from pipeline.engine.model import LanguageModel
@@ -47,6 +47,7 @@ from pipeline.syntax.tokenizer import (
     special_ids,
     tokenize_continuations,
 )
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import CONTROLS, Malformed, linearise, parse_call
 from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import ToolClient
@@ -265,7 +266,10 @@ class VllmAnnotator:
         plain = [draw for draw in drawn if draw[-1] not in self.special]
         strings = decode_continuations(self.model.tokenizer, plain)
         calls: dict[tuple[int, ...], str | Malformed] = dict.fromkeys(drawn, Malformed("special_token"))
-        return calls | {d: parse_call(string, self.tool) for d, string in zip(plain, strings, strict=True)}
+        return calls | {
+            d: parse_call(string, self.tool, self.settings.takes_input)
+            for d, string in zip(plain, strings, strict=True)
+        }
 
     def score(self, texts: Sequence[Text], executed: Sequence[Sequence[ExecutedCall]]) -> list[list[Call]]:
         """The losses of every call that has a result."""
@@ -273,7 +277,7 @@ class VllmAnnotator:
             (n, call.candidate, str(call.result))
             for n, calls in enumerate(executed)
             for call in calls
-            if call.result is not None and passes_mt_rule(call.candidate, texts[n])
+            if call.result is not None and passes_input_rule(call.candidate, texts[n], self.method)
         ]
         ids = [tokenized.ids.tolist() for tokenized in self.model.encode([text.text for text in texts])]
         plus = [(n, linearise(c.tool, c.input, result), c.token_index) for n, c, result in jobs]

@@ -27,6 +27,7 @@ from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import exclusive_lock
@@ -73,6 +74,7 @@ def annotate(config: AnnotateConfig, actor: Callable[..., Any] | None = None) ->
             manifest = manifest.reopened()
         if manifest.state == "finished":
             logger.info("%s: finished before, nothing to do", config.output)
+            write_card(config.output, annotation_card(manifest))
             return manifest
         return _run(_with_absolute_paths(config), files, manifest, actor or AnnotateBatch)
 
@@ -104,6 +106,7 @@ def _run(
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
     manifest = manifest.with_session(session).completed(counts, model_shape(config.model.path))
     manifest.write(config.output)
+    write_card(config.output, annotation_card(manifest))
     return manifest
 
 
@@ -152,7 +155,7 @@ def _run_graph(
     ):
         groups = read_groups(files, config.corpus)
         progress = start_progress(len(groups), len(done), failures, str(config.output))
-        source = TextSource(groups, config.corpus, count, ray.put(done), progress)
+        source = TextSource(groups, config.corpus, count, ray.put(done), progress, config.method.tools)
         texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:

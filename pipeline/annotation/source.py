@@ -7,7 +7,7 @@ repeat rows on resume (docs/decisions/0004), know no passages, and lose a file t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -39,11 +39,13 @@ class TextSource(Datasource):
         count: TokenCounter,
         done: ray.ObjectRef[Ids],
         progress: Any,
+        tools: Collection[str] = (),
     ) -> None:
-        """`done` are the sorted ids of the finished texts, `progress` is the progress actor."""
+        """`done` are the sorted ids of the finished texts, `progress` is the progress actor; calls of
+        `tools` count as call syntax."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
-        self._read = partial(_read, config, count, done, progress)
+        self._read = partial(_read, config, count, done, progress, tools)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: file sizes are compressed, and nothing depends on it."""
@@ -84,11 +86,12 @@ def _read(
     count: TokenCounter,
     done: ray.ObjectRef[Ids],
     progress: Any,
+    tools: Collection[str],
     task: str,
     files: Sequence[CorpusFile],
 ) -> Iterator[pa.Table]:
     done_ids: Ids = ray.get(done)
-    texts = read_corpus(files, config, count)
+    texts = read_corpus(files, config, count, tools)
     texts_read = 0
     while block := list(islice(texts, _BLOCK_ROWS)):
         texts_read += len(block)

@@ -24,6 +24,7 @@ from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.method.merging import THRESHOLDS, Mixture, TauF, choose
+from pipeline.storage.card import Card, write_card
 from pipeline.storage.kinds import AUGMENTED
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
@@ -33,7 +34,9 @@ from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
+from tools_service.contract.schemas import with_schema
+from tools_service.contract.spec import ToolSpec
 from tools_service.syntax.calls import CallError, insert_calls, remove_calls
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ class Source(Frozen):
     slice: str | None = None
     texts: int
     model: str
+    corpus: str | None = None  # digest of its files' names and sizes
 
 
 class MergeManifest(Frozen):
@@ -81,6 +85,8 @@ class MergeManifest(Frozen):
     texts: int  # rows of C*
     calls: int
     tools: dict[str, ToolExamples]
+    tool_specs: tuple[ToolSpec, ...] = ()
+    """The declarations of these tools, with the schemas of their parameters and without their settings."""
 
 
 def merge(config: MergeConfig) -> MergeManifest:
@@ -107,7 +113,14 @@ def _merge(config: MergeConfig) -> MergeManifest:
     _require_distinct(config.annotations)
     rows = _rows(config.annotations, tau_f)
     one_per_position = config.one_call_per_position
-    mixture = choose(rows, tau_f, config.max_examples, config.seed, one_per_position=one_per_position)
+    mixture = choose(
+        rows,
+        tau_f,
+        config.max_examples,
+        config.seed,
+        one_per_position=one_per_position,
+        input_rule=_input_rule(sources),
+    )
     calls: Counter[str] = Counter()
     table = _table(augment(_rows(config.annotations, tau_f), mixture, calls))
     manifest = MergeManifest(
@@ -120,12 +133,14 @@ def _merge(config: MergeConfig) -> MergeManifest:
                 slice=source.config.corpus.slice,
                 texts=source.counts.texts if source.counts else 0,
                 model=source.config.model.path,
+                corpus=source.corpus.digest,
             )
             for folder, source in sources.items()
         ),
         texts=table.num_rows,
         calls=calls.total(),
         tools=_examples(mixture, floors, calls, table, tuple(sources.values())),
+        tool_specs=_tool_specs(tuple(sources.values()), tau_f),
     )
     if not table.num_rows:
         logger.warning("%s: no call reaches tau_f, C* is empty", config.output)
@@ -133,6 +148,7 @@ def _merge(config: MergeConfig) -> MergeManifest:
         (folder / ROWS).mkdir()
         _write_sorted(table, folder / ROWS / "00000.parquet")
         atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        write_card(folder, _card(manifest), earlier=config.output)
     return manifest
 
 
@@ -166,8 +182,8 @@ def augment(
         if restored != row["text"]:
             raise MergeError(f"text {row['text_id']}: removing its calls gives another text: {restored!r}")
         calls.update(call.tool for call in kept_calls)
-        tools = sorted({call.tool for call in kept_calls}, key=TOOL_NAMES.index)
-        yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tools": tools}
+        tools = in_order({call.tool for call in kept_calls})
+        yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tool_names": tools}
 
 
 def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, set[float]]:
@@ -176,8 +192,13 @@ def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, se
     The annotations have every loss for the highest of them, and not for lower ones.
     """
     methods = [source.config.method for source in sources.values()]
-    tools = [tool for tool in TOOL_NAMES if any(tool in method.tools for method in methods)]
+    tools = in_order({tool for method in methods for tool in method.tools})
     return {tool: {method.of(tool).tau_f for method in methods if tool in method.tools} for tool in tools}
+
+
+def _input_rule(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
+    """The tools that drop calls whose input stands in the text only after them."""
+    return frozenset().union(*(source.config.method.input_rule for source in sources.values()))
 
 
 def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -> dict[str, float]:
@@ -253,7 +274,7 @@ def _examples(
     table: pa.Table,
     sources: Sequence[AnnotationManifest],
 ) -> dict[str, ToolExamples]:
-    examples = Counter(pc.list_flatten(table["tools"]).to_pylist())
+    examples = Counter(pc.list_flatten(table["tool_names"]).to_pylist())
     largest = _largest_gains(sources)
     return {
         tool: ToolExamples(
@@ -268,6 +289,38 @@ def _examples(
         )
         for tool, choice in mixture.tools.items()
     }
+
+
+def _tool_specs(sources: Sequence[AnnotationManifest], tools: Iterable[str]) -> tuple[ToolSpec, ...]:
+    """The declaration of each tool, from the first annotations that know it."""
+    known: dict[str, ToolSpec] = {}
+    for source in sources:
+        known = source.config.tools.specs | known
+    return tuple(with_schema(known[tool]) for tool in tools if tool in known)
+
+
+def _card(manifest: MergeManifest) -> Card:
+    config = manifest.config
+    return Card(
+        title="C*: texts with tool calls inserted",
+        facts={
+            "texts": manifest.texts,
+            "calls": manifest.calls,
+            "models": ", ".join(sorted({source.model for source in manifest.sources})),
+            "corpora": ", ".join(sorted({source.corpus or "unknown" for source in manifest.sources})),
+            "texts annotated": sum(source.texts for source in manifest.sources),
+            "max_examples": config.max_examples,
+            "one_call_per_position": config.one_call_per_position,
+            "seed": config.seed,
+        },
+        tools={
+            tool: {"tau_f": examples.tau_f, "texts": examples.examples, "calls": examples.calls}
+            for tool, examples in manifest.tools.items()
+        },
+        versions=manifest.versions,
+        created=manifest.created,
+        data_files=f"{ROWS}/*.parquet",
+    )
 
 
 def _largest_gains(sources: Sequence[AnnotationManifest]) -> dict[str, tuple[float, bool]]:

@@ -13,7 +13,7 @@ from glob import glob
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, changed_fields
-from pipeline.storage.manifest import OPERATIONAL, AnnotationManifest
+from pipeline.storage.manifest import AnnotationManifest, operational
 from tools_service.base.errors import ConfigurationError
 
 _MAX_SHOWN = 10
@@ -61,7 +61,7 @@ def _require_same_config(slices: Mapping[Path, AnnotateConfig]) -> None:
                 f"annotations: {first_folder} is slice {first.corpus.slice}, {folder} is "
                 f"{config.corpus.slice} of the same files; merge slices with one slice count"
             )
-        if fields := changed_fields(first, config, ignore={**OPERATIONAL, "corpus": {"slice"}}):
+        if fields := changed_fields(first, config, ignore={**operational(config), "corpus": {"slice"}}):
             raise SliceError(
                 f"annotations: {first_folder} and {folder} are slices with different configurations: "
                 + "; ".join(fields)

@@ -7,11 +7,11 @@ error that names the field. This module touches no file, no model and not Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.base.hardware import Hardware
 from tools_service.base.settings import (
@@ -20,6 +20,7 @@ from tools_service.base.settings import (
     Gpus,
     IsoDate,
     Nats,
+    NotAnOption,
     NotNegativeInt,
     Positive,
     PositiveInt,
@@ -29,10 +30,8 @@ from tools_service.base.settings import (
     Text,
 )
 from tools_service.config import ToolsConfig
-
-MAX_CALL_TOKENS = 60
-# A translated paragraph: in GPT-2's vocabulary a Hindi question often takes more than 60 tokens.
-MAX_MT_CALL_TOKENS = 256
+from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools
+from tools_service.contract.spec import MAX_CALL_TOKENS, Select, ToolMethod, ToolName, ToolSpec
 
 
 class ModelConfig(Frozen):
@@ -97,44 +96,31 @@ class CorpusConfig(Frozen):
         return self
 
 
-class ToolMethod(Frozen):
-    """Sampling and filtering of one tool (paper section 2, Appendix A)."""
-
-    tau_s: Probability = 0.05
-    """Positions with p(<API>) above this threshold are candidates."""
-    k: PositiveInt = 5
-    """Maximum positions per text."""
-    m: Annotated[int, Field(ge=1, le=100_000)] = 5
-    """Calls sampled per position."""
-    tau_f: Nats = 1.0
-    """Keep a call if it lowers the loss by at least this many nats."""
-    max_call_tokens: PositiveInt = MAX_CALL_TOKENS
-    """Discard a sampled call that is not closed after this many tokens."""
-    given_name: bool = False
-    """Draw after <API> and the tool's name instead of after <API>: no draw begins with another name."""
-
-
 class MethodConfig(Frozen):
-    """Settings of the five tools; the defaults are those of the paper (Appendix A)."""
+    """The tools to annotate with, and a section for each: by default what its declaration says."""
 
-    tools: tuple[str, ...] = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
-    """Tools to annotate with."""
-    qa: ToolMethod = ToolMethod()
-    """Question answering."""
-    wikisearch: ToolMethod = ToolMethod()
-    """Wikipedia search."""
-    calculator: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5)
-    """Calculator."""
-    calendar: ToolMethod = ToolMethod()
-    """Calendar."""
-    mt: ToolMethod = ToolMethod(tau_s=0.0, k=20, m=10, tau_f=0.5, max_call_tokens=MAX_MT_CALL_TOKENS)
-    """Machine translation; its input is a text in any script, of which byte-level vocabularies need more."""
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ToolMethod]
+
+    tools: tuple[ToolName, ...] = PACKAGED
+    """Tools to annotate with; a tools file adds those that it declares."""
     prompts: FilePath | None = None
     """Folder with one prompt file per tool. None: the prompts of this package."""
-    calculator_random_share: Probability = 0.01
-    """Share of texts with three numbers but no arithmetic to use for the calculator (App. A)."""
     seed: Seed = 0
     """Seed of sampling. Seed, text, tool and position determine the sampled calls."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        """Give each installed tool its section; what is not set there comes from the declaration."""
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(values)
+        _read_random_share(given)  # where manifests of earlier versions have it
+        return given | {
+            spec.section: with_declared(given[spec.section], spec) if spec.section in given else spec.method()
+            for spec in installed_tools().values()
+        }
 
     @model_validator(mode="after")
     def _check_tools(self) -> MethodConfig:
@@ -143,9 +129,50 @@ class MethodConfig(Frozen):
         return self
 
     def of(self, tool: str) -> ToolMethod:
-        """The settings of one tool."""
-        settings: ToolMethod = getattr(self, tool.lower())
-        return settings
+        """The settings of one tool; KeyError if there is none of that name."""
+        sections = self.__pydantic_extra__ or {}
+        return sections[tool.lower()]
+
+    @property
+    def input_rule(self) -> frozenset[str]:
+        """The tools that drop calls whose input stands in the text only after them."""
+        return frozenset(tool for tool in self.tools if self.of(tool).drop_input_only_after)
+
+    def with_declarations(self, declarations: Declarations) -> MethodConfig:
+        """The same with what a tools file says; the tools that it declares are annotated with, too."""
+        sections = {spec.section: spec.method() for spec in declarations.declared}
+        for tool, values in declarations.methods.items():
+            sections[tool.lower()] = ToolMethod.model_validate(self.of(tool).model_dump() | dict(values))
+        new = [spec.name for spec in declarations.declared if spec.name not in self.tools]
+        return self.model_copy(update={**sections, "tools": (*self.tools, *new)})
+
+    def with_section(self, tool: str, settings: ToolMethod) -> MethodConfig:
+        """The same with other settings of one tool."""
+        return self.model_copy(update={tool.lower(): settings})
+
+
+def with_declared(section: Any, spec: ToolSpec) -> Any:
+    """A section of `MethodConfig`; what a tool is comes from its declaration, unless it was given."""
+    declared = {name: getattr(spec, name) for name in _DECLARED}
+    if isinstance(section, ToolMethod):
+        given = section.model_fields_set
+        return section.model_copy(update={n: value for n, value in declared.items() if n not in given})
+    return declared | dict(section) if isinstance(section, Mapping) else section
+
+
+# Not numbers that a run varies, but what a tool is.
+_DECLARED = {"prompt", "select", "takes_input", "drop_input_only_after"}
+
+
+def _read_random_share(values: dict[str, Any]) -> None:
+    """Move the share of random texts into its tool's section."""
+    for spec in installed_tools().values():
+        share = values.pop(f"{spec.section}_random_share", None)
+        if share is not None:
+            section = with_declared(values.get(spec.section, spec.method()), spec)
+            method = section if isinstance(section, ToolMethod) else ToolMethod.model_validate(section)
+            select = Select.model_validate(method.select.model_dump() | {"random_share": share})
+            values[spec.section] = method.model_copy(update={"select": select})
 
 
 class RayConfig(Frozen):
@@ -163,13 +190,37 @@ class RayConfig(Frozen):
     """Texts per batch of an actor."""
 
 
-class AnnotateConfig(Frozen):
-    """Steps 1–4: select, sample, execute, filter."""
+class CallsConfig(Frozen):
+    """What decides which calls a text gets."""
 
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
     tools: ToolsConfig = ToolsConfig()
+
+    @model_validator(mode="after")
+    def _check_sections(self) -> Self:
+        """Refuse a section of the method for a tool that is not declared, and fill in the declared ones."""
+        _require_declared(self.method.tools, self.tools, "method.tools")
+        declared = {spec.section: spec for spec in self.tools.specs.values()}
+        given = self.method.__pydantic_extra__ or {}
+        for section in given.keys() - declared.keys():
+            raise ValueError(f"method.{section}: no tool of that name is declared; remove the section")
+        missing = {name: spec.method() for name, spec in declared.items() if name not in given}
+        if missing:
+            object.__setattr__(self, "method", self.method.model_copy(update=missing))
+        return self
+
+
+def _require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> None:
+    unknown = [name for name in names if name not in tools.specs]
+    if unknown:
+        raise ValueError(f"{field}: no tool is called {unknown[0]}; there are {', '.join(tools.specs)}")
+
+
+class AnnotateConfig(CallsConfig):
+    """Steps 1–4: select, sample, execute, filter."""
+
     ray: RayConfig = RayConfig()
     max_failed_share: Probability = 0.01
     """Stop if more than this share of the texts fails, counted over at least 1,000 texts."""
@@ -285,21 +336,28 @@ class FinetuneConfig(Frozen):
 class CallLengths(Frozen):
     """Tokens after which a call without an arrow fails, by tool."""
 
-    qa: PositiveInt = MAX_CALL_TOKENS
-    """Question answering."""
-    wikisearch: PositiveInt = MAX_CALL_TOKENS
-    """Wikipedia search."""
-    calculator: PositiveInt = MAX_CALL_TOKENS
-    """Calculator."""
-    calendar: PositiveInt = MAX_CALL_TOKENS
-    """Calendar."""
-    mt: PositiveInt = MAX_MT_CALL_TOKENS
-    """Machine translation."""
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, PositiveInt]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, values: Any) -> Any:
+        """Give each installed tool the limit of its declaration."""
+        if not isinstance(values, Mapping):
+            return values
+        return {spec.section: spec.max_call_tokens for spec in installed_tools().values()} | dict(values)
+
+    def with_declarations(self, declarations: Declarations) -> CallLengths:
+        """The same with the limits of a tools file."""
+        limits = {spec.section: spec.max_call_tokens for spec in declarations.declared}
+        for tool, values in declarations.methods.items():
+            if "max_call_tokens" in values:
+                limits[tool.lower()] = values["max_call_tokens"]
+        return self.model_copy(update=limits)
 
     def of(self, tool: str) -> int:
         """The limit of one tool."""
-        length: int = getattr(self, tool.lower())
-        return length
+        return (self.__pydantic_extra__ or {}).get(tool.lower(), MAX_CALL_TOKENS)
 
 
 class GenerateConfig(Frozen):
@@ -318,7 +376,12 @@ class GenerateConfig(Frozen):
     max_call_tokens: CallLengths = CallLengths()
     """A call without an arrow after this many tokens fails, by tool."""
     date: IsoDate | None = None
-    """Date that the calendar returns, YYYY-MM-DD. None: today."""
+    """Date of the prompts, for dated tools, YYYY-MM-DD. None: today."""
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        _require_declared(self.tools_off, self.tools, "tools_off")
+        return self
 
 
 class ScoreConfig(Frozen):
@@ -347,13 +410,90 @@ class EvaluateConfig(Frozen):
 
     generation: GenerateConfig = GenerateConfig()
     benchmarks: tuple[FilePath, ...] = ()
-    """Question files (jsonl: prompt, answers, scoring, date)."""
+    """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
+    the published files, svamp=SVAMP.json (docs/evaluation.md)."""
+    first_line: bool = False
+    """Score only the first line of an answer; question files of your own always are."""
     perplexity: tuple[Text, ...] = ()
-    """Corpus files to measure perplexity on, with calls disabled."""
+    """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
+    window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
+    """Tokens of a window in a running text (wikitext); at most the model's context."""
+    stride: PositiveInt = 512
+    """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
     batch_size: PositiveInt = 32
     """Prompts decoded together."""
+
+
+class TryConfig(CallsConfig):
+    """A tool on a few texts, to see what each stage does. An option that is None leaves what is set."""
+
+    tool: Text | None = None
+    """The tool to try."""
+    texts: PositiveInt = 20
+    """Texts to try it on: the first that are selected."""
+    text: Text | None = None
+    """One text to try in place of a corpus, selected or not."""
+    max_scanned: PositiveInt = 10_000
+    """Stop looking for selected texts after this many texts."""
+    threads: PositiveInt | None = None
+    """CPU threads of the model; recipes give as many as an annotating actor has. None: one per CPU."""
+    tau_s: Probability | None = None
+    """Positions with p(<API>) above this threshold are candidates."""
+    k: PositiveInt | None = None
+    """Maximum positions per text."""
+    m: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Calls sampled per position."""
+    tau_f: Nats | None = None
+    """Keep a call if it lowers the loss by at least this many nats."""
+    given_name: Annotated[bool | None, NotAnOption()] = None
+    """Draw after <API> and the tool's name instead of after <API>."""
+
+    def method_of_tool(self, tool: str) -> MethodConfig:
+        """The method with one tool, and with the options over its section. KeyError for no such tool."""
+        names = ("tau_s", "k", "m", "tau_f", "given_name")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        settings = self.method.of(tool).model_copy(update=given)
+        return self.method.model_copy(update={"tools": (tool,)}).with_section(tool, settings)
+
+
+class ExportConfig(Frozen):
+    """C* in the formats of other trainers."""
+
+    data: FilePath = Path("runs/augmented")
+    """Folder that merge wrote."""
+    format: Literal["text", "chat", "sharegpt"] = "text"
+    """text: as it is; chat: messages with tool calls, in the form of OpenAI's API; sharegpt: turns."""
+    file_type: Literal["jsonl", "parquet"] = "jsonl"
+    """Type of the file with the rows."""
+    mask_results: bool = False
+    """For text: segments with labels, false for tools' results, instead of one string. Trainers mask the
+    results in chat and sharegpt themselves."""
+    instruction: Text | None = "Write a text. Call tools where they help."
+    """User's message that begins a chat. None: a chat begins with the assistant."""
+    continuation: Text = "Continue."
+    """User's turn before a call that follows text, which sharegpt requires."""
+    tools_as: Literal["json", "list"] = "json"
+    """How the column `tools` holds the schemas: as JSON (TRL, LLaMA-Factory), or as a list whose parameters
+    are JSON (axolotl)."""
+    push_to_hub: Text | None = None
+    """Upload the result as this data set of the Hugging Face hub; the token is that of HF_TOKEN or the
+    login. None: upload nothing."""
+    public: bool = False
+    """Make the data set on the hub public."""
+    output: FilePath = Path("runs/export")
+    """Folder for the rows, manifest.json and the card."""
+
+    @model_validator(mode="after")
+    def _check_format(self) -> Self:
+        if self.mask_results and self.format != "text":
+            raise ValueError(
+                f"mask_results: with format = {self.format} the trainer masks the results itself"
+            )
+        if self.instruction is None and self.format == "sharegpt":
+            raise ValueError("instruction: sharegpt needs one, because its first turn is the user's")
+        return self
 
 
 def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ between the two. Nothing here reads or writes a file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -163,20 +164,28 @@ class Annotation:
         text: dict[str, Any] = row.pop("text")
         del text["skipped"]
         for stage in row["funnel"]:
-            stage["discarded"] = sorted(stage["discarded"].items())
+            pairs = sorted(stage["discarded"].items())
+            stage["discarded"] = [{"reason": reason, "count": count} for reason, count in pairs]
         return text | row
 
     @staticmethod
     def from_row(row: dict[str, Any]) -> Annotation:
         """The inverse of `to_row`, for rows read back with `to_pylist`."""
         text = Text(row["text_id"], Document(**row["document"]), row["text"])
-        funnel = tuple(Funnel(**{**stage, "discarded": dict(stage["discarded"])}) for stage in row["funnel"])
+        funnel = tuple(
+            Funnel(**{**stage, "discarded": discarded_counts(stage["discarded"])}) for stage in row["funnel"]
+        )
         calls = tuple(Call(**call) for call in row["calls"])
         work = tuple(
             PhaseWork(item["tool"], item["phase"], Cost(**item["lower_bound"]), Cost(**item["run"]))
             for item in row["work"]
         )
         return Annotation(text, row["status"], row["reason"], calls, funnel, work)
+
+
+def discarded_counts(entries: Iterable[Mapping[str, Any] | tuple[str, int]]) -> dict[str, int]:
+    """`Funnel.discarded` of a row: a list of structs, or the map that earlier versions wrote."""
+    return dict(entry if isinstance(entry, tuple) else (entry["reason"], entry["count"]) for entry in entries)
 
 
 def reason_kind(reason: str) -> str:
@@ -188,7 +197,8 @@ _ARROW_TYPES: dict[object, pa.DataType] = {
     **dict.fromkeys((str, str | None, str, str | None, Phase), pa.string()),
     **dict.fromkeys((float, float | None), pa.float64()),
     int: pa.int64(),
-    dict[str, int]: pa.map_(pa.string(), pa.int64()),
+    # Not a map, which `datasets` does not read.
+    dict[str, int]: pa.list_(pa.struct({"reason": pa.string(), "count": pa.int64()})),
 }
 
 
@@ -216,6 +226,6 @@ AUGMENTED_SCHEMA = pa.schema(
         "text_id": pa.int64(),
         "text": pa.string(),
         "plain": pa.string(),
-        "tools": pa.list_(pa.string()),
+        "tool_names": pa.list_(pa.string()),
     }
 )

@@ -18,17 +18,18 @@ import tyro
 from pipeline.base.config import (
     AnnotateConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     GenerateConfig,
     MergeConfig,
     PlanConfig,
     ScoreConfig,
+    TryConfig,
 )
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
 from tools_service.base.standard_streams import json_must_be_ascii, standard_input
-from tools_service.contract.tool import TOOL_NAMES
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -59,6 +60,22 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 class ScoreArguments(Arguments[ScoreConfig]):
     files: tyro.conf.Positional[tuple[Text, ...]] = ()
     """Files, folders, globs or URIs of JSON lines; the same as --files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryArguments(ToolsArguments[TryConfig]):
+    given_name: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Draw after <API> and the tool's name instead of after <API>, as the field of the tool's section."""
+    all_draws: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show every position and every distinct draw."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object per text, and one with the summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments(Arguments[ExportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """Folder that merge wrote; the same as --data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +140,20 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
     print(arguments.config.output)
 
 
+def export(arguments: ExportArguments) -> None:
+    """C* in the formats of other trainers: text, chat, ShareGPT."""
+    from pipeline.exporting.run import export
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"data": arguments.folder})
+    manifest = export(config)
+    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
+    if config.push_to_hub is not None:
+        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
+    print(config.output)
+
+
 def finetune(arguments: FinetuneArguments) -> None:
     """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
     from pipeline.finetuning.run import finetune
@@ -151,9 +182,20 @@ def score(arguments: ScoreArguments) -> None:
     print(config.output)
 
 
+def try_tool(arguments: TryArguments) -> None:
+    """Steps 1-4 on a few texts with one tool: what each stage does, and why."""
+    from pipeline.cli.trying import try_tool
+
+    config = arguments.config
+    if arguments.given_name:
+        config = config.model_copy(update={"given_name": True})
+    try_tool(config, all_draws=arguments.all_draws, as_json=arguments.json)
+
+
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
+    from pipeline.inference.call_parser import callable_tools
     from pipeline.inference.decoding import DecodingParams, PromptError
     from pipeline.inference.generator import Generator, available_tools
     from pipeline.report import losses
@@ -166,7 +208,8 @@ def generate(arguments: GenerateArguments) -> None:
     params = DecodingParams(
         k=config.k,
         disabled=config.disabled,
-        tools_off=frozenset(TOOL_NAMES).difference(tools),
+        tools=callable_tools(config.tools.declared),
+        tools_off=frozenset(config.tools.specs).difference(tools),
         max_new_tokens=config.max_new_tokens,
         max_call_tokens=config.max_call_tokens,
     )
@@ -194,7 +237,7 @@ def generate(arguments: GenerateArguments) -> None:
 
 
 def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files, and perplexity with calls disabled."""
+    """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report import losses
     from pipeline.report.tables import console, result_table
@@ -254,7 +297,8 @@ class Command:
 
 
 _MODEL = {"--model": "--model.path"}
-_SHORT = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice", **_MODEL, "--tools": "--method.tools"}
+_CORPUS = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice"}
+_SHORT = {**_CORPUS, **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
@@ -281,6 +325,23 @@ COMMANDS: dict[str, Command] = {
             "--recipe paper --corpus /shared/corpus --slice 17/4096 --output /shared/runs/slices/17",
         ),
     ),
+    "try": Command(
+        run=try_tool,
+        arguments=TryArguments,
+        config=lambda recipe: TryConfig(
+            corpus=recipe.annotate.corpus,
+            model=recipe.annotate.model,
+            method=recipe.annotate.method,
+            tools=recipe.annotate.tools,
+            threads=max(1, int(recipe.annotate.ray.cpus_per_actor)),
+        ),
+        short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
+        examples=(
+            "--recipe demo --tool Calculator --texts 5",
+            "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
+            "--tool MT --tools-file demo/tools.toml --corpus mine.jsonl --model /models/gpt-j --tau-s 0.01",
+        ),
+    ),
     "merge": Command(
         run=merge,
         arguments=Arguments[MergeConfig],
@@ -289,6 +350,18 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
+        ),
+    ),
+    "export": Command(
+        run=export,
+        arguments=ExportArguments,
+        config=lambda recipe: ExportConfig(
+            data=recipe.merge.output, output=recipe.merge.output.parent / "export"
+        ),
+        examples=(
+            "runs/augmented --format chat --output runs/chat",
+            "--recipe demo --format text --mask-results",
+            "runs/augmented --format sharegpt --file-type parquet --push-to-hub me/my-texts",
         ),
     ),
     "finetune": Command(
@@ -328,7 +401,10 @@ COMMANDS: dict[str, Command] = {
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
-        examples=("--recipe demo --label toolformer", "--model runs/model --benchmarks questions/*.jsonl"),
+        examples=(
+            "--recipe demo --label toolformer",
+            "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+        ),
     ),
     "demo": Command(
         run=demo,

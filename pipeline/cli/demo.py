@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
+from pipeline.benchmarks.published import source_of
 from pipeline.cli.recipes import Recipe
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
@@ -23,6 +24,7 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen
+from tools_service.tools.registry import files_read
 
 StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
 _KINDS: dict[type[Frozen], OutputKind] = {
@@ -77,9 +79,9 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     """The chain of steps, each with everything that decides its result."""
     annotate, merge, finetune, evaluate = recipe.annotate, recipe.merge, recipe.finetune, recipe.evaluate
     baseline = plain(finetune)
-    tools = annotate.tools
-    tool_inputs = (*tools.wikisearch.source, tools.qa.model, tools.mt.model)
-    prompts = [annotate.method.prompts] if annotate.method.prompts else []
+    method = annotate.method
+    tool_inputs = files_read(annotate.tools, method.tools)
+    prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
     training_inputs = (finetune.model.path, merge.output / MANIFEST)
     models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
 
@@ -99,7 +101,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         step("merge", merge, annotate.output / MANIFEST),
         step("finetune", finetune, *training_inputs),
         step("finetune on plain texts", baseline, *training_inputs),
-        step("evaluate", evaluate, *evaluate.benchmarks, *evaluate.perplexity, *models),
+        step("evaluate", evaluate, *map(source_of, evaluate.benchmarks), *evaluate.perplexity, *models),
     ]
 
 

@@ -24,10 +24,10 @@ from pipeline.base.config import (
     MethodConfig,
     ModelConfig,
     RayConfig,
-    ToolMethod,
 )
 from tools_service.base.settings import Frozen
-from tools_service.config import CalendarConfig, MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.config import MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.spec import ToolMethod
 
 RecipeName = Literal["demo", "single_gpu", "paper"]
 
@@ -45,7 +45,7 @@ class Recipe(Frozen):
 def demo() -> Recipe:
     """The embedded world (demo/): small models on two CPU cores, in minutes and without network."""
     # The paper's k = 20 and m = 10 take several times the work and find hardly any more calls here.
-    calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5)
+    calculator = mt = ToolMethod(tau_s=0.0, k=5, m=5, tau_f=0.5, max_call_tokens=60)
     benchmarks = ("calculator", "wikisearch", "qa", "calendar", "mt", "plain")
     return _recipe(
         "demo",
@@ -55,18 +55,22 @@ def demo() -> Recipe:
             model=ModelConfig(
                 path="demo/models/annotator", dtype="float32", device="cpu", max_batch_tokens=4_096
             ),
-            method=MethodConfig(prompts=Path("demo/prompts"), calculator=calculator, mt=mt),
-            tools=ToolsConfig(
-                wikisearch=WikiSearchConfig(source=("demo/encyclopedia",)),
-                qa=QAConfig(
-                    model="demo/models/reader",
-                    reader="fid",
-                    passages=1,
-                    max_passage_tokens=128,
-                    device="cpu",
-                    dtype="float32",
-                ),
-                mt=MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+            method=MethodConfig.model_validate(
+                {"prompts": Path("demo/prompts"), "calculator": calculator, "mt": mt}
+            ),
+            tools=ToolsConfig.model_validate(
+                {
+                    "wikisearch": WikiSearchConfig(source=("demo/encyclopedia",)),
+                    "qa": QAConfig(
+                        model="demo/models/reader",
+                        reader="fid",
+                        passages=1,
+                        max_passage_tokens=128,
+                        device="cpu",
+                        dtype="float32",
+                    ),
+                    "mt": MTConfig(model="demo/models/translator", device="cpu", dtype="float32"),
+                }
             ),
             ray=RayConfig(actors=2, gpus_per_actor=0, cpus_per_actor=1),
         ),
@@ -86,7 +90,9 @@ def demo() -> Recipe:
             gradient_checkpointing=False,
         ),
         # As many tokens as the sampled calls of MT that the model learned from.
-        GenerateConfig(max_new_tokens=24, max_call_tokens=CallLengths(mt=mt.max_call_tokens)),
+        GenerateConfig(
+            max_new_tokens=24, max_call_tokens=CallLengths.model_validate({"mt": mt.max_call_tokens})
+        ),
         EvaluateConfig(
             benchmarks=tuple(Path(f"demo/questions/{name}.jsonl") for name in benchmarks),
             perplexity=("demo/held_out",),
@@ -97,20 +103,16 @@ def demo() -> Recipe:
 def single_gpu() -> Recipe:
     """GPT-2 large on one GPU, with the three tools that need no model."""
     # A small model begins most draws with another tool's name or none (docs/decisions/0030-given-name.md).
-    named = ToolMethod(given_name=True)
-    calculator = MethodConfig().calculator.model_copy(update={"given_name": True})
+    method = MethodConfig(tools=("WikiSearch", "Calculator", "Calendar"))
+    for tool in method.tools:
+        method = method.with_section(tool, method.of(tool).model_copy(update={"given_name": True}))
     return _recipe(
         "single_gpu",
         AnnotateConfig(
             # GPT-2's 1,024 tokens must hold prompt, text twice and call.
             corpus=CorpusConfig(max_tokens=256),
             model=ModelConfig(path="openai-community/gpt2-large"),
-            method=MethodConfig(
-                tools=("WikiSearch", "Calculator", "Calendar"),
-                wikisearch=named,
-                calendar=named,
-                calculator=calculator,
-            ),
+            method=method,
         ),
         MergeConfig(),
         FinetuneConfig(workers=1, zero_stage=1),
@@ -138,17 +140,16 @@ def _recipe(
 ) -> Recipe:
     """Connect the steps: each reads what the step before writes below runs/NAME.
 
-    Model and tools are those of `annotate`; after fine-tuning, the calendar shows today.
+    Model and tools are those of `annotate`; after fine-tuning, dated tools answer for today.
     """
     runs = Path("runs") / name
     model, output = annotate.model, runs / "model"
     rows, augmented = runs / "annotations", runs / "augmented"
-    wikisearch = annotate.tools.wikisearch.model_copy(update={"index": runs / "index"})
-    tools = annotate.tools.model_copy(update={"wikisearch": wikisearch})
+    tools = annotate.tools.with_sections(lambda settings: settings.writing_below(runs))
     generate = generate.model_copy(
         update={
             "model": model.model_copy(update={"path": str(output)}),
-            "tools": tools.model_copy(update={"calendar": CalendarConfig(today=True)}),
+            "tools": tools.at_inference(),
         }
     )
     return Recipe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
 from pipeline.base.config import CorpusConfig
@@ -27,8 +27,13 @@ _MAX_RECORDS_TRIED = 1_000
 _MAX_REASONS_SHOWN = 5
 
 
-def read_file(file: CorpusFile, config: CorpusConfig, count: Callable[[str], int]) -> Iterator[Text]:
-    """The texts of one file in order; `count` counts tokens. CorpusError if it cannot be read."""
+def read_file(
+    file: CorpusFile, config: CorpusConfig, count: Callable[[str], int], tools: Collection[str] = ()
+) -> Iterator[Text]:
+    """The texts of one file in order; `count` counts tokens. CorpusError if it cannot be read.
+
+    `tools` are those, beside the installed ones, whose calls count as call syntax.
+    """
     for record in read_records(file, config):
         if record.problem is not None:
             yield Text(text_id(file.name, record.row, 0), record.document, "", record.problem)
@@ -37,17 +42,20 @@ def read_file(file: CorpusFile, config: CorpusConfig, count: Callable[[str], int
             problem = passage.problem
             if problem is None and len(passage.text) < config.min_characters:
                 problem = f"short passage: fewer than {config.min_characters} characters"
-            if problem is None and config.skip_call_syntax and has_call_syntax(passage.text):
+            if problem is None and config.skip_call_syntax and has_call_syntax(passage.text, tools):
                 problem = "call syntax: the text already holds a call, and skip_call_syntax is set"
             skipped = problem and f"{problem} at {record.document.source}"
             yield Text(text_id(file.name, record.row, number), record.document, passage.text, skipped)
 
 
 def read_corpus(
-    files: Iterable[CorpusFile], config: CorpusConfig, count: Callable[[str], int]
+    files: Iterable[CorpusFile],
+    config: CorpusConfig,
+    count: Callable[[str], int],
+    tools: Collection[str] = (),
 ) -> Iterator[Text]:
     """The texts of several files, one file after the other, up to `config.max_texts`."""
-    texts = (text for file in files for text in read_file(file, config, count))
+    texts = (text for file in files for text in read_file(file, config, count, tools))
     return islice(texts, config.max_texts)
 
 

@@ -1,4 +1,4 @@
-"""Questions and benchmarks, and the reader of the project's question files (step 8).
+"""Questions and benchmarks: published ones, and the project's own question files (step 8).
 
 A question file is jsonl with one question a line:
 
@@ -8,23 +8,26 @@ The model continues `prompt`. `answers` are the texts that count as right under 
 (scoring.py); one that the rule can never meet is left out there, and counted. Optional: `date`
 (YYYY-MM-DD), the day of the question; `tool`, the tool that should help, which is not used;
 `tools_off` (the same in all lines), tools that must not be called because they would give the
-answers away. A reader of a published format belongs in a module of its own.
+answers away. The published files are read in pipeline.benchmarks.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ValidationError, field_validator
 
+from pipeline.benchmarks.published import PublishedBenchmark
 from pipeline.evaluation.scoring import check_scoring, usable_answers
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 from tools_service.base.settings import Frozen, IsoDate, Text
+from tools_service.contract.declarations import with_installed
 
 
 class QuestionError(ConfigurationError):
@@ -50,7 +53,7 @@ class Question(Frozen):
 
     id: Annotated[Text, _WELL_FORMED]
     prompt: Annotated[Text, _WELL_FORMED]
-    answers: Annotated[tuple[str, ...], Field(min_length=1), _WELL_FORMED]
+    answers: Annotated[tuple[str, ...], _WELL_FORMED]
     scoring: Text
     date: IsoDate | None = None
     tool: str | None = None
@@ -75,10 +78,31 @@ class Benchmark:
     name: str
     questions: tuple[Question, ...]
     tools_off: frozenset[str] = frozenset()
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what the files hold beside it, by reason
+    first_line: bool = True  # whether only the first line of an answer is scored
 
 
-def read_benchmark(path: Path) -> Benchmark:
-    """The questions of a jsonl file; the benchmark has the file's name. Raises QuestionError."""
+def from_published(published: PublishedBenchmark, name: str, *, first_line: bool = False) -> Benchmark:
+    """The questions of a published benchmark, under a name of this evaluation."""
+    questions = [
+        Question(
+            id=example.id,
+            prompt=published.prompt(example),
+            answers=example.answers,
+            scoring=published.rules.scoring,
+            date=example.date,
+        )
+        for example in published.examples
+    ]
+    return Benchmark(name, tuple(questions), published.rules.tools_off, published.left_out, first_line)
+
+
+def read_benchmark(path: Path, tools: Collection[str] | None = None) -> Benchmark:
+    """The questions of a jsonl file; the benchmark has the file's name. Raises QuestionError.
+
+    `tools` are those that a question may name; None: the installed ones.
+    """
+    tools = with_installed() if tools is None else tools
     questions: list[Question] = []
     line_of_id: dict[str, int] = {}
     try:
@@ -88,7 +112,7 @@ def read_benchmark(path: Path) -> Benchmark:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        question = _parse(line, f"{path}, line {number}")
+        question = _parse(line, f"{path}, line {number}", tools)
         if (first := line_of_id.setdefault(question.id, number)) != number:
             raise QuestionError(
                 f"{path}, line {number}: id {printable(question.id, 60)!r} is also that of line {first}"
@@ -104,7 +128,7 @@ def read_benchmark(path: Path) -> Benchmark:
     return Benchmark(path.stem, tuple(questions), tools_off)
 
 
-def _parse(line: str, where: str) -> Question:
+def _parse(line: str, where: str, tools: Collection[str]) -> Question:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -112,7 +136,14 @@ def _parse(line: str, where: str) -> Question:
     if not isinstance(content, dict):
         raise QuestionError(f"{where}: must be an object with {', '.join(Question.model_fields)}")
     try:
-        return Question.model_validate(content)
+        question = Question.model_validate(content)
     except ValidationError as error:
         fields = ", ".join(Question.model_fields)
         raise QuestionError(f"{where}: {brief(error)} (a question has {fields})") from error
+    if not question.answers:
+        raise QuestionError(f"{where}: answers: should have at least 1 item")
+    for name in ([] if question.tool is None else [question.tool]) + sorted(question.tools_off):
+        if name not in tools:
+            place = "tool" if name == question.tool else "tools_off"
+            raise QuestionError(f"{where}: {place} = {name!r}: no such tool; there are {', '.join(tools)}")
+    return question

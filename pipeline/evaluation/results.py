@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.questions import Question
 from pipeline.storage.kinds import EVALUATION
 from tools_service.base.errors import ConfigurationError, brief
@@ -47,6 +48,11 @@ class BenchmarkResult(Frozen):
     not_asked: dict[str, int] = Field(default_factory=dict)  # questions by reason; they count as wrong
     answers_left_out: int = 0  # published answers that the scoring can never meet
     without_answer: int = 0  # questions with no other answer; they count as wrong
+    interval: tuple[float, float] | None = None  # 95 % of the accuracy (Wilson); None in old files
+    call_rate: float | None = None  # share of the questions with a completed call
+    accuracy_with_call: float | None = None  # of these questions; None if there is none
+    accuracy_without_call: float | None = None  # of the others
+    left_out: dict[str, int] = Field(default_factory=dict)  # in the files, but not in the benchmark
     fingerprint: str = ""  # of everything that decides the result
 
 
@@ -59,6 +65,27 @@ class PerplexityResult(Frozen):
     skipped: int = 0
 
 
+class RunningTextResult(Frozen):
+    """A model on one running text, read in windows. Perplexities are None where calls are possible."""
+
+    word_perplexity: float | None
+    token_perplexity: float | None
+    words: int
+    lines: int
+    articles: int
+    tokens: int = 0  # predicted
+    left_out: int = 0  # tokens that complete <API>
+    windows: int = 0
+    window: int = 0  # tokens
+    stride: int = 0  # tokens
+    fingerprint: str = ""  # of everything that decides the result
+
+    @classmethod
+    def without_perplexity(cls, words: int, lines: int, articles: int) -> RunningTextResult:
+        """The result of a model that can call."""
+        return cls(word_perplexity=None, token_perplexity=None, words=words, lines=lines, articles=articles)
+
+
 class ModelResult(Frozen):
     """One model on all benchmarks and held-out texts."""
 
@@ -67,6 +94,7 @@ class ModelResult(Frozen):
     disabled: bool
     tools_off: tuple[str, ...]
     benchmarks: dict[str, BenchmarkResult]
+    running_texts: dict[str, RunningTextResult] = Field(default_factory=dict)
     perplexity: float | None = None
     held_out: PerplexityResult | None = None
     held_out_fingerprint: str = ""
@@ -117,8 +145,13 @@ class Prediction:
         return json.dumps(row, ensure_ascii=False)
 
 
-def summarise(predictions: Sequence[Prediction], fingerprint: str = "") -> BenchmarkResult:
+def summarise(
+    predictions: Sequence[Prediction], fingerprint: str = "", left_out: Mapping[str, int] | None = None
+) -> BenchmarkResult:
     """The counts over the predictions of one benchmark."""
+    right = sum(prediction.right for prediction in predictions)
+    with_call = [prediction.right for prediction in predictions if prediction.generation.calls]
+    without = [prediction.right for prediction in predictions if not prediction.generation.calls]
     generations = [prediction.generation for prediction in predictions]
     tools = Counter(call.tool for generation in generations for call in generation.calls)
     reasons = Counter(call.reason for generation in generations for call in generation.failed)
@@ -126,16 +159,25 @@ def summarise(predictions: Sequence[Prediction], fingerprint: str = "") -> Bench
     published = [len(prediction.question.answers) for prediction in predictions]
     usable = [len(prediction.question.usable_answers) for prediction in predictions]
     return BenchmarkResult(
-        accuracy=sum(prediction.right for prediction in predictions) / len(predictions),
+        accuracy=right / len(predictions),
         n=len(predictions),
-        calls=sum(bool(generation.calls) for generation in generations),
+        interval=wilson(right, len(predictions)),
+        calls=len(with_call),
+        call_rate=len(with_call) / len(predictions),
+        accuracy_with_call=_share(with_call),
+        accuracy_without_call=_share(without),
         calls_by_tool=dict(tools.most_common()),
         failed_calls=dict(reasons.most_common()),
         not_asked=dict(refused.most_common()),
         answers_left_out=sum(published) - sum(usable),
         without_answer=usable.count(0),
+        left_out=dict(left_out or {}),
         fingerprint=fingerprint,
     )
+
+
+def _share(right: Sequence[bool]) -> float | None:
+    return sum(right) / len(right) if right else None
 
 
 class ResultStore:
@@ -162,6 +204,11 @@ class ResultStore:
         if TRANSIENT & stored.failed_calls.keys():
             return None
         return stored if len(self._lines.get(name, ())) == stored.n else None
+
+    def running_text(self, name: str, fingerprint: str) -> RunningTextResult | None:
+        """The result of a running text that was stored under the same fingerprint."""
+        stored = self._stored and self._stored.running_texts.get(name)
+        return stored if stored and fingerprint and stored.fingerprint == fingerprint else None
 
     def held_out(self, fingerprint: str) -> tuple[float | None, PerplexityResult | None] | None:
         """The perplexity that was stored under the same fingerprint."""

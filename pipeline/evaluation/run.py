@@ -2,7 +2,7 @@
 
 In: one EvaluateConfig per label. The `evaluate` command has one label, the demo four (base, plain,
 disabled, toolformer). Out: the files described in results.py. Decoding is in pipeline.inference,
-scores are in scoring.py. Only the first line of a continuation is scored.
+scores are in scoring.py, published files in pipeline.benchmarks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from tqdm import tqdm
 
 from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.benchmarks.published import load, published_name
+from pipeline.benchmarks.wikitext import NAME as WIKITEXT
+from pipeline.benchmarks.wikitext import RunningText, wikitext
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus, require_readable
 from pipeline.engine.loading import load_language_model
 from pipeline.engine.model import LanguageModel
-from pipeline.evaluation.perplexity import perplexity
-from pipeline.evaluation.questions import Benchmark, read_benchmark
+from pipeline.evaluation.perplexity import perplexity, running_text_perplexity
+from pipeline.evaluation.questions import Benchmark, from_published, read_benchmark
 from pipeline.evaluation.results import (
     Evaluation,
     EvaluationError,
@@ -29,20 +32,23 @@ from pipeline.evaluation.results import (
     PerplexityResult,
     Prediction,
     ResultStore,
+    RunningTextResult,
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
+from pipeline.inference.call_parser import callable_tools
 from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
 from tools_service.base.fingerprint import fingerprint, input_states
 from tools_service.base.version import __version__
-from tools_service.contract.tool import TOOL_NAMES
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
+from tools_service.tools.registry import files_read
 
 logger = logging.getLogger(__name__)
 
 _LABEL = re.compile(r"[\w-]+")
+_NO_CALLS_ONLY = "%s: no perplexity with calls on (paper section 4.3); add --generation.disabled"
 _HELD_OUT_TOKENS = 1_024  # the length of a training example (Appendix B)
 
 
@@ -63,8 +69,8 @@ def evaluate(configs: Mapping[str, EvaluateConfig], tools: ToolClient | None = N
         if loaded is None or loaded[0] != model_config:
             loaded = None  # frees the memory of the previous model first
             loaded = model_config, load_language_model(model_config)
-        store, benchmarks = inputs[label]
-        result, _ = evaluate_model(label, config, loaded[1], benchmarks, tools, store)
+        store, benchmarks, texts = inputs[label]
+        result, _ = evaluate_model(label, config, loaded[1], benchmarks, tools, store, texts)
         evaluation = store.save(result)
     return evaluation
 
@@ -76,6 +82,7 @@ def evaluate_model(
     benchmarks: Sequence[Benchmark],
     tools: ToolClient | None = None,
     store: ResultStore | None = None,
+    texts: Mapping[str, RunningText] | None = None,
 ) -> tuple[ModelResult, list[Prediction]]:
     """The results of one model, and the predictions that it made now. Writes into `store` only."""
     generation = config.generation
@@ -83,7 +90,7 @@ def evaluate_model(
     settings: list[object] = []  # what decides every result; unknown with tools of the caller
     if tools is None:
         available = available_tools(generation)
-        tools_off = frozenset(TOOL_NAMES).difference(available)
+        tools_off = frozenset(generation.tools.specs).difference(available)
         settings = _settings(generation, tools_off)
         tools = start_local_tools(generation.tools, available)
     fingerprints = {b.name: _fingerprint(settings, b) if settings else "" for b in benchmarks}
@@ -105,51 +112,85 @@ def evaluate_model(
         params = DecodingParams(
             k=generation.k,
             disabled=generation.disabled,
-            tools_off=tools_off | benchmark.tools_off,
+            tools=callable_tools(generation.tools.declared),
+            tools_off=tools_off | benchmark.tools_off.intersection(generation.tools.specs),
             max_new_tokens=generation.max_new_tokens,
             max_call_tokens=generation.max_call_tokens,
-            stop_at_newline=True,
+            stop_at_newline=benchmark.first_line,
         )
         answered = list(_predictions(label, benchmark, generator, params, config))
-        results[benchmark.name] = summarise(answered, fingerprints[benchmark.name])
+        results[benchmark.name] = summarise(answered, fingerprints[benchmark.name], benchmark.left_out)
         in_order = {b.name: results[b.name] for b in benchmarks if b.name in results}
         result = result.model_copy(update={"benchmarks": in_order})
         if store is not None:
             store.save(result, benchmark.name, answered)
         predictions += answered
-    digest = ""
-    if settings and config.perplexity:
-        digest = fingerprint([*settings, "perplexity", *input_states(config.perplexity)])
-    known = store.held_out(digest) if store else None
-    value, held_out = known or _held_out_perplexity(config, model)
-    update = {"perplexity": value, "held_out": held_out, "held_out_fingerprint": digest}
-    return result.model_copy(update=update), predictions
+    return result.model_copy(
+        update=_perplexities(label, config, model, settings, store, texts or {})
+    ), predictions
+
+
+def _perplexities(
+    label: str,
+    config: EvaluateConfig,
+    model: LanguageModel,
+    settings: Sequence[object],
+    store: ResultStore | None,
+    texts: Mapping[str, RunningText],
+) -> dict[str, object]:
+    """The fields of the result about held-out and running texts; None where calls are possible.
+
+    The probability of a text is a sum over all calls that the model could make in it, which is
+    intractable (footnote 8).
+    """
+    calls_on = not (config.generation.disabled or config.generation.k == 0)
+    if calls_on and (texts or config.perplexity):
+        logger.info(_NO_CALLS_ONLY, label)
+    digest, value, held_out = "", None, None
+    if config.perplexity and not calls_on:
+        if settings:
+            digest = fingerprint([*settings, "perplexity", *input_states(config.perplexity)])
+        known = store.held_out(digest) if store else None
+        value, held_out = known or _held_out_perplexity(config, model)
+    results: dict[str, RunningTextResult] = {}
+    for name, text in texts.items():
+        parts = [*settings, "running text", text.text, config.window, config.stride]
+        text_digest = fingerprint(parts) if settings else ""
+        stored = store.running_text(name, text_digest) if store else None
+        if calls_on:
+            found = RunningTextResult.without_perplexity(text.words, text.lines, text.articles)
+        else:
+            found = stored or running_text_perplexity(model, text, config.window, config.stride)
+        results[name] = found.model_copy(update={"fingerprint": text_digest})
+    return {
+        "perplexity": value,
+        "held_out": held_out,
+        "held_out_fingerprint": digest,
+        "running_texts": results,
+    }
 
 
 def _settings(generation: GenerateConfig, tools_off: Collection[str]) -> list[object]:
     """What decides every result of a model: settings, and the state of the files that they name."""
-    tools = generation.tools
-    files = [generation.model.path]
-    if not {"WikiSearch", "QA"} <= set(tools_off):
-        files += tools.wikisearch.source or [str(tools.wikisearch.index)]
-    if "QA" not in tools_off:
-        files.append(tools.qa.model)
-    if "MT" not in tools_off:
-        files.append(tools.mt.model)
+    used = [tool for tool in generation.tools.specs if tool not in tools_off]
+    files = [generation.model.path, *files_read(generation.tools, used)]
     settings: list[object] = [__version__, generation, sorted(tools_off), *input_states(files)]
-    if generation.date is None and "Calendar" not in tools_off:
-        settings.append(datetime.date.today().isoformat())  # the calendar answers with it
+    if generation.date is None and any(generation.tools.spec(tool).dated for tool in used):
+        settings.append(datetime.date.today().isoformat())  # dated tools answer with it
     return settings
 
 
 def _fingerprint(settings: Sequence[object], benchmark: Benchmark) -> str:
     questions = [question.model_dump(exclude={"tools_off"}) for question in benchmark.questions]
     # Sorted, because the order of a set changes from process to process.
-    return fingerprint([*settings, sorted(benchmark.tools_off), questions])
+    parts = [*settings, sorted(benchmark.tools_off), questions]
+    return fingerprint(parts if benchmark.first_line else [*parts, "all lines"])
 
 
-def _check_inputs(label: str, config: EvaluateConfig) -> tuple[ResultStore, list[Benchmark]]:
-    """Where results go, and the benchmarks. Raises every error that can be found without the model."""
+def _check_inputs(
+    label: str, config: EvaluateConfig
+) -> tuple[ResultStore, list[Benchmark], dict[str, RunningText]]:
+    """Where results go, the benchmarks, the running texts. Raises all errors found without the model."""
     if not _LABEL.fullmatch(label):
         raise EvaluationError(f"label {label!r}: use letters, digits, - and _; it names a file")
     if not config.benchmarks and not config.perplexity:
@@ -158,11 +199,44 @@ def _check_inputs(label: str, config: EvaluateConfig) -> tuple[ResultStore, list
     if config.perplexity:
         corpus = CorpusConfig(paths=config.perplexity)
         require_readable(list_files(corpus), corpus)
-    benchmarks = [read_benchmark(path) for path in config.benchmarks]
-    for name, count in Counter(benchmark.name for benchmark in benchmarks).items():
+    benchmarks, texts = _read_benchmarks(config)
+    for name, count in Counter([*(benchmark.name for benchmark in benchmarks), *texts]).items():
         if count > 1:
             raise EvaluationError(f"benchmarks: two files are called {name}.jsonl; results are named by file")
-    return store, benchmarks
+    return store, benchmarks, texts
+
+
+def _read_benchmarks(config: EvaluateConfig) -> tuple[list[Benchmark], dict[str, RunningText]]:
+    """The benchmarks in their order, and the running texts by name.
+
+    A published benchmark has its own name, with that of the file if its name is given twice.
+    """
+    entries = [(path, published_name(path)) for path in config.benchmarks]
+    uses = Counter(published[0] for _, published in entries if published is not None)
+    benchmarks: list[Benchmark] = []
+    texts: dict[str, RunningText] = {}
+    for path, published in entries:
+        if published is None:
+            benchmarks.append(read_benchmark(path, config.generation.tools.specs))
+            continue
+        name, source = published
+        title = name if uses[name] == 1 else f"{name}:{source.name.partition('.')[0] or source.name}"
+        if name == WIKITEXT:
+            if title in texts:
+                raise EvaluationError(f"benchmarks: {path}: two texts are called {title}; rename a file")
+            texts[title] = wikitext(source)
+            continue
+        benchmark = from_published(load(name, source), title, first_line=config.first_line)
+        benchmarks.append(benchmark)
+        _log_benchmark(benchmark)
+    return benchmarks, texts
+
+
+def _log_benchmark(benchmark: Benchmark) -> None:
+    unusable = sum(not question.usable_answers for question in benchmark.questions)
+    left_out = "".join(f", {number:,} left out: {why}" for why, number in benchmark.left_out.items())
+    without = f", {unusable:,} without a usable answer" if unusable else ""
+    logger.info("%s: %s questions%s%s", benchmark.name, f"{len(benchmark.questions):,}", without, left_out)
 
 
 def _predictions(
@@ -180,16 +254,11 @@ def _predictions(
         yield Prediction(benchmark.name, question, generation, right)
 
 
-def _held_out_perplexity(
-    config: EvaluateConfig, model: LanguageModel
-) -> tuple[float | None, PerplexityResult | None]:
-    """Perplexity on the held-out files; without <API> for a model that makes no calls."""
-    if not config.perplexity:
-        return None, None
+def _held_out_perplexity(config: EvaluateConfig, model: LanguageModel) -> tuple[float, PerplexityResult]:
+    """Perplexity on the held-out files, with calls disabled."""
     max_tokens = min(_HELD_OUT_TOKENS, model.max_positions - len(model.call_tokens.bos))
     corpus = CorpusConfig(paths=config.perplexity, max_tokens=max_tokens)
     texts = list(read_corpus(list_files(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
     usable = [text.text for text in texts if text.skipped is None]
-    calls_disabled = config.generation.disabled or config.generation.k == 0
-    value, counts = perplexity(model, usable, disabled=calls_disabled)
+    value, counts = perplexity(model, usable, disabled=True)
     return value, counts.model_copy(update={"skipped": len(texts) - len(usable)})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -141,11 +141,13 @@ def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
     predict, and for too few texts.
     """
     rows, train, held_out = _split(config)
+    tools = _tools_of_manifest(config.data / MANIFEST)
 
     def examples(indices: Indices) -> Examples:
         selected = rows.take(pa.array(indices))
         texts = selected[config.column].to_pylist()
-        return encode(tokenizer, selected["text_id"].to_numpy(), texts, config.sequence_length)
+        ids = selected["text_id"].to_numpy()
+        return encode(tokenizer, ids, texts, config.sequence_length, tools)
 
     split = Split(examples(train), examples(held_out), rows.num_rows - len(train) - len(held_out))
     for part in (split.train, split.held_out):
@@ -265,13 +267,30 @@ def _texts_of_manifest(path: Path) -> int | None:
     return texts if isinstance(texts, int) else None
 
 
-def encode(tokenizer: Any, text_ids: Indices, texts: Sequence[str], sequence_length: int) -> Examples:
-    """Tokenise texts, with their calls apart, as [BOS] text [EOS]; cut them to `sequence_length`."""
+def _tools_of_manifest(path: Path) -> list[str]:
+    """The tools that merge says the texts have calls of; none if there is no such manifest."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["tools"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def encode(
+    tokenizer: Any,
+    text_ids: Indices,
+    texts: Sequence[str],
+    sequence_length: int,
+    tools: Collection[str] = (),
+) -> Examples:
+    """Tokenise texts, with their calls apart, as [BOS] text [EOS]; cut them to `sequence_length`.
+
+    `tools` are those, beside the installed ones, whose calls the texts may have.
+    """
     bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
     eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
     sequences: list[Indices] = []
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        segments = [split_calls(text) for text in texts[start : start + _TEXTS_PER_CALL]]
+        segments = [split_calls(text, tools) for text in texts[start : start + _TEXTS_PER_CALL]]
         tokenized = iter(tokenize_continuations(tokenizer, list(chain.from_iterable(segments))))
         for of_text in segments:
             sequences.append(np.concatenate([bos, *(next(tokenized).ids for _ in of_text), eos]))

@@ -216,7 +216,8 @@ class RunFolder:
 
         names = [path.name for path in model.iterdir() if path.is_file()]
         with writing(self.path):
-            shutil.copytree(model, self.path, dirs_exist_ok=True)
+            # copyfile: a new file has the mode that the umask gives.
+            shutil.copytree(model, self.path, dirs_exist_ok=True, copy_function=shutil.copyfile)
         try:
             require_whole(AutoModelForCausalLM, str(self.path), "output")
             load_tokenizer(str(self.path), "output")

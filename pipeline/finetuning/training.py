@@ -32,7 +32,7 @@ from pipeline.finetuning.examples import IGNORED, EpochSampler, Examples, Indice
 from pipeline.finetuning.metrics_log import TrainStep
 from tools_service.base.checkpoints import load_model
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import OutputError
+from tools_service.base.files import OutputError, apply_umask
 
 _TAG = "state"
 _SHOWN_IDS = 8  # text ids in an error message
@@ -144,6 +144,7 @@ class Training:
             with naming_a_full_disk(folder, sum(value.nbytes for value in weights.values())):
                 model.save_pretrained(folder / "model", state_dict=weights)
                 self.tokenizer.save_pretrained(folder / "model")
+                apply_umask(folder / "model")
         dist.barrier()
 
     def _whole_weights(self) -> tuple[dict[str, torch.Tensor], list[str]]:

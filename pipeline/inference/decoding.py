@@ -10,6 +10,7 @@ text, whatever tokens spell them. In: prompts as token ids, the engine, a tool c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import filterfalse
 from typing import Literal
@@ -25,6 +26,7 @@ from pipeline.inference.call_parser import (
     CompletedCall,
     FailedCall,
     PendingCall,
+    callable_tools,
     names_disabled_tool,
     parse_partial_call,
     tool_of,
@@ -32,7 +34,7 @@ from pipeline.inference.call_parser import (
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
 from tools_service.base.errors import ToolformerError
-from tools_service.contract.tool import TOOL_NAMES, ToolInput
+from tools_service.contract.tool import ToolInput
 from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 from tools_service.tools.client import ToolClient
 
@@ -59,6 +61,8 @@ class DecodingParams:
     """A call begins where <API> is among the k most likely tokens; 1 is greedy, 0 never calls."""
     disabled: bool = False
     """Set the probability of <API> to 0. k = 0 and a `tools_off` with every tool do the same."""
+    tools: Mapping[str, bool] = field(default_factory=callable_tools)
+    """Tools that a text can name, and whether each takes an input."""
     tools_off: frozenset[str] = frozenset()
     """Tools that the model cannot name: the most likely token that does not is taken instead."""
     max_calls: int = 1
@@ -71,7 +75,7 @@ class DecodingParams:
     @property
     def calls_disabled(self) -> bool:
         """Whether no call can begin."""
-        no_tools = self.tools_off >= set(TOOL_NAMES)
+        no_tools = self.tools_off >= set(self.tools)
         return self.disabled or self.k < 1 or self.max_calls == 0 or no_tools
 
 
@@ -238,7 +242,7 @@ class Decoder:
         if token in self.special_token_ids:
             return self._roll_back(row, "special_token")
         written = self._call_text(call)
-        parsed = parse_partial_call(written, self.params.tools_off)
+        parsed = parse_partial_call(written, self.params.tools, self.params.tools_off)
         if isinstance(parsed, Malformed):
             return self._roll_back(row, parsed.reason)
         call.pending = parsed
@@ -249,14 +253,16 @@ class Decoder:
 
     def _max_call_tokens(self, written: str) -> int:
         """The limit of the tool that `written` calls; the largest while its name is not complete."""
-        limits, tool = self.params.max_call_tokens, tool_of(written)
-        return max(map(limits.of, TOOL_NAMES)) if tool is None else limits.of(tool)
+        limits, tools = self.params.max_call_tokens, self.params.tools
+        tool = tool_of(written, tools)
+        return max(map(limits.of, tools)) if tool is None else limits.of(tool)
 
     def _skip_disabled_tools(self, row: int, call: PartialCall, greedy: int) -> int:
         """The most likely token that names no disabled tool; `greedy` if there is none."""
 
         def names_disabled(token: int) -> bool:
-            return names_disabled_tool(self._call_text(call, token), self.params.tools_off)
+            written = self._call_text(call, token)
+            return names_disabled_tool(written, self.params.tools, self.params.tools_off)
 
         if not names_disabled(greedy):
             return greedy

@@ -17,10 +17,10 @@ from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import ApiTokenMask, CompletedCall, FailedCall
 from pipeline.inference.decoding import Decoder, DecodingParams, DecodingState, PromptError, StopReason
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.tool import ToolUnavailableError
 from tools_service.syntax.calls import linearise
 from tools_service.tools.client import ToolClient
-from tools_service.tools.registry import ToolUnavailableError, require_available
+from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Generator:
 def available_tools(config: GenerateConfig) -> tuple[str, ...]:
     """The tools not in `tools_off` that this machine can run; logs a warning for the others."""
     tools: list[str] = []
-    for tool in (name for name in TOOL_NAMES if name not in config.tools_off):
+    for tool in (name for name in config.tools.specs if name not in config.tools_off):
         try:
             require_available([tool], config.tools, field="tools_off")
             tools.append(tool)

@@ -24,6 +24,7 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
+from pipeline.syntax.tokenizer import require_separate_heads
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import TRANSIENT
 from tools_service.syntax.prompts import load_prompt
@@ -71,8 +72,12 @@ class Annotator:
         self._tools = tools
         self._method = method
         self._prompts = {
-            tool: load_prompt(tool, method.prompts) for tool in method.tools
+            tool: load_prompt(
+                tool, method.prompts, method.of(tool).prompt, method.tools
+            )
+            for tool in method.tools
         }
+        require_separate_heads(model.tokenizer, method.tools)
         self._tau_floor = {tool: method.of(tool).tau_f for tool in method.tools}
         # One thread: the model serves one batch at a time, and the allocator keeps freed
         # memory by thread.
@@ -182,10 +187,25 @@ class Annotator:
         """Step 4."""
         texts = [state.text for state in states]
         executed = [state.executed for state in states]
-        return score_calls(self._model, texts, executed, self._tau_floor)
+        return score_calls(
+            self._model,
+            texts,
+            executed,
+            self._tau_floor,
+            self._method.input_rule,
+        )
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
-        funnel = tuple(_funnel(tool, state, scored) for tool in self._prompts)
+        funnel = tuple(
+            tool_funnel(
+                tool,
+                state.selected[tool].rule,
+                state.sampled.get(tool),
+                state.executed,
+                scored,
+            )
+            for tool in self._prompts
+        )
         sampling = [
             part for text in state.sampled.values() for part in text.work
         ]
@@ -229,18 +249,22 @@ def _log_lost_calls(states: Sequence[_TextState]) -> None:
         )
 
 
-def _funnel(tool: str, state: _TextState, scored: ScoredText) -> Funnel:
-    """What became of one text under one tool.
+def tool_funnel(
+    tool: str,
+    selection: str,
+    sampled: SampledText | None,
+    executed: Sequence[ExecutedCall],
+    scored: ScoredText,
+) -> Funnel:
+    """What became of one text under one tool; `executed` may hold calls of others.
 
     A text that the tool's prompt leaves no room for counts as not selected.
     """
-    selection = state.selected[tool].rule
-    sampled = state.sampled.get(tool)
     if sampled is None:
         return Funnel(tool, selection)
     if sampled.failed is not None:
         return Funnel(tool, f"no: {sampled.failed}")
-    executed = [call for call in state.executed if call.candidate.tool == tool]
+    executed = [call for call in executed if call.candidate.tool == tool]
     discarded = Counter(sampled.discarded)
     discarded.update(
         f"tool: {call.reason}" for call in executed if call.result is None

@@ -10,7 +10,7 @@ stand before the whole text, not at i: M has not yet seen calls inside text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +65,7 @@ def kept(call: Call, tau_f: float) -> bool:
 
 
 def only_after(argument: str, text: str, position: int) -> bool:
-    """The MT rule: whether a call's input stands after its position and not before it.
+    """The paper's rule for MT: whether a call's input stands after its position and not before it.
 
     The caller drops such a call.
     """
@@ -77,14 +77,19 @@ def score_calls(
     texts: Sequence[Text],
     executed: Sequence[Sequence[ExecutedCall]],
     tau_floor: Mapping[str, float],
+    input_rule: Collection[str] = (),
+    *,
+    all_losses: bool = False,
 ) -> list[ScoredText]:
     """The losses of every call with a result, in the order of `texts`; others are ignored.
 
     `tau_floor` is the lowest threshold of interest by tool. L_i(e(c)) can only lower a
-    gain, so it is computed only where L_empty - L_plus reaches that threshold. Raises
-    NonFiniteError for a loss that is not finite.
+    gain, so it is computed only where L_empty - L_plus reaches that threshold; with
+    `all_losses` also elsewhere, by forwards of their own, so that no other loss changes.
+    Calls of the tools in `input_rule` are dropped if their input stands only after them.
+    Raises NonFiniteError for a loss that is not finite.
     """
-    scorer = _Scorer(model, texts, executed)
+    scorer = _Scorer(model, texts, executed, input_rule)
     jobs = scorer.jobs
     l_plus = scorer.losses("plus", jobs)
     l_empty = scorer.losses("empty", jobs)
@@ -94,6 +99,8 @@ def score_calls(
         if l_empty[job] - l_plus[job] >= tau_floor[job.candidate.tool]
     ]
     l_call = scorer.losses("call", close)
+    if all_losses:
+        l_call |= scorer.losses("call", [j for j in jobs if j not in l_call])
     calls: list[list[Call]] = [[] for _ in texts]
     for job in jobs:
         calls[job.text].append(
@@ -171,8 +178,10 @@ class _Scorer:
         model: LanguageModel,
         texts: Sequence[Text],
         executed: Sequence[Sequence[ExecutedCall]],
+        input_rule: Collection[str],
     ) -> None:
         self.model = model
+        self.input_rule = input_rule
         self.texts = texts
         self.text_ids = [
             e.ids for e in model.encode([text.text for text in texts])
@@ -274,7 +283,7 @@ class _Scorer:
         return prefix_ids
 
     def _scorable(self, job: _Job) -> bool:
-        """Whether all three losses exist and the MT rule lets the call pass.
+        """Whether all three losses exist and the rule for inputs lets the call pass.
 
         Otherwise the reason is counted.
         """
@@ -288,7 +297,7 @@ class _Scorer:
             reason = "call_not_scorable"
         elif longest > self.model.max_positions:
             reason = "context"
-        elif candidate.tool == "MT" and only_after(
+        elif candidate.tool in self.input_rule and only_after(
             candidate.input, text, candidate.position
         ):
             reason = "input_only_after_position"

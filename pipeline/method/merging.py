@@ -12,13 +12,13 @@ import hashlib
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.base.records import Call
 from pipeline.method.filtering import kept, only_after
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 
 THRESHOLDS = (
     0.5,
@@ -33,27 +33,32 @@ def kept_calls(
     calls: Iterable[Mapping[str, Any]],
     text: str,
     tau_f: TauF,
+    input_rule: Collection[str] = (),
 ) -> list[Call]:
     """The calls with a gain of at least tau_f, by position and tool.
 
     Calls of tools without a tau_f go. Of several calls of one tool at one position the one
     with the largest gain stays, of equal gains the input first in the alphabet: two answers
-    at one place would teach the model to ask twice.
+    at one place would teach the model to ask twice. Calls of the tools in `input_rule` go if
+    their input stands in the text only after them.
     """
     best: dict[tuple[int, str], Call] = {}
+    order = {tool: number for number, tool in enumerate(in_order(tau_f))}
     for row in calls:
         # Most calls end here, before they cost anything.
         if row["gain"] < tau_f.get(row["tool"], math.inf):
             continue
         call = Call(**row)
-        if not kept(call, tau_f[call.tool]) or _breaks_mt_rule(row, text):
+        if not kept(call, tau_f[call.tool]) or _breaks_rule(
+            row, text, input_rule
+        ):
             continue
         place = call.position, call.tool
         # Of equal preference the first stays.
         best[place] = min(best.get(place, call), call, key=_preference)
     return sorted(
         best.values(),
-        key=lambda call: (call.position, TOOL_NAMES.index(call.tool)),
+        key=lambda call: (call.position, order[call.tool]),
     )
 
 
@@ -61,8 +66,10 @@ def _preference(call: Call) -> tuple[float, str]:
     return -call.gain, call.input
 
 
-def _breaks_mt_rule(call: Mapping[str, Any], text: str) -> bool:
-    if call["tool"] != "MT":
+def _breaks_rule(
+    call: Mapping[str, Any], text: str, input_rule: Collection[str]
+) -> bool:
+    if call["tool"] not in input_rule:
         return False
     return only_after(call["input"], text, call["position"])
 
@@ -101,10 +108,14 @@ class Mixture:
     tools: dict[str, ToolChoice]
     one_per_position: bool = False
     """Of several tools at one position only the one that a seeded choice prefers stays."""
+    input_rule: frozenset[str] = frozenset()
+    """Tools whose calls go if their input stands in the text only after them."""
 
     def calls(self, row: Mapping[str, Any]) -> list[Call]:
         """The calls to insert into this text; none if the text is not in C*."""
-        calls = kept_calls(row["calls"], row["text"], self.tau_f)
+        calls = kept_calls(
+            row["calls"], row["text"], self.tau_f, self.input_rule
+        )
         ranks = {
             tool: rank(self.seed, tool, row["text_id"])
             for tool in {call.tool for call in calls}
@@ -129,6 +140,7 @@ def choose(
     seed: int,
     *,
     one_per_position: bool = False,
+    input_rule: frozenset[str] = frozenset(),
 ) -> Mixture:
     """Look at every text once; for each tool the max_examples texts of lowest rank stay.
 
@@ -137,22 +149,24 @@ def choose(
     """
     tools = {tool: ToolChoice(max_examples) for tool in tau_f}
     for row in rows:
-        calls = kept_calls(row["calls"], row["text"], tau_f)
+        calls = kept_calls(row["calls"], row["text"], tau_f, input_rule)
         for tool in {call.tool for call in calls}:
             tools[tool].offer(rank(seed, tool, row["text_id"]))
-        for tool, gain in _best_gains(row).items():
+        for tool, gain in _best_gains(row, input_rule).items():
             if tool in tau_f:
                 tools[tool].at.update(
                     limit for limit in THRESHOLDS if gain >= limit
                 )
-    return Mixture(tau_f, seed, tools, one_per_position)
+    return Mixture(tau_f, seed, tools, one_per_position, input_rule)
 
 
-def _best_gains(row: Mapping[str, Any]) -> dict[str, float]:
+def _best_gains(
+    row: Mapping[str, Any], input_rule: Collection[str]
+) -> dict[str, float]:
     """The largest gain of each tool's calls."""
     best: dict[str, float] = {}
     for call in row["calls"]:
-        if not _breaks_mt_rule(call, row["text"]):
+        if not _breaks_rule(call, row["text"], input_rule):
             tool, gain = call["tool"], call["gain"]
             best[tool] = max(gain, best.get(tool, gain))
     return best

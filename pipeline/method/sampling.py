@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy import ndarray
 
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import PromptLayout
 from pipeline.base.records import (
     POSITION_NOT_SCORABLE,
@@ -38,7 +38,8 @@ from pipeline.syntax.tokenizer import (
     decode_continuations,
     special_ids,
 )
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import stream_number
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import Malformed, parse_call
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -57,13 +58,28 @@ class SamplingRequest:
     tool: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplingTrace:
+    """What sampling saw of one text: p(<API>) everywhere, and every draw.
+
+    A draw is what the model wrote after <API>, up to the token that ended it or made it no
+    call, and its input or why it has none; they come position by position.
+    """
+
+    p_api: ndarray  # [n] at every token of the text
+    starts: ndarray  # [n] the character where the token starts; -1: no position
+    positions: ndarray  # [|I|] token indices, ascending
+    draws: list[tuple[str, str | Malformed]]  # [|I| * m]
+
+
 @dataclass(frozen=True, slots=True)
 class SampledText:
     """One text under one tool.
 
     `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
     reason why they are no call, and POSITION_NOT_SCORABLE. `failed` says why the text could
-    not be sampled at all. `work` has the phases positions and decode.
+    not be sampled at all. `work` has the phases positions and decode. `trace` is there if it
+    was asked for and the text was sampled.
     """
 
     text: Text
@@ -74,6 +90,7 @@ class SampledText:
     discarded: dict[str, int] = field(default_factory=dict)
     work: tuple[PhaseWork, ...] = ()
     failed: str | None = None
+    trace: SamplingTrace | None = None
 
 
 def sample_calls(
@@ -81,6 +98,8 @@ def sample_calls(
     requests: Sequence[SamplingRequest],
     prompts: Mapping[str, PromptTemplate],
     method: MethodConfig,
+    *,
+    trace: bool = False,
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
 
@@ -102,7 +121,13 @@ def sample_calls(
                 scheduler.context_length(index) for index in scheduler.pending()
             ]
             model.shrink(min(sizes, default=1), failure)
-    return [scheduler.result(index) for index in range(len(requests))]
+    results = [scheduler.result(index) for index in range(len(requests))]
+    if trace:
+        results = [
+            replace(result, trace=scheduler.trace(index))
+            for index, result in enumerate(results)
+        ]
+    return results
 
 
 def select_positions(
@@ -302,7 +327,9 @@ class _Scheduler:
             text=np.repeat(np.arange(len(batch)), counts),
             position=np.concatenate([self.states[i].positions for i in batch]),
             keys=keys,
-            automaton=self.model.automaton(call_head(tool)),
+            automaton=self.model.automaton(
+                call_head(tool, settings.takes_input)
+            ),
             max_tokens=settings.max_call_tokens,
             origins=origins,
             opening=opening,
@@ -323,7 +350,7 @@ class _Scheduler:
             text_id = self.requests[index].text.text_id
             positions = self.states[index].positions.tolist()
             origins += [(text_id, tool, position) for position in positions]
-        tool_number = TOOL_NAMES.index(tool)
+        tool_number = stream_number(tool)
         keys = [
             stream_keys(
                 self.method.seed,
@@ -342,7 +369,8 @@ class _Scheduler:
         if state.failed is not None:
             return SampledText(request.text, request.tool, failed=state.failed)
         tokens_of_draws = state.tokens or []
-        m = self.method.of(request.tool).m
+        settings = self.method.of(request.tool)
+        m = settings.m
         position_of_draw = np.repeat(state.positions, m).tolist()
         draws: dict[int, list[tuple[int, ...]]] = {
             i: [] for i in state.positions.tolist()
@@ -354,7 +382,9 @@ class _Scheduler:
         ):
             draws[position].append(tokens)
         names = dict(zip(draws, state.names, strict=False))
-        inputs = _parse_draws(self.model, request.tool, tokens_of_draws)
+        inputs = _parse_draws(
+            self.model, request.tool, settings.takes_input, tokens_of_draws
+        )
         draws_of_call: Counter[tuple[int, str]] = Counter()
         discarded: Counter[str] = Counter()
         if state.position_0_unscorable:
@@ -399,10 +429,27 @@ class _Scheduler:
             ),
         )
 
+    def trace(self, index: int) -> SamplingTrace | None:
+        """What sampling saw of a request, once no request is pending; None if it failed."""
+        request, state = self.requests[index], self.states[index]
+        if state.failed is not None:
+            return None
+        tokens = state.tokens or []
+        takes_input = self.method.of(request.tool).takes_input
+        written = decode_continuations(self.model.tokenizer, tokens)
+        inputs = _parse_draws(self.model, request.tool, takes_input, tokens)
+        return SamplingTrace(
+            state.p_api,
+            state.encoded.starts,
+            state.positions,
+            list(zip(written, inputs, strict=True)),
+        )
+
 
 def _parse_draws(
     model: LanguageModel,
     tool: str,
+    takes_input: bool,
     draws: Sequence[tuple[int, ...]],
 ) -> list[str | Malformed]:
     """The input of each draw's call, or why the draw is no call. Equal draws parse once.
@@ -419,5 +466,5 @@ def _parse_draws(
         elif ids[-1] in special:
             parsed[ids] = Malformed("special_token")
         else:
-            parsed[ids] = parse_call(text, tool)
+            parsed[ids] = parse_call(text, tool, takes_input)
     return [parsed[ids] for ids in draws]

@@ -1,26 +1,36 @@
 """Step 1, select: which texts each tool is tried on (paper Appendix A).
 
 In: a tool, a `Text`, the `MethodConfig`. Out: a `Selection`: chosen or not, the rule that
-decided and, for the calendar, the date. Deterministic. Tokens are counted without
+decided and, for dated tools, the date. Deterministic. Tokens are counted without
 the language model, so that the choice of texts does not depend on it (docs/decisions/0008).
 Texts with `skipped` set are for the caller to leave out.
+
+A tool's declaration names its rule: all texts, a date in the URL, a pattern, or a function
+``module:name``. Such a function takes a `TextToSelect` (or, with a parameter called `text`, the
+text alone) and returns true, false, the reason against the text, or a `Selection`.
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Text
+from pipeline.base.records import Document, Text
 from pipeline.method.numeracy import (
     announces_result,
     find_numbers,
     has_computed_number,
 )
+from tools_service.base.errors import ToolformerError, brief
+from tools_service.contract.declarations import import_object
+from tools_service.contract.spec import Select
 from tools_service.tools.languages import identify_language
 
 WINDOW_TOKENS = 100
@@ -64,55 +74,114 @@ _LETTER = re.compile(r"[^\W\d_]")
 class Selection:
     """Whether a text was chosen, and the rule that decided ("no: REASON" if not chosen).
 
-    `date` is that of the calendar (ISO)."""
+    `date` is that of its calls (ISO)."""
 
     rule: str
     chosen: bool
     date: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TextToSelect:
+    """A text, its document, and what a rule may depend on beside them."""
+
+    text: str
+    document: Document
+    random_share: float
+    """The share in the tool's declaration."""
+    uniform: float
+    """A number in [0, 1) that the tool, the text and the seed determine."""
+
+
 Identify = Callable[[str], tuple[str, float]]
 """From a string without line breaks to its language (ISO 639 code) and a confidence, 0 to 1."""
 
 
-def select(
-    tool: str,
-    text: Text,
-    method: MethodConfig,
-    identify: Identify = identify_language,
-) -> Selection:
-    """Whether a tool is tried on a text, and why. `identify` is used for MT only."""
-    if tool == "Calculator":
-        return _select_calculator(text, method)
-    if tool == "Calendar":
-        return _select_calendar(text)
-    if tool == "MT":
-        return _select_mt(text, identify)
-    return Selection("every text", True)
+class SelectionError(ToolformerError):
+    """A function that selects texts failed, or returned what it may not return."""
 
 
-def _select_calculator(text: Text, method: MethodConfig) -> Selection:
-    numbers = find_numbers(text.text)
-    if has_computed_number(numbers, WINDOW_TOKENS):
-        return Selection("a number computed from two others", True)
-    if announces_result(text.text):
-        return Selection("a result announced", True)
-    if len(numbers) < _NUMBERS_NEEDED:
-        return Selection("no: fewer than three numbers", False)
-    if _uniform(text.text_id, method.seed) < method.calculator_random_share:
-        return Selection("three numbers, of the random share", True)
-    return Selection("no: numbers without a sign of arithmetic", False)
+def select(tool: str, text: Text, method: MethodConfig) -> Selection:
+    """Whether a tool is tried on a text, and why. Raises SelectionError."""
+    rule = method.of(tool).select
+    if rule.rule == "all":
+        return Selection("every text", True)
+    if rule.rule == "dated":
+        return _select_dated(text)
+    uniform = _uniform(tool, text.text_id, method.seed)
+    if rule.pattern is not None:
+        return _select_pattern(text, rule, uniform)
+    return _call_rule(
+        tool,
+        rule.rule,
+        TextToSelect(text.text, text.document, rule.random_share, uniform),
+    )
 
 
-def _uniform(text_id: int, seed: int) -> float:
-    """A number in [0, 1) that the text and the seed determine."""
+def _select_pattern(text: Text, rule: Select, uniform: float) -> Selection:
+    assert rule.pattern is not None
+    if _compiled(rule.pattern).search(text.text):
+        return Selection("the pattern", True)
+    if uniform < rule.random_share:
+        return Selection("of the random share", True)
+    return Selection("no: no match of the pattern", False)
+
+
+_compiled = cache(re.compile)
+
+
+def _call_rule(tool: str, reference: str, text: TextToSelect) -> Selection:
+    """Ask a function whether it selects the text."""
+    function, text_alone = _rule(tool, reference)
+    try:
+        answer = function(text.text if text_alone else text)
+    except Exception as error:  # a stranger's code
+        raise SelectionError(
+            f"tools.{tool}.select = {reference!r} failed: {type(error).__name__}: {brief(error)}"
+        ) from error
+    if isinstance(answer, Selection):
+        return answer
+    name = reference.partition(":")[2]
+    if isinstance(answer, str):
+        return Selection(f"no: {answer}", False)
+    if isinstance(answer, bool):
+        return Selection(name if answer else f"no: {name}", answer)
+    raise SelectionError(
+        f"tools.{tool}.select = {reference!r}: must return true, false or a reason, "
+        f"returned {type(answer).__name__}"
+    )
+
+
+@cache
+def _rule(tool: str, reference: str) -> tuple[Callable[[Any], object], bool]:
+    """The function, and whether it takes the text alone."""
+    function = import_object(reference, f"tools.{tool}.select")
+    return function, "text" in inspect.signature(function).parameters
+
+
+def _uniform(tool: str, text_id: int, seed: int) -> float:
+    """A number in [0, 1) that the tool, the text and the seed determine."""
     digest = hashlib.blake2b(
-        f"calculator {seed} {text_id}".encode(), digest_size=8
+        f"{tool.lower()} {seed} {text_id}".encode(), digest_size=8
     ).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _select_calendar(text: Text) -> Selection:
+def arithmetic(to_select: TextToSelect) -> Selection:
+    """The calculator's rule: numbers, and a sign of arithmetic with them."""
+    numbers = find_numbers(to_select.text)
+    if has_computed_number(numbers, WINDOW_TOKENS):
+        return Selection("a number computed from two others", True)
+    if announces_result(to_select.text):
+        return Selection("a result announced", True)
+    if len(numbers) < _NUMBERS_NEEDED:
+        return Selection("no: fewer than three numbers", False)
+    if to_select.uniform < to_select.random_share:
+        return Selection("three numbers, of the random share", True)
+    return Selection("no: numbers without a sign of arithmetic", False)
+
+
+def _select_dated(text: Text) -> Selection:
     if not text.document.url:
         return Selection("no: no URL", False)
     date = date_in_url(text.document.url)
@@ -149,9 +218,13 @@ def _valid_date(groups: dict[str, str]) -> str | None:
     return date.isoformat() if date.year in _WEB_YEARS else None
 
 
-def _select_mt(text: Text, identify: Identify) -> Selection:
-    """Chosen for a chunk of 10 tokens in another language between chunks in English."""
-    chunks = [chunk for chunk in _chunks(text.text) if _LETTER.search(chunk)]
+def foreign_passage(
+    to_select: TextToSelect, identify: Identify = identify_language
+) -> Selection:
+    """The translator's rule: a chunk of 10 tokens in another language between English ones."""
+    chunks = [
+        chunk for chunk in _chunks(to_select.text) if _LETTER.search(chunk)
+    ]
     languages = [identify(chunk) for chunk in chunks]
     english = [
         at for at, (language, _) in enumerate(languages) if language == "en"

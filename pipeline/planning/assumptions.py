@@ -6,10 +6,12 @@ finished run. Both depend on the model and on the corpus, so they are the least 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from pipeline.base.records import Phase
-from tools_service.base.settings import Frozen, NotNegative, Probability
+from tools_service.base.files import read_model
+from tools_service.base.settings import Frozen, NotNegative, Positive, Probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +50,25 @@ class Assumptions(Frozen):
     start_s: NotNegative  # seconds to start Ray, the tools and the models
     throughput: float | None = None  # FLOP/s of one actor after the start, beside the run's tools
 
+    def of_tool(self, tool: str) -> ToolStatistics:
+        """The statistics of a tool; the means over the others if nothing is known of it."""
+        if tool in self.tools:
+            return self.tools[tool]
+        known = [asdict(statistics) for statistics in self.tools.values()]
+        return ToolStatistics(**{name: sum(item[name] for item in known) / len(known) for name in known[0]})
 
-DEMO = Assumptions(
-    source="the demo's pages and its annotator",
-    tools={
-        # positions, draw, candidates, scored, plus, call, last_position, targets, needs_call, texts_kept
-        "QA": ToolStatistics(0.131, 4.06, 0.479, 0.464, 15.7, 11.7, 0.54, 4.7, 0.74, 0.34),
-        "WikiSearch": ToolStatistics(0.131, 1.22, 0.239, 0.165, 46.0, 7.2, 0.58, 6.0, 0.73, 0.33),
-        "Calculator": ToolStatistics(1.0, 1.79, 0.344, 0.193, 10.8, 7.2, 0.57, 7.0, 0.29, 0.99),
-        "Calendar": ToolStatistics(0.056, 0.2, 0.2, 0.183, 14.0, 3.0, 0.49, 5.5, 0.9, 0.23),
-        "MT": ToolStatistics(1.0, 6.81, 0.312, 0.161, 34.4, 18.1, 0.58, 6.6, 0.4, 1.0),
-    },
-    overheads={
-        # tokens, padding, attention_pairs
-        "positions": Overhead(1.0, 0.012, 1.44),
-        "decode": Overhead(1.0, 0.0, 3.06),
-        "empty": Overhead(1.25, 0.001, 2.42),
-        "plus": Overhead(1.06, 0.021, 1.32),
-        "call": Overhead(1.01, 0.004, 1.34),
-    },
-    bytes_per_character=0.6,
-    bytes_per_text=870.0,
-    start_s=50.0,
-)
+
+class _DemoFigures(Frozen):
+    assumptions: Assumptions
+    calls_per_s: dict[str, Positive]
+
+
+_FIGURES = read_model(Path(__file__).parent / "figures" / "demo.json", _DemoFigures)
+
+DEMO = _FIGURES.assumptions
 """A whole run of the recipe `demo`; `python -m bench.plan` measures these values again."""
 
-CALLS_PER_S: dict[str, float] = {
-    "QA": 100.0,
-    "WikiSearch": 1_000.0,
-    "Calculator": 10_000.0,
-    "Calendar": 10_000.0,
-    "MT": 200.0,
-}
+CALLS_PER_S = _FIGURES.calls_per_s
 """Calls that one replica answers, by `python -m bench.tools` on one thread of two cores of an AMD EPYC, with
-the demo's small models, in lists of 64. Elsewhere this is only the order of magnitude: use --calls-per-s."""
+the demo's small models, in lists of 64. Elsewhere this is only the order of magnitude: use --calls-per-s.
+The speed of other tools is measured (tool_speed.py)."""

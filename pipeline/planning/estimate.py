@@ -25,6 +25,7 @@ from pipeline.planning.assumptions import CALLS_PER_S, DEMO, Assumptions
 from pipeline.planning.corpus_sample import CorpusSample, sample_corpus
 from pipeline.planning.expected_work import PromptSizes, TextCounts, estimate_work
 from pipeline.planning.from_run import assumptions_from_run
+from pipeline.planning.tool_speed import measure_calls_per_s
 from pipeline.storage.kinds import PLAN
 from pipeline.storage.provenance import versions
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer
@@ -78,6 +79,7 @@ class Plan(Frozen):
     shape: ModelShape
     assumptions: Assumptions
     tools_from_demo: tuple[str, ...]  # tools whose statistics are the demo's
+    tools_without_figures: tuple[str, ...] = ()  # tools whose statistics are the means over others
     sample: CorpusSample
     texts: int
     tokens: int  # of the texts
@@ -136,7 +138,10 @@ def plan(config: PlanConfig) -> Plan:
         config=config,
         shape=shape,
         assumptions=assumptions,
-        tools_from_demo=tuple(t for t in method.tools if measured is DEMO or t not in measured.tools),
+        tools_from_demo=tuple(
+            t for t in method.tools if t in DEMO.tools and (measured is DEMO or t not in measured.tools)
+        ),
+        tools_without_figures=tuple(t for t in method.tools if t not in assumptions.tools),
         sample=sample,
         texts=total_texts,
         tokens=round(scale * sum(n * number for (n, _), number in counts.items())),
@@ -151,7 +156,7 @@ def plan(config: PlanConfig) -> Plan:
         left_out=listing.what_is_left_out(),
         skipped=dict(Counter(reason_kind(text.skipped) for text in texts if text.skipped).most_common()),
         selection={tool: dict(rules.most_common()) for tool, rules in selection.items()},
-        call_syntax=sum(text.skipped is None and has_call_syntax(text.text) for text in texts),
+        call_syntax=sum(text.skipped is None and has_call_syntax(text.text, method.tools) for text in texts),
     )
 
 
@@ -221,9 +226,11 @@ def _time(config: PlanConfig, flops: int, assumptions: Assumptions) -> TimePlan 
 def _tool(
     tool: str, texts: float, config: PlanConfig, assumptions: Assumptions, time: TimePlan | None
 ) -> ToolPlan:
-    statistics, settings = assumptions.tools[tool], config.method.of(tool)
+    statistics, settings = assumptions.of_tool(tool), config.method.of(tool)
     calls = texts * statistics.positions * settings.k * settings.m * statistics.candidates
-    calls_per_s = (config.calls_per_s or {}).get(tool, CALLS_PER_S[tool])
+    calls_per_s = (config.calls_per_s or {}).get(tool) or CALLS_PER_S.get(tool)
+    if calls_per_s is None:
+        calls_per_s = measure_calls_per_s(tool, config)
     per_actor = replicas = None
     if time and time.actor_hours:
         per_actor = calls / (time.actor_hours * _HOUR) / calls_per_s

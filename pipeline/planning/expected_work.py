@@ -41,7 +41,7 @@ class PromptSizes:
         call_tokens = CallTokens.of(tokenizer)
         prompts: dict[str, tuple[int, int]] = {}
         for tool in method.tools:
-            template = load_prompt(tool, method.prompts)
+            template = load_prompt(tool, method.prompts, method.of(tool).prompt, method.tools)
             prefix, suffix = tokenize_prompt(tokenizer, template)
             prompts[tool] = len(prefix), len(suffix)
         return PromptSizes(len(call_tokens.bos), len(call_tokens.api), prompts)
@@ -76,7 +76,7 @@ def _lower_bounds(
     """The phases of one text of `n` tokens."""
     all_calls = max_reach = max_targets = 0.0
     for tool in tools:
-        statistics, settings = assumptions.tools[tool], method.of(tool)
+        statistics, settings = assumptions.of_tool(tool), method.of(tool)
         prompt, suffix = sizes.prompts[tool]
         cost = lower_bound_positions(PromptLayout(prompt, n, suffix, sizes.api))
         yield (tool, "positions"), (cost.tokens, cost.attention_pairs, cost.logits)

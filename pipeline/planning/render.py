@@ -33,6 +33,11 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"the statistics of {', '.join(plan.tools_from_demo)} are assumed to be as in the demo; annotate "
             "a few hundred texts of your own and name that folder with --like"
         )
+    if plan.tools_without_figures:
+        yield (
+            f"of {', '.join(plan.tools_without_figures)} only the calls per second are known, measured here; "
+            "the rest is assumed to be the mean of the other tools: name a run with --like"
+        )
     if config.like is not None and plan.assumptions.throughput is None:
         yield (
             f"{config.like} shows no speed: that takes a run of one session, with three batches an actor or "

@@ -39,7 +39,7 @@ _NOT_SELECTED = {
     "context": "lower --corpus.max-tokens, or shorten the prompt (--method.prompts)",
     "no URL": "--corpus.url-field names the field with the URL",
     "no date in the URL": "the calendar needs URLs with a whole date, like /2023/01/30/",
-    "numbers without a sign of arithmetic": "--method.calculator-random-share sets the share of such texts",
+    "numbers without a sign of arithmetic": "--method.calculator.select.random-share sets their share",
     "fewer than three numbers": "the corpus needs texts with arithmetic",
     "no chunk in another language": "the corpus needs texts with passages in another language",
     "not within English": "the corpus needs passages in another language within English texts",
@@ -118,12 +118,17 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
                 f"{name}: {benchmark.answers_left_out:,} answers that the scoring can never meet are left "
                 f"out; {benchmark.without_answer:,} questions have no other and are wrong"
             )
+        if benchmark.left_out:
+            yield f"{name}: {_shown(benchmark.left_out)}: in the files, but not asked"
         if benchmark.failed_calls:
             number = sum(benchmark.failed_calls.values())
             yield f"{name}: {_calls(number)} failed ({_shown(benchmark.failed_calls)})"
     calls = sum(benchmark.calls for benchmark in result.benchmarks.values())
     if result.benchmarks and not calls and generation.k and not generation.disabled:
         yield f"no question got a call; --generation.k is {generation.k}, a larger one makes calls likelier"
+    wanted = result.running_texts or config.perplexity
+    if wanted and generation.k and not generation.disabled:
+        yield "perplexity: a dash, because calls are on (paper section 4.3); add --generation.disabled"
     if result.held_out is not None and result.held_out.skipped:
         yield f"perplexity: {result.held_out.skipped:,} passages of the held-out files were skipped"
 
@@ -232,7 +237,9 @@ def _nearest(tool: str, sums: ToolCounts, config: AnnotateConfig) -> str:
         return f"no position has p(<API>) above tau_s = {method.tau_s:g}; lower {option}.tau-s"
     stage = "no draw is a call" if not sums.candidates else "no call has a result"
     stage = "no call with a result could be scored" if sums.executed else stage
-    return f"{stage} ({_shown(sums.discarded)})"
+    other_names = 2 * sums.discarded.get("wrong_tool", 0) > sums.draws and not method.given_name
+    advice = f"; {option}.given-name draws after the name of the tool" if other_names else ""
+    return f"{stage} ({_shown(sums.discarded)}){advice}"
 
 
 def _merge_nearest(tool: str, manifest: MergeManifest) -> str:

@@ -22,12 +22,13 @@ from rich.table import Table
 from rich.text import Text as Styled
 
 from pipeline.base.config import MethodConfig
-from pipeline.evaluation.results import BenchmarkResult, Evaluation
+from pipeline.evaluation.intervals import wilson
+from pipeline.evaluation.results import BenchmarkResult, Evaluation, RunningTextResult
 from pipeline.report.losses import annotation_losses
 from pipeline.storage.counts import ToolCounts
 from pipeline.storage.manifest import read_finished
 from pipeline.storage.row_files import read_rows
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import linearise
 
 SHOWN_CALLS = 6
@@ -75,7 +76,7 @@ def funnel_table(tools: Mapping[str, ToolCounts]) -> Table:
     table.add_column("tool")
     for name in _FUNNEL:
         table.add_column("texts with one" if name == "texts_kept" else name, justify="right")
-    for tool in sorted(tools, key=TOOL_NAMES.index):
+    for tool in in_order(tools):
         table.add_row(tool, *(f"{getattr(tools[tool], name):,}" for name in _FUNNEL))
     return table
 
@@ -87,7 +88,7 @@ def kept_calls(
 
     Tools take turns as long as they have calls.
     """
-    samples: dict[str, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in TOOL_NAMES}
+    samples: dict[str, list[tuple[bytes, KeptCall]]] = {tool: [] for tool in in_order(method.tools)}
     for row in rows:
         for call in row["calls"]:
             if call["gain"] >= method.of(call["tool"]).tau_f:
@@ -112,22 +113,26 @@ def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """Accuracy in percent and questions with a call, by model; the paper's four come first."""
+    """Accuracy in percent, its 95 % interval, and questions with a call; the paper's four models first."""
     names = [name for name in _MODELS if name in evaluation.models]
     names += [name for name in evaluation.models if name not in _MODELS]
     models = [evaluation.models[name] for name in names]
     benchmarks = dict.fromkeys(chain.from_iterable(model.benchmarks for model in models))
-    table = Table(title="Results: percent right (questions with a call)", title_justify="left")
+    table = Table(title="Results: percent right (questions with a call), 95 % interval", title_justify="left")
     table.add_column("model")
     for benchmark in benchmarks:
         results = (model.benchmarks.get(benchmark) for model in models)
         sizes = sorted({result.n for result in results if result is not None})
         table.add_column(f"{escape(benchmark)}\nn = {' or '.join(map(str, sizes))}", justify="right")
+    texts = dict.fromkeys(chain.from_iterable(model.running_texts for model in models))
+    for text in texts:
+        table.add_column(f"{escape(text)}\nby word / token", justify="right")
     table.add_column("perplexity", justify="right")
     for name, model in zip(names, models, strict=True):
         scores = (_score(model.benchmarks.get(benchmark)) for benchmark in benchmarks)
         perplexity = "–" if model.perplexity is None else f"{model.perplexity:.2f}"
-        table.add_row(escape(name), *scores, perplexity)
+        running = (_running_text(model.running_texts.get(text)) for text in texts)
+        table.add_row(escape(name), *scores, *running, perplexity)
     return table
 
 
@@ -140,7 +145,16 @@ def files_table(files: Mapping[str, Path]) -> Table:
 
 
 def _score(result: BenchmarkResult | None) -> str:
-    return "–" if result is None else f"{100 * result.accuracy:.1f} ({result.calls})"
+    if result is None:
+        return "–"
+    low, high = result.interval or wilson(round(result.accuracy * result.n), result.n)
+    return f"{100 * result.accuracy:.1f} ({result.calls})\n{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _running_text(result: RunningTextResult | None) -> str:
+    if result is None or result.word_perplexity is None or result.token_perplexity is None:
+        return "–"
+    return f"{result.word_perplexity:.2f} / {result.token_perplexity:.2f}"
 
 
 def _sort_key(text_id: int, call: Mapping[str, Any]) -> bytes:

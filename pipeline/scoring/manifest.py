@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pipeline.base.config import ScoreConfig, changed_fields
 from pipeline.corpus.files import CorpusFile
+from pipeline.storage.card import Card
 from pipeline.storage.manifest import MANIFEST, CorpusState
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
@@ -107,4 +108,25 @@ def completed(manifest: ScoreManifest, folder: Path, field: str) -> ScoreManifes
             "median_gain": round(statistics.median(gains), 4) if gains else None,
             "positive": sum(gain > 0 for gain in gains),
         }
+    )
+
+
+def score_card(manifest: ScoreManifest) -> Card:
+    """The card of a finished run of score."""
+    config = manifest.config
+    return Card(
+        title="Insertions with their scores",
+        facts={
+            "model": config.model.path,
+            "place": config.place,
+            "tokens": config.tokens,
+            "weights": config.weights,
+            "lines": manifest.lines,
+            "scored": manifest.scored,
+            "with a gain": manifest.positive,
+        },
+        tools={},
+        versions=manifest.versions,
+        created=manifest.finished or "",
+        data_files="scores/*.jsonl",
     )

@@ -21,8 +21,16 @@ from pipeline.base.config import CorpusConfig, ModelConfig, ScoreConfig
 from pipeline.corpus.files import CorpusError, CorpusFile, list_files
 from pipeline.engine.loading import require_model
 from pipeline.runtime.connection import ResourceRequest, ray_connection
-from pipeline.scoring.manifest import ScoreError, ScoreManifest, ScoreRefusedError, begin, completed
+from pipeline.scoring.manifest import (
+    ScoreError,
+    ScoreManifest,
+    ScoreRefusedError,
+    begin,
+    completed,
+    score_card,
+)
 from pipeline.scoring.scoring_actor import SCORE_FILES, PartSource, ScoreParts
+from pipeline.storage.card import write_card
 from pipeline.storage.kinds import SCORES
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
@@ -61,6 +69,7 @@ def score(config: ScoreConfig) -> ScoreManifest:
         _run(config, files, done)
         manifest = completed(manifest, folder, config.field)
         atomic_write(config.output / MANIFEST, manifest.written())
+        write_card(config.output, score_card(manifest))
     return manifest
 
 

@@ -12,9 +12,16 @@ from itertools import product
 from typing import Any, get_args
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import POSITION_NOT_SCORABLE, Cost, Phase, PhaseWork, reason_kind
+from pipeline.base.records import (
+    POSITION_NOT_SCORABLE,
+    Cost,
+    Phase,
+    PhaseWork,
+    discarded_counts,
+    reason_kind,
+)
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import has_call_syntax
 
 COLUMNS = ("text", "status", "reason", "calls", "funnel", "work")
@@ -88,7 +95,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
             reasons[row["status"]][kind] += 1
             if kind == DAMAGED_FILE:
                 damaged.add(row["reason"].rpartition(" at ")[2].rpartition("#")[0])
-        elif has_call_syntax(row["text"]):
+        elif has_call_syntax(row["text"], method.tools):
             call_syntax += 1
         for stage in row["funnel"]:
             tools[stage["tool"]].add(stage)
@@ -98,7 +105,7 @@ def count_rows(rows: Iterable[Mapping[str, Any]], method: MethodConfig) -> Count
         for tool, number in kept.items():
             tools[tool].sums.update(kept=number, texts_kept=1)
     # Tools in the order of the paper, shared work last; phases in the order of execution.
-    keys = [key for key in product((*TOOL_NAMES, None), get_args(Phase)) if key in run]
+    keys = [key for key in product((*in_order(method.tools), None), get_args(Phase)) if key in run]
     return Counts(
         texts=status.total(),
         status=dict(status),
@@ -129,7 +136,7 @@ class _ToolSum:
         selected = not rule.startswith("no: ")
         self.selection[rule if selected else f"no: {reason_kind(rule.removeprefix('no: '))}"] += 1
         self.sums.update(texts=1, selected=int(selected), **{name: stage[name] for name in _STAGES})
-        discarded = dict(stage["discarded"])
+        discarded = discarded_counts(stage["discarded"])
         self.sums["positions_not_scorable"] += discarded.pop(POSITION_NOT_SCORABLE, 0)
         self.discarded.update(discarded)
 

@@ -14,6 +14,7 @@ PARTIAL_ROW_FILE = r"[0-9a-f]{24}\.parquet(\.[0-9a-f]{32})?\.part"
 """Expression for the names of row files that are not complete yet."""
 
 _MANIFEST = r"manifest\.json(\.part)?"
+_CARD = r"README\.md(\.part)?"
 _MODEL_FILE = (
     r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
     r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
@@ -26,6 +27,7 @@ ANNOTATION = OutputKind(
     marks={"manifest.json": frozenset({"state", "corpus", "sessions"})},
     paths=(
         _MANIFEST,
+        _CARD,
         r"rows/",
         rf"rows/({OWN_ROW_FILE}|{PARTIAL_ROW_FILE})",
         r"logs/",
@@ -36,7 +38,13 @@ ANNOTATION = OutputKind(
 AUGMENTED = OutputKind(
     name="a result of merge",
     marks={"manifest.json": frozenset({"sources", "texts", "calls"})},
-    paths=(_MANIFEST, r"rows/", r"rows/\d{5}\.parquet"),
+    paths=(_MANIFEST, _CARD, r"rows/", r"rows/\d{5}\.parquet"),
+)
+
+EXPORT = OutputKind(
+    name="a result of export",
+    marks={"manifest.json": frozenset({"source", "format", "texts"})},
+    paths=(_MANIFEST, _CARD, r"rows/", r"rows/\d{5}\.(parquet|jsonl)"),
 )
 
 FINE_TUNED = OutputKind(
@@ -65,7 +73,14 @@ PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"
 SCORES = OutputKind(
     name="a result of score",
     marks={"manifest.json": frozenset({"state", "files", "started"})},
-    paths=(_MANIFEST, r"scores/", rf"scores/{PART_OF_SCORES}(\.part)?", r"logs/", r"logs/[^/]+-\d+\.jsonl"),
+    paths=(
+        _MANIFEST,
+        _CARD,
+        r"scores/",
+        rf"scores/{PART_OF_SCORES}(\.part)?",
+        r"logs/",
+        r"logs/[^/]+-\d+\.jsonl",
+    ),
 )
 
 EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})

@@ -29,22 +29,13 @@ OPERATIONAL: dict[str, Any] = {
     "max_failed_share": True,
     "retry_failed": True,
     "model": {"device", "max_batch_tokens", "gpus", "compile"},
-    "tools": {
-        "service": True,
-        "cache_size": True,
-        "wikisearch": {
-            "index": True,
-            "encoder": {"batch_size", "device"},
-            "vectors": {"gpu"},
-            "deployment": True,
-        },
-        "qa": {"max_batch_tokens", "device", "deployment"},
-        "calculator": {"deployment"},
-        "calendar": {"deployment"},
-        "mt": {"max_batch_tokens", "device", "deployment"},
-    },
 }
-"""Fields of AnnotateConfig that the rows do not depend on: a resumed run may change them."""
+"""Fields of AnnotateConfig, without those of the tools, that the rows do not depend on."""
+
+
+def operational(config: AnnotateConfig) -> dict[str, Any]:
+    """Fields that the rows do not depend on: a resumed run may change them."""
+    return {**OPERATIONAL, "tools": config.tools.operational}
 
 
 class ManifestError(ConfigurationError):
@@ -214,7 +205,7 @@ def begin(
             state="unfinished", config=config, versions=versions(), corpus=corpus, sessions=()
         )
     earlier = read_manifest(folder)
-    changes = changed_fields(earlier.config, config, ignore=OPERATIONAL)
+    changes = changed_fields(earlier.config, config, ignore=operational(config))
     if not changes and earlier.corpus != corpus:
         old = f"{earlier.corpus.files} of {earlier.corpus.bytes} bytes"
         changes = [f"the files of the corpus: {old} → {corpus.files} of {corpus.bytes} bytes"]

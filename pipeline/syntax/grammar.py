@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools_service.syntax.calls import CONTROLS, END, TOOLS_WITHOUT_INPUT
+from tools_service.syntax.calls import CONTROLS, END
 
 CLOSED, DEAD = -1, -2  # the call is finished; the sample can no longer become a call
 _FORBIDDEN = re.compile(rf"[{CONTROLS}\[]")
 
 
-def call_head(tool: str) -> str:
+def call_head(tool: str, takes_input: bool = True) -> str:
     """The first characters of every call of `tool` after ``<API>``."""
-    return f"{tool}()" if tool in TOOLS_WITHOUT_INPUT else f"{tool}("
+    return f"{tool}(" if takes_input else f"{tool}()"
 
 
 def automaton(

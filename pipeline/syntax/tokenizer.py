@@ -8,7 +8,7 @@ to tokens"). A tokenizer that cannot represent calls is refused with TokenizerEr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tools_service.base.errors import ConfigurationError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.calls import API
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ANCHORS = ("a", ".", "1", "x y", "\n")
-_ROUND_TRIP = " [Calculator(27 + 4 * 2) -> 35] ends [Calendar()]."
+_ROUND_TRIP = " [Sum(27 + 4 * 2) -> 35] ends [Today()]."
 
 
 class TokenizerError(ConfigurationError, ValueError):
@@ -168,17 +168,23 @@ class CallTokens:
         name = _name(tokenizer)
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{name}: it reports no character offsets; use a tokenizer.json")
-        heads = [f"{API}{tool}(" for tool in TOOL_NAMES]
-        example, api, *tokenized_heads = tokenize_continuations(tokenizer, [_ROUND_TRIP, API, *heads])
+        example, api = tokenize_continuations(tokenizer, [_ROUND_TRIP, API])
         [decoded] = decode_continuations(tokenizer, [example.ids.tolist()])
         if decoded != _ROUND_TRIP:
             raise TokenizerError(f"{name}: decodes {_ROUND_TRIP!r} as {decoded!r}; calls would be damaged")
-        for head, tokenized in zip(heads, tokenized_heads, strict=True):
-            if not np.array_equal(tokenized.ids[: len(api.ids)], api.ids):
-                problem = f"merges {API!r} with the name in {head[:-1]!r}: <API> has no ids of its own"
-                raise TokenizerError(f"{name}: {problem}")
+        require_separate_heads(tokenizer, PACKAGED)
         strings = decode_continuations(tokenizer, [[token] for token in range(len(tokenizer))])
         return CallTokens(tuple(api.ids.tolist()), _bos(tokenizer), tuple(strings))
+
+
+def require_separate_heads(tokenizer: PreTrainedTokenizerBase, tools: Iterable[str]) -> None:
+    """Raise TokenizerError unless ``<API>`` has the same ids before the name of each tool."""
+    heads = [f"{API}{tool}(" for tool in tools]
+    api, *tokenized_heads = tokenize_continuations(tokenizer, [API, *heads])
+    for head, tokenized in zip(heads, tokenized_heads, strict=True):
+        if not np.array_equal(tokenized.ids[: len(api.ids)], api.ids):
+            problem = f"merges {API!r} with the name in {head[:-1]!r}: <API> has no ids of its own"
+            raise TokenizerError(f"{_name(tokenizer)}: {problem}")
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -25,7 +25,8 @@ def method(tmp_path: Path) -> MethodConfig:
     """With thresholds so low that L(e(c)) is always scored, as in the plain procedure."""
     settings = small_run.method(small_run.write_prompts(tmp_path / "prompts"))
     low = settings.calculator.model_copy(update={"tau_f": -1e9})
-    return settings.model_copy(update={"calculator": low, "calendar": low})
+    calendar = settings.of("Calendar").model_copy(update={"tau_f": -1e9})
+    return settings.model_copy(update={"calculator": low, "calendar": calendar})
 
 
 @pytest.fixture

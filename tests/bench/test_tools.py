@@ -6,7 +6,7 @@ import pytest
 
 from bench.tools import Timing, inputs_of, overheads, slowest_hostile, time_alternately, uncached
 from pipeline.cli.recipes import demo
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 
 pytestmark = pytest.mark.unit
 
@@ -32,7 +32,7 @@ def test_the_overhead_is_a_share_of_the_class_in_the_longest_lists() -> None:
     assert overheads(timings) == {"MT": 0.2}
 
 
-@pytest.mark.parametrize("tool", TOOL_NAMES)
+@pytest.mark.parametrize("tool", PACKAGED)
 def test_inputs_are_distinct(tool: str) -> None:
     inputs = inputs_of(tool, 1_024)
     assert len(set(inputs)) == 1_024

@@ -14,7 +14,7 @@ import torch
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import stream_number
 from tools_service.syntax.calls import Malformed, linearise, parse_call
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -118,7 +118,7 @@ def calls_at(
     names: Names | None = None,
 ) -> list[str]:
     """The inputs of the calls among the m draws at a position."""
-    keys = stream_keys(seed, text_id, TOOL_NAMES.index(template.tool), position, m)
+    keys = stream_keys(seed, text_id, stream_number(template.tool), position, m)
     drawn = [draw(model, template, text, position, keys[j : j + 1], most, names) for j in range(m)]
     parsed = [parse_call(one, template.tool) for one in drawn]
     return [one for one in parsed if not isinstance(one, Malformed)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from tools_service.__main__ import main
 
 pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_result_is_printed_and_the_code_is_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,3 +111,41 @@ def test_index_then_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out)["passages"] == 1
     assert main(["call", "WikiSearch", "otters", "--wikisearch.index", index]) == 0
     assert capsys.readouterr().out == "Otter > An otter (animal) swims.\n"
+
+
+def test_a_tool_of_an_installed_package_is_there_without_a_file(tmp_path: Path) -> None:
+    """A real entry point: the metadata of a package and its module on the path."""
+    metadata = tmp_path / "mylab_tools-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mylab-tools\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[toolformer.tools]\nunits = mylab_tools:UNITS\nbroken = mylab_tools:NOTHING\n"
+    )
+    (tmp_path / "mylab_tools.py").write_text(
+        "from tools_service.contract.spec import ToolSpec\n"
+        "def convert(quantity: str) -> str:\n    return quantity.replace('km', 'miles')\n"
+        "UNITS = ToolSpec(name='Units', implementation='mylab_tools:convert', k=3)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *argv],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    done = run("tools_service", "call", "Units", "5 km")
+    assert (done.returncode, done.stdout) == (0, "5 miles\n")
+    assert "entry point broken = mylab_tools:NOTHING is left out" in done.stderr
+    shown = run("pipeline", "annotate", "--help").stdout
+    assert "--method.units.k" in shown
+    assert "--tools.units.deployment.cpus" in shown
+    unused = run("pipeline", "annotate", "--corpus", "nowhere", "--tools", "Unit")
+    assert unused.returncode == 2
+    assert (
+        "no tool is called Unit; there are QA, WikiSearch, Calculator, Calendar, MT, Units" in unused.stderr
+    )

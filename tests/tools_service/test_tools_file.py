@@ -10,6 +10,8 @@ from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.main import parse as pipeline_parse
 from tools_service.__main__ import main, parse
 from tools_service.config import ToolsConfig, WikiSearchConfig
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
 from tools_service.tools_file import ToolsFileError, tools_file_of, with_tools_file
 
 pytestmark = pytest.mark.unit
@@ -42,8 +44,14 @@ def test_what_the_file_does_not_name_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[wikisearch]\nretriver = 'bm25'", "wikisearch.retriver: there is no such key; there are source, "),
-        ("[abacus]\n", "abacus: there is no such key; there are service, wikisearch, "),
+        (
+            "[wikisearch]\nretriver = 'bm25'",
+            "wikisearch.retriver: there is no such key; there are deployment, source, ",
+        ),
+        (
+            "[abacus]\n",
+            "abacus: there is no such key; there are service, max_result_tokens, cache_size, qa, ",
+        ),
         ("[mt.deployment]\ncpu = 1", "mt.deployment.cpu: there is no such key; there are min_replicas, "),
         ("[mt.deployment]\ncpus = -1", "mt.deployment.cpus: "),
         ("[mt.deployment]\nmin_replicas = 3", "max_replicas = 1 is below min_replicas = 3"),
@@ -99,3 +107,68 @@ def test_both_commands_end_with_code_2_and_say_why(
     assert pipeline_main(["annotate", "--tools-file", file]) == 2
     said = capsys.readouterr().err.splitlines()
     assert [f"{file}: qa.nonsense: there is no such key" in line for line in said] == [True, True]
+
+
+UNITS = "[tools.Units]\nclass = 'tests.tools_service.own_tools:convert'\n"
+
+
+def test_a_file_declares_tools_and_changes_others(tmp_path: Path) -> None:
+    text = UNITS + (
+        "prompt = 'units.txt'\nselect = { pattern = '\\d+ km' }\ntau_s = 0.0\nk = 7\nmax_call_tokens = 9\n"
+        "[tools.Units.deployment]\ncpus = 2\n[tools.MT]\nm = 3\nmodel = 'some/model'\n[mt]\nbeams = 4\n"
+    )
+    file = written(tmp_path, text)
+    parsed = pipeline_parse("annotate", ["--recipe", "demo", "--tools-file", str(file)]).config
+    assert parsed.method.tools == (*PACKAGED, "Units")
+    assert parsed.method.of("Units") == ToolMethod(
+        tau_s=0.0, k=7, max_call_tokens=9, prompt=tmp_path / "units.txt", select={"pattern": r"\d+ km"}
+    )
+    assert parsed.method.of("MT").m == 3
+    assert parsed.tools.of("Units").deployment.cpus == 2
+    assert (parsed.tools.of("MT").model, parsed.tools.of("MT").beams) == ("some/model", 4)
+    assert type(parsed).model_validate_json(parsed.model_dump_json()) == parsed
+
+    options = ["--tools-file", str(file), "--method.units.k", "3", "--tools.units.deployment.cpus", "1"]
+    changed = pipeline_parse("annotate", ["--recipe", "demo", "--tools", "Units", *options]).config
+    assert changed.method.tools == ("Units",)
+    assert (changed.method.of("Units").k, changed.tools.of("Units").deployment.cpus) == (3, 1)
+
+    generate = pipeline_parse("generate", ["1", "--tools-file", str(file)]).config
+    assert generate.max_call_tokens.of("Units") == 9
+    assert parse(["call", "Units", "1", "--tools-file", str(file)]).tool == "Units"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tools = 3", "tools: must be tables, [tools.NAME]"),
+        ("[tools]\nUnits = 3", "tools.Units: must be a table"),
+        ("[tools.Units]\nclas = 'a:b'", "tools.Units: say what answers its calls: class = "),
+        ("[tools.Units]\nclass = 3", "tools.Units.class: "),
+        ("[tools.Units]\nclass = 'units.convert'", "tools.Units.class: must name an object of Python"),
+        ("[tools.Units]\nclass = 'no_such_module:f'", "tools.Units.class = 'no_such_module:f': there is no "),
+        ("[tools.Units]\nclass = 'tests.tools_service.own_tools:f'", "has no attribute 'f'"),
+        ("[tools.Units]\nclass = 'a:b'\nhttp = 'http://x'", "class and http exclude each other; keep one"),
+        ("[tools.Units]\nmcp = 3", "tools.Units.mcp: must be a table"),
+        (UNITS + "kk = 3", "tools.Units.kk: there is no such key; there are "),
+        (UNITS + "k = 0", "tools.Units.k: "),
+        (UNITS + "tau_s = 2", "tools.Units.tau_s: "),
+        (UNITS + "select = 'some'", "tools.Units.select.rule: must be "),
+        (UNITS + "select = { pattern = '(' }", "tools.Units.select.pattern: must be a regular expression"),
+        (UNITS + "arguments = 'json'", "tools.Units.arguments: "),
+        (UNITS + "name = 'Other'", "tools.Units.name: there is no such key"),
+        (UNITS + "[tools.Units.deployment]\ncpu = 1", "tools.Units.deployment.cpu: there is no such key"),
+        (UNITS.replace("Units", "9a"), "tools.9a.name: must be a letter"),
+        (UNITS.replace("Units", "qa"), "there is a tool QA already"),
+        ("[tools.Calculator]\nk = 'x'", "tools.Calculator.k: "),
+        ("[tools.Calculator]\npassages = 3", "calculator.passages: there is no such key"),
+        ("[tools.Calendar]\ntakes_input = true", "tools.Calendar.takes_input: only the declaration"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_by_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ToolsFileError) as refused:
+        pipeline_parse("annotate", ["--tools-file", str(file)])
+    assert f"--tools-file {file}: " in str(refused.value)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)

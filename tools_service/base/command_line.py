@@ -8,11 +8,11 @@ number) exits with code 2, as tyro does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from inspect import isclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
@@ -26,7 +26,7 @@ from tyro.constructors import (
 )
 
 from tools_service.base.errors import ConfigurationError, describe_problem
-from tools_service.base.settings import Frozen
+from tools_service.base.settings import Frozen, NotAnOption
 
 
 class OptionError(ConfigurationError):
@@ -56,19 +56,28 @@ def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     model: type[Frozen] = info.type
     hints = get_type_hints(model, include_extras=True)
-    specs = []
+    default = info.default if isinstance(info.default, Frozen) else None
+    specs, hidden = [], {}
     for name, field in model.model_fields.items():
-        if isinstance(info.default, Frozen):
-            default = getattr(info.default, name)
+        if default is not None:
+            value = getattr(default, name)
         else:
-            default = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
-        specs.append(StructFieldSpec(name, hints[name], default, field.description))
-    return StructConstructorSpec(instantiate=_constructor(model), fields=tuple(specs))
+            value = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        if any(isinstance(mark, NotAnOption) for mark in field.metadata):
+            hidden[name] = value
+        else:
+            specs.append(StructFieldSpec(name, hints[name], value, field.description))
+    # The sections of the tools, each of a type of its own.
+    section = get_args(hints.get("__pydantic_extra__"))
+    for name, value in ((default.__pydantic_extra__ if default else None) or {}).items():
+        kind = type(value) if isinstance(value, Frozen) else section[1]
+        specs.append(StructFieldSpec(name, kind, value, None))
+    return StructConstructorSpec(instantiate=_constructor(model, hidden), fields=tuple(specs))
 
 
-def _constructor(model: type[Frozen]) -> Callable[..., Frozen]:
+def _constructor(model: type[Frozen], hidden: Mapping[str, Any]) -> Callable[..., Frozen]:
     def construct(**values: Any) -> Frozen:
-        return model.model_construct(**values)
+        return model.model_construct(**values, **hidden)
 
     construct.__doc__ = model.__doc__  # tyro shows it
     construct.__name__ = construct.__qualname__ = model.__name__

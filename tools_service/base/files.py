@@ -91,6 +91,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"not JSON: {name} is not a number")
 
 
+def apply_umask(folder: Path) -> None:
+    """Give the files of `folder` that only their owner may read the mode of a new file.
+
+    Libraries that rename a temporary file to its name, as safetensors does, leave 0600.
+    """
+    probe = folder / f".mode{PART}"
+    with writing(folder):
+        probe.touch()
+        mode = probe.stat().st_mode
+        probe.unlink()
+        for path in folder.iterdir():
+            if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 == 0o600:
+                path.chmod(mode & 0o777)
+
+
 def resolved(path: Path) -> Path:
     """`path` without symbolic links. ConfigurationError if they lead in a circle or it has no name."""
     try:

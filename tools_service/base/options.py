@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterable
 
 # Old and current name, with hyphens, without the sections in front.
-RENAMED_OPTIONS = {"batch-tokens": "max-batch-tokens"}
+RENAMED_OPTIONS = {
+    "batch-tokens": "max-batch-tokens",
+    "calculator-random-share": "calculator.select.random-share",
+}
 _OLD_NAMES = "|".join(RENAMED_OPTIONS).replace("-", "[-_]")
 _OLD_OPTION = re.compile(rf"^(--(?:[^=]*\.)?)({_OLD_NAMES})(?==|$)")
 

@@ -73,6 +73,18 @@ IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""
 
 
+class NotAnOption:
+    """Marks a field that the command line does not show: a declaration sets it."""
+
+
+class ModelSource:
+    """Marks a text that names a model: a folder, or a model of the hub."""
+
+
+ModelPath = Annotated[Text, ModelSource()]
+"""Folder or hub name of a model. A relative folder is made absolute for processes elsewhere."""
+
+
 class Frozen(BaseModel):
     """Base of all configurations: immutable, no unknown fields, field docstrings as help texts."""
 

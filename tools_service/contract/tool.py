@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
+
+from tools_service.base.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
-
-ToolName = Literal["QA", "WikiSearch", "Calculator", "Calendar", "MT"]
-TOOL_NAMES: tuple[ToolName, ...] = get_args(ToolName)
 
 # Reasons that this package gives in a tool's place. They concern a moment, not the input: the same
 # call may succeed later, so they are never cached. Manifests count reasons.
@@ -26,13 +25,12 @@ UNREACHABLE = "tool unreachable"
 REPLICA_DIED = "replica died"
 TOOL_FAILED = "tool failed"
 MALFORMED_ANSWER = "malformed answer"
-TRANSIENT = frozenset({DEADLINE, OVERLOADED, UNREACHABLE, REPLICA_DIED, TOOL_FAILED, MALFORMED_ANSWER})
+TOOL_CHANGED = "tool changed"
+TRANSIENT = frozenset(
+    {DEADLINE, OVERLOADED, UNREACHABLE, REPLICA_DIED, TOOL_FAILED, MALFORMED_ANSWER, TOOL_CHANGED}
+)
 
 EMPTY_RESULT = "empty result"
-
-# Tools whose result depends on the text's date. The client drops the date of other tools' calls, so
-# that equal inputs of different texts are one call.
-DATED_TOOLS = frozenset({"Calendar"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,10 @@ class Tool(Protocol):
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Answer every input; never raise because of one."""
         ...
+
+
+class ToolUnavailableError(ConfigurationError):
+    """This version, or this configuration, cannot provide a tool."""
 
 
 class MalformedAnswerError(TypeError):

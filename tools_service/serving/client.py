@@ -26,7 +26,6 @@ from tools_service.contract.tool import (
     OVERLOADED,
     REPLICA_DIED,
     TOOL_FAILED,
-    TOOL_NAMES,
     UNREACHABLE,
     ToolInput,
     ToolResult,
@@ -53,14 +52,14 @@ class ServeTools(CachingClient):
     ) -> None:
         """`applications` are names by tool; by default those that `config` leads to."""
         super().__init__(config, count_tokens)
-        self.applications = applications or {tool: application_name(config, tool) for tool in TOOL_NAMES}
+        self.applications: Mapping[str, str] = applications or {}
         self._handles: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type[ServeTools], tuple[Any, ...]]:
         return ServeTools, (self._config, self._count_tokens, self.applications)
 
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
-        if tool not in self.applications:
+        if self.applications and tool not in self.applications:
             return without_result(inputs, UNREACHABLE)
         return await self._ask_with_retries(tool, inputs, deadline, MAX_CRASHES)
 
@@ -106,9 +105,13 @@ class ServeTools(CachingClient):
             answers += await self._ask_with_retries(tool, part, deadline, crashes)
         return answers
 
+    def _connect(self, tool: str) -> Any:
+        name = self.applications.get(tool) or application_name(self._config, tool)
+        return serve.get_app_handle(name)
+
     async def _send(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         if tool not in self._handles:
-            self._handles[tool] = await asyncio.to_thread(serve.get_app_handle, self.applications[tool])
+            self._handles[tool] = await asyncio.to_thread(self._connect, tool)
         left_s = deadline - asyncio.get_running_loop().time()
         # Pairs, not dataclasses: those take longer to pickle than the calculator takes to answer.
         response = self._handles[tool].remote([(call.text, call.date) for call in inputs], left_s)

@@ -21,12 +21,12 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from tools_service.base.errors import ToolformerError
-from tools_service.config import Deployment, ToolsConfig
+from tools_service.config import ToolsConfig
+from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import DEADLINE, Tool, ToolInput, answer
 from tools_service.serving.client import ServeTools
 from tools_service.serving.leases import Lease, application_name, leased_applications, service_lock
-from tools_service.serving.local import prepare_tools
-from tools_service.tools.registry import load_tool, require_available, with_absolute_paths
+from tools_service.tools.registry import load_tool, prepare_tools, require_available, with_absolute_paths
 from tools_service.tools.sanitize import CountTokens, count_words
 
 logger = logging.getLogger(__name__)

@@ -91,7 +91,7 @@ def create_server(app: Starlette) -> uvicorn.Server:
         "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
         "log_level": "warning",
         "access_log": False,
-        "lifespan": "off",
+        "lifespan": "auto",
     }
     return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **options))
 
@@ -122,9 +122,7 @@ def create_app(
     """Return the application that asks `client`; `statuses` gives the status of each tool."""
 
     async def call(request: Request) -> Response:
-        _require_known_host(request, config)
-        _refuse_web_pages(request)
-        _authorize(request, token)
+        require_allowed(request, config, token)
         tool = request.path_params["tool"]
         if tool not in tools:
             raise HTTPException(404, f"no such tool; there are {', '.join(tools)}")
@@ -148,6 +146,13 @@ def create_app(
     )
     app.router.redirect_slashes = False  # a redirect would lead to whatever Host says
     return app
+
+
+def require_allowed(request: Request, config: HttpConfig, token: str | None) -> None:
+    """Raise HTTPException unless the request names this endpoint, comes from no page, and has the token."""
+    _require_known_host(request, config)
+    _refuse_web_pages(request)
+    _authorize(request, token)
 
 
 def _require_known_host(request: Request, config: HttpConfig) -> None:

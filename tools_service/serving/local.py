@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
-from tools_service.tools.registry import SEARCHING_TOOLS, require_available
+from tools_service.tools.registry import prepare_tools, require_available
 from tools_service.tools.sanitize import CountTokens, count_words
 
 
@@ -22,11 +22,3 @@ def start_local_tools(
     require_available(tools, config)
     prepare_tools(config, tools)
     return LocalTools.start(config, tools, count_tokens)
-
-
-def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
-    """Build or update the index of WikiSearch and QA, if `tools` has one of them."""
-    if config.wikisearch.source and not SEARCHING_TOOLS.isdisjoint(tools):
-        from tools_service.indexing.build import ensure_index
-
-        ensure_index(config.wikisearch)

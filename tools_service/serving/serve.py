@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -24,30 +26,52 @@ from tools_service.runtime.connection import chosen_address, connect
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import application_statuses, tools_on_ray
 from tools_service.serving.http import bind_socket, create_app, create_server, read_token
+from tools_service.serving.mcp import PATH, add_mcp_route, create_mcp_server, run_on_stdio
 
 
-def serve(config: ToolsConfig, tools: Sequence[str], address: str | None, http: HttpConfig | None) -> None:
-    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP."""
+def serve(
+    config: ToolsConfig,
+    tools: Sequence[str],
+    address: str | None,
+    http: HttpConfig | None,
+    mcp: bool = False,
+) -> None:
+    """Run `tools` until SIGINT or SIGTERM; with `http` also over HTTP.
+
+    With `mcp` also as an MCP server: at /mcp with `http`, else on standard input and output until the input
+    ends; messages then go to standard error.
+    """
+    say = functools.partial(print, file=sys.stderr) if mcp and not http else print
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address, source = chosen_address(address, "--address")
     token = read_token(http) if http else None
     listener = bind_socket(http) if http else None
     with (
         contextlib.suppress(KeyboardInterrupt),
+        contextlib.ExitStack() as at_end,
         _sigterm_interrupts(),
         connect(address, source, cpus=available_cpus()),
         tools_on_ray(config, tools) as client,
     ):
-        print(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
+        say(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
         for tool in tools:
-            print(f"  {tool:<10}  {client.applications[tool]}")
+            say(f"  {tool:<10}  {client.applications[tool]}")
         if address == LOCAL:  # Ray protects clusters that it starts itself with a token in ~/.ray
-            print("to join from here: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
-        print("jobs with the same settings share them; Ctrl-C stops them", flush=True)
+            say("to join from here: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
+        say("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
-            print(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
+            say(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
             app = create_app(client, tools, http, token, functools.partial(_statuses, client))
+            if mcp:
+                say(f"MCP at {_url(listener)}{PATH}", flush=True)
+                add_mcp_route(
+                    app, create_mcp_server(client, [config.spec(tool) for tool in tools]), http, token
+                )
             create_server(app).run(sockets=[listener])
+        elif mcp:
+            at_end.callback(os._exit, 0)  # a thread still reads standard input, which nothing can end
+            run_on_stdio(create_mcp_server(client, [config.spec(tool) for tool in tools]))
+            at_end.pop_all()
         else:
             threading.Event().wait()
 

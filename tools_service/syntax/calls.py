@@ -10,23 +10,21 @@ no tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from tools_service.base.errors import ToolformerError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import with_installed
 
 API = " ["
 END = "]"
 ARROW = " -> "
 
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # includes all line breaks
-TOOLS_WITHOUT_INPUT: frozenset[str] = frozenset({"Calendar"})
 
 _CONTROL = re.compile(f"[{CONTROLS}]")
-_CALL_HEAD = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(API.strip())}(?:{'|'.join(TOOL_NAMES)})\(")
-_CALL = re.compile(rf"( \[(?:{'|'.join(TOOL_NAMES)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\])")
 
 
 class CallError(ToolformerError, ValueError):
@@ -69,7 +67,7 @@ def linearise(tool: str, argument: str, result: str | None = None) -> str:
     return f"{API}{tool}({argument}){arrow}{END}"
 
 
-def parse_call(sampled: str, tool: str) -> str | Malformed:
+def parse_call(sampled: str, tool: str, takes_input: bool = True) -> str | Malformed:
     """The input of the call of `tool` in `sampled`, the text that the model wrote after ``<API>``.
 
     Ignores text after the first ``]`` and white space around the input. Malformed if this is no
@@ -88,14 +86,14 @@ def parse_call(sampled: str, tool: str) -> str | Malformed:
         return Malformed("arrow")
     if "\ufffd" in rest:
         return Malformed("broken_character")
-    if tool in TOOLS_WITHOUT_INPUT and rest.removesuffix(")"):
+    if not takes_input and rest.removesuffix(")"):
         return Malformed("input_not_empty")
     if not end:
         return Malformed("too_long")
     if not rest.endswith(")"):
         return Malformed("no_parenthesis")
     argument = rest[:-1].strip()
-    return argument if argument or tool in TOOLS_WITHOUT_INPUT else Malformed("empty_input")
+    return argument if argument or not takes_input else Malformed("empty_input")
 
 
 def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
@@ -132,18 +130,29 @@ def remove_calls(augmented: str, calls: Sequence[PlacedCall]) -> str:
     return text[1:]
 
 
-def has_call_syntax(text: str) -> bool:
+def has_call_syntax(text: str, tools: Iterable[str] = ()) -> bool:
     """Whether a text without calls already holds the beginning of one, ``[QA(`` for example.
 
-    The model may learn such a call although no tool answered it. After a Latin letter, a digit or an
-    underscore it is an index (``x[QA(1)]``) and does not count.
+    It counts for the installed tools and for `tools`. The model may learn such a call although no
+    tool answered it. After a Latin letter, a digit or an underscore it is an index (``x[QA(1)]``) and
+    does not count.
     """
-    return API.strip() in text and _CALL_HEAD.search(text) is not None
+    return API.strip() in text and _call_head(with_installed(tools)).search(text) is not None
 
 
-def split_calls(augmented: str) -> list[str]:
-    """``" " + x*``, split before and after everything that looks like a call."""
-    return [part for part in _CALL.split(" " + augmented) if part]
+def split_calls(augmented: str, tools: Iterable[str] = ()) -> list[str]:
+    """``" " + x*``, split before and after what looks like a call of an installed tool or of `tools`."""
+    return [part for part in _call(with_installed(tools)).split(" " + augmented) if part]
+
+
+@cache
+def _call_head(tools: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z0-9_]){re.escape(API.strip())}(?:{'|'.join(tools)})\(")
+
+
+@cache
+def _call(tools: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"( \[(?:{'|'.join(tools)})\([^\[\]\r\n]*?\)(?: -> [^\[\]\r\n]*)?\])")
 
 
 def _spaced_offset(position: int) -> int:

@@ -28,6 +28,7 @@ class Calendar:
     """`Calendar()`: a list of empty inputs with dates to a list of sentences or reasons."""
 
     name = "Calendar"
+    Config = CalendarConfig
 
     def __init__(self, config: CalendarConfig = _DEFAULT, *, today: Callable[[], date] = date.today) -> None:
         """`today` gives the date of calls without one, if the configuration allows that."""

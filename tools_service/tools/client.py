@@ -19,10 +19,8 @@ from typing import Protocol, TypeVar
 
 from tools_service.config import ToolsConfig
 from tools_service.contract.tool import (
-    DATED_TOOLS,
     DEADLINE,
     EMPTY_RESULT,
-    TOOL_NAMES,
     TRANSIENT,
     UNREACHABLE,
     Tool,
@@ -57,6 +55,7 @@ class CachingClient(ABC):
     def __init__(self, config: ToolsConfig, count_tokens: CountTokens) -> None:
         self._config = config
         self._count_tokens = count_tokens
+        self._specs = config.specs
         self._cache = _LruCache(config.cache_size)
 
     def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
@@ -65,7 +64,7 @@ class CachingClient(ABC):
 
     async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Return the answers; a reason instead of an exception."""
-        if tool not in DATED_TOOLS:
+        if not self._is_dated(tool):
             inputs = [ToolInput(call.text) for call in inputs]
         cached = {call: self._cache.get((tool, call)) for call in inputs}
         answers = {call: known for call, known in cached.items() if known is not None}
@@ -79,8 +78,12 @@ class CachingClient(ABC):
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:
         """Return the tool's answers to a list by `deadline` on the running loop's clock."""
 
+    def _is_dated(self, tool: str) -> bool:
+        """Whether the date counts. Without it, equal inputs of different texts are one call."""
+        return tool in self._specs and self._specs[tool].dated
+
     async def _fetch(self, tool: str, inputs: list[ToolInput]) -> list[ToolResult]:
-        if tool not in TOOL_NAMES:
+        if tool not in self._specs:
             return without_result(inputs, UNREACHABLE)
         deployment = self._config.of(tool).deployment
         deadline = asyncio.get_running_loop().time() + deployment.deadline_s
@@ -96,7 +99,7 @@ class CachingClient(ABC):
         return ToolResult(result=text) if text else ToolResult(reason=EMPTY_RESULT)
 
     def _remember(self, tool: str, call: ToolInput, result: ToolResult) -> None:
-        is_undated = tool in DATED_TOOLS and call.date is None  # "today" is another day tomorrow
+        is_undated = self._is_dated(tool) and call.date is None  # "today" is another day tomorrow
         if not is_undated and result.reason not in TRANSIENT:
             self._cache.put((tool, call), result)
 
@@ -117,7 +120,7 @@ class LocalTools(CachingClient):
     def start(
         cls, config: ToolsConfig, tools: Iterable[str], count_tokens: CountTokens = count_words
     ) -> LocalTools:
-        """Load the named tools. Searching tools need an index: serving/local.py builds it first."""
+        """Load the named tools. What they read must exist: serving/local.py prepares it first."""
         return cls({name: load_tool(name, config) for name in tools}, config, count_tokens)
 
     async def _ask(self, tool: str, inputs: list[ToolInput], deadline: float) -> list[ToolResult]:

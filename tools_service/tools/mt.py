@@ -11,11 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from tools_service.config import MTConfig
+from tools_service.config import MTConfig, ToolsConfig
+from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.tools.languages import ENGLISH, flores_code, identify_language
 from tools_service.tools.sanitize import MAX_CHARACTERS_PER_TOKEN
-from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
+from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, require_model, well_formed
 
 # A translation of more than three times the tokens of its source repeats itself. Limits are
 # multiples of 64, because only texts with the same limit are translated together.
@@ -26,6 +27,17 @@ class MT:
     """`MT(text)`: a list of texts to a list of English texts or reasons."""
 
     name = "MT"
+    Config = MTConfig
+
+    @staticmethod
+    def check(spec: ToolSpec, settings: MTConfig, _tools: ToolsConfig) -> None:
+        """Raise ToolUnavailableError if there is no such checkpoint."""
+        require_model(settings.model, f"tools.{spec.section}.model")
+
+    @staticmethod
+    def reads(settings: MTConfig) -> list[str]:
+        """The checkpoint."""
+        return [settings.model]
 
     def __init__(self, config: MTConfig) -> None:
         """Load the checkpoint; Seq2SeqError if that fails or it cannot write English."""

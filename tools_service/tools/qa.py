@@ -14,11 +14,20 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from tools_service.config import QAConfig, WikiSearchConfig
-from tools_service.contract.tool import ToolInput, ToolResult
+from tools_service.config import QAConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.spec import ToolSpec
+from tools_service.contract.tool import ToolInput, ToolResult, ToolUnavailableError
 from tools_service.retrieval.passages import Hit, Passage
 from tools_service.retrieval.retriever import Retriever
-from tools_service.tools.seq2seq import Ids, Seq2Seq, Seq2SeqError, load_seq2seq, well_formed
+from tools_service.tools.seq2seq import (
+    Ids,
+    Seq2Seq,
+    Seq2SeqError,
+    load_seq2seq,
+    require_model,
+    well_formed,
+)
+from tools_service.tools.wikisearch import require_searchable
 
 MAX_QUESTION_CHARACTERS = 1_000
 
@@ -29,6 +38,30 @@ class QA:
     """`QA(question)`: a list of questions to a list of short answers or reasons."""
 
     name = "QA"
+
+    @classmethod
+    def create(cls, _spec: ToolSpec, settings: QAConfig, tools: ToolsConfig) -> QA:
+        """The tool, over the index of another."""
+        return cls(settings, _index_settings(settings, tools))
+
+    @staticmethod
+    def check(spec: ToolSpec, settings: QAConfig, tools: ToolsConfig) -> None:
+        """Raise ToolUnavailableError if there is nothing to read, or no reader."""
+        [index] = QA.depends_on(settings)
+        require_searchable(spec.name, tools.spec(index).section, _index_settings(settings, tools))
+        require_model(settings.model, f"tools.{spec.section}.model")
+
+    @staticmethod
+    def reads(settings: QAConfig) -> list[str]:
+        """The reader."""
+        return [settings.model]
+
+    @staticmethod
+    def depends_on(settings: QAConfig) -> list[str]:
+        """The tool with the index."""
+        if settings.index_of is None:
+            raise ToolUnavailableError("tools.qa.index_of: name the tool whose index has the passages")
+        return [settings.index_of]
 
     def __init__(
         self, config: QAConfig, search: WikiSearchConfig, retriever: Retriever | None = None
@@ -69,6 +102,14 @@ class QA:
             limit = min(limit * len(passages), self._reader.max_positions or 2**31)
         texts = reader_texts(self._config, question, passages)
         return [encode_text(self._tokenizer, text, limit) for text in texts]
+
+
+def _index_settings(settings: QAConfig, tools: ToolsConfig) -> WikiSearchConfig:
+    [index] = QA.depends_on(settings)
+    found = tools.of(index) if index in tools.specs else None
+    if not isinstance(found, WikiSearchConfig):
+        raise ToolUnavailableError(f"tools.qa.index_of = {index!r}: no tool of that name has an index")
+    return found
 
 
 def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -> list[str]:

@@ -1,111 +1,185 @@
-"""Which tools there are, and how each is created from the configuration (paper section 3).
+"""Creates tools from the configuration (paper section 3), and says which cannot be had.
 
 In: names of tools and a ToolsConfig. Out: tools that are ready to answer, errors for tools that
 cannot be had, and a fingerprint of all that a tool is made from. It builds no index.
+
+The class behind a tool may have these class methods, all optional; `tools` is the whole ToolsConfig:
+
+    create(spec, settings, tools)   the tool; by default the class is called, with settings if it has `Config`
+    check(spec, settings, tools)    raises ConfigurationError if the tool cannot be had
+    prepare(settings)               builds what the tool reads, before it is created anywhere
+    reads(settings)                 files, folders and models that the tool is made from
+    depends_on(settings)            tools whose settings and files it uses, too
+
+A tool may have a `description` (a text) and `arguments` (CallArguments), which drafted prompts show.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, TypeVar
 
-from tools_service.base.errors import ConfigurationError
-from tools_service.base.fingerprint import fingerprint, folder_states
+from tools_service.base.fingerprint import content_digest, fingerprint, input_states
 from tools_service.base.model_folder import may_be_hub_name
+from tools_service.base.settings import Frozen, ModelSource
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
-from tools_service.contract.tool import TOOL_NAMES, Tool
-from tools_service.retrieval.index import MANIFEST, read_manifest, require_whole
-from tools_service.tools.calculator import Calculator
-from tools_service.tools.calendar import Calendar
+from tools_service.contract.declarations import import_object, settings_class
+from tools_service.contract.functions import tool_of_function
+from tools_service.contract.settings import ToolSettings
+from tools_service.contract.signatures import FunctionError
+from tools_service.contract.spec import ToolSpec
+from tools_service.contract.tool import Tool, ToolUnavailableError
 
-SEARCHING_TOOLS = frozenset({"WikiSearch", "QA"})  # the tools that search an index
+C = TypeVar("C", bound=Frozen)
 
 
-class ToolUnavailableError(ConfigurationError):
-    """This version, or this configuration, cannot provide a tool."""
+def require_declared(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
+    """Raise ToolUnavailableError unless all `tools` are declared; the option `field` named them."""
+    unknown = [tool for tool in tools if tool not in config.specs]
+    if unknown:
+        near = get_close_matches(unknown[0], config.specs, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ToolUnavailableError(
+            f"{field}: no tool is called {join_names(unknown)}; {hint}there are {join_names(config.specs)}"
+        )
 
 
 def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
     """Raise ToolUnavailableError unless all `tools` can be had; the option `field` named them."""
     tools = tuple(tools)
-    unknown = [tool for tool in tools if tool not in TOOL_NAMES]
-    if unknown:
-        raise ToolUnavailableError(
-            f"{field}: no tool is called {_join(unknown)}; there are {_join(TOOL_NAMES)}"
-        )
-    searching = [tool for tool in tools if tool in SEARCHING_TOOLS]
-    if searching and not config.wikisearch.source and not (config.wikisearch.index / MANIFEST).is_file():
-        has, it = ("has", "it") if len(searching) == 1 else ("have", "them")
-        raise ToolUnavailableError(
-            f"tools.wikisearch.source: {_join(searching)} (in {field}) {has} nothing to search; name a "
-            f"folder or jsonl file of articles with title and text, or leave {it} out"
-        )
-    if searching and not config.wikisearch.source:
-        require_whole(config.wikisearch.index, read_manifest(config.wikisearch.index))
-    for tool, section in (("QA", config.qa), ("MT", config.mt)):
-        if (
-            tool in tools
-            and not may_be_hub_name(section.model)
-            and not Path(section.model, "config.json").is_file()
-        ):
-            raise ToolUnavailableError(
-                f"tools.{tool.lower()}.model: {section.model} is not a folder with a model; name one, or "
-                f"a model of the hub (owner/name), or leave {tool} (in {field}) out"
-            )
+    require_declared(tools, config, field)
+    for tool in tools:
+        spec = config.spec(tool)
+        implementation = _implementation(spec)
+        settings_class(spec)
+        _require_callable(spec, implementation)
+        if hasattr(implementation, "check"):
+            try:
+                implementation.check(spec, config.of(tool), config)
+            except ToolUnavailableError as error:
+                raise ToolUnavailableError(f"{error}, or leave {tool} (in {field}) out") from error
 
 
 def load_tool(name: str, config: ToolsConfig) -> Tool:
-    """Return the tool called `name`. The index of a searching tool must have been built before."""
-    if name == "Calculator":
-        return Calculator()
-    if name == "Calendar":
-        return Calendar(config.calendar)
-    # Imported here: each brings libraries that the replicas of other tools do not need.
-    if name == "WikiSearch":
-        from tools_service.tools.wikisearch import WikiSearch
+    """Return the tool called `name`. What it reads must have been prepared before."""
+    require_declared([name], config, "tools")
+    spec, settings = config.spec(name), config.of(name)
+    implementation: Any = _implementation(spec)
+    if hasattr(implementation, "create"):
+        tool: Tool = implementation.create(spec, settings, config)
+        return tool
+    if not inspect.isclass(implementation):
+        return tool_of_function(spec, implementation)
+    created = _create(spec, implementation, settings)
+    return created if _answers_lists(created) else tool_of_function(spec, created)
 
-        return WikiSearch(config.wikisearch)
-    if name == "QA":
-        from tools_service.tools.qa import QA
 
-        return QA(config.qa, config.wikisearch)
-    if name == "MT":
-        from tools_service.tools.mt import MT
+def _create(spec: ToolSpec, implementation: Any, settings: ToolSettings) -> Any:
+    takes_settings = spec.config is not None or hasattr(implementation, "Config")
+    return implementation(settings) if takes_settings else implementation()
 
-        return MT(config.mt)
-    raise ToolUnavailableError(f"no tool is called {name}; there are {_join(TOOL_NAMES)}")
+
+def _implementation(spec: ToolSpec) -> Any:
+    return import_object(spec.implementation, f"tools.{spec.name}.class")
+
+
+def _require_callable(spec: ToolSpec, implementation: Any) -> None:
+    """Raise FunctionError unless what `spec` names can answer calls, as far as its signature shows."""
+    if hasattr(implementation, "create"):
+        return
+    if not inspect.isclass(implementation):
+        tool_of_function(spec, implementation)
+    elif not any("__call__" in vars(part) for part in implementation.__mro__):
+        raise FunctionError(f"tools.{spec.name}: the class {implementation.__name__} has no __call__")
+    elif not _answers_lists(method := functools.partial(implementation.__call__, None)):
+        tool_of_function(spec, method)
+
+
+def _answers_lists(tool: Any) -> bool:
+    """Whether a tool takes a list of ToolInput, not the parameters of one call."""
+    parameters = list(inspect.signature(tool).parameters.values())
+    return len(parameters) == 1 and "ToolInput" in str(parameters[0].annotation)
+
+
+def _with_dependencies(tools: Iterable[str], config: ToolsConfig) -> list[str]:
+    """`tools`, and the tools that they depend on, each once."""
+    pending, found = list(tools), dict[str, None]()
+    while pending:
+        tool = pending.pop(0)
+        if tool not in found:
+            found[tool] = None
+            implementation = _implementation(config.spec(tool))
+            if hasattr(implementation, "depends_on"):
+                pending += implementation.depends_on(config.of(tool))
+    return list(found)
+
+
+def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
+    """Build what `tools` read, an index for example."""
+    for tool in _with_dependencies(tools, config):
+        implementation = _implementation(config.spec(tool))
+        if hasattr(implementation, "prepare"):
+            implementation.prepare(config.of(tool))
+
+
+def files_read(config: ToolsConfig, tools: Iterable[str]) -> list[str]:
+    """The files, folders and models that `tools` are made from, each once."""
+    read: dict[str, None] = {}
+    for tool in _with_dependencies(tools, config):
+        implementation = _implementation(config.spec(tool))
+        if hasattr(implementation, "reads"):
+            read |= dict.fromkeys(map(str, implementation.reads(config.of(tool))))
+    return list(read)
 
 
 def with_absolute_paths(config: ToolsConfig) -> ToolsConfig:
     """Return `config` with absolute folders: replicas have a working folder of their own."""
-    search = config.wikisearch
-    encoder = search.encoder.model_copy(update={"model": _absolute(search.encoder.model)})
-    return config.model_copy(
-        update={
-            "wikisearch": search.model_copy(update={"index": search.index.resolve(), "encoder": encoder}),
-            "qa": config.qa.model_copy(update={"model": _absolute(config.qa.model)}),
-            "mt": config.mt.model_copy(update={"model": _absolute(config.mt.model)}),
-        }
-    )
+    return config.with_sections(_absolute)
+
+
+def _absolute(settings: C) -> C:
+    """Settings with absolute paths and folders of models, in nested settings, too."""
+    update: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Frozen):
+            update[name] = _absolute(value)
+        elif isinstance(value, Path):
+            update[name] = value.resolve()
+        elif any(isinstance(mark, ModelSource) for mark in field.metadata):
+            update[name] = value if may_be_hub_name(value) else str(Path(value).expanduser().resolve())
+    return settings.model_copy(update=update)
 
 
 def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
-    """Return a hex digest of what replicas of `tool` are made from: settings, version, files."""
+    """Return a hex digest of what replicas of `tool` are made from: settings, version, files, code."""
     config = with_absolute_paths(config)
-    parts: list[object] = [__version__, config.of(tool).model_dump_json()]
-    if tool in SEARCHING_TOOLS:
-        search = config.wikisearch
-        parts += [search.model_dump_json(exclude={"deployment"}), folder_states(search.index)]
-    if tool in ("QA", "MT"):
-        parts.append(folder_states(Path((config.qa if tool == "QA" else config.mt).model)))
+    parts: list[object] = [__version__, config.of(tool).model_dump(mode="json")]
+    for used in _with_dependencies([tool], config):
+        parts += [
+            config.spec(used).model_dump(mode="json"),
+            config.of(used).model_dump(mode="json", exclude={"deployment"}),
+            _code_digest(_implementation(config.spec(used))),
+        ]
+    parts += input_states(files_read(config, [tool]))
     return fingerprint(parts)
 
 
-def _absolute(model: str) -> str:
-    return model if may_be_hub_name(model) else str(Path(model).expanduser().resolve())
+def _code_digest(implementation: Any) -> str | None:
+    """The digest of the file that defines a class or function; None if there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(implementation))
+    except TypeError:
+        return None
+    return content_digest(Path(file)) if file and Path(file).is_file() else None
 
 
-def _join(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
+    """``A, B and C``"""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

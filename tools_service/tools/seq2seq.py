@@ -11,6 +11,7 @@ Shapes: B rows, T encoded tokens, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from tools_service.base.batching import batch_by_length
 from tools_service.base.checkpoints import load_model, load_tokenizer, resolve_device
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.model_folder import may_be_hub_name
 from tools_service.config import MTConfig, QAConfig
+from tools_service.contract.tool import ToolUnavailableError
 
 Ids = list[int]
 
@@ -118,6 +121,14 @@ class Seq2Seq:
         if not ids or ids[-1] not in self._end_tokens:
             return None
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def require_model(model: str, field: str) -> None:
+    """Raise ToolUnavailableError if `model` can only be a folder, and has no model."""
+    if not may_be_hub_name(model) and not Path(model, "config.json").is_file():
+        raise ToolUnavailableError(
+            f"{field}: {model} is not a folder with a model; name one, or a model of the hub (owner/name)"
+        )
 
 
 def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

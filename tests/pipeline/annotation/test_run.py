@@ -33,7 +33,7 @@ from pipeline.storage.manifest import AnnotationManifest, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
-from tools_service.tools.registry import ToolUnavailableError
+from tools_service.contract.tool import ToolUnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
-from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
 from pipeline.storage.counts import count_rows
@@ -24,7 +24,8 @@ from pipeline.storage.row_files import ROWS
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.locks import OutputInUseError, output_lock
 from tools_service.base.ownership import NotOwnError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import remove_calls
 
 pytestmark = pytest.mark.unit
@@ -97,7 +98,7 @@ def test_calls_are_put_where_they_stand(tmp_path: Path) -> None:
             "text_id": 7,
             "text": "[QA(who?) -> a nurse] The nurse saw 18 of 40 patients, [Calculator(18 / 40) -> 0.45] 45%.",  # noqa: E501
             "plain": text,
-            "tools": ["QA", "Calculator"],
+            "tool_names": ["QA", "Calculator"],
         }
     ]
     assert (manifest.texts, manifest.calls) == (1, 2)
@@ -141,7 +142,7 @@ def test_translation_of_what_stands_only_later_is_dropped() -> None:
 
 
 def _kept(calls: Sequence[Call], text: str) -> list[Call]:
-    return kept_calls(annotated(1, text, *calls).to_row()["calls"], text, FLOORS)
+    return kept_calls(annotated(1, text, *calls).to_row()["calls"], text, FLOORS, {"MT"})
 
 
 words = st.text(st.sampled_from("ab 1.,é漢\n[](->"), min_size=1, max_size=40)
@@ -155,7 +156,7 @@ def texts_with_calls(draw: st.DrawFn) -> Annotation:
         st.lists(
             st.builds(
                 call,
-                st.sampled_from(TOOL_NAMES),
+                st.sampled_from(PACKAGED),
                 st.integers(0, len(text)),
                 st.floats(-2, 4),
                 inputs,
@@ -172,7 +173,7 @@ def texts_with_calls(draw: st.DrawFn) -> Annotation:
 @given(texts_with_calls())
 def test_removing_the_calls_gives_the_text_back(found: Annotation) -> None:
     row = found.to_row()
-    mixture = choose([row], FLOORS, max_examples=10, seed=0)
+    mixture = choose([row], FLOORS, max_examples=10, seed=0, input_rule=frozenset({"MT"}))
     left = mixture.calls(row)
     assert left == _kept(found.calls, found.text.text)
     assert all(one.gain >= FLOORS[one.tool] for one in left)
@@ -192,14 +193,14 @@ def test_caps_choose_texts_whatever_their_order(
     found: list[Annotation], most: int, shuffle: random.Random
 ) -> None:
     rows = [one.to_row() for one in found]
-    mixture = choose(rows, FLOORS, most, seed=3)
+    mixture = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}))
     left = {row["text_id"]: mixture.calls(row) for row in rows}
-    for tool in TOOL_NAMES:
+    for tool in PACKAGED:
         candidates = sum(tool in {one.tool for one in _kept(one.calls, one.text.text)} for one in found)
         assert mixture.tools[tool].candidates == candidates
         assert sum(tool in {one.tool for one in calls} for calls in left.values()) == min(candidates, most)
     shuffle.shuffle(rows)
-    again = choose(rows, FLOORS, most, seed=3)
+    again = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}))
     assert {row["text_id"]: again.calls(row) for row in rows} == left
 
 
@@ -217,7 +218,7 @@ def test_at_one_position_one_of_the_tools_can_be_kept(tmp_path: Path) -> None:
     found = [annotated(n, "some text", *both, call("Calendar", 0, 2.0)) for n in range(40)]
     for one, wanted in ((False, {("QA", "WikiSearch", "Calendar")}), (True, None)):
         rows, manifest = merged(tmp_path / str(one), found, one_call_per_position=one)
-        tools = Counter(tuple(row["tools"]) for row in rows)
+        tools = Counter(tuple(row["tool_names"]) for row in rows)
         assert len(rows) == 40
         if wanted is not None:
             assert set(tools) == wanted
@@ -231,9 +232,9 @@ def test_a_capped_tools_calls_go_and_the_others_stay(tmp_path: Path) -> None:
     found = [annotated(n, "some text", call("QA", 0, 2.0), call("Calendar", 5, 2.0)) for n in range(3)]
     found += [annotated(9, "some text", call("QA", 0, 2.0))]
     rows, manifest = merged(tmp_path, found, max_examples=3)
-    assert sum("QA" in row["tools"] for row in rows) == 3
-    assert sum("Calendar" in row["tools"] for row in rows) == 3
-    assert all(("[QA(" in row["text"]) == ("QA" in row["tools"]) for row in rows)
+    assert sum("QA" in row["tool_names"] for row in rows) == 3
+    assert sum("Calendar" in row["tool_names"] for row in rows) == 3
+    assert all(("[QA(" in row["text"]) == ("QA" in row["tool_names"]) for row in rows)
     assert manifest.tools["QA"].candidates == 4
     assert manifest.tools["QA"].examples == manifest.tools["QA"].calls == 3
 

@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.base import config
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ToolMethod
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.spec import ToolMethod
 
 pytestmark = pytest.mark.unit
 
@@ -50,9 +51,10 @@ def test_finetuning_defaults_are_section_4_1_and_appendix_b() -> None:
 
 
 def test_every_tool_has_settings_of_its_own() -> None:
-    changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(TOOL_NAMES)}
+    changed = {tool: ToolMethod(k=index + 1) for index, tool in enumerate(PACKAGED)}
     method = MethodConfig(**{tool.lower(): settings for tool, settings in changed.items()})
-    assert {tool: method.of(tool) for tool in TOOL_NAMES} == changed
+    assert {tool: method.of(tool).k for tool in PACKAGED} == {tool: changed[tool].k for tool in PACKAGED}
+    assert not method.of("Calendar").takes_input  # what a tool is comes from its declaration
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,10 @@ def test_every_tool_has_settings_of_its_own() -> None:
     [
         ({"method": {"calculator": {"k": 0}}}, "method.calculator.k"),
         ({"method": {"calculator": {"tau_s": 1.5}}}, "method.calculator.tau_s"),
-        ({"method": {"tools": ["Calculator", "Abacus"]}}, "method.tools.1"),
+        ({"method": {"tools": ["Calculator", "Abacus"]}}, ""),
+        ({"method": {"tools": ["Calculator", "A-b"]}}, "method.tools.1"),
+        ({"method": {"abacus": {}}}, ""),
+        ({"tools": {"abacus": {}}}, "tools.abacus"),
         ({"method": {"tools": []}}, "method"),
         ({"method": {"tools": ["MT", "MT"]}}, "method"),
         ({"corpus": {"path": ["x"]}}, "corpus.path"),

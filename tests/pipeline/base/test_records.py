@@ -19,7 +19,7 @@ from pipeline.base.records import (
     PhaseWork,
     Text,
 )
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 
 pytestmark = pytest.mark.unit
 
@@ -76,4 +76,4 @@ def test_position_0_and_an_absent_l_call_are_kept_apart() -> None:
 
 
 def test_the_five_tools_are_the_papers() -> None:
-    assert TOOL_NAMES == ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
+    assert PACKAGED == ("QA", "WikiSearch", "Calculator", "Calendar", "MT")

@@ -59,7 +59,6 @@ def test_thresholds_by_tool() -> None:
     ("argv", "named"),
     [
         (["annotate", "--metod.seed", "1"], "--metod.seed"),
-        (["annotate", "--tools", "Abacus"], "Abacus"),
         (["annotate", "--recipe", "laptop"], "laptop"),
         (["finetune", "--zero-stage", "4"], "4"),
         (["merge", "stray"], "stray"),
@@ -72,6 +71,13 @@ def test_a_wrong_command_line_exits_with_2_and_names_what_is_wrong(
         cli.main(argv)
     assert caught.value.code == 2
     assert named in capsys.readouterr().err
+
+
+def test_an_unknown_tool_is_refused_with_the_names_of_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["annotate", "--tools", "Abacus"]) == 2
+    assert "no tool is called Abacus; there are QA, " in capsys.readouterr().err
 
 
 def test_no_or_an_unknown_command_exits_with_2_and_lists_the_commands(

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from pipeline.benchmarks.wikitext import RunningText
 from pipeline.engine.model import LanguageModel
-from pipeline.evaluation.perplexity import PerplexityError, perplexity
+from pipeline.evaluation.perplexity import PerplexityError, perplexity, running_text_perplexity
 from pipeline.evaluation.results import PerplexityResult
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tests.pipeline.inference.test_decode_batch import ARCHITECTURES, random_model
@@ -86,3 +87,49 @@ def test_what_cannot_be_scored_is_an_error_that_names_the_text() -> None:
     torch.nn.init.constant_(model.model.transformer.wpe.weight[7:], math.nan)
     with pytest.raises(PerplexityError, match=r"not finite in the held-out text 'He said hello"):
         perplexity(model, ["a", "He said hello, and so on, and so on."], disabled=False)
+
+
+def running_text(text: str) -> RunningText:
+    return RunningText(text, text.count("\n") + 1, 0, len(text.split()))
+
+
+def windowed(model: LanguageModel, text: str, window: int, stride: int) -> list[float]:
+    """-ln p of each token, one at a time, with the context that its window gives it."""
+    ids = [*model.call_tokens.bos, *model.encode([text])[0].ids]
+    pieces = model.call_tokens.token_strings
+    losses, start = [], 0
+    for position in range(1, len(ids)):
+        spellings = (" [", "[") if pieces[ids[position - 1]] == " " else (" [",)
+        off = [number for number, piece in enumerate(pieces) if piece in spellings]
+        while position >= start + window:
+            start += stride
+        with torch.no_grad():
+            p = model.model(torch.tensor([ids[start:position]])).logits[0, -1].softmax(0)
+        p[off] = 0
+        losses.append(-math.log(p[ids[position]] / p.sum()))
+    return losses
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "GPT-2"])
+@pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 1), (8, 7), (1_000, 512), (16, 500)])
+def test_a_running_text_is_read_in_windows_that_overlap(architecture: str, window: int, stride: int) -> None:
+    model = random_model(architecture)
+    text = running_text("He said hello,\nand so on, " * 4 + "and the river is long.")
+    found = running_text_perplexity(model, text, window, stride)
+    losses = windowed(model, text.text, found.window, found.stride)
+    assert found.token_perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert found.word_perplexity == pytest.approx(math.exp(sum(losses) / text.words), rel=1e-5)
+    assert (found.tokens, found.left_out) == (len(losses), 0)
+    assert found.window == min(window, model.max_positions)
+    assert found.stride == min(stride, found.window - 1)
+    assert (found.words, found.lines) == (text.words, 5)
+
+
+def test_a_marker_in_a_running_text_is_left_out_once() -> None:
+    model = random_model("Llama")
+    text = running_text("He said hello, and so on [and on, and so on")
+    found = running_text_perplexity(model, text, 8, 2)
+    assert found.left_out == 1
+    assert found.windows > 2
+    with pytest.raises(PerplexityError, match="no token to predict"):
+        running_text_perplexity(random_model("Llama", "bytes"), running_text(""), 8, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, EvaluationError, ModelResult, ResultStore
 from pipeline.evaluation.run import evaluate, evaluate_model
@@ -109,16 +110,93 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
     written = json.loads(config.output.read_text())["models"]["toolformer"]
     assert written["benchmarks"]["sums"]["n"] == 1
     assert set(written["benchmarks"]["sums"]) >= {"accuracy", "n", "calls"}
-    assert written["perplexity"] > again.models["disabled"].perplexity > 1
-    assert written["held_out"] == {
+    assert (written["perplexity"], written["held_out"]) == (None, None)  # calls are on
+    found = again.models["disabled"]
+    assert found.perplexity is not None
+    assert found.perplexity > 1
+    assert found.held_out is not None
+    assert found.held_out.model_dump() == {
         "texts": 1,
-        "tokens": written["held_out"]["tokens"],
+        "tokens": found.held_out.tokens,
         "left_out": 0,
         "skipped": 1,
     }
     assert again.models["toolformer"].tools_off == ("MT", "QA", "WikiSearch")
     [line] = (tmp_path / "out" / "e.disabled.jsonl").read_text().splitlines()
     assert {"benchmark", "id", "prediction", "right", "calls"} <= set(json.loads(line))
+
+
+def test_published_benchmarks_beside_a_question_file(
+    small: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = tmp_path / "SVAMP.json"
+    sums.write_text(json.dumps([{"ID": "s", "Body": "Two.", "Question": "How many?", "Answer": 2.0}] * 2))
+    facts = tmp_path / "Squad.jsonl"
+    rows = [{"masked_sentences": [f"It is [MASK]{end}"], "obj_label": "so", "id": "f"} for end in ("", " x")]
+    facts.write_text("\n".join(map(json.dumps, rows)))
+    trivia = tmp_path / "nq.jsonl"
+    trivia.write_text("\n".join(json.dumps({"question": "who", "answer": a}) for a in (["w " * 21], ["A"])))
+    wiki = tmp_path / "wiki.raw"
+    wiki.write_text(" = A river = \n The river is long and so on .\n")
+    entries = (small.benchmarks[0], *(Path(f"{name}={path}") for name, path in [
+        ("svamp", sums), ("lama_squad", facts), ("nq", trivia), ("wikitext", wiki),
+    ]))  # fmt: skip
+    config = small.model_copy(
+        update={"benchmarks": entries, "output": tmp_path / "e.json", "window": 8, "stride": 4}
+    )
+    off = {"generation": config.generation.model_copy(update={"disabled": True})}
+    disabled = config.model_copy(update=off)
+    models = evaluate({"toolformer": config, "disabled": disabled}).models
+    found = models["toolformer"]
+    assert list(found.benchmarks) == ["first", "svamp", "lama_squad", "nq"]
+    assert [(r.n, r.without_answer) for r in found.benchmarks.values()] == [(2, 0), (2, 0), (1, 0), (2, 1)]
+    assert found.benchmarks["lama_squad"].left_out == {"mask not last": 1}
+    for result in found.benchmarks.values():
+        assert result.interval == wilson(round(result.accuracy * result.n), result.n)
+        assert result.call_rate == result.calls / result.n
+    assert found.running_texts["wikitext"].word_perplexity is None  # calls are on
+    assert found.running_texts["wikitext"].words == 12
+    measured = models["disabled"].running_texts["wikitext"]
+    assert measured.word_perplexity is not None
+    assert measured.token_perplexity is not None
+    assert measured.word_perplexity > measured.token_perplexity > 1
+    assert (measured.window, measured.stride, measured.articles) == (8, 4, 1)
+    counted = Counted(monkeypatch)
+    monkeypatch.setattr("pipeline.evaluation.run.running_text_perplexity", None)
+    assert evaluate({"disabled": disabled}).models["disabled"] == models["disabled"]
+    assert counted.prompts == 0
+    twice = (Path(f"svamp={sums}"), Path(f"svamp={tmp_path / 'other.json'}"))
+    (tmp_path / "other.json").write_text(sums.read_text())
+    again = evaluate({"m": disabled.model_copy(update={"benchmarks": twice})}).models["m"]
+    assert list(again.benchmarks) == ["svamp:SVAMP", "svamp:other"]
+
+
+def test_published_answers_are_scored_beyond_the_first_line() -> None:
+    paths = [f"{SUM}| so|:|\n| 31|.", f"{DAY}| some day."]
+    question = Question(id="a", prompt=SUM, answers=("31",), scoring="number")
+    closed = GenerateConfig(disabled=True)
+    right = [
+        evaluate_model(
+            "m", EvaluateConfig(generation=closed), ScriptedModel("words", paths), [benchmark], TOOLS
+        )[0].benchmarks["b"].accuracy
+        for benchmark in (Benchmark("b", (question,)), Benchmark("b", (question,), first_line=False))
+    ]  # fmt: skip
+    assert right == [0, 1]
+
+
+def test_accuracy_with_and_without_a_call() -> None:
+    model = ScriptedModel("words", PATHS)
+    found = evaluate_model("m", EvaluateConfig(), model, BENCHMARKS, TOOLS)[0].benchmarks["mixed"]
+    assert (found.call_rate, found.accuracy_without_call) == (1, None)
+    assert found.accuracy_with_call == found.accuracy == pytest.approx(2 / 3)
+    off = EvaluateConfig(generation=GenerateConfig(tools_off=("Calculator",)))
+    found = evaluate_model("m", off, model, BENCHMARKS, TOOLS)[0].benchmarks["mixed"]
+    assert (found.call_rate, found.accuracy_with_call, found.accuracy_without_call) == (
+        pytest.approx(1 / 3),
+        1,
+        0,
+    )
+    assert found.interval == wilson(1, 3)
 
 
 def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -292,6 +292,23 @@ def test_nothing_of_a_finished_run_is_left_but_its_result(folder: Path, tmp_path
 
 
 @pytest.mark.unit
+def test_the_files_of_the_result_have_the_mode_that_the_umask_gives(folder: Path, tmp_path: Path) -> None:
+    """safetensors leaves 0600, in checkpoints of earlier versions too."""
+    config = configuration(folder, output=tmp_path / "model")
+    run = begun(config)
+    model = run.checkpoints / "step-000002" / "model"
+    (model / "model.safetensors").chmod(0o600)
+    before = os.umask(0o022)
+    try:
+        run.publish(model, RunIdentity.of(config), VALUES)
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in run.path.iterdir() if path.is_file()}
+    assert "model.safetensors" in modes
+    assert modes == dict.fromkeys(modes, "0o644")
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "file", ["letters.txt", "checkpoints/letters.txt", "checkpoints/step-000002/photo.png"]
 )

@@ -21,6 +21,7 @@ from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.method.annotator import MIN_TEXTS_TO_BLAME, Annotator, BatchFailedError
 from tools_service.config import ToolsConfig
+from tools_service.contract.spec import Select, ToolSpec
 from tools_service.contract.tool import DEADLINE, ToolInput, ToolResult
 from tools_service.tools.client import LocalTools
 
@@ -241,3 +242,28 @@ def test_while_a_batch_waits_for_tools_another_has_the_model(
     assert [[one.funnel for one in batch] for batch in found] == [
         [one.funnel for one in annotator.annotate(batch)] for batch in batches
     ]
+
+
+def test_a_further_tool_changes_no_draw_of_another(tmp_path: Path) -> None:
+    """Five tools of a user's beside two of this package: the same calls, to the last digit."""
+    prompts = annotating.write_prompts(tmp_path / "prompts")
+    alone = annotating.method(prompts)
+    names = ["Units", "A", "Zeta", "Sum", "Calc"]
+    for name in names:
+        call = f"Add calls. 2 and 3 make [{name}(2 + 3)] 5.\n\nInput: {{text}}\nOutput:"
+        (prompts / f"{name.lower()}.txt").write_text(call)
+    settings = alone.of("Calculator").model_copy(update={"select": Select(rule="all")})
+    more = alone.model_copy(
+        update={"tools": (*names, *alone.tools), **{name.lower(): settings for name in names}}
+    )
+    specs = tuple(
+        ToolSpec(name=name, implementation="tools_service.tools.calculator:Calculator") for name in names
+    )
+    config = ToolsConfig(declared=specs)
+    given = texts(6)
+    expected = Annotator(annotator_model(), LocalTools.start(config, alone.tools), alone).annotate(given)
+    found = Annotator(annotator_model(), LocalTools.start(config, more.tools), more).annotate(given)
+    for before, after in zip(expected, found, strict=True):
+        assert [call for call in after.calls if call.tool in alone.tools] == list(before.calls)
+        assert [stage for stage in after.funnel if stage.tool in alone.tools] == list(before.funnel)
+    assert sum(stage.draws for one in found for stage in one.funnel if stage.tool == "Units") > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,27 @@ def test_l_call_is_run_only_where_it_can_matter() -> None:
     assert sum(map(tokens, lazy)) < sum(map(tokens, everything))
 
 
+def test_all_losses_adds_what_a_threshold_leaves_out_and_changes_nothing_else() -> None:
+    model = language_model("llama", "bytes")
+    bounds = sorted(c.l_empty - c.l_plus for text in score(model) for c in text.calls)
+    floor = dict.fromkeys(ALWAYS, (bounds[2] + bounds[3]) / 2)
+    lazy = score_calls(model, TEXTS, examples(model), floor)
+    full = score_calls(model, TEXTS, examples(model), floor, all_losses=True)
+    added = 0
+    for without, call in zip(all_calls(lazy), all_calls(full), strict=True):
+        assert call.l_call is not None
+        if without.l_call is None:
+            added += 1
+            assert call.gain == min(call.l_empty, call.l_call) - call.l_plus <= without.gain
+            call = replace(call, l_call=None, gain=without.gain)
+        assert call == without
+    assert added == 3
+
+
+def all_calls(scored: list[ScoredText]) -> list[Call]:
+    return [call for text in scored for call in text.calls]
+
+
 def test_the_gain_counts_the_call_without_its_result() -> None:
     """One mistake seen elsewhere: a gain against the empty prefix alone."""
     lower = Call("QA", 0, 0.5, "x", "y", l_plus=1.0, l_empty=3.0, l_call=1.5, gain=0.5)
@@ -201,7 +223,7 @@ def test_translations_of_text_that_only_comes_later_are_dropped() -> None:
     model = language_model("llama", "bytes")
     given = Text(9, Document("a#9"), text)
     calls = [executed(model, given, 2, "hola amigos", "hello friends", tool) for tool in ("MT", "QA")]
-    [scored] = score_calls(model, [given], [calls], ALWAYS)
+    [scored] = score_calls(model, [given], [calls], ALWAYS, input_rule={"MT"})
     assert [call.tool for call in scored.calls] == ["QA"]
     assert scored.discarded == {"MT": {"input_only_after_position": 1}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bench.fixtures.small_models import causal_lm, language_model, little_memory, tokenizer
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Call, Document, Text
 from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
@@ -22,6 +23,7 @@ from pipeline.engine.tree_attention import TreeBatch
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
 from tests.pipeline import oracle
+from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import Malformed, insert_calls, parse_call
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -388,7 +390,7 @@ PIECES = [*NAMES, "(", "(1", ")]", ".]\n", "\n", " [", "()]", "</s>"]
 
 @cache
 def table_of(tool: str) -> np.ndarray:
-    return automaton(call_head(tool), PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
+    return automaton(call_head(tool, tool != "Calendar"), PIECES, [PIECES.index("</s>")], len(PIECES) + 2)
 
 
 def end_of(tool: str, *pieces: str) -> int:
@@ -419,7 +421,39 @@ def test_the_automaton_never_ends_a_draw_that_would_be_read_as_a_call() -> None:
     for tool in tools:
         for pieces in product(PIECES[:-1], repeat=4):
             text = "".join(pieces)
-            read = parse_call(text, tool)
+            read = parse_call(text, tool, tool != "Calendar")
             state = end_of(tool, *pieces)
             assert isinstance(read, Malformed) or state == CLOSED, text
             assert state == CLOSED or isinstance(read, Malformed), text
+
+
+def test_a_trace_has_every_draw_and_changes_nothing() -> None:
+    model = language_model("llama", "bytes")
+    requests = [SamplingRequest(text, "Calculator") for text in TEXTS]
+    method = MethodConfig(calculator=METHOD, seed=SEED)
+    plain = sample_calls(model, requests, {"Calculator": PROMPT}, method)
+    traced = sample_calls(model, requests, {"Calculator": PROMPT}, method, trace=True)
+    assert [sampled.trace for sampled in plain] == [None] * len(TEXTS)
+    for without, sampled in zip(plain, traced, strict=True):
+        assert replace(sampled, trace=None, work=without.work) == without
+        trace = sampled.trace
+        assert trace is not None
+        assert len(trace.p_api) == len(trace.starts)
+        assert len(trace.draws) == sampled.draws == METHOD.m * len(trace.positions)
+        drawn = zip(np.repeat(trace.positions, METHOD.m).tolist(), trace.draws, strict=True)
+        calls = Counter((index, parsed) for index, (_, parsed) in drawn if isinstance(parsed, str))
+        assert calls == found(sampled)
+        assert all(
+            written.startswith("Calculator(") for written, call in trace.draws if isinstance(call, str)
+        )
+
+
+def test_a_text_that_does_not_fit_has_no_trace() -> None:
+    model = language_model("llama", "bytes")
+    [long] = texts("The bakery sold 48 rolls. " * 100)
+    method = MethodConfig(calculator=METHOD, seed=SEED)
+    [sampled] = sample_calls(
+        model, [SamplingRequest(long, "Calculator")], {"Calculator": PROMPT}, method, trace=True
+    )
+    assert sampled.failed is not None
+    assert sampled.trace is None

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Document, Text
-from pipeline.method.selection import Selection, date_in_url, select
+from pipeline.method.selection import Selection, TextToSelect, date_in_url, foreign_passage, select
+from tools_service.base.errors import ToolformerError
+from tools_service.contract.spec import Select, ToolMethod
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +78,10 @@ def test_the_random_share_is_one_percent_and_depends_on_text_and_seed_alone() ->
 def test_the_random_share_can_be_set(share: float, chosen: bool) -> None:
     method = MethodConfig(calculator_random_share=share)
     assert select("Calculator", text(NUMBERS_ONLY), method).chosen is chosen
+
+
+def to_select(body: str) -> TextToSelect:
+    return TextToSelect(body, Document("a#1"), 0.0, 0.5)
 
 
 # calendar
@@ -170,7 +176,7 @@ def test_an_unsure_chunk_does_not_count() -> None:
         return ("de", 0.8) if "Brücke" in chunk else ("en", 0.3)
 
     body = ENGLISH + GERMAN + ENGLISH
-    assert select("MT", text(body), METHOD, unsure).rule == "no: no chunk in another language"
+    assert foreign_passage(to_select(body), unsure).rule == "no: no chunk in another language"
 
 
 def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
@@ -179,5 +185,53 @@ def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
 
     body = ENGLISH + "12 / 30 - 4,000 = # 17 *** 8 9 10 | 11 12 13 " * 3 + ENGLISH
     assert (
-        select("MT", text(body), METHOD, foreign_without_letters).rule == "no: no chunk in another language"
+        foreign_passage(to_select(body), foreign_without_letters).rule == "no: no chunk in another language"
     )
+
+
+# tools of a user
+
+
+def own_method(**select: object) -> MethodConfig:
+    units = ToolMethod(select=Select.model_validate(select))
+    return MethodConfig.model_validate({"tools": ["Units"], "units": units})
+
+
+@pytest.mark.parametrize(
+    ("rule", "body", "expected"),
+    [
+        ("all", "x", Selection("every text", True)),
+        ("a_bool", "6 km", Selection("a_bool", True)),
+        ("a_bool", "6 mi", Selection("no: a_bool", False)),
+        ("a_reason", "6 mi", Selection("no: no distance", False)),
+        ("a_reason", "6 km", Selection("a_reason", True)),
+        ("a_selection", "6 km", Selection("it has 4 characters", True, "2023-01-30")),
+    ],
+)
+def test_a_function_of_a_user_selects(rule: str, body: str, expected: Selection) -> None:
+    reference = rule if rule == "all" else f"tests.pipeline.method.rules:{rule}"
+    assert select("Units", text(body), own_method(rule=reference)) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("raises", "tools.Units.select = 'tests.pipeline.method.rules:raises' failed: ZeroDivisionError"),
+        ("returns_a_number", "must return true, false or a reason, returned int"),
+        ("no_such_rule", "has no attribute 'no_such_rule'"),
+    ],
+)
+def test_a_function_that_breaks_is_named(rule: str, said: str) -> None:
+    with pytest.raises(ToolformerError) as refused:
+        select("Units", text("x"), own_method(rule=f"tests.pipeline.method.rules:{rule}"))
+    assert said in str(refused.value)
+
+
+def test_a_pattern_selects_and_a_share_of_the_rest() -> None:
+    method = own_method(pattern=r"\d+ km")
+    assert select("Units", text("It is 6 km long."), method) == Selection("the pattern", True)
+    assert select("Units", text("It is long."), method) == Selection("no: no match of the pattern", False)
+    shared = own_method(pattern=r"\d+ km", random_share=0.25)
+    chosen = [n for n in range(400) if select("Units", text("It is long.", text_id=n), shared).chosen]
+    assert 60 < len(chosen) < 140
+    assert select("Units", text("", text_id=chosen[0]), shared).rule == "of the random share"

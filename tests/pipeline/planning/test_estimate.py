@@ -27,7 +27,7 @@ from pipeline.report import losses
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, ManifestError
 from pipeline.storage.row_files import ROWS, parquet_files
 from tools_service.base.errors import ConfigurationError
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.prompts import load_prompt
 
 pytestmark = pytest.mark.unit
@@ -246,7 +246,7 @@ def test_the_plan_is_printed_and_written(plan_like_run: Plan, tmp_path: Path) ->
 
 
 def test_all_tools_and_hardware_have_figures() -> None:
-    assert set(DEMO.tools) == set(CALLS_PER_S) == set(TOOL_NAMES)
+    assert set(DEMO.tools) == set(CALLS_PER_S) == set(PACKAGED)
     assert set(PEAK_FLOPS_PER_S) == set(get_args(Hardware))
 
 

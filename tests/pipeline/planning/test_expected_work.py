@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.base.config import MethodConfig, ToolMethod
+from pipeline.base.config import MethodConfig
 from pipeline.base.cost import PromptLayout, lower_bound_decode, lower_bound_positions, lower_bound_scoring
 from pipeline.base.records import Cost
 from pipeline.planning.assumptions import Assumptions, Overhead, ToolStatistics
 from pipeline.planning.expected_work import PromptSizes, WorkKey, estimate_work
+from tools_service.contract.spec import ToolMethod
 
 pytestmark = pytest.mark.unit
 

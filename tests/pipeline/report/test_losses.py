@@ -128,7 +128,7 @@ def tried(tool: str, **stages: Any) -> Funnel:
         ([GOOD, annotation([Funnel("Calculator", "no: fewer than three numbers")])], ["with arithmetic"]),
         (
             [GOOD, annotation([Funnel("Calculator", "no: numbers without a sign of arithmetic")])],
-            ["--method.calculator-random-share"],
+            ["--method.calculator.select.random-share"],
         ),
         (
             [annotation([Funnel("QA", "no: context: the text has 500 tokens")])],
@@ -157,6 +157,10 @@ def tried(tool: str, **stages: Any) -> Funnel:
         (
             [annotation([tried("QA", positions=1, draws=5, discarded={"too_long": 4, "newline": 1})])],
             ["QA: no call kept; no draw is a call (4 x too_long, 1 x newline)", "Nothing could be annotated"],
+        ),
+        (
+            [annotation([tried("QA", positions=1, draws=5, discarded={"wrong_tool": 5})])],
+            ["(5 x wrong_tool); --method.qa.given-name draws after the name of the tool"],
         ),
         (
             [annotation([tried("QA", positions=1, candidates=2, discarded={"tool: no answer": 2})])],

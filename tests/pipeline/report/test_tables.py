@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
-from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult
+from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult, RunningTextResult
 from pipeline.report.tables import calls_view, files_table, funnel_table, kept_calls, report, result_table
 from pipeline.storage.counts import count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
@@ -120,6 +120,8 @@ def test_the_table_compares_the_models_in_the_papers_order() -> None:
         ["other", "–", "100.0", "(80)", "–"],
     ]
     assert ["model", "n", "=", "80", "n", "=", "80", "perplexity"] in lines
+    assert ["0.2–6.7", "0.2–6.7"] in lines  # of old files, too, which have no interval
+    assert ["95.4–100.0"] in lines
 
 
 def test_brackets_in_names_are_printed_as_they_are() -> None:
@@ -147,3 +149,16 @@ def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
     for expected in ("texts with one", "The sum is [Calculator(27 + 4) -> 31] 31", "50.0 (1)", "rows"):
         assert expected in text
     assert text.count("[Calculator(") == 3
+
+
+def test_perplexities_of_a_running_text_are_a_dash_where_calls_are_on() -> None:
+    measured = RunningTextResult(word_perplexity=31.234, token_perplexity=9.9, words=10, lines=2, articles=1)
+    models = {
+        "disabled": result(0.5, 0, 9.0, "nq").model_copy(update={"running_texts": {"wikitext": measured}}),
+        "toolformer": result(0.5, 0, None, "nq").model_copy(
+            update={"running_texts": {"wikitext": RunningTextResult.without_perplexity(10, 2, 1)}}
+        ),
+    }
+    text = printed(result_table(Evaluation(models=models)))
+    assert "31.23 / 9.90" in text
+    assert [line.count("–") for line in text.splitlines() if "toolformer" in line] == [2]

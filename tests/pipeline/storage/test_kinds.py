@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.augmentation.merge import MergeManifest
 from pipeline.evaluation.results import Evaluation
+from pipeline.exporting.run import ExportManifest
 from pipeline.finetuning.run_folder import FinetuneManifest, RunIdentity
 from pipeline.planning.estimate import Plan
 from pipeline.scoring.manifest import ScoreManifest
-from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED, PLAN, SCORES
+from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, EXPORT, FINE_TUNED, PLAN, SCORES
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.manifest import AnnotationManifest
 from pipeline.storage.row_files import ROWS, write_rows
@@ -31,6 +32,7 @@ MANIFESTS = [
     (FINE_TUNED, "manifest.json", FinetuneManifest),
     (FINE_TUNED, "checkpoints/run.json", RunIdentity),
     (SCORES, "manifest.json", ScoreManifest),
+    (EXPORT, "manifest.json", ExportManifest),
     (EVALUATION, "", Evaluation),
     (PLAN, "", Plan),
 ]

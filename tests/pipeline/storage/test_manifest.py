@@ -18,7 +18,8 @@ from pipeline.storage import manifest
 from pipeline.storage.counts import Counts
 from pipeline.storage.manifest import ManifestError, Session, begin, read_finished, read_manifest
 from pipeline.storage.row_files import ROWS, write_rows
-from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
+from tools_service.config import CalendarConfig, ToolsConfig
+from tools_service.contract.settings import Deployment, ToolSettings
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +43,7 @@ def test_a_run_goes_on_with_what_it_began(tmp_path: Path) -> None:
         CONFIG.model_copy(
             update={
                 "ray": RayConfig(actors=7),
-                "tools": ToolsConfig(calculator=CalculatorConfig(deployment=Deployment(cpus=3))),
+                "tools": ToolsConfig(calculator=ToolSettings(deployment=Deployment(cpus=3))),
             }
         ),
     )
@@ -152,6 +153,9 @@ def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
         return get_args(kind) or (kind,)
 
     check(manifest.OPERATIONAL, AnnotateConfig.model_fields, "annotate")
+    for tool in CONFIG.tools.specs:
+        settings = CONFIG.tools.of(tool)
+        check(settings.OPERATIONAL, type(settings).model_fields, f"tools.{tool}")
     check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
 
 

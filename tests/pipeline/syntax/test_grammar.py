@@ -3,14 +3,14 @@
 import pytest
 
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("tool", TOOL_NAMES)
+@pytest.mark.parametrize("tool", PACKAGED)
 def test_every_call_begins_with_the_head_of_its_tool(tool: str) -> None:
-    assert call_head(tool) == ("Calendar()" if tool == "Calendar" else f"{tool}(")
+    assert (call_head(tool), call_head(tool, takes_input=False)) == (f"{tool}(", f"{tool}()")
 
 
 def test_states_count_the_characters_of_the_head() -> None:

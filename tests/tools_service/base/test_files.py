@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tools_service.base.files import atomic_write, atomic_write_json
+from tools_service.base.files import apply_umask, atomic_write, atomic_write_json
 
 pytestmark = pytest.mark.unit
 
@@ -23,3 +25,21 @@ def test_a_file_is_replaced_and_nothing_else_remains(tmp_path: Path) -> None:
     atomic_write_json(tmp_path / "b", {"x": ["é"]})
     assert json.loads((tmp_path / "b").read_text(encoding="utf-8")) == {"x": ["é"]}
     assert names(tmp_path) == ["a", "b"]
+
+
+def test_a_private_temporary_file_that_was_renamed_gets_the_mode_of_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    descriptor, name = tempfile.mkstemp(dir=tmp_path)
+    os.close(descriptor)
+    Path(name).rename(tmp_path / "model.safetensors")
+    (tmp_path / "program").touch(mode=0o700)
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640), (0o077, 0o600)):
+        (tmp_path / "model.safetensors").chmod(0o600)
+        before = os.umask(umask)
+        try:
+            apply_umask(tmp_path)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "program").stat().st_mode & 0o777 == 0o700
+    assert names(tmp_path) == ["model.safetensors", "new", "program"]

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from tools_service.config import Deployment, ToolsConfig, WikiSearchConfig
+from tools_service.config import ToolsConfig, WikiSearchConfig
+from tools_service.contract.settings import Deployment
+from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import (
     DEADLINE,
     MALFORMED_ANSWER,
@@ -117,14 +119,19 @@ def test_the_real_tools_answer_a_driver_and_the_batches_of_an_async_actor(
 
     (tmp_path / "wiki.jsonl").write_text('{"title": "Otter", "text": "An otter swims."}\n')
     search = WikiSearchConfig(source=(str(tmp_path / "wiki.jsonl"),), index=tmp_path / "index")
-    config = ToolsConfig(service="real", wikisearch=search)
-    names: tuple[str, ...] = ("WikiSearch", "Calculator")
+    own = ToolSpec(name="Units", implementation="tests.tools_service.own_tools:convert")
+    config = ToolsConfig(service="real", wikisearch=search, declared=(own,))
+    names: tuple[str, ...] = ("WikiSearch", "Calculator", "Units")
     with tools_on_ray(config, names) as tools:
         assert tools.call("WikiSearch", texts("otters", "unicorns")) == [
             ToolResult("Otter > An otter swims."),
             ToolResult(reason="nothing found"),
         ]
         assert tools.call("Calculator", texts("1/0"))[0].reason == "division by zero"
+        assert tools.call("Units", texts("10 km", "x")) == [
+            ToolResult("6.2 miles"),
+            ToolResult(reason="wrong input"),
+        ]
 
         @ray.remote(num_cpus=0)
         class Doubler:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.config import CalendarConfig, Deployment, MTConfig, ToolsConfig, WikiSearchConfig
+from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
+from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import running_applications, tools_on_ray

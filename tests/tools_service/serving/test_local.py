@@ -9,9 +9,8 @@ import pytest
 
 from tests.tools_service.encyclopedia import written
 from tools_service.config import ToolsConfig, WikiSearchConfig
-from tools_service.contract.tool import UNREACHABLE, ToolInput, ToolResult
+from tools_service.contract.tool import UNREACHABLE, ToolInput, ToolResult, ToolUnavailableError
 from tools_service.serving.local import prepare_tools, start_local_tools
-from tools_service.tools.registry import ToolUnavailableError
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.base.records import Call
-from tools_service.contract.tool import TOOL_NAMES
+from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.calls import (
     CallError,
     Malformed,
@@ -74,9 +74,9 @@ def test_a_draw_is_a_call_or_says_why_not(drawn: str, read: str | Malformed) -> 
 
 
 def test_the_calendar_takes_no_input_and_the_others_need_one() -> None:
-    assert parse_call("Calendar()]", "Calendar") == ""
-    assert parse_call("Calendar(today)]", "Calendar") == Malformed("input_not_empty")
-    assert parse_call("Calendar(tod", "Calendar") == Malformed("input_not_empty")
+    assert parse_call("Calendar()]", "Calendar", takes_input=False) == ""
+    assert parse_call("Calendar(today)]", "Calendar", takes_input=False) == Malformed("input_not_empty")
+    assert parse_call("Calendar(tod", "Calendar", takes_input=False) == Malformed("input_not_empty")
     assert parse_call("MT()]", "MT") == Malformed("empty_input")
 
 
@@ -100,7 +100,7 @@ def texts_with_calls(draw: st.DrawFn, text: st.SearchStrategy[str]) -> tuple[str
     x = draw(text)
     place = st.one_of(st.integers(0, len(x)), st.just(0), st.just(len(x)))
     argument = PLAIN.filter(lambda part: "->" not in part)
-    call = st.builds(placed, st.sampled_from(TOOL_NAMES), place, argument, PLAIN)
+    call = st.builds(placed, st.sampled_from(PACKAGED), place, argument, PLAIN)
     return x, draw(st.lists(call, max_size=5))
 
 

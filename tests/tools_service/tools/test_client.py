@@ -11,7 +11,8 @@ from datetime import date
 
 import pytest
 
-from tools_service.config import CalculatorConfig, CalendarConfig, Deployment, ToolsConfig
+from tools_service.config import CalendarConfig, ToolsConfig
+from tools_service.contract.settings import Deployment, ToolSettings
 from tools_service.contract.tool import (
     DEADLINE,
     EMPTY_RESULT,
@@ -56,7 +57,7 @@ def client(
     tool: Recording, *, cache_size: int = 100, max_result_tokens: int = 100, **how: float
 ) -> LocalTools:
     """A client of `tool` alone, deployed as `how` says."""
-    section = CalculatorConfig(deployment=Deployment.model_validate(how))
+    section = ToolSettings(deployment=Deployment.model_validate(how))
     config = ToolsConfig(calculator=section, cache_size=cache_size, max_result_tokens=max_result_tokens)
     return LocalTools({tool.name: tool}, config)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.tools_service.encyclopedia import indexed
+from tools_service.base.errors import ConfigurationError
 from tools_service.config import CalendarConfig, MTConfig, ToolsConfig, WikiSearchConfig
-from tools_service.contract.tool import TOOL_NAMES, ToolInput
+from tools_service.contract.declarations import PACKAGED
+from tools_service.contract.settings import Deployment, ToolSettings
+from tools_service.contract.spec import ToolSpec
+from tools_service.contract.tool import ToolInput, ToolResult, ToolUnavailableError
 from tools_service.tools.calculator import Calculator
-from tools_service.tools.registry import ToolUnavailableError, load_tool, require_available
+from tools_service.tools.client import LocalTools
+from tools_service.tools.registry import load_tool, require_available, tool_fingerprint
 
 pytestmark = pytest.mark.unit
 
@@ -27,19 +35,24 @@ def test_a_model_that_can_only_be_a_folder_is_looked_for() -> None:
 
 
 def test_an_unknown_tool_is_refused() -> None:
-    with pytest.raises(ToolUnavailableError, match=r"method\.tools: no tool is called Calc; there are QA, "):
+    with pytest.raises(
+        ToolUnavailableError,
+        match=r"method\.tools: no tool is called Calc; did you mean Calculator. there are QA, ",
+    ):
         require_available(["Calc"], ToolsConfig())
 
 
 def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Path) -> None:
     search = WikiSearchConfig(index=tmp_path / "index")
     config = ToolsConfig(wikisearch=search)
-    with pytest.raises(ToolUnavailableError, match=r"tools\.wikisearch\.source: QA and WikiSearch .*nothing"):
-        require_available(TOOL_NAMES, config)
+    with pytest.raises(
+        ToolUnavailableError, match=r"tools\.wikisearch\.source: QA has nothing .*, or leave QA"
+    ):
+        require_available(PACKAGED, config)
     require_available(["Calculator", "Calendar"], config)
 
     indexed(tmp_path)
-    require_available(TOOL_NAMES, config)
+    require_available(PACKAGED, config)
     answers = load_tool("WikiSearch", config)([ToolInput("lighthouses")])
     assert (answers[0].result or "").startswith("Lighthouse > ")
 
@@ -50,3 +63,74 @@ def test_tools_are_made_from_the_configuration() -> None:
     today = load_tool("Calendar", ToolsConfig(calendar=CalendarConfig(today=True)))([ToolInput("")])[0].result
     assert today is not None
     assert today.startswith("Today is ")
+
+
+@pytest.mark.parametrize(
+    ("reference", "settings", "given", "result"),
+    [
+        ("convert", {}, "10 km", "6.2 miles"),
+        ("Converter", {"digits": 3}, "10", "6.214"),
+        ("OneByOne", {}, "10 km", "6.2 miles"),
+    ],
+)
+def test_functions_and_classes_of_users_are_tools(
+    reference: str, settings: dict[str, object], given: str, result: str
+) -> None:
+    implementation = f"tests.tools_service.own_tools:{reference}"
+    spec = ToolSpec(name="Units", implementation=implementation, settings=settings)
+    config = ToolsConfig(declared=(spec,))
+    require_available(["Units"], config)
+    tool = load_tool("Units", config)
+    assert tool([ToolInput(given)]) == [ToolResult(result)]
+    client = LocalTools.start(config, ["Units"])
+    assert client.call("Units", [ToolInput(given, "2023-01-30")]) == [ToolResult(result)]
+
+
+def test_a_class_that_is_missing_is_said_before_anything_starts() -> None:
+    config = ToolsConfig(declared=(ToolSpec(name="Units", implementation="no_such_module:f"),))
+    with pytest.raises(ConfigurationError, match="there is no module no_such_module"):
+        require_available(["Units"], config)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(text): return text", "tools.Units: f: its parameter text has no type"),
+        ("async def f(text: str): return text", "tools.Units: f: is async"),
+        ("f = 5", "tools.Units: int: is a value, not a function"),
+        ("class f: pass", "tools.Units: the class f has no __call__"),
+        ("class f:\n  def __call__(self, text): return text", "its parameter text has no type"),
+        (
+            "import datetime\ndef f(text: str, date: datetime.date | None): return text",
+            "declare dated = true",
+        ),
+    ],
+)
+def test_what_cannot_answer_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "unusable_tool", raising=False)
+    importlib.invalidate_caches()
+    (tmp_path / "unusable_tool.py").write_text(code)
+    config = ToolsConfig(declared=(ToolSpec(name="Units", implementation="unusable_tool:f"),))
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        require_available(["Units"], config)
+
+
+def test_the_fingerprint_of_a_tool_follows_its_code_settings_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = tmp_path / "fingerprinted_tool.py"
+    code.write_text("def f(text: str) -> str:\n    return text\n")
+    spec = ToolSpec(name="Units", implementation="fingerprinted_tool:f")
+    config = ToolsConfig(declared=(spec,))
+    before = tool_fingerprint(config, "Units")
+    assert tool_fingerprint(config, "Units") == before
+    other = config.model_copy(update={"units": ToolSettings(deployment=Deployment(cpus=2))})
+    assert tool_fingerprint(other, "Units") != before
+    code.write_text("def f(text: str) -> str:\n    return text.upper()\n")
+    assert tool_fingerprint(config, "Units") != before
