@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from bench.plain import PlainAnnotator
 from bench.processes import run_in_processes
 from bench.systems import BATCH, SystemRun, run_engine, run_plain, without_shortcuts
 from bench.vllm.job import run_vllm
-from bench.workload import Workload, make_model
+from bench.workload import PROMPTS, Workload, make_model
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Call, Cost, Phase, Text
@@ -273,6 +274,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--texts", type=int, default=64)
     add("--plain-texts", type=int, default=4, help="how many of them the plain procedure annotates")
     add("--corpus", nargs="+", default=["demo/pages"])
+    add("--prompts", type=Path, default=PROMPTS, help="folder of prompts; default: the demo's")
     add("--max-tokens", type=int, default=112, help="longest text; default: the demo recipe's")
     add("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     add("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -110,7 +110,8 @@ class Workload:
         model = make_model(name, args.device, args.dtype, args.max_batch_tokens)
         changed = {key: getattr(args, key) for key in ("k", "m", "tau_s") if getattr(args, key) is not None}
         settings = ToolMethod.model_validate(MethodConfig().of(tool).model_dump() | changed)
-        method = MethodConfig.model_validate({"tools": (tool,), "prompts": PROMPTS, tool.lower(): settings})
+        fields = {"tools": (tool,), "prompts": args.prompts, tool.lower(): settings}
+        method = MethodConfig.model_validate(fields)
         texts = make_texts(model, method, args.texts, args.corpus, args.max_tokens)
         workload = cls(model, make_tools(), method, texts)
         warm_up = 1 if model.device.type == "cpu" else BATCH  # GPU libraries plan for each batch size

@@ -86,7 +86,11 @@ def draw_names(
         )
         new_slot = new_slot + width
         rows = _probabilities(
-            tree, text[place], new_slot, opening, [origins[r] for r in place]
+            tree,
+            text[place],
+            new_slot,
+            opening,
+            [origins[r] for r in place.tolist()],
         )
         for r in np.unique(place).tolist():
             paths[r].add(wanted[r], rows[place == r])

@@ -203,8 +203,8 @@ class Sampler:
                 np.array([names[i].slots[prefix] for i, prefix, _ in nodes]),
                 np.array([token for _, _, token in nodes]),
             )
-        states = np.array(states, dtype=draws.state.dtype)
-        return replace(draws, state=states), node_text
+        state_of_draw = np.array(states, dtype=draws.state.dtype)
+        return replace(draws, state=state_of_draw), node_text
 
     def step(self) -> None:
         """Draw one token for each running draw, and run those that go on.
