@@ -416,6 +416,8 @@ class EvaluateConfig(Frozen):
     """Score only the first line of an answer; question files of your own always are."""
     perplexity: tuple[Text, ...] = ()
     """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
+    plain_perplexity: bool = False
+    """Measure the perplexity of a model with calls on as that of a plain language model (a base model)."""
     window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
     """Tokens of a window in a running text (wikitext); at most the model's context."""
     stride: PositiveInt = 512

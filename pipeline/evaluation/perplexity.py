@@ -62,9 +62,9 @@ def perplexity(
 
 
 def running_text_perplexity(
-    model: LanguageModel, text: RunningText, window: int, stride: int
+    model: LanguageModel, text: RunningText, window: int, stride: int, *, disabled: bool = True
 ) -> RunningTextResult:
-    """The perplexity of a model without calls on `text`, by word and by token.
+    """The perplexity of a model on `text`, by word and by token; `disabled` as in `perplexity`.
 
     A window has `window` tokens, at most the context; the next begins `stride` tokens later and
     predicts the tokens that are new to it. The loss of the whole text in nats is divided by the
@@ -82,7 +82,7 @@ def running_text_perplexity(
     names = [f"running text at token {start}" for start in starts]
     api_mask = ApiTokenMask(model.call_tokens, model.device)
     total, tokens = 0.0, 0
-    for index, loss, counted in _all_losses(model, sequences, names, api_mask, disabled=True):
+    for index, loss, counted in _all_losses(model, sequences, names, api_mask, disabled):
         new = slice(len(loss) - news[index], None)
         total += float(loss[new][counted[new]].sum())
         tokens += int(counted[new].sum())

@@ -142,7 +142,8 @@ def _perplexities(
     The probability of a text is a sum over all calls that the model could make in it, which is
     intractable (footnote 8).
     """
-    calls_on = not (config.generation.disabled or config.generation.k == 0)
+    calls_disabled = config.generation.disabled or config.generation.k == 0
+    calls_on = not (calls_disabled or config.plain_perplexity)
     if calls_on and (texts or config.perplexity):
         logger.info(_NO_CALLS_ONLY, label)
     digest, value, held_out = "", None, None
@@ -150,7 +151,7 @@ def _perplexities(
         if settings:
             digest = fingerprint([*settings, "perplexity", *input_states(config.perplexity)])
         known = store.held_out(digest) if store else None
-        value, held_out = known or _held_out_perplexity(config, model)
+        value, held_out = known or _held_out_perplexity(config, model, calls_disabled)
     results: dict[str, RunningTextResult] = {}
     for name, text in texts.items():
         parts = [*settings, "running text", text.text, config.window, config.stride]
@@ -159,7 +160,9 @@ def _perplexities(
         if calls_on:
             found = RunningTextResult.without_perplexity(text.words, text.lines, text.articles)
         else:
-            found = stored or running_text_perplexity(model, text, config.window, config.stride)
+            found = stored or running_text_perplexity(
+                model, text, config.window, config.stride, disabled=calls_disabled
+            )
         results[name] = found.model_copy(update={"fingerprint": text_digest})
     return {
         "perplexity": value,
@@ -223,11 +226,13 @@ def _predictions(
         yield Prediction(benchmark.name, question, generation, right)
 
 
-def _held_out_perplexity(config: EvaluateConfig, model: LanguageModel) -> tuple[float, PerplexityResult]:
-    """Perplexity on the held-out files, with calls disabled."""
+def _held_out_perplexity(
+    config: EvaluateConfig, model: LanguageModel, disabled: bool
+) -> tuple[float, PerplexityResult]:
+    """Perplexity on the held-out files."""
     max_tokens = min(_HELD_OUT_TOKENS, model.max_positions - len(model.call_tokens.bos))
     corpus = CorpusConfig(paths=config.perplexity, max_tokens=max_tokens)
     texts = list(read_corpus(list_files(corpus), corpus, lambda text: len(model.encode([text])[0].ids)))
     usable = [text.text for text in texts if text.skipped is None]
-    value, counts = perplexity(model, usable, disabled=True)
+    value, counts = perplexity(model, usable, disabled=disabled)
     return value, counts.model_copy(update={"skipped": len(texts) - len(usable)})

@@ -112,7 +112,10 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
     assert set(written["benchmarks"]["sums"]) >= {"accuracy", "n", "calls"}
     assert (written["perplexity"], written["held_out"]) == (None, None)  # calls are on
     found = again.models["disabled"]
+    base = evaluate({"base": config.model_copy(update={"plain_perplexity": True})}).models["base"]
     assert found.perplexity is not None
+    assert base.perplexity is not None
+    assert base.perplexity > found.perplexity  # <API> keeps its probability
     assert found.perplexity > 1
     assert found.held_out is not None
     assert found.held_out.model_dump() == {
