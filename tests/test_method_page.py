@@ -53,6 +53,10 @@ def compiled(heading: str) -> CodeType:
     return compile(section.split("```python\n")[1].split("```")[0], f"{PAGE.name}: {heading}", "exec")
 
 
+def reasons(funnel: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(item["reason"], item["count"]) for item in funnel["discarded"]]
+
+
 def run_block(heading: str, variables: dict[str, Any]) -> dict[str, Any]:
     """Run the block; it reads `variables` and adds to them."""
     exec(compiled(heading), variables)  # noqa: S102 - the page's own code
@@ -159,7 +163,7 @@ def test_a_run_can_be_recomputed_from_the_page(architecture: str, kind: str, tmp
             assert {(c["position"], c["input"]) for c in of_tool} <= page["candidates"]
             discarded = Counter(page["discarded"])
             discarded[POSITION_NOT_SCORABLE] = page["positions_not_scorable"]
-            of_draws = Counter({r: n for r, n in funnel["discarded"] if not r.startswith("tool: ")})
+            of_draws = Counter({r: n for r, n in reasons(funnel) if not r.startswith("tool: ")})
             assert +discarded == of_draws
             calls, candidates = calls + len(of_tool), candidates + funnel["candidates"]
     assert candidates >= calls > 0
@@ -178,7 +182,7 @@ def test_draws_given_the_name_can_be_recomputed_from_the_page(tmp_path: Path) ->
             run_block(heading, page)
         run_block("Draws given the tool's name", page)
         assert len(page["candidates"]) == funnel["candidates"]
-        discarded = {r: n for r, n in funnel["discarded"] if not r.startswith(("tool: ", "position_"))}
+        discarded = {r: n for r, n in reasons(funnel) if not r.startswith(("tool: ", "position_"))}
         assert Counter(page["discarded"]) == discarded
         p_name = {page["offsets"][i]: p for i, p in page["p_name"].items()}
         for call in of_tool:
@@ -276,7 +280,7 @@ def test_a_merge_can_be_recomputed_from_the_page(
     merge(config)
     rows = list(read_rows(world / "annotations", ["text_id", "text", "calls"]))
     of_page = page_of_merge(rows, tau_f or dict.fromkeys(TOOLS, 0.0), 4, max_examples, one_per_position)
-    expected = list(read_rows(config.output, ["text_id", "text", "plain", "tools"]))
+    expected = list(read_rows(config.output, ["text_id", "text", "plain", "tool_names"]))
     assert expected
     assert of_page == expected
 

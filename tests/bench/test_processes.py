@@ -26,6 +26,7 @@ ARGS = argparse.Namespace(
     tau_s=0.0,
     texts=5,
     corpus=["demo/pages"],
+    prompts=Path("demo/prompts"),
     max_tokens=112,
     against=None,
     plain_texts=2,
