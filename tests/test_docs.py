@@ -27,7 +27,10 @@ def commands(page: Path) -> Iterator[str]:
             yield match[1]
 
 
-COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
+# test_own_tool.py runs the commands of its page, which need the files of its page.
+COMMANDS = [
+    (page.name, command) for page in PAGES if page.name != "own_tool.md" for command in commands(page)
+]
 
 
 def test_there_are_commands() -> None:
