@@ -34,7 +34,7 @@ from tools_service.base.settings import (
 )
 from tools_service.contract.declarations import known_tools, settings_class_if_known
 from tools_service.contract.settings import Deployment, ToolSettings
-from tools_service.contract.spec import ToolName, ToolSpec
+from tools_service.contract.spec import ToolMethod, ToolName, ToolSpec
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -249,7 +249,9 @@ class ToolsConfig(Frozen):
     def operational(self) -> dict[str, Any]:
         """Fields that no result depends on (as pydantic's `exclude`)."""
         sections = {spec.section: dict(self.of(tool).OPERATIONAL) for tool, spec in self.specs.items()}
-        return {"service": True, "cache_size": True, **sections}
+        # The sections of the tools and of the method have these, as they are in effect.
+        declared = {"__all__": {"settings", *ToolMethod.model_fields}}
+        return {"service": True, "cache_size": True, "declared": declared, **sections}
 
     def at_inference(self) -> ToolsConfig:
         """The same for texts that are written now."""

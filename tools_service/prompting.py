@@ -26,6 +26,7 @@ from tools_service.base.settings import FilePath, PositiveInt, Text
 from tools_service.base.standard_streams import standard_input
 from tools_service.config import ToolsConfig
 from tools_service.contract.arguments import CallArguments
+from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import Tool, ToolInput
 from tools_service.syntax.answers import answer_problems
 from tools_service.syntax.demonstrations import Demonstration, Problem, read_examples
@@ -120,7 +121,7 @@ class _Prompter:
             print(f"{source}: no example can be used, so there is no prompt", file=sys.stderr)
             return 1
         shown = usable[: self._arguments.examples]
-        template = draft_prompt(_describe(self._spec.description, self._tool, self._spec.takes_input), shown)
+        template = draft_prompt(_describe(self._spec, self._tool), shown)
         if problems := prompt_problems(template.rstrip(), self._name, self._declared, self._spec.takes_input):
             _report("the draft", problems, sys.stderr)
             return 1
@@ -182,14 +183,14 @@ class _Prompter:
         return f"{demonstrations_shown}, {len(tokens):,} tokens of {self._arguments.model}"
 
 
-def _describe(description: str, tool: Tool, takes_input: bool) -> ToolDescription:
+def _describe(spec: ToolSpec, tool: Tool) -> ToolDescription:
     """What the declaration says of a tool, or else the tool itself or its class."""
     own = getattr(tool, "description", None)
     if not isinstance(own, str):
         own = (inspect.getdoc(type(tool)) or "").partition("\n\n")[0]
     arguments = getattr(tool, "arguments", None)
     arguments = arguments if isinstance(arguments, CallArguments) else None
-    return ToolDescription(tool.name, description or own, arguments, takes_input)
+    return ToolDescription(spec.name, spec.description or own, arguments, spec.takes_input)
 
 
 def _read(file: BinaryIO) -> Iterator[Line]:

@@ -506,8 +506,15 @@ def changed_fields(before: BaseModel, after: BaseModel, ignore: Mapping[str, Any
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
+        old, new = _by_name(before.get(name)), _by_name(after.get(name))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _changed(old, new, f"{prefix}{name}.")
         elif old != new:
-            yield f"{prefix}{name}: {old!r} → {new!r}"
+            yield f"{prefix}{name}: {old!r:.200} → {new!r:.200}"
+
+
+def _by_name(value: Any) -> Any:
+    """Declarations of tools by name, so that a difference names the tool and the key."""
+    if isinstance(value, list) and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {item["name"]: item for item in value}
+    return value

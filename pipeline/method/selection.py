@@ -29,6 +29,7 @@ from pipeline.method.numeracy import (
     has_computed_number,
 )
 from tools_service.base.errors import ToolformerError, brief
+from tools_service.base.printable import printable
 from tools_service.contract.declarations import import_object
 from tools_service.contract.spec import Select
 from tools_service.tools.languages import identify_language
@@ -37,6 +38,7 @@ WINDOW_TOKENS = 100
 CHUNK_TOKENS = 10
 MIN_CONFIDENCE = 0.8
 _NUMBERS_NEEDED = 3
+_MAX_REASON = 80  # rows and counts hold it
 _WEB_YEARS = range(1990, 2100)
 
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -143,7 +145,8 @@ def _call_rule(tool: str, reference: str, text: TextToSelect) -> Selection:
         return answer
     name = reference.partition(":")[2]
     if isinstance(answer, str):
-        return Selection(f"no: {answer}", False)
+        reason = printable(answer.strip(), _MAX_REASON) or name
+        return Selection(f"no: {reason}", False)
     if isinstance(answer, bool):
         return Selection(name if answer else f"no: {name}", answer)
     raise SelectionError(

@@ -39,3 +39,17 @@ class OneByOne:
 
     def __call__(self, quantity: str) -> str:
         return convert(quantity)
+
+
+class NeedsMore(OneByOne):
+    """A class whose constructor wants what nobody gives it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+class Exits(OneByOne):
+    """A class whose constructor ends the process."""
+
+    def __init__(self) -> None:
+        raise SystemExit("no key")

@@ -50,7 +50,7 @@ def installed_tools() -> dict[str, ToolSpec]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             specs |= _named(_specs_of(point.load()), specs)
-        except Exception as error:  # another package's code
+        except (Exception, SystemExit) as error:  # another package's code
             logger.warning("entry point %s = %s is left out: %s", point.name, point.value, brief(error))
     return specs
 
@@ -129,7 +129,7 @@ def import_object(reference: str, field: str) -> Any:
         ) from error
     except AttributeError as error:
         raise DeclarationError(f"{field} = {reference!r}: {error}") from error
-    except Exception as error:  # the module is a stranger's
+    except (Exception, SystemExit) as error:  # the module is a stranger's
         raise DeclarationError(
             f"{field} = {reference!r}: importing {module_name} failed: {type(error).__name__}: {brief(error)}"
         ) from error

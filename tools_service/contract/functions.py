@@ -151,6 +151,8 @@ def tool_of_function(spec: ToolSpec, function: Callable[..., Any]) -> Tool:
         )
     if spec.takes_input and not tool.arguments.parameters.properties:
         raise FunctionError(f"{field}: the function has no parameters; declare takes_input = false")
+    if not spec.takes_input and (needed := tool.arguments.parameters.required):
+        raise FunctionError(f"{field}: the function needs {next(iter(needed))}; remove takes_input = false")
     return tool
 
 

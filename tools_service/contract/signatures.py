@@ -119,6 +119,7 @@ def _signature(function: Any, name: str) -> inspect.Signature:
         if parameter.annotation is inspect.Parameter.empty:
             raise FunctionError(
                 f"{name}: its parameter {parameter.name} has no type; write for example {parameter.name}: str"
+                " (or, for lists of calls, Sequence[ToolInput])"
             )
     return signature
 

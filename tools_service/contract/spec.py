@@ -25,6 +25,12 @@ from tools_service.base.settings import (
 MAX_CALL_TOKENS = 60
 SELECT_RULES = ("all", "dated", "pattern")
 
+# Attributes of ToolsConfig and MethodConfig, where the sections of tools stand beside them.
+_TAKEN_SECTIONS = frozenset(dir(Frozen)) | {
+    *("service", "max_result_tokens", "cache_size", "declared", "operational", "at_inference"),
+    *("spec", "specs", "of", "with_section", "with_sections"),
+    *("tools", "prompts", "seed", "input_rule", "with_declarations"),
+}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -32,6 +38,8 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def _is_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError("must be a letter, then letters, digits and underscores, 40 at most")
+    if value.lower() in _TAKEN_SECTIONS or value.lower().startswith("model_"):
+        raise ValueError(f"configurations have a field {value.lower()} already; give the tool another name")
     return value
 
 

@@ -50,9 +50,7 @@ class ToolResult:
 
 
 class Tool(Protocol):
-    """A tool: `name` as in calls; `__call__` maps inputs to results, same length and order."""
-
-    name: str
+    """A tool: `__call__` maps inputs to results, same length and order. It may have a `name`."""
 
     def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Answer every input; never raise because of one."""
@@ -67,17 +65,23 @@ class MalformedAnswerError(TypeError):
     """A tool returned something else than a list with a result for each input."""
 
 
+def tool_name(tool: Tool) -> str:
+    """What messages call a tool: its `name`, or else its class's."""
+    return str(getattr(tool, "name", type(tool).__name__))
+
+
 def answer(tool: Tool, inputs: Sequence[ToolInput]) -> list[ToolResult]:
     """Return the answers of `tool`. If it raises or breaks the contract, ask for each input alone."""
     try:
         return _validated(tool(inputs), len(inputs))
-    except Exception as error:  # a tool is isolated here: its failure becomes a reason
+    except (Exception, SystemExit) as error:  # a tool is isolated here: its failure becomes a reason
         if len(inputs) != 1:
             logger.warning(
-                "%s failed on %d calls; each is tried alone", tool.name, len(inputs), exc_info=True
+                "%s failed on %d calls; each is tried alone", tool_name(tool), len(inputs), exc_info=True
             )
             return [result for call in inputs for result in answer(tool, [call])]
-        logger.warning("%s failed on %.80r: %s: %s", tool.name, inputs[0].text, type(error).__name__, error)
+        what = f"{type(error).__name__}: {error}"
+        logger.warning("%s failed on %.80r: %s", tool_name(tool), inputs[0].text, what)
         reason = MALFORMED_ANSWER if isinstance(error, MalformedAnswerError) else TOOL_FAILED
         return [ToolResult(reason=reason)]
 

@@ -23,7 +23,7 @@ from ray.serve.schema import LoggingConfig
 from tools_service.base.errors import ToolformerError
 from tools_service.config import ToolsConfig
 from tools_service.contract.settings import Deployment
-from tools_service.contract.tool import DEADLINE, Tool, ToolInput, answer
+from tools_service.contract.tool import DEADLINE, Tool, ToolInput, answer, tool_name
 from tools_service.serving.client import ServeTools
 from tools_service.serving.leases import Lease, application_name, leased_applications, service_lock
 from tools_service.tools.registry import load_tool, prepare_tools, require_available, with_absolute_paths
@@ -70,7 +70,8 @@ class Replica:
         """Raise if a request hangs. Serve calls this and then replaces the replica."""
         oldest = min(list(self._started_at.values()), default=time.monotonic())
         if time.monotonic() - oldest > self._stuck_after_s:
-            raise RuntimeError(f"{self._tool.name}: a request runs for more than {self._stuck_after_s:.0f} s")
+            name = tool_name(self._tool)
+            raise RuntimeError(f"{name}: a request runs for more than {self._stuck_after_s:.0f} s")
 
 
 @contextmanager

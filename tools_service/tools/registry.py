@@ -23,6 +23,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tools_service.base.errors import ToolformerError, brief
 from tools_service.base.fingerprint import content_digest, fingerprint, input_states
 from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.settings import Frozen, ModelSource
@@ -75,7 +76,13 @@ def load_tool(name: str, config: ToolsConfig) -> Tool:
         return tool
     if not inspect.isclass(implementation):
         return tool_of_function(spec, implementation)
-    created = _create(spec, implementation, settings)
+    try:
+        created = _create(spec, implementation, settings)
+    except ToolformerError:
+        raise
+    except (Exception, SystemExit) as error:  # the class is a stranger's
+        what = f"{implementation.__name__} cannot be created: {type(error).__name__}: {brief(error)}"
+        raise ToolUnavailableError(f"tools.{name}: {what}") from error
     return created if _answers_lists(created) else tool_of_function(spec, created)
 
 

@@ -205,6 +205,8 @@ def own_method(**select: object) -> MethodConfig:
         ("a_bool", "6 mi", Selection("no: a_bool", False)),
         ("a_reason", "6 mi", Selection("no: no distance", False)),
         ("a_reason", "6 km", Selection("a_reason", True)),
+        ("the_text", " ", Selection("no: the_text", False)),
+        ("the_text", "6\n" * 50, Selection("no: " + r"6\n" * 40 + "… (99 characters)", False)),
         ("a_selection", "6 km", Selection("it has 4 characters", True, "2023-01-30")),
     ],
 )

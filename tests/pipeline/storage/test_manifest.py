@@ -20,6 +20,7 @@ from pipeline.storage.manifest import ManifestError, Session, begin, read_finish
 from pipeline.storage.row_files import ROWS, write_rows
 from tools_service.config import CalendarConfig, ToolsConfig
 from tools_service.contract.settings import Deployment, ToolSettings
+from tools_service.contract.spec import ToolSpec
 
 pytestmark = pytest.mark.unit
 
@@ -91,6 +92,19 @@ def test_a_run_of_an_earlier_version_is_resumed_and_its_work_is_read(tmp_path: P
     other = CONFIG.model_copy(update={"method": CONFIG.method.model_copy(update={"seed": 1})})
     with pytest.raises(ManifestError, match=r"Different: method\.seed: 0 → 1"):
         begin(tmp_path, other, FILES)
+
+
+def test_declared_tools_are_compared_by_name_and_without_what_no_row_depends_on(tmp_path: Path) -> None:
+    def config(**keys: Any) -> AnnotateConfig:
+        spec = ToolSpec(name="Units", **{"implementation": "tests.tools_service.own_tools:convert", **keys})
+        return AnnotateConfig(tools=ToolsConfig(declared=(spec,)))
+
+    begun(tmp_path, config())
+    begin(tmp_path, config(settings={"deployment": {"deadline_s": 5.0}}), FILES)
+    with pytest.raises(ManifestError) as refused:
+        begin(tmp_path, config(dated=True, k=2), FILES)
+    changed = str(refused.value).partition("Different: ")[2]
+    assert changed == "method.units.k: 5 → 2; tools.declared.Units.dated: False → True"
 
 
 def test_changed_files_of_the_corpus_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.base.config import MethodConfig
 from tools_service.config import CalendarConfig, ToolsConfig
 from tools_service.contract import declarations
 from tools_service.contract.builtin import BUILTIN
@@ -121,6 +122,7 @@ def test_a_name_alone_gives_the_stream_and_the_order() -> None:
         ("json:loads.nothing", "has no attribute 'nothing'"),
         ("broken_module:f", "importing broken_module failed: ZeroDivisionError: "),
         ("wrong_syntax:f", "importing wrong_syntax failed: SyntaxError: "),
+        ("module_that_exits:f", "importing module_that_exits failed: SystemExit: 0"),
     ],
 )
 def test_what_cannot_be_imported_is_named(
@@ -128,6 +130,7 @@ def test_what_cannot_be_imported_is_named(
 ) -> None:
     (tmp_path / "broken_module.py").write_text("1 / 0\n")
     (tmp_path / "wrong_syntax.py").write_text("def f(:\n")
+    (tmp_path / "module_that_exits.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(DeclarationError) as refused:
@@ -185,6 +188,13 @@ def test_sections_keep_their_class_through_json() -> None:
 def test_a_name_is_a_letter_then_letters_digits_and_underscores(name: str) -> None:
     with pytest.raises(ValidationError, match="must be a letter, then letters, digits and underscores"):
         spec(name)
+
+
+def test_a_name_that_configurations_have_already_is_refused() -> None:
+    taken = {name for model in (ToolsConfig, MethodConfig) for name in (*dir(model), *model.model_fields)}
+    for name in sorted(name for name in taken if name[0].isalpha() and name.islower()):
+        with pytest.raises(ValidationError, match=f"configurations have a field {name.lower()} already"):
+            spec(name.capitalize())
 
 
 @pytest.mark.parametrize(

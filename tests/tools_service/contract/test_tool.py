@@ -36,6 +36,15 @@ def test_a_good_answer_passes_through() -> None:
     assert answer(Scripted(echo), []) == []
 
 
+def test_a_tool_needs_no_name(caplog: pytest.LogCaptureFixture) -> None:
+    class Nameless:
+        def __call__(self, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+            raise SystemExit("no key")
+
+    assert answer(Nameless(), INPUTS) == [ToolResult(reason=TOOL_FAILED)] * 3
+    assert "Nameless failed on 'a': SystemExit: no key" in caplog.text
+
+
 def test_an_exception_costs_its_own_input_only(caplog: pytest.LogCaptureFixture) -> None:
     def fails_on_b(inputs: Sequence[ToolInput]) -> list[ToolResult]:
         if any(one.text == "b" for one in inputs):

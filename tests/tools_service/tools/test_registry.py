@@ -119,6 +119,25 @@ def test_what_cannot_answer_is_refused_before_anything_starts(
         require_available(["Units"], config)
 
 
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("NeedsMore", "tools.Units: NeedsMore cannot be created: TypeError: "),
+        ("Exits", "tools.Units: Exits cannot be created: SystemExit: no key"),
+    ],
+)
+def test_a_class_that_cannot_be_created_is_named(reference: str, message: str) -> None:
+    spec = ToolSpec(name="Units", implementation=f"tests.tools_service.own_tools:{reference}")
+    with pytest.raises(ConfigurationError, match=message):
+        load_tool("Units", ToolsConfig(declared=(spec,)))
+
+
+def test_a_function_that_needs_an_input_is_not_declared_without() -> None:
+    spec = ToolSpec(name="U", implementation="tests.tools_service.own_tools:convert", takes_input=False)
+    with pytest.raises(ConfigurationError, match="needs quantity; remove takes_input = false"):
+        require_available(["U"], ToolsConfig(declared=(spec,)))
+
+
 def test_the_fingerprint_of_a_tool_follows_its_code_settings_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
