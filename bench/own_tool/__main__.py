@@ -6,10 +6,13 @@ A shop's price list stands behind an MCP server over stdio (server.py). The step
 docs/own_tool.md: a declaration in a tools file, a prompt drafted from three examples, then annotate,
 merge, fine-tune and evaluate with the recipe `demo`, each as a command of its own. The pages have 900
 roses with their prices, the questions 100 other roses (shop.py); it is checked that no page and no
-example names one of those. Printed: the tool's funnel, and the accuracy on the questions of the base
-model, of the fine-tuned one with calls disabled, and of the same with its tool. Exit code 1 unless the
-last is at least 50 % and three times that with calls disabled. About eight minutes on two cores; a
-second run repeats nothing that is finished.
+example names one of those. The annotator is the demo's, which copies an input only into calls of a tool
+whose name resembles one that it was trained on: hence `PriceWikiSearch`, and `given_name`.
+
+Printed: the tool's funnel, and the accuracy on the questions of the base model, of the fine-tuned one
+with calls disabled, and of the same with its tool. Exit code 1 unless the last is at least 50 % and
+three times that with calls disabled. About eight minutes on two cores; a second run repeats nothing
+that is finished.
 """
 
 from __future__ import annotations
