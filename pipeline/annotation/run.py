@@ -200,14 +200,16 @@ def _annotated(
 def needs(config: AnnotateConfig) -> ResourceRequest:
     """The resources that annotators, tools, reading and batching need at the same time."""
     actors = config.ray.actors
-    tools = [config.tools.of(tool).deployment for tool in config.method.tools]
-    tool_cpus = sum(tool.min_replicas * tool.cpus for tool in tools)
-    tool_gpus = sum(tool.min_replicas * tool.gpus for tool in tools)
+    tools = {tool: config.tools.of(tool).deployment for tool in config.method.tools}
+    tool_cpus = sum(tool.min_replicas * tool.cpus for tool in tools.values())
+    tool_gpus = sum(tool.min_replicas * tool.gpus for tool in tools.values())
+    lower = ["ray.gpus_per_actor (0 runs on the CPU)"]
+    lower += [f"tools.{name.lower()}.deployment.gpus" for name, tool in tools.items() if tool.gpus]
     return ResourceRequest(
         cpus=actors * config.ray.cpus_per_actor + tool_cpus + _OTHER_CPUS,
         gpus=actors * config.ray.gpus_per_actor + tool_gpus,
         of=f"{actors} actors and the tools",
-        remedy="lower ray.gpus_per_actor (0 runs on the CPU) or ray.actors, or name a cluster in ray.address",
+        remedy=f"lower {', '.join(lower)} or ray.actors, or name a cluster in ray.address",
     )
 
 

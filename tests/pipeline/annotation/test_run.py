@@ -33,6 +33,7 @@ from pipeline.storage.manifest import AnnotationManifest, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
+from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import ToolUnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -300,3 +301,8 @@ def test_gpus_that_this_machine_lacks_are_not_waited_for(
     with pytest.raises(ConfigurationError, match=r"128 GPUs for 2 actors .*: lower ray\.gpus_per_actor"):
         check_resources(needs(wanting), local=True)
     check_resources(needs(wanting), local=False)
+    deployment = Deployment(gpus=64.0)
+    tool = config.tools.of("Calculator").model_copy(update={"deployment": deployment})
+    greedy = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
+    with pytest.raises(ConfigurationError, match=r"64 GPUs .*, tools\.calculator\.deployment\.gpus or "):
+        check_resources(needs(greedy), local=True)
