@@ -30,7 +30,7 @@ from tools_service.base.settings import (
     Text,
 )
 from tools_service.config import ToolsConfig
-from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools
+from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools, undeclared
 from tools_service.contract.spec import MAX_CALL_TOKENS, Select, ToolMethod, ToolName, ToolSpec
 
 
@@ -195,8 +195,9 @@ class CallsConfig(Frozen):
 
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
-    method: MethodConfig = MethodConfig()
-    tools: ToolsConfig = ToolsConfig()
+    # Not made at import: that loads the tools of other packages, which may import this module.
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    tools: ToolsConfig = Field(default_factory=ToolsConfig)
 
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
@@ -213,9 +214,8 @@ class CallsConfig(Frozen):
 
 
 def _require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> None:
-    unknown = [name for name in names if name not in tools.specs]
-    if unknown:
-        raise ValueError(f"{field}: no tool is called {unknown[0]}; there are {', '.join(tools.specs)}")
+    if problem := undeclared(names, tools.specs):
+        raise ValueError(f"{field}: {problem}")
 
 
 class AnnotateConfig(CallsConfig):
@@ -364,7 +364,7 @@ class GenerateConfig(Frozen):
     """Step 7: decoding with tools."""
 
     model: ModelConfig = ModelConfig()
-    tools: ToolsConfig = ToolsConfig()
+    tools: ToolsConfig = Field(default_factory=ToolsConfig)
     k: NotNegativeInt = 10
     """Start a call if <API> is among the top k tokens (section 4.2). 0: never; 1: greedy."""
     disabled: bool = False
@@ -373,7 +373,7 @@ class GenerateConfig(Frozen):
     """Tools that must not be called."""
     max_new_tokens: PositiveInt = 64
     """Maximum new tokens, not counting calls and their results."""
-    max_call_tokens: CallLengths = CallLengths()
+    max_call_tokens: CallLengths = Field(default_factory=CallLengths)
     """A call without an arrow after this many tokens fails, by tool."""
     date: IsoDate | None = None
     """Date of the prompts, for dated tools, YYYY-MM-DD. None: today."""
@@ -408,7 +408,7 @@ class ScoreConfig(Frozen):
 class EvaluateConfig(Frozen):
     """Step 8: accuracy by benchmark and perplexity."""
 
-    generation: GenerateConfig = GenerateConfig()
+    generation: GenerateConfig = Field(default_factory=GenerateConfig)
     benchmarks: tuple[FilePath, ...] = ()
     """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
     the published files, svamp=SVAMP.json (docs/evaluation.md)."""

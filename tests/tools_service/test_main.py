@@ -122,6 +122,8 @@ def test_a_tool_of_an_installed_package_is_there_without_a_file(tmp_path: Path) 
         "[toolformer.tools]\nunits = mylab_tools:UNITS\nbroken = mylab_tools:NOTHING\n"
     )
     (tmp_path / "mylab_tools.py").write_text(
+        "from pipeline.method.selection import Selection, TextToSelect\n"  # as a rule of its own does
+        "from tools_service.config import WikiSearchConfig\n"
         "from tools_service.contract.spec import ToolSpec\n"
         "def convert(quantity: str) -> str:\n    return quantity.replace('km', 'miles')\n"
         "UNITS = ToolSpec(name='Units', implementation='mylab_tools:convert', k=3)\n"
@@ -147,5 +149,6 @@ def test_a_tool_of_an_installed_package_is_there_without_a_file(tmp_path: Path) 
     unused = run("pipeline", "annotate", "--corpus", "nowhere", "--tools", "Unit")
     assert unused.returncode == 2
     assert (
-        "no tool is called Unit; there are QA, WikiSearch, Calculator, Calendar, MT, Units" in unused.stderr
+        "no tool is called Unit; did you mean Units? there are QA, WikiSearch, Calculator, Calendar, MT, Units"
+        in unused.stderr
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -84,6 +85,16 @@ def known_tools(declared: Iterable[ToolSpec] = ()) -> dict[str, ToolSpec]:
         else:
             new.append(spec)
     return installed | _named(new, installed)
+
+
+def undeclared(names: Iterable[str], specs: Collection[str]) -> str | None:
+    """What is wrong with `names` of tools that are not among `specs`; None if all are."""
+    unknown = [name for name in names if name not in specs]
+    if not unknown:
+        return None
+    near = get_close_matches(unknown[0], specs, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no tool is called {' or '.join(unknown)}; {hint}there are {', '.join(specs)}"
 
 
 @dataclass(frozen=True)

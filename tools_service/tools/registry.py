@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.settings import Frozen, ModelSource
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
-from tools_service.contract.declarations import import_object, settings_class
+from tools_service.contract.declarations import import_object, settings_class, undeclared
 from tools_service.contract.functions import tool_of_function
 from tools_service.contract.settings import ToolSettings
 from tools_service.contract.signatures import FunctionError
@@ -41,13 +40,8 @@ C = TypeVar("C", bound=Frozen)
 
 def require_declared(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
     """Raise ToolUnavailableError unless all `tools` are declared; the option `field` named them."""
-    unknown = [tool for tool in tools if tool not in config.specs]
-    if unknown:
-        near = get_close_matches(unknown[0], config.specs, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ToolUnavailableError(
-            f"{field}: no tool is called {join_names(unknown)}; {hint}there are {join_names(config.specs)}"
-        )
+    if problem := undeclared(tools, config.specs):
+        raise ToolUnavailableError(f"{field}: {problem}")
 
 
 def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
@@ -184,9 +178,3 @@ def _code_digest(implementation: Any) -> str | None:
     except TypeError:
         return None
     return content_digest(Path(file)) if file and Path(file).is_file() else None
-
-
-def join_names(names: Iterable[str]) -> str:
-    """``A, B and C``"""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
