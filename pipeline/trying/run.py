@@ -18,7 +18,7 @@ from tools_service.contract.spec import ToolMethod
 from tools_service.serving.local import start_local_tools
 from tools_service.syntax.prompts import PromptTemplate, load_prompt
 from tools_service.tools.client import ToolClient
-from tools_service.tools.registry import join_names, require_available
+from tools_service.tools.registry import require_available
 
 if TYPE_CHECKING:  # they import torch, which takes seconds: not before the command is found right
     from pipeline.engine.model import LanguageModel
@@ -63,7 +63,7 @@ def prepare(config: TryConfig, tell: Callable[[str], None]) -> TryRun:
     model, a tool that cannot be started.
     """
     if config.tool is None:
-        raise ConfigurationError(f"--tool: name the tool to try; there are {join_names(config.tools.specs)}")
+        raise ConfigurationError(f"--tool: name the tool to try; there are {', '.join(config.tools.specs)}")
     tool = config.tool
     require_available([tool], config.tools, "--tool")
     method = config.method_of_tool(tool)

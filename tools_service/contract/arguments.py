@@ -132,20 +132,6 @@ class CallArguments:
             raise RefusedError(reason(str(refused), name)) from refused
 
 
-def parse_arguments(
-    text: str, parameters: Mapping[str, Any], style: Style | None = None
-) -> dict[str, Any] | str:
-    """`CallArguments.parse` for one input; the schema is read each time."""
-    return CallArguments(parameters, style).parse(text)
-
-
-def write_arguments(
-    values: Mapping[str, Any], parameters: Mapping[str, Any], style: Style | None = None
-) -> str:
-    """`CallArguments.write` for one input; the schema is read each time."""
-    return CallArguments(parameters, style).write(values)
-
-
 def _is_key(name: str) -> bool:
     match = _KEY.fullmatch(f"{name}=")
     return match is not None and match[1] == name

@@ -69,11 +69,6 @@ class FunctionSignature:
         return {"type": "object", "properties": properties, "required": required, **definitions}
 
 
-def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The JSON schema of the function's parameters. Raises FunctionError."""
-    return FunctionSignature(function).parameters
-
-
 def _unwrapped(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func

@@ -1,7 +1,7 @@
 """Starts tools in this process, with everything that they need.
 
-In: names of tools and a ToolsConfig. Out: a LocalTools client. The index of WikiSearch and QA is
-built if it is missing or out of date; that uses Ray only for a large source.
+In: names of tools and a ToolsConfig. Out: a LocalTools client. What the tools read, an index
+for example, is built if it is missing or out of date; that uses Ray only for a large source.
 """
 
 from __future__ import annotations

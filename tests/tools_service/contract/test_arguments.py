@@ -14,8 +14,6 @@ from tools_service.contract.arguments import (
     ArgumentsError,
     CallArguments,
     Style,
-    parse_arguments,
-    write_arguments,
 )
 from tools_service.contract.parameters import ParametersError
 from tools_service.syntax.calls import Malformed, linearise, parse_call
@@ -23,6 +21,14 @@ from tools_service.syntax.calls import Malformed, linearise, parse_call
 pytestmark = pytest.mark.unit
 
 Schema = dict[str, Any]
+
+
+def parse_arguments(text: str, schema: Schema, style: Style | None = None) -> dict[str, Any] | str:
+    return CallArguments(schema, style).parse(text)
+
+
+def write_arguments(values: dict[str, Any], schema: Schema, style: Style | None = None) -> str:
+    return CallArguments(schema, style).write(values)
 
 
 def of(*required: str, **properties: Any) -> Schema:

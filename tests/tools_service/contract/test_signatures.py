@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.contract.parameters import Parameters
-from tools_service.contract.signatures import FunctionError, FunctionSignature, parameters_of
+from tools_service.contract.signatures import FunctionError, FunctionSignature
 
 pytestmark = pytest.mark.unit
 
@@ -111,7 +111,7 @@ def test_types_become_schemas() -> None:
         """
         return ""
 
-    properties = parameters_of(function)["properties"]
+    properties = FunctionSignature(function).parameters["properties"]
     assert properties["a"] == {"type": "string"}
     assert properties["b"] == {"type": "integer", "minimum": 1, "description": "Of its type."}
     assert properties["c"] == {"type": "string", "enum": ["x", "y"]}
@@ -300,4 +300,4 @@ def test_odd_docstrings_do_no_harm(text: str) -> None:
         return x
 
     function.__doc__ = text
-    assert parameters_of(function)["required"] == ["x"]
+    assert FunctionSignature(function).parameters["required"] == ["x"]
