@@ -148,7 +148,4 @@ def test_a_tool_of_an_installed_package_is_there_without_a_file(tmp_path: Path) 
     assert "--tools.units.deployment.cpus" in shown
     unused = run("pipeline", "annotate", "--corpus", "nowhere", "--tools", "Unit")
     assert unused.returncode == 2
-    assert (
-        "no tool is called Unit; did you mean Units? there are QA, WikiSearch, Calculator, Calendar, MT, Units"
-        in unused.stderr
-    )
+    assert "no tool is called Unit; did you mean Units? there are QA, " in unused.stderr
