@@ -27,10 +27,9 @@ from tools_service.contract.tool import (
     ToolUnavailableError,
     without_result,
 )
-from tools_service.remote.settings import HttpToolConfig, read_variables
+from tools_service.remote.settings import DEADLINE_SHARE, HttpToolConfig, read_variables
 from tools_service.remote.stdio import ANSWER_TOO_LONG
 
-DEADLINE_SHARE = 0.9  # of the deadline of the callers
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _MIN_PAUSE_S = 0.05
 _MAX_PAUSE_S = 2.0

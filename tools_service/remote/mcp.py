@@ -24,14 +24,13 @@ from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import ToolInput, ToolResult, ToolUnavailableError
 from tools_service.remote.connection import McpServerError, is_too_long, server_name
 from tools_service.remote.sessions import SessionPool
-from tools_service.remote.settings import McpConfig, read_variables
+from tools_service.remote.settings import DEADLINE_SHARE, McpConfig, read_variables
 from tools_service.remote.stdio import ANSWER_TOO_LONG
 
 T = TypeVar("T")
 
 TOOL_ERROR = "tool error"
 NOT_TEXT = "not text"
-DEADLINE_SHARE = 0.9  # of the deadline of the callers: a late call must not cost the others of its list
 _CLOSE_S = 10.0
 _MAX_REASON = 120  # characters of a server's words
 _MIN_SECRET = 4  # characters of a value that is hidden in messages

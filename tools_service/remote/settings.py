@@ -33,6 +33,10 @@ Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 """The name of an HTTP header."""
 
 
+# Of the deadline of the callers: a late call must not cost the others of its list.
+DEADLINE_SHARE = 0.9
+
+
 class McpConfig(ToolSettings):
     """A tool of an MCP server."""
 

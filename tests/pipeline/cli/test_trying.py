@@ -24,9 +24,7 @@ Try = Callable[..., int]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model/, prompts/ and pages/."""
     folder: Path = tmp_path_factory.mktemp("world")
-    small_run.save_model(folder / "model")
-    small_run.write_prompts(folder / "prompts")
-    small_run.write_corpus(folder / "pages", files=1, pages=6)
+    small_run.write_world(folder, pages=6)
     return folder
 
 

@@ -45,7 +45,5 @@ def trials(method: MethodConfig, tools: LocalTools) -> list[Trial]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model/, prompts/ and pages/."""
     folder: Path = tmp_path_factory.mktemp("world")
-    small_run.save_model(folder / "model")
-    small_run.write_prompts(folder / "prompts")
-    small_run.write_corpus(folder / "pages", files=1, pages=9)
+    small_run.write_world(folder, pages=9)
     return folder
