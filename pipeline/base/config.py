@@ -18,7 +18,6 @@ from tools_service.base.settings import (
     FilePath,
     Frozen,
     Gpus,
-    IsoDate,
     Nats,
     NotAnOption,
     NotNegativeInt,
@@ -31,7 +30,7 @@ from tools_service.base.settings import (
 )
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools, undeclared
-from tools_service.contract.spec import MAX_CALL_TOKENS, Select, ToolMethod, ToolName, ToolSpec
+from tools_service.contract.spec import Select, ToolMethod, ToolName, ToolSpec
 
 
 class ModelConfig(Frozen):
@@ -202,7 +201,7 @@ class CallsConfig(Frozen):
     @model_validator(mode="after")
     def _check_sections(self) -> Self:
         """Refuse a section of the method for a tool that is not declared, and fill in the declared ones."""
-        _require_declared(self.method.tools, self.tools, "method.tools")
+        require_declared(self.method.tools, self.tools, "method.tools")
         declared = {spec.section: spec for spec in self.tools.specs.values()}
         given = self.method.__pydantic_extra__ or {}
         for section in given.keys() - declared.keys():
@@ -213,7 +212,7 @@ class CallsConfig(Frozen):
         return self
 
 
-def _require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> None:
+def require_declared(names: Iterable[str], tools: ToolsConfig, field: str) -> None:
     if problem := undeclared(names, tools.specs):
         raise ValueError(f"{field}: {problem}")
 
@@ -333,57 +332,6 @@ class FinetuneConfig(Frozen):
         return self
 
 
-class CallLengths(Frozen):
-    """Tokens after which a call without an arrow fails, by tool."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, PositiveInt]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sections(cls, values: Any) -> Any:
-        """Give each installed tool the limit of its declaration."""
-        if not isinstance(values, Mapping):
-            return values
-        return {spec.section: spec.max_call_tokens for spec in installed_tools().values()} | dict(values)
-
-    def with_declarations(self, declarations: Declarations) -> CallLengths:
-        """The same with the limits of a tools file."""
-        limits = {spec.section: spec.max_call_tokens for spec in declarations.declared}
-        for tool, values in declarations.methods.items():
-            if "max_call_tokens" in values:
-                limits[tool.lower()] = values["max_call_tokens"]
-        return self.model_copy(update=limits)
-
-    def of(self, tool: str) -> int:
-        """The limit of one tool."""
-        return (self.__pydantic_extra__ or {}).get(tool.lower(), MAX_CALL_TOKENS)
-
-
-class GenerateConfig(Frozen):
-    """Step 7: decoding with tools."""
-
-    model: ModelConfig = ModelConfig()
-    tools: ToolsConfig = Field(default_factory=ToolsConfig)
-    k: NotNegativeInt = 10
-    """Start a call if <API> is among the top k tokens (section 4.2). 0: never; 1: greedy."""
-    disabled: bool = False
-    """Set the probability of <API> to 0."""
-    tools_off: tuple[str, ...] = ()
-    """Tools that must not be called."""
-    max_new_tokens: PositiveInt = 64
-    """Maximum new tokens, not counting calls and their results."""
-    max_call_tokens: CallLengths = Field(default_factory=CallLengths)
-    """A call without an arrow after this many tokens fails, by tool."""
-    date: IsoDate | None = None
-    """Date of the prompts, for dated tools, YYYY-MM-DD. None: today."""
-
-    @model_validator(mode="after")
-    def _check_tools(self) -> Self:
-        _require_declared(self.tools_off, self.tools, "tools_off")
-        return self
-
-
 class ScoreConfig(Frozen):
     """What insertions that others made are worth, by the filter of step 4."""
 
@@ -403,29 +351,6 @@ class ScoreConfig(Frozen):
     ray: RayConfig = RayConfig()
     output: FilePath = Path("runs/scores")
     """Folder for the lines with their scores and manifest.json; an interrupted run in it is resumed."""
-
-
-class EvaluateConfig(Frozen):
-    """Step 8: accuracy by benchmark and perplexity."""
-
-    generation: GenerateConfig = Field(default_factory=GenerateConfig)
-    benchmarks: tuple[FilePath, ...] = ()
-    """Question files (jsonl: prompt, answers, scoring, date), and the paper's benchmarks as NAME=PATH of
-    the published files, svamp=SVAMP.json (docs/evaluation.md)."""
-    first_line: bool = False
-    """Score only the first line of an answer; question files of your own always are."""
-    perplexity: tuple[Text, ...] = ()
-    """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
-    plain_perplexity: bool = False
-    """Measure the perplexity of a model with calls on as that of a plain language model (a base model)."""
-    window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
-    """Tokens of a window in a running text (wikitext); at most the model's context."""
-    stride: PositiveInt = 512
-    """Tokens from one window of a running text to the next; fewer give each token more context."""
-    output: FilePath = Path("runs/evaluation.json")
-    """File for the result."""
-    batch_size: PositiveInt = 32
-    """Prompts decoded together."""
 
 
 class TryConfig(CallsConfig):

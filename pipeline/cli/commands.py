@@ -17,15 +17,14 @@ import tyro
 
 from pipeline.base.config import (
     AnnotateConfig,
-    EvaluateConfig,
     ExportConfig,
     FinetuneConfig,
-    GenerateConfig,
     MergeConfig,
     PlanConfig,
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
@@ -195,9 +194,9 @@ def try_tool(arguments: TryArguments) -> None:
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
     from pipeline.engine.loading import load_language_model
-    from pipeline.inference.call_parser import callable_tools
-    from pipeline.inference.decoding import DecodingParams, PromptError
+    from pipeline.inference.generation import PromptError
     from pipeline.inference.generator import Generator, available_tools
+    from pipeline.inference.params import DecodingParams
     from pipeline.report import losses
     from tools_service.serving.local import start_local_tools
 
@@ -205,14 +204,7 @@ def generate(arguments: GenerateArguments) -> None:
     refused: list[PromptError] = []
     tools = available_tools(config)
     generator = Generator(load_language_model(config.model), start_local_tools(config.tools, tools))
-    params = DecodingParams(
-        k=config.k,
-        disabled=config.disabled,
-        tools=callable_tools(config.tools.declared),
-        tools_off=frozenset(config.tools.specs).difference(tools),
-        max_new_tokens=config.max_new_tokens,
-        max_call_tokens=config.max_call_tokens,
-    )
+    params = DecodingParams.of(config, tools)
     generations = []
     for prompt, generation in zip(
         prompts, generator.generate(prompts, params, [config.date] * len(prompts)), strict=True

@@ -12,7 +12,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline.base.config import AnnotateConfig, EvaluateConfig, FinetuneConfig, MergeConfig
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig
+from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import source_of
 from pipeline.cli.recipes import Recipe
 from pipeline.cli.steps import PipelineStep, StepCache

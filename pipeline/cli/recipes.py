@@ -15,16 +15,14 @@ from typing import Literal
 
 from pipeline.base.config import (
     AnnotateConfig,
-    CallLengths,
     CorpusConfig,
-    EvaluateConfig,
     FinetuneConfig,
-    GenerateConfig,
     MergeConfig,
     MethodConfig,
     ModelConfig,
     RayConfig,
 )
+from pipeline.base.inference_config import CallLengths, EvaluateConfig, GenerateConfig
 from tools_service.base.settings import Frozen
 from tools_service.config import MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract.spec import ToolMethod

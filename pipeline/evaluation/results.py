@@ -27,7 +27,7 @@ from tools_service.base.settings import Frozen
 from tools_service.contract.tool import TRANSIENT
 
 if TYPE_CHECKING:
-    from pipeline.inference.generator import Generation
+    from pipeline.inference.generation import Generation
 
 
 _MAX_LINE = 64 * 2**20

@@ -11,10 +11,12 @@ import datetime
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tqdm import tqdm
 
-from pipeline.base.config import CorpusConfig, EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.base.config import CorpusConfig, ModelConfig
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.benchmarks.wikitext import RunningText
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus, require_readable
@@ -34,9 +36,8 @@ from pipeline.evaluation.results import (
     summarise,
 )
 from pipeline.evaluation.scoring import is_right
-from pipeline.inference.call_parser import callable_tools
-from pipeline.inference.decoding import DecodingParams
 from pipeline.inference.generator import Generator, available_tools
+from pipeline.inference.params import DecodingParams
 from tools_service.base.fingerprint import fingerprint, input_states
 from tools_service.base.version import __version__
 from tools_service.serving.local import start_local_tools
@@ -108,15 +109,8 @@ def evaluate_model(
         if benchmark.name in results:
             logger.info("%s: the stored result of %s is used again", label, benchmark.name)
             continue
-        params = DecodingParams(
-            k=generation.k,
-            disabled=generation.disabled,
-            tools=callable_tools(generation.tools.declared),
-            tools_off=tools_off | benchmark.tools_off.intersection(generation.tools.specs),
-            max_new_tokens=generation.max_new_tokens,
-            max_call_tokens=generation.max_call_tokens,
-            stop_at_newline=benchmark.first_line,
-        )
+        tools_on = set(generation.tools.specs) - tools_off - benchmark.tools_off
+        params = replace(DecodingParams.of(generation, tools_on), stop_at_newline=benchmark.first_line)
         answered = list(_predictions(label, benchmark, generator, params, config))
         results[benchmark.name] = summarise(answered, fingerprints[benchmark.name], benchmark.left_out)
         in_order = {b.name: results[b.name] for b in benchmarks if b.name in results}

@@ -10,15 +10,12 @@ text, whatever tokens spell them. In: prompts as token ids, the engine, a tool c
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import filterfalse
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pipeline.base.config import CallLengths
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
@@ -26,57 +23,17 @@ from pipeline.inference.call_parser import (
     CompletedCall,
     FailedCall,
     PendingCall,
-    callable_tools,
     names_disabled_tool,
     parse_partial_call,
     tool_of,
 )
 from pipeline.inference.decode_batch import DecodeBatch
+from pipeline.inference.generation import InferenceError, StopReason
+from pipeline.inference.params import DecodingParams
 from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
-from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import ToolInput
 from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 from tools_service.tools.client import ToolClient
-
-StopReason = Literal["eos", "newline", "length", "context", "refused"]
-
-
-class InferenceError(ToolformerError):
-    """Decoding cannot go on; the message says where and why."""
-
-
-class PromptError(InferenceError):
-    """A prompt that cannot be continued. `reason` is too_long, empty or not_text."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingParams:
-    """The parameters of decoding."""
-
-    k: int = 10
-    """A call begins where <API> is among the k most likely tokens; 1 is greedy, 0 never calls."""
-    disabled: bool = False
-    """Set the probability of <API> to 0. k = 0 and a `tools_off` with every tool do the same."""
-    tools: Mapping[str, bool] = field(default_factory=callable_tools)
-    """Tools that a text can name, and whether each takes an input."""
-    tools_off: frozenset[str] = frozenset()
-    """Tools that the model cannot name: the most likely token that does not is taken instead."""
-    max_calls: int = 1
-    """After this many calls, or one failed call, the probability of <API> is 0 for that prompt."""
-    max_call_tokens: CallLengths = field(default_factory=CallLengths)
-    """A call without an arrow after this many tokens fails, by tool."""
-    max_new_tokens: int = 64  # longest continuation in tokens, without calls and results
-    stop_at_newline: bool = False  # stop at the end of the first line that is not blank
-
-    @property
-    def calls_disabled(self) -> bool:
-        """Whether no call can begin."""
-        no_tools = self.tools_off >= set(self.tools)
-        return self.disabled or self.k < 1 or self.max_calls == 0 or no_tools
 
 
 @dataclass(slots=True)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.base.config import GenerateConfig
+from pipeline.base.inference_config import GenerateConfig
 from pipeline.engine.model import LanguageModel
-from pipeline.inference.call_parser import ApiTokenMask, CompletedCall, FailedCall
-from pipeline.inference.decoding import Decoder, DecodingParams, DecodingState, PromptError, StopReason
+from pipeline.inference.call_parser import ApiTokenMask
+from pipeline.inference.decoding import Decoder, DecodingState
+from pipeline.inference.generation import Generation, PromptError
+from pipeline.inference.params import DecodingParams
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tools_service.contract.tool import ToolUnavailableError
-from tools_service.syntax.calls import linearise
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
 
@@ -26,30 +26,6 @@ logger = logging.getLogger(__name__)
 
 # Prompts are sorted by length within so many batches; more save padding but delay the first result.
 _WINDOW_BATCHES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The continuation of a prompt: `text` without calls, `tokens` tokens long, and the calls.
-
-    A prompt that cannot be continued has the reason in `refused`, and no text.
-    """
-
-    text: str
-    calls: tuple[CompletedCall, ...]
-    failed: tuple[FailedCall, ...]
-    stop_reason: StopReason
-    tokens: int
-    refused: PromptError | None = None
-
-    @property
-    def annotated(self) -> str:
-        """The text with its calls and their results."""
-        text = self.text
-        for call in reversed(self.calls):
-            written = linearise(call.tool, call.input, call.result)
-            text = text[: call.position] + written + text[call.position :]
-        return text
 
 
 class Generator:

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.augmentation.merge import MergeManifest
-from pipeline.base.config import AnnotateConfig, EvaluateConfig
+from pipeline.base.config import AnnotateConfig
+from pipeline.base.inference_config import EvaluateConfig
 from pipeline.evaluation.results import ModelResult
 from pipeline.finetuning.run_folder import FinetuneManifest
-from pipeline.inference.generator import Generation
+from pipeline.inference.generation import Generation
 from pipeline.planning.estimate import Plan
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.counts import DAMAGED_FILE, Counts, ToolCounts

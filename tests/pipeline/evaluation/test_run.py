@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.base.config import EvaluateConfig, GenerateConfig, ModelConfig
+from pipeline.base.config import ModelConfig
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, EvaluationError, ModelResult, ResultStore

@@ -21,8 +21,9 @@ from transformers import (
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.inference.decode_batch import DecodeBatch
-from pipeline.inference.decoding import DecodingParams
-from pipeline.inference.generator import Generation, Generator
+from pipeline.inference.generation import Generation
+from pipeline.inference.generator import Generator
+from pipeline.inference.params import DecodingParams
 from pipeline.syntax.tokenizer import decode_continuations
 from tests.pipeline.scripted import tokenizer
 from tools_service.config import ToolsConfig

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
-from pipeline.base.config import CallLengths
+from pipeline.base.inference_config import CallLengths
 from pipeline.inference.call_parser import CompletedCall, FailedCall
-from pipeline.inference.decoding import DecodingParams, InferenceError
-from pipeline.inference.generator import Generation, Generator
+from pipeline.inference.generation import Generation, InferenceError
+from pipeline.inference.generator import Generator
+from pipeline.inference.params import DecodingParams
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.config import ToolsConfig
 from tools_service.contract.tool import ToolInput, ToolResult

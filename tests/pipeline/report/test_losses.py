@@ -17,12 +17,12 @@ from pipeline.augmentation.merge import MergeManifest, merge
 from pipeline.base.config import (
     AnnotateConfig,
     CorpusConfig,
-    EvaluateConfig,
     FinetuneConfig,
     MergeConfig,
     MethodConfig,
     PlanConfig,
 )
+from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Funnel, Status, Text
 from pipeline.cli.commands import Arguments, ToolsArguments
 from pipeline.cli.commands import merge as merge_command
@@ -32,7 +32,7 @@ from pipeline.corpus.texts import read_corpus
 from pipeline.evaluation.results import BenchmarkResult, ModelResult, PerplexityResult
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.inference.call_parser import FailedCall
-from pipeline.inference.generator import Generation
+from pipeline.inference.generation import Generation
 from pipeline.planning.estimate import plan
 from pipeline.report import losses
 from pipeline.storage.counts import Counts, count_rows
