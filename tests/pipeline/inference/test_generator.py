@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 
 from pipeline.base.inference_config import CallLengths
 from pipeline.inference.call_parser import CompletedCall, FailedCall
-from pipeline.inference.generation import Generation, InferenceError
+from pipeline.inference.generation import Generation
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
 from tests.pipeline.scripted import ScriptedModel
@@ -386,13 +386,19 @@ class TestPromptOrder:
         assert list(Generator(ScriptedModel("bytes", []), Asks()).generate([], DecodingParams())) == []
 
 
-def test_a_model_that_breaks_down_stops_the_job() -> None:
+def test_a_prompt_whose_logits_are_not_finite_is_refused_alone() -> None:
     class Broken(ScriptedModel):
         def _prefer(self, visible: list[int]) -> torch.Tensor:
-            return super()._prefer(visible) * torch.nan
+            logits = super()._prefer(visible)
+            return logits * torch.nan if self.seen[-1].endswith("5 is") else logits
 
-    with pytest.raises(InferenceError, match=r"non-finite logits after .* is'"):
-        list(Generator(Broken("words", [PLAIN]), Asks()).generate([PROMPT], DecodingParams()))
+    prompts = [f"{number} is" for number in (3, 4, 5, 6)]
+    model = Broken("words", [f"{prompt}| thirty." for prompt in prompts])
+    found = list(Generator(model, Asks()).generate(prompts, DecodingParams()))
+    assert [one.text for one in found] == [" thirty.", " thirty.", "", " thirty."]
+    assert found[2].refused is not None
+    assert (found[2].stop_reason, found[2].refused.reason) == ("refused", "not_finite")
+    assert "not finite after ' 5 is'" in str(found[2].refused)
 
 
 def test_a_failed_call_says_what_was_written() -> None:
