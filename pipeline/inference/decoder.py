@@ -164,7 +164,7 @@ class Decoder:
         vocabulary = len(self._model.call_tokens.token_strings)
         logits = self._batch.logits[:, :vocabulary]  # ids without a token are ignored
         for row, request in enumerate(self._rows):
-            if request.calls_disabled and request.partial_call is None:
+            if request.api_disabled:
                 request.disable_api(logits[row])
         choices = choose_tokens(
             logits,

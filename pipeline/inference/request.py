@@ -82,7 +82,8 @@ class PartialCall:
 
     `start` and `logits` [V] are the row's length and logits before it, `tokens` its tokens from
     <API> on. `pending` is set when the model has written the arrow. `outer` is the call whose input
-    it begins in, if any; no further call begins in an input with `chaining_disabled`.
+    it begins in, if any; no further call begins in an input with `chaining_disabled`. `rank` is the
+    worst rank of the tokens of <API>, from 1.
     """
 
     start: int
@@ -91,6 +92,7 @@ class PartialCall:
     tokens: list[int] = field(default_factory=list)
     pending: PendingCall | None = None
     chaining_disabled: bool = False
+    rank: int = 0
 
 
 class Request:
@@ -120,6 +122,7 @@ class Request:
         self.failed: list[FailedCall] = []
         self.partial_call: PartialCall | None = None
         self.calls_disabled = params.calls_disabled
+        self._no_api_before = 0  # tokens of the row
         self.cancelled = False
         self.generation: Generation | None = None
         self._stop_reason: StopReason | None = None
@@ -145,6 +148,12 @@ class Request:
         assert self.pending is not None
         return ToolInput(self.pending.input, self.date)
 
+    @property
+    def api_disabled(self) -> bool:
+        """Whether the probability of <API> is 0 for the next token of the text."""
+        too_early = len(self.tokens) < self._no_api_before
+        return self.partial_call is None and (self.calls_disabled or too_early)
+
     def next_api_token(self) -> int:
         """The token of <API> that may come next."""
         api, call = self._vocabulary.api, self.partial_call
@@ -166,7 +175,7 @@ class Request:
                 self._append_text(choice.token)
         elif len(call.tokens) < len(self._vocabulary.api):
             if choice.api_rank < self.params.k:
-                self._append(call, self.next_api_token())
+                self._append_api(call, choice.api_rank)
             else:  # <API> itself is not completed
                 self._roll_back(None)
         elif self._may_chain(call, choice):
@@ -223,7 +232,8 @@ class Request:
 
     def _may_begin(self, choice: TokenChoice) -> bool:
         has_room = len(self.tokens) + len(self._vocabulary.api) < self._vocabulary.max_positions
-        return not self.calls_disabled and choice.api_rank < self.params.k and has_room
+        disabled = self.calls_disabled or len(self.tokens) < self._no_api_before
+        return not disabled and choice.api_rank < self.params.k and has_room
 
     def _may_chain(self, call: PartialCall, choice: TokenChoice) -> bool:
         """Whether a call may begin in the input of `call`."""
@@ -237,8 +247,14 @@ class Request:
     def _begin(self, choice: TokenChoice, logits: Tensor, outer: PartialCall | None) -> None:
         call = PartialCall(len(self.tokens), logits.clone(), outer)
         self.partial_call = call
-        self._emit(BeginEvent(self._position() if self._text else 0, choice.api_rank + 1))
-        self._append(call, self._vocabulary.api[0])
+        self._append_api(call, choice.api_rank)
+
+    def _append_api(self, call: PartialCall, rank: int) -> None:
+        """Append the next token of <API>, which had this rank from 0."""
+        self._append(call, self._vocabulary.api[len(call.tokens)])
+        call.rank = max(call.rank, rank + 1)
+        if self._text is not None and len(call.tokens) == len(self._vocabulary.api):
+            self._emit(BeginEvent(self._position(), call.rank))
 
     def _append(self, call: PartialCall, token: int) -> None:
         call.tokens.append(token)
@@ -328,6 +344,8 @@ class Request:
             self._emit(FailureEvent(failed))
             self.calls_disabled |= len(self.failed) >= self.params.max_failed_calls
             self.disable_api(call.logits)
+            # Nor may the text write the same <API> with other tokens, a space and a bracket.
+            self._no_api_before = call.start + max(len(self._vocabulary.api), 2)
         token = int(call.logits.argmax()) if self._sampling is None else sample(call.logits, *self._sampling)
         if call.outer is None:
             self._append_text(token)

@@ -53,7 +53,7 @@ def plainly(model: LanguageModel, text: str, params: DecodingParams, date: str) 
         with torch.no_grad():
             logits = model.model(input_ids=torch.tensor([request.tokens]), use_cache=False).logits[:, -1]
         logits = logits[:, :vocabulary].clone()
-        if request.calls_disabled and request.partial_call is None:
+        if request.api_disabled:
             request.disable_api(logits[0])
         [choice] = choose_tokens(logits, [request.next_api_token()], [request.sampling])
         request.advance(choice, logits[0])
