@@ -122,7 +122,7 @@ class Request:
         self.failed: list[FailedCall] = []
         self.partial_call: PartialCall | None = None
         self.calls_disabled = params.calls_disabled
-        self._no_api_before = 0  # tokens of the row
+        self._failed_at = -1  # tokens of the row before the last failed call
         self.cancelled = False
         self.generation: Generation | None = None
         self._stop_reason: StopReason | None = None
@@ -151,8 +151,13 @@ class Request:
     @property
     def api_disabled(self) -> bool:
         """Whether the probability of <API> is 0 for the next token of the text."""
-        too_early = len(self.tokens) < self._no_api_before
-        return self.partial_call is None and (self.calls_disabled or too_early)
+        return self.partial_call is None and (self.calls_disabled or self._may_repeat_failed)
+
+    @property
+    def _may_repeat_failed(self) -> bool:
+        """Whether the text could write the <API> of a failed call with a space and a bracket."""
+        is_next = len(self.tokens) == self._failed_at + 1
+        return is_next and self._vocabulary.strings[self.tokens[-1]].endswith(API[0])
 
     def next_api_token(self) -> int:
         """The token of <API> that may come next."""
@@ -232,7 +237,7 @@ class Request:
 
     def _may_begin(self, choice: TokenChoice) -> bool:
         has_room = len(self.tokens) + len(self._vocabulary.api) < self._vocabulary.max_positions
-        disabled = self.calls_disabled or len(self.tokens) < self._no_api_before
+        disabled = self.calls_disabled or self._may_repeat_failed
         return not disabled and choice.api_rank < self.params.k and has_room
 
     def _may_chain(self, call: PartialCall, choice: TokenChoice) -> bool:
@@ -344,8 +349,7 @@ class Request:
             self._emit(FailureEvent(failed))
             self.calls_disabled |= len(self.failed) >= self.params.max_failed_calls
             self.disable_api(call.logits)
-            # Nor may the text write the same <API> with other tokens, a space and a bracket.
-            self._no_api_before = call.start + max(len(self._vocabulary.api), 2)
+            self._failed_at = call.start
         token = int(call.logits.argmax()) if self._sampling is None else sample(call.logits, *self._sampling)
         if call.outer is None:
             self._append_text(token)
