@@ -24,6 +24,7 @@ from pipeline.base.config import (
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
@@ -240,6 +241,16 @@ def evaluate(arguments: EvaluateArguments) -> None:
     print(arguments.config.output)
 
 
+def harness(arguments: ToolsArguments[HarnessConfig]) -> None:
+    """Tasks of lm-evaluation-harness, with calls on or off."""
+    from pipeline.cli.harness import harness
+    from pipeline.report import losses
+
+    run = harness(arguments.config)
+    _print_losses(losses.generation_losses(run.generations))
+    print(arguments.config.output)
+
+
 def demo(arguments: DemoArguments) -> None:
     """All steps in order, with the baselines, and the results in one table."""
     from pipeline.cli.demo import demo
@@ -396,6 +407,20 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo --label toolformer",
             "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+        ),
+    ),
+    "harness": Command(
+        run=harness,
+        arguments=ToolsArguments[HarnessConfig],
+        config=lambda recipe: HarnessConfig(
+            generation=recipe.generate.model_copy(update={"max_new_tokens": 256}),
+            output=recipe.evaluate.output.parent / "harness.json",
+        ),
+        short={"--model": "--generation.model.path"},
+        examples=(
+            "--recipe demo --tasks wikitext --no-calls",
+            "--model runs/model --tasks gsm8k --limit 100",
+            "--recipe demo --include-path my_tasks/ --tasks my_task",
         ),
     ),
     "demo": Command(

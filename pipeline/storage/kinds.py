@@ -85,3 +85,6 @@ SCORES = OutputKind(
 
 EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})
 PLAN = OutputKind(name="a plan", marks={"": frozenset({"assumptions", "sample", "time"})})
+HARNESS = OutputKind(
+    name="a result of harness", marks={"": frozenset({"results", "configs", "lm_eval_version"})}
+)
