@@ -60,6 +60,6 @@ def _score(model: LanguageModel, sequences: Sequence[np.ndarray], sizes: np.ndar
     for logits in model.logits(predicting, "empty"):  # [m, V]
         chunk = target_ids[start : start + len(logits)]
         start += len(logits)
-        logprobs = logits.gather(1, chunk[:, None])[:, 0] - logits.logsumexp(1)
+        logprobs = logits.log_softmax(1).gather(1, chunk[:, None])[:, 0]
         scores.append(torch.stack([logprobs.double(), (logits.argmax(1) == chunk).double()]))
     return torch.cat(scores, dim=1)

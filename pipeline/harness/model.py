@@ -234,8 +234,7 @@ class ToolformerLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     def get_model_info(self) -> dict[str, Any]:
         """What the harness adds to `config` of its results: settings, and calls so far."""
         return {
-            "model_num_parameters": self.engine.model.num_parameters(),
-            "model_dtype": str(self.engine.model.dtype),
+            "model_num_parameters": sum(weights.numel() for weights in self.engine.model.parameters()),
             "toolformer": {
                 "config": self.harness_config.model_dump(mode="json"),
                 "calls": self.calls,
