@@ -100,5 +100,5 @@ class EvaluateConfig(Frozen):
     """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
-    batch_size: PositiveInt = 32
-    """Prompts decoded together."""
+    batch_size: PositiveInt = 64
+    """Most prompts decoded together; fewer if model.max_batch_tokens has no room for their tokens."""
