@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bench.counts import KNOWN, Counts, count, main, verdict
+from pipeline.benchmarks.wikitext import wikitext as running_text
 
 pytestmark = pytest.mark.unit
 
@@ -245,6 +246,11 @@ def test_a_file_of_full_size(
     counts = count(name, write(tmp_path / file, content()))
     assert counts.agrees(KNOWN[name][known])
     assert verdict(name, counts) == f"as {known}"
+
+
+def test_wikitext_has_its_articles(tmp_path: Path) -> None:
+    found = running_text(write(tmp_path / "wiki.test.raw.gz", wikitext()))
+    assert (found.lines, found.articles) == (4_358, 62)
 
 
 @pytest.mark.parametrize("name", ["lama_squad", "lama_google_re", "lama_trex"])
