@@ -11,6 +11,7 @@ interrupted and resumed draws other documents. Line breaks count as spaces.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from tools_service.base.checkpoints import load_tokenizer
 
 ANNOTATOR = generate.HERE / "models" / "annotator"
 _WORD = re.compile(r"\w+")
+_SENTENCE = re.compile(r"(?<=[.?!]) ")
 _CALCULATION = re.compile(r"\[Calculator\((\d+(?: [-+*/] \d+)+)\)")
 
 
@@ -30,6 +32,13 @@ def questions(name: str) -> list[dict[str, Any]]:
     """The rows of a question file of the demo."""
     file = generate.HERE / "questions" / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def held_out_pages() -> list[str]:
+    """The texts on which the demo measures perplexity, each in one line."""
+    files = sorted((generate.HERE / "held_out").glob("*.json.gz"))
+    lines = b"".join(gzip.decompress(file.read_bytes()) for file in files).splitlines()
+    return [one_line(json.loads(line)["raw_content"]) for line in lines]
 
 
 def one_line(text: str) -> str:
@@ -50,7 +59,7 @@ def found_with_answer(rows: Iterable[dict[str, Any]], texts: Sequence[str]) -> l
 
 def known_endings(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The plain questions whose last sentence, with its answer, is in one of `texts`."""
-    endings = [{**row, "prompt": re.split(r"(?<=\.) ", row["prompt"])[-1]} for row in questions("plain")]
+    endings = [{**row, "prompt": _SENTENCE.split(row["prompt"])[-1]} for row in questions("plain")]
     whole = "\n".join(texts)
     return [row for row in endings if f"{row['prompt']} {row['answers'][0]}" in whole]
 
@@ -119,6 +128,10 @@ def print_pages() -> None:
             f"{file.stem}: {distinct} distinct prompts of {len(rows)}; {leaked} on the pages with the answer"
         )
     print(f"plain: {len(known_endings(texts))} last sentences of 100 on the pages with the answer")
+    sentences = [each for text in held_out_pages() for each in _SENTENCE.split(text)]
+    whole = "\n".join(texts)
+    known = sum(each in whole for each in sentences)
+    print(f"held-out pages (perplexity): {known} of their {len(sentences)} sentences are on the pages")
     calls = [call for page in truth.values() for call in page.calls]
     for what, count in calculator_overlap(calls).items():
         print(f"calculator: {what} of a question on the pages: {count} of 100")

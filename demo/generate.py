@@ -4,9 +4,10 @@
 
 Everything follows from one seed: the files are the same byte for byte each time. No page names the
 people and towns that the questions ask about (the encyclopedia has articles on them, for the
-tools), has a question's calculation, date or German sentence, or uses the questions' wordings.
-Questions that need no tool are made of the pages' own filler sentences; no page has the two of a
-question next to each other. `python -m bench.leaks` counts all of this, and what pretraining saw.
+tools), has a question's calculation or German sentence, or uses the questions' wordings. The days
+of the questions are later than those of all pages. Questions that need no tool are made of the
+pages' own filler sentences; no page has the two of a question next to each other.
+`python -m bench.leaks` counts what the questions share with the pages and with pretraining.
 """
 
 from __future__ import annotations
