@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from pipeline.engine.unpadding import current_layout
 
-_SPARE_SHARE = 4  # a full cache grows to what is needed, and a fourth more
+SPARE_SHARE = 4  # a full cache grows to what is needed, and a fourth more
 # A cache, some of its rows [B'], and of each of those some slots [B', T'].
 CacheRows = tuple["KVCache", Tensor, Tensor]
 
@@ -57,7 +57,7 @@ class KVCache(DynamicCache):
             keys, values = self._room(key_states), self._room(value_states)
             self.buffers.append((keys, values))
         if visible > self.capacity:
-            self.reserve(visible + visible // _SPARE_SHARE)
+            self.reserve(visible + visible // SPARE_SHARE)
         keys, values = self.buffers[layer_idx]
         if layout is None:
             keys[:, :, self.length : end] = key_states

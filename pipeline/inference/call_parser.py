@@ -38,10 +38,14 @@ class CompletedCall:
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """A call that was rolled back: the text written after <API>, and the reason."""
+    """A call that was rolled back: the text written after <API>, and the reason.
+
+    It stood before the character `position` of the generated text.
+    """
 
     written: str
     reason: str
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,23 @@
-"""A batch of token sequences over one KV cache, for decoding one token per row and step (step 7).
+"""A batch of token sequences over one KV cache, which rows join and leave (step 7).
 
-In: the engine and token ids. Out: the logits after each row's last token. Prompts are left-padded.
-A row can roll back its latest tokens: their cache slots are masked and their position ids used
-again, so later logits are the same as without these tokens. decoding.py chooses the tokens.
+In: the engine and token ids. Out: the logits after each row's last token. A row that leaves keeps
+its keys and values, so that joining again runs only the tokens that are new. A row can roll back
+its latest tokens: later logits are the same as without them. decoder.py chooses the tokens.
 
-Shapes: B rows, Q tokens fed now, T cache slots (including padding and rolled back tokens), V
-vocabulary.
+Shapes: B rows, J joining rows, Q tokens of the longest of them, T cache slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pipeline.base.records import Phase
-from pipeline.engine.kv_cache import KVCache
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.model import LanguageModel, pad_rows
+from pipeline.engine.row_cache import RowCache, SavedRow
 
 
 class DecodeBatch:
@@ -26,67 +25,83 @@ class DecodeBatch:
 
     logits: Tensor
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
-        """Runs the prompts. Raises ValueError if there is none, or one without a token."""
-        if not prompts or not all(prompts):
-            raise ValueError("every row needs a prompt of at least one token")
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._cache = KVCache()
-        self._lengths = [len(prompt) for prompt in prompts]
-        longest = max(self._lengths)
-        input_ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        slots = torch.arange(longest)
-        # Which slots hold a token of the row, and not padding or a token that was rolled back.
-        self._token_mask = slots >= longest - torch.tensor(self._lengths)[:, None]  # [B, T]
-        position_ids = (self._token_mask.cumsum(-1) - 1).clamp(min=0)
-        attention_mask = self._token_mask[:, None, :] & (slots[:, None] >= slots)
-        self._forward(input_ids, position_ids, attention_mask, phase="prompt", tokens=self._lengths)
+        self._cache = RowCache()
+        self.logits = torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._cache.lengths)
 
     def length(self, row: int) -> int:
-        """Tokens of `row`, without padding and tokens that were rolled back."""
-        return self._lengths[row]
+        """Tokens of `row`, without those that were rolled back."""
+        return self._cache.lengths[row]
+
+    def join(self, saved: Sequence[SavedRow], tokens: Sequence[Sequence[int]]) -> None:
+        """Add J rows behind the others: what each was when it left, and at least one new token.
+
+        A forward that runs out of memory leaves the batch as it was.
+        """
+        if not all(tokens):
+            raise ValueError("every row needs at least one token to run")
+        first = len(self)
+        try:
+            for row in saved:
+                self._cache.add(row)
+            joined = self._forward(first, tokens, "prompt")
+        except torch.OutOfMemoryError:
+            del self._cache.lengths[first:]
+            raise
+        self.logits = torch.cat([self.logits, joined]) if first else joined
 
     def step(self, tokens: Sequence[int]) -> None:
-        """Appends one token to every row."""
-        position_ids = torch.tensor(self._lengths)[:, None]
-        self._token_mask = pad(self._token_mask, (0, 1), value=True)
-        self._lengths = [length + 1 for length in self._lengths]
-        input_ids = torch.tensor(tokens)[:, None]
-        attention_mask = self._token_mask[:, None, :]
-        self._forward(input_ids, position_ids, attention_mask, phase="decode", tokens=[1] * len(tokens))
+        """Append one token to every row."""
+        self.logits = self._forward(0, [[token] for token in tokens], "decode")
 
-    def rollback(self, row: int, count: int) -> None:
-        """Removes the last `count` tokens of `row`; `logits` do not change.
+    def truncate(self, row: int, length: int) -> None:
+        """Keep the first `length` tokens of `row`; `logits` do not change.
 
-        Raises ValueError if the last `count` slots of the row do not all hold tokens, or no token
-        remains.
+        Raises ValueError if it has fewer, or none would remain.
         """
-        last_slots = self._token_mask[row, self._token_mask.shape[1] - count :]
-        if not 0 <= count < self._lengths[row] or not bool(last_slots.all()):
-            raise ValueError(f"row {row} cannot roll back {count} of its {self._lengths[row]} tokens")
-        last_slots[:] = False
-        self._lengths[row] -= count
+        if not 0 < length <= self.length(row):
+            raise ValueError(f"row {row} cannot be cut to {length} of its {self.length(row)} tokens")
+        self._cache.lengths[row] = length
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Continues with `rows` only, in this order; drops the slots that none of them needs."""
-        self._lengths = [self._lengths[row] for row in rows]
-        longest = max(self._lengths)
-        row_index = torch.tensor(rows)
-        token_mask = self._token_mask[row_index]
-        # A stable sort puts the unused slots of each row first and keeps the order of its tokens.
-        slots = token_mask.long().argsort(dim=1, stable=True)[:, -longest:]  # [B, T]
-        self._token_mask = token_mask.gather(1, slots)
-        row_index, slots = row_index.to(self._model.device), slots.to(self._model.device)
-        capacity = longest + longest // 4
-        self._cache = KVCache.gathered([(self._cache, row_index, slots)], capacity)
-        self.logits = self.logits[row_index]
+    def save(self, row: int) -> SavedRow:
+        """The row as it is, to join again later."""
+        return self._cache.save(row)
 
-    def _forward(self, *inputs: Tensor, phase: Phase, tokens: Sequence[int]) -> None:
-        """Appends tokens and sets `logits`; `tokens` [B] counts the real ones of each row.
+    def remove(self, row: int) -> None:
+        """Drop a row. The last row takes its place."""
+        self._cache.remove(row)
+        last = len(self)
+        if row != last:
+            self.logits[row] = self.logits[last]
+        self.logits = self.logits[:last]
 
-        `inputs` are input_ids [B, Q], position_ids [B, Q] and attention_mask [B, Q, T].
-        """
-        ids, positions, mask = (tensor.to(self._model.device) for tensor in inputs)
-        hidden_states = self._model.forward(ids, positions, mask, self._cache, phase, tokens)
+    def _forward(self, first: int, tokens: Sequence[Sequence[int]], phase: Phase) -> Tensor:
+        """Append tokens to the rows from `first` on; the logits [J, V] after the last of each."""
+        model = self._model
+        counts = [len(row) for row in tokens]
+        longest = max(counts)
+        starts = self._cache.run(first, longest)  # [J]
+        query = torch.arange(longest)
+        slots = starts[:, None] + query  # [J, Q]: where each token stands, which is its position
+        is_token = query < torch.tensor(counts)[:, None]
+        # Padding stands behind a row's tokens, so no token sees it.
+        attention_mask = torch.arange(int(starts.max()) + longest) <= slots[:, :, None]  # [J, Q, T]
+        hidden_states = model.forward(
+            torch.from_numpy(pad_rows([np.asarray(row) for row in tokens])).to(model.device),
+            torch.where(is_token, slots, 0).to(model.device),  # a position that the model has
+            attention_mask.to(model.device),
+            self._cache,
+            phase,
+            counts,
+            is_token.numpy(),
+        )
+        for row, count in enumerate(counts, start=first):
+            self._cache.lengths[row] += count
+        last = torch.tensor(counts, device=hidden_states.device) - 1
+        last_states = hidden_states[torch.arange(len(counts), device=last.device), last]
         # A copy, because the engine returns inference tensors and the decoder writes to the logits.
-        self.logits = torch.cat(list(self._model.logits(hidden_states[:, -1]))).clone()
+        return torch.cat(list(model.logits(last_states))).clone()

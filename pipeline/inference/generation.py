@@ -59,6 +59,14 @@ class TextEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BeginEvent:
+    """<API> is among the k most likely tokens, and a call begins."""
+
+    position: int  # characters of the text before it
+    rank: int  # of <API>, from 1
+
+
+@dataclass(frozen=True, slots=True)
 class CallEvent:
     """A call has reached its arrow, and the tool is asked."""
 
@@ -87,4 +95,4 @@ class EndEvent:
     generation: Generation
 
 
-Event = TextEvent | CallEvent | ResultEvent | FailureEvent | EndEvent
+Event = TextEvent | BeginEvent | CallEvent | ResultEvent | FailureEvent | EndEvent

@@ -1,23 +1,24 @@
 """Step 7: continues texts with a model that calls tools (paper section 4.2, "Decoding").
 
 In: prompts, the date of each, a model, a tool client. Out: one `Generation` per prompt, in order.
-decoding.py has the rules; docs/evaluation.md lists them, docs/decisions/0006 gives the reasons.
-This module batches the prompts and converts between text and tokens.
+request.py has the rules and decoder.py the batch; docs/evaluation.md lists the rules, docs/decisions/0006
+gives the reasons. streaming.py gives events on the way.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from pipeline.base.inference_config import GenerateConfig
 from pipeline.engine.model import LanguageModel
-from pipeline.inference.call_parser import ApiTokenMask
-from pipeline.inference.decoding import Decoder, DecodingState
+from pipeline.inference.decoder import Decoder
 from pipeline.inference.generation import Generation, PromptError
 from pipeline.inference.params import DecodingParams
-from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
+from pipeline.inference.request import Emit, Request, Vocabulary
+from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.contract.tool import ToolUnavailableError
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
@@ -34,7 +35,7 @@ class Generator:
     def __init__(self, model: LanguageModel, tools: ToolClient) -> None:
         self.model = model
         self.tools = tools
-        self.api_mask = ApiTokenMask(model.call_tokens, model.device)
+        self._vocabulary = Vocabulary(model)
 
     def generate(
         self,
@@ -43,26 +44,47 @@ class Generator:
         dates: Sequence[str | None] | None = None,
         batch_size: int = 64,
     ) -> Iterator[Generation]:
-        """Yields the continuations in the order of the prompts, while later prompts still wait.
+        """Yield the continuations in the order of the prompts, while later prompts still wait.
 
-        Batches have prompts of similar length, at most `batch_size` of them and at most the model's
-        `max_batch_tokens` tokens; the batches do not change the results. `dates` (YYYY-MM-DD) are
-        for the calendar. Decoding also stops at an end-of-text token and at a full context.
-        Trailing spaces of a prompt are removed, because the first generated token brings its own.
-        A prompt that cannot be continued is refused alone. Raises InferenceError for logits that are
-        not finite.
+        At most `batch_size` prompts are decoded together, fewer if the model's `max_batch_tokens` do not
+        allow more; what is decoded together does not change the results. `dates` (YYYY-MM-DD) are for the
+        calendar. Decoding also stops at an end-of-text token and at a full context. Trailing spaces of a
+        prompt are removed, because the first generated token brings its own. A prompt that cannot be
+        continued is refused alone: see PromptError.
         """
-        states = (
-            self._state(prompt, date, params)
+        requests = (
+            self.request(prompt, params, date)
             for prompt, date in zip(prompts, dates or [None] * len(prompts), strict=True)
         )
-        while window := list(islice(states, _WINDOW_BATCHES * batch_size)):
-            decoded = self._run([s for s in window if isinstance(s, DecodingState)], params, batch_size)
-            for state in window:
-                if isinstance(state, PromptError):
-                    yield Generation("", (), (), "refused", 0, state)
-                else:
-                    yield next(decoded)
+        decoder = Decoder(self.model, self.tools, batch_size)
+        unread: deque[Request] = deque()
+        while True:
+            # The next window begins when the batch can no longer be filled from the last one.
+            if decoder.pending < batch_size:
+                window = list(islice(requests, _WINDOW_BATCHES * batch_size))
+                unread.extend(window)
+                for request in sorted(window, key=lambda request: len(request.tokens)):
+                    if request.generation is None:
+                        decoder.inbox.put(request)
+            while unread and (generation := unread[0].generation) is not None:
+                unread.popleft()
+                yield generation
+            if not unread:
+                return
+            decoder.step()
+
+    def request(
+        self, prompt: str, params: DecodingParams, date: str | None = None, emit: Emit | None = None
+    ) -> Request:
+        """A prompt as a request for a Decoder; it has ended already if the prompt cannot be continued."""
+        try:
+            tokens, refused = self.encode(prompt), None
+        except PromptError as error:
+            tokens, refused = [], error
+        request = Request(self._vocabulary, tokens, params, date, emit)
+        if refused is not None:
+            request.finish("refused", refused)
+        return request
 
     def encode(self, prompt: str) -> list[int]:
         """The tokens of ``" "`` and the prompt, as in every step; BOS if the tokenizer adds one.
@@ -82,32 +104,6 @@ class Generator:
             message = f"the prompt {prompt[:60]!r} has {len(tokens)} tokens: {problem}"
             raise PromptError("too_long", message)
         return tokens
-
-    def _state(self, prompt: str, date: str | None, params: DecodingParams) -> DecodingState | PromptError:
-        try:
-            return DecodingState(self.encode(prompt), date, params.calls_disabled)
-        except PromptError as error:
-            return error
-
-    def _run(
-        self, states: list[DecodingState], params: DecodingParams, batch_size: int
-    ) -> Iterator[Generation]:
-        """Decodes the states in batches of similar length; yields their generations in order."""
-        by_length = sorted(states, key=lambda state: len(state.tokens))
-        for start in range(0, len(states), batch_size):
-            group = by_length[start : start + batch_size]
-            lengths = [len(state.tokens) for state in group]
-            for batch in self.model.batch_by_length(lengths, forwards=params.max_new_tokens):
-                batch_states = [group[index] for index in batch]
-                Decoder(self.model, self.tools, params, self.api_mask, batch_states).run()
-        texts = decode_continuations(self.model.tokenizer, [state.text_tokens for state in states])
-        for state, text in zip(states, texts, strict=True):
-            assert state.stop_reason is not None
-            if params.stop_at_newline:
-                blank = len(text) - len(text.lstrip())
-                text = text[:blank] + text[blank:].partition("\n")[0]  # noqa: PLW2901
-            calls, failed = tuple(state.calls), tuple(state.failed)
-            yield Generation(text, calls, failed, state.stop_reason, len(state.text_tokens))
 
 
 def available_tools(config: GenerateConfig) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
-"""Events of many prompts at once, from a thread that decodes them together.
+"""Events of many prompts at once, from a thread that decodes them together (decoder.py).
 
-In: prompts of any thread or coroutine, at any time. Out: a stream of events for each. Continuous
-batching is in decoder.py.
+In: prompts of any thread or coroutine, at any time. Out: a stream of events for each.
 """
 
 from __future__ import annotations
@@ -13,16 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from pipeline.engine.model import LanguageModel
-from pipeline.inference.generation import (
-    CallEvent,
-    EndEvent,
-    Event,
-    FailureEvent,
-    ResultEvent,
-    TextEvent,
-)
+from pipeline.inference.decoder import Decoder
+from pipeline.inference.generation import EndEvent, Event, InferenceError
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
+from pipeline.inference.request import Request
 from tools_service.tools.client import ToolClient
 
 
@@ -42,30 +36,44 @@ class EventStream:
     """
 
     def __init__(self) -> None:
-        self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
-        self.cancelled = False
+        self._events: queue.SimpleQueue[Event | InferenceError] = queue.SimpleQueue()
+        self._reader: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._request: Request | None = None
 
     def cancel(self) -> None:
-        """Decode no further; the stream ends with what is there."""
-        self.cancelled = True
+        """Decode no further. The stream ends with what is there. Any thread may call."""
+        if self._request is not None:
+            self._request.cancelled = True
 
-    def put(self, event: Event | BaseException) -> None:
+    def start(self, request: Request) -> None:
+        """Name the request that `cancel` ends."""
+        self._request = request
+
+    def put(self, event: Event | InferenceError) -> None:
+        """Add an event. Any thread may call."""
         self._events.put(event)
+        if self._reader is not None:
+            loop, arrived = self._reader
+            try:
+                loop.call_soon_threadsafe(arrived.set)
+            except RuntimeError:  # the reader's loop is closed: nobody reads any more
+                self.cancel()
 
     def __iter__(self) -> Iterator[Event]:
         while True:
-            event = self._events.get()
-            if isinstance(event, BaseException):
-                raise event
+            event = _raised(self._events.get())
             yield event
             if isinstance(event, EndEvent):
                 return
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        arrived = asyncio.Event()
+        self._reader = asyncio.get_running_loop(), arrived
         while True:
-            event = await asyncio.to_thread(self._events.get)
-            if isinstance(event, BaseException):
-                raise event
+            while self._events.empty():
+                await arrived.wait()
+                arrived.clear()
+            event = _raised(self._events.get_nowait())
             yield event
             if isinstance(event, EndEvent):
                 return
@@ -76,39 +84,66 @@ class StreamingEngine:
 
     def __init__(self, model: LanguageModel, tools: ToolClient, max_rows: int = 32) -> None:
         self._generator = Generator(model, tools)
-        self._requests: queue.SimpleQueue[tuple[str, DecodingParams, str | None, EventStream] | None]
-        self._requests = queue.SimpleQueue()
+        self._decoder = Decoder(model, tools, max_rows)
+        self._streams: dict[Request, EventStream] = {}
+        self._error: InferenceError | None = None
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
     def submit(self, prompt: str, params: DecodingParams, date: str | None = None) -> EventStream:
-        """Decode a prompt; `date` (YYYY-MM-DD) is for dated tools. Any thread may call."""
+        """Decode a prompt; `date` (YYYY-MM-DD) is for dated tools. Any thread may call.
+
+        Raises InferenceError if the engine has ended.
+        """
         stream = EventStream()
-        self._requests.put((prompt, params, date, stream))
+        request = self._generator.request(prompt, params, date, stream.put)
+        if request.generation is not None:  # refused
+            return stream
+        stream.start(request)
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            self._streams = {r: s for r, s in self._streams.items() if r.generation is None}
+            self._streams[request] = stream
+            self._decoder.inbox.put(request)
         return stream
 
     @property
     def load(self) -> EngineLoad:
         """How many prompts there are now."""
-        return EngineLoad(0, 0, self._requests.qsize())
+        decoder = self._decoder
+        return EngineLoad(decoder.running, decoder.waiting, decoder.pending)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether prompts can still be decoded."""
+        return self._error is None
 
     def close(self) -> None:
         """End the thread; streams that have not ended end as cancelled."""
-        self._requests.put(None)
+        self._decoder.inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (request := self._requests.get()) is not None:
-            prompt, params, date, stream = request
-            try:
-                [generation] = self._generator.generate([prompt], params, [date])
-            except Exception as error:
-                stream.put(error)
-                continue
-            for failed in generation.failed:
-                stream.put(FailureEvent(failed))
-            for call in generation.calls:
-                stream.put(CallEvent(call.tool, call.input))
-                stream.put(ResultEvent(call))
-            stream.put(TextEvent(generation.text))
-            stream.put(EndEvent(generation))
+        error = InferenceError("decoding was stopped")
+        try:
+            while self._decoder.step():
+                pass
+        except Exception as cause:
+            error = InferenceError(f"decoding stopped: {cause}")
+            error.__cause__ = cause
+        with self._lock:
+            self._error = error
+            for request, stream in self._streams.items():
+                if request.generation is None:
+                    if error.__cause__ is None:
+                        request.finish("cancelled")
+                    else:
+                        stream.put(error)
+
+
+def _raised(event: Event | InferenceError) -> Event:
+    if isinstance(event, InferenceError):
+        raise event
+    return event

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -103,16 +104,18 @@ class ScriptedModel(LanguageModel):
         attention_mask: torch.Tensor,
         cache: KVCache,
         phase: Phase,
-        tokens: int,
+        tokens_by_row: Sequence[int],
+        is_token: np.ndarray | None = None,
     ) -> torch.Tensor:
-        """Logits [B, Q, V]; keeps the ids in the cache as if they were keys."""
+        """Logits [B, Q, V] after each row's last token; keeps the ids in the cache as if they were keys."""
         kept = ids[:, None, :, None].float()
         slots, _ = cache.update(kept, kept, 0)
         cache.length += ids.shape[1]
         rows = []
         for row, queries in enumerate(attention_mask.expand(ids.shape[0], -1, -1)):
-            visible = slots[row, 0, :, 0][queries[-1]].long().tolist()
-            assert int(position_ids[row, -1]) == len(visible) - 1, "a position is not that of its token"
+            last = tokens_by_row[row] - 1
+            visible = slots[row, 0, : queries.shape[1], 0][queries[last]].long().tolist()
+            assert int(position_ids[row, last]) == len(visible) - 1, "a position is not that of its token"
             rows.append(self._prefer(visible))
         return torch.stack(rows)[:, None].expand(-1, ids.shape[1], -1)
 

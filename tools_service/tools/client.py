@@ -60,7 +60,7 @@ class CachingClient(ABC):
 
     def call(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Return the answers; a reason instead of an exception. Any thread may call."""
-        return asyncio.run_coroutine_threadsafe(self.acall(tool, inputs), _background_loop()).result()
+        return submit(self, tool, inputs).result()
 
     async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
         """Return the answers; a reason instead of an exception."""
@@ -102,6 +102,11 @@ class CachingClient(ABC):
         is_undated = self._is_dated(tool) and call.date is None  # "today" is another day tomorrow
         if not is_undated and result.reason not in TRANSIENT:
             self._cache.put((tool, call), result)
+
+
+def submit(client: ToolClient, tool: str, inputs: Sequence[ToolInput]) -> Future[list[ToolResult]]:
+    """Ask a tool without waiting: the future answers. Any thread may call."""
+    return asyncio.run_coroutine_threadsafe(client.acall(tool, inputs), _background_loop())
 
 
 class LocalTools(CachingClient):

@@ -20,6 +20,7 @@ from transformers import (
 
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
+from pipeline.engine.row_cache import SavedRow
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.inference.generation import Generation
 from pipeline.inference.generator import Generator
@@ -60,41 +61,56 @@ def alone(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
+    """Whatever joins, leaves, waits outside or is rolled back beside them."""
     model, rng = random_model(architecture), random.Random(3)
-    texts = [[rng.randrange(300) for _ in range(size)] for size in (5, 1, 9, 3)]
-    batch = DecodeBatch(model, texts)
-    for step in range(24):
+    batch = DecodeBatch(model)
+    texts: list[list[int]] = []
+    outside: list[tuple[SavedRow, list[int]]] = []
+
+    def some(most: int) -> list[int]:
+        return [rng.randrange(300) for _ in range(rng.randint(1, most))]
+
+    for step in range(40):
+        if step % 5 == 0:  # new rows, and rows that were outside
+            back, outside = outside[:2], outside[2:]
+            new = [some(9) for _ in range(2)]
+            chunks = [some(7) for _ in back]
+            batch.join([saved for saved, _ in back] + [SavedRow()] * len(new), chunks + new)
+            texts += [text + chunk for (_, text), chunk in zip(back, chunks, strict=True)] + new
         for row, text in enumerate(texts):
             torch.testing.assert_close(batch.logits[row], alone(model, text), rtol=0, atol=1e-4)
         if step % 3 == 2:
             row = rng.randrange(len(texts))
-            batch.rollback(row, 2)
-            del texts[row][-2:]
-        if step in (8, 16):
-            kept = rng.sample(range(len(texts)), len(texts) - 1)
-            batch.keep(kept)
-            texts = [texts[row] for row in kept]
+            keep = rng.randint(1, len(texts[row]))
+            batch.truncate(row, keep)
+            del texts[row][keep:]
+        while len(texts) > 4:
+            row = rng.randrange(len(texts))
+            saved = batch.save(row)
+            keep = rng.randint(1, saved.length)
+            outside.append((saved.truncated(keep), texts[row][:keep]))
+            batch.remove(row)
+            last = texts.pop()
+            if row < len(texts):
+                texts[row] = last
         tokens = [rng.randrange(300) for _ in texts]
         batch.step(tokens)
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
-        assert [batch.length(row) for row in range(len(texts))] == [len(text) for text in texts]
+        assert [batch.length(row) for row in range(len(batch))] == [len(text) for text in texts]
 
 
-def test_only_consecutive_tokens_are_rolled_back() -> None:
-    batch = DecodeBatch(random_model("Llama"), [[1, 2], [3]])
-    batch.step([4, 5])
-    batch.rollback(0, 1)
-    batch.step([6, 7])
-    with pytest.raises(ValueError, match="row 0 cannot roll back 2 of its 3 tokens"):
-        batch.rollback(0, 2)
-    with pytest.raises(ValueError, match="row 1"):
-        batch.rollback(1, 3)
+def test_a_row_is_cut_to_tokens_that_it_has() -> None:
+    batch = DecodeBatch(random_model("Llama"))
+    batch.join([SavedRow(), SavedRow()], [[1, 2], [3]])
+    for row, length in ((0, 3), (0, 0), (1, 2)):
+        with pytest.raises(ValueError, match=f"row {row} cannot be cut to {length} of its {2 - row} tokens"):
+            batch.truncate(row, length)
 
 
 def test_a_row_needs_a_token() -> None:
     with pytest.raises(ValueError, match="at least one token"):
-        DecodeBatch(random_model("Llama"), [[1], []])
+        DecodeBatch(random_model("Llama")).join([SavedRow(), SavedRow()], [[1], []])
 
 
 PROMPTS = ["The river", "27 + 4 is", "He said that the answer to 27 + 4 is", "Today"]

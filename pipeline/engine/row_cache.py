@@ -1,0 +1,152 @@
+"""A KV cache whose rows have lengths of their own, so that rows join and leave a batch.
+
+In: keys and values of a contiguous range of rows, which `run` names before a forward. Each
+row's are written behind its own tokens. Out: views of the range's slots. A row leaves as a
+`SavedRow`, a copy, and joins again with it. Rolling back only shortens a row: what stands
+behind its length is masked, and overwritten later.
+
+Shapes: R rows, B of them in a forward, H key-value heads, Q new slots, M real tokens, T
+visible slots, E head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.engine.kv_cache import SPARE_SHARE, KVCache
+from pipeline.engine.unpadding import current_layout
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRow:
+    """A row outside of a batch: keys and values [H, length, E] of each layer."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    length: int = 0
+
+    def truncated(self, length: int) -> SavedRow:
+        """Its first `length` tokens. Views: nothing is copied."""
+        layers = tuple(
+            (keys[:, :length], values[:, :length])
+            for keys, values in self.layers
+        )
+        return SavedRow(layers, length)
+
+
+class RowCache(KVCache):
+    """Keys and values of rows; row r has `lengths[r]` tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+        self._row_capacity = 0
+        # The rows of the next forward: the first of them, and where each writes [B].
+        self._first = 0
+        self._starts = torch.zeros(0, dtype=torch.long)
+        self._width = 0
+
+    def run(self, first: int, slots: int) -> Tensor:
+        """Prepare a forward of rows `first` to the last with Q slots; their lengths [B]."""
+        lengths = self.lengths[first:]
+        self._first = first
+        self._starts = torch.tensor(lengths)
+        self._width = max(lengths) + slots
+        self.length = max(lengths)
+        return self._starts
+
+    def update(
+        self,
+        key_states: Tensor,  # [B, H, Q, E]; [1, H, M, E] unpadded
+        value_states: Tensor,
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new slots of a layer; returns the rows' keys and values [B, H, T, E]."""
+        device = key_states.device
+        layout = current_layout(device)
+        starts = self._starts.to(device)
+        visible = self._visible(self._width)
+        self._make_room(key_states, layer_idx, visible)
+        keys, values = self.buffers[layer_idx]
+        end = self._first + len(starts)
+        if layout is None:
+            row = torch.arange(self._first, end, device=device)[:, None]
+            slot = torch.arange(key_states.shape[2], device=device)
+            slot = starts[:, None] + slot  # [B, Q]
+            keys[row, :, slot] = key_states.transpose(1, 2)
+            values[row, :, slot] = value_states.transpose(1, 2)
+        else:
+            row = self._first + layout.row  # [M]
+            slot = starts[layout.row] + layout.slot
+            keys[row, :, slot] = key_states[0].transpose(0, 1)
+            values[row, :, slot] = value_states[0].transpose(0, 1)
+        rows = slice(self._first, end)
+        return keys[rows, :, :visible], values[rows, :, :visible]
+
+    @torch.inference_mode()
+    def add(self, saved: SavedRow) -> None:
+        """Add a row with the tokens that it had when it left."""
+        row = len(self.lengths)
+        self.lengths.append(saved.length)
+        if not self.buffers:  # made by the first forward
+            return
+        for layer, (keys, _) in enumerate(self.buffers):
+            self._make_room(keys, layer, saved.length)
+        for buffers, states in zip(self.buffers, saved.layers, strict=False):
+            for buffer, state in zip(buffers, states, strict=True):
+                buffer[row, :, : saved.length] = state
+
+    @torch.inference_mode()
+    def save(self, row: int) -> SavedRow:
+        """A copy of a row."""
+        length = self.lengths[row]
+        layers = tuple(
+            (keys[row, :, :length].clone(), values[row, :, :length].clone())
+            for keys, values in self.buffers
+        )
+        return SavedRow(layers, length)
+
+    @torch.inference_mode()
+    def remove(self, row: int) -> None:
+        """Drop a row; the last row takes its place."""
+        last = len(self.lengths) - 1
+        length = self.lengths.pop()
+        if row == last:
+            return
+        self.lengths[row] = length
+        for keys, values in self.buffers:
+            for buffer in (keys, values):
+                buffer[row, :, :length] = buffer[last, :, :length]
+
+    def _make_room(self, states: Tensor, layer: int, visible: int) -> None:
+        """Let the buffers of a layer hold all rows, and `visible` slots."""
+        if layer == 0:
+            if len(self.lengths) > self._row_capacity:
+                self._row_capacity = 2 * len(self.lengths)
+            if visible > self.capacity:
+                spare = visible // SPARE_SHARE
+                self.capacity = self._visible(visible + spare)
+        _, heads, _, size = states.shape
+        shape = (self._row_capacity, heads, self.capacity, size)
+        if layer == len(self.buffers):
+            # Zeros: what a mask hides must be finite.
+            pair = states.new_zeros(shape), states.new_zeros(shape)
+            self.buffers.append(pair)
+            return
+        keys, values = self.buffers[layer]
+        if keys.shape[0] == shape[0] and keys.shape[2] == shape[2]:
+            return
+        self.buffers[layer] = _grown(keys, shape), _grown(values, shape)
+
+
+def _grown(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`buffer` in a larger one of zeros."""
+    grown = buffer.new_zeros(shape)
+    rows, _, slots, _ = buffer.shape
+    grown[:rows, :, :slots] = buffer
+    return grown
