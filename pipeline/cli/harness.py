@@ -27,4 +27,11 @@ def harness(config: HarnessConfig) -> HarnessRun:
 
     run = run_tasks(config)
     print(run.tables())
+    refused = sum(generation.refused is not None for generation in run.generations)
+    for count, problem in (
+        (run.truncated_prompts, "were longer than the context and lost their beginning"),
+        (refused, "could not be continued; their answer is empty"),
+    ):
+        if count:
+            print(f"! {count:,} of {len(run.generations):,} prompts {problem}")
     return run

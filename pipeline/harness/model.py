@@ -68,7 +68,7 @@ class ToolformerLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
             available = available_tools(generation)
         elif not off:
             available = tuple(set(generation.tools.specs).difference(generation.tools_off))
-        self.params = replace(DecodingParams.of(generation, available), disabled=off)
+        self.params = DecodingParams.of(generation, available)
         self.calls = not self.params.calls_disabled
         self.generator = Generator(self.engine, tools or start_local_tools(generation.tools, available))
         self.generations: list[Generation] = []

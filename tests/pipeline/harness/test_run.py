@@ -88,6 +88,18 @@ def test_the_command_prints_the_table_and_writes_the_results(
     assert "samples" not in results
 
 
+def test_the_command_says_what_it_lost(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.harness.run.TaskManager", lambda include_path: own_tasks(include_path))
+    write_task(tmp_path, "long", NUMBER, [{"prompt": PAGE * 9, "answers": ["1"]}, *QUESTIONS])
+    options = ["--model", str(model), "--include-path", str(tmp_path), "--tasks", "long", "--no-calls"]
+    assert cli.main(["harness", *options, "--output", str(tmp_path / "harness.json")]) == 0
+    assert (
+        "! 1 of 3 prompts were longer than the context and lost their beginning\n" in capsys.readouterr().out
+    )
+
+
 def test_only_an_output_of_its_kind_is_replaced(model: Path, tasks: Path, tmp_path: Path) -> None:
     output = tmp_path / "harness.json"
     settings = config(model, output, "sums", calls=False, log_samples=True)
