@@ -79,13 +79,13 @@ class Decoder:
 
         False if None has come in, which ends decoding.
         """
-        is_idle = not self._rows and not self._joining
-        while is_idle or not self.inbox.empty():
+        must_wait = not self._rows and not self._joining
+        while must_wait or not self.inbox.empty():
             message = self.inbox.get()
             if message is None:
                 return False
             self._receive(message)
-            is_idle = not self._rows and not self._joining
+            must_wait = False
         self._drop_cancelled()
         self._join()
         if self._rows:
