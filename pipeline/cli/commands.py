@@ -394,7 +394,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo --label toolformer",
             "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
-            "--models base=/models/gpt-j calls=runs/model no_calls=runs/model,disabled --compare-with no_calls",
+            "--models base=/models/gpt-j on=runs/model off=runs/model,disabled --compare-with off",
         ),
     ),
     "demo": Command(
