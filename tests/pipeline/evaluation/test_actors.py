@@ -85,7 +85,7 @@ def test_a_question_that_kills_its_actor_costs_itself(
     with monkeypatch.context() as patch:
         patch.setattr(RayExecutor.__init__, "__defaults__", (Mortal,))
         patch.setattr("pipeline.evaluation.actors.MAX_CRASHES", 1)  # each takes a new actor
-        found = evaluate({"on": with_actors(config, tmp_path / "e.json", 2)}).models["on"].benchmarks
+        found = evaluate({"on": with_actors(config, tmp_path / "e.json", 1)}).models["on"].benchmarks
     assert found["sums"].not_asked == {"actor_died": 1}
     assert found["more"].not_asked == {}
     whole = evaluate({"on": with_actors(config, tmp_path / "e.json", 0)}).models["on"].benchmarks["sums"]
@@ -99,5 +99,7 @@ def test_actors_that_never_start_end_the_run(
 ) -> None:
     monkeypatch.setattr(RayExecutor.__init__, "__defaults__", (Stillborn,))
     monkeypatch.setattr("pipeline.evaluation.actors._MAX_STARTS", 1)
+    generation = config.generation.model_copy(update={"disabled": True})
+    disabled = config.model_copy(update={"generation": generation})
     with pytest.raises(ActorError, match="died 1 times \\(loading the model\\): too little memory"):
-        evaluate({"on": with_actors(config, tmp_path / "e.json", 1)})
+        evaluate({"off": with_actors(disabled, tmp_path / "e.json", 1)})
