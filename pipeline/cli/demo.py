@@ -70,10 +70,10 @@ def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
     evaluate, finetune = recipe.evaluate, recipe.finetune
     evaluate = evaluate.model_copy(update={"compare_with": "plain"})
     disabled = evaluate.generation.model_copy(update={"disabled": True})
-    untrained = evaluate.model_copy(update={"plain_perplexity": True})  # no calls were trained
+    compared = evaluate.model_copy(update={"disabled_perplexity": True})  # as that of "disabled"
     return {
-        "base": with_model(untrained, finetune.model.path),
-        "plain": with_model(untrained, str(plain(finetune).output)),
+        "base": with_model(compared, finetune.model.path),
+        "plain": with_model(compared, str(plain(finetune).output)),
         "disabled": evaluate.model_copy(update={"generation": disabled}),
         "toolformer": evaluate,
     }

@@ -21,7 +21,7 @@ _OF_GENERATION = (
     *("k", "disabled", "max_calls", "max_failed_calls", "chained_calls", "max_new_tokens"),
     *("temperature", "top_p", "seed", "date"),
 )
-_OF_EVALUATION = ("plain_perplexity", "first_line", "batch_size")
+_OF_EVALUATION = ("plain_perplexity", "disabled_perplexity", "first_line", "batch_size")
 _SETTINGS = tuple(name.replace("_", "-") for name in (*_OF_GENERATION, *_OF_EVALUATION))
 
 

@@ -68,6 +68,7 @@ class LabelRun:
         self._predictions: dict[str, dict[int, Prediction]] = {}
         self._results: dict[str, BenchmarkResult] = {}
         self._running_texts: dict[str, RunningTextResult] = {}
+        self._text_digests: dict[str, str] = {}
         self._held_out: tuple[float | None, PerplexityResult | None] = None, None
         self._held_out_digest = ""
 
@@ -141,12 +142,13 @@ class LabelRun:
         intractable (footnote 8).
         """
         config = self._config
-        disabled = config.generation.disabled or config.generation.k == 0
+        disabled = config.generation.disabled or config.generation.k == 0 or config.disabled_perplexity
         calls_on = not (disabled or config.plain_perplexity)
+        how = (disabled, calls_on)
         if calls_on and (self._texts or config.perplexity):
             logger.info(_NO_CALLS_ONLY, self._label)
         if config.perplexity and not calls_on:
-            self._held_out_digest = self._digest("perplexity", *input_states(config.perplexity))
+            self._held_out_digest = self._digest(*how, "perplexity", *input_states(config.perplexity))
             known = self._store.held_out(self._held_out_digest) if self._store else None
             if known is not None:
                 self._held_out = known
@@ -154,7 +156,8 @@ class LabelRun:
                 corpus = CorpusConfig(paths=config.perplexity)
                 yield HeldOutTask(files=tuple(list_files(corpus)), corpus=corpus, disabled=disabled)
         for name, text in self._texts.items():
-            digest = self._digest("running text", text.text, config.window, config.stride)
+            parts = "running text", text.text, config.window, config.stride
+            digest = self._text_digests[name] = self._digest(*how, *parts)
             stored = self._store.running_text(name, digest) if self._store else None
             if calls_on:
                 stored = RunningTextResult.without_perplexity(text.words, text.lines, text.articles)
@@ -182,7 +185,7 @@ class LabelRun:
             self._held_out = result
         else:
             assert isinstance(result, RunningTextResult)
-            digest = self._digest("running text", task.text.text, self._config.window, self._config.stride)
+            digest = self._text_digests[task.name]
             self._running_texts[task.name] = result.model_copy(update={"fingerprint": digest})
         if self._store is not None:
             self._store.save(self.result())

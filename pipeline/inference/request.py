@@ -16,10 +16,8 @@ from itertools import filterfalse
 import torch
 from torch import Tensor
 
-from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
-    ApiTokenMask,
     CompletedCall,
     FailedCall,
     PendingCall,
@@ -42,38 +40,11 @@ from pipeline.inference.generation import (
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.text_stream import TextStream
 from pipeline.inference.token_choice import RandomStream, TokenChoice, sample
-from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
+from pipeline.inference.vocabulary import Vocabulary
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 
 Emit = Callable[[Event], None]
-
-
-class Vocabulary:
-    """What decoding needs to know of a model's tokens. Made once for a model."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self.api = model.call_tokens.api
-        self.strings = model.call_tokens.token_strings
-        self.max_positions = model.max_positions
-        self.api_mask = ApiTokenMask(model.call_tokens, model.device)
-        # The ids that end a text: those of the generation configuration and of the tokenizer.
-        configured = model.model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        self.eos_token_ids = {*ids, model.tokenizer.eos_token_id} - {None}
-        self.special_token_ids = set(special_ids(model.tokenizer))
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens behind other text."""
-        [text] = decode_continuations(self.model.tokenizer, [list(tokens)])
-        return text
-
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text behind other text."""
-        [tokenized] = tokenize_continuations(self.model.tokenizer, [text])
-        tokens: list[int] = tokenized.ids.tolist()
-        return tokens
 
 
 @dataclass(slots=True)
@@ -82,7 +53,8 @@ class PartialCall:
 
     `start` and `logits` [V] are the row's length and logits before it, `tokens` its tokens from
     <API> on. `pending` is set when the model has written the arrow. `outer` is the call whose input
-    it begins in, if any; no further call begins in an input with `chaining_disabled`.
+    it begins in, if any; no further call begins in an input with `chaining_disabled`. `rank` is the
+    worst rank of the tokens of <API>, from 1.
     """
 
     start: int
@@ -91,6 +63,7 @@ class PartialCall:
     tokens: list[int] = field(default_factory=list)
     pending: PendingCall | None = None
     chaining_disabled: bool = False
+    rank: int = 0
 
 
 class Request:
@@ -120,6 +93,7 @@ class Request:
         self.failed: list[FailedCall] = []
         self.partial_call: PartialCall | None = None
         self.calls_disabled = params.calls_disabled
+        self._failed_at = -1  # tokens of the row before the last failed call
         self.cancelled = False
         self.generation: Generation | None = None
         self._stop_reason: StopReason | None = None
@@ -145,6 +119,17 @@ class Request:
         assert self.pending is not None
         return ToolInput(self.pending.input, self.date)
 
+    @property
+    def api_disabled(self) -> bool:
+        """Whether the probability of <API> is 0 for the next token of the text."""
+        return self.partial_call is None and (self.calls_disabled or self._may_repeat_failed)
+
+    @property
+    def _may_repeat_failed(self) -> bool:
+        """Whether the text could write the <API> of a failed call with a space and a bracket."""
+        is_next = len(self.tokens) == self._failed_at + 1
+        return is_next and self._vocabulary.strings[self.tokens[-1]].endswith(API[0])
+
     def next_api_token(self) -> int:
         """The token of <API> that may come next."""
         api, call = self._vocabulary.api, self.partial_call
@@ -166,7 +151,7 @@ class Request:
                 self._append_text(choice.token)
         elif len(call.tokens) < len(self._vocabulary.api):
             if choice.api_rank < self.params.k:
-                self._append(call, self.next_api_token())
+                self._append_api(call, choice.api_rank)
             else:  # <API> itself is not completed
                 self._roll_back(None)
         elif self._may_chain(call, choice):
@@ -223,7 +208,8 @@ class Request:
 
     def _may_begin(self, choice: TokenChoice) -> bool:
         has_room = len(self.tokens) + len(self._vocabulary.api) < self._vocabulary.max_positions
-        return not self.calls_disabled and choice.api_rank < self.params.k and has_room
+        disabled = self.calls_disabled or self._may_repeat_failed
+        return not disabled and choice.api_rank < self.params.k and has_room
 
     def _may_chain(self, call: PartialCall, choice: TokenChoice) -> bool:
         """Whether a call may begin in the input of `call`."""
@@ -237,8 +223,14 @@ class Request:
     def _begin(self, choice: TokenChoice, logits: Tensor, outer: PartialCall | None) -> None:
         call = PartialCall(len(self.tokens), logits.clone(), outer)
         self.partial_call = call
-        self._emit(BeginEvent(self._position() if self._text else 0, choice.api_rank + 1))
-        self._append(call, self._vocabulary.api[0])
+        self._append_api(call, choice.api_rank)
+
+    def _append_api(self, call: PartialCall, rank: int) -> None:
+        """Append the next token of <API>, which had this rank from 0."""
+        self._append(call, self._vocabulary.api[len(call.tokens)])
+        call.rank = max(call.rank, rank + 1)
+        if self._text is not None and len(call.tokens) == len(self._vocabulary.api):
+            self._emit(BeginEvent(self._position(), call.rank))
 
     def _append(self, call: PartialCall, token: int) -> None:
         call.tokens.append(token)
@@ -328,6 +320,7 @@ class Request:
             self._emit(FailureEvent(failed))
             self.calls_disabled |= len(self.failed) >= self.params.max_failed_calls
             self.disable_api(call.logits)
+            self._failed_at = call.start
         token = int(call.logits.argmax()) if self._sampling is None else sample(call.logits, *self._sampling)
         if call.outer is None:
             self._append_text(token)

@@ -404,3 +404,72 @@ def test_a_prompt_whose_logits_are_not_finite_is_refused_alone() -> None:
 def test_a_failed_call_says_what_was_written() -> None:
     found = decode([PROMPT + "| [|Calculator|(|27|\n", PLAIN])
     assert found.failed == (FailedCall("Calculator(27\n", "newline"),)
+
+
+class TestOptions:
+    """What the paper leaves out, off by default."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_text_ends_before_a_stop_string(self, kind: str) -> None:
+        path = PROMPT + "| thirty| or so|. Q: Why?"
+        found = decode([path], kind=kind, stop=("Q:", "never"))
+        assert (found.text, found.stop_reason) == (" thirty or so. ", "stop")
+        assert decode([path], kind=kind, stop=("never",)).text == " thirty or so. Q: Why?"
+
+    def test_a_result_is_no_stop_string(self) -> None:
+        found = decode([CALLS + " 31 exactly."], stop=("31]", "exact"))
+        assert (found.text, len(found.calls)) == (" 31 ", 1)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_model_may_ask_again_elsewhere_after_a_failed_call(self, kind: str) -> None:
+        paths = [
+            PROMPT + "| [|Calculator|(|27|\n",
+            PROMPT + "| so| [|Calculator|(|27 + 4|)| ->",
+            PROMPT + "| so [Calculator(27 + 4) -> 31]| yes.",
+            PROMPT + "| so| no.",
+        ]
+        once = decode(paths, kind=kind)
+        assert (once.text, once.calls, len(once.failed)) == (" so no.", (), 1)
+        again = decode(paths, kind=kind, max_failed_calls=2)
+        assert (again.text, len(again.calls), len(again.failed)) == (" so yes.", 1, 1)
+        assert again.calls[0].position == len(" so")
+        assert again.failed[0].position == 0
+
+    CHAINED = (
+        PROMPT + "| [|Calculator|(| [|QA|(|How many?|)| ->",
+        PROMPT + "| [|Calculator|(|27| + 4|)| ->",
+        PROMPT + "| [Calculator(27 + 4) -> 31]| so.",
+        PROMPT + "| none.",
+    )
+
+    @pytest.mark.parametrize("kind", ["bytes", "words", "metaspace"])
+    def test_the_result_of_a_call_may_become_part_of_another_ones_input(self, kind: str) -> None:
+        tools = Asks(**{"How many?": "27", "27 + 4": "31"})
+        found = decode(list(self.CHAINED), kind=kind, tools=tools, chained_calls=True, max_calls=2)
+        assert found.text == " so."
+        assert found.calls == (
+            CompletedCall("QA", "How many?", "27", 0),
+            CompletedCall("Calculator", "27 + 4", "31", 0),
+        )
+        assert found.annotated == " [QA(How many?) -> 27] [Calculator(27 + 4) -> 31] so."
+        assert [tool for tool, _ in tools.lists] == ["QA", "Calculator"]
+
+    @pytest.mark.parametrize("settings", [{}, {"chained_calls": True}, {"max_calls": 2}])
+    def test_no_call_is_chained_unless_it_may_be_and_there_may_be_two(self, settings: dict[str, Any]) -> None:
+        tools = Asks(**{"How many?": "27", "27 + 4": "31"})
+        found = decode(list(self.CHAINED), tools=tools, **settings)
+        assert "QA" not in [tool for tool, _ in tools.lists]
+        assert [call.tool for call in found.calls] in ([], ["Calculator"])
+
+    @pytest.mark.parametrize("answer", [None, "3] [1", "(27"])
+    def test_a_chained_call_that_fails_leaves_the_outer_one(self, answer: str | None) -> None:
+        tools = Asks(**{"How many?": answer, "27 + 4": "31"})
+        settings = {"chained_calls": True, "max_calls": 2, "max_failed_calls": 2}
+        found = decode(list(self.CHAINED), tools=tools, **settings)
+        assert len(found.failed) == 1
+        if answer == "(27":  # a result that is inserted, and that the outer call cannot have
+            assert [call.tool for call in found.calls] == ["QA"]
+            assert found.text == " none."
+        else:
+            assert [(call.tool, call.input) for call in found.calls] == [("Calculator", "27 + 4")]
+            assert found.text == " so."
