@@ -1,4 +1,4 @@
-"""SIGKILL at random moments to the command itself; `python -m bench.faults --kinds evaluate` has more rounds."""
+"""SIGKILL at random moments to evaluate; `python -m bench.faults --kinds evaluate` has more rounds."""
 
 from __future__ import annotations
 
