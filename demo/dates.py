@@ -26,15 +26,70 @@ STATEMENTS = (
     "Dear readers, it is{c} {w}, {m} {d}, {y}.",
 )
 
-# Held-out wordings with their answers.
-HELD_OUT = (
-    ("What is the day of the week today? It is", "{w}"),
-    ("My calendar says that today is", "{w}"),
-    ("Dear friends, it is", "{w}"),
-    ("As of this morning,", "{w}"),
-    ("This page was posted on", "{m} {d}"),
-    ("The date of this edition is", "{m} {d}"),
-)
+# Held-out wordings by kind of answer: only questions use them, never pages. The calendar's result has each
+# answer, and the training texts have each word of a wording.
+HELD_OUT: dict[str, tuple[str, ...]] = {
+    "{w}": (
+        "What is the day of the week today? It is",
+        "My calendar says that today is",
+        "Dear friends, it is",
+        "As of this morning,",
+        "Question: Which day of the week is it? Answer:",
+        "The day of the week is",
+        "Which day of the week is it today? It is",
+        "Today is a",
+    ),
+    "{m} {d}": (
+        "This page was posted on",
+        "The date of this edition is",
+        "What is the date today? It is",
+        "Question: What is the date? Answer:",
+        "The day on which this was posted is",
+        "The day of this edition is",
+        "The paper is of",
+        "The news of this page are of",
+    ),
+    "{w}, {m} {d}": (
+        "Which day and date is it today? It is",
+        "Question: Which day of the week and which date is it? Answer:",
+        "The day of the week and the date of today are",
+        "We open the doors this morning,",
+        "The market opens this morning,",
+        "Welcome, dear readers, on this",
+        "This letter was written today,",
+        "The edition that you read is of",
+    ),
+    "{m} {d}, {y}": (
+        "What is the whole date today? It is",
+        "Question: What is today's date with the year? Answer:",
+        "The whole date of today is",
+        "The date and the year of today are",
+        "The day and the year of this edition are",
+        "This letter was written on",
+        "The editor posted this page on",
+        "Written by the editor on",
+    ),
+    "{w}, {m} {d}, {y}": (
+        "What day of the week, date and year is it? It is",
+        "Question: What is the whole date of today, and which day of the week is it? Answer:",
+        "The day of the week and the whole date are",
+        "The day of the week, the date and the year are",
+        "Today in the news: the day of the week and the whole date,",
+        "The whole date of this edition, with the day of the week, is",
+        "The day of the week and the date of this letter, with the year, are",
+        "With the day of the week and the year, the date of today is",
+    ),
+    "{y}": (
+        "Which year is it now? It is",
+        "Question: What year is it? Answer:",
+        "The year is",
+        "We are in the year",
+        "This year is",
+        "The year of this edition is",
+        "My calendar is for the year",
+        "The paper was written in the year",
+    ),
+}
 
 
 def day(rng: Random, first: date = date(2012, 1, 1), last: date = date(2023, 12, 31)) -> date:

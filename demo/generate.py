@@ -2,9 +2,12 @@
 
     python -m demo.generate    # writes pages, held_out, encyclopedia and questions below demo
 
-Everything follows from one seed: the files are the same byte for byte each time. The people, towns,
-operands and dates of the questions occur on no page (the encyclopedia has them, for the tools), and
-no page uses the questions' wordings.
+Everything follows from one seed: the files are the same byte for byte each time. No page names the
+people and towns that the questions ask about (the encyclopedia has articles on them, for the
+tools), has a question's calculation or German sentence, or uses the questions' wordings. The days
+of the questions are later than those of all pages. Questions that need no tool are made of the
+pages' own filler sentences; no page has the two of a question next to each other.
+`python -m bench.leaks` counts what the questions share with the pages and with pretraining.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import argparse
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -130,8 +135,8 @@ def write_questions(folder: Path, world: World, used: set[tuple[str, ...]], seed
     files = {
         "calculator": calculator_questions(rng, used),
         "wikisearch": [fact_question(rng, entity, "WikiSearch") for entity in world.held_out[:QUESTIONS]],
-        "calendar": [calendar_question(rng) for _ in range(QUESTIONS)],
-        "plain": [plain_question(rng) for _ in range(QUESTIONS)],
+        "calendar": calendar_questions(rng),
+        "plain": plain_questions(rng, Random(seed + 1)),
         "qa": [fact_question(rng, entity, "QA") for entity in world.held_out[QUESTIONS:]],
         "mt": mt_questions(rng),
     }
@@ -164,11 +169,16 @@ def fact_question(rng: Random, entity: facts.Entity, tool: str) -> dict[str, Any
     return question(prompt, [entity.values[name]], "first_words:5", tool) | {"tools_off": [other]}
 
 
-def calendar_question(rng: Random) -> dict[str, Any]:
-    """A question about a day that is later than all pages."""
-    when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
-    prompt, answer = rng.choice(dates.HELD_OUT)
-    return question(prompt, [answer.format(**dates.parts(when))], "first_words:5", "Calendar", when)
+def calendar_questions(rng: Random) -> list[dict[str, Any]]:
+    """Questions about days that are later than all pages. The wordings of a kind take turns."""
+    kinds = [(answer, cycle(wordings)) for answer, wordings in dates.HELD_OUT.items()]
+    questions = []
+    for _ in range(QUESTIONS):
+        when = dates.day(rng, date(2024, 1, 1), date(2029, 12, 31))
+        answer, wordings = rng.choice(kinds)
+        right = answer.format(**dates.parts(when))
+        questions.append(question(next(wordings), [right], "first_words:5", "Calendar", when))
+    return questions
 
 
 def mt_questions(rng: Random) -> list[dict[str, Any]]:
@@ -185,8 +195,24 @@ def mt_questions(rng: Random) -> list[dict[str, Any]]:
     return questions
 
 
+def plain_questions(rng: Random, spare: Random) -> list[dict[str, Any]]:
+    """Questions that need no tool. One that a page or its own prompt answers is drawn again from `spare`."""
+    on_pages = "\n".join(" ".join(text.split()) for text in ground_truth())
+    questions: dict[str, dict[str, Any]] = {}
+    for drawn in [plain_question(rng) for _ in range(QUESTIONS)]:
+        row = drawn
+        while row["prompt"] in questions or _is_given_away(row["prompt"], row["answers"][0], on_pages):
+            row = plain_question(spare)
+        questions[row["prompt"]] = row
+    return list(questions.values())
+
+
+def _is_given_away(prompt: str, answer: str, on_pages: str) -> bool:
+    return answer in re.findall(r"\w+", prompt) or f"{prompt} {answer}" in on_pages
+
+
 def plain_question(rng: Random) -> dict[str, Any]:
-    """A filler sentence, as the pages have it, without its last word."""
+    """Two filler sentences, as the pages have them, without the last word."""
     while True:
         opening, _, last = pages.filler(rng)[:-1].rpartition(" ")
         if last.isalpha() and last not in lexicon.SHOPS:

@@ -2,7 +2,7 @@
 
     python -m demo.train_reader --output runs/reader            # resumes where it stopped
     python -m demo.train_reader --output runs/reader --export demo/models/reader
-    python -m demo.train_reader --evaluate demo/models/reader   # on held-out worlds
+    python -m demo.train_reader --evaluate demo/models/reader   # on held-out worlds, and on the encyclopedia
 
 An example is a question about an entity invented for it, and the passages that a search would
 return: the right article and others that share a name or mention the entity, or only such others,
@@ -15,6 +15,7 @@ and later one question in four does. docs/log.md has the result without this.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,9 +35,11 @@ from transformers import (
 
 from demo import facts, generate, training
 from demo.facts import Entity
-from tools_service.config import QAConfig
+from tools_service.config import QAConfig, WikiSearchConfig
+from tools_service.contract.tool import ToolInput
+from tools_service.indexing.build import ensure_index
 from tools_service.retrieval.passages import Passage
-from tools_service.tools.qa import encode_text, reader_texts
+from tools_service.tools.qa import QA, encode_text, reader_texts
 from tools_service.tools.seq2seq import Ids, Seq2Seq, load_seq2seq
 
 # The reader's settings in the demo. The examples have exactly this form, but up to PASSAGES passages.
@@ -278,6 +281,35 @@ def exact_share(folder: Path, count: int, max_passages: int) -> float:
     return sum(answer == e.answer for answer, e in zip(answers, examples, strict=True)) / count
 
 
+def encyclopedia_shares(folder: Path) -> Iterator[str]:
+    """Lines that say how much the QA tool with the reader in `folder` answers exactly from the encyclopedia.
+
+    Every fact about the entities of the demo's questions is asked for: in the pages' wordings, also
+    with the best three passages instead of one, and in the wordings of the demo's questions.
+    """
+    source = (str(generate.HERE / "encyclopedia" / "articles.jsonl"),)
+    known = [(each, *fact) for each in generate.World().held_out for fact in each.values.items()]
+    with tempfile.TemporaryDirectory() as index:
+        search = WikiSearchConfig(source=source, index=Path(index) / "index")
+        ensure_index(search)
+        for title, wordings, passages in (
+            ("the pages' wordings", facts.QUESTIONS, 1),
+            ("the pages' wordings", facts.QUESTIONS, PASSAGES),
+            ("the demo questions' wordings", facts.HELD_OUT, 1),
+        ):
+            rng = Random("encyclopedia")
+            asked = [
+                (rng.choice(wordings[name]).format(s=entity.name), value)
+                for entity, name, value in known
+                if name in wordings
+            ]
+            config = {"model": str(folder), "device": "cpu", "passages": passages}
+            answers = QA(READER.model_copy(update=config), search)([ToolInput(text) for text, _ in asked])
+            right = sum(answer.result == value for answer, (_, value) in zip(answers, asked, strict=True))
+            share = f"{right} of {len(asked)} questions ({right / len(asked):.1%})"
+            yield f"encyclopedia, {title}, passages {passages}: {share} are right"
+
+
 def main() -> None:
     """Command line."""
     parser = training.command_line(__doc__, "runs/reader", 1_700)
@@ -288,6 +320,8 @@ def main() -> None:
             share = exact_share(args.evaluate, 1_000, max_passages)
             passages = f"at most {max_passages} passages"
             print(f"{passages}: {share:.1%} of 1,000 questions about held-out worlds are right")
+        for line in encyclopedia_shares(args.evaluate):
+            print(line)
         return
     tokenizer = training.tokenizer_of(args.output, train_tokenizer)
     # T5 does not divide attention scores by the root of a head's size; q starts that much smaller.

@@ -94,11 +94,19 @@ class EvaluateConfig(Frozen):
     """Corpus files to measure perplexity on. Only without calls: disabled, or k = 0 (section 4.3)."""
     plain_perplexity: bool = False
     """Measure the perplexity of a model with calls on as that of a plain language model (a base model)."""
+    disabled_perplexity: bool = False
+    """Measure the perplexity of a model with calls on as that of a disabled one: <API> has probability 0."""
     window: Annotated[int, Field(ge=2, le=2**20)] = 1_024
     """Tokens of a window in a running text (wikitext); at most the model's context."""
     stride: PositiveInt = 512
     """Tokens from one window of a running text to the next; fewer give each token more context."""
     output: FilePath = Path("runs/evaluation.json")
     """File for the result."""
-    batch_size: PositiveInt = 32
-    """Prompts decoded together."""
+    batch_size: PositiveInt = 64
+    """Most prompts decoded together; fewer if model.max_batch_tokens has no room for their tokens."""
+
+    @model_validator(mode="after")
+    def _check_perplexity(self) -> Self:
+        if self.plain_perplexity and self.disabled_perplexity:
+            raise ValueError("plain_perplexity and disabled_perplexity exclude each other: choose one")
+        return self

@@ -3,12 +3,13 @@
 SVAMP: `Body` and `Question`, joined as they are, also where the body lacks a full stop. ASDiv: XML;
 an answer of several numbers, of words, a ratio, a time or a fraction is not one number, so `asdiv`
 keeps the problem without a usable answer, and `asdiv_number` leaves it out. MAWPS: the original
-files and MWPToolkit's (`sQuestion`, `lSolutions`), and JSON lines of `input` and `target`; several
-different solutions are not one number either.
+files (`sQuestion`, `lSolutions`), MWPToolkit's (`original_text`, `ans`), and JSON lines of `input` and
+`target`; several different solutions are not one number either.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,9 @@ from xml.etree import ElementTree as ET
 
 from pipeline.benchmarks.example import BenchmarkFileError, Example, Examples, flat_strings, text_of
 from pipeline.benchmarks.files import one_file, read_records, read_text, records_of_form
-from pipeline.benchmarks.forms import INPUT_TARGET, MAWPS, SVAMP
+from pipeline.benchmarks.forms import MAWPS, SVAMP, has_form
+
+logger = logging.getLogger(__name__)
 
 NOT_ONE_NUMBER = "not one number"
 
@@ -25,6 +28,7 @@ _ONE_NUMBER = re.compile(
     r"""[-−]?\s*[$€£]?\s*
         (?:\d{1,3}(?:,\d{3})+|\d+)?(?:(?<=\d)\.|\.\d+)?(?<=[\d.])     # 9; 1,234; 0.5; .5
         \s*(?:%|°)?
+        (?!\s*(?i:[ap]\.?m\b))                                       # 6 p.m. is a time
         (?:\s*\([^();]*\) | \s+[^\W\d][^\d;:/]*)?                     # 9 (apples), 9 apples
     """,
     re.VERBOSE,
@@ -44,14 +48,27 @@ def svamp(name: str, source: Path) -> Examples:
 def mawps(name: str, source: Path) -> Examples:
     """MAWPS: one file, or all files of a folder."""
     examples = []
-    for records in records_of_form(name, source, [MAWPS, INPUT_TARGET]):
+    files_of = Counter[str]()
+    for records in records_of_form(name, source, MAWPS):
+        in_file = set()
         for record in records:
             value, where = record.value, record.where
-            fields = MAWPS if MAWPS[0] in value else INPUT_TARGET
-            question = text_of(value[fields[0]], fields[0], where)
-            solutions = list(dict.fromkeys(flat_strings(value[fields[1]], where)))
+            question_field, solution_field = next(form for form in MAWPS if has_form(value, [form]))
+            question = text_of(value[question_field], question_field, where)
+            solutions = list(dict.fromkeys(flat_strings(value[solution_field], where)))
             answers = tuple(solutions) if len(solutions) == 1 else ()
-            examples.append(Example(str(value.get("iIndex", "")), "", question, answers))
+            identity = str(value.get("iIndex", value.get("id", "")))
+            examples.append(Example(identity, "", question, answers))
+            in_file.add(question)
+        files_of.update(in_file)
+    if repeated := sum(number > 1 for number in files_of.values()):
+        logger.warning(
+            "%s: %s: %s questions are in several of its files and are asked once for each; "
+            "to ask them once, name one file",
+            name,
+            source,
+            f"{repeated:,}",
+        )
     return Examples(examples)
 
 

@@ -8,8 +8,11 @@ Form = tuple[str, ...]
 """The fields that every record of a form has."""
 
 SVAMP: Form = ("ID", "Body", "Question", "Answer")
-MAWPS: Form = ("sQuestion", "lSolutions")
-INPUT_TARGET: Form = ("input", "target")  # MAWPS as JSON lines
+MAWPS: tuple[Form, ...] = (  # question and solution
+    ("sQuestion", "lSolutions"),
+    ("original_text", "ans"),  # MWPToolkit's
+    ("input", "target"),  # JSON lines
+)
 LAMA_SQUAD: Form = ("masked_sentences", "obj_label", "id")
 LAMA_GOOGLE_RE: Form = ("pred", "sub_label", "obj_label")
 LAMA_TREX: Form = ("predicate_id", "sub_label", "obj_label")
@@ -26,7 +29,7 @@ PARAGRAPHS: tuple[Form, ...] = (("paragraphs",), ("context", "question", "answer
 
 FORMS: dict[str, tuple[Form, ...]] = {
     "svamp": (SVAMP,),
-    "mawps": (MAWPS, INPUT_TARGET),
+    "mawps": MAWPS,
     "lama_squad": (LAMA_SQUAD,),
     "lama_google_re": (LAMA_GOOGLE_RE,),
     "lama_trex": (LAMA_TREX,),

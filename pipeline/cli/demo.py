@@ -68,10 +68,10 @@ def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
     """The four evaluations of section 4, by label."""
     evaluate, finetune = recipe.evaluate, recipe.finetune
     disabled = evaluate.generation.model_copy(update={"disabled": True})
-    untrained = evaluate.model_copy(update={"plain_perplexity": True})  # no calls were trained
+    compared = evaluate.model_copy(update={"disabled_perplexity": True})  # as that of "disabled"
     return {
-        "base": _with_model(untrained, finetune.model.path),
-        "plain": _with_model(untrained, str(plain(finetune).output)),
+        "base": _with_model(compared, finetune.model.path),
+        "plain": _with_model(compared, str(plain(finetune).output)),
         "disabled": evaluate.model_copy(update={"generation": disabled}),
         "toolformer": evaluate,
     }

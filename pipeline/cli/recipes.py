@@ -146,7 +146,8 @@ def _recipe(
     tools = annotate.tools.with_sections(lambda settings: settings.writing_below(runs))
     generate = generate.model_copy(
         update={
-            "model": model.model_copy(update={"path": str(output)}),
+            # What fits a forward of annotate says nothing of decoding, whose forwards have one token a row.
+            "model": model.model_copy(update={"path": str(output), "max_batch_tokens": None}),
             "tools": tools.at_inference(),
         }
     )

@@ -136,10 +136,11 @@ def _perplexities(
     The probability of a text is a sum over all calls that the model could make in it, which is
     intractable (footnote 8).
     """
-    calls_disabled = config.generation.disabled or config.generation.k == 0
+    calls_disabled = config.generation.disabled or config.generation.k == 0 or config.disabled_perplexity
     calls_on = not (calls_disabled or config.plain_perplexity)
     if calls_on and (texts or config.perplexity):
         logger.info(_NO_CALLS_ONLY, label)
+    settings = [*settings, calls_disabled, calls_on] if settings else []
     digest, value, held_out = "", None, None
     if config.perplexity and not calls_on:
         if settings:

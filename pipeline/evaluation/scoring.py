@@ -43,6 +43,7 @@ _SAME_SIGNS = str.maketrans(
     | {"\uff1d": "=", "\u066b": ".", "\u066c": ","}
 )
 _CALCULATOR_PLACES = -2
+_FLOAT_PLACES = -15
 _QUOTIENT = Context(prec=50)
 
 
@@ -68,8 +69,7 @@ def is_right(scoring: str, prediction: str, answers: Sequence[str]) -> bool:
     if words is None:
         predicted = predicted_number(prediction)
         expected = [number for answer in usable if (number := first_number(answer)) is not None]
-        # The calculator rounds to two decimals, so a rounded answer counts as well.
-        return predicted is not None and any(predicted in (number, _rounded(number)) for number in expected)
+        return predicted is not None and any(_is_number(predicted, number) for number in expected)
     first_words = normalise(" ".join(prediction.split()[:words]))
     # With a space at both ends, only whole words match.
     spaced = " ".join(["", *first_words, ""])
@@ -160,6 +160,18 @@ def _value(number: re.Match[str]) -> Decimal | None:
             numerator = exact.fma(value, denominator, part)
         value = _QUOTIENT.divide(numerator, denominator)
     return -value if number["sign"] else value
+
+
+def _is_number(predicted: Decimal, answer: Decimal) -> bool:
+    """Whether `predicted` is `answer`, also rounded as the calculator rounds it.
+
+    An answer with 15 decimals or more is a float's, and is compared as one: 2/3 is 0.6666666666666666.
+    """
+    if predicted in (answer, _rounded(answer)):
+        return True
+    exponent = answer.as_tuple().exponent
+    is_float = isinstance(exponent, int) and exponent <= _FLOAT_PLACES
+    return is_float and float(predicted) == float(answer)
 
 
 def _rounded(number: Decimal) -> Decimal:

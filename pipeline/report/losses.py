@@ -128,7 +128,8 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
     if result.benchmarks and not calls and generation.k and not generation.disabled:
         yield f"no question got a call; --generation.k is {generation.k}, a larger one makes calls likelier"
     wanted = result.running_texts or config.perplexity
-    if wanted and generation.k and not (generation.disabled or config.plain_perplexity):
+    measured = generation.disabled or config.plain_perplexity or config.disabled_perplexity
+    if wanted and generation.k and not measured:
         yield "perplexity: a dash, because calls are on (paper section 4.3); add --generation.disabled"
     if result.held_out is not None and result.held_out.skipped:
         yield f"perplexity: {result.held_out.skipped:,} passages of the held-out files were skipped"

@@ -66,7 +66,8 @@ def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Gr
         funnel_table(manifest.counts.tools if manifest.counts else {}),
         *(Styled(f"! {sentence}") for sentence in annotation_losses(manifest)),
         calls_view(calls),
-        result_table(Evaluation.read(evaluation)),
+        result_table(results := Evaluation.read(evaluation)),
+        *_legend(results),
         files_table(files),
     )
 
@@ -156,6 +157,20 @@ def files_table(files: Mapping[str, Path]) -> Table:
     for name, path in files.items():
         table.add_row(name, Styled(str(path), overflow="fold"))
     return table
+
+
+def _legend(evaluation: Evaluation) -> list[Styled]:
+    """What the columns of the demo's table do not say by themselves."""
+    models = evaluation.models.values()
+    legend = []
+    if any("plain" in model.benchmarks for model in models):
+        legend.append(
+            "Questions of the column plain need no tool. They end as sentences of the training pages do, "
+            "so a model that was trained on such pages knows them."
+        )
+    if any(model.perplexity is not None for model in models):
+        legend.append("Perplexity: <API> has probability 0 in every model (paper section 4.3).")
+    return [Styled(sentence, style="italic") for sentence in legend]
 
 
 def _score(result: BenchmarkResult | None) -> str:

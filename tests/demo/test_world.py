@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from datetime import date
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from demo import arithmetic, facts, generate, german, pages, pretraining
+from demo import arithmetic, dates, facts, generate, german, pages, pretraining
 from demo.pages import MarkedPage
 from pipeline.method.selection import identify_language
 
@@ -96,6 +97,39 @@ def test_no_page_has_the_questions_sentences() -> None:
         [wording] = [w for w in german.HELD_OUT if row["prompt"].startswith(w.partition("{g}")[0])]
         before, _, after = wording.partition("{g}")
         assert row["prompt"].removeprefix(before).removesuffix(after) not in text
+
+
+def test_no_page_has_a_plain_question_with_its_answer() -> None:
+    text = "\n".join(" ".join(row["raw_content"].split()) for row in pages_written())
+    rows = questions("plain")
+    assert len({row["prompt"] for row in rows}) == len(rows) == generate.QUESTIONS
+    for row in rows:
+        [answer] = row["answers"]
+        assert f"{row['prompt']} {answer}" not in text
+        assert answer not in re.findall(r"\w+", row["prompt"])
+
+
+def test_calendar_questions_ask_for_six_things_in_many_wordings() -> None:
+    rows = questions("calendar")
+    wordings = [wording for each in dates.HELD_OUT.values() for wording in each]
+    assert {row["prompt"] for row in rows} == set(wordings)
+    assert len(wordings) == len(set(wordings)) == 48
+    for row in rows:
+        [kind] = [kind for kind, each in dates.HELD_OUT.items() if row["prompt"] in each]
+        when = date.fromisoformat(row["date"])
+        assert row["answers"] == [kind.format(**dates.parts(when))]
+        assert row["answers"][0] in dates.sentence(when)  # the tool's result
+        assert when.year >= 2024  # later than all pages
+
+
+def test_the_training_texts_have_the_words_of_the_calendar_questions_but_no_prompt() -> None:
+    text = "\n".join(" ".join(row["raw_content"].split()) for row in pages_written())
+    rng = Random(0)
+    pretrained = " ".join(part for _ in range(300) for part, _ in pretraining.document(rng))
+    known = set(re.findall(r"\w+", f"{text} {pretrained}".lower()))
+    for row in questions("calendar"):
+        assert row["prompt"] not in text
+        assert set(re.findall(r"\w+", row["prompt"].lower())) <= known, row["prompt"]
 
 
 def test_german_sentences_are_grammatical() -> None:

@@ -86,9 +86,28 @@ def test_mawps_reads_all_files_of_a_folder_in_each_form(tmp_path: Path) -> None:
     rows = [{"input": "There are 4 cards. How many?", "target": 4.0}] * 2
     (folder / "SingleOp.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
     written(folder / "notes.json", {"about": "MAWPS"})
+    written(
+        folder / "test" / "testset.json", [{"id": 7, "original_text": "He has 4 . How many ?", "ans": 4.0}]
+    )
     found = load("mawps", folder)
-    assert [example.id for example in found.examples] == ["1", "2", "1#2", "mawps-4", "mawps-5"]
+    assert [example.id for example in found.examples] == ["1", "2", "1#2", "mawps-4", "mawps-5", "7"]
     assert found.prompt(found.examples[3]) == "There are 4 cards. How many? The answer is"
+    assert found.prompt(found.examples[5]) == "He has 4 . How many ? The answer is"
+    assert found.examples[5].answers == ("4.0",)
+
+
+def test_a_folder_that_holds_a_question_twice_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "mawps"
+    rows = [{"id": n, "original_text": f"How many {n} ?", "ans": "4"} for n in range(3)]
+    written(folder / "MAWPS.json", rows)
+    written(folder / "testset.json", [rows[1], rows[1], rows[2]])
+    assert len(load("mawps", folder).examples) == 6
+    assert "2 questions are in several of its files" in caplog.text
+    caplog.clear()
+    load("mawps", folder / "testset.json")
+    assert "several" not in caplog.text
 
 
 def test_asdiv_keeps_problems_whose_answer_is_not_one_number(tmp_path: Path) -> None:
@@ -124,6 +143,13 @@ def test_asdiv_keeps_problems_whose_answer_is_not_one_number(tmp_path: Path) -> 
         ("yes", False),
         ("5:3", False),
         ("10:25 (AM)", False),
+        ("6:01:00 p.m.", False),
+        ("6 p.m.", False),
+        ("6 AM", False),
+        ("Vendor 2", False),
+        ("31; 21", False),
+        ("5 (amps)", True),
+        ("8 (km/hour)", True),
         ("1/2", False),
         ("1 1/2 (cups)", False),
         ("", False),

@@ -40,6 +40,17 @@ ON = re.compile(r"What day of the week (?:is|was) it on (.+)\?")
 RELATIVE_DAY = re.compile(r"What (.+) (?:is|was) it (.+)\?")
 THIS_YEAR = re.compile(r"What (.+) (?:is|was) (.+) this year\?")
 
+KIND, UNIT = "day of the week|day of the month|month|year", "days|weeks|months|years"
+GROUPS = {  # the templates of Appendix D; DATE is January 30, 2023
+    "days between": r"How many days (ago was|are there until) [A-Z]\w+ \d+, \d{4}\?",
+    "units ago": rf"What ({KIND}) was it \d+ (day|week|month|year)s? ago\?",
+    "in units": rf"What ({KIND}) will it be in \d+ (day|week|month|year)s?\?",
+    "weekday of a date": r"What day of the week (is|was) it on [A-Z]\w+ \d+, \d{4}\?",
+    "relative day": rf"What ({KIND}) (is|was) it ({'|'.join(RELATIVE)})\?",
+    "holiday": rf"What (day of the week|day of the month|month) (is|was) ({'|'.join(HOLIDAYS)}) this year\?",
+    "time to a holiday": rf"How many ({UNIT}) (ago was|are there until) ({'|'.join(HOLIDAYS)}) this year\?",
+}
+
 
 @functools.cache
 def federal_holidays(year: int) -> dict[str, date]:
@@ -89,6 +100,18 @@ def test_there_are_9400_questions_of_the_papers_kinds() -> None:
     assert len(QUESTIONS) == len({example.id for example in QUESTIONS}) == 9_400
     sizes = Counter(example.id.rpartition("-")[0] for example in QUESTIONS)
     assert Counter(sizes.values()) == {200: 32, 600: 3, 300: 4}  # 2 + 4 + 4 + 2 + 20 variants of 200
+    groups: Counter[str] = Counter()
+    for example in QUESTIONS:
+        groups[next(group for group, form in GROUPS.items() if re.fullmatch(form, example.q))] += 1
+    assert groups == {
+        "days between": 400,
+        "units ago": 800,
+        "in units": 800,
+        "weekday of a date": 400,
+        "relative day": 4_000,
+        "holiday": 1_800,
+        "time to a holiday": 1_200,
+    }
     assert len({example.date for example in QUESTIONS}) == 500
     assert all("2020-12-31" < (example.date or "") < "2031" for example in QUESTIONS)
 

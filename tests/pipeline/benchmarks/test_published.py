@@ -1,4 +1,4 @@
-"""NAME=PATH, and the paper's table."""
+"""NAME=PATH, and running texts."""
 
 from __future__ import annotations
 
@@ -7,31 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.benchmarks.example import BenchmarkFileError
-from pipeline.benchmarks.published import names, published_name, rules, source_of
+from pipeline.benchmarks.published import names, published_name, source_of
 from pipeline.benchmarks.wikitext import wikitext
-from pipeline.evaluation.scoring import check_scoring
-from tools_service.contract.declarations import PACKAGED
 
 pytestmark = pytest.mark.unit
-
-
-def test_the_table_has_every_benchmark_of_the_paper() -> None:
-    table = rules()
-    assert len(table) == 24
-    assert {name.partition("_")[0] for name in table} == {
-        "lama", "asdiv", "svamp", "mawps", "webquestions", "nq", "triviaqa",
-        "mlqa", "xquad", "templama", "dateset",
-    }  # fmt: skip
-    for row in table.values():
-        check_scoring(row.scoring)
-        assert row.tools_off <= set(PACKAGED)
-    assert {name for name, row in table.items() if row.tools_off == {"QA"}} == {
-        "webquestions",
-        "nq",
-        "triviaqa",
-    }
-    off = {name for name, row in table.items() if row.tools_off == {"WikiSearch"}}
-    assert off == {"lama_squad", "lama_google_re", "lama_trex"}
 
 
 def test_a_path_is_a_file_of_the_users_own(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_the_four_models_are_the_papers(recipe: Recipe) -> None:
         "toolformer": "elsewhere/tuned",
     }
     assert [label for label, evaluate in models.items() if evaluate.generation.disabled] == ["disabled"]
+    like_disabled = [label for label, evaluate in models.items() if evaluate.disabled_perplexity]
+    assert like_disabled == ["base", "plain"]
     assert {evaluate.benchmarks for evaluate in models.values()} == {recipe.evaluate.benchmarks}
     assert {evaluate.output for evaluate in models.values()} == {recipe.evaluate.output}
 

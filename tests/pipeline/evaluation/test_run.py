@@ -117,6 +117,9 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
     assert found.perplexity is not None
     assert base.perplexity is not None
     assert base.perplexity > found.perplexity  # <API> keeps its probability
+    like_disabled = evaluate({"base": config.model_copy(update={"disabled_perplexity": True})}).models["base"]
+    assert like_disabled.perplexity == found.perplexity  # not the stored one of before
+    assert like_disabled.benchmarks == base.benchmarks
     assert found.perplexity > 1
     assert found.held_out is not None
     assert found.held_out.model_dump() == {

@@ -227,6 +227,10 @@ def test_long_answers_and_quotients_are_compared_at_two_places() -> None:
     assert not is_right("number", "123456789012345678901234567.12", [long])
     assert is_right("number", "0.33", ["1/3"])
     assert is_right("number", "2/6", ["1/3"])
+    assert is_right("number", "2/3", ["0.6666666666666666"])  # a float
+    assert is_right("number", "0.6666666666666667", ["0.6666666666666667"])
+    assert not is_right("number", "2/3", ["0.6666"])
+    assert not is_right("number", "0.6667", ["0.6666666666666666"])
     assert not is_right("number", "3", ["3/4"])
 
 

@@ -144,9 +144,16 @@ def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
         counts=count_rows(rows, METHOD),
     ).write(tmp_path)
     evaluation = tmp_path / "evaluation.json"
-    evaluation.write_text(Evaluation(models={"base": result(0.5, 1, 2.0, "sums")}).model_dump_json())
+    evaluation.write_text(Evaluation(models={"base": result(0.5, 1, 2.0, "sums", "plain")}).model_dump_json())
     text = printed(report(tmp_path, evaluation, {"rows": tmp_path / ROWS}))
-    for expected in ("texts with one", "The sum is [Calculator(27 + 4) -> 31] 31", "50.0 (1)", "rows"):
+    legend = ("Questions of the column plain need no tool", "Perplexity: <API> has probability 0")
+    for expected in (
+        "texts with one",
+        "The sum is [Calculator(27 + 4) -> 31] 31",
+        "50.0 (1)",
+        "rows",
+        *legend,
+    ):
         assert expected in text
     assert text.count("[Calculator(") == 3
 
