@@ -13,6 +13,7 @@ of other sites and the token are checked as for the tools (tools_service/serving
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -31,6 +32,8 @@ from pipeline.serving.errors import ApiError
 from pipeline.serving.protocol import ChatRequest, CompletionRequest, DecodingRequest, parse_request
 from tools_service.config import HttpConfig
 from tools_service.serving.http import read_body, require_allowed, require_known_host
+
+logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_HEADERS = {
@@ -79,10 +82,10 @@ class Endpoint:
         """Continue one text or several."""
         self.allow(request)
         body = parse_request(CompletionRequest, await read_body(request, self._http.max_body_bytes))
-        if len(body.prompts) > self._http.max_inputs:
-            message = f"{len(body.prompts)} prompts are more than {self._http.max_inputs} (--http.max-inputs)"
+        if len(body.prompt) > self._http.max_inputs:
+            message = f"{len(body.prompt)} prompts are more than {self._http.max_inputs} (--http.max-inputs)"
             raise ApiError(400, message, param="prompt", code="too_many_prompts")
-        return await self._answer(request, body, body.prompts, chat=False)
+        return await self._answer(request, body, body.prompt, chat=False)
 
     async def chat(self, request: Request) -> Response:
         """Answer the last message of a chat."""
@@ -146,12 +149,19 @@ async def _lines(first: Json, chunks: AsyncGenerator[Json, None]) -> AsyncIterat
                 yield _event(chunk)
         except ApiError as error:
             yield _event(error.body())
+        except Exception:  # ends this stream alone
+            logger.exception("a stream failed")
+            yield _event(_server_failed().body())
         else:
             yield "data: [DONE]\n\n"
 
 
 def _event(content: Json) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
+
+
+def _server_failed() -> ApiError:
+    return ApiError(500, "the server failed; its log has the reason")
 
 
 def create_app(endpoint: Endpoint, http: HttpConfig, status: Status) -> FastAPI:
@@ -198,6 +208,6 @@ def create_app(endpoint: Endpoint, http: HttpConfig, status: Status) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        return ApiError(500, "the server failed; its log has the reason").response()
+        return _server_failed().response()
 
     return app

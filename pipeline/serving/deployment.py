@@ -112,7 +112,7 @@ def replica_states(application: str) -> dict[str, int]:
     if overview is None or DEPLOYMENT not in overview.deployments:
         return {}
     states = overview.deployments[DEPLOYMENT].replica_states
-    return {state.value: count for state, count in states.items()}
+    return {str(state): count for state, count in states.items()}
 
 
 def _options(config: ServeConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.inference.params import DecodingParams
 from pipeline.serving.errors import ApiError
@@ -22,6 +22,7 @@ R = TypeVar("R", bound="DecodingRequest")
 
 MAX_STOPS = 16
 NonEmpty = Annotated[str, Field(min_length=1)]
+OneAsList = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 
 # Fields of OpenAI's that change nothing here, whatever they are.
 IGNORED = frozenset(
@@ -85,7 +86,7 @@ class DecodingRequest(_Fields):
     """Sample from the smallest set of tokens whose probabilities add up to this."""
     seed: Seed | None = None
     """Seed of sampling."""
-    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[list[NonEmpty] | None, Field(max_length=MAX_STOPS), OneAsList] = None
     """The text ends before any of these strings."""
     stream: bool | None = None
     """Send the answer while it is written."""
@@ -116,7 +117,7 @@ class DecodingRequest(_Fields):
         changes["max_new_tokens"] = self.new_tokens
         changes = {name: value for name, value in changes.items() if value is not None}
         if self.stop is not None:
-            changes["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+            changes["stop"] = tuple(self.stop)
         return replace(served, tools_off=served.tools_off.union(self.tools_off or ()), **changes)
 
     @property
@@ -133,13 +134,8 @@ class DecodingRequest(_Fields):
 class CompletionRequest(DecodingRequest):
     """The body of POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: Annotated[list[str], Field(min_length=1), OneAsList]
     """A text to continue, or several."""
-
-    @property
-    def prompts(self) -> list[str]:
-        """The texts to continue."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
 class TextPart(_Fields):

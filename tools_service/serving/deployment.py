@@ -133,9 +133,13 @@ def application_statuses() -> dict[str, str]:
 def stop_unused(service: str) -> None:
     """Delete the applications of `service` that nobody holds a lease on."""
     leased = leased_applications(service)
-    for name in sorted(application_statuses()):
-        if _belongs_to(name, service) and name not in leased:
-            serve.delete(name)
+    unused = [
+        name for name in sorted(application_statuses()) if _belongs_to(name, service) and name not in leased
+    ]
+    for name in unused:  # all begin to stop before one is waited for
+        serve.delete(name, _blocking=False)
+    for name in unused:
+        serve.delete(name)
 
 
 def _belongs_to(application: str, service: str) -> bool:
