@@ -7,6 +7,8 @@ costs the prompts that it was decoding: they are not sent to another one, which 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -83,6 +85,10 @@ class ReplicatedModel:
         try:
             async for events in response:
                 yield events
+        except (asyncio.CancelledError, GeneratorExit):
+            with contextlib.suppress(RayError, RayServeException):  # it may have failed in the meantime
+                response.cancel()
+            raise
         except BackPressureError:
             raise queue_full() from None
         except (RayActorError, DeploymentUnavailableError) as error:
@@ -91,8 +97,6 @@ class ReplicatedModel:
         except (RayError, RayServeException) as error:
             logger.error("decoding failed", exc_info=True)
             raise ApiError(500, f"decoding failed: {_first_line(error)}") from error
-        finally:
-            response.cancel()
 
 
 def deploy_model(config: ServeConfig, tools: ToolClient, application: str) -> ReplicatedModel:

@@ -50,6 +50,7 @@ def serve_model(config: ServeConfig) -> None:
     with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts(), contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind_socket(config.http))
         stack.enter_context(ray_connection(needs(config, tools), config.address))
+        stack.enter_context(sigterm_interrupts())  # Ray has put a handler of its own
         client = stack.enter_context(tools_on_ray(config.generation.tools, tools))
         stack.enter_context(lease(config.generation.tools.service, [application]))
         endpoint = Endpoint(
