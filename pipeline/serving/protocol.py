@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.inference.params import DecodingParams
 from pipeline.serving.errors import ApiError
@@ -151,6 +151,14 @@ class Message(_Fields):
     role: NonEmpty
     content: str | list[TextPart]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, values: Any) -> Any:
+        """Clients send answers back as messages, with fields that are null (`refusal`, `tool_calls`)."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not None and value != []}
 
     @property
     def text(self) -> str:

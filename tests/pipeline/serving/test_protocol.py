@@ -58,6 +58,15 @@ def test_the_newer_name_of_max_tokens_wins() -> None:
     assert parse_request(ChatRequest, json.dumps(body).encode()).new_tokens == 9
 
 
+def test_an_answer_can_be_sent_back_as_a_message() -> None:
+    answer = {"role": "assistant", "content": "b", "refusal": None, "tool_calls": None, "annotations": []}
+    body = {"messages": [{"role": "user", "content": "a"}, answer]}
+    assert parse_request(ChatRequest, json.dumps(body).encode()).messages[1].text == "b"
+    answer["tool_calls"] = [{"id": "1"}]
+    with pytest.raises(ApiError, match="tool_calls"):
+        parse_request(ChatRequest, json.dumps(body).encode())
+
+
 def test_a_message_may_have_parts_of_text_and_no_others() -> None:
     def message(*parts: dict[str, Any]) -> bytes:
         return json.dumps({"messages": [{"role": "user", "content": list(parts)}]}).encode()
