@@ -30,6 +30,7 @@ DATA_FOLDERS = {
     "pipeline/finetuning/deepspeed",
     "pipeline/planning/figures",
     "pipeline/benchmarks",
+    "pipeline/serving/page",
 }
 
 

@@ -26,6 +26,7 @@ from pipeline.base.config import (
 )
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.base.serve_config import ServeConfig
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
@@ -232,6 +233,13 @@ def generate(arguments: GenerateArguments) -> None:
         raise ConfigurationError(f"{count}, the first because {refused[0]}")
 
 
+def serve(arguments: ToolsArguments[ServeConfig]) -> None:
+    """The model and its tools behind OpenAI's interface, with a page to try it."""
+    from pipeline.serving.run import serve_model
+
+    serve_model(arguments.config)
+
+
 def evaluate(arguments: EvaluateArguments) -> None:
     """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.cli.evaluating import configs_of, evaluate_models
@@ -395,6 +403,27 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo 'A prompt to continue'",
             "--model runs/model --file prompts.txt --json",
             "--recipe demo --disabled 'The same without calls'",
+        ),
+    ),
+    "serve": Command(
+        run=serve,
+        arguments=ToolsArguments[ServeConfig],
+        config=lambda recipe: ServeConfig(
+            generation=recipe.generate,
+            gpus_per_replica=recipe.annotate.ray.gpus_per_actor,
+            cpus_per_replica=recipe.annotate.ray.cpus_per_actor,
+        ),
+        short={
+            "--model": "--generation.model.path",
+            "--host": "--http.host",
+            "--port": "--http.port",
+            "--k": "--generation.k",
+            "--tools-off": "--generation.tools-off",
+        },
+        examples=(
+            "--recipe demo",
+            "--recipe demo --model runs/demo/model --port 8001 --replicas 2",
+            "--recipe paper --host 0.0.0.0 --http.token-file token --chat-template plain",
         ),
     ),
     "evaluate": Command(
