@@ -16,6 +16,7 @@ import yaml
 
 from cluster.manifests import MANIFESTS, ROOT, check, documents, main
 from cluster.submit import parse as submission
+from pipeline.cli.evaluating import configs_of
 from pipeline.cli.main import parse
 
 pytestmark = pytest.mark.unit
@@ -256,8 +257,9 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     them."""
     entrypoint = shlex.split(job()["spec"]["entrypoint"])
     assert entrypoint[:2] == ["bash", "cluster/paper.sh"]
-    (tmp_path / "questions").mkdir()
-    (tmp_path / "questions" / "svamp.jsonl").touch()
+    for name in ("questions/own.jsonl", "benchmarks/svamp.json", "benchmarks/lama_trex/P19.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
     for name in ("python", "ray"):
         command = tmp_path / name
         command.write_text(
@@ -268,17 +270,32 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     subprocess.run([*entrypoint[:2], str(tmp_path)], cwd=ROOT, env={"PATH": path}, check=True, timeout=20)
     calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
     commands = [call[call.index("pipeline") + 1 :] for call in calls]
-    assert [command[0] for command in commands] == ["annotate", "merge", "finetune", "evaluate"]
+    assert [command[0] for command in commands] == [
+        *("annotate", "merge", "finetune", "finetune", "evaluate")
+    ]
     parsed = [parse(command[0], command[1:]) for command in commands]
     assert {arguments.recipe for arguments in parsed} == {"paper"}
-    assert "--entrypoint-num-gpus" in calls[3]
-    annotate, merge, finetune, evaluate = (arguments.config for arguments in parsed)
+    annotate, merge, finetune, plain, evaluate = (arguments.config for arguments in parsed)
     assert set(annotate.method.tools) == {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
     assert merge.annotations == (annotate.output,)
-    assert finetune.data == merge.output
-    assert evaluate.generation.model.path == str(finetune.output)
+    assert finetune.data == plain.data == merge.output
+    assert (finetune.column, plain.column) == ("text", "plain")
     assert evaluate.generation.tools.wikisearch == annotate.tools.wikisearch
     assert (annotate.tools.calendar.today, evaluate.generation.tools.calendar.today) == (False, True)
+    models = configs_of(evaluate, None, parsed[-1].models)
+    assert {label: config.generation.model.path for label, config in models.items()} == {
+        "base": finetune.model.path,
+        "plain": str(plain.output),
+        "disabled": str(finetune.output),
+        "toolformer": str(finetune.output),
+    }
+    assert [config.generation.disabled for config in models.values()] == [False, False, True, False]
+    assert [config.disabled_perplexity for config in models.values()] == [True, True, False, False]
+    folder = str(tmp_path)
+    assert [str(entry).replace(folder, "") for entry in evaluate.benchmarks] == [
+        *("/questions/own.jsonl", "lama_trex=/benchmarks/lama_trex", "svamp=/benchmarks/svamp.json"),
+        "dateset=0",
+    ]
 
 
 def test_the_job_names_missing_files(tmp_path: Path) -> None:
