@@ -31,13 +31,10 @@ python -m pipeline annotate --recipe paper --model "$model" --corpus "$shared/co
     --tools.wikisearch.source "$shared/encyclopedia" --tools.wikisearch.index "$shared/index" \
     --output "$runs/annotations"
 python -m pipeline merge --recipe paper --annotations "$runs/annotations" --output "$runs/augmented"
+python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
 # The baseline M + CC: the same texts without their calls.
-for column in text plain; do
-    output=$runs/model
-    [[ $column == plain ]] && output=$runs/model-plain
-    python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --column "$column" \
-        --output "$output"
-done
+python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --column plain \
+    --output "$runs/model-plain"
 
 # Evaluation runs on the GPUs of the cluster. Calls are off in the baselines, which were not trained to call,
 # wherever perplexity is measured; Toolformer's own perplexity is a dash.

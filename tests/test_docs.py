@@ -48,8 +48,9 @@ def test_a_command_can_be_parsed(page: str, command: str, monkeypatch: pytest.Mo
 
 
 def test_every_test_that_a_page_names_exists() -> None:
-    sources = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
-    defined = set(re.findall(r"def (test_\w+)", "\n".join(sources.values()))) | set(sources)
+    sources = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    defined = set(re.findall(r"def (test_\w+)", "\n".join(sources.values())))
+    defined |= {path.stem for path in sources}
     pages = [*PAGES, *(ROOT / "docs" / "decisions").glob("*.md")]
     named = [(page.name, name) for page in pages for name in re.findall(r"`(test_\w+)`", page.read_text())]
     assert len(named) > 15

@@ -24,7 +24,9 @@ from pipeline.base.config import (
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.base.serve_config import ServeConfig
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
@@ -231,11 +233,28 @@ def generate(arguments: GenerateArguments) -> None:
         raise ConfigurationError(f"{count}, the first because {refused[0]}")
 
 
+def serve(arguments: ToolsArguments[ServeConfig]) -> None:
+    """The model and its tools behind OpenAI's interface, with a page to try it."""
+    from pipeline.serving.run import serve_model
+
+    serve_model(arguments.config)
+
+
 def evaluate(arguments: EvaluateArguments) -> None:
     """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.cli.evaluating import configs_of, evaluate_models
 
     evaluate_models(configs_of(arguments.config, arguments.label, arguments.models))
+
+
+def harness(arguments: ToolsArguments[HarnessConfig]) -> None:
+    """Tasks of lm-evaluation-harness, with calls on or off."""
+    from pipeline.cli.harness import harness
+    from pipeline.report import losses
+
+    run = harness(arguments.config)
+    _print_losses(losses.generation_losses(run.generations))
+    print(arguments.config.output)
 
 
 def demo(arguments: DemoArguments) -> None:
@@ -386,6 +405,27 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo --disabled 'The same without calls'",
         ),
     ),
+    "serve": Command(
+        run=serve,
+        arguments=ToolsArguments[ServeConfig],
+        config=lambda recipe: ServeConfig(
+            generation=recipe.generate,
+            gpus_per_replica=recipe.annotate.ray.gpus_per_actor,
+            cpus_per_replica=recipe.annotate.ray.cpus_per_actor,
+        ),
+        short={
+            "--model": "--generation.model.path",
+            "--host": "--http.host",
+            "--port": "--http.port",
+            "--k": "--generation.k",
+            "--tools-off": "--generation.tools-off",
+        },
+        examples=(
+            "--recipe demo",
+            "--recipe demo --model runs/demo/model --port 8001 --replicas 2",
+            "--recipe paper --host 0.0.0.0 --http.token-file token --chat-template plain",
+        ),
+    ),
     "evaluate": Command(
         run=evaluate,
         arguments=EvaluateArguments,
@@ -395,6 +435,20 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo --label toolformer",
             "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
             "--models base=/models/gpt-j on=runs/model off=runs/model,disabled --compare-with off",
+        ),
+    ),
+    "harness": Command(
+        run=harness,
+        arguments=ToolsArguments[HarnessConfig],
+        config=lambda recipe: HarnessConfig(
+            generation=recipe.generate.model_copy(update={"max_new_tokens": 256}),
+            output=recipe.evaluate.output.parent / "harness.json",
+        ),
+        short={"--model": "--generation.model.path"},
+        examples=(
+            "--recipe demo --tasks wikitext --no-calls",
+            "--model runs/model --tasks gsm8k --limit 100",
+            "--recipe demo --include-path my_tasks/ --tasks my_task",
         ),
     ),
     "demo": Command(

@@ -23,6 +23,9 @@ class PromptError(InferenceError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[PromptError], tuple[str, str]]:
+        return PromptError, (self.reason, str(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

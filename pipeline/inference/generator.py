@@ -75,9 +75,16 @@ class Generator:
             decoder.step()
 
     def request(
-        self, prompt: str, params: DecodingParams, date: str | None = None, emit: Emit | None = None
+        self,
+        prompt: str | Sequence[int],
+        params: DecodingParams,
+        date: str | None = None,
+        emit: Emit | None = None,
     ) -> Request:
-        """A prompt as a request for a Decoder; it has ended already if the prompt cannot be continued."""
+        """A prompt as a request for a Decoder; it has ended already if the prompt cannot be continued.
+
+        A prompt may be token ids, as a chat template gives them.
+        """
         try:
             tokens, refused = self.encode(prompt), None
         except PromptError as error:
@@ -87,23 +94,28 @@ class Generator:
             request.finish("refused", refused)
         return request
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """The tokens of ``" "`` and the prompt, as in every step; BOS if the tokenizer adds one.
 
-        Raises PromptError for an empty prompt, one that leaves no room in the context, and one that
-        is no text in UTF-8.
+        Token ids stay as they are. Raises PromptError for an empty prompt, one that leaves no room in the
+        context, and one that is no text in UTF-8.
         """
+        tokens = self._encode_text(prompt) if isinstance(prompt, str) else list(prompt)
+        if not tokens:
+            raise PromptError("empty", "a prompt is empty, and the tokenizer has no BOS to start from")
+        if len(tokens) >= self.model.max_positions:
+            problem = f"no room for one more in the context of {self.model.max_positions}"
+            shown = f" {prompt[:60]!r}" if isinstance(prompt, str) else ""
+            message = f"the prompt{shown} has {len(tokens)} tokens: {problem}"
+            raise PromptError("too_long", message)
+        return tokens
+
+    def _encode_text(self, prompt: str) -> list[int]:
         if not prompt.isascii() and prompt.encode("utf-8", "replace").decode("utf-8") != prompt:
             raise PromptError("not_text", f"the prompt {prompt[:60]!r} is not text in UTF-8")
         tokens = list(self.model.call_tokens.bos)
         if stripped := prompt.rstrip(" "):
             tokens += tokenize_continuations(self.model.tokenizer, [" " + stripped])[0].ids.tolist()
-        if not tokens:
-            raise PromptError("empty", "a prompt is empty, and the tokenizer has no BOS to start from")
-        if len(tokens) >= self.model.max_positions:
-            problem = f"no room for one more in the context of {self.model.max_positions}"
-            message = f"the prompt {prompt[:60]!r} has {len(tokens)} tokens: {problem}"
-            raise PromptError("too_long", message)
         return tokens
 
 

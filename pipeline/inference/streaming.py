@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.engine.model import LanguageModel
@@ -91,8 +91,10 @@ class StreamingEngine:
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt: str, params: DecodingParams, date: str | None = None) -> EventStream:
-        """Decode a prompt; `date` (YYYY-MM-DD) is for dated tools. Any thread may call.
+    def submit(
+        self, prompt: str | Sequence[int], params: DecodingParams, date: str | None = None
+    ) -> EventStream:
+        """Decode a prompt, a text or token ids; `date` (YYYY-MM-DD) is for dated tools. Any thread may call.
 
         Raises InferenceError if the engine has ended.
         """

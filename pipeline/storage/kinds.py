@@ -88,3 +88,6 @@ PART_OF_PREDICTIONS = r"(?P<dot>\.)?[0-9a-f]{32}-\d{8}-[0-9a-f]{32}\.parquet(?(d
 
 EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})
 PLAN = OutputKind(name="a plan", marks={"": frozenset({"assumptions", "sample", "time"})})
+HARNESS = OutputKind(
+    name="a result of harness", marks={"": frozenset({"results", "configs", "lm_eval_version"})}
+)

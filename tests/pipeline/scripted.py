@@ -97,6 +97,7 @@ class ScriptedModel(LanguageModel):
         self.model.generation_config = GenerationConfig()
         self.seen: list[str] = []
 
+    @torch.inference_mode()
     def forward(
         self,
         ids: torch.Tensor,

@@ -36,7 +36,7 @@ Pairs = list[tuple[str | None, str | None]]
 # Clients give up a request after one deadline; a request that still runs after two is stuck.
 STUCK_AFTER_DEADLINES = 2.0
 
-_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 class ToolStartError(ToolformerError):
@@ -88,14 +88,14 @@ def tools_on_ray(
     with service_lock(config.service):
         prepare_tools(config, tools)
     applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
-    with _lease(config.service, applications.values()):
+    with lease(config.service, applications.values()):
         with service_lock(config.service):
             _start(config, applications)
         yield ServeTools(config, count_tokens, applications)
 
 
 @contextmanager
-def _lease(service: str, applications: Iterable[str]) -> Iterator[None]:
+def lease(service: str, applications: Iterable[str]) -> Iterator[None]:
     """Hold a lease on `applications` during the block; then stop those that nobody else leases."""
     lease = Lease(service, applications)
     try:
@@ -133,9 +133,13 @@ def application_statuses() -> dict[str, str]:
 def stop_unused(service: str) -> None:
     """Delete the applications of `service` that nobody holds a lease on."""
     leased = leased_applications(service)
-    for name in sorted(application_statuses()):
-        if _belongs_to(name, service) and name not in leased:
-            serve.delete(name)
+    unused = [
+        name for name in sorted(application_statuses()) if _belongs_to(name, service) and name not in leased
+    ]
+    for name in unused:  # all begin to stop before one is waited for
+        serve.delete(name, _blocking=False)
+    for name in unused:
+        serve.delete(name)
 
 
 def _belongs_to(application: str, service: str) -> bool:
@@ -148,7 +152,7 @@ def deploy(
     """Deploy an application per tool, with `loaders` for its replicas; block until ready."""
     if not loaders:
         return
-    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    serve.start(proxy_location="Disabled", logging_config=QUIET)
     targets = []
     for tool, load in loaders.items():
         deployment = config.of(tool).deployment
@@ -168,7 +172,7 @@ def serve_options(deployment: Deployment) -> dict[str, Any]:
         "health_check_timeout_s": max(deployment.health_check_s, 10.0),
         "graceful_shutdown_timeout_s": 2.0,
         "graceful_shutdown_wait_loop_s": 0.1,
-        "logging_config": _QUIET,
+        "logging_config": QUIET,
     }
     if deployment.min_replicas == deployment.max_replicas:
         return common | {"num_replicas": deployment.min_replicas}

@@ -55,9 +55,9 @@ class HttpError(ConfigurationError):
     """The endpoint cannot be opened as configured."""
 
 
-def read_token(config: HttpConfig) -> str | None:
+def read_token(config: HttpConfig, variable: str = TOKEN_VARIABLE) -> str | None:
     """Return the token to require, if any; HttpError if it is missing or cannot be sent."""
-    source, token = f"the variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE)
+    source, token = f"the variable {variable}", os.environ.get(variable)
     if config.token_file:
         source = f"--http.token-file {config.token_file}"
         try:
@@ -69,7 +69,7 @@ def read_token(config: HttpConfig) -> str | None:
     if token is None and not is_loopback(config.host):
         raise HttpError(
             f"--http.host {config.host}: others can reach it, so callers must show a token; put one into "
-            f"{TOKEN_VARIABLE} or a file (--http.token-file), or listen on 127.0.0.1"
+            f"{variable} or a file (--http.token-file), or listen on 127.0.0.1"
         )
     return token
 
@@ -126,12 +126,12 @@ def create_app(
         tool = request.path_params["tool"]
         if tool not in tools:
             raise HTTPException(404, f"no such tool; there are {', '.join(tools)}")
-        inputs = _parse_inputs(await _read_body(request, config.max_body_bytes), config.max_inputs)
+        inputs = _parse_inputs(await read_body(request, config.max_body_bytes), config.max_inputs)
         answers = await client.acall(tool, inputs)
         return JSONResponse([{"result": answer.result, "reason": answer.reason} for answer in answers])
 
     def health(request: Request) -> Response:
-        _require_known_host(request, config)
+        require_known_host(request, config)
         current = dict(statuses())
         is_healthy = all(current.get(tool) == RUNNING for tool in tools)
         return JSONResponse({"tools": current}, 200 if is_healthy else 503)
@@ -150,12 +150,12 @@ def create_app(
 
 def require_allowed(request: Request, config: HttpConfig, token: str | None) -> None:
     """Raise HTTPException unless the request names this endpoint, comes from no page, and has the token."""
-    _require_known_host(request, config)
+    require_known_host(request, config)
     _refuse_web_pages(request)
     _authorize(request, token)
 
 
-def _require_known_host(request: Request, config: HttpConfig) -> None:
+def require_known_host(request: Request, config: HttpConfig) -> None:
     """Refuse a page whose own name was made to lead to this machine's loopback (DNS rebinding).
 
     On other addresses only the token counts, because the names of this machine are not known here.
@@ -200,7 +200,7 @@ def _authorize(request: Request, token: str | None) -> None:
         raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the body; refuse it as soon as it is known to be larger than `max_bytes`."""
     body = bytearray()
     declared = request.headers.get("content-length", "")

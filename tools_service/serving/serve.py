@@ -49,7 +49,7 @@ def serve(
     with (
         contextlib.suppress(KeyboardInterrupt),
         contextlib.ExitStack() as at_end,
-        _sigterm_interrupts(),
+        sigterm_interrupts(),
         connect(address, source, cpus=available_cpus()),
         tools_on_ray(config, tools) as client,
     ):
@@ -60,10 +60,10 @@ def serve(
             say("to join from here: RAY_AUTH_MODE=token and this address, as --address or --ray.address")
         say("jobs with the same settings share them; Ctrl-C stops them", flush=True)
         if http and listener:
-            say(f"HTTP {'with' if token else 'without'} token at {_url(listener)}", flush=True)
+            say(f"HTTP {'with' if token else 'without'} token at {url_of(listener)}", flush=True)
             app = create_app(client, tools, http, token, functools.partial(_statuses, client))
             if mcp:
-                say(f"MCP at {_url(listener)}{PATH}", flush=True)
+                say(f"MCP at {url_of(listener)}{PATH}", flush=True)
                 add_mcp_route(
                     app, create_mcp_server(client, [config.spec(tool) for tool in tools]), http, token
                 )
@@ -76,13 +76,14 @@ def serve(
             threading.Event().wait()
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Return the address that a listening socket answers at."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

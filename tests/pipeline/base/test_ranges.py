@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.base import config as pipeline_config
-from pipeline.base import inference_config
+from pipeline.base import harness_config, inference_config, serve_config
 from pipeline.base.config import MethodConfig
 from pipeline.cli import main as cli
 from pipeline.cli.commands import COMMANDS
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 MODELS = [
     model
-    for module in (pipeline_config, inference_config, tools_config)
+    for module in (pipeline_config, inference_config, harness_config, serve_config, tools_config)
     for _, model in inspect.getmembers(module, inspect.isclass)
     if issubclass(model, Frozen) and model is not Frozen
 ]
@@ -113,6 +113,12 @@ WRONG = [
     ("evaluate", "--perplexity ''"),
     ("evaluate", "--output ''"),
     ("evaluate", "--generation.date 2023"),
+    ("harness", "--limit 0"),
+    ("harness", "--limit nan"),
+    ("harness", "--max-length 1"),
+    ("harness", "--tasks ''"),
+    ("harness", "--num-fewshot -1"),
+    ("harness", "--include-path ''"),
     ("finetune", "--max-steps 0"),
     ("finetune", "--sequence-length 1"),
     ("finetune", "--learning-rate nan"),

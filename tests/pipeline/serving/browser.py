@@ -1,0 +1,108 @@
+"""Drives a headless Chromium over the DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+WAIT_S = 60.0
+
+
+class Page:
+    """A tab of the browser."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket, self._number = socket, 0
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """The result of a command of the protocol; events are dropped."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=WAIT_S))
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return dict(message["result"])
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression; of a promise, its result."""
+        result = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.evaluate(condition):
+            assert time.monotonic() < deadline, f"{condition} stayed false"
+            time.sleep(0.05)
+
+    def open(self, url: str) -> None:
+        """Load a page."""
+        self.send("Page.navigate", url=url)
+        self.wait_for("document.readyState === 'complete' && location.protocol === 'http:'")
+
+    def type(self, text: str) -> None:
+        """Type into the element with the focus."""
+        self.send("Input.insertText", text=text)
+
+    def press(self, key: str, code: int, modifiers: int = 0) -> None:
+        """Press a key; the modifier 2 is Ctrl."""
+        shared = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        text = {"text": "\r"} if key == "Enter" and not modifiers else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", **shared, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    def screenshot(self, file: Path) -> None:
+        """Write a PNG of the whole page."""
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Page]:
+    """A tab in a browser of its own, with its files in `profile`. Skips the test where there is none."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--disable-gpu"]
+    options += ["--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"]
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")  # Chromium has none for root
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    process = subprocess.Popen(
+        [program, *options, "about:blank"],
+        env=environment | {"HOME": str(profile)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port = _debugging_port(profile / "DevToolsActivePort", process)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=WAIT_S) as response:
+            [target] = [target for target in json.load(response) if target["type"] == "page"]
+        with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+            yield Page(socket)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _debugging_port(file: Path, process: subprocess.Popen[bytes]) -> int:
+    deadline = time.monotonic() + WAIT_S
+    while not (file.is_file() and file.read_text().count("\n")):
+        assert process.poll() is None, f"Chromium ended with {process.returncode}"
+        assert time.monotonic() < deadline, "Chromium did not start"
+        time.sleep(0.05)
+    return int(file.read_text().split()[0])
