@@ -40,7 +40,7 @@ python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmen
 # wherever perplexity is measured; Toolformer's own perplexity is a dash.
 python -m pipeline evaluate --recipe paper --tools-file "$tools" \
     --models "base=$model,disabled-perplexity" "plain=$runs/model-plain,disabled-perplexity" \
-    "disabled=$runs/model,disabled" "toolformer=$runs/model" \
+    "disabled=$runs/model,disabled" "toolformer=$runs/model" --compare-with plain \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \
     --generation.tools.calendar.today \
     --benchmarks "${benchmarks[@]}" dateset=0 --perplexity "$shared/held_out" --output "$runs/evaluation.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 
 from pipeline.base.config import ModelConfig
-from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.base.inference_config import ActorsConfig, EvaluateConfig, GenerateConfig
 from pipeline.evaluation.actors import ActorPool, EvaluationActor
 from pipeline.evaluation.tasks import Task, TaskResult
 from pipeline.runtime.connection import ResourceRequest, ray_connection
@@ -74,10 +74,8 @@ class RayExecutor:
             "cluster in ray.address",
         )
         self._stack.enter_context(ray_connection(request, per_actor.address))
-        size = least
-        if per_actor.actors is None:
-            gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-            size = max(1, int((gpus - tool_gpus) // per_actor.gpus_per_actor))
+        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        size = actors_of(per_actor, gpus - tool_gpus)
         logger.info("%d evaluating actors", size)
         pool = ActorPool(per_actor, size, self._actor)
         self._stack.callback(pool.close)
@@ -91,6 +89,13 @@ class RayExecutor:
         if key not in self._started:
             self._started[key] = self._stack.enter_context(tools_on_ray(config, sorted(tools)))
         return self._started[key]
+
+
+def actors_of(config: ActorsConfig, gpus: float) -> int:
+    """The number that is given, or one actor for each of the `gpus`; at least one."""
+    if config.actors is not None or not config.gpus_per_actor:
+        return config.actors or 1
+    return max(1, int(gpus // config.gpus_per_actor))
 
 
 def _with_absolute_path(model: ModelConfig) -> ModelConfig:
