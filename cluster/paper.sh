@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The entrypoint of ray_job.yaml: annotate → merge → finetune → evaluate with the recipe `paper` and
-# all five tools.
+# The entrypoint of ray_job.yaml: annotate → merge → finetune, with and without calls → evaluate the paper's
+# four models, with the recipe `paper` and all five tools.
 #
 #   cluster/paper.sh FOLDER      FOLDER is on storage that all nodes mount:
 #     FOLDER/corpus/       corpus files of CCNet           FOLDER/encyclopedia/   articles for WikiSearch and QA
-#     FOLDER/questions/    question files                  FOLDER/held_out/       pages for perplexity
+#     FOLDER/benchmarks/   published files, by name: svamp.json, lama_trex/ (docs/evaluation.md)
+#     FOLDER/questions/    question files of your own      FOLDER/held_out/       pages for perplexity
 #     FOLDER/index/        the search index (written)      FOLDER/runs/paper/     results (written)
 #
 # MODEL names another model, TOOLS_FILE another configuration of the tools. Started again after a
@@ -16,9 +17,13 @@ shared=${1:?"usage: cluster/paper.sh FOLDER"}
 runs=$shared/runs/paper
 model=${MODEL:-EleutherAI/gpt-j-6b}
 tools=${TOOLS_FILE:-cluster/tools.toml}
-questions=("$shared"/questions/*.jsonl)
-if ((${#questions[@]} == 0)); then
-    echo "cluster/paper.sh: no question file (*.jsonl) in $shared/questions" >&2
+benchmarks=("$shared"/questions/*.jsonl)
+for source in "$shared"/benchmarks/*; do
+    name=${source##*/}
+    benchmarks+=("${name%%.*}=$source")
+done
+if ((${#benchmarks[@]} == 0)); then
+    echo "cluster/paper.sh: no question file (*.jsonl) in $shared/questions, no benchmark in $shared/benchmarks" >&2
     exit 2
 fi
 
@@ -26,11 +31,19 @@ python -m pipeline annotate --recipe paper --model "$model" --corpus "$shared/co
     --tools.wikisearch.source "$shared/encyclopedia" --tools.wikisearch.index "$shared/index" \
     --output "$runs/annotations"
 python -m pipeline merge --recipe paper --annotations "$runs/annotations" --output "$runs/augmented"
-python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
+# The baseline M + CC: the same texts without their calls.
+for column in text plain; do
+    output=$runs/model
+    [[ $column == plain ]] && output=$runs/model-plain
+    python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --column "$column" \
+        --output "$output"
+done
 
-# This script runs on a node without a GPU, so evaluation is submitted as a job with one.
-ray job submit --working-dir . --entrypoint-num-gpus 1 -- \
-    python -m pipeline evaluate --recipe paper --label toolformer --model "$runs/model" --tools-file "$tools" \
+# Evaluation runs on the GPUs of the cluster. Calls are off in the baselines, which were not trained to call,
+# wherever perplexity is measured; Toolformer's own perplexity is a dash.
+python -m pipeline evaluate --recipe paper --tools-file "$tools" \
+    --models "base=$model,disabled-perplexity" "plain=$runs/model-plain,disabled-perplexity" \
+    "disabled=$runs/model,disabled" "toolformer=$runs/model" \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \
     --generation.tools.calendar.today \
-    --benchmarks "${questions[@]}" --perplexity "$shared/held_out" --output "$runs/evaluation.json"
+    --benchmarks "${benchmarks[@]}" dateset=0 --perplexity "$shared/held_out" --output "$runs/evaluation.json"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.kv_cache import SPARE_SHARE, KVCache
-from pipeline.engine.unpadding import current_layout
+from pipeline.engine.unpadding import UnpaddedLayout, current_layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,22 @@ class RowCache(KVCache):
         super().__init__()
         self.lengths: list[int] = []
         self._row_capacity = 0
-        # The rows of the next forward: the first of them, and where each writes [B].
+        # The next forward: its first row, the slots of its new tokens [B, Q], and the width
+        # of the cache after it. Then row and slot of each token, the same in every layer.
         self._first = 0
-        self._starts = torch.zeros(0, dtype=torch.long)
+        self._slots = torch.zeros(0, 0, dtype=torch.long)
         self._width = 0
+        self._places = (self._slots, self._slots)
 
-    def run(self, first: int, slots: int) -> Tensor:
-        """Prepare a forward of rows `first` to the last with Q slots; their lengths [B]."""
-        lengths = self.lengths[first:]
+    def run(self, first: int, slots: Tensor, width: int) -> None:
+        """Prepare a forward of rows `first` to the last.
+
+        Their new tokens stand in `slots` [B, Q], and the last of these before `width`.
+        """
         self._first = first
-        self._starts = torch.tensor(lengths)
-        self._width = max(lengths) + slots
-        self.length = max(lengths)
-        return self._starts
+        self._slots = slots
+        self._width = width
+        self.length = width - slots.shape[1]
 
     def update(
         self,
@@ -67,26 +70,31 @@ class RowCache(KVCache):
         **__: Any,
     ) -> tuple[Tensor, Tensor]:
         """Write the new slots of a layer; returns the rows' keys and values [B, H, T, E]."""
-        device = key_states.device
-        layout = current_layout(device)
-        starts = self._starts.to(device)
+        layout = current_layout(key_states.device)
         visible = self._visible(self._width)
         self._make_room(key_states, layer_idx, visible)
         keys, values = self.buffers[layer_idx]
-        end = self._first + len(starts)
-        if layout is None:
-            row = torch.arange(self._first, end, device=device)[:, None]
-            slot = torch.arange(key_states.shape[2], device=device)
-            slot = starts[:, None] + slot  # [B, Q]
+        if layer_idx == 0:
+            self._places = self._find_places(layout)
+        row, slot = (place.to(key_states.device) for place in self._places)
+        if layout is None:  # [B, Q, H, E]
             keys[row, :, slot] = key_states.transpose(1, 2)
             values[row, :, slot] = value_states.transpose(1, 2)
-        else:
-            row = self._first + layout.row  # [M]
-            slot = starts[layout.row] + layout.slot
+        else:  # [M, H, E]
             keys[row, :, slot] = key_states[0].transpose(0, 1)
             values[row, :, slot] = value_states[0].transpose(0, 1)
-        rows = slice(self._first, end)
+        rows = slice(self._first, self._first + len(self._slots))
         return keys[rows, :, :visible], values[rows, :, :visible]
+
+    def _find_places(
+        self, layout: UnpaddedLayout | None
+    ) -> tuple[Tensor, Tensor]:
+        """Row and slot of each new token: [B, 1] and [B, Q]; [M] each unpadded."""
+        slots = self._slots
+        if layout is None:
+            row = torch.arange(len(slots), device=slots.device)
+            return self._first + row[:, None], slots
+        return self._first + layout.row, slots[layout.row, layout.slot]
 
     @torch.inference_mode()
     def add(self, saved: SavedRow) -> None:

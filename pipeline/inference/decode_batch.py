@@ -84,24 +84,26 @@ class DecodeBatch:
         model = self._model
         counts = [len(row) for row in tokens]
         longest = max(counts)
-        starts = self._cache.run(first, longest)  # [J]
-        query = torch.arange(longest)
+        starts = np.array(self._cache.lengths[first:])
+        query = np.arange(longest)
         slots = starts[:, None] + query  # [J, Q]: where each token stands, which is its position
-        is_token = query < torch.tensor(counts)[:, None]
+        is_token = query < np.array(counts)[:, None]
+        width = int(starts.max()) + longest
         # Padding stands behind a row's tokens, so no token sees it.
-        attention_mask = torch.arange(int(starts.max()) + longest) <= slots[:, :, None]  # [J, Q, T]
+        attention_mask = np.arange(width) <= slots[:, :, None]  # [J, Q, T]
+        self._cache.run(first, model.tensor(slots), width)
         hidden_states = model.forward(
-            torch.from_numpy(pad_rows([np.asarray(row) for row in tokens])).to(model.device),
-            torch.where(is_token, slots, 0).to(model.device),  # a position that the model has
-            attention_mask.to(model.device),
+            model.tensor(pad_rows([np.asarray(row) for row in tokens])),
+            model.tensor(np.where(is_token, slots, 0)),  # padding has a position that the model has
+            model.tensor(attention_mask),
             self._cache,
             phase,
             counts,
-            is_token.numpy(),
+            is_token,
         )
         for row, count in enumerate(counts, start=first):
             self._cache.lengths[row] += count
-        last = torch.tensor(counts, device=hidden_states.device) - 1
-        last_states = hidden_states[torch.arange(len(counts), device=last.device), last]
+        last = model.tensor(np.array(counts) - 1)
+        last_states = hidden_states[model.tensor(np.arange(len(counts))), last]
         # A copy, because the engine returns inference tensors and the decoder writes to the logits.
         return torch.cat(list(model.logits(last_states))).clone()

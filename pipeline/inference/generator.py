@@ -17,7 +17,8 @@ from pipeline.engine.model import LanguageModel
 from pipeline.inference.decoder import Decoder
 from pipeline.inference.generation import Generation, PromptError
 from pipeline.inference.params import DecodingParams
-from pipeline.inference.request import Emit, Request, Vocabulary
+from pipeline.inference.request import Emit, Request
+from pipeline.inference.vocabulary import Vocabulary
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.contract.tool import ToolUnavailableError
 from tools_service.tools.client import ToolClient

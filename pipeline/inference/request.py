@@ -16,10 +16,8 @@ from itertools import filterfalse
 import torch
 from torch import Tensor
 
-from pipeline.engine.model import LanguageModel
 from pipeline.inference.call_parser import (
     ARROW_HEAD,
-    ApiTokenMask,
     CompletedCall,
     FailedCall,
     PendingCall,
@@ -42,38 +40,11 @@ from pipeline.inference.generation import (
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.text_stream import TextStream
 from pipeline.inference.token_choice import RandomStream, TokenChoice, sample
-from pipeline.syntax.tokenizer import decode_continuations, special_ids, tokenize_continuations
+from pipeline.inference.vocabulary import Vocabulary
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 
 Emit = Callable[[Event], None]
-
-
-class Vocabulary:
-    """What decoding needs to know of a model's tokens. Made once for a model."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self.api = model.call_tokens.api
-        self.strings = model.call_tokens.token_strings
-        self.max_positions = model.max_positions
-        self.api_mask = ApiTokenMask(model.call_tokens, model.device)
-        # The ids that end a text: those of the generation configuration and of the tokenizer.
-        configured = model.model.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        self.eos_token_ids = {*ids, model.tokenizer.eos_token_id} - {None}
-        self.special_token_ids = set(special_ids(model.tokenizer))
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens behind other text."""
-        [text] = decode_continuations(self.model.tokenizer, [list(tokens)])
-        return text
-
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text behind other text."""
-        [tokenized] = tokenize_continuations(self.model.tokenizer, [text])
-        tokens: list[int] = tokenized.ids.tolist()
-        return tokens
 
 
 @dataclass(slots=True)
