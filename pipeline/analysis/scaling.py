@@ -58,8 +58,8 @@ def parameters(model: str) -> int | None:
         with torch.device("meta"):
             return int(AutoModelForCausalLM.from_config(config).num_parameters())
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        logger.warning("%s: its number of parameters is not known: %s", model, reason)
+        logger.debug("%s: %s", model, error)
+        logger.warning("%s: no model's configuration here, so its parameters are not counted", model)
         return None
 
 
