@@ -1,16 +1,14 @@
 #!/usr/bin/env bash
-# The entrypoint of ray_job.yaml: annotate → merge → finetune twice → evaluate → table, with the recipe
-# `paper` and all five tools.
+# The entrypoint of ray_job.yaml: annotate → merge → finetune, with and without calls → evaluate the paper's
+# four models → tables, with the recipe `paper` and all five tools.
 #
 #   cluster/paper.sh FOLDER      FOLDER is on storage that all nodes mount:
 #     FOLDER/corpus/       corpus files of CCNet           FOLDER/encyclopedia/   articles for WikiSearch and QA
-#     FOLDER/benchmarks/   the paper's benchmarks, each file or folder by the benchmark's name: svamp.json,
-#                          lama_trex/, wikitext.raw; a file dateset.SEED generates Dateset
+#     FOLDER/benchmarks/   published files, by name: svamp.json, lama_trex/ (docs/evaluation.md)
 #     FOLDER/questions/    question files of your own      FOLDER/held_out/       pages for perplexity
 #     FOLDER/index/        the search index (written)      FOLDER/runs/paper/     results (written)
 #
-# evaluation.json has the paper's four models: base, plain (fine-tuned on the same texts without calls,
-# M + CC), disabled and toolformer. tables.md and tables.tex show them beside the paper's figures.
+# tables.md and tables.tex show the results beside the paper's figures, thresholds.md the examples in C*.
 # MODEL names another model, TOOLS_FILE another configuration of the tools, RECIPE another recipe. Started
 # again after a failure, it resumes.
 set -euo pipefail
@@ -23,10 +21,8 @@ model=${MODEL:-EleutherAI/gpt-j-6b}
 tools=${TOOLS_FILE:-cluster/tools.toml}
 benchmarks=("$shared"/questions/*.jsonl)
 for path in "$shared"/benchmarks/*; do
-    file=${path##*/}
-    name=${file%%.*}
-    if [[ $name == dateset ]]; then path=${file#*.}; fi
-    benchmarks+=("$name=$path")
+    name=${path##*/}
+    benchmarks+=("${name%%.*}=$path")
 done
 if ((${#benchmarks[@]} == 0)); then
     echo "cluster/paper.sh: no benchmark in $shared/benchmarks and no question file (*.jsonl) in $shared/questions" >&2
@@ -38,16 +34,18 @@ python -m pipeline annotate --recipe "$recipe" --model "$model" --corpus "$share
     --output "$runs/annotations"
 python -m pipeline merge --recipe "$recipe" --annotations "$runs/annotations" --output "$runs/augmented"
 python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --output "$runs/model"
+# The baseline M + CC: the same texts without their calls.
 python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --column plain \
     --output "$runs/model-plain"
 
-# This script runs on a node without a GPU; the questions run on an actor for each GPU of the cluster.
+# Evaluation runs on the GPUs of the cluster. Calls are off in the baselines, which were not trained to call,
+# wherever perplexity is measured; Toolformer's own perplexity is a dash.
 python -m pipeline evaluate --recipe "$recipe" --tools-file "$tools" \
-    --models "base=$model,plain-perplexity" "plain=$runs/model-plain,plain-perplexity" \
+    --models "base=$model,disabled-perplexity" "plain=$runs/model-plain,disabled-perplexity" \
     "disabled=$runs/model,disabled" "toolformer=$runs/model" \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \
     --generation.tools.calendar.today \
-    --benchmarks "${benchmarks[@]}" --perplexity "$shared/held_out" --output "$runs/evaluation.json"
+    --benchmarks "${benchmarks[@]}" dateset=0 --perplexity "$shared/held_out" --output "$runs/evaluation.json"
 
 python -m pipeline table "$runs/evaluation.json" --intervals > "$runs/tables.md"
 python -m pipeline table "$runs/evaluation.json" --format latex > "$runs/tables.tex"

@@ -40,7 +40,8 @@ class Answers:
 class Decoder:
     """Decodes requests together, at most `max_rows` at a time.
 
-    `inbox` takes requests and answers from any thread; the other methods are for one thread.
+    `inbox` takes requests and answers from any thread, and a request again that has been cancelled; the
+    other methods are for one thread.
     """
 
     def __init__(self, model: LanguageModel, tools: ToolClient, max_rows: int) -> None:
@@ -79,13 +80,13 @@ class Decoder:
 
         False if None has come in, which ends decoding.
         """
-        is_idle = not self._rows and not self._joining
-        while is_idle or not self.inbox.empty():
+        must_wait = not self._rows and not self._joining
+        while must_wait or not self.inbox.empty():
             message = self.inbox.get()
             if message is None:
                 return False
             self._receive(message)
-            is_idle = not self._rows and not self._joining
+            must_wait = False
         self._drop_cancelled()
         self._join()
         if self._rows:
@@ -96,7 +97,10 @@ class Decoder:
 
     def _receive(self, message: Request | Answers) -> None:
         if isinstance(message, Request):
-            self._joining.append((message, SavedRow()))
+            if message.cancelled:
+                message.finish("cancelled")
+            else:
+                self._joining.append((message, SavedRow()))
             return
         answers = message.future.result()
         for (request, saved), answer in zip(message.rows, answers, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.engine.model import LanguageModel
@@ -38,16 +38,16 @@ class EventStream:
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event | InferenceError] = queue.SimpleQueue()
         self._reader: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._request: Request | None = None
+        self._cancel: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """Decode no further. The stream ends with what is there. Any thread may call."""
-        if self._request is not None:
-            self._request.cancelled = True
+        if self._cancel is not None:
+            self._cancel()
 
-    def start(self, request: Request) -> None:
-        """Name the request that `cancel` ends."""
-        self._request = request
+    def start(self, cancel: Callable[[], None]) -> None:
+        """Say how decoding is ended."""
+        self._cancel = cancel
 
     def put(self, event: Event | InferenceError) -> None:
         """Add an event. Any thread may call."""
@@ -100,7 +100,7 @@ class StreamingEngine:
         request = self._generator.request(prompt, params, date, stream.put)
         if request.generation is not None:  # refused
             return stream
-        stream.start(request)
+        stream.start(lambda: self._cancel(request))
         with self._lock:
             if self._error is not None:
                 raise self._error
@@ -124,6 +124,10 @@ class StreamingEngine:
         """End the thread; streams that have not ended end as cancelled."""
         self._decoder.inbox.put(None)
         self._thread.join()
+
+    def _cancel(self, request: Request) -> None:
+        request.cancelled = True
+        self._decoder.inbox.put(request)
 
     def _run(self) -> None:
         error = InferenceError("decoding was stopped")

@@ -261,7 +261,7 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     (tmp_path / "questions" / "own.jsonl").touch()
     (tmp_path / "runs" / "paper").mkdir(parents=True)
     (tmp_path / "benchmarks" / "lama_trex").mkdir(parents=True)
-    for name in ("svamp.json", "nq.dev.jsonl.gz", "wikitext.raw", "dateset.7"):
+    for name in ("svamp.json", "nq.dev.jsonl.gz", "wikitext.raw"):
         (tmp_path / "benchmarks" / name).touch()
     command = tmp_path / "python"
     command.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{tmp_path}/calls"\n')
@@ -290,7 +290,7 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
         Path(f"svamp={tmp_path}/benchmarks/svamp.json"),
         Path(f"nq={tmp_path}/benchmarks/nq.dev.jsonl.gz"),
         Path(f"wikitext={tmp_path}/benchmarks/wikitext.raw"),
-        Path("dateset=7"),
+        Path("dateset=0"),
     }
     models = configs_of(evaluate, None, parsed[4].models)
     assert list(models) == ["base", "plain", "disabled", "toolformer"]
@@ -298,7 +298,7 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
         *(annotate.model.path, str(plain.output), str(finetune.output), str(finetune.output)),
     ]
     assert [config.generation.disabled for config in models.values()] == [False, False, True, False]
-    assert [config.plain_perplexity for config in models.values()] == [True, True, False, False]
+    assert [config.disabled_perplexity for config in models.values()] == [True, True, False, False]
     assert parsed[5].files == parsed[6].files == (evaluate.output,)
     assert [config.format for config in tables] == ["markdown", "latex", "markdown"]
 

@@ -176,11 +176,17 @@ def test_a_cancelled_request_ends_with_what_it_has_even_while_it_waits() -> None
         decoder.step()
     assert tools.asked.wait(10)
     requests[0].cancelled = True
-    decoder.inbox.put(generator.request(other, PARAMS))
+    decoder.inbox.put(last := generator.request(other, PARAMS))
     decoder.step()
-    assert requests[0].generation is not None
-    assert (requests[0].generation.stop_reason, decoder.waiting) == ("cancelled", 0)
+    cancelled = requests[0].generation
+    assert cancelled is not None
+    assert (cancelled.stop_reason, decoder.waiting) == ("cancelled", 0)
+    while last.generation is None:
+        decoder.step()
     tools.release()
+    decoder.step()  # the answer that nobody waits for
+    assert requests[0].generation == cancelled
+    assert requests[0].calls == []
 
 
 class TestMemory:
