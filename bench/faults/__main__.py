@@ -23,13 +23,14 @@ from bench import results
 from bench.faults.annotating import AnnotateFaults
 from bench.faults.commands import FaultError
 from bench.faults.disk import can_mount
+from bench.faults.evaluating import EvaluateFaults
 from bench.faults.finetuning import FinetuneFaults
 from bench.faults.merging import MergeFaults
 from bench.faults.outcome import HEADER, Round
 from bench.faults.rounds import Faults
 from bench.faults.world import World
 
-COMMANDS: tuple[type[Faults], ...] = (AnnotateFaults, MergeFaults, FinetuneFaults)
+COMMANDS: tuple[type[Faults], ...] = (AnnotateFaults, MergeFaults, FinetuneFaults, EvaluateFaults)
 KINDS: Mapping[str, str] = {kind: text for each in COMMANDS for kind, (_, text) in each.kinds.items()}
 _NEED_MOUNTS = ("disk", "mergedisk", "finetunedisk")
 

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.base.config import ModelConfig, require_declared
-from tools_service.base.settings import FilePath, Frozen, IsoDate, NotNegativeInt, PositiveInt, Seed, Text
+from tools_service.base.settings import (
+    FilePath,
+    Frozen,
+    Gpus,
+    IsoDate,
+    NotNegativeInt,
+    PositiveInt,
+    Resource,
+    Seed,
+    Text,
+)
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import Declarations, installed_tools
 from tools_service.contract.spec import MAX_CALL_TOKENS
@@ -80,6 +90,25 @@ class GenerateConfig(Frozen):
         require_declared(self.tools_off, self.tools, "tools_off")
         return self
 
+    @property
+    def calls_disabled(self) -> bool:
+        """Whether no call can begin."""
+        return self.disabled or not self.k or not self.max_calls
+
+
+class ActorsConfig(Frozen):
+    """Resources of an evaluation."""
+
+    address: Text | None = None
+    """Ray cluster to join (auto, ray://…). None: RAY_ADDRESS if it is set, else a local cluster."""
+    actors: NotNegativeInt | None = None
+    """Evaluating actors on Ray; each holds one copy of the model. 0: evaluate in this process. None: one for
+    each GPU that the tools leave, and in this process where there is no GPU."""
+    gpus_per_actor: Gpus = 1.0
+    """GPUs per evaluating actor. 0: run on the CPU; 2 or more: spread the layers over them."""
+    cpus_per_actor: Annotated[Resource, Field(gt=0.0)] = 1.0
+    """CPUs per evaluating actor; on a CPU, also its number of threads."""
+
 
 class EvaluateConfig(Frozen):
     """Step 8: accuracy by benchmark and perplexity."""
@@ -104,6 +133,10 @@ class EvaluateConfig(Frozen):
     """File for the result."""
     batch_size: PositiveInt = 64
     """Most prompts decoded together; fewer if model.max_batch_tokens has no room for their tokens."""
+    compare_with: Text | None = None
+    """Label of a model in the output, or of this command, to compare with: a paired test on the same
+    questions (McNemar)."""
+    ray: ActorsConfig = ActorsConfig()
 
     @model_validator(mode="after")
     def _check_perplexity(self) -> Self:

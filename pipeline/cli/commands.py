@@ -90,8 +90,11 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(ToolsArguments[EvaluateConfig]):
-    label: str = "model"
-    """Name of the model in the result file: models.LABEL."""
+    label: str | None = None
+    """Name of the model in the result file, models.LABEL; "model" if it is not given."""
+    models: tuple[Text, ...] = ()
+    """Several models, as LABEL=PATH in place of --label and --model; settings of one of them follow after
+    commas, as in LABEL=PATH,disabled or LABEL=PATH,k=1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,14 +257,9 @@ def generate(arguments: GenerateArguments) -> None:
 
 def evaluate(arguments: EvaluateArguments) -> None:
     """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
-    from pipeline.evaluation.run import evaluate
-    from pipeline.report import losses
-    from pipeline.report.tables import console, result_table
+    from pipeline.cli.evaluating import configs_of, evaluate_models
 
-    evaluation = evaluate({arguments.label: arguments.config})
-    console().print(result_table(evaluation))
-    _print_losses(losses.evaluation_losses(evaluation.models[arguments.label], arguments.config))
-    print(arguments.config.output)
+    evaluate_models(configs_of(arguments.config, arguments.label, arguments.models))
 
 
 def sweep(arguments: SweepArguments) -> None:
@@ -456,6 +454,7 @@ COMMANDS: dict[str, Command] = {
         examples=(
             "--recipe demo --label toolformer",
             "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
+            "--models base=/models/gpt-j on=runs/model off=runs/model,disabled --compare-with off",
         ),
     ),
     "sweep": Command(

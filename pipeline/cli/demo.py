@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import source_of
+from pipeline.cli.evaluating import with_model
 from pipeline.cli.recipes import Recipe
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
@@ -54,7 +55,7 @@ def chained(recipe: Recipe) -> Recipe:
     """`recipe` with each step reading the output of the step before, wherever that is."""
     merge = recipe.merge.model_copy(update={"annotations": (recipe.annotate.output,)})
     finetune = recipe.finetune.model_copy(update={"data": merge.output})
-    evaluate = _with_model(recipe.evaluate, str(finetune.output))
+    evaluate = with_model(recipe.evaluate, str(finetune.output))
     return recipe.model_copy(update={"merge": merge, "finetune": finetune, "evaluate": evaluate})
 
 
@@ -67,11 +68,12 @@ def plain(finetune: FinetuneConfig) -> FinetuneConfig:
 def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
     """The four evaluations of section 4, by label."""
     evaluate, finetune = recipe.evaluate, recipe.finetune
+    evaluate = evaluate.model_copy(update={"compare_with": "plain"})
     disabled = evaluate.generation.model_copy(update={"disabled": True})
     compared = evaluate.model_copy(update={"disabled_perplexity": True})  # as that of "disabled"
     return {
-        "base": _with_model(compared, finetune.model.path),
-        "plain": _with_model(compared, str(plain(finetune).output)),
+        "base": with_model(compared, finetune.model.path),
+        "plain": with_model(compared, str(plain(finetune).output)),
         "disabled": evaluate.model_copy(update={"generation": disabled}),
         "toolformer": evaluate,
     }
@@ -141,9 +143,3 @@ def _run(config: StepConfig, recipe: Recipe) -> None:
         finetune(config)
     else:
         evaluate(models_of(recipe))
-
-
-def _with_model(evaluate: EvaluateConfig, path: str) -> EvaluateConfig:
-    model = evaluate.generation.model.model_copy(update={"path": path})
-    generation = evaluate.generation.model_copy(update={"model": model})
-    return evaluate.model_copy(update={"generation": generation})

@@ -1,40 +1,37 @@
-"""The files of an evaluation: evaluation.json and, beside it, the predictions (docs/evaluation.md).
+"""The results of an evaluation: the content of evaluation.json (docs/evaluation.md).
 
-evaluation.json has models.LABEL.benchmarks.NAME.{accuracy, n, calls, …} and
-models.LABEL.perplexity. A new result of a label replaces its old one and leaves other labels
-unchanged. NAME.LABEL.jsonl has one line per question. This module imports no model.
+evaluation.json has models.LABEL.benchmarks.NAME.{accuracy, n, calls, …} and models.LABEL.perplexity. store.py
+writes it. This module imports no model.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from pipeline.evaluation.intervals import wilson
-from pipeline.evaluation.questions import Question
-from pipeline.storage.kinds import EVALUATION
 from tools_service.base.errors import ConfigurationError, brief
-from tools_service.base.files import atomic_write, read_model, writing
-from tools_service.base.locks import output_lock
-from tools_service.base.ownership import require_own
+from tools_service.base.files import read_model
 from tools_service.base.settings import Frozen
-from tools_service.contract.tool import TRANSIENT
 
 if TYPE_CHECKING:
-    from pipeline.inference.generation import Generation
-
-
-_MAX_LINE = 64 * 2**20
+    from pipeline.evaluation.predictions import Prediction
 
 
 class EvaluationError(ConfigurationError):
     """Nothing to evaluate, a label that cannot name a file, or an output that is no evaluation."""
+
+
+class PairedTest(Frozen):
+    """Two models on the same questions: McNemar's exact test, two-sided."""
+
+    b: int  # questions that this model has right and the other wrong
+    c: int  # the reverse
+    p: float  # probability of such a difference, or a larger one, if both are right equally often
 
 
 class BenchmarkResult(Frozen):
@@ -53,6 +50,7 @@ class BenchmarkResult(Frozen):
     accuracy_with_call: float | None = None  # of these questions; None if there is none
     accuracy_without_call: float | None = None  # of the others
     left_out: dict[str, int] = Field(default_factory=dict)  # in the files, but not in the benchmark
+    paired: PairedTest | None = None  # against the model `compared_with`; None if its questions differ
     fingerprint: str = ""  # of everything that decides the result
 
 
@@ -98,6 +96,7 @@ class ModelResult(Frozen):
     perplexity: float | None = None
     held_out: PerplexityResult | None = None
     held_out_fingerprint: str = ""
+    compared_with: str | None = None  # label of the model of the paired tests
 
 
 class Evaluation(Frozen):
@@ -115,34 +114,6 @@ class Evaluation(Frozen):
         except (OSError, ValueError) as error:
             message = f"{path}: not a result of evaluate, choose another output: {brief(error)}"
             raise EvaluationError(message) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A question and the model's answer."""
-
-    benchmark: str
-    question: Question
-    generation: Generation
-    right: bool
-
-    def to_json(self) -> str:
-        """One line of the predictions file."""
-        question, generation = self.question, self.generation
-        row = {
-            "benchmark": self.benchmark,
-            "id": question.id,
-            "prompt": question.prompt,
-            "prediction": generation.text,
-            "answers": question.answers,
-            "right": self.right,
-            "calls": [asdict(call) for call in generation.calls],
-            "failed": [asdict(call) for call in generation.failed],
-            "stop": generation.stop_reason,
-        }
-        if generation.refused is not None:
-            row["refused"] = str(generation.refused)
-        return json.dumps(row, ensure_ascii=False)
 
 
 def summarise(
@@ -178,72 +149,3 @@ def summarise(
 
 def _share(right: Sequence[bool]) -> float | None:
     return sum(right) / len(right) if right else None
-
-
-class ResultStore:
-    """The files of one label. They are written after each benchmark, so that a crash loses only one."""
-
-    def __init__(self, output: Path, label: str) -> None:
-        """Raises EvaluationError for files of another origin, OutputError if they cannot be written."""
-        self.output = output
-        self.predictions = output.with_name(f"{output.stem}.{label}.jsonl")
-        self._label = label
-        self._stored = Evaluation.read(output).models.get(label)
-        with output_lock(output, wait=True), writing(self.predictions):  # the place can be written
-            require_own(output, EVALUATION)
-            self._lines = self._read_predictions()
-
-    def benchmark(self, name: str, fingerprint: str) -> BenchmarkResult | None:
-        """The result of a benchmark that was stored under the same fingerprint, with its predictions.
-
-        None if tools were lost on the way: these calls may succeed now.
-        """
-        stored = self._stored and self._stored.benchmarks.get(name)
-        if not stored or not fingerprint or stored.fingerprint != fingerprint:
-            return None
-        if TRANSIENT & stored.failed_calls.keys():
-            return None
-        return stored if len(self._lines.get(name, ())) == stored.n else None
-
-    def running_text(self, name: str, fingerprint: str) -> RunningTextResult | None:
-        """The result of a running text that was stored under the same fingerprint."""
-        stored = self._stored and self._stored.running_texts.get(name)
-        return stored if stored and fingerprint and stored.fingerprint == fingerprint else None
-
-    def held_out(self, fingerprint: str) -> tuple[float | None, PerplexityResult | None] | None:
-        """The perplexity that was stored under the same fingerprint."""
-        if self._stored is None or not fingerprint or self._stored.held_out_fingerprint != fingerprint:
-            return None
-        return self._stored.perplexity, self._stored.held_out
-
-    def save(self, result: ModelResult, name: str = "", predictions: Sequence[Prediction] = ()) -> Evaluation:
-        """Write the result of the label, and the predictions of benchmark `name` if that is new."""
-        if name:
-            self._lines[name] = [prediction.to_json() for prediction in predictions]
-        self._lines = {known: self._lines[known] for known in result.benchmarks}
-        lines = "".join(line + "\n" for lines in self._lines.values() for line in lines)
-        with output_lock(self.output, wait=True):  # another label may be added at the same time
-            require_own(self.output, EVALUATION)
-            evaluation = Evaluation(models={**Evaluation.read(self.output).models, self._label: result})
-            atomic_write(self.predictions, lines)
-            atomic_write(self.output, evaluation.model_dump_json(indent=1) + "\n")
-        return evaluation
-
-    def _read_predictions(self) -> dict[str, list[str]]:
-        """The stored lines by benchmark."""
-        lines: dict[str, list[str]] = {}
-        try:
-            content = self.predictions.read_text(encoding="utf-8")
-            for line in filter(None, content.split("\n")):
-                row = json.loads(line)
-                if "prediction" not in row:
-                    raise ValueError("no prediction")
-                lines.setdefault(str(row["benchmark"]), []).append(line)
-        except FileNotFoundError:
-            pass
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise EvaluationError(
-                f"{self.predictions}: would be replaced by the predictions of {self._label}, and evaluate "
-                "did not write it; choose another output or label"
-            ) from error
-        return lines

@@ -124,6 +124,8 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
         if benchmark.failed_calls:
             number = sum(benchmark.failed_calls.values())
             yield f"{name}: {_calls(number)} failed ({_shown(benchmark.failed_calls)})"
+        if result.compared_with is not None and benchmark.paired is None:
+            yield f"{name}: not compared with {result.compared_with}, which has no answers to these questions"
     calls = sum(benchmark.calls for benchmark in result.benchmarks.values())
     if result.benchmarks and not calls and generation.k and not generation.disabled:
         yield f"no question got a call; --generation.k is {generation.k}, a larger one makes calls likelier"

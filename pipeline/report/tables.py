@@ -117,7 +117,8 @@ def calls_view(calls: Iterable[KeptCall]) -> RenderableType:
 def result_table(evaluation: Evaluation) -> Table:
     """Accuracy in percent, its 95 % interval, and questions with a call; the paper's four models first.
 
-    A model is a row, or a column if there are many benchmarks.
+    A further line of a cell has failed calls, questions that were not asked, and p of the paired test. A
+    model is a row, or a column if there are many benchmarks.
     """
     names = [name for name in _MODELS if name in evaluation.models]
     names += [name for name in evaluation.models if name not in _MODELS]
@@ -135,7 +136,9 @@ def result_table(evaluation: Evaluation) -> Table:
         "–" if model.perplexity is None else f"{model.perplexity:.2f}" for model in models
     ]
     title = "Results: percent right (questions with a call), 95 % interval"
-    table = Table(title=title, title_justify="left", show_lines=len(measures) > _MAX_COLUMNS)
+    if others := {model.compared_with: None for model in models if model.compared_with}:
+        title += f"; p against {', '.join(others)} (McNemar)"
+    table = Table(title=escape(title), title_justify="left", show_lines=len(measures) > _MAX_COLUMNS)
     if len(measures) > _MAX_COLUMNS:
         table.add_column("benchmark")
         for name in names:
@@ -177,7 +180,14 @@ def _score(result: BenchmarkResult | None) -> str:
     if result is None:
         return "–"
     low, high = result.interval or wilson(round(result.accuracy * result.n), result.n)
-    return f"{100 * result.accuracy:.1f} ({result.calls})\n{100 * low:.1f}–{100 * high:.1f}"
+    lines = [f"{100 * result.accuracy:.1f} ({result.calls})", f"{100 * low:.1f}–{100 * high:.1f}"]
+    if failed := sum(result.failed_calls.values()):
+        lines.append(f"{failed} failed")
+    if not_asked := sum(result.not_asked.values()):
+        lines.append(f"{not_asked} not asked")
+    if result.paired is not None:
+        lines.append("p < 0.001" if result.paired.p < 0.001 else f"p = {result.paired.p:.3f}")
+    return "\n".join(lines)
 
 
 def _running_text(result: RunningTextResult | None) -> str:

@@ -83,5 +83,8 @@ SCORES = OutputKind(
     ),
 )
 
+PART_OF_PREDICTIONS = r"(?P<dot>\.)?[0-9a-f]{32}-\d{8}-[0-9a-f]{32}\.parquet(?(dot)\.[0-9a-f]{32}\.part)"
+"""Expression for the names of chunks of predictions: a fingerprint, and the index of the first question."""
+
 EVALUATION = OutputKind(name="a result of evaluate", marks={"": frozenset({"models"})})
 PLAN = OutputKind(name="a plan", marks={"": frozenset({"assumptions", "sample", "time"})})

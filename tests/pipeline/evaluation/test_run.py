@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.config import ModelConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.questions import Benchmark, Question, QuestionError
-from pipeline.evaluation.results import BenchmarkResult, Evaluation, EvaluationError, ModelResult, ResultStore
+from pipeline.evaluation.results import Evaluation, EvaluationError
 from pipeline.evaluation.run import evaluate, evaluate_model
+from pipeline.evaluation.store import ResultStore
 from pipeline.inference.generator import Generator
 from tests.pipeline.inference.test_decode_batch import random_model
 from tests.pipeline.scripted import ScriptedModel
-from tools_service.base.files import OutputError
+from tools_service.base.locks import OutputInUseError
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.tools.calculator import Calculator
 from tools_service.tools.calendar import Calendar
@@ -129,8 +131,8 @@ def test_labels_are_added_to_the_file_and_replaced(tmp_path: Path) -> None:
         "skipped": 1,
     }
     assert again.models["toolformer"].tools_off == ("MT", "QA", "WikiSearch")
-    [line] = (tmp_path / "out" / "e.disabled.jsonl").read_text().splitlines()
-    assert {"benchmark", "id", "prediction", "right", "calls"} <= set(json.loads(line))
+    [row] = pq.read_table(tmp_path / "out" / "e.disabled.parquet").to_pylist()
+    assert {"benchmark", "id", "prediction", "right", "calls"} <= set(row)
 
 
 def test_published_benchmarks_beside_a_question_file(
@@ -169,7 +171,7 @@ def test_published_benchmarks_beside_a_question_file(
     assert measured.word_perplexity > measured.token_perplexity > 1
     assert (measured.window, measured.stride, measured.articles) == (8, 4, 1)
     counted = Counted(monkeypatch)
-    monkeypatch.setattr("pipeline.evaluation.run.running_text_perplexity", None)
+    monkeypatch.setattr("pipeline.evaluation.tasks.running_text_perplexity", None)
     assert evaluate({"disabled": disabled}).models["disabled"] == models["disabled"]
     assert counted.prompts == 0
     twice = (Path(f"svamp={sums}"), Path(f"svamp={tmp_path / 'other.json'}"))
@@ -219,20 +221,6 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
         evaluate({"m": config})
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["thesis", "[]\n", "null", "3", '{"id": "a"}', '{"benchmark": 1}', "\xff", "{"],
-)
-def test_a_file_in_the_place_of_the_predictions_is_kept(tmp_path: Path, content: str) -> None:
-    """A user's questions.dev.jsonl, for example, with --output questions.json and --label dev."""
-    theirs = tmp_path / "questions.dev.jsonl"
-    theirs.write_text(content, encoding="latin-1")
-    config = EvaluateConfig(output=tmp_path / "questions.json", perplexity=(str(tmp_path),))
-    with pytest.raises(EvaluationError, match=r"questions\.dev\.jsonl: would be replaced"):
-        evaluate({"dev": config})
-    assert theirs.read_text(encoding="latin-1") == content
-
-
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", "3", '{"models": 3}', "\0"])
 def test_an_output_that_is_no_evaluation_is_kept(tmp_path: Path, content: str) -> None:
     (tmp_path / "e.json").write_text(content)
@@ -240,19 +228,6 @@ def test_an_output_that_is_no_evaluation_is_kept(tmp_path: Path, content: str) -
         evaluate({"dev": EvaluateConfig(output=tmp_path / "e.json", perplexity=(str(tmp_path),))})
     assert "pydantic" not in str(refused.value)
     assert (tmp_path / "e.json").read_text() == content
-
-
-def test_results_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
-    result = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={})
-    labels = [f"label{n}" for n in range(20)]
-    stores = [ResultStore(tmp_path / "e.json", label) for label in labels]
-    threads = [Thread(target=store.save, args=(result,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(Evaluation.read(tmp_path / "e.json").models) == sorted(labels)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -307,7 +282,7 @@ def test_a_finished_benchmark_survives_a_crash_in_the_next(
     with pytest.raises(KeyboardInterrupt):
         evaluate({"m": config})
     assert list(Evaluation.read(config.output).models["m"].benchmarks) == ["first"]
-    assert len((tmp_path / "e.m.jsonl").read_text().splitlines()) == 2
+    assert pq.read_table(tmp_path / "e.m.parquet").num_rows == 2
     monkeypatch.undo()
     counted = Counted(monkeypatch)
     resumed = evaluate({"m": config}).models["m"]
@@ -315,8 +290,7 @@ def test_a_finished_benchmark_survives_a_crash_in_the_next(
     assert list(resumed.benchmarks) == ["first", "second"]
     whole = evaluate({"m": small.model_copy(update={"output": tmp_path / "whole.json"})}).models["m"]
     assert resumed == whole
-    lines = (tmp_path / "e.m.jsonl").read_text()
-    assert lines == (tmp_path / "whole.m.jsonl").read_text()
+    assert (tmp_path / "e.m.parquet").read_bytes() == (tmp_path / "whole.m.parquet").read_bytes()
     counted.prompts = 0
     assert evaluate({"m": config}).models["m"] == whole
     assert counted.prompts == 0
@@ -347,7 +321,7 @@ def test_what_changed_is_asked_again(
     assert asked(config) == 4
     files[1].write_text(files[1].read_text().replace("31", "32"))
     assert asked(config) == 2
-    (tmp_path / "e.m.jsonl").unlink()  # results without their predictions are not used
+    (tmp_path / "e.m.parquet").unlink()  # results without their predictions are not used
     assert asked(config) == 4
     assert asked(config.model_copy(update={"benchmarks": files[:1]})) == 0
     assert list(Evaluation.read(config.output).models["m"].benchmarks) == ["first"]
@@ -367,8 +341,9 @@ def test_what_cannot_be_asked_or_met_is_wrong_and_counted() -> None:
     assert found.not_asked == {"too_long": 1}
     assert (found.answers_left_out, found.without_answer) == (3, 1)
     assert [one.right for one in predictions] == [True, False, True, False]
-    rows = [json.loads(one.to_json()) for one in predictions]
-    assert [row.get("refused", "")[:10] for row in rows] == ["", "the prompt", "", ""]
+    rows = [one.to_row() for one in predictions]
+    assert [row["refused"] for row in rows] == [None, "too_long", None, None]
+    assert rows[1]["message"].startswith("the prompt")
     assert rows[1]["stop"] == "refused"
 
 
@@ -380,51 +355,73 @@ def test_a_result_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert Evaluation.read(tmp_path / "e.json").models["m"].benchmarks["b"].n == 2
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}", '{"models": 5}', "[" * 100_000, "\x00"])
-def test_an_output_of_another_origin_is_left_alone(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "e.json"
-    path.write_text(content)
-    with pytest.raises(EvaluationError, match=r"e\.json: not a result of evaluate") as caught:
-        ResultStore(path, "m")
-    assert "\n" not in str(caught.value)
-    assert path.read_text() == content
+def test_it_goes_on_where_it_was_killed(
+    small: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after each of its writes in turn, a run ends with the bytes of an undisturbed one."""
+    monkeypatch.setattr("pipeline.evaluation.label_run._CHUNK", 2)
+    questions = tmp_path / "many.jsonl"
+    rows = [{"id": str(i), "prompt": SUM, "answers": ["31"], "scoring": "number"} for i in range(7)]
+    questions.write_text("\n".join(map(json.dumps, rows)))
+    files = (questions, small.benchmarks[0])
+    config = small.model_copy(update={"benchmarks": files, "batch_size": 1, "compare_with": "b"})
+    disabled = config.generation.model_copy(update={"disabled": True})
+
+    def run(output: Path) -> None:
+        there = config.model_copy(update={"output": output})
+        evaluate({"a": there.model_copy(update={"generation": disabled}), "b": there})
+
+    run(tmp_path / "whole.json")
+    output, starts, counted = tmp_path / "e.json", 0, Counted(monkeypatch)
+    finished = False
+    while not finished:
+        starts += 1
+        with monkeypatch.context() as patch:
+            _stop_after_a_write(patch)
+            try:
+                run(output)
+                finished = True
+            except KeyboardInterrupt:
+                assert starts < 40
+    assert starts > 10
+    assert counted.prompts == 18  # two labels with 7 and 2 questions: none was asked twice
+    assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    for label in ("a", "b"):
+        written = [tmp_path / f"{name}.{label}.parquet" for name in ("e", "whole")]
+        assert written[0].read_bytes() == written[1].read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
 
 
-@pytest.mark.parametrize("content", ["notes\n", "[1]\n", '{"id": 1}\n', "5\n", "\xff\n"])
-def test_a_file_in_the_place_of_the_predictions_is_left_alone(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "e.m.jsonl"
-    path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(EvaluationError, match=r"e\.m\.jsonl: would be replaced"):
-        ResultStore(tmp_path / "e.json", "m")
-    assert path.read_bytes() == content.encode("latin-1")
+def _stop_after_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop as soon as a file has another content."""
+
+    def stopping(write: Any) -> Any:
+        def write_and_stop(path: Path, content: Any, *more: Any) -> None:
+            before = path.read_bytes() if path.exists() else None
+            write(path, content, *more)
+            if path.read_bytes() != before:
+                raise KeyboardInterrupt
+
+        return write_and_stop
+
+    for module, name in (("store", "write_table"), ("store", "atomic_write"), ("paired", "atomic_write")):
+        place = f"pipeline.evaluation.{module}.{name}"
+        monkeypatch.setattr(place, stopping(getattr(import_module(f"pipeline.evaluation.{module}"), name)))
 
 
-def test_an_output_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for output in (tmp_path / "file" / "e.json", tmp_path / "file" / "deeper" / "e.json"):
-        with pytest.raises(OutputError, match="cannot write"):
-            ResultStore(output, "m")
-    with pytest.raises(OutputError, match="cannot write"):
-        ResultStore(tmp_path / "e.json", "m" * 300)
-    with pytest.raises(EvaluationError, match="not a result"):
-        ResultStore(tmp_path / "folder", "m")
+def test_labels_have_the_order_of_the_command(small: EvaluateConfig, tmp_path: Path) -> None:
+    config = small.model_copy(update={"output": tmp_path / "e.json", "perplexity": ()})
+    evaluate({"c": config})
+    assert list(evaluate({"b": config, "a": config}).models) == ["c", "b", "a"]
 
 
-def test_a_result_that_lost_its_tools_is_not_used_again(tmp_path: Path) -> None:
-    for failed, used in (
-        ({}, True),
-        ({"no_arrow": 1}, True),
-        ({"deadline": 1}, False),
-        ({"replica died": 2}, False),
-    ):
-        found = BenchmarkResult(
-            accuracy=1, n=1, calls=0, calls_by_tool={}, failed_calls=failed, fingerprint="same"
-        )
-        model = ModelResult(model="m", k=1, disabled=False, tools_off=(), benchmarks={"b": found})
-        (tmp_path / "e.json").write_text(Evaluation(models={"m": model}).model_dump_json())
-        (tmp_path / "e.m.jsonl").write_text('{"benchmark": "b", "prediction": "4"}\n')
-        store = ResultStore(tmp_path / "e.json", "m")
-        assert (store.benchmark("b", "same") is not None) == used
-        assert store.benchmark("b", "other") is None
-        assert store.benchmark("c", "same") is None
+def test_a_paired_test_needs_a_known_label(small: EvaluateConfig, tmp_path: Path) -> None:
+    config = small.model_copy(update={"output": tmp_path / "e.json", "compare_with": "plain"})
+    with pytest.raises(EvaluationError, match=r"compare_with: no model 'plain' in .*; there are m"):
+        evaluate({"m": config})
+
+
+def test_a_label_that_is_being_written_is_refused(small: EvaluateConfig, tmp_path: Path) -> None:
+    config = small.model_copy(update={"output": tmp_path / "e.json"})
+    with ResultStore(config.output, "m").locked(), pytest.raises(OutputInUseError, match=r"e\.m\.parquet"):
+        evaluate({"m": config})

@@ -363,6 +363,9 @@ def test_evaluate_says_what_failed() -> None:
     )
     assert "questions could not be asked, so wrong (2 x context, 1 x empty)" in text
     assert "b: 5 answers that the scoring can never meet are left out; 1 questions have no other" in text
+    alone = result.model_copy(update={"compared_with": "plain"})
+    text = "\n".join(losses.evaluation_losses(alone, EvaluateConfig(generation=generation)))
+    assert "b: not compared with plain, which has no answers to these questions" in text
     good = benchmark.model_copy(update={"calls": 1, "failed_calls": {}})
     fine = result.model_copy(update={"benchmarks": {"b": good}, "held_out": None, "tools_off": ("MT",)})
     assert list(losses.evaluation_losses(fine, EvaluateConfig(generation=generation))) == []

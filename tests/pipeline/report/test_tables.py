@@ -13,7 +13,13 @@ from rich.console import Console, RenderableType
 
 from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
-from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult, RunningTextResult
+from pipeline.evaluation.results import (
+    BenchmarkResult,
+    Evaluation,
+    ModelResult,
+    PairedTest,
+    RunningTextResult,
+)
 from pipeline.report.tables import calls_view, files_table, funnel_table, kept_calls, report, result_table
 from pipeline.storage.counts import count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
@@ -122,6 +128,22 @@ def test_the_table_compares_the_models_in_the_papers_order() -> None:
     assert ["model", "n", "=", "80", "n", "=", "80", "perplexity"] in lines
     assert ["0.2–6.7", "0.2–6.7"] in lines  # of old files, too, which have no interval
     assert ["95.4–100.0"] in lines
+
+
+def test_a_cell_has_what_failed_and_the_paired_test() -> None:
+    model = result(0.5, 40, None, "sums", "days")
+    changes: list[dict[str, object]] = [
+        {"failed_calls": {"no_arrow": 2, "deadline": 1}, "paired": PairedTest(b=9, c=3, p=0.146)},
+        {"not_asked": {"too_long": 4}, "paired": PairedTest(b=20, c=0, p=2e-6)},
+    ]
+    names = zip(model.benchmarks, changes, strict=True)
+    found = {name: model.benchmarks[name].model_copy(update=update) for name, update in names}
+    compared = model.model_copy(update={"benchmarks": found, "compared_with": "plain"})
+    text = printed(result_table(Evaluation(models={"toolformer": compared, "plain": model})))
+    assert "p against plain (McNemar)" in text
+    for line in ("3 failed", "p = 0.146", "4 not asked", "p < 0.001"):
+        assert text.count(line) == 1
+    assert "McNemar" not in printed(result_table(Evaluation(models={"plain": model})))
 
 
 def test_brackets_in_names_are_printed_as_they_are() -> None:

@@ -1,0 +1,99 @@
+"""Runs the tasks of an evaluation on a Ray cluster: a connection, tools on Ray Serve, a pool of actors.
+
+In: tasks. Out: each task with its result. Everything starts with the first task, and ends with the block.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import ray
+
+from pipeline.base.config import ModelConfig
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.evaluation.actors import ActorPool, EvaluationActor
+from pipeline.evaluation.tasks import Task, TaskResult
+from pipeline.runtime.connection import ResourceRequest, ray_connection
+from tools_service.config import ToolsConfig
+from tools_service.serving.client import ServeTools
+from tools_service.serving.deployment import tools_on_ray
+from tools_service.tools.client import ToolClient
+
+logger = logging.getLogger(__name__)
+
+
+class RayExecutor:
+    """The actors of one command; `with` ends what it started."""
+
+    def __init__(
+        self, configs: Sequence[EvaluateConfig], actor: type[EvaluationActor] = EvaluationActor
+    ) -> None:
+        """`configs` are those of all labels; the resources of the first one count."""
+        self._configs, self._actor, self._stack = configs, actor, ExitStack()
+        self._pool: ActorPool | None = None
+        self._started: dict[tuple[str, frozenset[str]], ToolClient] = {}
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def results(
+        self, config: GenerateConfig, tools: Collection[str], tasks: Sequence[Task]
+    ) -> Iterator[tuple[Task, TaskResult]]:
+        """Each task with its result as soon as it is there."""
+        if not tasks:
+            return
+        if self._pool is None:
+            self._pool = self._start_pool()
+        client = self._start_tools(config.tools, frozenset(tools))
+        yield from self._pool.results(_with_absolute_path(config.model), client, tasks)
+
+    def _start_pool(self) -> ActorPool:
+        """Connect to Ray; one actor for each GPU that the tools leave, if no number is given."""
+        generations = [config.generation for config in self._configs]
+        deployments = {
+            tool: generation.tools.of(tool).deployment
+            for generation in generations
+            for tool in generation.tools.specs
+            if tool not in generation.tools_off and not generation.calls_disabled
+        }
+        tool_cpus = sum(each.min_replicas * each.cpus for each in deployments.values())
+        tool_gpus = sum(each.min_replicas * each.gpus for each in deployments.values())
+        per_actor = self._configs[0].ray
+        least = per_actor.actors or 1
+        request = ResourceRequest(
+            cpus=least * per_actor.cpus_per_actor + tool_cpus,
+            gpus=least * per_actor.gpus_per_actor + tool_gpus,
+            of=f"{least} evaluating actors and the tools",
+            remedy="lower ray.actors (0: in this process) or ray.gpus_per_actor (0: on the CPU), or name a "
+            "cluster in ray.address",
+        )
+        self._stack.enter_context(ray_connection(request, per_actor.address))
+        size = least
+        if per_actor.actors is None:
+            gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+            size = max(1, int((gpus - tool_gpus) // per_actor.gpus_per_actor))
+        logger.info("%d evaluating actors", size)
+        pool = ActorPool(per_actor, size, self._actor)
+        self._stack.callback(pool.close)
+        return pool
+
+    def _start_tools(self, config: ToolsConfig, tools: frozenset[str]) -> ToolClient:
+        """The tools, which stay from label to label."""
+        if not tools:
+            return ServeTools(config)  # nothing can be called
+        key = config.model_dump_json(), tools
+        if key not in self._started:
+            self._started[key] = self._stack.enter_context(tools_on_ray(config, sorted(tools)))
+        return self._started[key]
+
+
+def _with_absolute_path(model: ModelConfig) -> ModelConfig:
+    """Workers have another working directory."""
+    local = Path(model.path)
+    return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model
