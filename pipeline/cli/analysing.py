@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.cli.evaluating import configs_of
 from tools_service.base.errors import ConfigurationError, brief
 
 if TYPE_CHECKING:
@@ -81,21 +82,16 @@ def sweep_configs(
 
 def scaling_configs(config: EvaluateConfig, models: Sequence[str]) -> dict[str, EvaluateConfig]:
     """A configuration with and one without calls for each LABEL=PATH, by LABEL and LABEL-disabled; for
-    LABEL=PATH,disabled one without calls, by LABEL."""
+    LABEL=PATH,disabled one without calls, by LABEL. Other settings are those of evaluate."""
     if not models:
         raise ConfigurationError("models: give one or more, as in --models small=runs/small large=runs/large")
     configs: dict[str, EvaluateConfig] = {}
-    for entry in models:
-        label, _, value = entry.partition("=")
-        path = value.removesuffix(f",{_DISABLED}")
-        if not label or not path:
-            raise ConfigurationError(f"models: {entry}: use LABEL=PATH, or LABEL=PATH,disabled")
-        model = config.generation.model.model_copy(update={"path": path})
-        added = {label: _with(config, model=model, disabled=path != value)}
-        if path == value:
-            added[f"{label}-{_DISABLED}"] = _with(config, model=model, disabled=True)
+    for label, found in configs_of(config, None, tuple(models)).items():
+        added = {label: found}
+        if not found.generation.disabled:
+            added[f"{label}-{_DISABLED}"] = _with(found, disabled=True)
         if twice := configs.keys() & added.keys():
-            raise ConfigurationError(f"models: {entry}: the label {min(twice)} is given twice")
+            raise ConfigurationError(f"models: {label}: there are two results with the label {min(twice)}")
         configs |= added
     return configs
 

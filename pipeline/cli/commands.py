@@ -487,8 +487,8 @@ COMMANDS: dict[str, Command] = {
         config=lambda recipe: TableConfig(evaluations=(recipe.evaluate.output,)),
         examples=(
             "runs/demo/evaluation.json --intervals",
-            "runs/a.json runs/b.json --rows gptj base --layout lama qa --format latex > table.tex",
-            "runs/scaling.json --layout scaling --format csv > scaling.csv",
+            "runs/a.json runs/b.json --rows gptj base --layout lama qa --format latex",
+            "runs/scaling.json --layout scaling --format csv",
         ),
     ),
     "demo": Command(

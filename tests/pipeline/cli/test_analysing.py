@@ -52,11 +52,11 @@ def test_scaling_evaluates_each_model_with_and_without_calls() -> None:
     ("models", "problem"),
     [
         ([], "models: give one or more"),
-        (["runs/s"], "models: runs/s: use LABEL=PATH"),
-        (["s="], "models: s=: use LABEL=PATH"),
+        (["runs/s"], "--models runs/s: use LABEL=PATH"),
+        (["s="], "--models s=: use LABEL=PATH"),
         (["=runs/s"], "use LABEL=PATH"),
         (["s=a", "s=b"], "the label s is given twice"),
-        (["s=a", "s-disabled=b"], "the label s-disabled is given twice"),
+        (["s=a", "s-disabled=b"], "two results with the label s-disabled"),
     ],
 )
 def test_models_that_cannot_be_used(models: list[str], problem: str) -> None:
