@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from pipeline.analysis.paper_figures import paper_figures
 from pipeline.analysis.result_table import Cell, ResultTable, Row
@@ -56,7 +57,8 @@ def parameters(model: str) -> int | None:
     try:
         config = AutoConfig.from_pretrained(model, local_files_only=True)
         with torch.device("meta"):
-            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+            model_class: Any = AutoModelForCausalLM
+            return int(model_class.from_config(config).num_parameters())
     except (OSError, ValueError) as error:
         logger.debug("%s: %s", model, error)
         logger.warning("%s: no model's configuration here, so its parameters are not counted", model)

@@ -71,7 +71,7 @@ def thresholds_table(examples: Examples, *, paper: bool = True) -> ResultTable:
             )
             for figures in paper_figures().examples
         ]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if any(count is None for counts in examples.values() for count in counts.values()):
         notes = (
             "A dash: the threshold is below the tau_f of the annotations; annotate again with a lower one.",
