@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The entrypoint of ray_job.yaml: annotate → merge → finetune, with and without calls → evaluate the paper's
-# four models, with the recipe `paper` and all five tools.
+# four models → tables, with the recipe `paper` and all five tools.
 #
 #   cluster/paper.sh FOLDER      FOLDER is on storage that all nodes mount:
 #     FOLDER/corpus/       corpus files of CCNet           FOLDER/encyclopedia/   articles for WikiSearch and QA
@@ -8,39 +8,46 @@
 #     FOLDER/questions/    question files of your own      FOLDER/held_out/       pages for perplexity
 #     FOLDER/index/        the search index (written)      FOLDER/runs/paper/     results (written)
 #
-# MODEL names another model, TOOLS_FILE another configuration of the tools. Started again after a
-# failure, it resumes.
+# tables.md and tables.tex show the results beside the paper's figures, thresholds.md the examples in C*.
+# MODEL names another model, TOOLS_FILE another configuration of the tools, RECIPE another recipe. Started
+# again after a failure, it resumes.
 set -euo pipefail
 shopt -s nullglob
 
 shared=${1:?"usage: cluster/paper.sh FOLDER"}
-runs=$shared/runs/paper
+recipe=${RECIPE:-paper}
+runs=$shared/runs/$recipe
 model=${MODEL:-EleutherAI/gpt-j-6b}
 tools=${TOOLS_FILE:-cluster/tools.toml}
 benchmarks=("$shared"/questions/*.jsonl)
-for source in "$shared"/benchmarks/*; do
-    name=${source##*/}
-    benchmarks+=("${name%%.*}=$source")
+for path in "$shared"/benchmarks/*; do
+    name=${path##*/}
+    benchmarks+=("${name%%.*}=$path")
 done
 if ((${#benchmarks[@]} == 0)); then
-    echo "cluster/paper.sh: no question file (*.jsonl) in $shared/questions, no benchmark in $shared/benchmarks" >&2
+    echo "cluster/paper.sh: no benchmark in $shared/benchmarks and no question file (*.jsonl) in $shared/questions" >&2
     exit 2
 fi
 
-python -m pipeline annotate --recipe paper --model "$model" --corpus "$shared/corpus" --tools-file "$tools" \
+python -m pipeline annotate --recipe "$recipe" --model "$model" --corpus "$shared/corpus" --tools-file "$tools" \
     --tools.wikisearch.source "$shared/encyclopedia" --tools.wikisearch.index "$shared/index" \
     --output "$runs/annotations"
-python -m pipeline merge --recipe paper --annotations "$runs/annotations" --output "$runs/augmented"
-python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --output "$runs/model"
+python -m pipeline merge --recipe "$recipe" --annotations "$runs/annotations" --output "$runs/augmented"
+python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --output "$runs/model"
 # The baseline M + CC: the same texts without their calls.
-python -m pipeline finetune --recipe paper --model "$model" --data "$runs/augmented" --column plain \
+python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --column plain \
     --output "$runs/model-plain"
 
 # Evaluation runs on the GPUs of the cluster. Calls are off in the baselines, which were not trained to call,
 # wherever perplexity is measured; Toolformer's own perplexity is a dash.
-python -m pipeline evaluate --recipe paper --tools-file "$tools" \
+python -m pipeline evaluate --recipe "$recipe" --tools-file "$tools" \
     --models "base=$model,disabled-perplexity" "plain=$runs/model-plain,disabled-perplexity" \
-    "disabled=$runs/model,disabled" "toolformer=$runs/model" --compare-with plain \
+    "disabled=$runs/model,disabled" "toolformer=$runs/model" \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \
     --generation.tools.calendar.today \
     --benchmarks "${benchmarks[@]}" dateset=0 --perplexity "$shared/held_out" --output "$runs/evaluation.json"
+
+python -m pipeline table "$runs/evaluation.json" --intervals > "$runs/tables.md"
+python -m pipeline table "$runs/evaluation.json" --format latex > "$runs/tables.tex"
+python -m pipeline thresholds --annotations "$runs/annotations" > "$runs/thresholds.md"
+echo "results: $runs/evaluation.json, tables.md, tables.tex, thresholds.md"

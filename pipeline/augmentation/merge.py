@@ -107,11 +107,11 @@ def _merge(config: MergeConfig) -> MergeManifest:
     config = config.model_copy(update={"annotations": expand(config.annotations)})
     sources = {folder: read_finished(folder) for folder in config.annotations}
     require_together(sources, config.missing_slices)
-    annotated_tau_f = _annotated_tau_f(sources)
+    annotated_tau_f = annotated_thresholds(sources)
     floors = {tool: max(values) for tool, values in annotated_tau_f.items()}
     tau_f = thresholds(config, annotated_tau_f)
-    _require_distinct(config.annotations)
-    rows = _rows(config.annotations, tau_f)
+    require_distinct(config.annotations)
+    rows = rows_reaching(config.annotations, tau_f)
     one_per_position = config.one_call_per_position
     mixture = choose(
         rows,
@@ -119,10 +119,10 @@ def _merge(config: MergeConfig) -> MergeManifest:
         config.max_examples,
         config.seed,
         one_per_position=one_per_position,
-        input_rule=_input_rule(sources),
+        input_rule=input_rule_of(sources),
     )
     calls: Counter[str] = Counter()
-    table = _table(augment(_rows(config.annotations, tau_f), mixture, calls))
+    table = _table(augment(rows_reaching(config.annotations, tau_f), mixture, calls))
     manifest = MergeManifest(
         config=config,
         versions=versions(),
@@ -186,7 +186,7 @@ def augment(
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tool_names": tools}
 
 
-def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, set[float]]:
+def annotated_thresholds(sources: Mapping[Path, AnnotationManifest]) -> dict[str, set[float]]:
     """By tool, the thresholds that its annotations were run with.
 
     The annotations have every loss for the highest of them, and not for lower ones.
@@ -196,7 +196,7 @@ def _annotated_tau_f(sources: Mapping[Path, AnnotationManifest]) -> dict[str, se
     return {tool: {method.of(tool).tau_f for method in methods if tool in method.tools} for tool in tools}
 
 
-def _input_rule(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
+def input_rule_of(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
     """The tools that drop calls whose input stands in the text only after them."""
     return frozenset().union(*(source.config.method.input_rule for source in sources.values()))
 
@@ -222,7 +222,7 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
     return tau_f
 
 
-def _require_distinct(folders: Sequence[Path]) -> None:
+def require_distinct(folders: Sequence[Path]) -> None:
     """MergeError if two folders share a text, as two annotations of one corpus do."""
     ids = np.concatenate([np.empty(0, np.int64), *(_ids(folder) for folder in folders)])
     ids.sort()
@@ -240,7 +240,7 @@ def _ids(folder: Path) -> Ids:
     return np.concatenate([np.empty(0, np.int64), *batches])
 
 
-def _rows(folders: Sequence[Path], tau_f: TauF) -> Iterator[dict[str, Any]]:
+def rows_reaching(folders: Sequence[Path], tau_f: TauF) -> Iterator[dict[str, Any]]:
     """The rows with a gain of at least the lowest tau_f, without their calls below it.
 
     Most calls and texts are below it; dropping them in Arrow makes a merge several times faster.

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Generic, TextIO, TypeVar
 
 import tyro
 
+from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
@@ -96,6 +97,29 @@ class EvaluateArguments(ToolsArguments[EvaluateConfig]):
     models: tuple[Text, ...] = ()
     """Several models, as LABEL=PATH in place of --label and --model; settings of one of them follow after
     commas, as in LABEL=PATH,disabled or LABEL=PATH,k=1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(ToolsArguments[EvaluateConfig]):
+    k: tuple[int, ...] = (0, 1, 3, 10)
+    """The values of k, one evaluation each (section 5, Table 9)."""
+    disabled: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Evaluate with calls disabled too."""
+    label: Text | None = None
+    """Put before the labels k0, k1, … in the result file: LABEL-k0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingArguments(ToolsArguments[EvaluateConfig]):
+    models: tuple[Text, ...] = ()
+    """The models, as LABEL=PATH; evaluated with calls and with calls disabled. LABEL=PATH,disabled is a
+    baseline: disabled only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableArguments(Arguments[TableConfig]):
+    files: tyro.conf.Positional[tuple[FilePath, ...]] = ()
+    """Files that evaluate, sweep or scaling wrote; the same as --evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +281,37 @@ def harness(arguments: ToolsArguments[HarnessConfig]) -> None:
     print(arguments.config.output)
 
 
+def sweep(arguments: SweepArguments) -> None:
+    """Evaluate a model with several k, and count its calls."""
+    from pipeline.cli.analysing import sweep
+
+    sweep(arguments.config, arguments.k, disabled=arguments.disabled, label=arguments.label)
+
+
+def scaling(arguments: ScalingArguments) -> None:
+    """Evaluate models of several sizes with and without calls."""
+    from pipeline.cli.analysing import scaling
+
+    scaling(arguments.config, arguments.models)
+
+
+def thresholds(arguments: Arguments[ThresholdsConfig]) -> None:
+    """Count the examples in C* by tool for several tau_f. Runs no model."""
+    from pipeline.cli.analysing import thresholds
+
+    thresholds(arguments.config)
+
+
+def table(arguments: TableArguments) -> None:
+    """Results in the paper's tables, beside its own figures: Markdown, LaTeX, CSV."""
+    from pipeline.cli.analysing import table
+
+    config = arguments.config
+    if arguments.files:
+        config = config.model_copy(update={"evaluations": arguments.files})
+    table(config)
+
+
 def demo(arguments: DemoArguments) -> None:
     """All steps in order, with the baselines, and the results in one table."""
     from pipeline.cli.demo import demo
@@ -303,6 +358,11 @@ class Command:
     config: Callable[[Recipe], Frozen]
     short: dict[str, str] = field(default_factory=dict)
     examples: tuple[str, ...]
+
+
+def _evaluation_beside(recipe: Recipe, name: str) -> EvaluateConfig:
+    """The recipe's evaluation with another output in the same folder."""
+    return recipe.evaluate.model_copy(update={"output": recipe.evaluate.output.with_name(name)})
 
 
 _MODEL = {"--model": "--model.path"}
@@ -449,6 +509,40 @@ COMMANDS: dict[str, Command] = {
             "--recipe demo --tasks wikitext --no-calls",
             "--model runs/model --tasks gsm8k --limit 100",
             "--recipe demo --include-path my_tasks/ --tasks my_task",
+        ),
+    ),
+    "sweep": Command(
+        run=sweep,
+        arguments=SweepArguments,
+        config=lambda recipe: _evaluation_beside(recipe, "sweep.json"),
+        short={"--model": "--generation.model.path"},
+        examples=(
+            "--recipe demo --disabled",
+            "--model runs/model --k 0 1 3 10 --benchmarks lama_trex=LAMA/ webquestions=test.json",
+        ),
+    ),
+    "scaling": Command(
+        run=scaling,
+        arguments=ScalingArguments,
+        config=lambda recipe: _evaluation_beside(recipe, "scaling.json"),
+        examples=(
+            "--models small=runs/small/model large=runs/large/model gpt2=openai-community/gpt2,disabled",
+        ),
+    ),
+    "thresholds": Command(
+        run=thresholds,
+        arguments=Arguments[ThresholdsConfig],
+        config=lambda recipe: ThresholdsConfig(annotations=(recipe.annotate.output,)),
+        examples=("--recipe demo", "--annotations 'runs/slices/*' --tau-f 0.5 1 1.5 2 --max-examples 25000"),
+    ),
+    "table": Command(
+        run=table,
+        arguments=TableArguments,
+        config=lambda recipe: TableConfig(evaluations=(recipe.evaluate.output,)),
+        examples=(
+            "runs/demo/evaluation.json --intervals",
+            "runs/a.json runs/b.json --rows gptj base --layout lama qa --format latex",
+            "runs/scaling.json --layout scaling --format csv",
         ),
     ),
     "demo": Command(

@@ -257,45 +257,50 @@ def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
     them."""
     entrypoint = shlex.split(job()["spec"]["entrypoint"])
     assert entrypoint[:2] == ["bash", "cluster/paper.sh"]
-    for name in ("questions/own.jsonl", "benchmarks/svamp.json", "benchmarks/lama_trex/P19.jsonl"):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    for name in ("python", "ray"):
-        command = tmp_path / name
-        command.write_text(
-            f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" {name} "$@")" >> "{tmp_path}/calls"\n'
-        )
-        command.chmod(0o755)
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions" / "own.jsonl").touch()
+    (tmp_path / "runs" / "paper").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "lama_trex").mkdir(parents=True)
+    for name in ("svamp.json", "nq.dev.jsonl.gz", "wikitext.raw"):
+        (tmp_path / "benchmarks" / name).touch()
+    command = tmp_path / "python"
+    command.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{tmp_path}/calls"\n')
+    command.chmod(0o755)
     path = f"{tmp_path}:/usr/bin:/bin"
     subprocess.run([*entrypoint[:2], str(tmp_path)], cwd=ROOT, env={"PATH": path}, check=True, timeout=20)
     calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
     commands = [call[call.index("pipeline") + 1 :] for call in calls]
     assert [command[0] for command in commands] == [
-        *("annotate", "merge", "finetune", "finetune", "evaluate")
+        *("annotate", "merge", "finetune", "finetune", "evaluate"),
+        *("table", "table", "thresholds"),
     ]
     parsed = [parse(command[0], command[1:]) for command in commands]
-    assert {arguments.recipe for arguments in parsed} == {"paper"}
-    annotate, merge, finetune, plain, evaluate = (arguments.config for arguments in parsed)
+    assert {arguments.recipe for arguments in parsed[:5]} == {"paper"}
+    annotate, merge, finetune, plain, evaluate, *tables = (arguments.config for arguments in parsed)
     assert set(annotate.method.tools) == {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
     assert merge.annotations == (annotate.output,)
-    assert finetune.data == plain.data == merge.output
     assert (finetune.column, plain.column) == ("text", "plain")
+    assert finetune.data == plain.data == merge.output
+    assert finetune.output != plain.output
     assert evaluate.generation.tools.wikisearch == annotate.tools.wikisearch
     assert (annotate.tools.calendar.today, evaluate.generation.tools.calendar.today) == (False, True)
-    models = configs_of(evaluate, None, parsed[-1].models)
-    assert {label: config.generation.model.path for label, config in models.items()} == {
-        "base": finetune.model.path,
-        "plain": str(plain.output),
-        "disabled": str(finetune.output),
-        "toolformer": str(finetune.output),
+    assert set(evaluate.benchmarks) == {
+        tmp_path / "questions" / "own.jsonl",
+        Path(f"lama_trex={tmp_path}/benchmarks/lama_trex"),
+        Path(f"svamp={tmp_path}/benchmarks/svamp.json"),
+        Path(f"nq={tmp_path}/benchmarks/nq.dev.jsonl.gz"),
+        Path(f"wikitext={tmp_path}/benchmarks/wikitext.raw"),
+        Path("dateset=0"),
     }
+    models = configs_of(evaluate, None, parsed[4].models)
+    assert list(models) == ["base", "plain", "disabled", "toolformer"]
+    assert [config.generation.model.path for config in models.values()] == [
+        *(annotate.model.path, str(plain.output), str(finetune.output), str(finetune.output)),
+    ]
     assert [config.generation.disabled for config in models.values()] == [False, False, True, False]
     assert [config.disabled_perplexity for config in models.values()] == [True, True, False, False]
-    folder = str(tmp_path)
-    assert [str(entry).replace(folder, "") for entry in evaluate.benchmarks] == [
-        *("/questions/own.jsonl", "lama_trex=/benchmarks/lama_trex", "svamp=/benchmarks/svamp.json"),
-        "dateset=0",
-    ]
+    assert parsed[5].files == parsed[6].files == (evaluate.output,)
+    assert [config.format for config in tables] == ["markdown", "latex", "markdown"]
 
 
 def test_the_job_names_missing_files(tmp_path: Path) -> None:
@@ -303,7 +308,7 @@ def test_the_job_names_missing_files(tmp_path: Path) -> None:
         ["bash", "cluster/paper.sh", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=20
     )
     assert done.returncode == 2
-    assert "no question file" in done.stderr
+    assert f"no benchmark in {tmp_path}/benchmarks and no question file" in done.stderr
 
 
 def test_slurm_and_kubernetes_run_every_slice_once(tmp_path: Path) -> None:

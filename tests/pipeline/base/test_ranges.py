@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.base import analysis_config, harness_config, inference_config, serve_config
 from pipeline.base import config as pipeline_config
-from pipeline.base import harness_config, inference_config, serve_config
 from pipeline.base.config import MethodConfig
 from pipeline.cli import main as cli
 from pipeline.cli.commands import COMMANDS
@@ -27,7 +27,14 @@ pytestmark = pytest.mark.unit
 
 MODELS = [
     model
-    for module in (pipeline_config, inference_config, harness_config, serve_config, tools_config)
+    for module in (
+        pipeline_config,
+        analysis_config,
+        harness_config,
+        inference_config,
+        serve_config,
+        tools_config,
+    )
     for _, model in inspect.getmembers(module, inspect.isclass)
     if issubclass(model, Frozen) and model is not Frozen
 ]
