@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text as Styled
 
 from pipeline.cli.decoding_trace import failure
-from pipeline.inference.call_parser import CompletedCall, FailedCall
+from pipeline.inference.call_parser import ARROW_HEAD, CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,
     CallEvent,
@@ -67,7 +67,7 @@ class AnswerView:
             case FailureEvent(call):
                 if not self._is_asked:
                     self._position = call.position
-                    self._insert(f"{API}{call.written.removesuffix('->').rstrip(' ')}{ARROW}", _CALL)
+                    self._insert(f"{API}{call.written.removesuffix(ARROW_HEAD).rstrip(' ')}{ARROW}", _CALL)
                 self._insert(f"failed: {failure(call.reason)}", _FAILURE)
                 self._insert(END, _CALL)
                 self._is_asked = False

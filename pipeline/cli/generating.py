@@ -24,6 +24,7 @@ from pipeline.cli.line_history import LineHistory, history_file
 from pipeline.cli.prompts import prompts_of
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.engine.loading import load_language_model
+from pipeline.inference.call_parser import ARROW_HEAD
 from pipeline.inference.generation import EndEvent, Generation
 from pipeline.inference.generator import Generator, available_tools
 from pipeline.inference.params import DecodingParams
@@ -173,8 +174,9 @@ def _print_failures(answer: Answer) -> None:
     if sys.stdout.isatty():
         return
     for call in answer.generation.failed:
-        written, prompt = printable(call.written), printable(answer.prompt, 40)
-        print(f"! [{written}: {failure(call.reason)} (after {prompt!r})", file=sys.stderr)
+        written = printable(call.written.removesuffix(ARROW_HEAD).rstrip(" "))
+        prompt = printable(answer.prompt, 60)
+        print(f"! [{written} -> failed: {failure(call.reason)}] after {prompt!r}", file=sys.stderr)
 
 
 def _print_json(answer: Answer, output: Output) -> None:

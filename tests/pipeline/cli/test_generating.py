@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.cli import generating
 from pipeline.cli.main import main
 from tests.pipeline.inference.test_generator import CALLS, PLAIN, PROMPT, Asks
 from tests.pipeline.scripted import ScriptedModel
+from tools_service.contract.tool import ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 
@@ -37,11 +39,14 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         *argv: str,
         paths: tuple[str, ...] = (PLAIN, CALLS + " 31 exactly."),
         answers: dict[str, str | None] | None = None,
+        tools: Asks | None = None,
         max_positions: int = 2**31,
     ) -> int:
         model = ScriptedModel("words", paths, max_positions)
         monkeypatch.setattr(generating, "load_language_model", lambda config: model)
-        monkeypatch.setattr(generating, "start_local_tools", lambda config, tools: Asks(**(answers or {})))
+        monkeypatch.setattr(
+            generating, "start_local_tools", lambda config, names: tools or Asks(**(answers or {}))
+        )
         monkeypatch.setattr(
             generating, "available_tools", lambda config: set(config.tools.specs) - set(config.tools_off)
         )
@@ -89,7 +94,7 @@ def test_a_failed_call_is_visible(tracing: list[str], run: Run, capsys: pytest.C
     captured = capsys.readouterr()
     assert captured.out == PROMPT + " thirty.\n"
     assert (
-        "! [Calculator(27 + 4) ->: no result from the tool: no_answer (after 'The answer to" in captured.err
+        "! [Calculator(27 + 4) -> failed: no result from the tool: no_answer] after 'The ans" in captured.err
     )
     assert "! 1 call failed (1 x no_answer)" in captured.err
     assert run(PROMPT, "--json", *tracing, answers=answers) == 0
@@ -148,6 +153,23 @@ def test_a_terminal_shows_failed_calls_in_the_text(
     shown = " [Calculator(27 + 4) -> failed: no result from the tool: no_answer] thirty.\n"
     assert terminal.getvalue() == PROMPT + shown
     assert capsys.readouterr().err == "! 1 call failed (1 x no_answer)\n"
+
+
+def test_a_terminal_shows_a_call_before_its_tool_has_answered(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watching(Asks):
+        async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+            for _ in range(2_000):
+                if terminal.getvalue().endswith(" [Calculator(27 + 4) -> "):
+                    return self.call(tool, inputs)
+                await asyncio.sleep(0.01)
+            return [ToolResult(reason="the terminal does not show the call")]
+
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert run(PROMPT, tools=Watching()) == 0
+    assert terminal.getvalue() == ANNOTATED + "\n"
 
 
 def test_no_color_is_respected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

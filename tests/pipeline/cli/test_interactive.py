@@ -25,7 +25,7 @@ from tests.pipeline.scripted import ScriptedModel
 
 pytestmark = pytest.mark.unit
 
-_PATIENCE_S = 120  # of a busy machine
+_PATIENCE_S = 40  # of a busy machine
 
 
 class TypedLines(LineHistory):
