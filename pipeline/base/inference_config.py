@@ -74,7 +74,7 @@ class GenerateConfig(Frozen):
     chained_calls: bool = False
     """Let a call begin inside the input of another call: its result becomes part of that input. Needs
     max_calls of at least 2."""
-    stop: tuple[Text, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """End the text before any of these strings."""
     temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     """Sample from the distribution with this temperature. 0: greedy, as in the paper."""

@@ -7,11 +7,9 @@ exit codes are in main.py; the steps do the work.
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Generic, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -28,10 +26,9 @@ from pipeline.base.config import (
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.base.serve_config import ServeConfig
+from pipeline.cli.prompts import separate_prompts
 from pipeline.cli.recipes import Recipe, RecipeName
-from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import FilePath, Frozen, Text
-from tools_service.base.standard_streams import json_must_be_ascii, standard_input
 
 C = TypeVar("C", bound=Frozen)
 DEFAULT_RECIPE: RecipeName = "demo"
@@ -83,11 +80,16 @@ class ExportArguments(Arguments[ExportConfig]):
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments(ToolsArguments[GenerateConfig]):
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to continue; if there are none, one per line from --file or standard input."""
+    """Texts to continue. If there are none: one per line from --file or standard input; on a terminal,
+    typed one by one."""
     file: FilePath | None = None
     """File with one prompt per line."""
+    interactive: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Type prompts one by one, with line editing and history, as without prompts on a terminal."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object per line: prompt, text (with calls), calls."""
+    """Print one JSON object per prompt: text with calls, calls, failed calls, tokens (docs/generate.md)."""
+    trace: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what became of every call that was begun, on standard error or in the JSON objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,39 +224,16 @@ def try_tool(arguments: TryArguments) -> None:
 
 def generate(arguments: GenerateArguments) -> None:
     """Step 7: continue prompts, calling tools on the way."""
-    from pipeline.engine.loading import load_language_model
-    from pipeline.inference.generation import PromptError
-    from pipeline.inference.generator import Generator, available_tools
-    from pipeline.inference.params import DecodingParams
-    from pipeline.report import losses
-    from tools_service.serving.local import start_local_tools
+    from pipeline.cli.generating import Output, generate
 
-    prompts, config = prompts_of(arguments), arguments.config
-    refused: list[PromptError] = []
-    tools = available_tools(config)
-    generator = Generator(load_language_model(config.model), start_local_tools(config.tools, tools))
-    params = DecodingParams.of(config, tools)
-    generations = []
-    for prompt, generation in zip(
-        prompts, generator.generate(prompts, params, [config.date] * len(prompts)), strict=True
-    ):
-        generations.append(generation)
-        text = prompt.rstrip(" ") + generation.annotated
-        result: dict[str, Any] = {"prompt": prompt, "text": text}
-        result["calls"] = [asdict(call) for call in generation.calls]
-        result["failed"] = [asdict(call) for call in generation.failed]
-        if generation.refused is not None:
-            refused.append(generation.refused)
-            result |= {"text": None, "refused": str(generation.refused)}
-        if arguments.json:
-            ensure_ascii = generation.refused is not None or json_must_be_ascii()
-            print(json.dumps(result, ensure_ascii=ensure_ascii), flush=True)
-        elif generation.refused is None:
-            print(text, flush=True)
-    _print_losses(losses.generation_losses(generations), sys.stderr)
-    if refused:
-        count = f"{len(refused)} of {len(prompts)} prompts could not be continued"
-        raise ConfigurationError(f"{count}, the first because {refused[0]}")
+    generate(
+        arguments.config,
+        arguments.recipe,
+        prompts=arguments.prompts,
+        file=arguments.file,
+        output=Output(json=arguments.json, trace=arguments.trace),
+        interactive=arguments.interactive,
+    )
 
 
 def serve(arguments: ToolsArguments[ServeConfig]) -> None:
@@ -319,34 +298,10 @@ def demo(arguments: DemoArguments) -> None:
     demo(arguments.config, force=arguments.force)
 
 
-def _print_losses(sentences: Iterable[str], stream: TextIO | None = None) -> None:
-    """What the command lost, one line each; standard output unless it holds results to be parsed."""
+def _print_losses(sentences: Iterable[str]) -> None:
+    """What the command lost, one line each."""
     for sentence in sentences:
-        print(f"! {sentence}", file=stream)
-
-
-def prompts_of(arguments: GenerateArguments) -> list[str]:
-    """The prompts among the arguments, else the lines of --file, else those of standard input.
-
-    Raises ConfigurationError if there is no prompt, or two sources of prompts.
-    """
-    if arguments.prompts and arguments.file:
-        raise ConfigurationError("give prompts as arguments or with --file, not both")
-    if arguments.prompts:
-        return list(arguments.prompts)
-    source = arguments.file or "standard input"
-    if arguments.file is None and standard_input().isatty():
-        print("prompts, one per line; end with Ctrl-D:", file=sys.stderr)
-    try:
-        content = standard_input().read() if arguments.file is None else arguments.file.read_bytes()
-        # Not splitlines, which also splits at U+2028 and other characters of a text.
-        lines = [line.removesuffix("\r") for line in content.decode("utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{source}: cannot be read as prompts in UTF-8: {error}") from error
-    prompts = [line for line in lines if line.strip()]
-    if not prompts:
-        raise ConfigurationError(f"no prompt in {source}")
-    return prompts
+        print(f"! {sentence}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +312,8 @@ class Command:
     arguments: type[Arguments[Any]]
     config: Callable[[Recipe], Frozen]
     short: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[Sequence[str], Any], Sequence[str]] = lambda argv, config: argv
+    """Rearranges the options, given the configuration that they change."""
     examples: tuple[str, ...]
 
 
@@ -459,9 +416,12 @@ COMMANDS: dict[str, Command] = {
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
         short=_MODEL,
+        prepare=separate_prompts,
         examples=(
-            "--recipe demo 'A prompt to continue'",
+            "--recipe demo",
+            "--recipe demo 'A prompt to continue' --trace",
             "--model runs/model --file prompts.txt --json",
+            "--recipe demo --tools-off QA MT --stop '\\n' 'One line with fewer tools'",
             "--recipe demo --disabled 'The same without calls'",
         ),
     ),

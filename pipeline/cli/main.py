@@ -68,6 +68,7 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     arguments_class = get_origin(command.arguments) or command.arguments
     if issubclass(arguments_class, ToolsArguments):
         config = with_tools_file(config, tools_file_of(argv))
+    argv = command.prepare(argv, config)
     arguments: Arguments[Any] = parse_command_line(
         command.arguments,
         prog=f"{_program()} {name}",

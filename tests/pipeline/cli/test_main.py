@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.cli import main as cli
-from pipeline.cli.commands import COMMANDS, Arguments, prompts_of
+from pipeline.cli.commands import COMMANDS, Arguments
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.base.errors import ConfigurationError, ToolformerError
 
@@ -163,51 +161,3 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
     with pytest.raises(ZeroDivisionError):
         cli.main(["merge"])
-
-
-def test_prompts_come_from_arguments_a_file_or_standard_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_text("one\n\ntwo é\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"three\n")))
-    assert prompts_of(cli.parse("generate", ["a b", "c"])) == ["a b", "c"]
-    assert prompts_of(cli.parse("generate", ["--file", str(file)])) == ["one", "two é"]
-    assert prompts_of(cli.parse("generate", [])) == ["three"]
-
-
-@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe\xff"])
-def test_a_prompt_file_without_a_prompt_is_refused_by_name(content: bytes | None, tmp_path: Path) -> None:
-    file = tmp_path / "prompts.txt"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"prompts\.txt"):
-        prompts_of(cli.parse("generate", ["--file", str(file)]))
-    with pytest.raises(ConfigurationError, match="not both"):
-        prompts_of(cli.parse("generate", ["one", "--file", str(file)]))
-
-
-def test_only_a_line_feed_ends_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = ["a\u2028b", "a\u2029b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", "a\x1db", "a\x1eb", "a\rb", "a\tb"]
-    content = ("\ufeff" + "\r\n".join(odd) + "\n\n \n").encode()
-    file = tmp_path / "prompts.txt"
-    file.write_bytes(content)
-    assert prompts_of(cli.parse("generate", ["--file", str(file)])) == odd
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert prompts_of(cli.parse("generate", [])) == odd
-
-
-@pytest.mark.parametrize("content", [b"\xff\n", b"", b"\n\n", b"a\n\xc3\n"])
-def test_standard_input_without_a_prompt_or_not_in_utf8_is_refused(
-    content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert cli.main(["generate"]) == 2
-    error = capsys.readouterr().err
-    assert "standard input" in error
-    assert error.count("\n") == 1
-
-
-def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="Is a directory"):
-        prompts_of(cli.parse("generate", ["--file", str(tmp_path)]))
