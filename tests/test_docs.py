@@ -42,7 +42,7 @@ def test_there_are_commands() -> None:
 )
 def test_a_command_can_be_parsed(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    command = command.replace('"$tools"', "cluster/tools.toml")
+    command = command.replace('"$tools"', "cluster/tools.toml").replace('"$recipe"', "paper")
     name, *options = shlex.split(re.sub(r"\$\{?(\w+)(\[@\])?\}?", r"\1", command))
     parse(name, options)
 

@@ -29,6 +29,7 @@ DATA_FOLDERS = {
     "tools_service/syntax/prompt_files",
     "pipeline/finetuning/deepspeed",
     "pipeline/planning/figures",
+    "pipeline/analysis",
     "pipeline/benchmarks",
     "pipeline/serving/page",
 }
