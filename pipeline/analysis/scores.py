@@ -39,7 +39,8 @@ def score_tables(
     of a row needs no entry. Raises ConfigurationError for a label that does not exist.
     """
     models = _ordered(evaluation, rows or {})
-    tables = [_table(figures, models, intervals, paper) for figures in paper_figures().table]
+    reported = [_with_own_texts(figures, evaluation.models.values()) for figures in paper_figures().table]
+    tables = [_table(figures, models, intervals, paper) for figures in reported]
     tables.append(_table(_others(evaluation.models.values()), models, intervals, paper=False))
     return [
         table
@@ -102,6 +103,14 @@ def _cell(model: ModelResult, column: str, is_perplexity: bool, intervals: bool)
         return Cell.number(model.perplexity, 2)
     text = model.running_texts.get(column)
     return Cell.number(text.token_perplexity if text else None, 2)
+
+
+def _with_own_texts(figures: TableFigures, models: Iterable[ModelResult]) -> TableFigures:
+    """The table of perplexities with a column for each running text that the paper does not have."""
+    if figures.name != PERPLEXITY:
+        return figures
+    texts = {name: name for model in models for name in model.running_texts}
+    return figures.model_copy(update={"columns": {**figures.columns, **texts, **figures.columns}})
 
 
 def _others(models: Iterable[ModelResult]) -> TableFigures:

@@ -79,6 +79,19 @@ def test_perplexities() -> None:
     assert [row.titles[0] for row in table.rows[:3] if row.cells[1].best] == ["Toolformer (disabled)"]
 
 
+def test_running_texts_of_other_files_have_columns_of_their_own() -> None:
+    found = {"wikitext:b.raw": running_text(7.5), "wikitext": running_text(9.5)}
+    evaluation = Evaluation(models={"base": model().model_copy(update={"running_texts": found})})
+    (table,) = score_tables(evaluation)
+    assert [name for _, name in table.columns] == [
+        "WikiText",
+        "held-out texts (paper: CCNet)",
+        "wikitext:b.raw",
+    ]
+    assert texts(table)["Base model"] == ["9.50", DASH, "7.50"]
+    assert texts(table)["GPT-J (paper)"] == ["9.9", "10.6", DASH]
+
+
 def test_intervals_are_stored_or_computed() -> None:
     low, high = wilson(50, 100)
     (table,) = score_tables(Evaluation(models={"base": model(nq=0.5)}), intervals=True, paper=False)
