@@ -19,19 +19,20 @@ def read_evaluations(paths: Sequence[Path]) -> Evaluation:
     for path in paths:
         if not path.is_file():
             raise EvaluationError(f"{path}: no such file; name an evaluation.json that evaluate wrote")
-        for label, model in Evaluation.read(path).models.items():
+        found = Evaluation.read(path).models
+        if not found:
+            raise EvaluationError(f"{path}: no results; run evaluate first")
+        for label, model in found.items():
             models[label] = (
                 _joined(label, models[label], model, source[label], path) if label in models else model
             )
             source.setdefault(label, path)
-    if not models:
-        raise EvaluationError(f"{', '.join(map(str, paths))}: no results; run evaluate first")
     return Evaluation(models=models)
 
 
 def _joined(label: str, first: ModelResult, second: ModelResult, one: Path, other: Path) -> ModelResult:
     """Both results of one label. Raises EvaluationError if they contradict each other."""
-    settings = [(model.model, model.k, model.disabled) for model in (first, second)]
+    settings = [(model.model, model.k, model.disabled, model.tools_off) for model in (first, second)]
     twice = sorted(
         {*first.benchmarks, *first.running_texts}.intersection([*second.benchmarks, *second.running_texts])
     )

@@ -37,6 +37,10 @@ def test_labels_and_benchmarks_of_all_files(tmp_path: Path) -> None:
         (model(nq=0.5), "with nq in both"),
         (model("another", svamp=0.5), "with another model or other settings"),
         (model(k=1, svamp=0.5), "with another model or other settings"),
+        (
+            model(svamp=0.5).model_copy(update={"tools_off": ("QA",)}),
+            "with another model or other settings",
+        ),
     ],
 )
 def test_a_label_with_two_meanings_is_refused(tmp_path: Path, other: ModelResult, problem: str) -> None:
@@ -50,8 +54,9 @@ def test_a_label_with_two_meanings_is_refused(tmp_path: Path, other: ModelResult
 def test_files_without_results(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"gone\.json: no such file"):
         read_evaluations([tmp_path / "gone.json"])
-    with pytest.raises(EvaluationError, match="no results; run evaluate first"):
-        read_evaluations([stored(tmp_path / "empty.json")])
+    whole, empty = stored(tmp_path / "1.json", base=model(nq=0.1)), stored(tmp_path / "empty.json")
+    with pytest.raises(EvaluationError, match=r"empty\.json: no results; run evaluate first"):
+        read_evaluations([whole, empty])
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(EvaluationError, match=r"other\.json: not a result of evaluate"):
         read_evaluations([tmp_path / "other.json"])
