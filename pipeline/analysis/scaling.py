@@ -26,7 +26,9 @@ def scaling_table(
     """
     pairs: dict[str, dict[bool, tuple[str, ModelResult]]] = {}
     for label, model in evaluation.models.items():
-        pairs.setdefault(model.model, {}).setdefault(_calls(model), (label, model))
+        first, _ = pairs.setdefault(model.model, {}).setdefault(_calls(model), (label, model))
+        if first != label:
+            logger.warning("%s is not in the table: it is the model of %s with other settings", label, first)
     sizes = {path: (size_of or parameters)(path) for path in pairs}
     benchmarks = list(
         dict.fromkeys(name for model in evaluation.models.values() for name in model.benchmarks)
@@ -54,12 +56,15 @@ def parameters(model: str) -> int | None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from pipeline.engine.errors import ModelError
+    from pipeline.engine.loading import refused
+
     try:
-        config = AutoConfig.from_pretrained(model, local_files_only=True)
-        with torch.device("meta"):
+        with refused(f"{model}: no causal LM"), torch.device("meta"):
+            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
             model_class: Any = AutoModelForCausalLM
-            return int(model_class.from_config(config).num_parameters())
-    except (OSError, ValueError) as error:
+            return int(model_class.from_config(config, trust_remote_code=False).num_parameters())
+    except ModelError as error:
         logger.debug("%s: %s", model, error)
         logger.warning("%s: no model's configuration here, so its parameters are not counted", model)
         return None

@@ -37,6 +37,13 @@ def test_a_row_for_each_model_by_size() -> None:
     assert table.columns == (("", "Parameters"), ("NQ", "with calls"), ("NQ", "without"))
 
 
+def test_a_label_that_has_no_row_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    evaluation = Evaluation(models={"k10": model("m", nq=0.4), "k1": model("m", k=1, nq=0.3)})
+    (row,) = scaling_table(evaluation, size_of=lambda path: 7).rows
+    assert (row.titles[0], row.cells[1].shown) == ("k10", "40.0")
+    assert "k1 is not in the table: it is the model of k10 with other settings" in caplog.text
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_come_from_the_configuration(tied: bool, tmp_path: Path) -> None:
     config = LlamaConfig(
@@ -57,4 +64,21 @@ def test_parameters_come_from_the_configuration(tied: bool, tmp_path: Path) -> N
 def test_a_model_that_is_gone_has_no_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert parameters(str(tmp_path / "gone")) is None
     assert parameters("runs/gone/model") is None
+    assert "parameters are not counted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"model_type": "t5"}',
+        '{"model_type": "llama", "num_attention_heads": 0}',
+        '{"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}',
+        "not json",
+    ],
+)
+def test_a_configuration_of_no_usable_model_has_no_size(
+    config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert parameters(str(tmp_path)) is None
     assert "parameters are not counted" in caplog.text
