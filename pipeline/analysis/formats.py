@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from pipeline.analysis.result_table import DASH, Cell, ResultTable, Row
+from tools_service.base.printable import printable
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 _LATEX = {
@@ -54,12 +55,16 @@ FORMATS: dict[str, Callable[[Iterable[ResultTable]], str]] = {
 
 def escape_latex(text: str) -> str:
     """`text` on one line, with nothing that TeX would interpret."""
-    return "".join(_LATEX.get(character, character) for character in _SPACE.sub(" ", text))
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
 
 
 def escape_markdown(text: str) -> str:
     """`text` on one line, with nothing that a table of Markdown would interpret."""
-    return _MARKDOWN.sub(r"\\\1", _SPACE.sub(" ", text))
+    return _MARKDOWN.sub(r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return printable(_SPACE.sub(" ", text))
 
 
 def _markdown(table: ResultTable) -> str:
@@ -142,6 +147,7 @@ def _csv(table: ResultTable) -> str:
 
 
 def _csv_text(text: str) -> str:
+    text = _one_line(text)
     return "'" + text if text.startswith(_FORMULA) else text
 
 

@@ -24,6 +24,11 @@ class Cell:
         bounds = f" ({self.interval[0]:.1f}{DASH}{self.interval[1]:.1f})" if self.interval else ""
         return self.text + bounds
 
+    @property
+    def shown_value(self) -> float | None:
+        """The number as it is shown, rounded."""
+        return None if self.value is None else float(self.text.replace(",", ""))
+
     @classmethod
     def percent(cls, share: float | None, interval: tuple[float, float] | None = None) -> Cell:
         """A share from 0 to 1, in percent, with its interval if that is given."""
@@ -65,19 +70,19 @@ def with_best(rows: Sequence[Row], *, lowest: bool = False, every: int = 1) -> t
     """Mark the best values of each column: of the measured rows, and of the paper's, each apart.
 
     `every` is the distance between the columns that are compared, from the first on.
-    A column with one value, or with equal values only, has no mark.
+    A column with one value, or with equal values only, has no mark. Values that are shown alike are equal.
     """
     marked = list(rows)
     for paper in (False, True):
         block = [number for number, row in enumerate(rows) if row.paper == paper]
         for column in range(0, len(rows[0].cells) if block else 0, every):
-            values = [v for n in block if (v := rows[n].cells[column].value) is not None]
+            values = [v for n in block if (v := rows[n].cells[column].shown_value) is not None]
             if len(set(values)) < 2:
                 continue
             best = min(values) if lowest else max(values)
             for number in block:
                 cells = list(marked[number].cells)
-                if cells[column].value == best:
+                if cells[column].shown_value == best:
                     cells[column] = replace(cells[column], best=True)
                     marked[number] = replace(marked[number], cells=tuple(cells))
     return tuple(marked)

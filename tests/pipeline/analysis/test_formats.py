@@ -66,6 +66,13 @@ def test_markdown_escapes_cells() -> None:
     assert escape_markdown("a_b|c*") == r"a\_b\|c\*"
 
 
+def test_a_name_with_control_characters_reaches_no_terminal() -> None:
+    for form in FORMATS.values():
+        text = form([table(row("a\x1b[31m\x00\nb", 1, 2), columns=(("", "c\x1b"), ("", "d")))])
+        assert not {"\x1b", "\x00"} & set(text)
+        assert sum("1" in line and "31m" in line for line in text.splitlines()) == 1
+
+
 def test_csv_has_plain_numbers_and_bounds_in_columns() -> None:
     first = Row(("=cmd()",), (Cell.percent(0.4, (0.3, 0.5)), Cell.number(2_705_472, 0)))
     second = Row(("b, c",), (Cell(), Cell()), paper=True)
@@ -94,3 +101,12 @@ def test_the_best_is_marked_apart_from_the_papers() -> None:
     assert with_best([row("a", 1), row("b", 2)], lowest=True)[0].cells[0].best
     assert not with_best([row("alone", 1)])[0].cells[0].best
     assert with_best([]) == ()
+
+
+def test_values_that_are_shown_alike_are_marked_alike() -> None:
+    rows = with_best([row("a", 40.04), row("b", 39.96)])
+    assert [each.cells[0].best for each in rows] == [False, False], "equal values only"
+    rows = with_best([row("a", 40.04), row("b", 39.96), row("c", 39.9)])
+    assert [each.cells[0].best for each in rows] == [True, True, False]
+    rows = with_best([row("a", 12345.04), row("b", 12344.96), row("c", 999)])
+    assert [each.cells[0].best for each in rows] == [True, True, False]
