@@ -143,6 +143,7 @@ class Decoder:
         rows = [*self._rows, *(request for request, _ in joining)]
         # A row may still grow to its prompt, its text and some calls; the cache is as wide as the longest.
         longest = max(len(request.tokens) + request.params.max_new_tokens for request in rows)
+        longest = min(longest, self._model.max_positions)
         fits = len(rows) * longest <= self._model.max_batch_tokens
         return len(rows) == 1 or (len(rows) <= self._max_rows and fits)
 
