@@ -72,7 +72,7 @@ class RowCache(KVCache):
         """Write the new slots of a layer; returns the rows' keys and values [B, H, T, E]."""
         layout = current_layout(key_states.device)
         visible = self._visible(self._width)
-        self._make_room(key_states, layer_idx, visible)
+        self._make_room((key_states, value_states), layer_idx, visible)
         keys, values = self.buffers[layer_idx]
         if layer_idx == 0:
             self._places = self._find_places(layout)
@@ -101,12 +101,10 @@ class RowCache(KVCache):
         """Add a row with the tokens that it had when it left."""
         row = len(self.lengths)
         self.lengths.append(saved.length)
-        if not self.buffers:  # made by the first forward
-            return
-        for layer, (keys, _) in enumerate(self.buffers):
-            self._make_room(keys, layer, saved.length)
-        for buffers, states in zip(self.buffers, saved.layers, strict=False):
-            for buffer, state in zip(buffers, states, strict=True):
+        for layer, states in enumerate(saved.layers):
+            keys, values = states
+            self._make_room((keys[None], values[None]), layer, saved.length)
+            for buffer, state in zip(self.buffers[layer], states, strict=True):
                 buffer[row, :, : saved.length] = state
 
     @torch.inference_mode()
@@ -131,30 +129,34 @@ class RowCache(KVCache):
             for buffer in (keys, values):
                 buffer[row, :, :length] = buffer[last, :, :length]
 
-    def _make_room(self, states: Tensor, layer: int, visible: int) -> None:
-        """Let the buffers of a layer hold all rows, and `visible` slots."""
+    def _make_room(
+        self, states: tuple[Tensor, Tensor], layer: int, visible: int
+    ) -> None:
+        """Let the buffers of a layer hold all rows, and `visible` slots.
+
+        `states` are keys and values [*, H, *, E], whose sizes E may differ.
+        """
         if layer == 0:
             if len(self.lengths) > self._row_capacity:
                 self._row_capacity = 2 * len(self.lengths)
             if visible > self.capacity:
                 spare = visible // SPARE_SHARE
                 self.capacity = self._visible(visible + spare)
-        _, heads, _, size = states.shape
-        shape = (self._row_capacity, heads, self.capacity, size)
         if layer == len(self.buffers):
-            # Zeros: what a mask hides must be finite.
-            pair = states.new_zeros(shape), states.new_zeros(shape)
-            self.buffers.append(pair)
-            return
+            keys, values = (self._empty(state) for state in states)
+            self.buffers.append((keys, values))
         keys, values = self.buffers[layer]
-        if keys.shape[0] == shape[0] and keys.shape[2] == shape[2]:
-            return
-        self.buffers[layer] = _grown(keys, shape), _grown(values, shape)
+        if keys.shape[::2] != (self._row_capacity, self.capacity):
+            self.buffers[layer] = self._grown(keys), self._grown(values)
 
+    def _empty(self, states: Tensor) -> Tensor:
+        """A buffer for such states. Zeros: what a mask hides must be finite."""
+        _, heads, _, size = states.shape
+        return states.new_zeros(self._row_capacity, heads, self.capacity, size)
 
-def _grown(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`buffer` in a larger one of zeros."""
-    grown = buffer.new_zeros(shape)
-    rows, _, slots, _ = buffer.shape
-    grown[:rows, :, :slots] = buffer
-    return grown
+    def _grown(self, buffer: Tensor) -> Tensor:
+        """`buffer` in a larger one."""
+        grown = self._empty(buffer)
+        rows, _, slots, _ = buffer.shape
+        grown[:rows, :, :slots] = buffer
+        return grown

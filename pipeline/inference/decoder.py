@@ -8,6 +8,7 @@ generation. Which token comes next is in request.py.
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.inference.generation import PromptError
 from pipeline.inference.request import Request
 from pipeline.inference.token_choice import choose_tokens
-from tools_service.contract.tool import ToolResult
+from tools_service.contract.tool import TOOL_FAILED, ToolResult
 from tools_service.tools.client import ToolClient, submit
+
+logger = logging.getLogger(__name__)
 
 # Steps between two forwards for joining rows: one forward for several rows costs little more than for one.
 _JOIN_EVERY = 4
@@ -35,6 +38,17 @@ class Answers:
 
     rows: Sequence[tuple[Request, SavedRow]]
     future: Future[list[ToolResult]]
+
+    def results(self) -> list[ToolResult]:
+        """One per row. A client that raises, or answers with another number, fails these calls alone."""
+        try:
+            results = self.future.result()
+        except Exception:
+            logger.exception("a tool client failed")
+            results = []
+        if len(results) != len(self.rows):
+            return [ToolResult(reason=TOOL_FAILED) for _ in self.rows]
+        return results
 
 
 class Decoder:
@@ -92,6 +106,8 @@ class Decoder:
         if self._rows:
             self._advance()
             self._run()
+        if not self._rows:
+            self._batch = DecodeBatch(self._model)  # frees the keys and values
         self._steps_since_join += 1
         return True
 
@@ -102,8 +118,7 @@ class Decoder:
             else:
                 self._joining.append((message, SavedRow()))
             return
-        answers = message.future.result()
-        for (request, saved), answer in zip(message.rows, answers, strict=True):
+        for (request, saved), answer in zip(message.rows, message.results(), strict=True):
             self._waiting.discard(request)
             if request.generation is not None:  # cancelled meanwhile
                 continue

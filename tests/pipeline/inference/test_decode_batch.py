@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from bench.fixtures.tiny_models import tiny_config, tiny_model
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.row_cache import SavedRow
@@ -31,7 +32,7 @@ from tools_service.config import ToolsConfig
 from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
-ARCHITECTURES = ["Llama", "GPT-NeoX", "GPT-2", "GPT-J"]
+ARCHITECTURES = ["Llama", "GPT-NeoX", "GPT-2", "GPT-J", "deepseek_v3", "qwen3_moe"]
 WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
 OLD = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 512}
 
@@ -46,6 +47,8 @@ def random_model(architecture: str, kind: str = "words") -> LanguageModel:
         network = GPTNeoXForCausalLM(GPTNeoXConfig(**WIDE, intermediate_size=64, max_position_embeddings=128))
     elif architecture == "GPT-2":
         network = GPT2LMHeadModel(GPT2Config(**OLD))
+    elif architecture != "GPT-J":  # keys and values of different sizes, experts
+        network = tiny_model(tiny_config(architecture))
     else:
         network = GPTJForCausalLM(GPTJConfig(**OLD, rotary_dim=8))
     for weights in network.parameters():
@@ -98,6 +101,18 @@ def test_rows_are_what_they_would_be_alone(architecture: str) -> None:
         for text, token in zip(texts, tokens, strict=True):
             text.append(token)
         assert [batch.length(row) for row in range(len(batch))] == [len(text) for text in texts]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_that_left_one_batch_go_on_in_another(architecture: str) -> None:
+    model, batch = random_model(architecture), DecodeBatch(random_model(architecture))
+    texts = [[5, 6, 7, 8, 9], [3], [4, 4, 2]]
+    batch.join([SavedRow()] * 3, texts)
+    saved = [batch.save(row) for row in range(3)]
+    other = DecodeBatch(model)
+    other.join([saved[1], SavedRow(), saved[0]], [[11, 12], [7], [13]])
+    for row, text in enumerate([[3, 11, 12], [7], [5, 6, 7, 8, 9, 13]]):
+        torch.testing.assert_close(other.logits[row], alone(model, text), rtol=0, atol=1e-4)
 
 
 def test_a_row_is_cut_to_tokens_that_it_has() -> None:

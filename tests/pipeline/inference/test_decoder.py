@@ -21,7 +21,7 @@ from pipeline.inference.params import DecodingParams
 from pipeline.inference.token_choice import choose_tokens
 from tests.pipeline.inference.trained import UnsteadyTools, prompt, trained_model
 from tests.pipeline.scripted import ScriptedModel
-from tools_service.contract.tool import ToolInput, ToolResult
+from tools_service.contract.tool import TOOL_FAILED, ToolInput, ToolResult
 
 pytestmark = pytest.mark.unit
 
@@ -187,6 +187,22 @@ def test_a_cancelled_request_ends_with_what_it_has_even_while_it_waits() -> None
     decoder.step()  # the answer that nobody waits for
     assert requests[0].generation == cancelled
     assert requests[0].calls == []
+
+
+@pytest.mark.parametrize("answers", [RuntimeError("broken"), [], [ToolResult("1")] * 5])
+def test_a_client_that_breaks_its_contract_fails_the_calls_alone(answers: Any) -> None:
+    class Breaks(Blocked):
+        async def acall(self, tool: str, inputs: Sequence[ToolInput]) -> list[ToolResult]:
+            if isinstance(answers, Exception):
+                raise answers
+            return list(answers)
+
+    text, paths = _script("1", "QA")
+    model = ScriptedModel("bytes", [*paths, f"{text}| so."])
+    found = list(Generator(model, Breaks()).generate([text, "2 + 4 is"], PARAMS))
+    assert [failed.reason for failed in found[0].failed] == [TOOL_FAILED]
+    assert found[0].text == " so."
+    assert not found[1].failed
 
 
 class TestMemory:
