@@ -10,7 +10,7 @@ a Generation. decoder.py runs many requests in one batch; this module runs no mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import filterfalse
 
 import torch
@@ -178,8 +178,9 @@ class Request:
             self._emit(TextEvent(rest))
         self.generation = Generation(
             text=text,
-            calls=tuple(self.calls),
-            failed=tuple(self.failed),
+            # A stop string may begin before a call and end behind it.
+            calls=tuple(replace(call, position=min(call.position, len(text))) for call in self.calls),
+            failed=tuple(replace(call, position=min(call.position, len(text))) for call in self.failed),
             stop_reason=stop_reason,
             tokens=len(self.text_tokens),
             refused=refused,

@@ -416,6 +416,16 @@ class TestOptions:
         assert (found.text, found.stop_reason) == (" thirty or so. ", "stop")
         assert decode([path], kind=kind, stop=("never",)).text == " thirty or so. Q: Why?"
 
+    def test_a_call_within_a_stop_string_stands_at_the_end_of_the_text(self) -> None:
+        paths = [
+            PROMPT + "| so| [|Calculator|(|27 + 4|)| ->",
+            PROMPT + "| so [Calculator(27 + 4) -> 31]| on|.",
+        ]
+        found = decode(paths, stop=("o on",))
+        assert (found.text, found.stop_reason) == (" s", "stop")
+        assert found.calls[0].position == 2
+        assert found.annotated == " s [Calculator(27 + 4) -> 31]"
+
     def test_a_result_is_no_stop_string(self) -> None:
         found = decode([CALLS + " 31 exactly."], stop=("31]", "exact"))
         assert (found.text, len(found.calls)) == (" 31 ", 1)
