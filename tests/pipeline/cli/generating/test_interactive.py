@@ -16,10 +16,10 @@ from typing import cast
 import pytest
 
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.cli.interactive import SETTINGS, InteractiveSession
-from pipeline.cli.line_history import LineHistory
+from pipeline.cli.generating.interactive import SETTINGS, InteractiveSession
+from pipeline.cli.generating.line_history import LineHistory
 from pipeline.inference.streaming import StreamingEngine
-from tests.pipeline.cli.typing_session import RepeatingEngine
+from tests.pipeline.cli.generating.typing_session import RepeatingEngine
 from tests.pipeline.inference.test_generator import CALLS, PLAIN, PROMPT, Asks
 from tests.pipeline.scripted import ScriptedModel
 
@@ -140,7 +140,7 @@ def typing(state: Path) -> Iterator[tuple[Keyboard, subprocess.Popen[bytes]]]:
     ours, theirs = pty.openpty()
     environment = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "dumb", "INPUTRC": "/dev/null"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.pipeline.cli.typing_session"],
+        [sys.executable, "-m", "tests.pipeline.cli.generating.typing_session"],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
