@@ -61,9 +61,7 @@ class AnnotateBatch:
             self._refused = AnnotationError(problem)
             return
         try:
-            gpus = config.ray.gpus_per_actor
-            placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
-            model = load_language_model(config.model.model_copy(update=placement))
+            model = load_language_model(config.model.placed(config.ray.gpus_per_actor))
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
         except ConfigurationError as error:

@@ -126,8 +126,7 @@ def _recover(config: AnnotateConfig, rows: Path) -> tuple[Ids, FailureBudget]:
 
 def _with_absolute_paths(config: AnnotateConfig) -> AnnotateConfig:
     """Workers have another working directory."""
-    local = Path(config.model.path)
-    model = config.model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else config.model
+    model = config.model.with_absolute_path()
     prompts = config.method.prompts and config.method.prompts.resolve()
     method = config.method.model_copy(update={"prompts": prompts})
     return config.model_copy(update={"model": model, "method": method, "output": config.output.resolve()})

@@ -52,6 +52,16 @@ class ModelConfig(Frozen):
     gpus: PositiveInt = 1
     """GPUs to spread the layers over if one is too small; annotate uses ray.gpus_per_actor."""
 
+    def placed(self, gpus: float) -> ModelConfig:
+        """The same on the `gpus` that Ray reserved for a process; on the CPU if there are none."""
+        placement: dict[str, object] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+        return self.model_copy(update=placement)
+
+    def with_absolute_path(self) -> ModelConfig:
+        """The same with a local folder's absolute path: Ray's workers have another working directory."""
+        local = Path(self.path)
+        return self.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else self
+
 
 class CorpusConfig(Frozen):
     """The files to read, and how to split their documents into texts."""

@@ -1,307 +1,44 @@
-"""The commands: the types of their arguments, their part of a recipe, the step they run.
+"""The table of commands: function, type of arguments, part of a recipe, short forms and examples.
 
-In: typed arguments. Out: the step's files, and a summary on standard output. A step is imported
-when its command runs, so that `--help` needs neither torch nor Ray. Parsing, error messages and
-exit codes are in main.py; the steps do the work.
+The functions are in handlers.py, the types in arguments.py; main.py parses a command line with this table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
-
-import tyro
+from typing import Any
 
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
-    FinetuneConfig,
     MergeConfig,
     PlanConfig,
     ScoreConfig,
     TryConfig,
 )
 from pipeline.base.harness_config import HarnessConfig
-from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.serve_config import ServeConfig
-from pipeline.cli.prompts import separate_prompts
-from pipeline.cli.recipes import Recipe, RecipeName
-from tools_service.base.settings import FilePath, Frozen, Text
-
-C = TypeVar("C", bound=Frozen)
-DEFAULT_RECIPE: RecipeName = "demo"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(Generic[C]):
-    """Arguments of every command."""
-
-    recipe: RecipeName = DEFAULT_RECIPE
-    """The values to start from; the defaults shown here are those of this recipe."""
-    config: Annotated[C, tyro.conf.arg(name="")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolsArguments(Arguments[C]):
-    tools_file: FilePath | None = None
-    """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneArguments(Arguments[FinetuneConfig]):
-    force: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Remove an earlier run in the output folder and start over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreArguments(Arguments[ScoreConfig]):
-    files: tyro.conf.Positional[tuple[Text, ...]] = ()
-    """Files, folders, globs or URIs of JSON lines; the same as --files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TryArguments(ToolsArguments[TryConfig]):
-    given_name: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Draw after <API> and the tool's name instead of after <API>, as the field of the tool's section."""
-    all_draws: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Show every position and every distinct draw."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object per text, and one with the summary."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportArguments(Arguments[ExportConfig]):
-    folder: tyro.conf.Positional[FilePath | None] = None
-    """Folder that merge wrote; the same as --data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateArguments(ToolsArguments[GenerateConfig]):
-    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to continue. If there are none: one per line from --file or standard input; on a terminal,
-    typed one by one."""
-    file: FilePath | None = None
-    """File with one prompt per line."""
-    interactive: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Type prompts one by one, with line editing and history, as without prompts on a terminal."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print one JSON object per prompt: text with calls, calls, failed calls, tokens (docs/generate.md)."""
-    trace: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Say what became of every call that was begun, on standard error or in the JSON objects."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(ToolsArguments[EvaluateConfig]):
-    label: str | None = None
-    """Name of the model in the result file, models.LABEL; "model" if it is not given."""
-    models: tuple[Text, ...] = ()
-    """Several models, as LABEL=PATH in place of --label and --model; settings of one of them follow after
-    commas, as in LABEL=PATH,disabled or LABEL=PATH,k=1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepArguments(ToolsArguments[EvaluateConfig]):
-    k: tuple[int, ...] = (0, 1, 3, 10)
-    """The values of k, one evaluation each (section 5, Table 9)."""
-    disabled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Evaluate with calls disabled too."""
-    label: Text | None = None
-    """Put before the labels k0, k1, … in the result file: LABEL-k0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingArguments(ToolsArguments[EvaluateConfig]):
-    models: tuple[Text, ...] = ()
-    """The models, as LABEL=PATH; evaluated with calls and with calls disabled. LABEL=PATH,disabled is a
-    baseline: disabled only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableArguments(Arguments[TableConfig]):
-    files: tyro.conf.Positional[tuple[FilePath, ...]] = ()
-    """Files that evaluate, sweep or scaling wrote; the same as --evaluations."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoArguments(ToolsArguments[Recipe]):
-    force: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Run finished steps again."""
-
-
-def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
-    """Steps 1-4: select texts, sample calls, execute them, score them."""
-    from pipeline.annotation.run import annotate
-    from pipeline.report import losses
-
-    manifest = annotate(arguments.config)
-    if (counts := manifest.counts) is not None:
-        kept = sum(tool.kept for tool in counts.tools.values())
-        print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
-    _print_losses(losses.annotation_losses(manifest))
-    print(arguments.config.output)
-
-
-def plan(arguments: ToolsArguments[PlanConfig]) -> None:
-    """Estimate what annotating takes: work, time, cost, tools, disk. Runs no model."""
-    from pipeline.planning.estimate import plan
-    from pipeline.planning.render import render_plan
-    from pipeline.report import losses
-    from pipeline.report.tables import console
-
-    estimate = plan(arguments.config)
-    estimate.write(arguments.config.output)
-    console().print(render_plan(estimate), highlight=False)
-    _print_losses(losses.plan_losses(estimate))
-    print(arguments.config.output)
-
-
-def merge(arguments: Arguments[MergeConfig]) -> None:
-    """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
-    from pipeline.augmentation.merge import merge
-    from pipeline.report import losses
-
-    manifest = merge(arguments.config)
-    for tool, examples in manifest.tools.items():
-        print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
-    print(f"{manifest.texts} texts with {manifest.calls} calls")
-    _print_losses(losses.merge_losses(manifest))
-    print(arguments.config.output)
-
-
-def export(arguments: ExportArguments) -> None:
-    """C* in the formats of other trainers: text, chat, ShareGPT."""
-    from pipeline.exporting.run import export
-
-    config = arguments.config
-    if arguments.folder is not None:
-        config = config.model_copy(update={"data": arguments.folder})
-    manifest = export(config)
-    print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
-    if config.push_to_hub is not None:
-        print(f"uploaded to the data set {config.push_to_hub} ({'public' if config.public else 'private'})")
-    print(config.output)
-
-
-def finetune(arguments: FinetuneArguments) -> None:
-    """Step 6: language modelling on C*, with Ray Train and DeepSpeed."""
-    from pipeline.finetuning.run import finetune
-    from pipeline.report import losses
-
-    manifest = finetune(arguments.config, force=arguments.force)
-    best = manifest.best
-    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
-    _print_losses(losses.finetune_losses(manifest))
-    print(arguments.config.output)
-
-
-def score(arguments: ScoreArguments) -> None:
-    """The filter by itself: what insertions that others made are worth."""
-    from pipeline.report import losses
-    from pipeline.scoring.run import score
-
-    config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"files": arguments.files})
-    manifest = score(config)
-    print(f"{manifest.scored} of {manifest.lines} insertions scored, {manifest.positive} of them with a gain")
-    if manifest.median_gain is not None:
-        print(f"median gain {manifest.median_gain} nats")
-    _print_losses(losses.score_losses(manifest))
-    print(config.output)
-
-
-def try_tool(arguments: TryArguments) -> None:
-    """Steps 1-4 on a few texts with one tool: what each stage does, and why."""
-    from pipeline.cli.trying import try_tool
-
-    config = arguments.config
-    if arguments.given_name:
-        config = config.model_copy(update={"given_name": True})
-    try_tool(config, all_draws=arguments.all_draws, as_json=arguments.json)
-
-
-def generate(arguments: GenerateArguments) -> None:
-    """Step 7: continue prompts, calling tools on the way."""
-    from pipeline.cli.generating import Output, generate
-
-    generate(
-        arguments.config,
-        arguments.recipe,
-        prompts=arguments.prompts,
-        file=arguments.file,
-        output=Output(json=arguments.json, trace=arguments.trace),
-        interactive=arguments.interactive,
-    )
-
-
-def serve(arguments: ToolsArguments[ServeConfig]) -> None:
-    """The model and its tools behind OpenAI's interface, with a page to try it."""
-    from pipeline.serving.run import serve_model
-
-    serve_model(arguments.config)
-
-
-def evaluate(arguments: EvaluateArguments) -> None:
-    """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
-    from pipeline.cli.evaluating import configs_of, evaluate_models
-
-    evaluate_models(configs_of(arguments.config, arguments.label, arguments.models))
-
-
-def harness(arguments: ToolsArguments[HarnessConfig]) -> None:
-    """Tasks of lm-evaluation-harness, with calls on or off."""
-    from pipeline.cli.harness import harness
-    from pipeline.report import losses
-
-    run = harness(arguments.config)
-    _print_losses(losses.generation_losses(run.generations))
-    print(arguments.config.output)
-
-
-def sweep(arguments: SweepArguments) -> None:
-    """Evaluate a model with several k, and count its calls."""
-    from pipeline.cli.analysing import sweep
-
-    sweep(arguments.config, arguments.k, disabled=arguments.disabled, label=arguments.label)
-
-
-def scaling(arguments: ScalingArguments) -> None:
-    """Evaluate models of several sizes with and without calls."""
-    from pipeline.cli.analysing import scaling
-
-    scaling(arguments.config, arguments.models)
-
-
-def thresholds(arguments: Arguments[ThresholdsConfig]) -> None:
-    """Count the examples in C* by tool for several tau_f. Runs no model."""
-    from pipeline.cli.analysing import thresholds
-
-    thresholds(arguments.config)
-
-
-def table(arguments: TableArguments) -> None:
-    """Results in the paper's tables, beside its own figures: Markdown, LaTeX, CSV."""
-    from pipeline.cli.analysing import table
-
-    config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"evaluations": arguments.files})
-    table(config)
-
-
-def demo(arguments: DemoArguments) -> None:
-    """All steps in order, with the baselines, and the results in one table."""
-    from pipeline.cli.demo import demo
-
-    demo(arguments.config, force=arguments.force)
-
-
-def _print_losses(sentences: Iterable[str]) -> None:
-    """What the command lost, one line each."""
-    for sentence in sentences:
-        print(f"! {sentence}")
+from pipeline.cli import handlers
+from pipeline.cli.arguments import (
+    Arguments,
+    DemoArguments,
+    EvaluateArguments,
+    ExportArguments,
+    FinetuneArguments,
+    GenerateArguments,
+    ScalingArguments,
+    ScoreArguments,
+    SweepArguments,
+    TableArguments,
+    ToolsArguments,
+    TryArguments,
+)
+from pipeline.cli.generating.prompts import separate_prompts
+from pipeline.cli.recipes import Recipe
+from tools_service.base.settings import Frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +65,7 @@ _SHORT = {**_CORPUS, **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
     "plan": Command(
-        run=plan,
+        run=handlers.plan,
         arguments=ToolsArguments[PlanConfig],
         config=lambda recipe: PlanConfig(
             **dict(recipe.annotate) | {"output": recipe.annotate.output.parent / "plan.json"}
@@ -340,7 +77,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "annotate": Command(
-        run=annotate,
+        run=handlers.annotate,
         arguments=ToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
         short=_SHORT,
@@ -352,7 +89,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "try": Command(
-        run=try_tool,
+        run=handlers.try_tool,
         arguments=TryArguments,
         config=lambda recipe: TryConfig(
             corpus=recipe.annotate.corpus,
@@ -369,7 +106,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "merge": Command(
-        run=merge,
+        run=handlers.merge,
         arguments=Arguments[MergeConfig],
         config=lambda recipe: recipe.merge,
         examples=(
@@ -379,7 +116,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "export": Command(
-        run=export,
+        run=handlers.export,
         arguments=ExportArguments,
         config=lambda recipe: ExportConfig(
             data=recipe.merge.output, output=recipe.merge.output.parent / "export"
@@ -391,14 +128,14 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "finetune": Command(
-        run=finetune,
+        run=handlers.finetune,
         arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
         short=_MODEL,
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
     ),
     "score": Command(
-        run=score,
+        run=handlers.score,
         arguments=ScoreArguments,
         config=lambda recipe: ScoreConfig(
             model=recipe.annotate.model,
@@ -412,7 +149,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "generate": Command(
-        run=generate,
+        run=handlers.generate,
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
         short=_MODEL,
@@ -426,7 +163,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "serve": Command(
-        run=serve,
+        run=handlers.serve,
         arguments=ToolsArguments[ServeConfig],
         config=lambda recipe: ServeConfig(
             generation=recipe.generate,
@@ -447,7 +184,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "evaluate": Command(
-        run=evaluate,
+        run=handlers.evaluate,
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
@@ -458,7 +195,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "harness": Command(
-        run=harness,
+        run=handlers.harness,
         arguments=ToolsArguments[HarnessConfig],
         config=lambda recipe: HarnessConfig(
             generation=recipe.generate.model_copy(update={"max_new_tokens": 256}),
@@ -472,7 +209,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "sweep": Command(
-        run=sweep,
+        run=handlers.sweep,
         arguments=SweepArguments,
         config=lambda recipe: _evaluation_beside(recipe, "sweep.json"),
         short={"--model": "--generation.model.path"},
@@ -482,7 +219,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "scaling": Command(
-        run=scaling,
+        run=handlers.scaling,
         arguments=ScalingArguments,
         config=lambda recipe: _evaluation_beside(recipe, "scaling.json"),
         examples=(
@@ -490,13 +227,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "thresholds": Command(
-        run=thresholds,
+        run=handlers.thresholds,
         arguments=Arguments[ThresholdsConfig],
         config=lambda recipe: ThresholdsConfig(annotations=(recipe.annotate.output,)),
         examples=("--recipe demo", "--annotations 'runs/slices/*' --tau-f 0.5 1 1.5 2 --max-examples 25000"),
     ),
     "table": Command(
-        run=table,
+        run=handlers.table,
         arguments=TableArguments,
         config=lambda recipe: TableConfig(evaluations=(recipe.evaluate.output,)),
         examples=(
@@ -506,7 +243,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "demo": Command(
-        run=demo,
+        run=handlers.demo,
         arguments=DemoArguments,
         config=lambda recipe: recipe,
         examples=("", "--force", "--annotate.method.calculator.k 5"),

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.commands import Arguments
+from pipeline.cli.arguments import Arguments
 from tools_service.base.errors import ConfigurationError
 
 _ALTERNATIVE = "annotate --recipe single_gpu --corpus TEXTS --tools Calculator Calendar"

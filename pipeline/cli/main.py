@@ -2,7 +2,7 @@
 
 A command starts from a recipe (`--recipe`), and every field of its configuration is an option with
 the field's name, with dots for nesting. Results go to standard output, progress and logs to
-standard error. What the commands do is in commands.py.
+standard error. commands.py has the table of commands, handlers.py what they do.
 
 Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input it names is
 wrong; 130 interrupted. The project's own errors are printed as one message without a traceback. Any
@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
-from pipeline.cli.commands import COMMANDS, DEFAULT_RECIPE, Arguments, ToolsArguments
+from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
+from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.storage.logs import PACKAGES

@@ -81,9 +81,7 @@ class ActorPool:
 
         Raises ActorError, and the errors of a task.
         """
-        gpus = self._config.gpus_per_actor
-        placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
-        settings = model.model_copy(update=placement), tools
+        settings = model.placed(self._config.gpus_per_actor), tools
         self._crashes.clear()
         waiting, running = deque(tasks), dict[Any, tuple[int, Task | None]]()
         while waiting or running:

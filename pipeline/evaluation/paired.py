@@ -72,7 +72,7 @@ def _paired(
 
 
 def _outcomes(path: Path) -> Outcomes:
-    """None for a label of an earlier version, whose predictions are not in Parquet."""
+    """Empty for a label of an earlier version, whose predictions are not in Parquet."""
     outcomes: Outcomes = {}
     columns = ["benchmark", "id", "prompt", "answers", "right"]
     try:

@@ -7,7 +7,6 @@ are in the metadata of a file. No model runs here.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.evaluation.questions import Question
 from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.generation import Generation, PromptError
+from pipeline.storage.parquet import write_parquet
 from tools_service.base.files import PART, writing
 
 _CALL = pa.struct(
@@ -111,15 +111,7 @@ def write_table(path: Path, rows: pa.Table, metadata: Mapping[str, Any]) -> None
     rows = rows.replace_schema_metadata({_METADATA: json.dumps(metadata, sort_keys=True)})
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     with writing(path):
-        try:
-            with part.open("wb") as file:
-                pq.write_table(rows, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_parquet(path, rows, part)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

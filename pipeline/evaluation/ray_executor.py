@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import ray
 
-from pipeline.base.config import ModelConfig
 from pipeline.base.inference_config import ActorsConfig, EvaluateConfig, GenerateConfig
 from pipeline.evaluation.actors import ActorPool, EvaluationActor
 from pipeline.evaluation.tasks import Task, TaskResult
@@ -51,7 +49,7 @@ class RayExecutor:
         if self._pool is None:
             self._pool = self._start_pool()
         client = self._start_tools(config.tools, frozenset(tools))
-        yield from self._pool.results(_with_absolute_path(config.model), client, tasks)
+        yield from self._pool.results(config.model.with_absolute_path(), client, tasks)
 
     def _start_pool(self) -> ActorPool:
         """Connect to Ray; one actor for each GPU that the tools leave, if no number is given."""
@@ -96,9 +94,3 @@ def actors_of(config: ActorsConfig, gpus: float) -> int:
     if config.actors is not None or not config.gpus_per_actor:
         return config.actors or 1
     return max(1, int(gpus // config.gpus_per_actor))
-
-
-def _with_absolute_path(model: ModelConfig) -> ModelConfig:
-    """Workers have another working directory."""
-    local = Path(model.path)
-    return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model

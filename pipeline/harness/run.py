@@ -17,7 +17,7 @@ from lm_eval.utils import handle_non_serializable, make_table
 
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.engine.errors import first_line
-from pipeline.harness.errors import HarnessError
+from pipeline.harness.errors import HarnessError, HarnessRunError
 from pipeline.harness.model import ToolformerLM, calls_configured, likelihoods_refused
 from pipeline.inference.generation import Generation
 from pipeline.storage.kinds import HARNESS
@@ -106,7 +106,3 @@ def _evaluate(model: ToolformerLM, tasks: TaskManager, config: HarnessConfig) ->
         message = f"{', '.join(config.tasks)}: the harness failed. {first_line(error)}"
         raise HarnessRunError(message) from error
     return results
-
-
-class HarnessRunError(ToolformerError):
-    """The harness or a task failed while it ran."""

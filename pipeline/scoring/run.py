@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from tqdm import tqdm
 
-from pipeline.base.config import CorpusConfig, ModelConfig, ScoreConfig
+from pipeline.base.config import CorpusConfig, ScoreConfig
 from pipeline.corpus.files import CorpusError, CorpusFile, list_files
 from pipeline.engine.loading import require_model
 from pipeline.runtime.connection import ResourceRequest, ray_connection
@@ -89,7 +88,7 @@ def _files(config: ScoreConfig) -> list[CorpusFile]:
 def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str]) -> None:
     """Score the parts that are not `done`. Raises ScoreError."""
     config = config.model_copy(
-        update={"output": config.output.resolve(), "model": _with_absolute_path(config.model)}
+        update={"output": config.output.resolve(), "model": config.model.with_absolute_path()}
     )
     actors = config.ray.actors
     request = ResourceRequest(
@@ -126,9 +125,3 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
             message = str(error.cause).partition("\nFailed to apply UDF")[0]
             kind = ScoreRefusedError if isinstance(error.cause, ConfigurationError) else ScoreError
             raise kind(f"{message}. The same command resumes the run") from error
-
-
-def _with_absolute_path(model: ModelConfig) -> ModelConfig:
-    """Workers have another working directory."""
-    local = Path(model.path)
-    return model.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else model

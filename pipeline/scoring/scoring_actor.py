@@ -81,10 +81,8 @@ class ScoreParts:
         log_into(config.output)
         self._config = config
         self._refused: ScoreError | None = None
-        gpus = config.ray.gpus_per_actor
-        placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
         try:
-            self._model = load_language_model(config.model.model_copy(update=placement))
+            self._model = load_language_model(config.model.placed(config.ray.gpus_per_actor))
         except ToolformerError as error:
             self._refused = ScoreRefusedError(str(error))  # raised later: raised here, it would lose its type
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.records import ANNOTATION_SCHEMA
 from pipeline.storage.kinds import OWN_ROW_FILE, PARTIAL_ROW_FILE
+from pipeline.storage.parquet import write_parquet
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import PART
 
@@ -53,16 +53,7 @@ def write_rows(folder: Path, rows: pa.Table) -> None:
     ids = rows["text_id"].to_numpy()
     path = folder / f"{hashlib.blake2b(ids.tobytes(), digest_size=12).hexdigest()}.parquet"
     # Two processes can write the same batch: an actor that Ray has given up may still run.
-    part = folder / f"{path.name}.{uuid.uuid4().hex}{PART}"
-    try:
-        with part.open("wb") as file:
-            pq.write_table(rows, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_parquet(path, rows, folder / f"{path.name}.{uuid.uuid4().hex}{PART}")
 
 
 def parquet_files(folder: Path) -> list[Path]:

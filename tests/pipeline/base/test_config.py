@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from pipeline.base import config
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig
+from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ModelConfig
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.spec import ToolMethod
@@ -94,3 +95,20 @@ def test_every_field_has_a_help_text(model: type[Frozen]) -> None:
     for name, field in model.model_fields.items():
         described = inspect.isclass(field.annotation) and issubclass(field.annotation, Frozen)
         assert described or field.description, f"{model.__name__}.{name} needs a docstring"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "placement"), [(0.0, ("cpu", 1)), (0.5, ("auto", 1)), (1.0, ("auto", 1)), (2.0, ("auto", 2))]
+)
+def test_a_model_runs_on_the_gpus_of_its_process(gpus: float, placement: tuple[str, int]) -> None:
+    model = ModelConfig(path="m").placed(gpus)
+    assert (model.path, model.device, model.gpus) == ("m", *placement)
+
+
+def test_only_a_folder_on_this_machine_gets_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert ModelConfig(path="model").with_absolute_path().path == str((tmp_path / "model").resolve())
+    assert ModelConfig(path="owner/name").with_absolute_path().path == "owner/name"

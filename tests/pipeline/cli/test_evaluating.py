@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.inference_config import EvaluateConfig
-from pipeline.cli.commands import EvaluateArguments
+from pipeline.cli.arguments import EvaluateArguments
 from pipeline.cli.evaluating import ModelsError, configs_of
 from pipeline.cli.main import parse
 

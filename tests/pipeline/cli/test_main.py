@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main as cli
-from pipeline.cli.commands import COMMANDS, Arguments
+from pipeline.cli.arguments import Arguments
+from pipeline.cli.commands import COMMANDS
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.base.errors import ConfigurationError, ToolformerError
 

@@ -18,9 +18,9 @@ from pipeline.base.config import ModelConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import GenerateConfig
 from pipeline.cli import main as cli
-from pipeline.harness.errors import HarnessError
+from pipeline.harness.errors import HarnessError, HarnessRunError
 from pipeline.harness.model import ToolformerLM
-from pipeline.harness.run import HarnessRunError, run_tasks
+from pipeline.harness.run import run_tasks
 from pipeline.storage.kinds import HARNESS
 from tools_service.base.ownership import NotOwnError
 

@@ -24,9 +24,9 @@ from pipeline.base.config import (
 )
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Funnel, Status, Text
-from pipeline.cli.commands import Arguments, ToolsArguments
-from pipeline.cli.commands import merge as merge_command
-from pipeline.cli.commands import plan as plan_command
+from pipeline.cli.arguments import Arguments, ToolsArguments
+from pipeline.cli.handlers import merge as merge_command
+from pipeline.cli.handlers import plan as plan_command
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.evaluation.results import BenchmarkResult, ModelResult, PerplexityResult

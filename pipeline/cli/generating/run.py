@@ -17,11 +17,11 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.cli.answer_view import AnswerView, events_of
-from pipeline.cli.decoding_trace import DecodingTrace, failure
-from pipeline.cli.interactive import InteractiveSession
-from pipeline.cli.line_history import LineHistory, history_file
-from pipeline.cli.prompts import prompts_of
+from pipeline.cli.generating.answer_view import AnswerView, events_of
+from pipeline.cli.generating.decoding_trace import DecodingTrace, failure
+from pipeline.cli.generating.interactive import InteractiveSession
+from pipeline.cli.generating.line_history import LineHistory, history_file
+from pipeline.cli.generating.prompts import prompts_of
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.engine.loading import load_language_model
 from pipeline.inference.call_parser import ARROW_HEAD

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import generating
+from pipeline.cli.generating import run as generating
 from pipeline.cli.main import main
 from tests.pipeline.inference.test_generator import CALLS, PLAIN, PROMPT, Asks
 from tests.pipeline.scripted import ScriptedModel

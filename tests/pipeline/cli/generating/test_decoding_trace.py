@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline.cli.decoding_trace import STOPS, DecodingTrace, failure
+from pipeline.cli.generating.decoding_trace import STOPS, DecodingTrace, failure
 from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,

@@ -14,7 +14,7 @@ from operator import attrgetter
 from rich.console import Console
 from rich.text import Text as Styled
 
-from pipeline.cli.decoding_trace import failure
+from pipeline.cli.generating.decoding_trace import failure
 from pipeline.inference.call_parser import ARROW_HEAD, CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,

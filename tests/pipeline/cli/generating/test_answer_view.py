@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from rich.console import Console
 
-from pipeline.cli.answer_view import AnswerView, events_of
+from pipeline.cli.generating.answer_view import AnswerView, events_of
 from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,

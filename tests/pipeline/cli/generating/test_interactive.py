@@ -16,10 +16,10 @@ from typing import cast
 import pytest
 
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.cli.interactive import SETTINGS, InteractiveSession
-from pipeline.cli.line_history import LineHistory
+from pipeline.cli.generating.interactive import SETTINGS, InteractiveSession
+from pipeline.cli.generating.line_history import LineHistory
 from pipeline.inference.streaming import StreamingEngine
-from tests.pipeline.cli.typing_session import RepeatingEngine
+from tests.pipeline.cli.generating.typing_session import RepeatingEngine
 from tests.pipeline.inference.test_generator import CALLS, PLAIN, PROMPT, Asks
 from tests.pipeline.scripted import ScriptedModel
 
@@ -117,9 +117,18 @@ def test_a_session_continues_prompts_with_tools_and_switches_them_off(
 class Keyboard:
     """The other end of the terminal of a process."""
 
-    def __init__(self, terminal: int) -> None:
+    def __init__(self, terminal: int, pid: int) -> None:
         self._terminal = terminal
+        self._stat = Path(f"/proc/{pid}/stat")
         self.shown = ""
+
+    def interrupt(self) -> None:
+        """Type Ctrl-C when the process waits: Python sees an earlier signal only at the next key."""
+        end = time.monotonic() + _PATIENCE_S
+        while self._stat.exists() and self._stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end, "the process does not wait"
+            time.sleep(0.01)
+        self.type("\x03")
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
@@ -140,7 +149,7 @@ def typing(state: Path) -> Iterator[tuple[Keyboard, subprocess.Popen[bytes]]]:
     ours, theirs = pty.openpty()
     environment = os.environ | {"XDG_STATE_HOME": str(state), "TERM": "dumb", "INPUTRC": "/dev/null"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.pipeline.cli.typing_session"],
+        [sys.executable, "-m", "tests.pipeline.cli.generating.typing_session"],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -149,7 +158,7 @@ def typing(state: Path) -> Iterator[tuple[Keyboard, subprocess.Popen[bytes]]]:
     )
     os.close(theirs)
     try:
-        yield Keyboard(ours), process
+        yield Keyboard(ours, process.pid), process
     finally:
         process.kill()
         process.wait()
@@ -164,7 +173,7 @@ def test_a_terminal_has_line_editing_history_and_ways_out(tmp_path: Path) -> Non
         keyboard.wait_for("> ")
         keyboard.type("wait\r")
         keyboard.wait_for(" begun")
-        keyboard.type("\x03")
+        keyboard.interrupt()
         keyboard.wait_for("[interrupted]")
         keyboard.wait_for("> ")
         keyboard.type("\x1b[A\x1b[A!\r")  # up twice
@@ -172,7 +181,7 @@ def test_a_terminal_has_line_editing_history_and_ways_out(tmp_path: Path) -> Non
         keyboard.wait_for("> ")
         keyboard.type("not sent")
         keyboard.wait_for("not sent")
-        keyboard.type("\x03")
+        keyboard.interrupt()
         keyboard.wait_for("> ")
         keyboard.type("\x04")
         assert process.wait(_PATIENCE_S) == 0

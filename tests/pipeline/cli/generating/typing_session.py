@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import cast
 
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.cli.interactive import InteractiveSession
-from pipeline.cli.line_history import LineHistory, history_file
+from pipeline.cli.generating.interactive import InteractiveSession
+from pipeline.cli.generating.line_history import LineHistory, history_file
 from pipeline.inference.generation import EndEvent, Generation, TextEvent
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.streaming import EventStream, StreamingEngine

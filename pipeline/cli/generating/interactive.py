@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.cli.answer_view import AnswerView
-from pipeline.cli.decoding_trace import STOPS, DecodingTrace
-from pipeline.cli.line_history import LineHistory
-from pipeline.cli.prompts import unescape
+from pipeline.cli.generating.answer_view import AnswerView
+from pipeline.cli.generating.decoding_trace import STOPS, DecodingTrace
+from pipeline.cli.generating.line_history import LineHistory
+from pipeline.cli.generating.prompts import unescape
 from pipeline.inference.generation import EndEvent, Generation
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.streaming import StreamingEngine

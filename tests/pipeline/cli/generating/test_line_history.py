@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.line_history import LineHistory, history_file
+from pipeline.cli.generating.line_history import LineHistory, history_file
 
 pytestmark = pytest.mark.unit
 

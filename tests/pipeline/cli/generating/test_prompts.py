@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main as cli
-from pipeline.cli.commands import GenerateArguments
-from pipeline.cli.prompts import prompts_of
+from pipeline.cli.arguments import GenerateArguments
+from pipeline.cli.generating.prompts import prompts_of
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
