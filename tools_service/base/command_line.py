@@ -56,8 +56,10 @@ def parse_command_line(arguments: Any, **options: Any) -> Any:
 
 def _problem_in_box(box: str) -> str:
     """The problem that tyro shows in `box`, with the options that it thinks were meant."""
-    lines = [line.strip("│").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    parts = re.split(r"^─+$", "\n".join(lines), flags=re.MULTILINE)
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = re.split(r"^(?:─+|-+)$", "\n".join(lines), flags=re.MULTILINE)
+    if "╭" not in box:  # its form without Unicode has the title above a line
+        del parts[0]
     problem = " ".join(parts[0].split()).partition(" Got errors:")[0].rstrip(".")
     similar = re.findall(r"^--[\w.-]+", "\n".join(parts[1:]), flags=re.MULTILINE)
     if similar and "Perhaps you meant" in box:
