@@ -84,14 +84,14 @@ def scaling_configs(config: EvaluateConfig, models: Sequence[str]) -> dict[str, 
     """A configuration with and one without calls for each LABEL=PATH, by LABEL and LABEL-disabled; for
     LABEL=PATH,disabled one without calls, by LABEL. Other settings are those of evaluate."""
     if not models:
-        raise ConfigurationError("models: give one or more, as in --models small=runs/small large=runs/large")
+        raise ConfigurationError("--models: give one or more, as in --models small=runs/small large=runs/large")
     configs: dict[str, EvaluateConfig] = {}
     for label, found in configs_of(config, None, tuple(models)).items():
         added = {label: found}
         if not found.generation.disabled:
             added[f"{label}-{_DISABLED}"] = _with(found, disabled=True)
         if twice := configs.keys() & added.keys():
-            raise ConfigurationError(f"models: {label}: there are two results with the label {min(twice)}")
+            raise ConfigurationError(f"--models {label}: there are two results with the label {min(twice)}")
         configs |= added
     return configs
 

@@ -61,7 +61,7 @@ def _run(name: str, options: Sequence[str]) -> int:
 
 
 def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
-    """The typed arguments of command `name`. Raises OptionError; an unknown option exits with code 2."""
+    """The typed arguments of command `name`. Raises OptionError."""
     command = COMMANDS[name]
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
     recipe = _recipe_of(argv)

@@ -92,7 +92,7 @@ def _check_inputs(
     known = [*Evaluation.read(config.output).models, *labels]
     if config.compare_with is not None and config.compare_with not in known:
         raise EvaluationError(
-            f"compare_with: no model {config.compare_with!r} in {config.output}; there are "
+            f"--compare-with: no model {config.compare_with!r} in {config.output}; there are "
             f"{', '.join(dict.fromkeys(known))}"
         )
     if config.perplexity:

@@ -193,7 +193,9 @@ def parse_request(request_class: type[R], body: bytes) -> R:
         first = error.errors(include_url=False)[0]
         param = str(first["loc"][0]) if first["loc"] else None
         place = ".".join(str(part) for part in first["loc"])
-        message = f"{place}: {first['msg']}, got {reprlib.repr(first['input'])}"
+        message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+        if first["type"] != "value_error":  # our own messages have the value
+            message += f", got {reprlib.repr(first['input'])}"
         if first["type"] == "missing":
             message = f"{place}: this field is required"
         raise ApiError(400, message, param=param, code=first["type"]) from None

@@ -2,13 +2,17 @@
 
 In: a type of arguments, a dataclass that may hold configurations, and its defaults. Out: an instance.
 tyro builds the configurations without a check, so that a path is still the text that was given; then
-each is validated as a whole. An option that tyro cannot read at all (an unknown name, text for a
-number) exits with code 2, as tyro does.
+each is validated as a whole. For an option that tyro cannot read at all (an unknown name, text for a
+number) it prints a box of many lines; of these, the problem and similar options are kept.
 """
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import fields, replace
 from inspect import isclass
 from pathlib import Path
@@ -30,15 +34,37 @@ from tools_service.base.settings import Frozen, NotAnOption
 
 
 class OptionError(ConfigurationError):
-    """The value of an option is out of range; the message names the option."""
+    """An option is unknown or its value cannot be used; the message names the option."""
 
 
 def parse_command_line(arguments: Any, **options: Any) -> Any:
-    """Do what `tyro.cli(arguments, **options)` does. Raises OptionError for a value out of range."""
+    """Do what `tyro.cli(arguments, **options)` does, but raise OptionError for what is wrong."""
     registry = ConstructorRegistry()
     registry.struct_rule(_unchecked)
     registry.primitive_rule(_path_as_text)
-    return _checked(tyro.cli(arguments, registry=registry, **options))
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed = tyro.cli(arguments, registry=registry, **options)
+    except SystemExit as exit_:
+        if exit_.code == 2:
+            raise OptionError(_problem_in_box(said.getvalue())) from exit_
+        raise
+    sys.stderr.write(said.getvalue())
+    return _checked(parsed)
+
+
+def _problem_in_box(box: str) -> str:
+    """The problem that tyro shows in `box`, with the options that it thinks were meant."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = re.split(r"^(?:─+|-+)$", "\n".join(lines), flags=re.MULTILINE)
+    if "╭" not in box:  # its form without Unicode has the title above a line
+        del parts[0]
+    problem = " ".join(parts[0].split()).partition(" Got errors:")[0].rstrip(".")
+    similar = re.findall(r"^--[\w.-]+", "\n".join(parts[1:]), flags=re.MULTILINE)
+    if similar and "Perhaps you meant" in box:
+        problem += f"; did you mean {' or '.join(dict.fromkeys(similar[:3]))}?"
+    return f"{problem} (--help lists the options)"
 
 
 def _option_problems(error: ValidationError, prefix: str) -> str:

@@ -417,7 +417,7 @@ def test_labels_have_the_order_of_the_command(small: EvaluateConfig, tmp_path: P
 
 def test_a_paired_test_needs_a_known_label(small: EvaluateConfig, tmp_path: Path) -> None:
     config = small.model_copy(update={"output": tmp_path / "e.json", "compare_with": "plain"})
-    with pytest.raises(EvaluationError, match=r"compare_with: no model 'plain' in .*; there are m"):
+    with pytest.raises(EvaluationError, match=r"--compare-with: no model 'plain' in .*; there are m"):
         evaluate({"m": config})
 
 
