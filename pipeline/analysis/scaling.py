@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pipeline.analysis.paper_figures import paper_figures
 from pipeline.analysis.result_table import Cell, ResultTable, Row
@@ -54,16 +53,16 @@ def parameters(model: str) -> int | None:
     Tied matrices count once. None, with a warning, if the configuration is not on this machine.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from pipeline.engine.errors import ModelError
     from pipeline.engine.loading import refused
+    from tools_service.base.checkpoints import empty_model, load_config
 
     try:
         with refused(f"{model}: no causal LM"), torch.device("meta"):
-            config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-            model_class: Any = AutoModelForCausalLM
-            return int(model_class.from_config(config, trust_remote_code=False).num_parameters())
+            config = load_config(model, "models", ModelError)
+            return int(empty_model(AutoModelForCausalLM, config).num_parameters())
     except ModelError as error:
         logger.debug("%s: %s", model, error)
         logger.warning("%s: no model's configuration here, so its parameters are not counted", model)
