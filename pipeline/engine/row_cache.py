@@ -101,12 +101,9 @@ class RowCache(KVCache):
         """Add a row with the tokens that it had when it left."""
         row = len(self.lengths)
         self.lengths.append(saved.length)
-        if not self.buffers:  # made by the first forward
-            return
-        for layer, (keys, _) in enumerate(self.buffers):
-            self._make_room(keys, layer, saved.length)
-        for buffers, states in zip(self.buffers, saved.layers, strict=False):
-            for buffer, state in zip(buffers, states, strict=True):
+        for layer, states in enumerate(saved.layers):
+            self._make_room(states[0][None], layer, saved.length)
+            for buffer, state in zip(self.buffers[layer], states, strict=True):
                 buffer[row, :, : saved.length] = state
 
     @torch.inference_mode()
@@ -134,11 +131,11 @@ class RowCache(KVCache):
     def _make_room(self, states: Tensor, layer: int, visible: int) -> None:
         """Let the buffers of a layer hold all rows, and `visible` slots."""
         if layer == 0:
-            if len(self.lengths) > self._row_capacity:
-                self._row_capacity = 2 * len(self.lengths)
-            if visible > self.capacity:
-                spare = visible // SPARE_SHARE
-                self.capacity = self._visible(visible + spare)
+            rows, slots = len(self.lengths), max([visible, *self.lengths])
+            # Both anew: the most rows and the longest row were not there at one time.
+            if rows > self._row_capacity or slots > self.capacity:
+                self._row_capacity = 2 * rows
+                self.capacity = self._visible(slots + slots // SPARE_SHARE)
         _, heads, _, size = states.shape
         shape = (self._row_capacity, heads, self.capacity, size)
         if layer == len(self.buffers):
@@ -149,12 +146,12 @@ class RowCache(KVCache):
         keys, values = self.buffers[layer]
         if keys.shape[0] == shape[0] and keys.shape[2] == shape[2]:
             return
-        self.buffers[layer] = _grown(keys, shape), _grown(values, shape)
+        self.buffers[layer] = _resized(keys, shape), _resized(values, shape)
 
 
-def _grown(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`buffer` in a larger one of zeros."""
+def _resized(buffer: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What fits of `buffer` in one of zeros."""
     grown = buffer.new_zeros(shape)
-    rows, _, slots, _ = buffer.shape
-    grown[:rows, :, :slots] = buffer
+    rows, slots = min(buffer.shape[0], shape[0]), min(buffer.shape[2], shape[2])
+    grown[:rows, :, :slots] = buffer[:rows, :, :slots]
     return grown
