@@ -143,6 +143,7 @@ class Decoder:
         rows = [*self._rows, *(request for request, _ in joining)]
         # A row may still grow to its prompt, its text and some calls; the cache is as wide as the longest.
         longest = max(len(request.tokens) + request.params.max_new_tokens for request in rows)
+        longest = min(longest, self._model.max_positions)
         fits = len(rows) * longest <= self._model.max_batch_tokens
         return len(rows) == 1 or (len(rows) <= self._max_rows and fits)
 
@@ -152,6 +153,10 @@ class Decoder:
         try:
             self._batch.join([saved for _, saved in joining], tokens)
         except torch.OutOfMemoryError as error:
+            if len(joining) == 1 and self._rows:  # there may be room when others have left
+                self._max_rows = len(self._rows)
+                self._joining.appendleft(joining[0])
+                return
             if len(joining) == 1:
                 self._refuse_for_memory(requests[0], error)
                 return
