@@ -137,26 +137,27 @@ class RowCache(KVCache):
         `states` are keys and values [*, H, *, E], whose sizes E may differ.
         """
         if layer == 0:
-            if len(self.lengths) > self._row_capacity:
-                self._row_capacity = 2 * len(self.lengths)
-            if visible > self.capacity:
-                spare = visible // SPARE_SHARE
-                self.capacity = self._visible(visible + spare)
+            rows, slots = len(self.lengths), max([visible, *self.lengths])
+            # Both anew: the most rows and the longest row were not there at one time.
+            if rows > self._row_capacity or slots > self.capacity:
+                self._row_capacity = 2 * rows
+                self.capacity = self._visible(slots + slots // SPARE_SHARE)
         if layer == len(self.buffers):
             keys, values = (self._empty(state) for state in states)
             self.buffers.append((keys, values))
         keys, values = self.buffers[layer]
         if keys.shape[::2] != (self._row_capacity, self.capacity):
-            self.buffers[layer] = self._grown(keys), self._grown(values)
+            self.buffers[layer] = self._resized(keys), self._resized(values)
 
     def _empty(self, states: Tensor) -> Tensor:
         """A buffer for such states. Zeros: what a mask hides must be finite."""
         _, heads, _, size = states.shape
         return states.new_zeros(self._row_capacity, heads, self.capacity, size)
 
-    def _grown(self, buffer: Tensor) -> Tensor:
-        """`buffer` in a larger one."""
-        grown = self._empty(buffer)
-        rows, _, slots, _ = buffer.shape
-        grown[:rows, :, :slots] = buffer
-        return grown
+    def _resized(self, buffer: Tensor) -> Tensor:
+        """What fits of `buffer` in one with the present room."""
+        resized = self._empty(buffer)
+        rows = min(len(buffer), len(resized))
+        slots = min(buffer.shape[2], resized.shape[2])
+        resized[:rows, :, :slots] = buffer[:rows, :, :slots]
+        return resized

@@ -168,6 +168,10 @@ class Decoder:
         try:
             self._batch.join([saved for _, saved in joining], tokens)
         except torch.OutOfMemoryError as error:
+            if len(joining) == 1 and self._rows:  # there may be room when others have left
+                self._max_rows = len(self._rows)
+                self._joining.appendleft(joining[0])
+                return
             if len(joining) == 1:
                 self._refuse_for_memory(requests[0], error)
                 return

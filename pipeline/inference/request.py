@@ -174,13 +174,15 @@ class Request:
         stop_reason = reason or self._stop_reason
         assert stop_reason is not None
         text = "" if refused else self._final_text()
+        # A call may stand inside of a stop string, which is no longer in the text.
+        calls = [replace(call, position=min(call.position, len(text))) for call in self.calls]
+        failed = [replace(call, position=min(call.position, len(text))) for call in self.failed]
         if self._text is not None and (rest := self._text.hand_out_until(len(text), text)):
             self._emit(TextEvent(rest))
         self.generation = Generation(
             text=text,
-            # A stop string may begin before a call and end behind it.
-            calls=tuple(replace(call, position=min(call.position, len(text))) for call in self.calls),
-            failed=tuple(replace(call, position=min(call.position, len(text))) for call in self.failed),
+            calls=tuple(calls),
+            failed=tuple(failed),
             stop_reason=stop_reason,
             tokens=len(self.text_tokens),
             refused=refused,

@@ -44,7 +44,7 @@ class TextStream:
         """The text that is new and certain: no stop string can begin in it."""
         certain = len(self.text)
         for string in self._stop:
-            for size in range(1, len(string)):
+            for size in range(1, min(len(string), len(self.text) - self._handed_out + 1)):
                 if self.text.endswith(string[:size]):
                     certain = min(certain, len(self.text) - size)
         return self.hand_out_until(max(certain, self._handed_out), self.text)

@@ -21,6 +21,9 @@ from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.engine.sampler import invert_cdf
 from pipeline.inference.params import DecodingParams
 
+# Greedy already, and the quotient of any float32 logit is finite.
+_LEAST_TEMPERATURE = 1e-200
+
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
@@ -69,7 +72,7 @@ def choose_tokens(
 
 def sample(logits: Tensor, params: DecodingParams, stream: RandomStream) -> int:
     """A token of logits [V], finite or -inf, with the temperature and the top_p of `params`."""
-    scaled = logits.double() / params.temperature
+    scaled = logits.double() / max(params.temperature, _LEAST_TEMPERATURE)
     if params.top_p < 1.0:
         ordered, ids = scaled.sort(descending=True, stable=True)
         probabilities = ordered.softmax(0)

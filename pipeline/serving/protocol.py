@@ -214,7 +214,8 @@ def _supported(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
                 raise ApiError(400, message, param=name, code="unsupported_parameter")
         elif name not in IGNORED:
             message = f"unknown field {reprlib.repr(name)}; there are {', '.join(known)}"
-            raise ApiError(400, message, param=name[:100], code="unknown_parameter")
+            param = name[:100].encode("utf-8", "replace").decode()  # JSON can have half of a surrogate pair
+            raise ApiError(400, message, param=param, code="unknown_parameter")
     return kept
 
 

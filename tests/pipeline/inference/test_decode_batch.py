@@ -115,6 +115,25 @@ def test_rows_that_left_one_batch_go_on_in_another(architecture: str) -> None:
         torch.testing.assert_close(other.logits[row], alone(model, text), rtol=0, atol=1e-4)
 
 
+def test_the_cache_has_not_room_for_most_rows_times_the_longest() -> None:
+    model = random_model("Llama")
+    batch = DecodeBatch(model)
+    rows = [[token] for token in range(32)]
+    batch.join([SavedRow()] * 32, rows)
+    while len(batch) > 1:
+        batch.remove(len(batch) - 1)
+    batch.join([SavedRow()], [list(range(100))])
+    batch.step([1, 2])
+    torch.testing.assert_close(batch.logits[0], alone(model, [0, 1]), rtol=0, atol=1e-4)
+    keys, _ = batch._cache.buffers[0]
+    assert keys.shape[0] * keys.shape[2] < 4 * 2 * 101
+    batch.remove(1)
+    batch.join([SavedRow()] * 32, rows)
+    keys, _ = batch._cache.buffers[0]
+    assert keys.shape[0] * keys.shape[2] < 4 * 33 * 16
+    torch.testing.assert_close(batch.logits[0], alone(model, [0, 1]), rtol=0, atol=1e-4)
+
+
 def test_a_row_is_cut_to_tokens_that_it_has() -> None:
     batch = DecodeBatch(random_model("Llama"))
     batch.join([SavedRow(), SavedRow()], [[1, 2], [3]])

@@ -146,6 +146,17 @@ def test_a_tool_that_waits_holds_up_no_other_row() -> None:
     assert (decoder.running, decoder.waiting, decoder.pending) == (0, 0, 0)
 
 
+def test_a_limit_beyond_the_context_lets_others_run_beside_it() -> None:
+    texts, paths = zip(*(_script(name, "QA") for name in ["1", "2"]), strict=True)
+    model = ScriptedModel("bytes", [path for some in paths for path in some], max_positions=100)
+    model.max_batch_tokens = 200
+    generator, decoder = Generator(model, Blocked()), Decoder(model, Blocked(), max_rows=2)
+    for text in texts:
+        decoder.inbox.put(generator.request(text, DecodingParams(max_new_tokens=10_000)))
+    decoder.step()
+    assert decoder.running == 2
+
+
 def test_a_result_is_run_in_one_forward_and_nothing_is_run_twice() -> None:
     text, paths = _script("7", "QA")
     model, fed = ScriptedModel("bytes", paths), []
@@ -228,6 +239,23 @@ class TestMemory:
         assert found[2].refused.reason == "out_of_memory"
         del found[2], expected[2]
         assert [one.text for one in found] == [one.text for one in expected]
+
+    def test_a_prompt_that_fits_alone_waits_until_others_have_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, texts = trained_model(), prompts(6, seed=3)
+        expected = list(Generator(model, UnsteadyTools(waits=False)).generate(texts, PARAMS))
+        join = DecodeBatch.join
+
+        def limited(batch: DecodeBatch, saved: Any, tokens: Any) -> None:
+            if len(batch) + len(saved) > 1:
+                raise torch.OutOfMemoryError("too much")
+            join(batch, saved, tokens)
+
+        monkeypatch.setattr(DecodeBatch, "join", limited)
+        found = list(Generator(model, UnsteadyTools(waits=False)).generate(texts, PARAMS))
+        assert [one.refused for one in found] == [None] * 6
+        assert [one.annotated for one in found] == [one.annotated for one in expected]
 
     @staticmethod
     def limit(monkeypatch: pytest.MonkeyPatch, exceeded: Any) -> None:

@@ -430,6 +430,15 @@ class TestOptions:
         found = decode([CALLS + " 31 exactly."], stop=("31]", "exact"))
         assert (found.text, len(found.calls)) == (" 31 ", 1)
 
+    def test_a_call_inside_of_a_stop_string_stands_at_the_end_of_the_text(self) -> None:
+        paths = [
+            PROMPT + "| so [Calculator(27 + 4) -> 31]| it| is",
+            PROMPT + "| so| [|Calculator|(|27 + 4|)| ->",
+        ]
+        found = decode([*paths, PROMPT + "| so"], k=3, stop=("o it",))
+        assert (found.text, found.stop_reason) == (" s", "stop")
+        assert [call.position for call in found.calls] == [2]
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_model_may_ask_again_elsewhere_after_a_failed_call(self, kind: str) -> None:
         paths = [

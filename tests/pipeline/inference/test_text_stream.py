@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,18 @@ def test_a_stop_string_is_found_however_tokens_cut_it(text: str, stop: tuple[str
             continue
         assert found == end
         assert out == text[:end]
+
+
+def test_a_long_stop_string_is_compared_with_what_is_held_back_only() -> None:
+    class Counted(str):
+        slices = 0
+
+        def __getitem__(self, key: Any) -> str:
+            Counted.slices += 1
+            return super().__getitem__(key)
+
+    stream = TextStream(lambda tokens: "".join(map(chr, tokens)), (Counted("never" * 10_000),))
+    for character in " so it is":
+        stream.push(ord(character))
+        assert stream.hand_out() == character
+    assert Counted.slices < 100

@@ -38,6 +38,15 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, expected: li
     np.testing.assert_allclose(shares(temperature=1.0, top_p=top_p), expected, atol=0.012)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-200])
+@pytest.mark.parametrize("top_p", [5e-324, 0.5, 1.0])
+def test_the_smallest_temperature_is_greedy(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([1.0, 5.0, 4.9, -3.4e38, -torch.inf])
+    params = DecodingParams(temperature=temperature, top_p=top_p)
+    assert sample(logits, params, RandomStream(0, [1])) == 1
+    assert sample(logits[:3] - 9, params, RandomStream(0, [1])) == 1
+
+
 def test_a_token_of_probability_0_is_never_drawn() -> None:
     logits = LOGITS.clone()
     logits[0] = -torch.inf

@@ -193,6 +193,8 @@ def test_limits_of_a_request() -> None:
         assert error_of(post(url, {"prompt": ["a"] * 3}))["code"] == "too_many_prompts"
         assert post(url, {"prompt": "a" * 300}).status_code == 413
         assert error_of(post(url, b"x"))["type"] == "invalid_request_error"
+        half_a_pair = post(url, {"prompt": "a", "\ud800": 1})
+        assert (half_a_pair.status_code, error_of(half_a_pair)["code"]) == (400, "unknown_parameter")
 
 
 def test_who_may_ask() -> None:
