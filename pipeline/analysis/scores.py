@@ -60,7 +60,7 @@ def _ordered(evaluation: Evaluation, rows: Mapping[str, str]) -> list[tuple[str,
     for label, row in rows.items():
         if label not in evaluation.models:
             known = ", ".join(evaluation.models) or "none"
-            raise ConfigurationError(f"rows: {label} {row}: no model has this label; the labels are {known}")
+            raise ConfigurationError(f"--rows {label} {row}: no model has this label; the labels are {known}")
     row_of = {label: rows.get(label, label) for label in evaluation.models}
     labels = [label for row in order for label in evaluation.models if row_of[label] == row]
     labels += [label for label in evaluation.models if row_of[label] not in order]

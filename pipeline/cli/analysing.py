@@ -84,9 +84,7 @@ def scaling_configs(config: EvaluateConfig, models: Sequence[str]) -> dict[str, 
     """A configuration with and one without calls for each LABEL=PATH, by LABEL and LABEL-disabled; for
     LABEL=PATH,disabled one without calls, by LABEL. Other settings are those of evaluate."""
     if not models:
-        raise ConfigurationError(
-            "--models: give one or more, as in --models small=runs/small large=runs/large"
-        )
+        raise ConfigurationError("--models: name one or more: --models small=runs/small large=runs/large")
     configs: dict[str, EvaluateConfig] = {}
     for label, found in configs_of(config, None, tuple(models)).items():
         added = {label: found}

@@ -50,9 +50,9 @@ def run_tasks(config: HarnessConfig, tasks: TaskManager | None = None) -> Harnes
     ModelError, and NotOwnError or OutputError for the output.
     """
     if not config.tasks:
-        raise HarnessError("tasks: name at least one, for example --tasks wikitext")
+        raise HarnessError("--tasks: name at least one, for example --tasks wikitext")
     if config.include_path is not None and not config.include_path.is_dir():
-        raise HarnessError(f"include_path: {config.include_path} is not a folder")
+        raise HarnessError(f"--include-path: {config.include_path} is not a folder")
     require_own(config.output, HARNESS)
     tasks = tasks or TaskManager(include_path=config.include_path)
     likelihoods = _require_tasks(tasks, config.tasks)
@@ -74,7 +74,7 @@ def _require_tasks(tasks: TaskManager, names: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in tasks.task_index]
     if unknown:
         raise HarnessError(
-            f"tasks: the harness has no {', '.join(unknown)}; `lm_eval ls tasks` lists those that it has, "
+            f"--tasks: the harness has no {', '.join(unknown)}; `lm_eval ls tasks` lists those that it has, "
             "--include-path adds your own"
         )
     found: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def _require_tasks(tasks: TaskManager, names: Sequence[str]) -> list[str]:
             found |= tasks.load([name])["tasks"]
         # Tasks bring code of their own, and the libraries that load data sets raise what they like.
         except Exception as error:
-            raise HarnessError(f"tasks: {name} cannot be loaded. {first_line(error)}") from error
+            raise HarnessError(f"--tasks: {name} cannot be loaded. {first_line(error)}") from error
     return sorted(name for name, task in found.items() if task.OUTPUT_TYPE != "generate_until")
 
 

@@ -81,8 +81,8 @@ def bind_socket(config: HttpConfig) -> socket.socket:
         return socket.create_server((config.host, config.port), family=family, backlog=2_048)
     except OSError as error:
         raise HttpError(
-            f"--http.host {config.host} --http.port {config.port}: {error}; choose another port, or 0 for a "
-            "free one"
+            f"--http.host {config.host} --http.port {config.port}: {error}; "
+            "choose another port, or 0 for a free one"
         ) from error
 
 

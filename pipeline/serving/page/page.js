@@ -129,7 +129,8 @@ async function send() {
   } catch (problem) {
     if (running !== controller) return;
     const stopped = problem.name === "AbortError";
-    error.textContent = stopped ? "" : problem.message;
+    const unreachable = problem instanceof TypeError; // what fetch and its stream throw
+    error.textContent = stopped ? "" : unreachable ? "no connection to the server; is it still running?" : problem.message;
     setBusy(false, stopped ? "stopped" : "");
   }
 }

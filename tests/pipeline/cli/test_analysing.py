@@ -51,7 +51,7 @@ def test_scaling_evaluates_each_model_with_and_without_calls() -> None:
 @pytest.mark.parametrize(
     ("models", "problem"),
     [
-        ([], "--models: give one or more"),
+        ([], "--models: name one or more"),
         (["runs/s"], "--models runs/s: use LABEL=PATH"),
         (["s="], "--models s=: use LABEL=PATH"),
         (["=runs/s"], "use LABEL=PATH"),

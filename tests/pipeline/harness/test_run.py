@@ -117,9 +117,9 @@ def test_only_an_output_of_its_kind_is_replaced(model: Path, tasks: Path, tmp_pa
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "tasks: name at least one"),
+        ((), "--tasks: name at least one"),
         (("pages", "no_such_task"), "the harness has no no_such_task; `lm_eval ls tasks`"),
-        (("broken",), "tasks: broken cannot be loaded"),
+        (("broken",), "--tasks: broken cannot be loaded"),
         (
             ("sums", "pages"),
             r"pages: asks for likelihoods, which are intractable .*--likelihoods-without-calls",
@@ -138,7 +138,7 @@ def test_what_cannot_be_run_is_refused_before_the_model_is_loaded(
 
 def test_a_folder_of_tasks_must_be_there(tmp_path: Path) -> None:
     settings = config(tmp_path, tmp_path / "harness.json", "pages", include_path=tmp_path / "missing")
-    with pytest.raises(HarnessError, match=r"include_path: .*missing is not a folder"):
+    with pytest.raises(HarnessError, match=r"--include-path: .*missing is not a folder"):
         run_tasks(settings)
 
 

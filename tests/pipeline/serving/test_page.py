@@ -135,6 +135,13 @@ def test_an_error_is_shown_and_announced(browser: Page) -> None:
     assert browser.evaluate("document.getElementById('error').getAttribute('role')") == "alert"
 
 
+def test_a_server_that_has_ended_is_named(browser: Page) -> None:
+    with running(PacedDecode()) as url:
+        open_page(browser, url)
+    browser.press(*ENTER, CTRL)
+    browser.wait_for("document.getElementById('error').textContent.includes('still running')")
+
+
 def test_the_page_asks_for_the_token(browser: Page) -> None:
     decode = PacedDecode()
     decode.allowed = len(EVENTS)
