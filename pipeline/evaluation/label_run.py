@@ -37,7 +37,7 @@ from tools_service.tools.registry import files_read
 
 logger = logging.getLogger(__name__)
 
-_NO_CALLS_ONLY = "%s: no perplexity with calls on (paper section 4.3); measure it with --generation.disabled or LABEL=PATH,disabled"
+_NO_CALLS_ONLY = "%s: no perplexity with calls on (paper section 4.3); it needs --generation.disabled"
 _CHUNK = 64  # questions; at least two batches
 
 

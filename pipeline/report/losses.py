@@ -132,7 +132,7 @@ def evaluation_losses(result: ModelResult, config: EvaluateConfig) -> Iterator[s
     wanted = result.running_texts or config.perplexity
     measured = generation.disabled or config.plain_perplexity or config.disabled_perplexity
     if wanted and generation.k and not measured:
-        yield "perplexity: a dash, because calls are on (paper section 4.3); measure it with --generation.disabled or LABEL=PATH,disabled"
+        yield "perplexity: a dash, because calls are on (paper section 4.3); it needs --generation.disabled"
     if result.held_out is not None and result.held_out.skipped:
         yield f"perplexity: {result.held_out.skipped:,} passages of the held-out files were skipped"
 
