@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from bench.fixtures.plain_decoding import decode_plainly
 from bench.measuring import measured
 from bench.results import write
 from pipeline.base.inference_config import GenerateConfig
@@ -40,7 +41,6 @@ from pipeline.inference.decoder import Decoder
 from pipeline.inference.generation import Generation
 from pipeline.inference.generator import Generator, available_tools
 from pipeline.inference.params import DecodingParams
-from pipeline.inference.token_choice import choose_tokens
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import LocalTools, ToolClient
@@ -118,7 +118,7 @@ def exact(world: Demo) -> dict[str, Any]:
         decoder.inbox.put(request)
     while any(request.generation is None for request in requests):
         decoder.step()
-    alone = [_plainly(generator, slow, b, q, world) for b, q in questions]
+    alone = [decode_plainly(generator, slow, q.prompt, world.params(b), q.date) for b, q in questions]
     found = [request.generation for request in requests]
     calls = [call for generation in alone for call in generation.calls]
     return {
@@ -128,30 +128,6 @@ def exact(world: Demo) -> dict[str, Any]:
         "long results": sum(len(call.result) > 100 for call in calls),
         "failed calls": sum(len(generation.failed) for generation in alone),
     }
-
-
-def _plainly(
-    generator: Generator, tools: SlowTools, benchmark: Benchmark, question: Question, world: Demo
-) -> Generation:
-    """One prompt, all of its tokens run anew for each new one."""
-    model = generator.model
-    request = generator.request(question.prompt, world.params(benchmark), question.date)
-    vocabulary = len(model.call_tokens.token_strings)
-    while not request.has_ended:
-        if request.pending is not None:
-            request.answer(tools.call(request.pending.tool, [request.tool_input])[0])
-            continue
-        with torch.inference_mode():
-            ids = torch.tensor([request.tokens], device=model.device)
-            logits = model.model(input_ids=ids, use_cache=False).logits[:, -1, :vocabulary]
-        logits = logits.float().clone()  # no inference tensor, so that it can be written to
-        if request.api_disabled:
-            request.disable_api(logits[0])
-        [choice] = choose_tokens(logits, [request.next_api_token()], [request.sampling])
-        request.advance(choice, logits[0])
-    request.finish()
-    assert request.generation is not None
-    return request.generation
 
 
 def batch(world: Demo) -> dict[str, Any]:

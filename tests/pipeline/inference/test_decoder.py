@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.engine.model import LanguageModel
+from bench.fixtures.plain_decoding import decode_plainly
 from pipeline.inference.decode_batch import DecodeBatch
 from pipeline.inference.decoder import Decoder
-from pipeline.inference.generation import Generation
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
-from pipeline.inference.token_choice import choose_tokens
 from tests.pipeline.inference.trained import UnsteadyTools, prompt, trained_model
 from tests.pipeline.scripted import ScriptedModel
 from tools_service.contract.tool import TOOL_FAILED, ToolInput, ToolResult
@@ -40,28 +38,6 @@ def prompts(number: int, seed: int = 1) -> list[str]:
     return [prompt(rng) for _ in range(number)]
 
 
-def plainly(model: LanguageModel, text: str, params: DecodingParams, date: str) -> Generation:
-    """One prompt, one token at a time, all tokens run anew for each: no batch, no cache, no waiting."""
-    tools = UnsteadyTools(waits=False)
-    request = Generator(model, tools).request(text, params, date)
-    vocabulary = len(model.call_tokens.token_strings)
-    while not request.has_ended:
-        if request.pending is not None:
-            [answer] = tools.call(request.pending.tool, [request.tool_input])
-            request.answer(answer)
-            continue
-        with torch.no_grad():
-            logits = model.model(input_ids=torch.tensor([request.tokens]), use_cache=False).logits[:, -1]
-        logits = logits[:, :vocabulary].clone()
-        if request.api_disabled:
-            request.disable_api(logits[0])
-        [choice] = choose_tokens(logits, [request.next_api_token()], [request.sampling])
-        request.advance(choice, logits[0])
-    request.finish()
-    assert request.generation is not None
-    return request.generation
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_batch_that_rows_join_and_leave_gives_what_each_gives_alone_without_a_cache(name: str) -> None:
     model = trained_model()
@@ -71,7 +47,11 @@ def test_a_batch_that_rows_join_and_leave_gives_what_each_gives_alone_without_a_
     dates = [f"2023-{1 + day // 28:02}-{1 + day % 28:02}" for day in range(number)]  # they decide the answers
     tools = UnsteadyTools(waits=True)
     found = list(Generator(model, tools).generate(texts, params, dates, batch_size=24))
-    assert found == [plainly(model, text, params, date) for text, date in zip(texts, dates, strict=True)]
+    steady = UnsteadyTools(waits=False)
+    assert found == [
+        decode_plainly(Generator(model, steady), steady, text, params, date)
+        for text, date in zip(texts, dates, strict=True)
+    ]
     if name == "paper":  # the tools did fail, wait and answer at length
         reasons = Counter(failed.reason for one in found for failed in one.failed)
         assert min(reasons["no_answer"], reasons["unsafe_result"]) > 10
