@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -82,21 +83,23 @@ def chromium(profile: Path) -> Iterator[Page]:
     if os.geteuid() == 0:
         options.append("--no-sandbox")  # Chromium has none for root
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    process = subprocess.Popen(
-        [program, *options, "about:blank"],
-        env=environment | {"HOME": str(profile)},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        port = _debugging_port(profile / "DevToolsActivePort", process)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=WAIT_S) as response:
-            [target] = [target for target in json.load(response) if target["type"] == "page"]
-        with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
-            yield Page(socket)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    # A folder of its own for what it leaves behind; the profile's path may be too long for its socket.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        process = subprocess.Popen(
+            [program, *options, "about:blank"],
+            env=environment | {"HOME": str(profile), "TMPDIR": scratch},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            port = _debugging_port(profile / "DevToolsActivePort", process)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=WAIT_S) as response:
+                [target] = [target for target in json.load(response) if target["type"] == "page"]
+            with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+                yield Page(socket)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def _debugging_port(file: Path, process: subprocess.Popen[bytes]) -> int:
