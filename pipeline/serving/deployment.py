@@ -17,7 +17,6 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from pipeline.base.config import ModelConfig
 from pipeline.base.serve_config import ServeConfig
 from pipeline.inference.generation import EndEvent, Event
 from pipeline.inference.params import DecodingParams
@@ -48,7 +47,8 @@ class ModelReplica:
         from pipeline.inference.streaming import StreamingEngine
 
         torch.set_num_threads(max(1, int(config.cpus_per_replica)))
-        self._engine = StreamingEngine(load_language_model(_placed(config)), tools, config.max_rows)
+        model = config.generation.model.placed(config.gpus_per_replica)
+        self._engine = StreamingEngine(load_language_model(model), tools, config.max_rows)
 
     async def decode(
         self, prompt: Prompt, params: DecodingParams, date: str | None, stream: bool
@@ -131,13 +131,6 @@ def _options(config: ServeConfig) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.1,
         "logging_config": QUIET,
     }
-
-
-def _placed(config: ServeConfig) -> ModelConfig:
-    """The model on the GPUs of a replica, or on its CPUs."""
-    gpus = config.gpus_per_replica
-    placement: dict[str, Any] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
-    return config.generation.model.model_copy(update=placement)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,6 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.base.serve_config import ServeConfig
@@ -44,12 +43,13 @@ def serve_model(config: ServeConfig) -> None:
     render = chat_template(config)
     tools = available_tools(config.generation)
     name = config.name or config.generation.model.path
-    config = with_absolute_paths(config)
+    model = config.generation.model.with_absolute_path()  # of the replicas, which run elsewhere
+    config = config.model_copy(update={"generation": config.generation.model_copy(update={"model": model})})
     specs = config.generation.tools.specs
     application = f"{config.generation.tools.service}-model-{uuid.uuid4().hex[:10]}"
     with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts(), contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind_socket(config.http))
-        stack.enter_context(ray_connection(needs(config, tools), config.address))
+        stack.enter_context(ray_connection(resource_request(config, tools), config.address))
         stack.enter_context(sigterm_interrupts())  # Ray has put a handler of its own
         client = stack.enter_context(tools_on_ray(config.generation.tools, tools))
         stack.enter_context(lease(config.generation.tools.service, [application]))
@@ -85,7 +85,7 @@ class Status:
         return self._last
 
 
-def needs(config: ServeConfig, tools: tuple[str, ...]) -> ResourceRequest:
+def resource_request(config: ServeConfig, tools: tuple[str, ...]) -> ResourceRequest:
     """The resources that the replicas and the tools need at the same time."""
     deployments = [config.generation.tools.of(tool).deployment for tool in tools]
     return ResourceRequest(
@@ -97,12 +97,3 @@ def needs(config: ServeConfig, tools: tuple[str, ...]) -> ResourceRequest:
         of=f"{config.replicas} replicas and the tools",
         remedy="lower --gpus-per-replica (0 runs on the CPU) or --replicas, or name a cluster in --address",
     )
-
-
-def with_absolute_paths(config: ServeConfig) -> ServeConfig:
-    """The same with a local model's folder made absolute: replicas have another working directory."""
-    local = Path(config.generation.model.path)
-    if not local.is_dir():
-        return config
-    model = config.generation.model.model_copy(update={"path": str(local.resolve())})
-    return config.model_copy(update={"generation": config.generation.model_copy(update={"model": model})})
