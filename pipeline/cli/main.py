@@ -22,13 +22,14 @@ from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.recipes import RECIPES, RecipeName
+from pipeline.cli.run_file import RunFile, written_as_file
 from pipeline.storage.logs import PACKAGES
 from tools_service.base.command_line import parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
-from tools_service.tools_file import tools_file_of, with_tools_file
+from tools_service.tools_file import tools_file_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, options: Sequence[str]) -> int:
     try:
         arguments = parse(name, options)
+        if arguments.print_config:
+            print(written_as_file(name, arguments), end="")
+            return 0
         require_demo_files(arguments, _program())
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
@@ -64,18 +68,20 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     """The typed arguments of command `name`. Raises OptionError."""
     command = COMMANDS[name]
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
-    recipe = _recipe_of(argv)
-    config = command.config(RECIPES[recipe]())
-    arguments_class = get_origin(command.arguments) or command.arguments
-    if issubclass(arguments_class, ToolsArguments):
-        config = with_tools_file(config, tools_file_of(argv))
+    file = RunFile.of(argv, {name: command.arguments for name, command in COMMANDS.items()})
+    recipe = _recipe_of(argv, file.recipe or DEFAULT_RECIPE)
+    options = file.options(name)
+    tools_file = None
+    if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
+        options["tools_file"] = tools_file = tools_file_of(argv) or file.tools_file
+    config = file.configuration(name, command.config, recipe, tools_file)
     argv = command.prepare(argv, config)
     arguments: Arguments[Any] = parse_command_line(
         command.arguments,
         prog=f"{_program()} {name}",
         description=_describe(name),
         args=argv,
-        default=command.arguments(recipe=recipe, config=config),
+        default=command.arguments(recipe=recipe, config=config, **options),
     )
     return arguments
 
@@ -86,12 +92,12 @@ def _program() -> str:
     return name if name == "toolformer" else "python -m pipeline"
 
 
-def _recipe_of(argv: Sequence[str]) -> RecipeName:
+def _recipe_of(argv: Sequence[str], default: RecipeName) -> RecipeName:
     """The recipe named in `argv`; the default for an unknown name, which tyro then refuses."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", nargs="?")
     name = parser.parse_known_args(argv)[0].recipe
-    return name if name in RECIPES else DEFAULT_RECIPE
+    return name if name in RECIPES else default
 
 
 def _expand(argument: str, short: Mapping[str, str]) -> str:
