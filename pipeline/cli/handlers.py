@@ -120,7 +120,6 @@ def generate(arguments: GenerateArguments) -> None:
 
     generate(
         arguments.config,
-        arguments.recipe,
         prompts=arguments.prompts,
         file=arguments.file,
         output=Output(json=arguments.json, trace=arguments.trace),

@@ -15,12 +15,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin
 
 from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
+from pipeline.cli.missing_inputs import require_inputs
+from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.cli.run_file import RunFile, written_as_file
 from pipeline.storage.logs import PACKAGES
@@ -54,6 +57,7 @@ def _run(name: str, options: Sequence[str]) -> int:
             print(written_as_file(name, arguments), end="")
             return 0
         require_demo_files(arguments, _program())
+        require_inputs(arguments)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
         print(f"{_program()} {name}: {error}", file=sys.stderr)
@@ -83,7 +87,10 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
         args=argv,
         default=command.arguments(recipe=recipe, config=config, **options),
     )
-    return arguments
+    own = command.config(RECIPES[recipe]())
+    is_given = file.gives_output(name) or any(option.split("=")[0] == "--output" for option in argv)
+    config = with_own_output(arguments.configuration, own, recipe, is_given=is_given)
+    return replace(arguments, config=config)
 
 
 def _program() -> str:
