@@ -22,6 +22,7 @@ from typing import Any, get_origin
 from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
+from pipeline.cli.devices import require_devices
 from pipeline.cli.missing_inputs import require_inputs
 from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
@@ -58,6 +59,7 @@ def _run(name: str, options: Sequence[str]) -> int:
             return 0
         require_demo_files(arguments, _program())
         require_inputs(arguments)
+        require_devices(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
         print(f"{_program()} {name}: {error}", file=sys.stderr)
