@@ -30,6 +30,8 @@ class Arguments(Generic[C]):
     """YAML or TOML file with the settings of a run, over the recipe, under options (docs/run_file.md)."""
     print_config: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the settings in effect as YAML for --config, and do nothing else."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would be read, run and written, and what is missing; do nothing else."""
     config: Annotated[C, tyro.conf.arg(name="")]
 
     @property

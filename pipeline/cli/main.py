@@ -23,6 +23,7 @@ from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.devices import require_devices
+from pipeline.cli.doctor.run import SUMMARY, doctor
 from pipeline.cli.missing_inputs import require_inputs
 from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if argv else 2
     name, *options = argv
+    if name == "doctor":
+        return run_command(lambda: doctor(options, _program()), f"{_program()} doctor")
     if name not in COMMANDS:
         print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
@@ -56,6 +59,11 @@ def _run(name: str, options: Sequence[str]) -> int:
         arguments = parse(name, options)
         if arguments.print_config:
             print(written_as_file(name, arguments), end="")
+            return 0
+        if arguments.dry_run:
+            from pipeline.cli.dry_running.run import dry_run
+
+            dry_run(arguments, _program())
             return 0
         require_demo_files(arguments, _program())
         require_inputs(arguments)
@@ -140,7 +148,7 @@ def _overview() -> str:
     return (
         f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]\n\n"
         "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.\n\n"
-        f"{''.join(commands)}\n"
+        f"{''.join(commands)}  {'doctor':<{width}}  {SUMMARY}\n\n"
         f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.\n"
         "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."
     )
