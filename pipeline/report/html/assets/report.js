@@ -1,0 +1,3 @@
+"use strict";
+const report = JSON.parse(document.getElementById("data").textContent);
+document.getElementById("report").textContent = report.title;
