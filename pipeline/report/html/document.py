@@ -7,15 +7,15 @@ replaced. Nothing is measured here.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from pipeline.report.html.data import Report
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write, writing
+from tools_service.base.report_file import is_report
 
 ASSETS = Path(__file__).parent / "assets"
-MARK = '<meta name="generator" content="toolformer report">'
-_MARK_WITHIN = 2_000  # characters from the start
 
 
 def render(report: Report) -> str:
@@ -40,12 +40,5 @@ def write_report(report: Report, path: Path) -> None:
 
 def require_report(path: Path) -> None:
     """ConfigurationError if `path` exists and is not a report of this project."""
-    if not path.exists():
-        return
-    try:
-        with path.open(encoding="utf-8") as file:
-            ours = MARK in file.read(_MARK_WITHIN)
-    except (OSError, UnicodeDecodeError):
-        ours = False
-    if not ours:
+    if os.path.lexists(path) and not is_report(path):
         raise ConfigurationError(f"output: {path} exists and is not a report; name another file")
