@@ -17,8 +17,10 @@ from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import source_of
 from pipeline.cli.evaluating import with_model
 from pipeline.cli.recipes import Recipe
+from pipeline.cli.reporting import report_at_end
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
+from pipeline.report.run_parts import RunParts
 from pipeline.report.tables import console, report
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
@@ -37,7 +39,7 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 }
 
 
-def demo(recipe: Recipe, *, force: bool = False) -> None:
+def demo(recipe: Recipe, *, force: bool = False, with_report: bool = True) -> None:
     """Run every step that is not finished (all with `force`), then print the report."""
     recipe = chained(recipe)
     steps = steps_of(recipe)
@@ -49,6 +51,17 @@ def demo(recipe: Recipe, *, force: bool = False) -> None:
     files = {step.name: step.output for step in steps}
     tables = report(recipe.annotate.output, recipe.evaluate.output, files)
     console().print("", tables)
+    report_at_end(recipe.evaluate.output.parent, wanted=with_report, parts=_parts(recipe))
+
+
+def _parts(recipe: Recipe) -> RunParts:
+    """What the report shows, wherever the folders are."""
+    return RunParts(
+        annotations=[recipe.annotate.output],
+        augmented=[recipe.merge.output],
+        models=[recipe.finetune.output, plain(recipe.finetune).output],
+        evaluations=[recipe.evaluate.output],
+    )
 
 
 def chained(recipe: Recipe) -> Recipe:

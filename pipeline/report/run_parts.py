@@ -17,8 +17,8 @@ from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import read_json
 
 _EXPECTED = (
-    "expected an annotation (annotate), C* (merge), a fine-tuned model (finetune), an evaluation (evaluate), or "
-    "a folder with some of these (demo)"
+    "expected an annotation (annotate), C* (merge), a fine-tuned model (finetune), an evaluation "
+    "(evaluate), or a folder with some of these (demo)"
 )
 _PARTS_OF_LABEL = re.compile(r"(.+)\.[\w-]+\.parts")
 

@@ -84,8 +84,7 @@ class OutputKind:
         return (
             path
             for path in _paths(folder)
-            if path != LOCK
-            and not (ours.fullmatch(path) and (path != REPORT or is_report(folder / path)))
+            if path != LOCK and not (ours.fullmatch(path) and (path != REPORT or is_report(folder / path)))
         )
 
 

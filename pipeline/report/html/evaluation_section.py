@@ -38,7 +38,9 @@ def evaluation_section(file: Path) -> tuple[EvaluationSection, list[str]]:
         benchmarks=tuple(benchmarks),
         rows=tuple(_row(label, models[label], paper.get(label, {})) for label in labels),
         paper=tuple(_paper_rows(benchmarks)),
-        compared_with=next((models[label].compared_with for label in labels if models[label].compared_with), None),
+        compared_with=next(
+            (models[label].compared_with for label in labels if models[label].compared_with), None
+        ),
         questions=tuple(questions),
     )
     return section, problems

@@ -6,12 +6,12 @@ curves, thinned where they are long; the least and the largest value of every st
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from pipeline.finetuning.metrics_log import Event, read_events
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
@@ -26,9 +26,6 @@ CURVES = {
 """Names of the values in metrics.jsonl, and of their curves."""
 _MAX_POINTS = 2_000
 _STRETCHES = _MAX_POINTS // 2 - 1
-
-Event = dict[str, Any]
-"""A line of metrics.jsonl."""
 
 
 def training_section(folder: Path) -> TrainingSection:
@@ -49,30 +46,11 @@ def training_section(folder: Path) -> TrainingSection:
     )
 
 
-def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
-    """The lines that can be read, and a sentence about the others. The last may still be written."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    except FileNotFoundError:
-        return [], ()
-    except OSError as error:
-        return [], (f"{path} cannot be read: {error}",)
-    events: list[Event] = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-            if isinstance(event["step"], int):
-                events.append(event)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
-    if damaged := len(lines) - len(events):
-        return events, (f"{path}: {damaged:,} of {len(lines):,} lines are damaged and left out",)
-    return events, ()
-
-
 def best_step(events: Sequence[Event]) -> int | None:
     """The step with the lowest held-out loss so far, the first of equal ones."""
-    evaluated = [(event["held_out_loss"], event["step"]) for event in events if _is_number(event, "held_out_loss")]
+    evaluated = [
+        (event["held_out_loss"], event["step"]) for event in events if _is_number(event, "held_out_loss")
+    ]
     return min(evaluated)[1] if evaluated else None
 
 
@@ -82,7 +60,7 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         return list(points)
     kept = {0, len(points) - 1}
     edges = [len(points) * number // _STRETCHES for number in range(_STRETCHES + 1)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         stretch = range(start, end)
         kept.add(min(stretch, key=lambda index: points[index][1]))
         kept.add(max(stretch, key=lambda index: points[index][1]))
