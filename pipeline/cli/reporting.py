@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig
-from pipeline.report.run_parts import RunParts, parts_of
 from tools_service.base.errors import brief
+
+if TYPE_CHECKING:
+    from pipeline.report.run_parts import RunParts
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,6 @@ def report(config: ReportConfig) -> None:
 
     path = config.output or report_path(config.folder)
     require_report(path)
-    parts_of(config.folder)
     content = collect(config.folder)
     write_report(content, path)
     for problem in content.problems:
