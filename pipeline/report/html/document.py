@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 from pipeline.report.html.data import Report
 from tools_service.base.errors import ConfigurationError
@@ -40,11 +43,28 @@ def render(report: Report) -> str:
         "policy": _policy(scripts, styles),
         "styles": styles,
         "scripts": scripts,
-        # "<" ends no script element in JSON that has none of them. Numbers that are not finite become null.
-        "data": report.model_dump_json().replace("<", "\\u003c"),
+        "data": _data(report),
     }
     page = (ASSETS / "page.html").read_text(encoding="utf-8")
     return re.sub(r"/\*(policy|styles|scripts|data)\*/", lambda mark: parts[mark[1]], page)
+
+
+def _data(report: Report) -> str:
+    """The report as JSON that ends no script element. Numbers that are not finite become null."""
+    data = json.dumps(_finite(report.model_dump(mode="json")), ensure_ascii=False, allow_nan=False)
+    # Half a surrogate pair, in a file's name for example, is an escape in JSON and nothing in UTF-8.
+    return data.replace("<", "\\u003c").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case list():
+            return [_finite(entry) for entry in value]
+        case dict():
+            return {name: _finite(entry) for name, entry in value.items()}
+    return value
 
 
 def _joined(names: tuple[str, ...]) -> str:
@@ -53,9 +73,12 @@ def _joined(names: tuple[str, ...]) -> str:
 
 def _policy(scripts: str, styles: str) -> str:
     """Allows the page's own scripts and styles, by their digests, and nothing from elsewhere."""
-    digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (scripts, styles)]
+    digests = [
+        base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (scripts, styles)
+    ]
     script, style = (f"'sha256-{digest}'" for digest in digests)
-    return f"default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; form-action 'none'"
+    allowed = f"script-src {script}; style-src {style}; img-src data:"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def write_report(report: Report, path: Path) -> None:

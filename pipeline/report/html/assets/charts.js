@@ -58,11 +58,12 @@ const charts = [];
 
 /**
  * A chart with a label for those who cannot see it and a line of text about the place under the pointer.
- * `options` are uPlot's; `readout` gives the text of a place in the data.
+ * `options` are uPlot's; `readout` gives the text of a place in the data, `over` puts it over the
+ * chart where it has room at its top.
  */
-function chart(label, height, options, data, { readout = null, wide = null } = {}) {
+function chart(label, height, options, data, { readout = null, over = false } = {}) {
   const place = el("div", { class: "plot", role: "img", "aria-label": label });
-  const words = readout ? el("p", { class: "readout soft", "aria-hidden": "true" }, "\u00a0") : null;
+  const words = readout ? el("p", { class: over ? "readout over" : "readout", "aria-hidden": "true" }, "\u00a0") : null;
   const figure = el("figure", { class: "chart" }, place, words);
   const settings = {
     width: 600,
@@ -84,7 +85,7 @@ function chart(label, height, options, data, { readout = null, wide = null } = {
     if (width > 0 && Math.round(width) !== plot.width) plot.setSize({ width: Math.round(width), height });
   };
   new ResizeObserver(() => fit(place.clientWidth)).observe(place);
-  charts.push({ plot, place, fit, wide });
+  charts.push({ plot, place, fit });
   figure.plot = plot;
   return figure;
 }
@@ -94,7 +95,8 @@ function withColours(axis) {
     stroke: () => colour("--soft"),
     font: FONT,
     labelFont: FONT,
-    labelSize: 18,
+    labelSize: 16,
+    labelGap: 2,
     ticks: { stroke: () => colour("--rule"), width: 1, size: 4 },
     gap: 4,
     ...axis,
@@ -105,7 +107,7 @@ function withColours(axis) {
 /** Draw all charts again, after the colours have changed. */
 function redrawCharts() {
   resolved.clear();
-  for (const { plot } of charts) plot.redraw(false, false);
+  for (const { plot } of charts) plot.redraw();
 }
 
 /** Paper has its own width; canvases do not follow the style sheet's. */
@@ -113,12 +115,20 @@ function fitCharts(width) {
   for (const { place, fit } of charts) fit(width === null ? place.clientWidth : Math.min(width, place.clientWidth));
 }
 
+/** Ticks of an axis of counts in log scale. */
+function countTicks(_, __, low, high) {
+  const ticks = [0];
+  const steps = high > 60 ? [1] : [1, 2, 5];
+  for (let power = 1; power <= high; power *= 10) ticks.push(...steps.map((step) => step * power).filter((tick) => tick <= high));
+  return ticks;
+}
+
 const bars = (align = 1) => uPlot.paths.bars({ size: [1, Infinity], align, gap: 1 });
 
 /** Axes of a chart with titles. */
 const axes = (x, y, { size = 52, format = null } = {}) => [
-  { label: x, size: 30, grid: { show: false } },
-  { label: y, size, values: format ? (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) : undefined },
+  { label: x || undefined, size: 24, grid: { show: false } },
+  { label: y || undefined, size, values: format ? (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) : undefined },
 ];
 
 /** Lines over a shared x: `lines` are {name, xs, ys, number (of its colour)}. */
@@ -152,6 +162,7 @@ function verticalLine(plot, x, number) {
   ctx.save();
   ctx.strokeStyle = number === null ? colour("--ink") : colour(`--series-${number % PALETTE}`);
   ctx.lineWidth = 1.5 * devicePixelRatio;
+  ctx.setLineDash([]);
   ctx.beginPath();
   ctx.moveTo(left, bbox.top);
   ctx.lineTo(left, bbox.top + bbox.height);

@@ -34,8 +34,9 @@ function callCard(annotation, call, { open = false } = {}) {
     const to = opened ? text.length : call.position + AROUND;
     const before = (from ? "…" : "") + text.slice(from, call.position).toWellFormed();
     const after = text.slice(call.position, to).toWellFormed() + (to < text.length ? "…" : "");
-    const written = call.position ? call.call : `${call.call.trimStart()} `;
-    excerpt.replaceChildren(el("bdi", {}, before), plain && opened ? "" : el("mark", { class: "call" }, written), el("bdi", {}, after));
+    const written = el("mark", { class: "call" }, call.call.trim());
+    const marked = call.position ? [" ", written] : [written, " "];
+    excerpt.replaceChildren(el("bdi", {}, before), ...(plain && opened ? [] : marked), el("bdi", {}, after));
   }
   function numbers() {
     const without = el("button", { type: "button", "aria-pressed": String(plain), onclick: () => {

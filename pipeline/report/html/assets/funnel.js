@@ -10,6 +10,10 @@ const STAGES = {
   scored: ["scored", "Calls whose losses were computed"],
   kept: ["kept", "Calls whose gain is at least τ_f"],
 };
+const PHASES = {
+  prompt: "prompts of the tools", positions: "p(<API>) at every position", decode: "sampling calls",
+  empty: "L⁻(∅), without a call", plus: "L⁺, with call and result", call: "L⁻(call), without the result",
+};
 /** The stage of the funnel at which a reason takes something away. */
 const LOST_AT = {
   "not selected": "selected", "discarded draw": "candidates", "no result": "executed", "not scored": "scored",
@@ -91,14 +95,14 @@ function placementSection(annotation) {
   const cards = placements.map(({ tool, in_text: { edges, counts }, places }) => {
     const total = Object.values(places).reduce((sum, value) => sum + value, 0);
     const figure = chart(`Where kept calls of ${tool} stand in their texts, from start to end`, 120, {
-      scales: { x: { time: false, range: [edges[0], edges.at(-1)] }, y: { range: (_, low, high) => [0, Math.max(1, high) * 1.05] } },
+      scales: { x: { time: false, range: [edges[0], edges.at(-1)] }, y: { range: (_, low, high) => [0, Math.max(1, high) * 1.25] } },
       axes: [
-        { size: 26, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => percent(tick)) },
+        { size: 22, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => percent(tick)) },
         { size: 44, values: (_, ticks) => ticks.map((tick) => scaled(tick)) },
       ],
       series: [{}, { fill: () => colour(`--series-${number(tool) % PALETTE}`), width: 0, paths: bars(), points: { show: false } }],
     }, [edges.slice(0, -1), counts],
-    { readout: (at) => `${percent(edges[at])} to ${percent(edges[at + 1])}: ${count(counts[at], "call")}` });
+    { readout: (at) => `${percent(edges[at])} to ${percent(edges[at + 1])}: ${count(counts[at], "call")}`, over: true });
     const lines = Object.entries(places).sort((a, b) => b[1] - a[1]).map(([name, value]) => el("li", {},
       el("span", {}, name), bar(value / total, cssColour(number(tool))),
       el("span", { class: "figure" }, `${whole(value)} (${percent(total ? value / total : 0)})`)));
@@ -137,7 +141,7 @@ function costSection(annotation) {
     ];
   };
   const phases = group((cost) => cost.phase, costs);
-  const both = costs.map((cost) => ({ name: `${cost.tool || "all tools"}, ${cost.phase}`, members: [cost] }));
+  const both = costs.map((cost) => ({ name: `${cost.tool || "all tools"}: ${PHASES[cost.phase] || cost.phase}`, members: [cost] }));
   const walls = sessions.filter((session) => session.wall_s !== null);
   const sentence = [
     walls.length ? `${duration(sum(walls, "wall_s"))} in ${count(walls.length, "session")}` : null,
@@ -145,7 +149,7 @@ function costSection(annotation) {
   ].filter(Boolean).join("; ");
   return section("cost", "Cost",
     `Work of the model by phase, beside the least that the method needs. ${sentence ? `${sentence}.` : ""}`,
-    costs.length ? table("Cost by phase", columnsFor(phases, "phase", (row) => row.name), phases) : null,
+    costs.length ? table("Cost by phase", columnsFor(phases, "phase", (row) => PHASES[row.name] || row.name), phases) : null,
     costs.length ? details("By tool and phase",
       table("Cost by tool and phase", columnsFor(both, "tool and phase", (row) => row.name), both, { sortedBy: 1 })) : null,
     sessions.length ? details("By session", table("Sessions", [

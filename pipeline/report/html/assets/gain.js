@@ -1,7 +1,8 @@
 "use strict";
 // The gain of calls: its distribution with thresholds to choose, against p(<API>), and what each tool is worth.
 
-const BINS = 60;
+const BINS = 40;
+const POWERS = [1e-6, 1e-5, 0.0001, 0.001, 0.01, 0.1, 1];
 const POINTS = 6_000; // drawn in the scatter chart, of all tools together
 
 function gainSection(annotation, columns) {
@@ -55,10 +56,10 @@ function gainSection(annotation, columns) {
         el("label", { class: "field wide", for: "tau-all" }, "τ_f of all tools"), slider, number,
         el("button", { type: "button", onclick: reset }, "Reset")),
       total,
-      el("div", { class: "command" }, el("pre", { class: "scroll", tabindex: "0", "aria-label": "Command for these thresholds" }, command),
+      el("div", { class: "command" }, el("pre", {}, command),
         el("button", { type: "button", onclick: copy }, "Copy"), copied),
       el("p", { class: "soft", id: "tau-note" },
-        "A threshold below the annotation's own is not offered: gains below it may be upper bounds, drawn in grey. ",
+        "A threshold below the annotation's own is not offered: gains below it may be upper bounds, drawn in grey. Charts show the number of calls in log scale. ",
         `Counted as merge counts: one call per tool and position, at most ${whole(calls.max_examples)} texts per tool`,
         calls.one_call_per_position ? ", one call per position." : ".")),
     el("div", { class: "cards" }, cards));
@@ -102,16 +103,16 @@ function gainCard(tool, number, gains, update) {
   const tint = (name) => ({ fill: () => colour(name), width: 0, paths: bars(), points: { show: false } });
   const below = counts.map((value, place) => (edges[place] < tool.tau_f ? value : null));
   const above = counts.map((value, place) => (edges[place] < tool.tau_f ? null : value));
-  const figure = chart(`Distribution of the gain of ${tool.tool}: ${count(gains.length, "call")}, from ${decimal(Math.min(...gains))} to ${decimal(Math.max(...gains))} nats`, 170, {
-    scales: { x: { time: false, range: [low, high] }, y: { distr: 4, asinh: 5, range: (_, least, most) => [0, Math.max(1, most) * 1.3] } },
+  const figure = chart(`Distribution of the gain of ${tool.tool}: ${count(gains.length, "call")}, from ${decimal(Math.min(...gains))} to ${decimal(Math.max(...gains))} nats`, 150, {
+    scales: { x: { time: false, range: [low, high] }, y: { distr: 4, asinh: 1, range: (_, least, most) => [0, Math.max(1, most) * 1.3] } },
     axes: [
-      { size: 28, grid: { show: false } },
-      { size: 44, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : scaled(tick))) },
+      { size: 22, grid: { show: false } },
+      { size: 40, splits: countTicks, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : scaled(tick))) },
     ],
     series: [{}, tint("--series-none"), tint(`--series-${number % PALETTE}`)],
     hooks: { draw: [(plot) => drawThreshold(plot, low, number, tool.tau_f)] },
   }, [edges.slice(0, -1), below, above],
-  { readout: (at) => `${at === 0 && Math.min(...gains) < low ? "below" : `${decimal(edges[at])} to`} ${decimal(edges[at + 1])} nats: ${count(counts[at], "call")}` });
+  { readout: (at) => `${at === 0 && Math.min(...gains) < low ? "below" : `${decimal(edges[at])} to`} ${decimal(edges[at + 1])} nats: ${count(counts[at], "call")}`, over: true });
   const { plot } = figure;
   const align = () => {
     const from = plot.over.offsetLeft + plot.valToPos(tool.tau_f, "x");
@@ -166,7 +167,7 @@ function scatterSection(annotation, columns) {
   contexts.forEach((call, index) =>
     points.push({ tool: numbers.get(call.tool), p: call.p_api, gain: call.gain, context: index }));
   const shown = tools.map(() => true);
-  const [floor, ceiling] = [1e-6, 1];
+  const [floor, ceiling] = [POWERS[0], 1];
   const gains = points.map((point) => point.gain).sort((a, b) => a - b);
   const range = [Math.min(0, gains[Math.floor(gains.length / 500)]) - 0.3, Math.max(1, gains.at(-1)) + 0.3];
   const chosen = el("div", { class: "panel", hidden: true, role: "status" });
@@ -191,7 +192,7 @@ function scatterSection(annotation, columns) {
   const figure = chart(`p(<API>) against gain of ${count(points.length, "call")}`, 380, {
     scales: { x: { time: false, distr: 3, range: [floor / 1.5, ceiling * 1.5] }, y: { range } },
     axes: [
-      { label: "p(<API>), log scale", size: 30, values: (_, ticks) => ticks.map((tick) => (Math.abs(Math.log10(tick) % 1) < 1e-9 ? String(tick) : "")) },
+      { label: "p(<API>), log scale", size: 24, splits: () => POWERS, values: (_, ticks) => ticks.map((tick) => (tick === 1e-6 ? "≤ 10⁻⁶" : String(tick))) },
       { label: "gain, nats", size: 44 },
     ],
     series: [{}, { points: { show: false } }],
@@ -214,7 +215,7 @@ function scatterSection(annotation, columns) {
     }
     return best;
   };
-  const words = el("p", { class: "readout soft", "aria-hidden": "true" }, "\u00a0");
+  const words = el("p", { class: "readout", "aria-hidden": "true" }, "\u00a0");
   plot.over.addEventListener("pointermove", (event) => {
     const point = nearest(event, false);
     plot.over.classList.toggle("opens", Boolean(point && point.context !== null));
@@ -234,8 +235,8 @@ function scatterSection(annotation, columns) {
       plot.redraw(false, false);
     } }), swatch(number), tool.tool));
   const sampledWords = step > 1 ? ` ${whole(Math.ceil(columns.number / step))} of ${whole(columns.number)} calls are drawn.` : "";
-  return section("probability", "Where the model wants to call, and whether it helps",
-    `Probability of the API token at the call's position against the call's gain.${sampledWords} Large points can be opened; the list below has them too.`,
+  return section("probability", "Probability against gain",
+    `How likely the model was to call at a position, p(<API>), against what the call was worth there.${sampledWords} Large points can be opened; the list below has them too.`,
     el("div", { class: "keys" }, keys), figure, words, chosen);
 }
 

@@ -8,16 +8,14 @@ function augmentedSection(augmented, toolNames) {
   const columns = [
     { title: "tool", value: (tool) => tool.tool, cell: (tool) => [swatch(toolNames.indexOf(tool.tool)), tool.tool] },
     { title: "τ_f", numeric: true, value: (tool) => tool.tau_f, cell: (tool) => String(tool.tau_f) },
-    { title: "texts with a kept call", numeric: true, value: (tool) => tool.candidates, cell: (tool) => whole(tool.candidates) },
+    { title: "texts that keep a call", numeric: true, value: (tool) => tool.candidates, cell: (tool) => whole(tool.candidates) },
     { title: "texts in C*", numeric: true, value: (tool) => tool.examples, cell: (tool) => whole(tool.examples) },
     { title: "calls in C*", numeric: true, value: (tool) => tool.calls, cell: (tool) => whole(tool.calls) },
   ];
   const limits = [...new Set(augmented.tools.flatMap((tool) => Object.keys(tool.at)))];
   for (const limit of limits) {
-    columns.push(
-      { title: `τ_f ${limit}`, numeric: true, value: (tool) => tool.at[limit] ?? -1, cell: (tool) => whole(tool.at[limit]) },
-      { title: `paper, ${limit}`, numeric: true, value: (tool) => tool.paper[limit] ?? -1,
-        cell: (tool) => el("span", { class: "soft" }, whole(tool.paper[limit])) });
+    columns.push({ title: `texts at τ_f ${limit}`, numeric: true, value: (tool) => tool.at[limit] ?? -1,
+      cell: (tool) => [whole(tool.at[limit]), el("span", { class: "share soft" }, `paper ${whole(tool.paper[limit])}`)] });
   }
   const list = el("div", { class: "examples" });
   const show = (from, to) => list.replaceChildren(...augmented.examples.slice(from, to).map((example) => {
@@ -55,7 +53,7 @@ function trainingSection(trainings) {
       ? trainings.map((run, number) => ({ x: run.best_step, number })).filter((mark) => mark.x !== null) : [];
     const format = name === "learning rate" ? (value) => value.toExponential(1) : (value) => String(Number(value.toPrecision(4)));
     return el("div", { class: "card" }, el("h3", {}, name),
-      lineChart(`${name} over optimizer steps: ${lines.map((line) => line.name).join(", ")}`, "step", "", lines, { height: 200, marks: best, format }));
+      lineChart(`${name} over optimizer steps: ${lines.map((line) => line.name).join(", ")}`, "step", "", lines, { height: 190, marks: best, format }));
   };
   const first = names.filter((name) => FIRST_CURVES.includes(name));
   const others = names.filter((name) => !FIRST_CURVES.includes(name));

@@ -38,10 +38,29 @@ from pipeline.report.html.data import (
 
 TOOLS = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
 TAU_F = {"QA": 1.0, "WikiSearch": 1.0, "Calculator": 0.5, "Calendar": 1.0, "MT": 0.5}
-WORDS = "the bridge of Lowick was opened in 1874 and is 310 metres long; Olga packs 770 cards into".split()
+WORDS = [
+    "the",
+    "bridge",
+    "of",
+    "Lowick",
+    "was",
+    "opened",
+    "in",
+    "1874",
+    "and",
+    "is",
+    "310",
+    "metres",
+    "long;",
+    "Olga",
+    "packs",
+    "770",
+    "cards",
+    "into",
+]
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> </script> <!-- -->"
-    " \u2028 line \u2029 \u202egnirts desrever\u202c \u0000 &amp; ${x} \ud83d\ude00 🎉 ]]> $& $' /*data*/"
+    " \u2028 line \u2029 \u202egnirts desrever\u202c \u0000 &amp; ${x} \ud83d 🎉 ]]> $& $' /*data*/"
 )
 
 
@@ -49,7 +68,7 @@ def sample_rows(texts: int, seed: int = 0) -> list[dict[str, Any]]:
     """Annotation rows with about four scored calls a text; several tools may share a position."""
     draw = random.Random(seed)
     rows = []
-    for number in range(texts):
+    for _number in range(texts):
         words = draw.choices(WORDS, k=draw.randint(12, 60))
         text = " ".join(words)
         starts = [0]
@@ -92,7 +111,9 @@ def scored_calls(
     calls = []
     for number, row in enumerate(rows):
         known = [call | {"l_call": 0.0} for call in row["calls"]]  # kept() refuses bounds
-        bounds = {(c["tool"], c["position"], c["input"], c["gain"]): c["l_call"] is None for c in row["calls"]}
+        bounds = {
+            (c["tool"], c["position"], c["input"], c["gain"]): c["l_call"] is None for c in row["calls"]
+        }
         for call in kept_calls(known, row["text"], everything):
             bound = bounds[call.tool, call.position, call.input, call.gain]
             calls.append((number, call, rank(seed, call.tool, row["text_id"]), bound))
@@ -150,7 +171,9 @@ def annotation(rows: Sequence[dict[str, Any]], *, shown: int = 300, **merging: A
         losses=("1 of the texts was skipped: longer than the model's context.",),
         calls=scored_calls(rows, **merging),
         texts=tuple(
-            TextInContext(text_id=str(row["text_id"]), text=row["text"], source=f"pages.json.gz#{number}", url=None)
+            TextInContext(
+                text_id=str(row["text_id"]), text=row["text"], source=f"pages.json.gz#{number}", url=None
+            )
             for number, row in enumerate(rows[: last + 1])
         ),
         contexts=tuple(contexts),
@@ -287,8 +310,14 @@ def training(name: str, level: float) -> TrainingSection:
         facts=(Fact(name="learning_rate", value="1e-05"),),
         curves=(
             Curve(name="loss", steps=steps, values=loss),
-            Curve(name="held-out loss", steps=held_out, values=tuple(1 + level * 0.985**step for step in held_out)),
-            Curve(name="perplexity", steps=held_out, values=tuple(2 + level * 0.985**step for step in held_out)),
+            Curve(
+                name="held-out loss",
+                steps=held_out,
+                values=tuple(1 + level * 0.985**step for step in held_out),
+            ),
+            Curve(
+                name="perplexity", steps=held_out, values=tuple(2 + level * 0.985**step for step in held_out)
+            ),
             Curve(name="learning rate", steps=steps, values=tuple(1e-5 for _ in steps)),
             Curve(name="gradient norm", steps=steps, values=tuple(1 / step for step in steps)),
         ),
