@@ -51,19 +51,22 @@ class ToolFunnel(Frozen):
     kept: int  # at tau_f
     texts_kept: int
     flops: float | None  # of the model for this tool
-    gain_kept: float  # sum over kept calls, nats
+    gain_kept: float  # nats, summed over the calls that `merge` could keep at tau_f
     largest_gain: float | None
     largest_gain_is_bound: bool
 
 
 class ScoredCalls(Frozen):
-    """Every scored call that merge could keep, as columns of equal length, for counting at any threshold.
+    """The scored calls that merge could keep, as columns of equal length, for counting at any threshold.
 
     Left out are calls that merge drops at every threshold: those with a better call of the same tool at the
     same position, and those that break the rule on inputs (method/merging.py, `kept_calls`). With these
     columns, merge's rules are: keep calls with a gain of at least tau_f; of each tool the `max_examples`
     texts with the lowest `order` stay; with `one_call_per_position`, of several kept calls at one position
     of a text the one with the lowest `order` stays. Columns are little-endian arrays in base64.
+
+    If there are too many calls, whole texts are sampled by a hash of their ids. Counts divided by `sampled`
+    are then estimates for the whole, and the cap within the sample is `max_examples` times `sampled`.
     """
 
     number: int
@@ -75,7 +78,7 @@ class ScoredCalls(Frozen):
     p_api: str  # float32
     is_bound: str  # uint8: 1 where `gain` is an upper bound, because l_call was not computed
     texts: int  # sampled texts with a call here
-    sampled: float  # share of the texts that are in here; 1 unless there are too many calls
+    sampled: float  # share of the texts with a call that are in here; 1 unless there are too many calls
     max_examples: int
     one_call_per_position: bool
 
@@ -86,7 +89,7 @@ class CallInContext(Frozen):
     tool: str
     text: int  # index in `AnnotationSection.texts`
     position: int  # UTF-16 code units of the text before the call, as JavaScript counts
-    call: str  # as it is written: " [Calculator(1 + 2) → 3]"
+    call: str  # as it is written: " [Calculator(1 + 2) -> 3]"
     input: str
     result: str
     p_api: float
@@ -100,12 +103,15 @@ class CallInContext(Frozen):
 
 
 class TextInContext(Frozen):
-    """A text that a call in context stands in."""
+    """A text that a call in context stands in. A long text is cut to a window around the call; another call
+    in the same text then has its own window."""
 
     text_id: str  # an int64, which JavaScript cannot hold
     text: str
     source: str  # FILE#LINE
     url: str | None
+    left_out_before: int = 0  # characters of the text before `text`
+    left_out_after: int = 0
 
 
 class Histogram(Frozen):
