@@ -71,10 +71,14 @@ def redirected_output(log: Path) -> Iterator[TextIO | None]:
         if shown is not None:
             with suppress(OSError):
                 shown.close()
+        if target > 2:
+            os.close(target)
         for fd, copy in former.items():
-            os.close(fd) if copy is None else os.dup2(copy, fd)
-        for fd in {target, *former.values()} - {None, 1, 2}:
-            os.close(fd)
+            if copy is None:
+                os.close(fd)
+            else:
+                os.dup2(copy, fd)
+                os.close(copy)
 
 
 def standard_input() -> BinaryIO:
