@@ -224,7 +224,7 @@ def demo(arguments: DemoArguments) -> None:
     """All steps in order, with the baselines, and the results in one table."""
     from pipeline.cli.demo import demo
 
-    demo(arguments.config, force=arguments.force, with_report=arguments.report)
+    demo(arguments.config, arguments.recipe, force=arguments.force, with_report=arguments.report)
 
 
 def _print_losses(sentences: Iterable[str]) -> None:
