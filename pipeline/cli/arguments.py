@@ -10,7 +10,7 @@ from typing import Annotated, Generic, TypeVar
 
 import tyro
 
-from pipeline.base.analysis_config import TableConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig
 from pipeline.base.config import ExportConfig, FinetuneConfig, ScoreConfig, TryConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
@@ -36,7 +36,18 @@ class ToolsArguments(Arguments[C]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneArguments(Arguments[FinetuneConfig]):
+class ReportedArguments(Arguments[C]):
+    report: bool = True
+    """Write a page to look at beside the result, report.html (`report` makes it later)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedToolsArguments(ReportedArguments[C], ToolsArguments[C]):
+    """Of commands that use tools and write a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(ReportedArguments[FinetuneConfig]):
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove an earlier run in the output folder and start over."""
 
@@ -79,7 +90,7 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(ToolsArguments[EvaluateConfig]):
+class EvaluateArguments(ReportedToolsArguments[EvaluateConfig]):
     label: str | None = None
     """Name of the model in the result file, models.LABEL; "model" if it is not given."""
     models: tuple[Text, ...] = ()
@@ -111,6 +122,20 @@ class TableArguments(Arguments[TableConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoArguments(ToolsArguments[Recipe]):
+class ReportArguments(Arguments[ReportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """What to show; the same as --folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusArguments(Arguments[StatusConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """What to look at; the same as --folder."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object in place of lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments(ReportedToolsArguments[Recipe]):
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run finished steps again."""

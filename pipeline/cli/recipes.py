@@ -94,6 +94,8 @@ def demo() -> Recipe:
         EvaluateConfig(
             benchmarks=tuple(Path(f"demo/questions/{name}.jsonl") for name in benchmarks),
             perplexity=("demo/held_out",),
+            # Of the questions without one: a model that calls Calendar there gets the same answer every day.
+            generation=GenerateConfig(date="2028-01-01"),
         ),
     )
 
@@ -156,5 +158,10 @@ def _recipe(
         merge=merge.model_copy(update={"annotations": (rows,), "output": augmented}),
         finetune=finetune.model_copy(update={"model": model, "data": augmented, "output": output}),
         generate=generate,
-        evaluate=evaluate.model_copy(update={"generation": generate, "output": runs / "evaluation.json"}),
+        evaluate=evaluate.model_copy(
+            update={
+                "generation": generate.model_copy(update={"date": evaluate.generation.date}),
+                "output": runs / "evaluation.json",
+            }
+        ),
     )

@@ -242,6 +242,10 @@ class RunFolder:
         """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
         return _read(self.path / MANIFEST, FinetuneManifest)
 
+    def identity(self) -> RunIdentity:
+        """The manifest of a finished run, else run.json. Raises ConfigurationError as `manifest` does."""
+        return self.manifest() if self.is_finished() else _read(self.checkpoints / _RUN_FILE, RunIdentity)
+
 
 def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:
     """What differs between two starts, in words."""
