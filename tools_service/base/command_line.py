@@ -65,12 +65,16 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
     """`message` with options as they are typed in the place of fields: `--model` for `model.path`."""
     typed = {name.removeprefix("--").replace("-", "_"): name for name in names if name.startswith("--")}
     typed |= {long.removeprefix("--").replace("-", "_"): name for name, long in short.items()}
-    fields = sorted(typed, key=len, reverse=True)
-    dotted = "|".join(re.escape(name) for name in fields if "." in name)
-    # A name without a dot is also a word; it is a field where the message begins with it.
-    first = "|".join(re.escape(name) for name in fields)
-    field = rf"(?<![\w./-])(?:{dotted})(?![\w./-])|^(?:{first})(?=:| =)"
-    return re.sub(field, lambda match: typed[match[0]], message)
+    # A name of one word is also a word of a sentence; it is a field where the message begins with it.
+    words = {name for name in typed if re.fullmatch("[a-z]+", name)}
+    parts = [(typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.\w)"), (words, r"^{}(?=:| =|\.| ['/])")]
+    for fields, pattern in parts:
+        if fields:
+            one_of = "|".join(map(re.escape, sorted(fields, key=len, reverse=True)))
+            message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
+    for name, long in short.items():
+        message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
+    return message
 
 
 def _problem_in_box(box: str, names: Sequence[str]) -> str:
@@ -108,7 +112,14 @@ def _option_problems(error: ValidationError, prefix: str) -> str:
     """The problems of `error` in one line, each with its option, which begins with `prefix`."""
     problems = []
     for problem in error.errors(include_url=False):
-        names = (part for part in problem["loc"] if isinstance(part, str))  # not the place in a list
+        names = [part for part in problem["loc"] if isinstance(part, str)]  # not the place in a list
+        message = problem["msg"].removeprefix("Value error, ")
+        inner = re.match(r"([a-z_]+)(?: = .*?)?(?=: )", message)
+        if names and isinstance(problem["input"], Mapping) and inner:  # of a section: of a field in it
+            problems.append(
+                f"{prefix}{'.'.join((*names, inner[1])).replace('_', '-')}{message[inner.end(1) :]}"
+            )
+            continue
         problems.append(describe_problem(problem, prefix + ".".join(names).replace("_", "-")))
     return "; ".join(problems)
 

@@ -73,6 +73,18 @@ IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""
 
 
+EVERY_TOOL = "*"
+"""In the place of a tool's name: the value of each tool that is not named."""
+
+
+def _of_every_tool(value: Any) -> Any:
+    return {EVERY_TOOL: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ForEveryTool = BeforeValidator(_of_every_tool)
+"""A number by tool may be one number, which is that of every tool."""
+
+
 class NotAnOption:
     """Marks a field that the command line does not show: a declaration sets it."""
 
