@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE
-from pipeline.report.html.contexts import ContextCalls
+from pipeline.report.html.calls_in_context import ContextCalls
 from pipeline.report.html.costs import flops_by_tool, phase_costs
 from pipeline.report.html.data import AnnotationSection, Fact, Reason, Session, Stage, ToolFunnel
 from pipeline.report.html.placements import Placements
