@@ -29,11 +29,11 @@ from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.cli.run_file import RunFile, written_as_file
 from pipeline.storage.logs import PACKAGES
-from tools_service.base.command_line import as_options, parse_command_line
+from tools_service.base.command_line import as_options, named_values, parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.help_text import CommandHelp, show_help, unknown_command
-from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_fields import argument_fields, nested_fields, option_names, options_by_tool
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
 from tools_service.base.version import __version__
@@ -100,6 +100,7 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     config = file.configuration(name, command.config, recipe, tools_file)
     argv = command.prepare(argv, config)
     default = command.arguments(recipe=recipe, config=config, **options)
+    argv = named_values(argv, options_by_tool(default))
     show_help(argv, help_of(name, default))
     arguments: Arguments[Any] = parse_command_line(
         command.arguments, (*command.short, *option_names(default)), args=argv, default=default

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -109,3 +109,13 @@ def option_names(arguments: Any) -> list[str]:
     """The names of all options, as they are typed."""
     fields = nested_fields(argument_fields(arguments))
     return [f"--{field.name.replace('_', '-')}" for field in fields if not field.is_positional]
+
+
+def options_by_tool(arguments: Any) -> set[str]:
+    """The options with a number for each tool."""
+    fields = nested_fields(argument_fields(arguments))
+    return {
+        f"--{field.name.replace('_', '-')}"
+        for field in fields
+        if any(get_origin(part) is dict for part in (field.type, *get_args(field.type)))
+    }
