@@ -1,4 +1,4 @@
-"""The work of the model for an annotation, by tool and phase. In: counts of its manifest."""
+"""The model's work for an annotation, by tool and phase, beside the lower bound. In: a manifest's counts."""
 
 from __future__ import annotations
 
