@@ -33,7 +33,7 @@ from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
-from tools_service.base.settings import EVERY_TOOL, Frozen
+from tools_service.base.settings import ALL, Frozen
 from tools_service.contract.declarations import in_order
 from tools_service.contract.schemas import with_schema
 from tools_service.contract.spec import ToolSpec
@@ -205,11 +205,11 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
     """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
     tau_f: dict[str, float] = {}
     given = config.tau_f or {}
-    if unknown := given.keys() - annotated_tau_f.keys() - {EVERY_TOOL}:
+    if unknown := given.keys() - annotated_tau_f.keys() - {ALL}:
         raise ConfigurationError(
-            f"tau_f.{min(unknown)}: none of the annotations has this tool; they have {', '.join(annotated_tau_f)}"
+            f"tau_f.{min(unknown)}: none of the annotations has this tool, only {', '.join(annotated_tau_f)}"
         )
-    of_every = dict.fromkeys(annotated_tau_f, given[EVERY_TOOL]) if EVERY_TOOL in given else {}
+    of_every = dict.fromkeys(annotated_tau_f, given[ALL]) if ALL in given else {}
     configured = of_every | dict(given)
     for tool, annotated in annotated_tau_f.items():
         floor = max(annotated)

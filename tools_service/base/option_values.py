@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.option_fields import Field, plain_type
-from tools_service.base.settings import EVERY_TOOL
+from tools_service.base.settings import ALL
 
 _URI_OR_GLOB = ("://", "*", "?", "[")
 
@@ -106,7 +106,7 @@ def _pairs(name: str, kind: Any, given: Sequence[str], remaining: list[str], *, 
             break
         words.append(remaining.pop(0))
     if not values and len(words) % 2 and _is_number(words[0]):
-        words.insert(0, EVERY_TOOL)
+        words.insert(0, ALL)
     if not words or len(words) % 2 or not all(map(is_value, words[1::2])):
         example = f"mine {values[-1]}" if values else "Calculator 1.0"
         kinds = f"one of {', '.join(values)}" if values else "a number"
