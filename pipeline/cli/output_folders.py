@@ -46,22 +46,27 @@ def with_own_output(config: Frozen, own: Frozen, recipe: RecipeName, *, is_given
 
 
 def _own_output(config: Any, own: Any, recipe: RecipeName) -> Path | None:
+    folder = _folder_of(config, own, recipe)
+    return None if folder is None else folder / Path(own.output).name
+
+
+def _folder_of(config: Any, own: Any, recipe: RecipeName) -> Path | None:
+    """The folder for the output; None if that of the recipe is right."""
     if isinstance(config, AnnotateConfig):  # and PlanConfig
-        folder = _own_folder(config, own, recipe)
-        return folder and folder / own.output.name
+        return _own_folder(config, own, recipe)
     if isinstance(config, MergeConfig) and config.annotations != own.annotations:
-        folder, *more = config.annotations
-        if more or any(sign in str(folder) for sign in GLOB_SIGNS):
+        annotations, *more = config.annotations
+        if more or any(sign in str(annotations) for sign in GLOB_SIGNS):
             raise ConfigurationError("--output: name the folder for C* of several annotations")
-        return folder.parent / own.output.name
+        return annotations.parent
     if isinstance(config, ExportConfig | FinetuneConfig) and config.data != own.data:
-        return config.data.parent / own.output.name
+        return config.data.parent
     if isinstance(config, FinetuneConfig) and config.model.path != own.model.path:
-        return RUNS / f"{recipe}-{_name(config.model.path)}" / own.output.name
+        return RUNS / f"{recipe}-{_name(config.model.path)}"
     if isinstance(config, EvaluateConfig | HarnessConfig):
         model = Path(config.generation.model.path)
         if str(model) != own.generation.model.path and FINE_TUNED.is_marked(model):
-            return model.parent / own.output.name
+            return model.parent
     return None
 
 

@@ -44,13 +44,12 @@ from pipeline.storage.kinds import EXPORT, HARNESS, PLAN, SCORES
 def dry_run(arguments: Arguments[Any], program: str) -> None:
     """Print what the command would do. Raises ConfigurationError if it could not."""
     preview = Preview()
-    for check in (
-        lambda: require_demo_files(arguments, program),
-        lambda: require_inputs(arguments),
-        lambda: require_devices(arguments.config),
-    ):
-        with preview.checking():
-            check()
+    with preview.checking():
+        require_demo_files(arguments, program)
+    with preview.checking():
+        require_inputs(arguments)
+    with preview.checking():
+        require_devices(arguments.config)
     if preview.problems:  # a missing input is not looked at again
         preview.runs.append(("nothing", "before this is mended"))
     else:

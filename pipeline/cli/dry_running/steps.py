@@ -25,14 +25,15 @@ from tools_service.tools.registry import files_read, require_available
 
 def preview_corpus(preview: Preview, config: CorpusConfig) -> tuple[CorpusListing, list[CorpusFile]] | None:
     """The files of a corpus; None if they cannot be listed or read."""
+    found = None
     with preview.checking():
         listing = find_files(config)
         files = files_of_slice(listing.files, config)
         shown = ", ".join(config.paths) + (f", slice {config.slice}" if config.slice else "")
         preview.reads.append(("corpus", f"{shown}: {count_and_bytes(file.size for file in files)}"))
         require_readable(files, config)
-        return listing, files
-    return None
+        found = listing, files
+    return found
 
 
 def preview_tools(preview: Preview, config: ToolsConfig, tools: Iterable[str], *, on_ray: bool) -> None:
