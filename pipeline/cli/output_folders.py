@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def _folder_of(config: Any, own: Any, recipe: RecipeName) -> Path | None:
         return annotations.parent
     if isinstance(config, ExportConfig | FinetuneConfig) and config.data != own.data:
         return config.data.parent
-    if isinstance(config, FinetuneConfig) and config.model.path != own.model.path:
+    if isinstance(config, FinetuneConfig) and not _are_same([config.model.path], [own.model.path]):
         return RUNS / f"{recipe}-{_name(config.model.path)}"
     if isinstance(config, EvaluateConfig | HarnessConfig):
         model = Path(config.generation.model.path)
@@ -74,11 +76,16 @@ def _own_folder(config: AnnotateConfig, own: AnnotateConfig, recipe: RecipeName)
     """The run's folder for other texts or another model than those of a recipe that has its own texts."""
     if not own.corpus.paths:
         return None
-    if config.corpus.paths and config.corpus.paths != own.corpus.paths:
+    if config.corpus.paths and not _are_same(config.corpus.paths, own.corpus.paths):
         return RUNS / f"{recipe}-{_name(config.corpus.paths[0])}"
-    if config.model.path != own.model.path:
+    if not _are_same([config.model.path], [own.model.path]):
         return RUNS / f"{recipe}-{_name(config.model.path)}"
     return None
+
+
+def _are_same(paths: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether paths are written alike, but for a / at the end or a ./ in front."""
+    return [*map(normpath, paths)] == [*map(normpath, others)]
 
 
 def _moved(config: Recipe, own: Recipe, recipe: RecipeName) -> Recipe:

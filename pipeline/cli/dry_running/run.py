@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
@@ -113,5 +113,7 @@ def _collect_other(preview: Preview, config: Any) -> None:
             preview.writes.append((f"{config.push_to_hub} on the hub", "uploaded"))
     elif isinstance(config, ThresholdsConfig):
         preview.read("annotations", config.annotations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview.read("folder", [config.folder])
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)

@@ -151,6 +151,7 @@ def test_a_printed_configuration_read_back_is_the_same(
         ("evaluate", ["--models", "off=x,disabled", "--benchmarks", "svamp=a.json"]),
         ("sweep", ["--k", "0", "5", "--disabled", "--label", "on"]),
         ("table", ["a.json", "--rows", "gptj", "base"]),
+        ("report", ["runs/x"]),
         ("score", ["lines.jsonl", "--tokens", "None"]),
         ("try", ["--tool", "QA", "--given-name"]),
     ],
