@@ -256,3 +256,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert parse("annotate", write(tmp_path, "# nothing\n")).config == cli.parse("annotate", []).config
     assert parse("annotate", write(tmp_path, "annotate:\n")).config == cli.parse("annotate", []).config
+
+
+def test_the_file_of_the_documentation_is_read_by_every_command(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "run_file.md").read_text(encoding="utf-8")
+    run = write(tmp_path, page.split("```yaml\n")[1].split("```")[0])
+    for command in COMMANDS:
+        parse(command, run)
+    assert parse("evaluate", run).config.benchmarks == (Path("questions.jsonl"),)
