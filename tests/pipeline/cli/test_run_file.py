@@ -170,6 +170,10 @@ def test_a_tools_file_with_a_tool_of_its_own_is_printed_and_read_back(tmp_path: 
     again = parse("annotate", write(tmp_path, written_as_file("annotate", arguments)))
     assert "Clock" in again.config.method.tools
     assert again.config == arguments.config
+    demo = cli.parse("demo", ["--tools-file", str(tools)])
+    every_step = write(tmp_path, written_as_file("demo", demo))
+    assert parse("demo", every_step).config == demo.config
+    assert parse("finetune", every_step).config == demo.config.finetune
 
 
 def test_print_config_prints_and_runs_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
