@@ -88,6 +88,11 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
         thread.join()
 
 
+def steps_done(path: Path) -> int:
+    """Optimizer steps in the file so far; 0 without a file."""
+    return max((event["step"] for event in _read(path) if "loss" in event), default=0)
+
+
 def require_readable(path: Path) -> None:
     """Raise ConfigurationError for a file whose complete lines are not those of a MetricsLog."""
     try:
