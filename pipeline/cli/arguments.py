@@ -153,6 +153,11 @@ class ReportArguments(Arguments[ReportConfig]):
     folder: tyro.conf.Positional[FilePath | None] = None
     """What to show; the same as --folder."""
 
+    @property
+    def configuration(self) -> ReportConfig:
+        """`config` with the folder."""
+        return self.config if self.folder is None else self.config.model_copy(update={"folder": self.folder})
+
 
 @dataclass(frozen=True, kw_only=True)
 class StatusArguments(Arguments[StatusConfig]):
@@ -160,6 +165,11 @@ class StatusArguments(Arguments[StatusConfig]):
     """What to look at; the same as --folder."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object in place of lines."""
+
+    @property
+    def configuration(self) -> StatusConfig:
+        """`config` with the folder."""
+        return self.config if self.folder is None else self.config.model_copy(update={"folder": self.folder})
 
 
 @dataclass(frozen=True, kw_only=True)

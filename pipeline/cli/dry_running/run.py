@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
@@ -33,6 +33,7 @@ from pipeline.cli.dry_running.steps import (
     preview_finetune,
     preview_generation,
     preview_merge,
+    preview_report,
     preview_tools,
 )
 from pipeline.cli.evaluating import configs_of
@@ -116,3 +117,5 @@ def _collect_other(preview: Preview, config: Any) -> None:
         preview.read("annotations", config.annotations)
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview_report(preview, config)

@@ -166,3 +166,17 @@ def test_watching_ends_when_the_run_does(
 def test_no_report_leaves_it_out(name: str) -> None:
     assert cli.parse(name, []).report is True  # type: ignore[attr-defined]
     assert cli.parse(name, ["--no-report"]).report is False  # type: ignore[attr-defined]
+
+
+def test_a_dry_run_names_what_would_be_read_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = whole_run(tmp_path / "run")
+    assert cli.main(["report", str(run), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"{run / 'report.html'}  new" in said
+    assert str(run / "model-plain") in said
+    assert not (run / "report.html").exists()
+    (run / "report.html").write_text("mine")
+    assert cli.main(["report", str(run), "--dry-run"]) == 2
+    assert cli.main(["status", str(tmp_path / "nowhere"), "--dry-run"]) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.augmentation.merge import merge
 from pipeline.base.config import MergeConfig
-from pipeline.report.html.sources import collect, report_path
+from pipeline.report.html.sources import collect
 from tests.pipeline.augmentation.test_merge import annotated, annotations, call
 from tests.pipeline.exporting.augmented import PLAIN, augmented
 from tests.pipeline.report.run_folders import damage, evaluated, fine_tuned, whole_run
@@ -129,8 +129,3 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
     assert report.annotation is not None
     assert (report.annotation.state, report.annotation.texts_done) == ("unfinished", 1)
     assert [training.state for training in report.trainings] == ["unfinished"]
-
-
-def test_the_page_stands_in_the_folder_or_beside_the_file(tmp_path: Path) -> None:
-    assert report_path(tmp_path) == tmp_path / "report.html"
-    assert report_path(tmp_path / "evaluation.json") == tmp_path / "evaluation.html"
