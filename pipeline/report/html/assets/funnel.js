@@ -78,7 +78,7 @@ function droppedSection(annotation) {
     { title: "tool", value: (reason) => reason.tool || "", cell: (reason) => reason.tool || "all" },
     { title: "stage", value: (reason) => reason.stage, cell: (reason) => reason.stage },
     { title: "what happened", value: (reason) => reason.meaning,
-      cell: (reason) => [reason.meaning, el("code", { class: "reason" }, reason.reason)] },
+      cell: (reason) => [reason.meaning, reason.meaning === reason.reason ? null : el("code", { class: "reason" }, reason.reason)] },
     { title: "what to change", cell: (reason) => reason.advice || el("span", { class: "soft" }, "nothing: this is usual") },
   ];
   const rows = table("Reasons for what was dropped", columns, annotation.reasons, { sortedBy: 0 });
@@ -98,7 +98,7 @@ function placementSection(annotation) {
       scales: { x: { time: false, range: [edges[0], edges.at(-1)] }, y: { range: (_, low, high) => [0, Math.max(1, high) * 1.25] } },
       axes: [
         { size: 22, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => percent(tick)) },
-        { size: 44, values: (_, ticks) => ticks.map((tick) => scaled(tick)) },
+        { size: 44, values: (_, ticks) => ticks.map((tick) => COMPACT.format(tick)) },
       ],
       series: [{}, { fill: () => colour(`--series-${number(tool) % PALETTE}`), width: 0, paths: bars(), points: { show: false } }],
     }, [edges.slice(0, -1), counts],

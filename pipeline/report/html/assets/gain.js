@@ -2,7 +2,9 @@
 // The gain of calls: its distribution with thresholds to choose, against p(<API>), and what each tool is worth.
 
 const BINS = 40;
-const POWERS = [1e-6, 1e-5, 0.0001, 0.001, 0.01, 0.1, 1];
+const [LEAST, MOST] = [1e-6, 0.999]; // of the axis of probabilities
+const PROBABILITIES = [LEAST, 1e-4, 0.01, 0.1, 0.5, 0.9, 0.99, MOST];
+const logit = (p) => Math.log(Math.max(LEAST, Math.min(MOST, p)) / (1 - Math.max(LEAST, Math.min(MOST, p))));
 const POINTS = 6_000; // drawn in the scatter chart, of all tools together
 
 function gainSection(annotation, columns) {
@@ -107,7 +109,7 @@ function gainCard(tool, number, gains, update) {
     scales: { x: { time: false, range: [low, high] }, y: { distr: 4, asinh: 1, range: (_, least, most) => [0, Math.max(1, most) * 1.3] } },
     axes: [
       { size: 22, grid: { show: false } },
-      { size: 40, splits: countTicks, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : scaled(tick))) },
+      { size: 40, splits: countTicks, values: (_, ticks) => ticks.map((tick) => COMPACT.format(tick)) },
     ],
     series: [{}, tint("--series-none"), tint(`--series-${number % PALETTE}`)],
     hooks: { draw: [(plot) => drawThreshold(plot, low, number, tool.tau_f)] },
@@ -167,12 +169,11 @@ function scatterSection(annotation, columns) {
   contexts.forEach((call, index) =>
     points.push({ tool: numbers.get(call.tool), p: call.p_api, gain: call.gain, context: index }));
   const shown = tools.map(() => true);
-  const [floor, ceiling] = [POWERS[0], 1];
   const gains = points.map((point) => point.gain).sort((a, b) => a - b);
   const range = [Math.min(0, gains[Math.floor(gains.length / 500)]) - 0.3, Math.max(1, gains.at(-1)) + 0.3];
   const chosen = el("div", { class: "panel", hidden: true, role: "status" });
   const place = (plot, point) => [
-    plot.valToPos(Math.max(floor, point.p), "x", true), plot.valToPos(Math.max(range[0], point.gain), "y", true),
+    plot.valToPos(logit(point.p), "x", true), plot.valToPos(Math.max(range[0], point.gain), "y", true),
   ];
   const draw = (plot) => {
     const { ctx } = plot;
@@ -190,14 +191,15 @@ function scatterSection(annotation, columns) {
   };
   const paths = SHAPES.map((shape) => new Path2D(shape));
   const figure = chart(`p(<API>) against gain of ${count(points.length, "call")}`, 380, {
-    scales: { x: { time: false, distr: 3, range: [floor / 1.5, ceiling * 1.5] }, y: { range } },
+    scales: { x: { time: false, range: [logit(LEAST) - 0.4, logit(MOST) + 0.4] }, y: { range } },
     axes: [
-      { label: "p(<API>), log scale", size: 24, splits: () => POWERS, values: (_, ticks) => ticks.map((tick) => (tick === 1e-6 ? "≤ 10⁻⁶" : String(tick))) },
+      { label: "p(<API>), log-odds scale", size: 24, splits: () => PROBABILITIES.map(logit),
+        values: () => PROBABILITIES.map((p) => (p === LEAST ? "≤ 10⁻⁶" : p === MOST ? "≥ 0.999" : String(p))) },
       { label: "gain, nats", size: 44 },
     ],
     series: [{}, { points: { show: false } }],
     hooks: { draw: [draw] },
-  }, [[floor, ceiling], [null, null]]);
+  }, [[logit(LEAST), logit(MOST)], [null, null]]);
   const { plot } = figure;
   const nearest = (event, only) => {
     const box = plot.over.getBoundingClientRect();
@@ -206,7 +208,7 @@ function scatterSection(annotation, columns) {
     let distance = 24 ** 2;
     for (const point of points) {
       if (!shown[point.tool] || (only && point.context === null)) continue;
-      const x = plot.valToPos(Math.max(floor, point.p), "x") - left;
+      const x = plot.valToPos(logit(point.p), "x") - left;
       const y = plot.valToPos(Math.max(range[0], point.gain), "y") - top;
       if (x * x + y * y < distance) {
         distance = x * x + y * y;
@@ -293,7 +295,7 @@ const legendOf = (lines) =>
 
 function stepLines(lines) {
   const figure = lineChart("Gain kept by tool as a function of the threshold", "τ_f", "gain kept, nats", lines, {
-    format: (value) => scaled(Math.round(value)),
+    format: (value) => COMPACT.format(Math.round(value)),
   });
   return figure;
 }
