@@ -3,29 +3,43 @@
 In: a recipe (`demo` is the embedded world, but any recipe works). Out, in the recipe's folders:
 annotations/, augmented/, model/, model-plain/ (fine-tuned on the same texts without their calls:
 the paper's M + CC) and evaluation.json with the four models base, plain, disabled and toolformer.
-Printed: the counts by tool, some kept calls, the table of results. A step that has finished with
-the same configuration and inputs is skipped (steps.py).
+Printed: which step runs and the time left (step_display.py), then the counts by tool, some kept calls,
+the table of results, a verdict and prompts to try. A step that has finished with the same configuration
+and inputs is skipped (steps.py).
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import source_of
+from pipeline.cli import recipes
 from pipeline.cli.evaluating import with_model
-from pipeline.cli.recipes import Recipe
+from pipeline.cli.recipes import Recipe, RecipeName
+from pipeline.cli.reporting import report_at_end
+from pipeline.cli.step_display import StepDisplay
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
-from pipeline.report.tables import console, report
+from pipeline.report.demo_summary import commands_to_try, summary
+from pipeline.report.run_parts import RunParts
+from pipeline.report.tables import console
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
-from tools_service.base.errors import ConfigurationError
+from pipeline.storage.row_files import count_in_footers
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen
+from tools_service.base.standard_streams import redirected_output
 from tools_service.tools.registry import files_read
 
 StepConfig = AnnotateConfig | MergeConfig | FinetuneConfig | EvaluateConfig
@@ -37,18 +51,84 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 }
 
 
-def demo(recipe: Recipe, *, force: bool = False) -> None:
-    """Run every step that is not finished (all with `force`), then print the report."""
+# Seconds by step on two cores of an AMD server processor, for the time left; and texts of demo/pages.
+_USUAL_S = {"annotate": 183, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 21}
+_TEXTS = 2_057
+
+_SUMMARIES = {
+    "annotate": "the model writes calls, the filter keeps those that help",
+    "merge": "the kept calls go into the texts, C*",
+    "finetune": "the model learns from C*",
+    "finetune on plain texts": "the baseline, from the same texts without calls",
+    "evaluate": "the four models answer questions",
+}
+
+_KNOWS = """\
+Try the model. It knows only the demo's world: made-up people and towns, small numbers, and the
+words of its pages. On other text it talks nonsense. These questions it has answered:
+"""
+
+
+def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False, with_report: bool = True) -> None:
+    """Run every step that is not finished (all with `force`), then print the summary.
+
+    `name` is that of the recipe. What the steps print goes to demo.log beside the evaluation.
+    """
     recipe = chained(recipe)
-    steps = steps_of(recipe)
-    path = recipe.evaluate.output.with_name("steps.json")
+    path, log = (recipe.evaluate.output.with_name(file) for file in ("steps.json", "demo.log"))
     with output_lock(path):
-        cache = StepCache.open(path)
-        for step in steps:
-            cache.run(step, force=force)
-    files = {step.name: step.output for step in steps}
-    tables = report(recipe.annotate.output, recipe.evaluate.output, files)
-    console().print("", tables)
+        _run_steps(steps_of(recipe), StepCache.open(path), log, _usual_s(recipe), force=force)
+    console().print(summary(recipe.annotate.output, recipe.merge.output, recipe.evaluate.output))
+    command = _generate_command(recipe, name)
+    if commands := list(commands_to_try(recipe.evaluate, command)):
+        print(f"\n{_KNOWS}")
+        for line in (*commands, command):  # not through rich: a wrapped command cannot be pasted
+            print(f"  {line}")
+    print(f"\nThe outputs are in {recipe.evaluate.output.parent}")
+    report_at_end(recipe.evaluate.output.parent, wanted=with_report, parts=_parts(recipe))
+
+
+def _run_steps(
+    steps: Sequence[PipelineStep], cache: StepCache, log: Path, usual_s: Mapping[str, float], *, force: bool
+) -> None:
+    try:
+        with redirected_output(log) as stream:
+            display = StepDisplay(stream, steps, usual_s)
+            with display.warnings():
+                for step in steps:
+                    if not cache.run(step, force=force, watched=display.running):
+                        display.finished_before(step)
+    except Exception:
+        print(f"The log of the steps: {log}", file=sys.stderr)
+        raise
+
+
+def _usual_s(recipe: Recipe) -> Mapping[str, float]:
+    """The known durations; none for anything but the unchanged demo."""
+    return _USUAL_S if recipe == chained(recipes.demo()) else {}
+
+
+def _generate_command(recipe: Recipe, name: RecipeName) -> str:
+    """`generate` with the model of this run, for the shell that runs this."""
+    program = "toolformer"
+    if Path(sys.argv[0]).stem != program:
+        python = Path(sys.executable)
+        on_path = shutil.which("python")
+        is_active = on_path is not None and Path(on_path).absolute() == python
+        program = f"{'python' if is_active else os.path.relpath(python)} -m pipeline"
+    path = str(recipe.finetune.output)
+    model = "" if path == recipes.RECIPES[name]().generate.model.path else f" --model {shlex.quote(path)}"
+    return f"{program} generate --recipe {name}{model}"
+
+
+def _parts(recipe: Recipe) -> RunParts:
+    """What the report shows, wherever the folders are."""
+    return RunParts(
+        annotations=[recipe.annotate.output],
+        augmented=[recipe.merge.output],
+        models=[recipe.finetune.output, plain(recipe.finetune).output],
+        evaluations=[recipe.evaluate.output],
+    )
 
 
 def chained(recipe: Recipe) -> Recipe:
@@ -98,6 +178,8 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
             kind=_KINDS[type(config)],
             run=partial(_run, config, recipe),
             problem=partial(_problem, config),
+            summary=_SUMMARIES.get(name, ""),
+            share=partial(_share, config),
         )
 
     return [
@@ -107,6 +189,19 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         step("finetune on plain texts", baseline, *training_inputs),
         step("evaluate", evaluate, *map(source_of, evaluate.benchmarks), *evaluate.perplexity, *models),
     ]
+
+
+def _share(config: StepConfig) -> float:
+    """How much of a step's output there is, from 0 to 1; 0 if that cannot be told."""
+    from pipeline.finetuning.metrics_log import steps_done
+    from pipeline.finetuning.run_folder import RunFolder
+
+    with suppress(OSError, ValueError, ToolformerError):  # the files are being written
+        if isinstance(config, AnnotateConfig):
+            return min(1.0, count_in_footers(config.output) / _TEXTS)
+        if isinstance(config, FinetuneConfig):
+            return min(1.0, steps_done(RunFolder(config.output).metrics) / config.max_steps)
+    return 0.0
 
 
 def _problem(config: StepConfig) -> str | None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -46,6 +46,10 @@ class PipelineStep:
     output: Path
     kind: OutputKind
     run: Callable[[], object]
+    summary: str = ""
+    """What the step does, in a few words."""
+    share: Callable[[], float] = lambda: 0.0
+    """How much of the output there is while the step runs, from 0 to 1; 0 if that is not known."""
     problem: Callable[[], str | None] = lambda: None
     """What is wrong with a finished output, such as lost files; None if it is whole."""
 
@@ -81,19 +85,36 @@ class StepCache:
                 f"{path} is not a cache of steps: {brief(error)}; remove it, and every step is started again"
             ) from error
 
-    def run(self, step: PipelineStep, *, force: bool = False) -> bool:
-        """Run `step` unless it is finished; return whether it ran."""
+    def is_unchanged(self, step: PipelineStep) -> bool:
+        """Whether `step` began before with what decides its result. Call it once for each step of the chain,
+        in order."""
         states = list(input_states(step.reads))
         config = step.config.model_dump(mode="json")
         self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
         self.former_chain = _former_fingerprint(step, self.former_chain, states)
-        entry = self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
-        unchanged = entry.fingerprint in (self.chain, self.former_chain) and not force
-        owns = entry.owns
-        if unchanged and entry.state == "finished" and step.output.exists():
+        return self.entry(step).fingerprint in (self.chain, self.former_chain)
+
+    def is_finished(self, step: PipelineStep) -> bool:
+        """Whether `step` ended, with whatever inputs, and left its output."""
+        return self.entry(step).state == "finished" and step.output.exists()
+
+    def entry(self, step: PipelineStep) -> _StepEntry:
+        """What is stored of `step`."""
+        return self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
+
+    def run(
+        self,
+        step: PipelineStep,
+        *,
+        force: bool = False,
+        watched: Callable[[PipelineStep], AbstractContextManager[object]] = nullcontext,
+    ) -> bool:
+        """Run `step` unless it is finished, in the context of `watched`; return whether it ran."""
+        unchanged = self.is_unchanged(step) and not force
+        owns = self.entry(step).owns
+        if unchanged and self.is_finished(step):
             problem = step.problem()
             if problem is None:
-                print(f"{step.name}: finished before, {step.output}")
                 return False
             logger.warning("%s: %s; running it again", step.name, problem)
         if not unchanged:
@@ -102,12 +123,10 @@ class StepCache:
                 with output_lock(step.output):  # nobody may be writing there
                     remove_own(step.output, step.kind, f"output of {step.name}")
             owns = "" if step.output.exists() else str(step.output)
-        print(f"{step.name} → {step.output}")
         self._write(step, "begun", owns)
-        started = time.monotonic()
-        step.run()
+        with watched(step):
+            step.run()
         self._write(step, "finished", owns)
-        print(f"{step.name}: {time.monotonic() - started:.0f} s")
         return True
 
     def _write(self, step: PipelineStep, state: Literal["begun", "finished"], owns: str) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -24,10 +23,7 @@ from rich.text import Text as Styled
 from pipeline.base.config import MethodConfig
 from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, RunningTextResult
-from pipeline.report.losses import annotation_losses
 from pipeline.storage.counts import ToolCounts
-from pipeline.storage.manifest import read_finished
-from pipeline.storage.row_files import read_rows
 from tools_service.contract.declarations import in_order
 from tools_service.syntax.calls import linearise
 
@@ -55,32 +51,6 @@ class KeptCall:
 def console() -> Console:
     """Where results are printed. Wide enough for the tables if standard output is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def report(annotations: Path, evaluation: Path, files: Mapping[str, Path]) -> Group:
-    """The report of the demo, from an annotation folder and an evaluation file."""
-    manifest = read_finished(annotations)
-    columns = ["text_id", "document", "text", "calls"]
-    calls = kept_calls(read_rows(annotations, columns), manifest.config.method)
-    return Group(
-        funnel_table(manifest.counts.tools if manifest.counts else {}),
-        *(Styled(f"! {sentence}") for sentence in annotation_losses(manifest)),
-        calls_view(calls),
-        result_table(results := Evaluation.read(evaluation)),
-        *_legend(results),
-        files_table(files),
-    )
-
-
-def funnel_table(tools: Mapping[str, ToolCounts]) -> Table:
-    """From texts to kept calls, one line per tool (paper section 2)."""
-    table = Table(title="From texts to calls", title_justify="left")
-    table.add_column("tool")
-    for name in _FUNNEL:
-        table.add_column("texts with one" if name == "texts_kept" else name, justify="right")
-    for tool in in_order(tools):
-        table.add_row(tool, *(f"{getattr(tools[tool], name):,}" for name in _FUNNEL))
-    return table
 
 
 def kept_calls(
@@ -152,28 +122,6 @@ def result_table(evaluation: Evaluation) -> Table:
     for name, *cells in zip(names, *measures.values(), strict=True):
         table.add_row(escape(name), *cells)
     return table
-
-
-def files_table(files: Mapping[str, Path]) -> Table:
-    """The paths of the outputs."""
-    table = Table(title="Files", title_justify="left", show_header=False, box=None)
-    for name, path in files.items():
-        table.add_row(name, Styled(str(path), overflow="fold"))
-    return table
-
-
-def _legend(evaluation: Evaluation) -> list[Styled]:
-    """What the columns of the demo's table do not say by themselves."""
-    models = evaluation.models.values()
-    legend = []
-    if any("plain" in model.benchmarks for model in models):
-        legend.append(
-            "Questions of the column plain need no tool. They end as sentences of the training pages do, "
-            "so a model that was trained on such pages knows them."
-        )
-    if any(model.perplexity is not None for model in models):
-        legend.append("Perplexity: <API> has probability 0 in every model (paper section 4.3).")
-    return [Styled(sentence, style="italic") for sentence in legend]
 
 
 def _score(result: BenchmarkResult | None) -> str:

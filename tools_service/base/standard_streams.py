@@ -1,20 +1,25 @@
 """The standard streams of a command: a reader that has gone, a full disk, other encodings, no input.
 
 In: the function that runs a command. Out: its exit code; nothing that hinders its output becomes a
-traceback. Results are written by the commands themselves.
+traceback. `redirected_output` keeps the noise of libraries and child processes from the terminal.
+Results are written by the commands themselves.
 """
 
 from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import writing
 
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -40,6 +45,42 @@ def run_command(run: Callable[[], int], program: str) -> int:
         return 1
 
 
+@contextmanager
+def redirected_output(log: Path) -> Iterator[TextIO | None]:
+    """Append to `log` what this process and its children print during the block.
+
+    Yields the former standard error, for what must be seen; None if it was closed. Raises OutputError if
+    `log` cannot be written.
+    """
+    former = {fd: _duplicate(fd) for fd in (1, 2)}
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    shown = None
+    if former[2] is not None:
+        encoding = getattr(sys.stderr, "encoding", None)
+        shown = os.fdopen(os.dup(former[2]), "w", encoding=encoding, errors="backslashreplace")
+    _flush_output()
+    for fd in former:
+        os.dup2(target, fd)
+        os.set_inheritable(fd, True)  # which dup2 does not do for a descriptor that is `target` already
+    try:
+        yield shown
+    finally:
+        _flush_output()
+        if shown is not None:
+            with suppress(OSError):
+                shown.close()
+        if target > 2:
+            os.close(target)
+        for fd, copy in former.items():
+            if copy is None:
+                os.close(fd)
+            else:
+                os.dup2(copy, fd)
+                os.close(copy)
+
+
 def standard_input() -> BinaryIO:
     """Return standard input; ConfigurationError if the caller closed it."""
     if sys.stdin is None:
@@ -51,6 +92,20 @@ def json_must_be_ascii() -> bool:
     """Whether standard output cannot show every character; escapes of Python would break JSON."""
     encoding = getattr(sys.stdout, "encoding", None)
     return encoding is not None and codecs.lookup(encoding).name != "utf-8"
+
+
+def _duplicate(fd: int) -> int | None:
+    """A copy beside the standard streams; None for a closed one."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return None
+
+
+def _flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def _discard_output() -> None:

@@ -1,4 +1,4 @@
-"""The model's work for an annotation, by tool and phase, beside the lower bound. In: counts of its manifest."""
+"""The model's work for an annotation, by tool and phase, beside the lower bound. In: a manifest's counts."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,9 @@ from typing import Any
 from pipeline.report.html.data import Report
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write, writing
+from tools_service.base.report_file import is_report
 
 ASSETS = Path(__file__).parent / "assets"
-MARK = '<meta name="generator" content="toolformer report">'
-_MARK_WITHIN = 2_000  # characters from the start
 _STYLES = ("uplot/uPlot.min.css", "report.css")
 _SCRIPTS = (
     "uplot/uPlot.iife.min.js",
@@ -91,12 +91,5 @@ def write_report(report: Report, path: Path) -> None:
 
 def require_report(path: Path) -> None:
     """ConfigurationError if `path` exists and is not a report of this project."""
-    if not path.exists():
-        return
-    try:
-        with path.open(encoding="utf-8") as file:
-            ours = MARK in file.read(_MARK_WITHIN)
-    except (OSError, UnicodeDecodeError):
-        ours = False
-    if not ours:
+    if os.path.lexists(path) and not is_report(path):
         raise ConfigurationError(f"output: {path} exists and is not a report; name another file")

@@ -20,7 +20,8 @@ def test_every_step_reads_what_the_step_before_it_wrote(name: RecipeName) -> Non
     assert recipe.merge.annotations == (recipe.annotate.output,)
     assert recipe.finetune.data == recipe.merge.output
     assert recipe.generate.model.path == str(recipe.finetune.output)
-    assert recipe.evaluate.generation == recipe.generate
+    date = recipe.evaluate.generation.date
+    assert recipe.evaluate.generation == recipe.generate.model_copy(update={"date": date})
     assert recipe.finetune.model == recipe.annotate.model
     today = CalendarConfig(today=True)
     assert recipe.generate.tools == recipe.annotate.tools.model_copy(update={"calendar": today})

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console, RenderableType
 
-from pipeline.base.config import AnnotateConfig, MethodConfig
-from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Funnel, Text
+from pipeline.base.config import MethodConfig
+from pipeline.base.records import Annotation, Call, Document, Funnel, Text
 from pipeline.evaluation.results import (
     BenchmarkResult,
     Evaluation,
@@ -20,10 +17,7 @@ from pipeline.evaluation.results import (
     PairedTest,
     RunningTextResult,
 )
-from pipeline.report.tables import calls_view, files_table, funnel_table, kept_calls, report, result_table
-from pipeline.storage.counts import count_rows
-from pipeline.storage.manifest import AnnotationManifest, CorpusState
-from pipeline.storage.row_files import ROWS
+from pipeline.report.tables import calls_view, kept_calls, result_table
 
 pytestmark = pytest.mark.unit
 METHOD = MethodConfig(tools=("Calculator", "WikiSearch", "Calendar"))
@@ -44,17 +38,6 @@ def row(number: int, *calls: Call, text: str = "The sum is 31, as everybody know
     funnel = tuple(Funnel(tool, "all", 4, 9, 3, 2, 2) for tool in METHOD.tools[:2])
     where = Document(f"pages.json.gz#{number}", url=f"https://example.org/{number}")
     return Annotation(Text(number, where, text), "annotated", None, calls, funnel).to_row()
-
-
-def test_the_funnel_has_a_line_for_each_tool() -> None:
-    rows = [row(number, call("Calculator", 10, 0.6)) for number in range(1200)]
-    text = printed(funnel_table(count_rows(rows, METHOD).tools))
-    lines = [line.split() for line in text.splitlines() if "Calculator" in line or "WikiSearch" in line]
-    numbers = ["1,200", "1,200", "4,800", "10,800", "3,600", "2,400", "2,400"]
-    assert [[word for word in line if word != "│"] for line in lines] == [
-        ["WikiSearch", *numbers, "0", "0"],
-        ["Calculator", *numbers, "1,200", "1,200"],
-    ]
 
 
 def test_shown_calls_pass_their_threshold_and_are_spread_over_the_tools() -> None:
@@ -147,37 +130,7 @@ def test_a_cell_has_what_failed_and_the_paired_test() -> None:
 
 
 def test_brackets_in_names_are_printed_as_they_are() -> None:
-    text = printed(files_table({"rows": Path("runs/[bold]x")}))
-    assert "runs/[bold]x" in text
     assert "[red]" in printed(result_table(Evaluation(models={"base": result(1, 1, 1, "[red]")})))
-
-
-def test_the_report_reads_what_the_steps_left(tmp_path: Path) -> None:
-    rows = [row(number, call("Calculator", 10, 0.6)) for number in range(3)]
-    (tmp_path / ROWS).mkdir()
-    pq.write_table(pa.Table.from_pylist(rows, schema=ANNOTATION_SCHEMA), tmp_path / ROWS / "0.parquet")
-    corpus = CorpusState(files=1, bytes=1, digest="")
-    AnnotationManifest(
-        state="finished",
-        config=AnnotateConfig(method=METHOD),
-        versions={},
-        corpus=corpus,
-        sessions=(),
-        counts=count_rows(rows, METHOD),
-    ).write(tmp_path)
-    evaluation = tmp_path / "evaluation.json"
-    evaluation.write_text(Evaluation(models={"base": result(0.5, 1, 2.0, "sums", "plain")}).model_dump_json())
-    text = printed(report(tmp_path, evaluation, {"rows": tmp_path / ROWS}))
-    legend = ("Questions of the column plain need no tool", "Perplexity: <API> has probability 0")
-    for expected in (
-        "texts with one",
-        "The sum is [Calculator(27 + 4) -> 31] 31",
-        "50.0 (1)",
-        "rows",
-        *legend,
-    ):
-        assert expected in text
-    assert text.count("[Calculator(") == 3
 
 
 def test_perplexities_of_a_running_text_are_a_dash_where_calls_are_on() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.base.standard_streams import json_must_be_ascii
+from tools_service.base.files import OutputError
+from tools_service.base.standard_streams import json_must_be_ascii, redirected_output
 
 pytestmark = pytest.mark.unit
 
@@ -48,3 +49,50 @@ def test_json_stays_json_in_every_encoding(
     assert json_must_be_ascii() == is_ascii
     print(json.dumps("é 🎉", ensure_ascii=json_must_be_ascii()), flush=True)
     assert json.loads(written.getvalue()) == "é 🎉"
+
+
+NOISE = """
+import os, subprocess, sys
+from pathlib import Path
+from tools_service.base.standard_streams import redirected_output
+print("before")
+with redirected_output(Path(sys.argv[1])) as shown:
+    print("noise")
+    os.write(2, b"noise of a library\\n")
+    subprocess.run(["echo", "noise of a child"], check=True)
+    if shown is not None:
+        print("seen", file=shown, flush=True)
+print("after")
+if sys.stderr is not None:
+    print("and after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "out", "err"),
+    [
+        ("", "before\nafter\n", "seen\nand after\n"),
+        ("2>&-", "before\nafter\n", ""),
+        (">&-", "", "seen\nand after\n"),
+    ],
+)
+def test_noise_goes_to_the_log_and_the_streams_come_back(
+    redirection: str, out: str, err: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs" / "log"
+    command = f'"$0" -c "$1" {log} {redirection}'
+    for _ in range(2):
+        ended = subprocess.run(
+            ["bash", "-c", command, sys.executable, NOISE], capture_output=True, text=True, timeout=60
+        )
+        assert (ended.returncode, ended.stdout) == (0, out), ended.stderr
+        assert ended.stderr == err
+    lines = log.read_text().splitlines()
+    assert lines.count("noise of a library") == lines.count("noise of a child") == 2
+    assert lines.count("noise") == (0 if redirection == ">&-" else 2)  # Python has no stdout then
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/log"), redirected_output(tmp_path / "file" / "log"):
+        pass
