@@ -74,7 +74,7 @@ function droppedSection(annotation) {
   const most = Math.max(...annotation.reasons.map((reason) => reason.count));
   const columns = [
     { title: "count", numeric: true, value: (reason) => reason.count,
-      cell: (reason) => [`${whole(reason.count)} ${reason.unit}`, bar(Math.log1p(reason.count) / Math.log1p(most))] },
+      cell: (reason) => [count(reason.count, reason.unit.replace(/s$/, "")), bar(Math.log1p(reason.count) / Math.log1p(most))] },
     { title: "tool", value: (reason) => reason.tool || "", cell: (reason) => reason.tool || "all" },
     { title: "stage", value: (reason) => reason.stage, cell: (reason) => reason.stage },
     { title: "what happened", value: (reason) => reason.meaning,

@@ -109,7 +109,7 @@ function gainCard(tool, number, gains, update) {
     scales: { x: { time: false, range: [low, high] }, y: { distr: 4, asinh: 1, range: (_, least, most) => [0, Math.max(1, most) * 1.3] } },
     axes: [
       { size: 22, grid: { show: false } },
-      { size: 40, splits: countTicks, values: (_, ticks) => ticks.map((tick) => COMPACT.format(tick)) },
+      { size: 40, splits: countTicks, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : COMPACT.format(tick))) },
     ],
     series: [{}, tint("--series-none"), tint(`--series-${number % PALETTE}`)],
     hooks: { draw: [(plot) => drawThreshold(plot, low, number, tool.tau_f)] },
@@ -181,7 +181,7 @@ function scatterSection(annotation, columns) {
     for (const point of points) {
       if (!shown[point.tool]) continue;
       const [x, y] = place(plot, point);
-      const size = (point.context === null ? 2.2 : 4) * devicePixelRatio;
+      const size = (point.context === null ? 2.2 : 3.5) * devicePixelRatio;
       ctx.globalAlpha = point.context === null ? 0.35 : 0.9;
       ctx.fillStyle = colour(`--series-${point.tool % PALETTE}`);
       ctx.setTransform(size, 0, 0, size, x, y);
@@ -274,7 +274,7 @@ function valueSection(annotation, columns) {
     { title: "tool", value: (entry) => entry.tool.tool, cell: (entry) => [swatch(entry.number), entry.tool.tool] },
     { title: "τ_f", numeric: true, value: (entry) => thresholds.values[entry.number], cell: (entry) => String(thresholds.values[entry.number]) },
     { title: "kept calls", numeric: true, value: (entry) => entry.calls, cell: (entry) => whole(entry.calls) },
-    { title: "gain kept, nats", numeric: true, value: (entry) => entry.gain, cell: (entry) => decimal(entry.gain, 0) },
+    { title: "gain kept, nats", numeric: true, value: (entry) => entry.gain, cell: (entry) => whole(entry.gain) },
     { title: "largest gain", numeric: true, value: (entry) => entry.tool.largest_gain ?? -1e9,
       cell: (entry) => (entry.tool.largest_gain_is_bound ? "≤ " : "") + decimal(entry.tool.largest_gain) },
     { title: "FLOPs", numeric: true, value: (entry) => entry.tool.flops ?? -1, cell: (entry) => scaled(entry.tool.flops) },
