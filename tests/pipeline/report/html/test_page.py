@@ -14,6 +14,7 @@ from pipeline.report.html.data import Report
 from pipeline.report.html.document import write_report
 from tests.browser import Page, chromium, contrast
 from tests.pipeline.report.html.page_samples import (
+    BROKEN,
     HOSTILE,
     TAU_F,
     TOOLS,
@@ -305,8 +306,8 @@ def test_hostile_texts_are_shown_and_never_run(show: Show) -> None:
                 position=len(HOSTILE) // 2, input=HOSTILE, result="</script><script>hacked = 1</script>"
             )
     report = sample_report(rows)
-    run = training(HOSTILE, 2.0).model_copy(update={"losses": (HOSTILE,)})
-    page = show(report.model_copy(update={"title": HOSTILE, "problems": (HOSTILE,), "trainings": (run,)}))
+    run = training(BROKEN, 2.0).model_copy(update={"losses": (HOSTILE,)})
+    page = show(report.model_copy(update={"title": BROKEN, "problems": (BROKEN,), "trainings": (run,)}))
     assert page.evaluate("window.hacked === undefined")
     assert page.evaluate("document.scripts.length") == 2
     assert page.evaluate("document.querySelectorAll('img').length") == 0
