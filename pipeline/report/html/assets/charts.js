@@ -54,6 +54,9 @@ function swatch(number, { line = false } = {}) {
 const legend = (names, options) =>
   el("ul", { class: "legend" }, names.map((name, number) => el("li", {}, swatch(number, options), name)));
 
+const legendOf = (lines) =>
+  el("ul", { class: "legend" }, lines.map(({ name, number }) => el("li", {}, swatch(number, { line: true }), name)));
+
 const charts = [];
 
 /**
