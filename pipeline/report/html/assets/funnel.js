@@ -84,7 +84,7 @@ function droppedSection(annotation) {
   const rows = table("Reasons for what was dropped", columns, annotation.reasons, { sortedBy: 0 });
   const filter = choice("Tool", [["*", "all tools"], ...tools.map((tool) => [tool ?? "", tool ?? "of the text itself"])],
     (value) => rows.show(annotation.reasons.filter((reason) => value === "*" || (reason.tool ?? "") === value)));
-  return section("dropped", "What was dropped, and why", "Every text, draw and call that did not go on, by reason.",
+  return section("dropped", "What was dropped, and why", "Every text, draw and call that did not go on, by reason. Bars are in log scale.",
     el("div", { class: "controls" }, filter), el("div", { class: "dropped" }, rows));
 }
 
