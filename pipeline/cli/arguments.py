@@ -26,13 +26,24 @@ class Arguments(Generic[C]):
 
     recipe: RecipeName = DEFAULT_RECIPE
     """The values to start from; the defaults shown here are those of this recipe."""
+    config_file: Annotated[FilePath | None, tyro.conf.arg(name="config")] = None
+    """YAML or TOML file with the settings of a run, over the recipe, under options (docs/run_file.md)."""
+    print_config: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the settings in effect as YAML for --config, and do nothing else."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would be read, run and written, and what is missing; do nothing else."""
     config: Annotated[C, tyro.conf.arg(name="")]
+
+    @property
+    def configuration(self) -> C:
+        """`config` with what other arguments say of it."""
+        return self.config
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
     tools_file: FilePath | None = None
-    """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
+    """TOML file for the tools (cluster/tools.toml): over the recipe, under --config and options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,10 @@ class ScoreArguments(Arguments[ScoreConfig]):
     files: tyro.conf.Positional[tuple[Text, ...]] = ()
     """Files, folders, globs or URIs of JSON lines; the same as --files."""
 
+    @property
+    def configuration(self) -> ScoreConfig:
+        return self.config.model_copy(update={"files": self.files}) if self.files else self.config
+
 
 @dataclass(frozen=True, kw_only=True)
 class TryArguments(ToolsArguments[TryConfig]):
@@ -67,11 +82,19 @@ class TryArguments(ToolsArguments[TryConfig]):
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per text, and one with the summary."""
 
+    @property
+    def configuration(self) -> TryConfig:
+        return self.config.model_copy(update={"given_name": True}) if self.given_name else self.config
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments(Arguments[ExportConfig]):
     folder: tyro.conf.Positional[FilePath | None] = None
     """Folder that merge wrote; the same as --data."""
+
+    @property
+    def configuration(self) -> ExportConfig:
+        return self.config.model_copy(update={"data": self.folder}) if self.folder else self.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +142,10 @@ class ScalingArguments(ToolsArguments[EvaluateConfig]):
 class TableArguments(Arguments[TableConfig]):
     files: tyro.conf.Positional[tuple[FilePath, ...]] = ()
     """Files that evaluate, sweep or scaling wrote; the same as --evaluations."""
+
+    @property
+    def configuration(self) -> TableConfig:
+        return self.config.model_copy(update={"evaluations": self.files}) if self.files else self.config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,9 +80,7 @@ def export(arguments: ExportArguments) -> None:
     """C* in the formats of other trainers: text, chat, ShareGPT."""
     from pipeline.exporting.run import export
 
-    config = arguments.config
-    if arguments.folder is not None:
-        config = config.model_copy(update={"data": arguments.folder})
+    config = arguments.configuration
     manifest = export(config)
     print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
     if config.push_to_hub is not None:
@@ -108,9 +106,7 @@ def score(arguments: ScoreArguments) -> None:
     from pipeline.report import losses
     from pipeline.scoring.run import score
 
-    config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"files": arguments.files})
+    config = arguments.configuration
     manifest = score(config)
     print(f"{manifest.scored} of {manifest.lines} insertions scored, {manifest.positive} of them with a gain")
     if manifest.median_gain is not None:
@@ -123,10 +119,7 @@ def try_tool(arguments: TryArguments) -> None:
     """Steps 1-4 on a few texts with one tool: what each stage does, and why."""
     from pipeline.cli.trying import try_tool
 
-    config = arguments.config
-    if arguments.given_name:
-        config = config.model_copy(update={"given_name": True})
-    try_tool(config, all_draws=arguments.all_draws, as_json=arguments.json)
+    try_tool(arguments.configuration, all_draws=arguments.all_draws, as_json=arguments.json)
 
 
 def generate(arguments: GenerateArguments) -> None:
@@ -135,7 +128,6 @@ def generate(arguments: GenerateArguments) -> None:
 
     generate(
         arguments.config,
-        arguments.recipe,
         prompts=arguments.prompts,
         file=arguments.file,
         output=Output(json=arguments.json, trace=arguments.trace),
@@ -194,10 +186,7 @@ def table(arguments: TableArguments) -> None:
     """Results in the paper's tables, beside its own figures: Markdown, LaTeX, CSV."""
     from pipeline.cli.analysing import table
 
-    config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"evaluations": arguments.files})
-    table(config)
+    table(arguments.configuration)
 
 
 def report(arguments: ReportArguments) -> None:

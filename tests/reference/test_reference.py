@@ -26,10 +26,10 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.report.reasons import ReasonStage
 from pipeline.storage import kinds
 from reference import commands, configuration, errors, metrics, output_fields, reasons
-from reference.fields import TOOL, model_fields
 from reference.meanings import MEANINGS
 from tests.test_method_page import reasons_in, reasons_of_draws, reasons_of_selection, reasons_of_tools
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.option_fields import TOOL, model_fields
 from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import installed_tools

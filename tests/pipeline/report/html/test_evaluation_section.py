@@ -56,9 +56,7 @@ def test_right_and_wrong_answers_are_shown_with_their_calls(tmp_path: Path) -> N
 
 def test_there_are_fewer_questions_of_each_if_there_are_many_benchmarks(tmp_path: Path) -> None:
     file = evaluated(tmp_path / "e.json", "a", right=(1,), questions=200)
-    [few, more] = [
-        sampled_questions(file, ["a"] * labels, [BENCHMARK])[0] for labels in (1, 100)
-    ]
+    [few, more] = [sampled_questions(file, ["a"] * labels, [BENCHMARK])[0] for labels in (1, 100)]
     assert len(few) == 40
     assert len(more) == 100 * 16
     assert any(question.right for question in few), "one of 200 is right"
