@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types imports bench faults local-cluster submit constraints clean
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types imports docs bench faults local-cluster submit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -64,6 +64,9 @@ types: $(INSTALLED)
 imports: $(INSTALLED) ## which package may import which (.importlinter)
 	$(VENV)/bin/lint-imports
 
+docs: $(INSTALLED) ## the documentation as a site, in site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+
 bench: demo ## every measurement of bench/, one after the other (after the demo, which some of them look at)
 	@for file in $(sort $(shell grep -l __main__ bench/*.py bench/*/__main__.py)); do \
 		module=$${file%.py}; module=$${module%/__main__}; echo "== $${module//\//.}"; $(PYTHON) -m "$${module//\//.}"; done
@@ -94,8 +97,8 @@ constraints: $(INSTALLED) ## write the installed versions into constraints.txt (
 	$(PYTHON) -m pip freeze --all --exclude pip --exclude toolformer-on-ray | sed 's/+.*//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
-clean: ## remove runs/, what builds leave and the caches, not .venv
-	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove runs/, site/, what builds leave and the caches, not .venv
+	rm -rf runs site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 .PHONY: clean-venv

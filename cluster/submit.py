@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ROOT = Path(__file__).parents[1]
-EXCLUDED = (".git", ".venv", "/runs", "/tests", "/bench", "/docs", ".*_cache", ".hypothesis", "__pycache__")
+EXCLUDED = (
+    *(".git", ".venv", "/runs", "/tests", "/bench", "/docs", "/reference"),
+    *(".*_cache", ".hypothesis", "__pycache__"),
+)
 # Passed to the job if set here. Everyone who may open the dashboard can read a job's variables.
 SECRETS = ("HF_TOKEN",)
 

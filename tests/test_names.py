@@ -22,7 +22,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[1]
-CODE = ("pipeline", "tools_service", "bench", "cluster", "demo")
+CODE = ("pipeline", "tools_service", "bench", "cluster", "demo", "reference")
 
 STANDARD = {
     "Account": "Usage",

@@ -32,6 +32,8 @@ DATA_FOLDERS = {
     "pipeline/analysis",
     "pipeline/benchmarks",
     "pipeline/serving/page",
+    "pipeline/report/html/assets",
+    "pipeline/report/html/assets/uplot",
 }
 
 

@@ -10,7 +10,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +20,8 @@ from tqdm import tqdm
 
 from pipeline.annotation.isolation import FailedText, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
+from pipeline.storage.expected_texts import ExpectedTexts
+from tools_service.base.files import OutputError
 
 _REFRESH_S = 0.5
 _REFRESH_IN_LOGS_S = 30.0
@@ -63,10 +66,21 @@ class ProgressActor:
     def _record(self) -> None:
         """Record the metrics; an unread file is expected to have as many texts as a read one."""
         samples = [(DONE, (), float(self._done))]
-        if self._texts_by_task:
-            texts_read = sum(self._texts_by_task.values())
-            samples.append((EXPECTED, (), texts_read * self._tasks / len(self._texts_by_task)))
+        if (expected := self._expected()) is not None:
+            samples.append((EXPECTED, (), expected))
         self._recorder.record(samples)
+
+    def _expected(self) -> float | None:
+        if not self._texts_by_task:
+            return None
+        return sum(self._texts_by_task.values()) * self._tasks / len(self._texts_by_task)
+
+    def expected(self) -> ExpectedTexts | None:
+        """Texts of the corpus; None until a corpus file is read."""
+        texts = self._expected()
+        if texts is None:
+            return None
+        return ExpectedTexts(texts=round(texts), is_estimate=len(self._texts_by_task) < self._tasks)
 
     def done_and_total(self) -> tuple[int, int | None]:
         """Texts annotated, those of earlier sessions included, and texts of the corpus.
@@ -85,10 +99,10 @@ def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> 
 
 
 @contextmanager
-def progress_bar(progress: Any) -> Iterator[None]:
-    """Draw the state of the progress actor on standard error during the block."""
+def progress_bar(progress: Any, folder: Path) -> Iterator[None]:
+    """Draw the state of the progress actor on standard error during the block, and write it to `folder`."""
     stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(progress, stop), daemon=True)
+    thread = threading.Thread(target=_draw, args=(progress, stop, folder), daemon=True)
     thread.start()
     try:
         yield
@@ -97,13 +111,17 @@ def progress_bar(progress: Any) -> Iterator[None]:
         thread.join()
 
 
-def _draw(progress: Any, stop: threading.Event) -> None:
+def _draw(progress: Any, stop: threading.Event, folder: Path) -> None:
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
     done, _ = ray.get(progress.done_and_total.remote())
     with tqdm(desc="annotate", unit=" texts", initial=done, mininterval=interval) as bar:
-        stopped = False
+        stopped, written = False, None
         while not stopped:
             stopped = stop.wait(_REFRESH_S)
             done, total = ray.get(progress.done_and_total.remote())
             bar.total = max(total, done) if total is not None else None
             bar.update(done - bar.n)
+            if (expected := ray.get(progress.expected.remote())) not in (None, written):
+                written = expected
+                with suppress(OutputError):  # the run itself says that a disk is full
+                    expected.write(folder)

@@ -29,6 +29,7 @@ from pipeline.corpus.texts import require_readable
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
+from pipeline.storage.expected_texts import PROGRESS
 from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.logs import logged
@@ -106,6 +107,8 @@ def _run(
     session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
     manifest = manifest.with_session(session).completed(counts, model_shape(config.model.path))
     manifest.write(config.output)
+    with writing(config.output):
+        (config.output / PROGRESS).unlink(missing_ok=True)
     write_card(config.output, annotation_card(manifest))
     return manifest
 
@@ -158,7 +161,7 @@ def _run_graph(
         texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:
-            with progress_bar(progress):
+            with progress_bar(progress, config.output):
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
                     pass  # the actors have written the rows
         except ray.exceptions.RayTaskError as error:

@@ -1,4 +1,4 @@
-"""Typed configuration of the analyses: tables of results, and examples by threshold."""
+"""Typed configuration of the analyses: tables of results, examples by threshold, report and status."""
 
 from __future__ import annotations
 
@@ -50,3 +50,21 @@ class TableConfig(Frozen):
     """Show the paper's figures too."""
     format: Format = "markdown"
     """Form of the tables on standard output; LaTeX needs the package booktabs."""
+
+
+class ReportConfig(Frozen):
+    """The HTML page on what a folder holds."""
+
+    folder: FilePath = Path("runs")
+    """A folder that annotate, merge or finetune wrote, a file of evaluate, or a folder with such."""
+    output: FilePath | None = None
+    """File for the page. None: report.html in the folder; X.html beside a file X.json of evaluate."""
+
+
+class StatusConfig(Frozen):
+    """How far a run is."""
+
+    folder: FilePath = Path("runs")
+    """As for report; the run may be going on."""
+    watch: Annotated[float, Field(gt=0.0, le=86_400.0)] | None = None
+    """Print again after so many seconds, until nothing runs any more."""

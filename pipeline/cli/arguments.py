@@ -10,7 +10,7 @@ from typing import Annotated, Generic, TypeVar
 
 import tyro
 
-from pipeline.base.analysis_config import TableConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig
 from pipeline.base.config import ExportConfig, FinetuneConfig, ScoreConfig, TryConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
@@ -26,17 +26,39 @@ class Arguments(Generic[C]):
 
     recipe: RecipeName = DEFAULT_RECIPE
     """The values to start from; the defaults shown here are those of this recipe."""
+    config_file: Annotated[FilePath | None, tyro.conf.arg(name="config")] = None
+    """YAML or TOML file with the settings of a run, over the recipe, under options (docs/run_file.md)."""
+    print_config: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the settings in effect as YAML for --config, and do nothing else."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Say what would be read, run and written, and what is missing; do nothing else."""
     config: Annotated[C, tyro.conf.arg(name="")]
+
+    @property
+    def configuration(self) -> C:
+        """`config` with what other arguments say of it."""
+        return self.config
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolsArguments(Arguments[C]):
     tools_file: FilePath | None = None
-    """TOML file for the tools (cluster/tools.toml): over the recipe, under options."""
+    """TOML file for the tools (cluster/tools.toml): over the recipe, under --config and options."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneArguments(Arguments[FinetuneConfig]):
+class ReportedArguments(Arguments[C]):
+    report: bool = True
+    """Write a page to look at beside the result, report.html (`report` makes it later)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedToolsArguments(ReportedArguments[C], ToolsArguments[C]):
+    """Of commands that use tools and write a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments(ReportedArguments[FinetuneConfig]):
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove an earlier run in the output folder and start over."""
 
@@ -45,6 +67,10 @@ class FinetuneArguments(Arguments[FinetuneConfig]):
 class ScoreArguments(Arguments[ScoreConfig]):
     files: tyro.conf.Positional[tuple[Text, ...]] = ()
     """Files, folders, globs or URIs of JSON lines; the same as --files."""
+
+    @property
+    def configuration(self) -> ScoreConfig:
+        return self.config.model_copy(update={"files": self.files}) if self.files else self.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +82,19 @@ class TryArguments(ToolsArguments[TryConfig]):
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object per text, and one with the summary."""
 
+    @property
+    def configuration(self) -> TryConfig:
+        return self.config.model_copy(update={"given_name": True}) if self.given_name else self.config
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments(Arguments[ExportConfig]):
     folder: tyro.conf.Positional[FilePath | None] = None
     """Folder that merge wrote; the same as --data."""
+
+    @property
+    def configuration(self) -> ExportConfig:
+        return self.config.model_copy(update={"data": self.folder}) if self.folder else self.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +113,7 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(ToolsArguments[EvaluateConfig]):
+class EvaluateArguments(ReportedToolsArguments[EvaluateConfig]):
     label: str | None = None
     """Name of the model in the result file, models.LABEL; "model" if it is not given."""
     models: tuple[Text, ...] = ()
@@ -109,8 +143,26 @@ class TableArguments(Arguments[TableConfig]):
     files: tyro.conf.Positional[tuple[FilePath, ...]] = ()
     """Files that evaluate, sweep or scaling wrote; the same as --evaluations."""
 
+    @property
+    def configuration(self) -> TableConfig:
+        return self.config.model_copy(update={"evaluations": self.files}) if self.files else self.config
+
 
 @dataclass(frozen=True, kw_only=True)
-class DemoArguments(ToolsArguments[Recipe]):
+class ReportArguments(Arguments[ReportConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """What to show; the same as --folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusArguments(Arguments[StatusConfig]):
+    folder: tyro.conf.Positional[FilePath | None] = None
+    """What to look at; the same as --folder."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object in place of lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments(ReportedToolsArguments[Recipe]):
     force: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run finished steps again."""

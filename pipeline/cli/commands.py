@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
@@ -29,8 +29,12 @@ from pipeline.cli.arguments import (
     ExportArguments,
     FinetuneArguments,
     GenerateArguments,
+    ReportArguments,
+    ReportedArguments,
+    ReportedToolsArguments,
     ScalingArguments,
     ScoreArguments,
+    StatusArguments,
     SweepArguments,
     TableArguments,
     ToolsArguments,
@@ -78,7 +82,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "annotate": Command(
         run=handlers.annotate,
-        arguments=ToolsArguments[AnnotateConfig],
+        arguments=ReportedToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
         short=_SHORT,
         examples=(
@@ -107,7 +111,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "merge": Command(
         run=handlers.merge,
-        arguments=Arguments[MergeConfig],
+        arguments=ReportedArguments[MergeConfig],
         config=lambda recipe: recipe.merge,
         examples=(
             "--recipe demo",
@@ -241,6 +245,18 @@ COMMANDS: dict[str, Command] = {
             "runs/a.json runs/b.json --rows gptj base --layout lama qa --format latex",
             "runs/scaling.json --layout scaling --format csv",
         ),
+    ),
+    "report": Command(
+        run=handlers.report,
+        arguments=ReportArguments,
+        config=lambda recipe: ReportConfig(folder=recipe.evaluate.output.parent),
+        examples=("runs/demo", "runs/annotations --output annotations.html", "runs/evaluation.json"),
+    ),
+    "status": Command(
+        run=handlers.status,
+        arguments=StatusArguments,
+        config=lambda recipe: StatusConfig(folder=recipe.evaluate.output.parent),
+        examples=("runs/demo", "runs/annotations --watch 30", "runs/model --json"),
     ),
     "demo": Command(
         run=handlers.demo,

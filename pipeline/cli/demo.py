@@ -25,10 +25,12 @@ from pipeline.benchmarks.published import source_of
 from pipeline.cli import recipes
 from pipeline.cli.evaluating import with_model
 from pipeline.cli.recipes import Recipe, RecipeName
+from pipeline.cli.reporting import report_at_end
 from pipeline.cli.step_display import StepDisplay
 from pipeline.cli.steps import PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
 from pipeline.report.demo_summary import commands_to_try, summary
+from pipeline.report.run_parts import RunParts
 from pipeline.report.tables import console
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
@@ -67,7 +69,7 @@ words of its pages. On other text it talks nonsense. These questions it has answ
 """
 
 
-def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False) -> None:
+def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False, with_report: bool = True) -> None:
     """Run every step that is not finished (all with `force`), then print the summary.
 
     `name` is that of the recipe. What the steps print goes to demo.log beside the evaluation.
@@ -83,6 +85,7 @@ def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False) -> N
         for line in (*commands, command):  # not through rich: a wrapped command cannot be pasted
             print(f"  {line}")
     print(f"\nThe outputs are in {recipe.evaluate.output.parent}")
+    report_at_end(recipe.evaluate.output.parent, wanted=with_report, parts=_parts(recipe))
 
 
 def _run_steps(
@@ -116,6 +119,16 @@ def _generate_command(recipe: Recipe, name: RecipeName) -> str:
     path = str(recipe.finetune.output)
     model = "" if path == recipes.RECIPES[name]().generate.model.path else f" --model {shlex.quote(path)}"
     return f"{program} generate --recipe {name}{model}"
+
+
+def _parts(recipe: Recipe) -> RunParts:
+    """What the report shows, wherever the folders are."""
+    return RunParts(
+        annotations=[recipe.annotate.output],
+        augmented=[recipe.merge.output],
+        models=[recipe.finetune.output, plain(recipe.finetune).output],
+        evaluations=[recipe.evaluate.output],
+    )
 
 
 def chained(recipe: Recipe) -> Recipe:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.base.inference_config import EvaluateConfig
+from pipeline.cli.reporting import report_at_end
 from tools_service.base.errors import ConfigurationError, brief
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +30,7 @@ class ModelsError(ConfigurationError):
     """An entry of --models that cannot be used."""
 
 
-def evaluate_models(configs: dict[str, EvaluateConfig]) -> None:
+def evaluate_models(configs: dict[str, EvaluateConfig], *, with_report: bool) -> None:
     """Evaluate, print the table, and say what was lost; one sentence for what several models lost alike."""
     from pipeline.evaluation.run import evaluate
     from pipeline.report.losses import evaluation_losses
@@ -43,7 +44,9 @@ def evaluate_models(configs: dict[str, EvaluateConfig]) -> None:
             labels_of.setdefault(sentence, []).append(label)
     for sentence, labels in labels_of.items():
         print(f"! {sentence}" if len(labels) == len(configs) else f"! {', '.join(labels)}: {sentence}")
-    print(next(iter(configs.values())).output)
+    output = next(iter(configs.values())).output
+    report_at_end(output, wanted=with_report)
+    print(output)
 
 
 def configs_of(

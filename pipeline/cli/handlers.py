@@ -20,16 +20,21 @@ from pipeline.cli.arguments import (
     ExportArguments,
     FinetuneArguments,
     GenerateArguments,
+    ReportArguments,
+    ReportedArguments,
+    ReportedToolsArguments,
     ScalingArguments,
     ScoreArguments,
+    StatusArguments,
     SweepArguments,
     TableArguments,
     ToolsArguments,
     TryArguments,
 )
+from pipeline.cli.reporting import report_at_end
 
 
-def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
+def annotate(arguments: ReportedToolsArguments[AnnotateConfig]) -> None:
     """Steps 1-4: select texts, sample calls, execute them, score them."""
     from pipeline.annotation.run import annotate
     from pipeline.report import losses
@@ -39,6 +44,7 @@ def annotate(arguments: ToolsArguments[AnnotateConfig]) -> None:
         kept = sum(tool.kept for tool in counts.tools.values())
         print(f"{counts.texts} texts, {counts.calls} scored calls, {kept} of them at tau_f or above")
     _print_losses(losses.annotation_losses(manifest))
+    report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)
 
 
@@ -56,7 +62,7 @@ def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     print(arguments.config.output)
 
 
-def merge(arguments: Arguments[MergeConfig]) -> None:
+def merge(arguments: ReportedArguments[MergeConfig]) -> None:
     """Step 5: keep calls by threshold, cap per tool, insert them: C*."""
     from pipeline.augmentation.merge import merge
     from pipeline.report import losses
@@ -66,6 +72,7 @@ def merge(arguments: Arguments[MergeConfig]) -> None:
         print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
     print(f"{manifest.texts} texts with {manifest.calls} calls")
     _print_losses(losses.merge_losses(manifest))
+    report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)
 
 
@@ -73,9 +80,7 @@ def export(arguments: ExportArguments) -> None:
     """C* in the formats of other trainers: text, chat, ShareGPT."""
     from pipeline.exporting.run import export
 
-    config = arguments.config
-    if arguments.folder is not None:
-        config = config.model_copy(update={"data": arguments.folder})
+    config = arguments.configuration
     manifest = export(config)
     print(f"{manifest.texts} texts with {sum(manifest.tools.values())} calls, as {manifest.format}")
     if config.push_to_hub is not None:
@@ -92,6 +97,7 @@ def finetune(arguments: FinetuneArguments) -> None:
     best = manifest.best
     print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
     _print_losses(losses.finetune_losses(manifest))
+    report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)
 
 
@@ -100,9 +106,7 @@ def score(arguments: ScoreArguments) -> None:
     from pipeline.report import losses
     from pipeline.scoring.run import score
 
-    config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"files": arguments.files})
+    config = arguments.configuration
     manifest = score(config)
     print(f"{manifest.scored} of {manifest.lines} insertions scored, {manifest.positive} of them with a gain")
     if manifest.median_gain is not None:
@@ -115,10 +119,7 @@ def try_tool(arguments: TryArguments) -> None:
     """Steps 1-4 on a few texts with one tool: what each stage does, and why."""
     from pipeline.cli.trying import try_tool
 
-    config = arguments.config
-    if arguments.given_name:
-        config = config.model_copy(update={"given_name": True})
-    try_tool(config, all_draws=arguments.all_draws, as_json=arguments.json)
+    try_tool(arguments.configuration, all_draws=arguments.all_draws, as_json=arguments.json)
 
 
 def generate(arguments: GenerateArguments) -> None:
@@ -127,7 +128,6 @@ def generate(arguments: GenerateArguments) -> None:
 
     generate(
         arguments.config,
-        arguments.recipe,
         prompts=arguments.prompts,
         file=arguments.file,
         output=Output(json=arguments.json, trace=arguments.trace),
@@ -146,7 +146,9 @@ def evaluate(arguments: EvaluateArguments) -> None:
     """Step 8: accuracy on question files and the paper's benchmarks, and perplexity without calls."""
     from pipeline.cli.evaluating import configs_of, evaluate_models
 
-    evaluate_models(configs_of(arguments.config, arguments.label, arguments.models))
+    evaluate_models(
+        configs_of(arguments.config, arguments.label, arguments.models), with_report=arguments.report
+    )
 
 
 def harness(arguments: ToolsArguments[HarnessConfig]) -> None:
@@ -184,17 +186,34 @@ def table(arguments: TableArguments) -> None:
     """Results in the paper's tables, beside its own figures: Markdown, LaTeX, CSV."""
     from pipeline.cli.analysing import table
 
+    table(arguments.configuration)
+
+
+def report(arguments: ReportArguments) -> None:
+    """One HTML page on a run: what was kept, lost and learned. Reads the files of a folder."""
+    from pipeline.cli.reporting import report
+
     config = arguments.config
-    if arguments.files:
-        config = config.model_copy(update={"evaluations": arguments.files})
-    table(config)
+    if arguments.folder is not None:
+        config = config.model_copy(update={"folder": arguments.folder})
+    report(config)
+
+
+def status(arguments: StatusArguments) -> None:
+    """How far a run is, also while it goes on: done, rate, time left, kept calls, failures."""
+    from pipeline.cli.reporting import status
+
+    config = arguments.config
+    if arguments.folder is not None:
+        config = config.model_copy(update={"folder": arguments.folder})
+    status(config, as_json=arguments.json)
 
 
 def demo(arguments: DemoArguments) -> None:
     """All steps in order, with the baselines, and the results in one table."""
     from pipeline.cli.demo import demo
 
-    demo(arguments.config, arguments.recipe, force=arguments.force)
+    demo(arguments.config, arguments.recipe, force=arguments.force, with_report=arguments.report)
 
 
 def _print_losses(sentences: Iterable[str]) -> None:

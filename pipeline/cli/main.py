@@ -15,20 +15,26 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin
 
 from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
+from pipeline.cli.devices import require_devices
+from pipeline.cli.doctor.run import SUMMARY, doctor
+from pipeline.cli.missing_inputs import require_inputs
+from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
+from pipeline.cli.run_file import RunFile, written_as_file
 from pipeline.storage.logs import PACKAGES
 from tools_service.base.command_line import parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
-from tools_service.tools_file import tools_file_of, with_tools_file
+from tools_service.tools_file import tools_file_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if argv else 2
     name, *options = argv
+    if name == "doctor":
+        return run_command(lambda: doctor(options, _program()), f"{_program()} doctor")
     if name not in COMMANDS:
         print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
@@ -49,7 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, options: Sequence[str]) -> int:
     try:
         arguments = parse(name, options)
+        if arguments.print_config:
+            print(written_as_file(name, arguments), end="")
+            return 0
+        if arguments.dry_run:
+            from pipeline.cli.dry_running.run import dry_run
+
+            dry_run(arguments, _program())
+            return 0
         require_demo_files(arguments, _program())
+        require_inputs(arguments)
+        require_devices(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
         print(f"{_program()} {name}: {error}", file=sys.stderr)
@@ -64,20 +82,25 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     """The typed arguments of command `name`. Raises OptionError."""
     command = COMMANDS[name]
     argv = [_expand(argument, command.short) for argument in current_options(argv)]
-    recipe = _recipe_of(argv)
-    config = command.config(RECIPES[recipe]())
-    arguments_class = get_origin(command.arguments) or command.arguments
-    if issubclass(arguments_class, ToolsArguments):
-        config = with_tools_file(config, tools_file_of(argv))
+    file = RunFile.of(argv, {name: command.arguments for name, command in COMMANDS.items()})
+    recipe = _recipe_of(argv, file.recipe or DEFAULT_RECIPE)
+    options = file.options(name)
+    tools_file = None
+    if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
+        options["tools_file"] = tools_file = tools_file_of(argv) or file.tools_file
+    config = file.configuration(name, command.config, recipe, tools_file)
     argv = command.prepare(argv, config)
     arguments: Arguments[Any] = parse_command_line(
         command.arguments,
         prog=f"{_program()} {name}",
         description=_describe(name),
         args=argv,
-        default=command.arguments(recipe=recipe, config=config),
+        default=command.arguments(recipe=recipe, config=config, **options),
     )
-    return arguments
+    own = command.config(RECIPES[recipe]())
+    is_given = file.gives_output(name) or any(option.split("=")[0] == "--output" for option in argv)
+    config = with_own_output(arguments.configuration, own, recipe, is_given=is_given)
+    return replace(arguments, config=config)
 
 
 def _program() -> str:
@@ -86,12 +109,12 @@ def _program() -> str:
     return name if name == "toolformer" else "python -m pipeline"
 
 
-def _recipe_of(argv: Sequence[str]) -> RecipeName:
+def _recipe_of(argv: Sequence[str], default: RecipeName) -> RecipeName:
     """The recipe named in `argv`; the default for an unknown name, which tyro then refuses."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", nargs="?")
     name = parser.parse_known_args(argv)[0].recipe
-    return name if name in RECIPES else DEFAULT_RECIPE
+    return name if name in RECIPES else default
 
 
 def _expand(argument: str, short: Mapping[str, str]) -> str:
@@ -125,7 +148,7 @@ def _overview() -> str:
     return (
         f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]\n\n"
         "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.\n\n"
-        f"{''.join(commands)}\n"
+        f"{''.join(commands)}  {'doctor':<{width}}  {SUMMARY}\n\n"
         f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.\n"
         "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline.base.config import (
     AnnotateConfig,
@@ -27,7 +27,10 @@ from tools_service.base.settings import Frozen
 from tools_service.config import MTConfig, QAConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract.spec import ToolMethod
 
+C = TypeVar("C", bound=Frozen)
 RecipeName = Literal["demo", "single_gpu", "paper"]
+RUNS = Path("runs")
+"""The folder in which each recipe has a folder of its own."""
 
 
 class Recipe(Frozen):
@@ -138,30 +141,48 @@ def _recipe(
     generate: GenerateConfig,
     evaluate: EvaluateConfig,
 ) -> Recipe:
-    """Connect the steps: each reads what the step before writes below runs/NAME.
-
-    Model and tools are those of `annotate`; after fine-tuning, dated tools answer for today.
-    """
-    runs = Path("runs") / name
-    model, output = annotate.model, runs / "model"
-    rows, augmented = runs / "annotations", runs / "augmented"
-    tools = annotate.tools.with_sections(lambda settings: settings.writing_below(runs))
+    """The steps below runs/NAME. Model and tools are those of `annotate`; after fine-tuning, dated tools
+    answer for today."""
     generate = generate.model_copy(
         update={
             # What fits a forward of annotate says nothing of decoding, whose forwards have one token a row.
-            "model": model.model_copy(update={"path": str(output), "max_batch_tokens": None}),
-            "tools": tools.at_inference(),
+            "model": annotate.model.model_copy(update={"max_batch_tokens": None}),
+            "tools": annotate.tools.at_inference(),
         }
     )
+    finetune = finetune.model_copy(update={"model": annotate.model})
+    recipe = Recipe(annotate=annotate, merge=merge, finetune=finetune, generate=generate, evaluate=evaluate)
+    return linked(written_below(recipe, RUNS / name))
+
+
+def written_below(recipe: Recipe, folder: Path) -> Recipe:
+    """The same with the outputs of all steps, and what the tools write, in `folder`."""
+    annotate, generate = recipe.annotate, recipe.generate
+
+    def below(tools: ToolsConfig) -> ToolsConfig:
+        return tools.with_sections(lambda settings: settings.writing_below(folder))
+
+    def output(step: C, name: str) -> C:
+        return step.model_copy(update={"output": folder / name})
+
     return Recipe(
-        annotate=annotate.model_copy(update={"tools": tools, "output": rows}),
-        merge=merge.model_copy(update={"annotations": (rows,), "output": augmented}),
-        finetune=finetune.model_copy(update={"model": model, "data": augmented, "output": output}),
-        generate=generate,
-        evaluate=evaluate.model_copy(
-            update={
-                "generation": generate.model_copy(update={"date": evaluate.generation.date}),
-                "output": runs / "evaluation.json",
-            }
-        ),
+        annotate=output(annotate, "annotations").model_copy(update={"tools": below(annotate.tools)}),
+        merge=output(recipe.merge, "augmented"),
+        finetune=output(recipe.finetune, "model"),
+        generate=generate.model_copy(update={"tools": below(generate.tools)}),
+        evaluate=output(recipe.evaluate, "evaluation.json"),
     )
+
+
+def linked(recipe: Recipe, change: Callable[[str, Any], Any] = lambda name, step: step) -> Recipe:
+    """The same with each step reading what the step before it writes; `change` is made to each step, by its
+    name, before the next one follows it."""
+    annotate = change("annotate", recipe.annotate)
+    merge = change("merge", recipe.merge.model_copy(update={"annotations": (annotate.output,)}))
+    finetune = change("finetune", recipe.finetune.model_copy(update={"data": merge.output}))
+    model = recipe.generate.model.model_copy(update={"path": str(finetune.output)})
+    generate = change("generate", recipe.generate.model_copy(update={"model": model}))
+    date = recipe.evaluate.generation.date or generate.date  # a recipe may fix that of its questions
+    evaluated = recipe.evaluate.model_copy(update={"generation": generate.model_copy(update={"date": date})})
+    evaluate = change("evaluate", evaluated)
+    return Recipe(annotate=annotate, merge=merge, finetune=finetune, generate=generate, evaluate=evaluate)

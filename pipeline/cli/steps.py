@@ -85,6 +85,23 @@ class StepCache:
                 f"{path} is not a cache of steps: {brief(error)}; remove it, and every step is started again"
             ) from error
 
+    def is_unchanged(self, step: PipelineStep) -> bool:
+        """Whether `step` began before with what decides its result. Call it once for each step of the chain,
+        in order."""
+        states = list(input_states(step.reads))
+        config = step.config.model_dump(mode="json")
+        self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
+        self.former_chain = _former_fingerprint(step, self.former_chain, states)
+        return self.entry(step).fingerprint in (self.chain, self.former_chain)
+
+    def is_finished(self, step: PipelineStep) -> bool:
+        """Whether `step` ended, with whatever inputs, and left its output."""
+        return self.entry(step).state == "finished" and step.output.exists()
+
+    def entry(self, step: PipelineStep) -> _StepEntry:
+        """What is stored of `step`."""
+        return self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
+
     def run(
         self,
         step: PipelineStep,
@@ -93,14 +110,9 @@ class StepCache:
         watched: Callable[[PipelineStep], AbstractContextManager[object]] = nullcontext,
     ) -> bool:
         """Run `step` unless it is finished, in the context of `watched`; return whether it ran."""
-        states = list(input_states(step.reads))
-        config = step.config.model_dump(mode="json")
-        self.chain = fingerprint([__version__, self.chain, step.name, config, *states])
-        self.former_chain = _former_fingerprint(step, self.former_chain, states)
-        entry = self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
-        unchanged = entry.fingerprint in (self.chain, self.former_chain) and not force
-        owns = entry.owns
-        if unchanged and entry.state == "finished" and step.output.exists():
+        unchanged = self.is_unchanged(step) and not force
+        owns = self.entry(step).owns
+        if unchanged and self.is_finished(step):
             problem = step.problem()
             if problem is None:
                 return False

@@ -127,11 +127,7 @@ def load_causal_lm(
     config: ModelConfig,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The transformers model and its tokenizer. Raises ModelError."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            "model.device cuda: this process sees no GPU; auto or cpu run on the CPU"
-        )
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, "model.device", ModelError)
     placement = _placement(config)
     if (
         device == "cpu"

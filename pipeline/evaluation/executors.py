@@ -59,7 +59,7 @@ def executor(configs: Sequence[EvaluateConfig], client: ToolClient | None) -> It
     Without `ray.actors`: this process if there is no GPU or a caller brings the tools, because then starting
     Ray, actors and replicas takes longer than it saves (docs/decisions/0034-evaluation-on-ray.md).
     """
-    if client is not None or not configs or not _on_ray(configs):
+    if client is not None or not configs or not runs_on_ray(configs):
         yield LocalExecutor(client)
         return
     from pipeline.evaluation.ray_executor import RayExecutor
@@ -68,7 +68,8 @@ def executor(configs: Sequence[EvaluateConfig], client: ToolClient | None) -> It
         yield on_ray
 
 
-def _on_ray(configs: Sequence[EvaluateConfig]) -> bool:
+def runs_on_ray(configs: Sequence[EvaluateConfig]) -> bool:
+    """Whether an evaluation without tools of its caller runs on Ray's actors, not in this process."""
     config = configs[0].ray
     if config.actors is not None:
         return config.actors > 0

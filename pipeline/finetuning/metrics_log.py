@@ -27,6 +27,8 @@ from tools_service.base.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
+Event = dict[str, Any]
+"""A line of the file."""
 _POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
 
@@ -100,6 +102,27 @@ def require_readable(path: Path) -> None:
         raise ConfigurationError(
             f"{path} is damaged: {brief(error)}. Bring it back, or start over with --force"
         ) from error
+
+
+def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
+    """The lines that can be read, and a sentence about the others. The last line may not be written yet."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except FileNotFoundError:
+        return [], ()
+    except OSError as error:
+        return [], (f"{path} cannot be read: {error}",)
+    events: list[Event] = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+            if isinstance(event["step"], int):
+                events.append(event)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    if damaged := len(lines) - len(events):
+        return events, (f"{path}: {damaged:,} of {len(lines):,} lines are damaged and left out",)
+    return events, ()
 
 
 def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:

@@ -48,7 +48,7 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     Raises ConfigurationError before anything runs, NonFiniteLossError, DivergedError, and
     FinetuningError when workers fail more than `max_failures` times.
     """
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     for name, path in (("model.path", Path(config.model.path)), ("data", config.data)):
         if path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
@@ -104,7 +104,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
     folder.publish(Path(checkpoint) / "model", run, values)
 
 
-def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
+def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     """Workers run in another working folder."""
     model = config.model
     if Path(model.path).is_dir():

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pipeline.base.config import FinetuneConfig, changed_fields
 from pipeline.finetuning.examples import digest
@@ -157,13 +157,23 @@ class RunFolder:
         """
         if force:
             remove_own(self.path, FINE_TUNED, keep_folder=True)
-        run_file = self.checkpoints / _RUN_FILE
-        finished = self.is_finished()
-        if not finished and not run_file.exists():
+        state = self.state(run)
+        if state == "new":
             with writing(self.checkpoints):
                 self.checkpoints.mkdir(exist_ok=True)
-            atomic_write_json(run_file, run.model_dump(mode="json"))
-            return False
+            atomic_write_json(self.checkpoints / _RUN_FILE, run.model_dump(mode="json"))
+        elif state == "finished":
+            self._remove_checkpoints()  # killed between manifest.json and this
+        else:
+            logger.info("%s: resuming the run in this folder", self.path)
+            self._remove_damaged_index()
+        return state == "finished"
+
+    def state(self, run: RunIdentity) -> Literal["new", "unfinished", "finished"]:
+        """How far `run` is in this folder. Changes nothing; raises as `claim` does."""
+        run_file, finished = self.checkpoints / _RUN_FILE, self.is_finished()
+        if not finished and not run_file.exists():
+            return "new"
         before = self.manifest() if finished else _read(run_file, RunIdentity)
         if changed := _changes(before, run):
             raise ConfigurationError(
@@ -172,12 +182,9 @@ class RunFolder:
             )
         if finished:
             self.require_result()
-            self._remove_checkpoints()  # killed between manifest.json and this
-        else:
-            require_readable(self.metrics)
-            logger.info("%s: resuming the run in this folder", self.path)
-            self._remove_damaged_index()
-        return finished
+            return "finished"
+        require_readable(self.metrics)
+        return "unfinished"
 
     def _remove_damaged_index(self) -> None:
         """Ray Train rewrites its list of checkpoints in place: a crash or a full disk can leave a part.
@@ -241,6 +248,10 @@ class RunFolder:
     def manifest(self) -> FinetuneManifest:
         """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
         return _read(self.path / MANIFEST, FinetuneManifest)
+
+    def identity(self) -> RunIdentity:
+        """The manifest of a finished run, else run.json. Raises ConfigurationError as `manifest` does."""
+        return self.manifest() if self.is_finished() else _read(self.checkpoints / _RUN_FILE, RunIdentity)
 
 
 def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:

@@ -15,6 +15,8 @@ PARTIAL_ROW_FILE = r"[0-9a-f]{24}\.parquet(\.[0-9a-f]{32})?\.part"
 
 _MANIFEST = r"manifest\.json(\.part)?"
 _CARD = r"README\.md(\.part)?"
+_REPORT = r"report\.html(\.part)?"
+_PROGRESS = r"progress\.json(\.part)?"
 _MODEL_FILE = (
     r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
     r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
@@ -28,6 +30,8 @@ ANNOTATION = OutputKind(
     paths=(
         _MANIFEST,
         _CARD,
+        _REPORT,
+        _PROGRESS,
         r"rows/",
         rf"rows/({OWN_ROW_FILE}|{PARTIAL_ROW_FILE})",
         r"logs/",
@@ -38,7 +42,7 @@ ANNOTATION = OutputKind(
 AUGMENTED = OutputKind(
     name="a result of merge",
     marks={"manifest.json": frozenset({"sources", "texts", "calls"})},
-    paths=(_MANIFEST, _CARD, r"rows/", r"rows/\d{5}\.parquet"),
+    paths=(_MANIFEST, _CARD, _REPORT, r"rows/", r"rows/\d{5}\.parquet"),
 )
 
 EXPORT = OutputKind(
@@ -55,6 +59,7 @@ FINE_TUNED = OutputKind(
     },
     paths=(
         _MANIFEST,
+        _REPORT,
         _MODEL_FILE,
         r"metrics\.jsonl(\.part)?",
         r"checkpoints/",

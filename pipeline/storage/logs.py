@@ -16,8 +16,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tools_service.base.printable import printable
+
 LOGS = "logs"
 PACKAGES = ("pipeline", "tools_service")
+_END_BYTES = 2**16  # of a log that are read again
+_MAX_SHOWN = 300  # characters
 _FIELDS = ("text_id", "tool", "position", "error", "calls")
 
 
@@ -63,6 +67,31 @@ def logged(folder: Path) -> Iterator[None]:
         for package in PACKAGES:
             logging.getLogger(package).removeHandler(handler)
         handler.close()
+
+
+def last_problem(folder: Path) -> str | None:
+    """The latest warning or error in `folder`/logs, with its time; None without one."""
+    latest: tuple[str, str] | None = None
+    for path in (folder / LOGS).glob("*.jsonl"):
+        for line in reversed(_end_of(path)):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                record = json.loads(line)
+                if record["level"] not in ("debug", "info"):
+                    error = f" ({record['error']})" if record.get("error") else ""
+                    found = str(record["time"]), f"{record['message']}{error}"
+                    latest = max(latest or found, found)
+                    break
+    return latest and f"{latest[0]} {printable(' '.join(latest[1].split()), _MAX_SHOWN)}"
+
+
+def _end_of(path: Path) -> list[str]:
+    """The last complete lines of the file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END_BYTES))
+            return file.read().decode(errors="replace").split("\n")[:-1]
+    except OSError:
+        return []
 
 
 class _JsonLinesHandler(logging.FileHandler):

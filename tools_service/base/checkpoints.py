@@ -179,11 +179,15 @@ def require_whole(
                 raise WeightsError(f"the tensor {name} holds numbers that are not finite")
 
 
-def resolve_device(device: str) -> str:
-    """Return `device`; "auto" becomes "cuda" if there is a GPU, else "cpu"."""
-    if device == "auto":
-        return "cuda" if is_torch_cuda_available() else "cpu"
-    return device
+def resolve_device(device: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> str:
+    """Return `device`; "auto" becomes "cuda" if there is a GPU, else "cpu".
+
+    Raises `error`, which names `field`, if it is "cuda" and there is no GPU.
+    """
+    has_gpu = is_torch_cuda_available()
+    if device == "cuda" and not has_gpu:
+        raise error(f"{field} cuda: this process sees no GPU; auto or cpu run on the CPU")
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
 
 
 @contextmanager

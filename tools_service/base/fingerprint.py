@@ -16,6 +16,8 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
+from tools_service.base.report_file import REPORT, is_report
+
 _DIGEST_BYTES = 16
 
 
@@ -62,12 +64,17 @@ def folder_states(folder: Path) -> list[FileState]:
 
 
 def input_states(names: Iterable[str | Path]) -> Iterator[str | FileState]:
-    """Yield each of the files, folders, globs and URIs, then the state of each file it stands for."""
+    """Yield each of the files, folders, globs and URIs, then the state of each file it stands for.
+
+    A report in a folder is no input.
+    """
     for name in map(str, names):
         yield name
         for path in map(Path, sorted(glob(name, recursive=True))):
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in filter(Path.is_file, files):
+                if file.name == REPORT and is_report(file):
+                    continue
                 yield FileState.of(file, name=str(file))
 
 

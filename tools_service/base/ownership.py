@@ -22,6 +22,7 @@ from pathlib import Path
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import PART, read_json, resolved, writing
 from tools_service.base.locks import LOCK
+from tools_service.base.report_file import REPORT, is_report
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,16 @@ class OutputKind:
                     )
 
     def foreign(self, folder: Path) -> Iterator[str]:
-        """The paths in `folder` that this kind does not have, links included; the first come at once."""
+        """The paths in `folder` that this kind does not have, links included; the first come at once.
+
+        A page with the name of the report that is no report of ours is somebody else's.
+        """
         ours = re.compile("|".join(self.paths))
-        return (path for path in _paths(folder) if path != LOCK and not ours.fullmatch(path))
+        return (
+            path
+            for path in _paths(folder)
+            if path != LOCK and not (ours.fullmatch(path) and (path != REPORT or is_report(folder / path)))
+        )
 
 
 def _refuse_inside(output: Path, option: str) -> None:

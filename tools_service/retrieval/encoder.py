@@ -41,8 +41,9 @@ class Encoder:
     def __init__(self, config: EncoderConfig) -> None:
         """Load the checkpoint; EncoderError if that fails or it cannot read `max_tokens`."""
         self._config = config
+        device = resolve_device(config.device, "tools.wikisearch.encoder.device", EncoderError)
         self._tokenizer, model = _load(config)
-        self._model: Any = model.to(resolve_device(config.device)).train(False)
+        self._model: Any = model.to(device).train(False)
         self._tokenizer_lock = threading.Lock()  # truncation changes the tokenizer's state
 
     @property

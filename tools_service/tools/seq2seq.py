@@ -133,11 +133,12 @@ def require_model(model: str, field: str) -> None:
 
 def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and tokenizer of `config`. Seq2SeqError names the section `field`."""
+    device = resolve_device(config.device, f"{field}.device", Seq2SeqError)
     tokenizer = load_tokenizer(config.model, f"{field}.model", Seq2SeqError)
     model = load_model(
         AutoModelForSeq2SeqLM, config.model, f"{field}.model", dtype=config.dtype, error=Seq2SeqError
     )
-    return model.to(resolve_device(config.device)), tokenizer
+    return model.to(device), tokenizer
 
 
 def well_formed(text: str) -> str:

@@ -22,7 +22,6 @@ from pipeline.cli.generating.decoding_trace import DecodingTrace, failure
 from pipeline.cli.generating.interactive import InteractiveSession
 from pipeline.cli.generating.line_history import LineHistory, history_file
 from pipeline.cli.generating.prompts import prompts_of
-from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.engine.loading import load_language_model
 from pipeline.inference.call_parser import ARROW_HEAD
 from pipeline.inference.generation import EndEvent, Generation
@@ -34,8 +33,6 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.base.printable import printable
 from tools_service.base.standard_streams import json_must_be_ascii, standard_input
 from tools_service.serving.local import start_local_tools
-
-_RUNS = "runs"  # where the recipes write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,6 @@ class Answer:
 
 def generate(
     config: GenerateConfig,
-    recipe: RecipeName,
     *,
     prompts: Sequence[str] = (),
     file: Path | None = None,
@@ -73,7 +69,6 @@ def generate(
     at_terminal = sys.stdout is not None and sys.stdout.isatty()
     is_session = _is_session(prompts, file, output, interactive=interactive, at_terminal=at_terminal)
     texts = [] if is_session else prompts_of(prompts, file)
-    _require_finetuned(config.model.path, recipe)
     available = available_tools(config)
     model = load_language_model(config.model)
     tools = start_local_tools(config.tools, available)
@@ -105,18 +100,6 @@ def _is_session(
     if not can_type:
         raise ConfigurationError("--interactive needs a terminal; for a pipe, leave it out")
     return True
-
-
-def _require_finetuned(path: str, recipe: RecipeName) -> None:
-    """Name the command that makes the model, where a fine-tuned one is still missing."""
-    made = str(RECIPES[recipe]().finetune.output)
-    if Path(path).exists() or (path != made and Path(path).parts[:1] != (_RUNS,)):
-        return
-    option = "" if path == made else f" --output {path}"
-    raise ConfigurationError(
-        f"model.path {path!r}: there is no such model yet; `finetune --recipe {recipe}{option}` makes it "
-        "from the texts that annotate and merge have written"
-    )
 
 
 def _streamed(

@@ -151,8 +151,8 @@ def test_failures_are_one_message_and_a_code(
     def fails(arguments: Arguments[Any]) -> None:
         raise raised
 
-    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
-    assert cli.main(["merge"]) == code
+    monkeypatch.setitem(COMMANDS, "plan", replace(COMMANDS["plan"], run=fails))
+    assert cli.main(["plan"]) == code
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
@@ -163,6 +163,6 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(arguments: Arguments[Any]) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(COMMANDS, "merge", replace(COMMANDS["merge"], run=fails))
+    monkeypatch.setitem(COMMANDS, "plan", replace(COMMANDS["plan"], run=fails))
     with pytest.raises(ZeroDivisionError):
-        cli.main(["merge"])
+        cli.main(["plan"])

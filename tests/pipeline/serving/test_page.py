@@ -21,7 +21,7 @@ from pipeline.inference.generation import (
 from pipeline.inference.params import DecodingParams
 from pipeline.serving.app import PAGE
 from pipeline.serving.errors import replica_lost
-from tests.pipeline.serving.browser import Page, chromium
+from tests.browser import Page, chromium, contrast
 from tests.pipeline.serving.endpoint import running
 
 pytestmark = pytest.mark.ray  # starts a browser
@@ -166,13 +166,7 @@ def test_every_control_has_a_name_and_nothing_is_loaded_from_elsewhere(browser: 
         urls = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
         assert all(loaded.startswith(url) for loaded in urls)
         for width in (360, 1200):
-            browser.send(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=800,
-                deviceScaleFactor=1,
-                mobile=False,
-            )
+            browser.resize(width)
             overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
             assert not browser.evaluate(overflow), f"the page scrolls sideways at {width}"
         browser.send("Emulation.clearDeviceMetricsOverride")
@@ -197,15 +191,3 @@ def test_text_is_readable_in_both_colour_schemes(browser: Page, scheme: str) -> 
             ]
             assert contrast(*colours) >= 4.5, f"{inner} on {outer}"  # WCAG 2.2, AA
         browser.send("Emulation.setEmulatedMedia", features=[])
-
-
-def contrast(first: str, second: str) -> float:
-    """The contrast ratio of two colours rgb(r, g, b), from 1 to 21."""
-    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(colour: str) -> float:
-    values = [int(value) / 255 for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

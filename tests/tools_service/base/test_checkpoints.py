@@ -80,5 +80,13 @@ def test_missing_weights_are_refused_unless_nothing_uses_them(folder: str) -> No
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(checkpoints, "is_torch_cuda_available", lambda has=available: has)
-        assert resolve_device("auto") == device
-        assert resolve_device("cpu") == "cpu"
+        assert resolve_device("auto", "qa.device") == device
+        assert resolve_device("cpu", "qa.device") == "cpu"
+
+
+def test_cuda_without_a_gpu_is_refused_by_the_name_of_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "is_torch_cuda_available", lambda: False)
+    with pytest.raises(ModelError, match=r"^qa\.device cuda: this process sees no GPU; auto or cpu run on"):
+        resolve_device("cuda", "qa.device", ModelError)
+    monkeypatch.setattr(checkpoints, "is_torch_cuda_available", lambda: True)
+    assert resolve_device("cuda", "qa.device") == "cuda"

@@ -59,7 +59,7 @@ def test_standard_input_without_a_prompt_or_not_in_utf8_is_refused(
     content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert cli.main(["generate"]) == 2
+    assert cli.main(["generate", "--model", "gpt2"]) == 2
     error = capsys.readouterr().err
     assert "standard input" in error
     assert error.count("\n") == 1

@@ -195,7 +195,7 @@ def test_the_options_of_decoding_reach_it(run: Run, capsys: pytest.CaptureFixtur
         ([], "'runs/demo/model': there is no such model yet; `finetune --recipe demo` makes it"),
         (["--recipe", "paper"], "'runs/paper/model': there is no such model yet; `finetune --recipe paper`"),
         (["--model", "runs/mine"], "`finetune --recipe demo --output runs/mine` makes it"),
-        (["--interactive"], "--interactive takes neither prompts nor --file nor --json"),
+        (["--interactive", "--model", "gpt2"], "--interactive takes neither prompts nor --file nor --json"),
     ],
 )
 def test_a_missing_model_or_a_contradiction_is_one_sentence(
@@ -213,7 +213,7 @@ def test_a_missing_model_or_a_contradiction_is_one_sentence(
 
 
 def test_interactive_needs_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--interactive"]) == 2
+    assert main(["generate", "--interactive", "--model", "gpt2"]) == 2
     assert "--interactive needs a terminal; for a pipe, leave it out" in capsys.readouterr().err
 
 

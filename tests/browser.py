@@ -26,9 +26,11 @@ class Page:
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._number = socket, 0
+        self.complaints: list[str] = []
+        """Errors and warnings of pages, once `Runtime.enable` and `Log.enable` are sent."""
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """The result of a command of the protocol; events are dropped."""
+        """The result of a command of the protocol; of the events, complaints are kept."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
@@ -36,6 +38,8 @@ class Page:
             if message.get("id") == self._number:
                 assert "error" not in message, message
                 return dict(message["result"])
+            if (complaint := _complaint(message)) is not None:
+                self.complaints.append(complaint)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; of a promise, its result."""
@@ -51,9 +55,10 @@ class Page:
             time.sleep(0.05)
 
     def open(self, url: str) -> None:
-        """Load a page."""
+        """Load a page; its address has a scheme."""
         self.send("Page.navigate", url=url)
-        self.wait_for("document.readyState === 'complete' && location.protocol === 'http:'")
+        scheme = url.partition(":")[0]
+        self.wait_for(f"document.readyState === 'complete' && location.protocol === '{scheme}:'")
 
     def type(self, text: str) -> None:
         """Type into the element with the focus."""
@@ -66,10 +71,28 @@ class Page:
         self.send("Input.dispatchKeyEvent", type="keyDown", **shared, **text)
         self.send("Input.dispatchKeyEvent", type="keyUp", **shared)
 
+    def resize(self, width: int, height: int = 900) -> None:
+        """Show the page in a window of this size, in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+
     def screenshot(self, file: Path) -> None:
         """Write a PNG of the whole page."""
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(shot["data"]))
+
+
+def _complaint(event: dict[str, Any]) -> str | None:
+    """What an event of the protocol complains about."""
+    params = event.get("params", {})
+    match event.get("method"):
+        case "Runtime.exceptionThrown":
+            return json.dumps(params["exceptionDetails"])
+        case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+            return json.dumps(params["args"])
+        case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+            return str(params["entry"]["text"])
+    return None
 
 
 @contextmanager
@@ -109,3 +132,15 @@ def _debugging_port(file: Path, process: subprocess.Popen[bytes]) -> int:
         assert time.monotonic() < deadline, "Chromium did not start"
         time.sleep(0.05)
     return int(file.read_text().split()[0])
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast ratio of two colours rgb(r, g, b), from 1 to 21."""
+    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    values = [int(value) / 255 for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

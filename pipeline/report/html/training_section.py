@@ -1,0 +1,105 @@
+"""The section of a report about a run of finetune, finished or not (paper section 4.1, Appendix B).
+
+In: the folder of the run: its manifest, or checkpoints/run.json while it trains, and metrics.jsonl. Out: the
+curves, thinned where they are long; the least and the largest value of every stretch stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.finetuning.metrics_log import Event, read_events
+from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.report.html.data import Curve, Fact, TrainingSection
+from pipeline.report.losses import finetune_losses
+
+CURVES = {
+    "loss": "loss",
+    "held_out_loss": "held-out loss",
+    "perplexity": "perplexity",
+    "learning_rate": "learning rate",
+    "gradient_norm": "gradient norm",
+}
+"""Names of the values in metrics.jsonl, and of their curves."""
+_MAX_POINTS = 2_000
+_STRETCHES = _MAX_POINTS // 2 - 1
+
+
+def training_section(folder: Path) -> TrainingSection:
+    """Read the run in `folder`. Raises ConfigurationError if its manifest or run.json cannot be read."""
+    run_folder = RunFolder(folder)
+    run = run_folder.identity()
+    finished = isinstance(run, FinetuneManifest)
+    events, damage = read_events(run_folder.metrics)
+    losses = (*damage, *(finetune_losses(run) if isinstance(run, FinetuneManifest) else ()))
+    return TrainingSection(
+        name=folder.resolve().name,
+        folder=str(folder),
+        state="finished" if finished else "unfinished",
+        facts=tuple(_facts(run, events)),
+        curves=tuple(_curves(events)),
+        best_step=run.best.step if isinstance(run, FinetuneManifest) else best_step(events),
+        losses=losses,
+    )
+
+
+def best_step(events: Sequence[Event]) -> int | None:
+    """The step with the lowest held-out loss so far, the first of equal ones."""
+    evaluated = [
+        (event["held_out_loss"], event["step"]) for event in events if _is_number(event, "held_out_loss")
+    ]
+    return min(evaluated)[1] if evaluated else None
+
+
+def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most about 2,000 of the points in their order: the first, the last, and the extremes between."""
+    if len(points) <= _MAX_POINTS:
+        return list(points)
+    kept = {0, len(points) - 1}
+    edges = [len(points) * number // _STRETCHES for number in range(_STRETCHES + 1)]
+    for start, end in pairwise(edges):
+        stretch = range(start, end)
+        kept.add(min(stretch, key=lambda index: points[index][1]))
+        kept.add(max(stretch, key=lambda index: points[index][1]))
+    return [points[index] for index in sorted(kept)]
+
+
+def _curves(events: Sequence[Event]) -> Iterator[Curve]:
+    for key, name in CURVES.items():
+        points = thinned([(event["step"], event[key]) for event in events if _is_number(event, key)])
+        if points:
+            steps, values = zip(*points, strict=True)
+            yield Curve(name=name, steps=steps, values=values)
+
+
+def _is_number(event: Event, name: str) -> bool:
+    """A perplexity may be infinite, a norm null."""
+    value = event.get(name)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _facts(run: RunIdentity, events: Sequence[Event]) -> Iterator[Fact]:
+    config = run.config
+    done = max((event["step"] for event in events), default=0)
+    yield Fact(name="model before", value=config.model.path)
+    yield Fact(name="texts", value=f"{config.data}, column {config.column}")
+    yield Fact(name="steps", value=f"{done:,} of {config.max_steps:,}")
+    yield Fact(name="texts per step (batch_size)", value=f"{config.batch_size:,}")
+    yield Fact(name="learning rate", value=f"{config.learning_rate:g}, warm-up {config.warmup_share:.0%}")
+    yield Fact(name="tokens per text (sequence_length)", value=f"{config.sequence_length:,}")
+    device = "GPU" if config.use_gpu else "CPU"
+    yield Fact(name="workers", value=f"{config.workers} ({device}), ZeRO stage {config.zero_stage}")
+    yield Fact(name="seed", value=str(config.seed))
+    if not isinstance(run, FinetuneManifest):
+        return
+    texts = run.texts
+    yield Fact(name="texts trained on", value=f"{texts.get('trained_on', 0):,}")
+    yield Fact(name="texts held out", value=f"{texts.get('held_out', 0):,}")
+    best = run.best
+    yield Fact(name="best", value=f"step {best.step:,}, held-out perplexity {best.perplexity:.3f}")
+    yield Fact(name="time of the last start", value=f"{run.wall_s:,.0f} s")
+    yield Fact(name="made", value=run.created)
+    yield Fact(name="version", value=run.versions.get("toolformer-on-ray", "unknown"))

@@ -1,0 +1,81 @@
+"""The page of the exit codes and of the errors behind them. The sources are read, not imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reference.markdown import code, prose, table
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipeline", "tools_service")
+
+EXIT_CODES = {
+    0: "Done.",
+    1: "The run failed: the message says why. `toolformer-tools call`: the call has no result.",
+    2: "The command line, the configuration or an input that it names is wrong.",
+    130: "Interrupted with Ctrl-C. The same command resumes the run.",
+}
+
+
+@dataclass(frozen=True)
+class ErrorClass:
+    """A class of exceptions, with the exit code of a command that ends with one."""
+
+    name: str
+    module: str
+    exit_code: int
+    summary: str
+
+
+def page() -> str:
+    """Exit codes, and every error of the project with its exit code."""
+    codes = ((code(str(number)), meaning) for number, meaning in EXIT_CODES.items())
+    errors = sorted(all_errors(), key=lambda error: (error.name, error.module))
+    rows = (
+        (code(error.name), str(error.exit_code), code(error.module), prose(error.summary)) for error in errors
+    )
+    return (
+        "# Errors and exit codes\n\n"
+        f"{table(('exit code', 'meaning'), codes)}\n"
+        "An error of the project is one message without a traceback; it names the option, file, line, text "
+        "or tool that it concerns. Anything with a traceback is a bug.\n\n"
+        "## Errors\n\n"
+        "The exceptions that Python code meets, and the exit code of a command that ends with one.\n\n"
+        f"{table(('error', 'exit code', 'module', 'when'), rows)}"
+    )
+
+
+def all_errors() -> Iterator[ErrorClass]:
+    """Every class of error of the two packages."""
+    classes = list(_classes())
+    errors, configuration = {"ToolformerError"}, {"ConfigurationError"}
+    for _ in range(len(classes)):  # until no further class derives from one of them
+        before = len(errors) + len(configuration)
+        errors |= {node.name for _, node in classes if errors & _bases(node)}
+        configuration |= {node.name for _, node in classes if configuration & _bases(node)}
+        if len(errors) + len(configuration) == before:
+            break
+    for module, node in classes:
+        bases = _bases(node)
+        if node.name == "ToolformerError" or bases & errors:
+            is_configuration = node.name == "ConfigurationError" or bool(bases & configuration)
+            summary = (ast.get_docstring(node) or "").partition("\n\n")[0]
+            yield ErrorClass(node.name, module, 2 if is_configuration else 1, summary)
+
+
+def _classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield from (
+                (module, node)
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ClassDef)
+            )
+
+
+def _bases(node: ast.ClassDef) -> set[str]:
+    return {ast.unparse(base) for base in node.bases}
