@@ -181,7 +181,7 @@ def test_the_prompts_to_paste_are_questions_that_were_answered_right_with_their_
     )
     assert not list(commands_to_try(config, "generate"))  # an evaluation of an earlier version
     rows = [
-        prediction("sums", "sums0", "1", right=False),
+        prediction("sums", "sums0", "", "Calculator", right=False),
         prediction("sums", "sums1", "1"),  # without a call
         prediction("sums", "sums2", "1 and more", "Calculator"),
         prediction("sums", "sums3", "1.", "Calculator"),
