@@ -259,7 +259,8 @@ class PlanConfig(AnnotateConfig):
     deadline_hours: Positive | None = None
     """Hours in which annotate must finish; determines the number of actors."""
     calls_per_s: dict[str, Positive] | None = None
-    """Calls per second of a tool replica (measure with bench.tools). None: built-in figures."""
+    """Calls per second of a tool replica (measure with bench.tools): NAME X for one tool, a number alone for
+    all others. None: built-in figures."""
 
 
 class MergeConfig(Frozen):
@@ -272,7 +273,8 @@ class MergeConfig(Frozen):
     output: FilePath = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
     tau_f: dict[str, Nats] | None = None
-    """Thresholds by tool, not below those of the annotations. None: those of the annotations."""
+    """Thresholds, not below those of the annotations: NAME X for one tool, a number alone for all others.
+    None: those of the annotations."""
     max_examples: PositiveInt = 25_000
     """Maximum texts per tool (section 4.1); a seeded choice if there are more."""
     one_call_per_position: bool = False

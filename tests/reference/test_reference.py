@@ -25,9 +25,9 @@ from pipeline.cli import main
 from pipeline.cli.commands import COMMANDS
 from pipeline.storage import kinds
 from reference import commands, configuration, errors, metrics, output_fields
-from reference.fields import TOOL, model_fields
 from reference.meanings import MEANINGS
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.option_fields import TOOL, model_fields
 from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import installed_tools

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+ALL = "all"
+"""In fields with a value for each tool: the tools that are not named."""
 _MOST = 2**31 - 1  # of counts and sizes
 _MOST_REAL = 1e30  # of FLOP/s, seconds, prices
 _LEAST_RESOURCE = 1e-4  # the smallest share that Ray counts

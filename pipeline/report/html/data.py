@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pipeline.report.reasons import ReasonStage
 from tools_service.base.settings import Frozen
 
 
@@ -29,7 +30,7 @@ class Stage(Frozen):
 class Reason(Frozen):
     """What was lost under one reason, in plain words (reasons.py)."""
 
-    stage: Literal["skipped", "failed", "not selected", "discarded draw", "no result", "not scored"]
+    stage: ReasonStage
     tool: str | None  # None: of the text, under every tool
     reason: str  # as in the files
     count: int
