@@ -50,7 +50,9 @@ def ray_connection(request: ResourceRequest, address: str | None = None) -> Iter
         yield
         return
     # Logical CPUs only limit the number of processes. With too few, processes wait forever.
-    connect(address, source, cpus=max(available_cpus(), math.ceil(request.cpus)))
+    cpus = max(available_cpus(), math.ceil(request.cpus))
+    # Nobody is told where the dashboard of such a cluster is, and its processes take CPU time.
+    connect(address, source, cpus=cpus, dashboard=False if _shared.wanted else None)
     shared = _shared.wanted and address == LOCAL
     try:
         check_resources(request, local=address == LOCAL)
