@@ -111,6 +111,7 @@ def test_a_local_cluster_is_on_loopback_only(monkeypatch: pytest.MonkeyPatch) ->
     with ray_connection(NEEDS):
         assert ray_constants.ENABLE_RAY_CLUSTER is False
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+        assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
 
 
 @pytest.mark.parametrize(
