@@ -98,9 +98,9 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     file = RunFile.of(argv, {name: command.arguments for name, command in COMMANDS.items()})
     recipe = _recipe_of(argv, file.recipe or DEFAULT_RECIPE)
     options = file.options(name)
-    tools_file = None
+    tools_file = file.tools_file
     if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
-        options["tools_file"] = tools_file = tools_file_of(argv) or file.tools_file
+        options["tools_file"] = tools_file = tools_file_of(argv) or tools_file
     config = file.configuration(name, command.config, recipe, tools_file)
     default = command.arguments(recipe=recipe, config=config, **options)
     show_help(argv, help_of(name, default))

@@ -65,8 +65,8 @@ class CommandHelp:
         lines = [*self._head(), "Examples:", *self._examples(None)]
         for section, entries in sections.items():
             lines += ["", f"Options of {section}:" if section else "Options:", *entries]
-        if any(TOOL in field.pattern for field in self.fields):
-            lines += ["", f"{TOOL} stands for the name of a tool in small letters."]
+        if tools := dict.fromkeys(field.tool for field in self.fields if field.tool is not None):
+            lines += ["", f"{TOOL} stands for a tool: {', '.join(tools)}."]
         return "\n".join(lines)
 
     def _head(self) -> list[str]:
