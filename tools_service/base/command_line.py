@@ -68,9 +68,9 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
     # A name of one word is also a word of a sentence; it is a field where the message begins with it.
     words = {name for name in typed if re.fullmatch("[a-z]+", name)}
     parts = [(typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.\w)"), (words, r"^{}(?=:| =|\.| ['/])")]
-    for fields, pattern in parts:
-        if fields:
-            one_of = "|".join(map(re.escape, sorted(fields, key=len, reverse=True)))
+    for group, pattern in parts:
+        if group:
+            one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
             message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
     for name, long in short.items():
         message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
