@@ -83,5 +83,5 @@ def _fish(words: Words) -> str:
         for option, field in _options(fields).items():
             choices = f' -x -a "{" ".join(_choices(field))}"' if _choices(field) else ""
             seen = f'-n "__fish_seen_subcommand_from {command}"'
-            lines.append(f"{complete} {seen} -l {option.removeprefix('--')}{choices}")
+            lines.append(f"complete -c toolformer {seen} -l {option.removeprefix('--')}{choices}")
     return "\n".join(lines)

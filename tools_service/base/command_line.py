@@ -74,9 +74,9 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
         (typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.[a-z])"),
         (words, r"^{}(?=:| =|\.[A-Z]| ['/])"),
     ]
-    for named, pattern in parts:
-        if named:
-            one_of = "|".join(map(re.escape, sorted(named, key=len, reverse=True)))
+    for group, pattern in parts:
+        if group:
+            one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
             message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
     for name, long in short.items():
         message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
