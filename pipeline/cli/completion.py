@@ -1,6 +1,6 @@
 """`completion SHELL`: a script that completes commands, options and their choices in a shell.
 
-In: the options of every command. Out: the script, on standard output (docs/command_line.md says where it goes).
+In: the options of all commands. Out: the script, on standard output; docs/command_line.md says where it goes.
 It is made from the same fields as the help, so that it has every option of the installed version.
 """
 

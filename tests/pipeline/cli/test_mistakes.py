@@ -31,7 +31,7 @@ MISTAKES = [
     ("annotate --recipe", "--recipe: missing"),
     ("annotate --corpus ''", "--corpus must not be empty variable of the shell"),
     ("annotate --model ''", "--model must not be empty"),
-    ("annotate --model.path", "--model.path: missing"),
+    ("annotate --model.path", "--model: missing"),
     ("annotate --corpus.max-tokens 0", "--corpus.max-tokens = 0: must be at least 1"),
     ("annotate --corpus.max-tokens -5", "--corpus.max-tokens = -5 at least 1"),
     ("annotate --corpus.max-tokens many", "--corpus.max-tokens: 'many' is not a whole number"),
@@ -73,8 +73,8 @@ MISTAKES = [
     ("plan --utilisation 30", "--utilisation at most 1"),
     ("completion tcsh", "'tcsh' bash, zsh, fish"),
     # files and folders
-    ("annotate --corpus nothere/", "nothere/: no such file or folder"),
-    ("annotate --corpus notes.md", "notes.md: unknown file type"),
+    ("annotate --corpus nothere/ --tools Calculator", "nothere/: no such file or folder"),
+    ("annotate --corpus notes.md --tools Calculator", "notes.md: unknown file type"),
     ("annotate --tools-file nothere.toml", "--tools-file nothere.toml: No such file"),
     ("annotate --tools-file notes.md", "--tools-file notes.md: not TOML"),
     ("merge --annotations nothere --output x", "--annotations 'nothere': no such folder annotate makes it"),
@@ -83,14 +83,17 @@ MISTAKES = [
     ("finetune --data nothere --output x", "--data 'nothere': no such folder merge makes it"),
     ("score", "name files of JSON lines"),
     ("score nothere.jsonl --output x", "nothere.jsonl: no such file"),
-    ("generate --model folder prompt", "--model 'folder': config.json"),
-    ("generate --file nothere.txt", "nothere.txt: No such file"),
-    ("generate ''", "a prompt is empty"),
-    ("evaluate --benchmarks notes.md --model folder", "notes.md, line 1"),
-    ("evaluate --benchmarks foo=notes.md --model folder", "foo=notes.md: no benchmark 'foo' svamp"),
+    ("generate --model folder --tools-off QA WikiSearch MT prompt", "--model 'folder': config.json"),
+    ("generate --model folder --file nothere.txt", "nothere.txt: No such file"),
+    ("generate --model folder ''", "a prompt is empty"),
+    ("evaluate --benchmarks notes.md --model folder --perplexity", "notes.md, line 1"),
+    (
+        "evaluate --benchmarks foo=notes.md --model folder --perplexity",
+        "foo=notes.md: no benchmark 'foo' svamp",
+    ),
     ("evaluate --models a", "--models a: LABEL=PATH"),
     ("scaling", "--models: name one or more"),
-    ("harness", "--tasks: name at least one"),
+    ("harness --model folder", "--tasks: name at least one"),
     ("table nothere.json", "--evaluations 'nothere.json': evaluate makes it"),
     ("table damaged.json", "damaged.json: not a result of evaluate"),
     ("report nothere", "nothere: no such folder"),
@@ -123,7 +126,7 @@ TOOLS_MISTAKES = [
 @pytest.fixture(autouse=True)
 def a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with a note, an empty folder and a damaged result."""
-    (tmp_path / "notes.md").write_text("# A note\n")
+    (tmp_path / "notes.md").write_text("# A note\n\nWords.\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "damaged.json").write_text(json.dumps({"models": 3}))
     monkeypatch.chdir(tmp_path)
