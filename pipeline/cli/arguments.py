@@ -155,8 +155,7 @@ class ReportArguments(Arguments[ReportConfig]):
 
     @property
     def configuration(self) -> ReportConfig:
-        """`config` with the folder."""
-        return self.config if self.folder is None else self.config.model_copy(update={"folder": self.folder})
+        return self.config.model_copy(update={"folder": self.folder}) if self.folder else self.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +167,7 @@ class StatusArguments(Arguments[StatusConfig]):
 
     @property
     def configuration(self) -> StatusConfig:
-        """`config` with the folder."""
-        return self.config if self.folder is None else self.config.model_copy(update={"folder": self.folder})
+        return self.config.model_copy(update={"folder": self.folder}) if self.folder else self.config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,13 +45,12 @@ from pipeline.storage.kinds import EXPORT, HARNESS, PLAN, SCORES
 def dry_run(arguments: Arguments[Any], program: str) -> None:
     """Print what the command would do. Raises ConfigurationError if it could not."""
     preview = Preview()
-    for check in (
-        lambda: require_demo_files(arguments, program),
-        lambda: require_inputs(arguments),
-        lambda: require_devices(arguments.config),
-    ):
-        with preview.checking():
-            check()
+    with preview.checking():
+        require_demo_files(arguments, program)
+    with preview.checking():
+        require_inputs(arguments)
+    with preview.checking():
+        require_devices(arguments.config)
     if preview.problems:  # a missing input is not looked at again
         preview.runs.append(("nothing", "before this is mended"))
     else:
@@ -115,6 +114,8 @@ def _collect_other(preview: Preview, config: Any) -> None:
             preview.writes.append((f"{config.push_to_hub} on the hub", "uploaded"))
     elif isinstance(config, ThresholdsConfig):
         preview.read("annotations", config.annotations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview.read("folder", [config.folder])
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)
     elif isinstance(config, ReportConfig | StatusConfig):

@@ -27,15 +27,17 @@ from tools_service.tools.registry import files_read, require_available
 
 
 def preview_corpus(preview: Preview, config: CorpusConfig) -> tuple[CorpusListing, list[CorpusFile]] | None:
-    """The files of a corpus; None if they cannot be listed or read."""
+    """The files of a corpus; None if they cannot be listed."""
+    found: tuple[CorpusListing, list[CorpusFile]] | None = None
     with preview.checking():
         listing = find_files(config)
-        files = files_of_slice(listing.files, config)
+        found = listing, files_of_slice(listing.files, config)
+    if found is not None:
         shown = ", ".join(config.paths) + (f", slice {config.slice}" if config.slice else "")
-        preview.reads.append(("corpus", f"{shown}: {count_and_bytes(file.size for file in files)}"))
-        require_readable(files, config)
-        return listing, files
-    return None
+        preview.reads.append(("corpus", f"{shown}: {count_and_bytes(file.size for file in found[1])}"))
+        with preview.checking():
+            require_readable(found[1], config)
+    return found
 
 
 def preview_tools(preview: Preview, config: ToolsConfig, tools: Iterable[str], *, on_ray: bool) -> None:
