@@ -14,7 +14,7 @@ import pytest
 
 from cluster.submit import ROOT
 
-pytestmark = pytest.mark.ray  # no Ray, but half a minute
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]  # no Ray, but half a minute of work
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 
