@@ -49,8 +49,8 @@ def index() -> str:
     )
 
 
-_HOW_TO_READ = f"""`toolformer doctor` checks the machine ([checks](../doctor.md)); it has the options `--json` and `--network`.
-`toolformer --version` prints the version.
+_HOW_TO_READ = f"""`toolformer doctor` checks the machine ([checks](../doctor.md)); it has the options
+`--json` and `--network`. `toolformer --version` prints the version.
 
 ## Options of every command of `toolformer`
 
