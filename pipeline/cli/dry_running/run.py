@@ -33,6 +33,7 @@ from pipeline.cli.dry_running.steps import (
     preview_finetune,
     preview_generation,
     preview_merge,
+    preview_report,
     preview_tools,
 )
 from pipeline.cli.evaluating import configs_of
@@ -117,3 +118,5 @@ def _collect_other(preview: Preview, config: Any) -> None:
         preview.read("folder", [config.folder])
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview_report(preview, config)
