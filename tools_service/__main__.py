@@ -31,6 +31,7 @@ from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.help_text import HELP, CommandHelp, show_help, unknown_command
 from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_values import separate_values
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.base.standard_streams import run_command, standard_input
@@ -189,6 +190,7 @@ def parse(argv: Sequence[str]) -> Call | Index | Prompt | Serve:
         raise ConfigurationError(unknown_command(name, defaults) if name else "name a command (--help)")
     command = defaults[name]
     show_help(options, help_of(name, command))
+    options = separate_values(options, nested_fields(argument_fields(command)), config.specs)
     parsed: Call | Index | Prompt | Serve = parse_command_line(
         type(command), option_names(command), args=options, default=command
     )

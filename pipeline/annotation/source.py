@@ -1,4 +1,4 @@
-"""The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, one read task per corpus file.
+"""The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, read by one task per group of files.
 
 In: corpus files, and the ids of the texts that are done. Out: blocks of the other texts, and the number of
 texts per task for the progress actor, to compare rows written with texts read. Ray's own readers fail or
@@ -27,6 +27,7 @@ from pipeline.storage.row_files import Ids
 from pipeline.syntax.tokenizer import TokenCounter
 
 _BLOCK_ROWS = 64
+_GROUP_BYTES = 2**20  # compressed: seconds of reading
 
 
 class TextSource(Datasource):
@@ -67,8 +68,20 @@ class TextSource(Datasource):
 
 
 def read_groups(files: Sequence[CorpusFile], config: CorpusConfig) -> list[list[CorpusFile]]:
-    """One group per file; a single group if `max_texts` is set, because then the order matters."""
-    return [[file] for file in files] if config.max_texts is None else [list(files)]
+    """Files in their order: small neighbours together, because each process that reads imports and loads a
+    tokenizer first; all in one group if `max_texts` is set, because then the order matters."""
+    if config.max_texts is not None:
+        return [list(files)]
+    groups: list[list[CorpusFile]] = []
+    room = 0
+    for file in files:
+        size = _GROUP_BYTES if file.size is None else file.size
+        if not groups or size > room:
+            groups.append([])
+            room = _GROUP_BYTES
+        groups[-1].append(file)
+        room -= size
+    return groups
 
 
 def to_block(texts: Iterable[Text]) -> pa.Table:

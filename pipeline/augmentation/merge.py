@@ -205,12 +205,12 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
     """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
     tau_f: dict[str, float] = {}
     given = config.tau_f or {}
-    everywhere = {tool: given[ALL] for tool in annotated_tau_f if ALL in given}
-    configured = everywhere | {tool: value for tool, value in given.items() if tool != ALL}
-    if unknown := configured.keys() - annotated_tau_f.keys():
+    if unknown := given.keys() - annotated_tau_f.keys() - {ALL}:
         raise ConfigurationError(
             f"tau_f.{min(unknown)}: none of the annotations has this tool, only {', '.join(annotated_tau_f)}"
         )
+    of_every = dict.fromkeys(annotated_tau_f, given[ALL]) if ALL in given else {}
+    configured = of_every | dict(given)
     for tool, annotated in annotated_tau_f.items():
         floor = max(annotated)
         if tool not in configured and len(annotated) > 1:
@@ -221,7 +221,7 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
         if tau_f[tool] < floor:
             raise ConfigurationError(
                 f"tau_f.{tool} = {tau_f[tool]} is below {floor}, down to which the annotations are exact: "
-                f"annotate again with method.{tool.lower()}.tau_f = {tau_f[tool]}"
+                f"annotate again with --method.{tool.lower()}.tau-f {tau_f[tool]}"
             )
     return tau_f
 

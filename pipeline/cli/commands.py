@@ -5,7 +5,7 @@ The functions are in handlers.py, the types in arguments.py; main.py parses a co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,6 @@ from pipeline.cli.arguments import (
     ToolsArguments,
     TryArguments,
 )
-from pipeline.cli.generating.prompts import separate_prompts
 from pipeline.cli.recipes import Recipe
 from tools_service.base.settings import Frozen
 
@@ -53,8 +52,6 @@ class Command:
     arguments: type[Arguments[Any]]
     config: Callable[[Recipe], Frozen]
     short: dict[str, str] = field(default_factory=dict)
-    prepare: Callable[[Sequence[str], Any], Sequence[str]] = lambda argv, config: argv
-    """Rearranges the options, given the configuration that they change."""
     main: str
     """The options that people need, as they are typed: what --help shows."""
     examples: tuple[str, ...]
@@ -178,7 +175,6 @@ COMMANDS: dict[str, Command] = {
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
         short=_MODEL,
-        prepare=separate_prompts,
         main=(
             "PROMPTS --model --file --k --disabled --tools-off --max-new-tokens --max-calls --stop "
             "--temperature --trace --json"

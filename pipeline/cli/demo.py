@@ -91,8 +91,10 @@ def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False, with
 def _run_steps(
     steps: Sequence[PipelineStep], cache: StepCache, log: Path, usual_s: Mapping[str, float], *, force: bool
 ) -> None:
+    from pipeline.runtime.connection import one_local_cluster
+
     try:
-        with redirected_output(log) as stream:
+        with redirected_output(log) as stream, one_local_cluster():
             display = StepDisplay(stream, steps, usual_s)
             with display.warnings():
                 for step in steps:
@@ -229,6 +231,7 @@ def _run(config: StepConfig, recipe: Recipe) -> None:
     from pipeline.augmentation.merge import merge
     from pipeline.evaluation.run import evaluate
     from pipeline.finetuning.run import finetune
+    from pipeline.runtime.connection import end_local_cluster
 
     if isinstance(config, AnnotateConfig):
         annotate(config)
@@ -237,4 +240,5 @@ def _run(config: StepConfig, recipe: Recipe) -> None:
     elif isinstance(config, FinetuneConfig):
         finetune(config)
     else:
+        end_local_cluster()
         evaluate(models_of(recipe))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -24,16 +24,19 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.devices import require_devices
 from pipeline.cli.doctor.run import SUMMARY, doctor
+from pipeline.cli.generating.prompts import unescape
 from pipeline.cli.missing_inputs import require_inputs
 from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.cli.run_file import RunFile, written_as_file
+from pipeline.cli.settings_file import SettingsFileError
 from pipeline.storage.logs import PACKAGES
-from tools_service.base.command_line import as_options, named_values, parse_command_line
+from tools_service.base.command_line import as_options, parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.help_text import CommandHelp, show_help, unknown_command
-from tools_service.base.option_fields import argument_fields, nested_fields, option_names, options_by_tool
+from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_values import separate_values
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
 from tools_service.base.version import __version__
@@ -78,7 +81,8 @@ def _run(name: str, options: Sequence[str]) -> int:
     except ToolformerError as error:
         command = COMMANDS[name]
         names = option_names(command.arguments(config=command.config(RECIPES[DEFAULT_RECIPE]())))
-        message = as_options(str(error), names, command.short)
+        is_of_file = isinstance(error, SettingsFileError)  # its fields are not options
+        message = str(error) if is_of_file else as_options(str(error), names, command.short)
         print(f"{_program()} {name}: {message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
@@ -94,14 +98,14 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     file = RunFile.of(argv, {name: command.arguments for name, command in COMMANDS.items()})
     recipe = _recipe_of(argv, file.recipe or DEFAULT_RECIPE)
     options = file.options(name)
-    tools_file = None
+    tools_file = file.tools_file
     if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
-        options["tools_file"] = tools_file = tools_file_of(argv) or file.tools_file
+        options["tools_file"] = tools_file = tools_file_of(argv) or tools_file
     config = file.configuration(name, command.config, recipe, tools_file)
-    argv = command.prepare(argv, config)
     default = command.arguments(recipe=recipe, config=config, **options)
-    argv = named_values(argv, options_by_tool(default))
     show_help(argv, help_of(name, default))
+    fields = nested_fields(argument_fields(default))
+    argv = separate_values(argv, fields, _tools_of(config), {"stop": unescape})
     arguments: Arguments[Any] = parse_command_line(
         command.arguments, (*command.short, *option_names(default)), args=argv, default=default
     )
@@ -129,6 +133,12 @@ def _expand(argument: str, short: Mapping[str, str]) -> str:
     """Replace a short form by the full name of its field: --corpus=x → --corpus.paths=x."""
     option, equals, value = argument.partition("=")
     return short.get(option, option) + equals + value
+
+
+def _tools_of(config: Any) -> Collection[str]:
+    """The names of the tools that there are for a command."""
+    config = getattr(config, "generation", config)
+    return config.tools.specs if hasattr(config, "tools") else ()
 
 
 def help_of(name: str, arguments: Arguments[Any]) -> CommandHelp:

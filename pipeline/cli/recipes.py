@@ -80,7 +80,8 @@ def demo() -> Recipe:
         FinetuneConfig(
             sequence_length=256,
             batch_size=16,
-            micro_batch_size=8,
+            # Workers wait for the longest micro-batch: smaller ones are padded less and more alike.
+            micro_batch_size=4,
             learning_rate=5e-4,
             max_steps=200,
             evaluate_every=100,

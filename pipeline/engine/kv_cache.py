@@ -99,8 +99,8 @@ class KVCache(DynamicCache):
     def gathered(cls, parts: Sequence[CacheRows], capacity: int) -> KVCache:
         """Move the chosen rows and slots of several caches into one, in the order given.
 
-        Rows with fewer slots are filled up with zeros. The caches are emptied layer by
-        layer, so that no more than one layer is held twice.
+        Rows with fewer slots are filled up with finite numbers. The caches are emptied
+        layer by layer, so that no more than one layer is held twice.
         """
         first, *_ = parts
         gathered = cls()
@@ -131,11 +131,13 @@ class KVCache(DynamicCache):
         start = 0
         for buffer, (_, rows, slots) in zip(buffers, parts, strict=True):
             device = buffer.device
-            chosen = _take(buffer, rows.to(device), slots.to(device))
             end = start + len(rows)
-            width = slots.shape[1]
-            stacked[start:end, :, :width] = chosen
-            stacked[start:end, :, width:] = 0  # finite, as in _room
+            spare = self.capacity - slots.shape[1]
+            # Spare slots repeat a chosen one: finite, as in _room, and in the same copy.
+            filled = torch.cat([slots, slots[:, :1].expand(-1, spare)], dim=1)
+            _take(
+                buffer, rows.to(device), filled.to(device), stacked[start:end]
+            )
             start = end
         return stacked
 
@@ -162,13 +164,12 @@ class KVCache(DynamicCache):
         return resized
 
 
-def _take(buffer: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
-    """[B, H, T, E] at rows [B'], and of each of those at slots [B', T']: [B', H, T', E]."""
+def _take(buffer: Tensor, rows: Tensor, slots: Tensor, out: Tensor) -> None:
+    """Copy [B, H, T, E] at rows [B'], and of each of those at slots [B', T'], into `out`."""
     _, heads, width, size = buffer.shape
     # One gather over the buffer flattened to [B * H * T, E] is faster than three.
     head = torch.arange(heads, device=buffer.device)
     head_of_row = rows[:, None] * heads + head  # [B', H]
     index = head_of_row[:, :, None] * width + slots[:, None]  # [B', H, T']
     flat = buffer.reshape(-1, size)
-    chosen = flat.index_select(0, index.flatten())
-    return chosen.view(*index.shape, size)
+    torch.index_select(flat, 0, index.flatten(), out=out.view(-1, size))

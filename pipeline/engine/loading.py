@@ -44,6 +44,7 @@ from tools_service.base.checkpoints import (
     stored_numbers,
 )
 from tools_service.base.errors import ToolformerError
+from tools_service.base.packed_linear import pack_linear_layers
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ def load_causal_lm(
         )
     elif config.compile:
         compile_layers(model)
+    if device == "cpu" and not config.compile:
+        pack_linear_layers(model)
     if device == "cuda":
         # cuDNN's attention plans anew for every shape, and each step has another.
         torch.backends.cuda.enable_cudnn_sdp(False)

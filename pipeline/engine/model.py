@@ -108,6 +108,7 @@ class LanguageModel:
         self.slot_multiple = _GPU_SLOT_MULTIPLE if on_gpu else 1
         # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
+        self._prompt_ids: dict[PromptTemplate, tuple[ndarray, ndarray]] = {}
         self._automata: dict[str, ndarray] = {}
         self._openings: dict[str, Opening] = {}
 
@@ -155,7 +156,7 @@ class LanguageModel:
     def prompt(self, template: PromptTemplate) -> PromptCache:
         """The prompt with its keys and values, computed once."""
         if template not in self._prompts:
-            prefix, suffix = tokenize_prompt(self.tokenizer, template)
+            prefix, suffix = self._tokenized(template)
             cache = KVCache()
             ids = self.tensor(prefix)[None]
             position_ids = torch.arange(len(prefix), device=self.device)[None]
@@ -166,6 +167,13 @@ class LanguageModel:
             self._prompts[template] = PromptCache(cache, suffix)
         return self._prompts[template]
 
+    def _tokenized(self, template: PromptTemplate) -> tuple[ndarray, ndarray]:
+        """The prompt's ids before and after the text, tokenised once."""
+        if template not in self._prompt_ids:
+            ids = tokenize_prompt(self.tokenizer, template)
+            self._prompt_ids[template] = ids
+        return self._prompt_ids[template]
+
     def max_text_tokens(
         self,
         template: PromptTemplate,
@@ -175,7 +183,7 @@ class LanguageModel:
 
         The text stands in the context twice: in the prompt and in its own copy.
         """
-        prefix, suffix = tokenize_prompt(self.tokenizer, template)
+        prefix, suffix = self._tokenized(template)
         fixed = len(prefix) + len(suffix) + len(self.call_tokens.api)
         fixed += max_call_tokens
         return max(0, (self.max_positions - fixed) // 2)

@@ -3,6 +3,7 @@
 In: a resource request and an address. Out: a connection for the length of a block: to the cluster that
 this process is connected to, else to that at ray.address or RAY_ADDRESS, else to a local cluster. On a
 named cluster that is too small a step waits, because a cluster may grow; on a local one it is refused.
+Steps within `one_local_cluster` share the local cluster that the first of them starts.
 """
 
 from __future__ import annotations
@@ -41,23 +42,71 @@ def ray_connection(request: ResourceRequest, address: str | None = None) -> Iter
     Raises ConfigurationError if there is no cluster at the address, if Ray does not start, or if this
     machine is too small.
     """
+    address, source = chosen_address(address, "ray.address")
+    if _shared.started and (address != LOCAL or _too_small(request)):
+        end_local_cluster()
     if ray.is_initialized():
         check_resources(request)
         yield
         return
-    address, source = chosen_address(address, "ray.address")
     # Logical CPUs only limit the number of processes. With too few, processes wait forever.
-    connect(address, source, cpus=max(available_cpus(), math.ceil(request.cpus)))
+    cpus = max(available_cpus(), math.ceil(request.cpus))
+    # Nobody is told where the dashboard of such a cluster is, and its processes take CPU time.
+    connect(address, source, cpus=cpus, dashboard=False if _shared.wanted else None)
+    shared = _shared.wanted and address == LOCAL
     try:
         check_resources(request, local=address == LOCAL)
+        _shared.started = shared
         yield
     finally:
-        ray.shutdown()
-        # Drop the controller handle that Serve keeps after ray.shutdown (ray-project/ray#64647). This
-        # process has the same job id in every local cluster of its own, so Serve would use the stale
-        # handle in the next one.
-        if context := sys.modules.get("ray.serve.context"):
-            context._set_global_client(None)
+        if not _shared.started:
+            _disconnect()
+
+
+@contextmanager
+def one_local_cluster() -> Iterator[None]:
+    """Within the block, the local cluster of a step stays for the steps after it.
+
+    A step that it is too small for, or that names another cluster, ends it.
+    """
+    _shared.wanted = True
+    try:
+        yield
+    finally:
+        _shared.wanted = False
+        end_local_cluster()
+
+
+def end_local_cluster() -> None:
+    """End the cluster that steps share, if there is one: a step without Ray has the cores for itself."""
+    if _shared.started:
+        _shared.started = False
+        _disconnect()
+
+
+@dataclass(slots=True)
+class _SharedCluster:
+    """The state of `one_local_cluster`: within the block, and whether a step has started the cluster."""
+
+    wanted: bool = False
+    started: bool = False
+
+
+_shared = _SharedCluster()
+
+
+def _disconnect() -> None:
+    ray.shutdown()
+    # Drop the controller handle that Serve keeps after ray.shutdown (ray-project/ray#64647). This
+    # process has the same job id in every local cluster of its own, so Serve would use the stale
+    # handle in the next one.
+    if context := sys.modules.get("ray.serve.context"):
+        context._set_global_client(None)
+
+
+def _too_small(request: ResourceRequest) -> bool:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return bool(resources.get("CPU", 0) < request.cpus or resources.get("GPU", 0) < request.gpus)
 
 
 def check_resources(request: ResourceRequest, local: bool = False) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -31,7 +31,7 @@ from tyro.constructors import (
 )
 
 from tools_service.base.errors import ConfigurationError, describe_problem
-from tools_service.base.settings import ALL, Frozen, NotAnOption
+from tools_service.base.settings import Frozen, NotAnOption
 
 
 class OptionError(ConfigurationError):
@@ -65,33 +65,16 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
     """`message` with options as they are typed in the place of fields: `--model` for `model.path`."""
     typed = {name.removeprefix("--").replace("-", "_"): name for name in names if name.startswith("--")}
     typed |= {long.removeprefix("--").replace("-", "_"): name for name, long in short.items()}
-    fields = sorted(typed, key=len, reverse=True)
-    # A name without a dot is also a word; it is a field where the message begins with it.
-    parts = [rf"^{re.escape(name)}(?=:| =|\.[A-Z])" for name in fields]
-    parts += [rf"(?<![\w./-]){re.escape(name)}(?![\w./-])" for name in fields if "." in name]
-    return re.sub("|".join(parts), lambda match: typed[match[0]], message) if parts else message
-
-
-def named_values(argv: Sequence[str], options: Collection[str]) -> list[str]:
-    """`argv` with the name ALL before a number that alone follows one of `options`: --tau-f 1.0."""
-    named: list[str] = []
-    for index, word in enumerate(argv):
-        option, equals, value = word.partition("=")
-        if option in options and equals and _is_number(value):
-            named += [option, ALL, value]
-        elif index and argv[index - 1] in options and _is_number(word):
-            named += [ALL, word]
-        else:
-            named.append(word)
-    return named
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    # A name of one word is also a word of a sentence; it is a field where the message begins with it.
+    words = {name for name in typed if re.fullmatch("[a-z]+", name)}
+    parts = [(typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.\w)"), (words, r"^{}(?=:| =|\.| ['/])")]
+    for group, pattern in parts:
+        if group:
+            one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
+            message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
+    for name, long in short.items():
+        message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
+    return message
 
 
 def _problem_in_box(box: str, names: Sequence[str]) -> str:
@@ -106,9 +89,6 @@ def _problem_in_box(box: str, names: Sequence[str]) -> str:
     elif number := _NOT_A_NUMBER.match(problem):
         kind = "a whole number" if "int()" in number[2] else "a number"
         problem = f"{number[1]}: {number[3]!r} is not {kind}"
-    elif pairs := re.match(r"Error parsing (\S+): no type matching .* from \[(.*)\]", problem):
-        given = pairs[2].replace("'", "").replace(",", "")
-        problem = f"{pairs[1]}: {given!r}: give pairs of a tool's name and a number"
     elif choice := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", problem):
         problem = f"{choice[2]}: {choice[1]!r} is none of {choice[3].replace(chr(39), '')}"
     elif missing := re.match(r"Missing value for argument '(.*?)'", problem):
@@ -132,7 +112,14 @@ def _option_problems(error: ValidationError, prefix: str) -> str:
     """The problems of `error` in one line, each with its option, which begins with `prefix`."""
     problems = []
     for problem in error.errors(include_url=False):
-        names = (part for part in problem["loc"] if isinstance(part, str))  # not the place in a list
+        names = [part for part in problem["loc"] if isinstance(part, str)]  # not the place in a list
+        message = problem["msg"].removeprefix("Value error, ")
+        inner = re.match(r"([a-z_]+)(?: = .*?)?(?=: )", message)
+        if names and isinstance(problem["input"], Mapping) and inner:  # of a section: of a field in it
+            problems.append(
+                f"{prefix}{'.'.join((*names, inner[1])).replace('_', '-')}{message[inner.end(1) :]}"
+            )
+            continue
         problems.append(describe_problem(problem, prefix + ".".join(names).replace("_", "-")))
     return "; ".join(problems)
 

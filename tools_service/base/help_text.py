@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import tyro
 
-from tools_service.base.option_fields import TOOL, Field
+from tools_service.base.option_fields import TOOL, Field, plain_type
 
 HELP = ("-h", "--help")
 HELP_ALL = "--help-all"
@@ -66,8 +65,8 @@ class CommandHelp:
         lines = [*self._head(), "Examples:", *self._examples(None)]
         for section, entries in sections.items():
             lines += ["", f"Options of {section}:" if section else "Options:", *entries]
-        if any(TOOL in field.pattern for field in self.fields):
-            lines += ["", f"{TOOL} stands for the name of a tool in small letters."]
+        if tools := dict.fromkeys(field.tool for field in self.fields if field.tool is not None):
+            lines += ["", f"{TOOL} stands for a tool: {', '.join(tools)}."]
         return "\n".join(lines)
 
     def _head(self) -> list[str]:
@@ -132,7 +131,7 @@ def _entry(name: str, fields: Sequence[Field], *, whole: bool) -> list[str]:
 
 def _shown(name: str, field: Field) -> str:
     """The option with what follows it."""
-    kind, marks = _plain(field.type)
+    kind, marks = plain_type(field.type)
     if kind is bool:
         section, dot, last = name.rpartition(".")
         if any(mark in _NO_PAIR for mark in marks):
@@ -149,25 +148,11 @@ def _metavar(kind: Any) -> str:
         choices = "{" + ",".join(str(choice) for choice in get_args(kind)) + "}"
         return choices if len(choices) <= _MAX_CHOICES else "NAME"
     if origin is tuple:
-        inner = _metavar(_plain(get_args(kind)[0])[0])
+        inner = _metavar(plain_type(get_args(kind)[0])[0])
         return f"{inner} ..."
     if origin is dict:
-        return f"NAME {_metavar(_plain(get_args(kind)[1])[0])} ..."
+        return f"NAME {_metavar(plain_type(get_args(kind)[1])[0])} ..."
     return _METAVARS.get(kind, "VALUE")
-
-
-def _plain(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without annotations and None, and its annotations."""
-    marks: tuple[Any, ...] = ()
-    while True:
-        origin = get_origin(hint)
-        if origin is Annotated:
-            hint, *more = get_args(hint)
-            marks += tuple(more)
-        elif origin in (Union, types.UnionType):
-            hint = next(part for part in get_args(hint) if part is not type(None))
-        else:
-            return hint, marks
 
 
 def _default(fields: Sequence[Field]) -> str:

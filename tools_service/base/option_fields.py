@@ -7,10 +7,11 @@ line has them (command_line.py parses by the same rules). help_text.py shows the
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -111,11 +112,15 @@ def option_names(arguments: Any) -> list[str]:
     return [f"--{field.name.replace('_', '-')}" for field in fields if not field.is_positional]
 
 
-def options_by_tool(arguments: Any) -> set[str]:
-    """The options with a number for each tool."""
-    fields = nested_fields(argument_fields(arguments))
-    return {
-        f"--{field.name.replace('_', '-')}"
-        for field in fields
-        if any(get_origin(part) is dict for part in (field.type, *get_args(field.type)))
-    }
+def plain_type(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without annotations and None, and its annotations."""
+    marks: tuple[Any, ...] = ()
+    while True:
+        origin = get_origin(hint)
+        if origin is Annotated:
+            hint, *more = get_args(hint)
+            marks += tuple(more)
+        elif origin in (Union, types.UnionType):
+            hint = next(part for part in get_args(hint) if part is not type(None))
+        else:
+            return hint, marks

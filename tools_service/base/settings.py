@@ -75,6 +75,14 @@ IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""
 
 
+def _of_every_tool(value: Any) -> Any:
+    return {ALL: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ForEveryTool = BeforeValidator(_of_every_tool)
+"""A number by tool may be one number, which is that of every tool."""
+
+
 class NotAnOption:
     """Marks a field that the command line does not show: a declaration sets it."""
 

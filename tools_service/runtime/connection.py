@@ -66,6 +66,8 @@ def start_ray(cpus: int, dashboard: bool | None = None) -> Any:
     `dashboard` is Ray's `include_dashboard`: None starts one if it is installed.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error per restartable actor
+    # Ray Train would start a process that watches for nodes that are about to be taken away.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     _end_at_hangup()
     use_loopback_only()
     options = local_ray_options()

@@ -23,6 +23,7 @@ from tools_service.base.batching import batch_by_length
 from tools_service.base.checkpoints import load_model, load_tokenizer, resolve_device
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.model_folder import may_be_hub_name
+from tools_service.base.packed_linear import pack_linear_layers
 from tools_service.config import MTConfig, QAConfig
 from tools_service.contract.tool import ToolUnavailableError
 
@@ -138,7 +139,9 @@ def load_seq2seq(config: QAConfig | MTConfig, field: str) -> tuple[PreTrainedMod
     model = load_model(
         AutoModelForSeq2SeqLM, config.model, f"{field}.model", dtype=config.dtype, error=Seq2SeqError
     )
-    return model.to(device), tokenizer
+    model = model.to(device)
+    pack_linear_layers(model)
+    return model, tokenizer
 
 
 def well_formed(text: str) -> str:

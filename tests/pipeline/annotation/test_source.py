@@ -15,7 +15,7 @@ from pipeline.annotation.progress import start_progress
 from pipeline.annotation.source import TextSource, from_block, read_groups, to_block
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA
-from pipeline.corpus.files import list_files
+from pipeline.corpus.files import CorpusFile, list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.syntax.tokenizer import TokenCounter
 
@@ -36,7 +36,7 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     texts = list(read_corpus(files, config, count))
     done = texts[1:12] + texts[-3:]
     ids = np.sort(np.array([text.text_id for text in done]))
-    groups = read_groups(files, config)
+    groups = [[file] for file in files]
     progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
     tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
     assert len(tasks) == len(files)
@@ -52,6 +52,19 @@ def test_a_limit_is_one_read_task(world: Path) -> None:
     config = CorpusConfig(paths=(str(world / "pages"),), max_texts=4)
     files = list_files(config)
     assert read_groups(files, config) == [files]
+
+
+def test_small_files_are_read_together_in_their_order() -> None:
+    def file(number: int, size: int | None) -> CorpusFile:
+        return CorpusFile(name=f"folder/{number}", path=f"/folder/{number}", root="", size=size)
+
+    half = 2**19
+    sizes = [10, half, half, 20, half - 20, 3 * half, None, 10, None, 10]
+    files = [file(number, size) for number, size in enumerate(sizes)]
+    groups = read_groups(files, CorpusConfig(paths=("folder",)))
+    assert [file for group in groups for file in group] == files
+    sizes_of_groups = [[file.size for file in group] for group in groups]
+    assert sizes_of_groups == [[10, half], [half, 20, half - 20], [3 * half], [None], [10], [None], [10]]
 
 
 def test_texts_survive_the_way_through_arrow(world: Path) -> None:

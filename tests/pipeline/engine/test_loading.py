@@ -50,6 +50,26 @@ def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Path) -> None:
     assert model.call_tokens.token_strings[model.call_tokens.api[0]] == " ["
 
 
+@pytest.mark.parametrize("kind", ["llama", "gptj"])
+def test_packed_linear_layers_give_the_same_log_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    causal_lm(kind, 420).save_pretrained(tmp_path)
+    tokenizer("bytes").save_pretrained(tmp_path)
+    config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
+    ids = [np.arange(10, 60), np.arange(100, 107)]
+    wanted = [np.arange(1, len(each)) for each in ids]
+    logprobs = {}
+    for choice in ("plain", "packed"):
+        monkeypatch.setenv("TOOLFORMER_LINEAR", choice)
+        model = load_language_model(config)
+        packed = [module for module in model.model.modules() if "forward" in vars(module)]
+        assert bool(packed) == (choice == "packed" and torch.backends.mkldnn.is_available())
+        logprobs[choice] = token_logprobs(model, ids, wanted, "plus")[0]
+    for plain, other in zip(logprobs["plain"], logprobs["packed"], strict=True):
+        np.testing.assert_allclose(other, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_without_a_number_of_tokens_a_cpu_gets_a_fixed_one(tmp_path: Path) -> None:
     causal_lm("llama", 420).save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)

@@ -11,7 +11,12 @@ import pytest
 import ray
 from ray._private import ray_constants, services
 
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import (
+    ResourceRequest,
+    end_local_cluster,
+    one_local_cluster,
+    ray_connection,
+)
 from tools_service.base.errors import ConfigurationError
 from tools_service.runtime import address, connection
 
@@ -34,13 +39,18 @@ class FakeRay:
         monkeypatch.setattr(connection, "start_reaper", lambda: None)
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "init", self.init)
-        monkeypatch.setattr(ray, "shutdown", lambda: self.asked.append("shutdown"))
+        monkeypatch.setattr(ray, "shutdown", self.shutdown)
         monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
 
     def init(self, address: str, num_cpus: int | None = None, **_: Any) -> None:
         if address == "nowhere:1":
             raise ConnectionError("nobody answers")
         self.asked.append((address, num_cpus))
+        self.running = True
+
+    def shutdown(self) -> None:
+        self.asked.append("shutdown")
+        self.running = False
 
 
 @pytest.mark.parametrize("variable", [None, "", "local"])
@@ -101,6 +111,7 @@ def test_a_local_cluster_is_on_loopback_only(monkeypatch: pytest.MonkeyPatch) ->
     with ray_connection(NEEDS):
         assert ray_constants.ENABLE_RAY_CLUSTER is False
         assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+        assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -142,3 +153,53 @@ def test_a_connection_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> No
     with ray_connection(NEEDS, "another:6379"):
         pass
     assert there.asked == []
+
+
+def test_steps_of_one_command_share_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runtime.connection.available_cpus", lambda: 2)
+    there = FakeRay(monkeypatch, CPU=5, GPU=2)
+    smaller = ResourceRequest(cpus=2, gpus=0, of="1 worker", remedy="")
+    with one_local_cluster():
+        for request in (NEEDS, smaller, NEEDS):
+            with ray_connection(request):
+                assert there.asked == [("local", 5)]
+        assert there.running
+    assert there.asked == [("local", 5), "shutdown"]
+    with ray_connection(NEEDS):  # outside, as before
+        pass
+    assert there.asked[2:] == [("local", 5), "shutdown"]
+
+
+def test_a_shared_cluster_ends_when_a_step_fails_or_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = FakeRay(monkeypatch, CPU=5, GPU=2)
+    with pytest.raises(ValueError, match="the step"), one_local_cluster(), ray_connection(NEEDS):
+        raise ValueError("the step")
+    assert not there.running
+    with one_local_cluster():
+        with ray_connection(NEEDS):
+            pass
+        end_local_cluster()
+        assert not there.running
+    assert there.asked.count("shutdown") == 2
+
+
+@pytest.mark.parametrize("other", ["larger", "elsewhere"])
+def test_a_step_that_a_shared_cluster_cannot_run_gets_its_own(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.setattr("pipeline.runtime.connection.available_cpus", lambda: 2)
+    there = FakeRay(monkeypatch, CPU=5, GPU=2)
+    larger = ResourceRequest(cpus=9, gpus=0, of="9 workers", remedy="")
+    with one_local_cluster():
+        with ray_connection(NEEDS):
+            pass
+        if other == "larger":
+            monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(there.asked[-1][1])})
+            with ray_connection(larger):
+                assert there.asked == [("local", 5), "shutdown", ("local", 9)]
+        else:
+            with ray_connection(NEEDS, "head:6379"):
+                assert there.asked == [("local", 5), "shutdown", ("head:6379", None)]
+            assert there.asked[-1] == "shutdown"
+    assert not there.running
+    assert there.asked.count("shutdown") == 2
