@@ -10,16 +10,10 @@ import tyro
 
 from pipeline.cli.commands import COMMANDS, Command
 from pipeline.cli.recipes import RECIPES
-from reference.fields import (
-    TOOL,
-    Field,
-    argument_fields,
-    describe_type,
-    describe_value,
-    nested_fields,
-)
+from reference.fields import describe_type, describe_value
 from reference.markdown import code, prose, table
 from tools_service.__main__ import Call, Index, Serve
+from tools_service.base.option_fields import TOOL, Field, argument_fields, nested_fields
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.declarations import installed_tools
 from tools_service.prompting import Prompt

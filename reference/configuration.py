@@ -9,8 +9,9 @@ from typing import Any, get_args, get_type_hints
 
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.recipes import Recipe, demo
-from reference.fields import describe_type, describe_value, model_fields
+from reference.fields import describe_type, describe_value
 from reference.markdown import code, prose, table
+from tools_service.base.option_fields import model_fields
 from tools_service.base.settings import Frozen
 from tools_service.config import HttpConfig
 from tools_service.contract.declarations import installed_tools, settings_class_if_known

@@ -34,6 +34,7 @@ from pipeline.finetuning.metrics_log import HeldOutEvaluation, TrainStep
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.method.insertions import ScoredInsertion
 from pipeline.planning.estimate import Plan
+from pipeline.report.status import RunStatus
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.manifest import AnnotationManifest
 from reference.fields import describe_type
@@ -85,6 +86,7 @@ OUTPUTS = (
     Output("score: manifest.json", "../scoring.md#output", ScoreManifest),
     Output("export: manifest.json", "../exporting.md", ExportManifest),
     Output("plan: plan.json", "../outputs.md#plan-a-file", Plan),
+    Output("status --json", "commands/status.md", RunStatus),
 )
 
 

@@ -32,6 +32,8 @@ COMMANDS = [
     (page.name, command) for page in PAGES if page.name != "own_tool.md" for command in commands(page)
 ]
 
+RUN_FILE = (ROOT / "docs" / "run_file.md").read_text(encoding="utf-8")
+
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 12
@@ -40,8 +42,13 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(
     ("page", "command"), COMMANDS, ids=[f"{page}: {command[:41]}" for page, command in COMMANDS]
 )
-def test_a_command_can_be_parsed(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_can_be_parsed(
+    page: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(ROOT)
+    run_file = tmp_path / "run.yaml"  # the file that docs/run_file.md shows
+    run_file.write_text(re.findall(r"```yaml\n(.*?)```", RUN_FILE, re.DOTALL)[0], encoding="utf-8")
+    command = command.replace("run.yaml", str(run_file))
     command = command.replace('"$tools"', "cluster/tools.toml").replace('"$recipe"', "paper")
     name, *options = shlex.split(re.sub(r"\$\{?(\w+)(\[@\])?\}?", r"\1", command))
     parse(name, options)

@@ -29,9 +29,13 @@ from pydantic import Field
 from tools_service.base.command_line import parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.help_text import HELP, CommandHelp, show_help, unknown_command
+from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_values import separate_values
 from tools_service.base.options import current_options
 from tools_service.base.settings import FilePath, IsoDate, NotNegativeInt, Text
 from tools_service.base.standard_streams import run_command, standard_input
+from tools_service.base.version import __version__
 from tools_service.config import HttpConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.tool import ToolInput, ToolResult
@@ -40,6 +44,28 @@ from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import ToolClient
 from tools_service.tools.registry import require_available
 from tools_service.tools_file import tools_file_of, with_tools_file
+
+PROGRAM = "python -m tools_service"
+_EXAMPLES = {
+    "call": (
+        "Calculator '(27 + 4) * 2'",
+        "MT 'Der Hund schläft heute im Garten.' --tools-file demo/tools.toml",
+        "Calculator --json < expressions.jsonl",
+    ),
+    "index": ("--source wiki.jsonl --index runs/index", "--source 'wiki/*.jsonl' --workers 8"),
+    "prompt": (
+        "PriceList --from examples.jsonl --output prices.txt",
+        "Calculator --check prompts/calculator.txt",
+    ),
+    "serve": ("--tools Calculator Calendar", "--tools-file cluster/tools.toml --http", "--mcp"),
+}
+# The options that people need: what --help shows.
+_MAIN = {
+    "call": "TOOL TEXT --json --date --tools-file",
+    "index": "--source --index --workers --retriever --tools-file",
+    "prompt": "TOOL --from --examples --output --check --model --tools-file",
+    "serve": "--tools --address --http --mcp --http.host --http.port --http.token-file --tools-file",
+}
 
 Config = Annotated[ToolsConfig, tyro.conf.arg(name="")]
 
@@ -153,17 +179,33 @@ def parse(argv: Sequence[str]) -> Call | Index | Prompt | Serve:
     config = ToolsConfig().at_inference()
     argv = current_options(argv)
     config = with_tools_file(config, tools_file_of(argv))
-    commands: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "call": Call(tool=tyro.MISSING, config=config),
         "index": Index(config=_indexed_section(config)),
         "prompt": Prompt(tool=tyro.MISSING, config=config),
         "serve": Serve(config=config),
     }
-    parsers: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
+    name, *options = argv or ("",)
+    if name not in defaults:
+        raise ConfigurationError(unknown_command(name, defaults) if name else "name a command (--help)")
+    command = defaults[name]
+    show_help(options, help_of(name, command))
+    options = separate_values(options, nested_fields(argument_fields(command)), config.specs)
     parsed: Call | Index | Prompt | Serve = parse_command_line(
-        parsers, prog="python -m tools_service", description=__doc__, args=argv
+        type(command), option_names(command), args=options, default=command
     )
     return parsed
+
+
+def help_of(name: str, arguments: Any) -> CommandHelp:
+    """The help of a command whose defaults are `arguments`."""
+    return CommandHelp(
+        program=f"{PROGRAM} {name}",
+        summary=(type(arguments).__doc__ or "").partition("\n\n")[0],
+        examples=_EXAMPLES[name],
+        fields=tuple(nested_fields(argument_fields(arguments))),
+        main=_MAIN[name].split(),
+    )
 
 
 def _indexed_section(config: ToolsConfig) -> WikiSearchConfig:
@@ -182,6 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in (*HELP, "help"):
+        print(__doc__.strip())
+        return 0 if argv else 2
+    if argv[0] in ("--version", "-V"):
+        print(f"toolformer {__version__}")
+        return 0
     try:
         arguments = parse(argv)
         if isinstance(arguments, Call):

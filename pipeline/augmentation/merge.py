@@ -33,7 +33,7 @@ from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder, require_own
-from tools_service.base.settings import Frozen
+from tools_service.base.settings import ALL, Frozen
 from tools_service.contract.declarations import in_order
 from tools_service.contract.schemas import with_schema
 from tools_service.contract.spec import ToolSpec
@@ -204,9 +204,13 @@ def input_rule_of(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
 def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -> dict[str, float]:
     """tau_f by tool, from `config` or the annotations. ConfigurationError names the field."""
     tau_f: dict[str, float] = {}
-    configured = config.tau_f or {}
-    if unknown := configured.keys() - annotated_tau_f.keys():
-        raise ConfigurationError(f"tau_f.{min(unknown)}: none of the annotations has this tool")
+    given = config.tau_f or {}
+    if unknown := given.keys() - annotated_tau_f.keys() - {ALL}:
+        raise ConfigurationError(
+            f"tau_f.{min(unknown)}: none of the annotations has this tool, only {', '.join(annotated_tau_f)}"
+        )
+    of_every = dict.fromkeys(annotated_tau_f, given[ALL]) if ALL in given else {}
+    configured = of_every | dict(given)
     for tool, annotated in annotated_tau_f.items():
         floor = max(annotated)
         if tool not in configured and len(annotated) > 1:
@@ -217,7 +221,7 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
         if tau_f[tool] < floor:
             raise ConfigurationError(
                 f"tau_f.{tool} = {tau_f[tool]} is below {floor}, down to which the annotations are exact: "
-                f"annotate again with method.{tool.lower()}.tau_f = {tau_f[tool]}"
+                f"annotate again with --method.{tool.lower()}.tau-f {tau_f[tool]}"
             )
     return tau_f
 

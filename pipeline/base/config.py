@@ -7,15 +7,17 @@ error that names the field. This module touches no file, no model and not Ray.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.base.hardware import Hardware
 from tools_service.base.settings import (
     FilePath,
+    ForEveryTool,
     Frozen,
     Gpus,
     Nats,
@@ -63,6 +65,12 @@ class ModelConfig(Frozen):
         return self.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else self
 
 
+def _of_slice(value: str) -> str:
+    if not re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", value):
+        raise ValueError("must be a number and the number of all slices, as in 0/4")
+    return value
+
+
 class CorpusConfig(Frozen):
     """The files to read, and how to split their documents into texts."""
 
@@ -86,7 +94,7 @@ class CorpusConfig(Frozen):
     """Skip texts that already hold call syntax ([QA(…); they are counted in any case."""
     max_texts: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     """Stop after this many texts. None: read everything."""
-    slice: Annotated[str, Field(pattern=r"^[0-9]{1,9}/[0-9]{1,9}$")] | None = None
+    slice: Annotated[str, AfterValidator(_of_slice)] | None = None
     """i/N, i from 0: every N-th file from the i-th on, one job per slice (docs/operations.md)."""
 
     @property
@@ -258,8 +266,9 @@ class PlanConfig(AnnotateConfig):
     """Price of a GPU per hour (of an actor if it has no GPU), in any currency."""
     deadline_hours: Positive | None = None
     """Hours in which annotate must finish; determines the number of actors."""
-    calls_per_s: dict[str, Positive] | None = None
-    """Calls per second of a tool replica (measure with bench.tools). None: built-in figures."""
+    calls_per_s: Annotated[dict[str, Positive] | None, ForEveryTool] = None
+    """Calls per second of a tool replica, one number or by tool (measure with bench.tools). None: built-in
+    figures."""
 
 
 class MergeConfig(Frozen):
@@ -271,8 +280,9 @@ class MergeConfig(Frozen):
     """Merge even if slices of a corpus are missing."""
     output: FilePath = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
-    tau_f: dict[str, Nats] | None = None
-    """Thresholds by tool, not below those of the annotations. None: those of the annotations."""
+    tau_f: Annotated[dict[str, Nats] | None, ForEveryTool] = None
+    """Threshold of all tools, or thresholds by tool (Calculator 1.0 QA 0.5), not below those of the
+    annotations. None: those of the annotations."""
     max_examples: PositiveInt = 25_000
     """Maximum texts per tool (section 4.1); a seeded choice if there are more."""
     one_call_per_position: bool = False
@@ -334,7 +344,7 @@ class FinetuneConfig(Frozen):
     def _check_batches(self) -> FinetuneConfig:
         if self.batch_size % (self.workers * self.micro_batch_size):
             raise ValueError(
-                f"batch_size = {self.batch_size} is not a multiple of workers x micro_batch_size = "
+                f"batch_size = {self.batch_size} is not a multiple of workers times micro_batch_size = "
                 f"{self.workers} x {self.micro_batch_size}: change one of the three"
             )
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":

@@ -153,6 +153,10 @@ class ReportArguments(Arguments[ReportConfig]):
     folder: tyro.conf.Positional[FilePath | None] = None
     """What to show; the same as --folder."""
 
+    @property
+    def configuration(self) -> ReportConfig:
+        return self.config.model_copy(update={"folder": self.folder}) if self.folder else self.config
+
 
 @dataclass(frozen=True, kw_only=True)
 class StatusArguments(Arguments[StatusConfig]):
@@ -160,6 +164,10 @@ class StatusArguments(Arguments[StatusConfig]):
     """What to look at; the same as --folder."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object in place of lines."""
+
+    @property
+    def configuration(self) -> StatusConfig:
+        return self.config.model_copy(update={"folder": self.folder}) if self.folder else self.config
 
 
 @dataclass(frozen=True, kw_only=True)

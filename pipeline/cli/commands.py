@@ -5,7 +5,7 @@ The functions are in handlers.py, the types in arguments.py; main.py parses a co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,6 @@ from pipeline.cli.arguments import (
     ToolsArguments,
     TryArguments,
 )
-from pipeline.cli.generating.prompts import separate_prompts
 from pipeline.cli.recipes import Recipe
 from tools_service.base.settings import Frozen
 
@@ -53,8 +52,8 @@ class Command:
     arguments: type[Arguments[Any]]
     config: Callable[[Recipe], Frozen]
     short: dict[str, str] = field(default_factory=dict)
-    prepare: Callable[[Sequence[str], Any], Sequence[str]] = lambda argv, config: argv
-    """Rearranges the options, given the configuration that they change."""
+    main: str
+    """The options that people need, as they are typed: what --help shows."""
     examples: tuple[str, ...]
 
 
@@ -75,6 +74,10 @@ COMMANDS: dict[str, Command] = {
             **dict(recipe.annotate) | {"output": recipe.annotate.output.parent / "plan.json"}
         ),
         short=_SHORT,
+        main=(
+            "--corpus --model --tools --tools-file --hardware --flops-per-s --price-per-hour "
+            "--deadline-hours --like --sample --output"
+        ),
         examples=(
             "--recipe demo --like runs/demo/annotations",
             "--recipe paper --corpus s3://b/ccnet --hardware A100 --price-per-hour 2.5 --deadline-hours 48",
@@ -85,6 +88,11 @@ COMMANDS: dict[str, Command] = {
         arguments=ReportedToolsArguments[AnnotateConfig],
         config=lambda recipe: recipe.annotate,
         short=_SHORT,
+        main=(
+            "--corpus --model --tools --tools-file --corpus.max-tokens --corpus.max-texts "
+            "--method.TOOL.tau-f --method.TOOL.k --method.TOOL.m --ray.actors --ray.gpus-per-actor "
+            "--output"
+        ),
         examples=(
             "--recipe demo",
             "--recipe single_gpu --corpus pages/ 'more/*.json.gz' --tools.wikisearch.source wiki/",
@@ -103,6 +111,9 @@ COMMANDS: dict[str, Command] = {
             threads=max(1, int(recipe.annotate.ray.cpus_per_actor)),
         ),
         short={**_CORPUS, **_MODEL, "--seed": "--method.seed"},
+        main=(
+            "--tool --text --corpus --texts --model --tools-file --tau-s --k --m --tau-f --all-draws --json"
+        ),
         examples=(
             "--recipe demo --tool Calculator --texts 5",
             "--recipe demo --tool Calculator --text 'The farm had 48 hens and bought 67. Now it has 115.'",
@@ -113,6 +124,7 @@ COMMANDS: dict[str, Command] = {
         run=handlers.merge,
         arguments=ReportedArguments[MergeConfig],
         config=lambda recipe: recipe.merge,
+        main="--annotations --tau-f --max-examples --one-call-per-position --missing-slices --seed --output",
         examples=(
             "--recipe demo",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
@@ -125,6 +137,7 @@ COMMANDS: dict[str, Command] = {
         config=lambda recipe: ExportConfig(
             data=recipe.merge.output, output=recipe.merge.output.parent / "export"
         ),
+        main="FOLDER --format --file-type --mask-results --instruction --output --push-to-hub",
         examples=(
             "runs/augmented --format chat --output runs/chat",
             "--recipe demo --format text --mask-results",
@@ -136,6 +149,10 @@ COMMANDS: dict[str, Command] = {
         arguments=FinetuneArguments,
         config=lambda recipe: recipe.finetune,
         short=_MODEL,
+        main=(
+            "--model --data --column --workers --max-steps --learning-rate --batch-size "
+            "--micro-batch-size --sequence-length --zero-stage --output --force"
+        ),
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
     ),
     "score": Command(
@@ -147,6 +164,7 @@ COMMANDS: dict[str, Command] = {
             output=recipe.annotate.output.parent / "scores",
         ),
         short=_MODEL,
+        main="FILES --model --place --tokens --per-token --ray.actors --ray.gpus-per-actor --output",
         examples=(
             "--recipe demo traces.jsonl",
             "traces.jsonl --model /models/gpt-j --place position --tokens None --per-token",
@@ -157,7 +175,10 @@ COMMANDS: dict[str, Command] = {
         arguments=GenerateArguments,
         config=lambda recipe: recipe.generate,
         short=_MODEL,
-        prepare=separate_prompts,
+        main=(
+            "PROMPTS --model --file --k --disabled --tools-off --max-new-tokens --max-calls --stop "
+            "--temperature --trace --json"
+        ),
         examples=(
             "--recipe demo",
             "--recipe demo 'A prompt to continue' --trace",
@@ -181,6 +202,10 @@ COMMANDS: dict[str, Command] = {
             "--k": "--generation.k",
             "--tools-off": "--generation.tools-off",
         },
+        main=(
+            "--model --host --port --replicas --gpus-per-replica --k --tools-off --chat-template "
+            "--http.token-file --tools-file"
+        ),
         examples=(
             "--recipe demo",
             "--recipe demo --model runs/demo/model --port 8001 --replicas 2",
@@ -192,6 +217,10 @@ COMMANDS: dict[str, Command] = {
         arguments=EvaluateArguments,
         config=lambda recipe: recipe.evaluate,
         short={"--model": "--generation.model.path"},
+        main=(
+            "--model --label --models --benchmarks --perplexity --compare-with --generation.k "
+            "--generation.disabled --generation.tools-off --tools-file --output"
+        ),
         examples=(
             "--recipe demo --label toolformer",
             "--model runs/model --benchmarks questions/*.jsonl svamp=SVAMP.json",
@@ -206,6 +235,10 @@ COMMANDS: dict[str, Command] = {
             output=recipe.evaluate.output.parent / "harness.json",
         ),
         short={"--model": "--generation.model.path"},
+        main=(
+            "--model --tasks --include-path --limit --num-fewshot --calls --generation.k --batch-size "
+            "--output"
+        ),
         examples=(
             "--recipe demo --tasks wikitext --no-calls",
             "--model runs/model --tasks gsm8k --limit 100",
@@ -217,6 +250,10 @@ COMMANDS: dict[str, Command] = {
         arguments=SweepArguments,
         config=lambda recipe: _evaluation_beside(recipe, "sweep.json"),
         short={"--model": "--generation.model.path"},
+        main=(
+            "--model --k --disabled --label --benchmarks --perplexity --generation.tools-off "
+            "--tools-file --output"
+        ),
         examples=(
             "--recipe demo --disabled",
             "--model runs/model --k 0 1 3 10 --benchmarks lama_trex=LAMA/ webquestions=test.json",
@@ -226,6 +263,9 @@ COMMANDS: dict[str, Command] = {
         run=handlers.scaling,
         arguments=ScalingArguments,
         config=lambda recipe: _evaluation_beside(recipe, "scaling.json"),
+        main=(
+            "--models --benchmarks --perplexity --generation.k --generation.tools-off --tools-file --output"
+        ),
         examples=(
             "--models small=runs/small/model large=runs/large/model gpt2=openai-community/gpt2,disabled",
         ),
@@ -234,12 +274,14 @@ COMMANDS: dict[str, Command] = {
         run=handlers.thresholds,
         arguments=Arguments[ThresholdsConfig],
         config=lambda recipe: ThresholdsConfig(annotations=(recipe.annotate.output,)),
+        main="--annotations --tau-f --max-examples --one-call-per-position --missing-slices --format",
         examples=("--recipe demo", "--annotations 'runs/slices/*' --tau-f 0.5 1 1.5 2 --max-examples 25000"),
     ),
     "table": Command(
         run=handlers.table,
         arguments=TableArguments,
         config=lambda recipe: TableConfig(evaluations=(recipe.evaluate.output,)),
+        main="FILES --layout --rows --intervals --paper --format",
         examples=(
             "runs/demo/evaluation.json --intervals",
             "runs/a.json runs/b.json --rows gptj base --layout lama qa --format latex",
@@ -250,18 +292,24 @@ COMMANDS: dict[str, Command] = {
         run=handlers.report,
         arguments=ReportArguments,
         config=lambda recipe: ReportConfig(folder=recipe.evaluate.output.parent),
+        main="FOLDER --output",
         examples=("runs/demo", "runs/annotations --output annotations.html", "runs/evaluation.json"),
     ),
     "status": Command(
         run=handlers.status,
         arguments=StatusArguments,
         config=lambda recipe: StatusConfig(folder=recipe.evaluate.output.parent),
+        main="FOLDER --watch --json",
         examples=("runs/demo", "runs/annotations --watch 30", "runs/model --json"),
     ),
     "demo": Command(
         run=handlers.demo,
         arguments=DemoArguments,
         config=lambda recipe: recipe,
+        main=(
+            "--force --report --annotate.method.TOOL.k --annotate.method.TOOL.m --annotate.ray.actors "
+            "--finetune.max-steps --finetune.workers --evaluate.benchmarks"
+        ),
         examples=("", "--force", "--annotate.method.calculator.k 5"),
     ),
 }

@@ -32,6 +32,7 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.report.demo_summary import commands_to_try, summary
 from pipeline.report.run_parts import RunParts
 from pipeline.report.tables import console
+from pipeline.storage.expected_texts import read_expected
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
 from pipeline.storage.row_files import count_in_footers
@@ -51,9 +52,8 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 }
 
 
-# Seconds by step on two cores of an AMD server processor, for the time left; and texts of demo/pages.
+# Seconds by step of the recipe `demo` on two cores of an AMD EPYC processor, for the time left.
 _USUAL_S = {"annotate": 183, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 21}
-_TEXTS = 2_057
 
 _SUMMARIES = {
     "annotate": "the model writes calls, the filter keeps those that help",
@@ -199,8 +199,8 @@ def _share(config: StepConfig) -> float:
     from pipeline.finetuning.run_folder import RunFolder
 
     with suppress(OSError, ValueError, ToolformerError):  # the files are being written
-        if isinstance(config, AnnotateConfig):
-            return min(1.0, count_in_footers(config.output) / _TEXTS)
+        if isinstance(config, AnnotateConfig) and (expected := read_expected(config.output)):
+            return min(1.0, count_in_footers(config.output) / max(1, expected.texts))
         if isinstance(config, FinetuneConfig):
             return min(1.0, steps_done(RunFolder(config.output).metrics) / config.max_steps)
     return 0.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, PlanConfig, ScoreConfig, TryConfig
+from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.base.serve_config import ServeConfig
 from pipeline.cli.recipes import Recipe
@@ -60,8 +61,7 @@ def _placements(config: Any) -> Iterator[Placement]:
     elif isinstance(config, FinetuneConfig):
         yield Placement("model.device", config.model.device, int(config.use_gpu), "use_gpu")
     elif isinstance(config, AnnotateConfig | ScoreConfig):
-        ray = config.ray
-        gpus, address = ray.gpus_per_actor, ray.address
+        gpus, address = config.ray.gpus_per_actor, config.ray.address
         yield Placement("model.device", config.model.device, gpus, "ray.gpus_per_actor", address)
         if isinstance(config, AnnotateConfig):
             yield from _tools("tools", config.tools, config.method.tools, on_ray=True, address=address)
@@ -82,8 +82,9 @@ def _placements(config: Any) -> Iterator[Placement]:
         gpus_on_ray, address = (ray.gpus_per_actor, ray.address) if on_ray else (None, None)
         yield Placement("generation.model.device", model.device, gpus_on_ray, "ray.gpus_per_actor", address)
         yield from _generation_tools("generation.tools", config.generation, on_ray=on_ray, address=address)
-    elif isinstance(generation := getattr(config, "generation", config), GenerateConfig):
-        prefix = "" if generation is config else "generation."
+    elif isinstance(config, GenerateConfig | HarnessConfig):
+        generation = config if isinstance(config, GenerateConfig) else config.generation
+        prefix = "" if isinstance(config, GenerateConfig) else "generation."
         yield Placement(f"{prefix}model.device", generation.model.device)
         yield from _generation_tools(f"{prefix}tools", generation, on_ray=False)
 

@@ -193,20 +193,14 @@ def report(arguments: ReportArguments) -> None:
     """One HTML page on a run: what was kept, lost and learned. Reads the files of a folder."""
     from pipeline.cli.reporting import report
 
-    config = arguments.config
-    if arguments.folder is not None:
-        config = config.model_copy(update={"folder": arguments.folder})
-    report(config)
+    report(arguments.configuration)
 
 
 def status(arguments: StatusArguments) -> None:
     """How far a run is, also while it goes on: done, rate, time left, kept calls, failures."""
     from pipeline.cli.reporting import status
 
-    config = arguments.config
-    if arguments.folder is not None:
-        config = config.model_copy(update={"folder": arguments.folder})
-    status(config, as_json=arguments.json)
+    status(arguments.configuration, as_json=arguments.json)
 
 
 def demo(arguments: DemoArguments) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_origin
@@ -24,16 +24,22 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.devices import require_devices
 from pipeline.cli.doctor.run import SUMMARY, doctor
+from pipeline.cli.generating.prompts import unescape
 from pipeline.cli.missing_inputs import require_inputs
 from pipeline.cli.output_folders import with_own_output
 from pipeline.cli.recipes import RECIPES, RecipeName
 from pipeline.cli.run_file import RunFile, written_as_file
+from pipeline.cli.settings_file import SettingsFileError
 from pipeline.storage.logs import PACKAGES
-from tools_service.base.command_line import parse_command_line
+from tools_service.base.command_line import as_options, parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.help_text import CommandHelp, show_help, unknown_command
+from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_values import separate_values
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
+from tools_service.base.version import __version__
 from tools_service.tools_file import tools_file_of
 
 
@@ -44,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if argv else 2
     name, *options = argv
+    if name in ("--version", "-V"):
+        print(f"toolformer {__version__}")
+        return 0
     if name == "doctor":
         return run_command(lambda: doctor(options, _program()), f"{_program()} doctor")
     if name not in COMMANDS:
-        print(f"{_program()}: unknown command {name!r}\n\n{_overview()}", file=sys.stderr)
+        print(f"{_program()}: {unknown_command(name, (*COMMANDS, 'doctor'))}", file=sys.stderr)
         return 2
     _set_up_logging()
     limit_threads()
@@ -70,7 +79,11 @@ def _run(name: str, options: Sequence[str]) -> int:
         require_devices(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
-        print(f"{_program()} {name}: {error}", file=sys.stderr)
+        command = COMMANDS[name]
+        names = option_names(command.arguments(config=command.config(RECIPES[DEFAULT_RECIPE]())))
+        is_of_file = isinstance(error, SettingsFileError)  # its fields are not options
+        message = str(error) if is_of_file else as_options(str(error), names, command.short)
+        print(f"{_program()} {name}: {message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
@@ -85,17 +98,16 @@ def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
     file = RunFile.of(argv, {name: command.arguments for name, command in COMMANDS.items()})
     recipe = _recipe_of(argv, file.recipe or DEFAULT_RECIPE)
     options = file.options(name)
-    tools_file = None
+    tools_file = file.tools_file
     if issubclass(get_origin(command.arguments) or command.arguments, ToolsArguments):
-        options["tools_file"] = tools_file = tools_file_of(argv) or file.tools_file
+        options["tools_file"] = tools_file = tools_file_of(argv) or tools_file
     config = file.configuration(name, command.config, recipe, tools_file)
-    argv = command.prepare(argv, config)
+    default = command.arguments(recipe=recipe, config=config, **options)
+    show_help(argv, help_of(name, default))
+    fields = nested_fields(argument_fields(default))
+    argv = separate_values(argv, fields, _tools_of(config), {"stop": unescape})
     arguments: Arguments[Any] = parse_command_line(
-        command.arguments,
-        prog=f"{_program()} {name}",
-        description=_describe(name),
-        args=argv,
-        default=command.arguments(recipe=recipe, config=config, **options),
+        command.arguments, (*command.short, *option_names(default)), args=argv, default=default
     )
     own = command.config(RECIPES[recipe]())
     is_given = file.gives_output(name) or any(option.split("=")[0] == "--output" for option in argv)
@@ -123,13 +135,23 @@ def _expand(argument: str, short: Mapping[str, str]) -> str:
     return short.get(option, option) + equals + value
 
 
-def _describe(name: str) -> str:
+def _tools_of(config: Any) -> Collection[str]:
+    """The names of the tools that there are for a command."""
+    config = getattr(config, "generation", config)
+    return config.tools.specs if hasattr(config, "tools") else ()
+
+
+def help_of(name: str, arguments: Arguments[Any]) -> CommandHelp:
+    """The help of a command whose defaults are `arguments`."""
     command = COMMANDS[name]
-    lines = [command.run.__doc__ or "", "", "Examples:"]
-    lines += [f"  {_program()} {name} {example}".rstrip() for example in command.examples]
-    if command.short:
-        lines += ["", "Short forms: " + ", ".join(f"{a} for {b}" for a, b in command.short.items())]
-    return "\n".join(lines)
+    return CommandHelp(
+        program=f"{_program()} {name}",
+        summary=command.run.__doc__ or "",
+        examples=command.examples,
+        fields=tuple(nested_fields(argument_fields(arguments))),
+        main=("--recipe", *command.main.split(), "--config", "--dry-run"),
+        short=command.short,
+    )
 
 
 def _set_up_logging() -> None:
@@ -149,6 +171,7 @@ def _overview() -> str:
         f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]\n\n"
         "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.\n\n"
         f"{''.join(commands)}  {'doctor':<{width}}  {SUMMARY}\n\n"
-        f"Start with `{program} demo`; `{program} COMMAND --help` lists every option.\n"
+        f"Start with `{program} demo`; `{program} COMMAND --help` shows a command's main options, "
+        "--help-all every one.\n"
         "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +48,27 @@ def with_own_output(config: Frozen, own: Frozen, recipe: RecipeName, *, is_given
 
 
 def _own_output(config: Any, own: Any, recipe: RecipeName) -> Path | None:
+    folder = _folder_of(config, own, recipe)
+    return None if folder is None else folder / Path(own.output).name
+
+
+def _folder_of(config: Any, own: Any, recipe: RecipeName) -> Path | None:
+    """The folder for the output; None if that of the recipe is right."""
     if isinstance(config, AnnotateConfig):  # and PlanConfig
-        folder = _own_folder(config, own, recipe)
-        return folder and folder / own.output.name
+        return _own_folder(config, own, recipe)
     if isinstance(config, MergeConfig) and config.annotations != own.annotations:
-        folder, *more = config.annotations
-        if more or any(sign in str(folder) for sign in GLOB_SIGNS):
+        annotations, *more = config.annotations
+        if more or any(sign in str(annotations) for sign in GLOB_SIGNS):
             raise ConfigurationError("--output: name the folder for C* of several annotations")
-        return folder.parent / own.output.name
+        return annotations.parent
     if isinstance(config, ExportConfig | FinetuneConfig) and config.data != own.data:
-        return config.data.parent / own.output.name
-    if isinstance(config, FinetuneConfig) and config.model.path != own.model.path:
-        return RUNS / f"{recipe}-{_name(config.model.path)}" / own.output.name
+        return config.data.parent
+    if isinstance(config, FinetuneConfig) and not _are_same([config.model.path], [own.model.path]):
+        return RUNS / f"{recipe}-{_name(config.model.path)}"
     if isinstance(config, EvaluateConfig | HarnessConfig):
         model = Path(config.generation.model.path)
         if str(model) != own.generation.model.path and FINE_TUNED.is_marked(model):
-            return model.parent / own.output.name
+            return model.parent
     return None
 
 
@@ -69,11 +76,16 @@ def _own_folder(config: AnnotateConfig, own: AnnotateConfig, recipe: RecipeName)
     """The run's folder for other texts or another model than those of a recipe that has its own texts."""
     if not own.corpus.paths:
         return None
-    if config.corpus.paths and config.corpus.paths != own.corpus.paths:
+    if config.corpus.paths and not _are_same(config.corpus.paths, own.corpus.paths):
         return RUNS / f"{recipe}-{_name(config.corpus.paths[0])}"
-    if config.model.path != own.model.path:
+    if not _are_same([config.model.path], [own.model.path]):
         return RUNS / f"{recipe}-{_name(config.model.path)}"
     return None
+
+
+def _are_same(paths: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether paths are written alike, but for a / at the end or a ./ in front."""
+    return [*map(normpath, paths)] == [*map(normpath, others)]
 
 
 def _moved(config: Recipe, own: Recipe, recipe: RecipeName) -> Recipe:

@@ -24,7 +24,8 @@ def report(config: ReportConfig) -> None:
     """Write the report of a folder and print its path. Raises ConfigurationError before anything is read
     for an output that is not a report."""
     from pipeline.report.html.document import require_report, write_report
-    from pipeline.report.html.sources import collect, report_path
+    from pipeline.report.html.sources import collect
+    from pipeline.report.run_parts import report_path
 
     path = config.output or report_path(config.folder)
     require_report(path)
@@ -44,7 +45,8 @@ def report_at_end(output: Path, *, wanted: bool, parts: RunParts | None = None) 
         return
     try:
         from pipeline.report.html.document import write_report
-        from pipeline.report.html.sources import collect, report_of, report_path
+        from pipeline.report.html.sources import collect, report_of
+        from pipeline.report.run_parts import report_path
 
         path = report_path(output)
         write_report(collect(output) if parts is None else report_of(parts, output), path)

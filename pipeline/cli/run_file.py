@@ -159,8 +159,10 @@ class RunFile:
         problem = error.errors(include_url=False)[0]
         place = (*keys, *problem["loc"])
         names = tuple(part for part in place if isinstance(part, str))
-        said = describe_problem(problem, _dotted(names)).replace("valid tuple", "list, [A, B]")
-        return self._file.error(place, said.replace("valid dictionary", "mapping, NAME: VALUE"))
+        said = describe_problem(problem, _dotted(names)).replace("must be a list", "must be a list, [A, B]")
+        return self._file.error(
+            place, said.replace("must be pairs of a name and a value", "must be a mapping, NAME: VALUE")
+        )
 
 
 def written_as_file(command: str, arguments: Any) -> str:

@@ -34,7 +34,7 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import atomic_write, now
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import require_own
-from tools_service.base.settings import Frozen
+from tools_service.base.settings import ALL, Frozen
 from tools_service.syntax.calls import has_call_syntax
 
 _HOUR = 3_600
@@ -228,7 +228,8 @@ def _tool(
 ) -> ToolPlan:
     statistics, settings = assumptions.of_tool(tool), config.method.of(tool)
     calls = texts * statistics.positions * settings.k * settings.m * statistics.candidates
-    calls_per_s = (config.calls_per_s or {}).get(tool) or CALLS_PER_S.get(tool)
+    given = config.calls_per_s or {}
+    calls_per_s = given.get(tool) or given.get(ALL) or CALLS_PER_S.get(tool)
     if calls_per_s is None:
         calls_per_s = measure_calls_per_s(tool, config)
     per_actor = replicas = None

@@ -116,14 +116,14 @@ def verdict(evaluation: Evaluation) -> str:
     asked = sum(results[name].n for name in names)
     right = {label: _right(model, names) for label, model in evaluation.models.items()}
     others = {
-        "base": "the base model {}",
-        "plain": "that model fine-tuned on the same texts without calls {}",
+        "base": "the base model answers {}",
+        "plain": "the base model fine-tuned on the same texts without calls {}",
         "disabled": "Toolformer without its calls {}",
     }
     compared = [phrase.format(f"{right[label]:,}") for label, phrase in others.items() if label in right]
-    sentence = ", ".join(
-        [f"Toolformer answers {right['toolformer']:,} of {asked:,} questions that need a tool", *compared]
-    )
+    sentence = f"Toolformer answers {right['toolformer']:,} of {asked:,} questions that need a tool"
+    if compared:
+        sentence += f"; {', '.join(compared)}"
     tests = [results[name].paired for name in names]
     if right["toolformer"] <= max((right[label] for label in others if label in right), default=-1):
         return f"{sentence}: the calls did not help here."

@@ -18,6 +18,7 @@ from pipeline.evaluation.results import ModelResult
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.inference.generation import Generation
 from pipeline.planning.estimate import Plan
+from pipeline.report.reasons import explain
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.counts import DAMAGED_FILE, Counts, ToolCounts
 from pipeline.storage.manifest import AnnotationManifest
@@ -26,25 +27,6 @@ from tools_service.contract.tool import TRANSIENT
 _MAX_SHOWN = 5  # reasons, or names of files, in one line
 _NO = "no: "
 _TOOL = "tool: "
-
-# The option that a reason for skipping texts points to.
-_SKIPPED = {
-    "short passage": "--corpus.min-characters sets the limit",
-    "long word": "--corpus.max-tokens sets the limit",
-    "document too long": "--corpus.max-document-characters sets the limit",
-    "no text field": "--corpus.text-field names the field with the text",
-    "text is not a string": "--corpus.text-field names the field with the text",
-    "call syntax": "--corpus.no-skip-call-syntax keeps them",
-}
-_NOT_SELECTED = {
-    "context": "lower --corpus.max-tokens, or shorten the prompt (--method.prompts)",
-    "no URL": "--corpus.url-field names the field with the URL",
-    "no date in the URL": "the calendar needs URLs with a whole date, like /2023/01/30/",
-    "numbers without a sign of arithmetic": "--method.calculator.select.random-share sets their share",
-    "fewer than three numbers": "the corpus needs texts with arithmetic",
-    "no chunk in another language": "the corpus needs texts with passages in another language",
-    "not within English": "the corpus needs passages in another language within English texts",
-}
 
 
 def annotation_losses(manifest: AnnotationManifest) -> Iterator[str]:
@@ -178,8 +160,8 @@ def _damaged(skipped: Mapping[str, int], names: Sequence[str]) -> Iterator[str]:
 def _skipped(reasons: Mapping[str, int], texts: int, suffix: str) -> Iterator[str]:
     reasons = {kind: number for kind, number in reasons.items() if kind != DAMAGED_FILE}
     if reasons:
-        options = [_SKIPPED[kind] for kind in list(reasons)[:_MAX_SHOWN] if kind in _SKIPPED]
-        advice = "".join(f"; {option}" for option in dict.fromkeys(options))
+        options = [explain("skipped", kind).advice for kind in list(reasons)[:_MAX_SHOWN]]
+        advice = "".join(f"; {option}" for option in dict.fromkeys(options) if option)
         yield f"{_texts(sum(reasons.values()))} of {texts:,}{suffix} skipped ({_shown(reasons)}){advice}"
 
 
@@ -205,7 +187,7 @@ def _selection(tool: str, rules: Mapping[str, int], suffix: str) -> Iterator[str
     texts = sum(rules.values())
     if against and sum(against.values()) == texts:
         reason, number = max(against.items(), key=lambda item: item[1])
-        advice = _NOT_SELECTED.get(reason)
+        advice = explain("not selected", reason).advice
         yield (
             f"{tool} was tried on no text{suffix}: {reason} ({number:,} of {texts:,})"
             f"{f'; {advice}' if advice else ''}, or leave {tool} out of --method.tools"
@@ -213,7 +195,7 @@ def _selection(tool: str, rules: Mapping[str, int], suffix: str) -> Iterator[str
     elif no_room := against.get("context"):
         yield (
             f"{tool} was not tried on {_texts(no_room)} of {texts:,}{suffix}: no room beside its prompt; "
-            f"{_NOT_SELECTED['context']}"
+            f"{explain('not selected', 'context').advice}"
         )
 
 

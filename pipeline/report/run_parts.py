@@ -15,6 +15,7 @@ from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import read_json
+from tools_service.base.report_file import REPORT
 
 _EXPECTED = (
     "expected an annotation (annotate), C* (merge), a fine-tuned model (finetune), an evaluation "
@@ -68,6 +69,11 @@ def parts_of(path: Path) -> RunParts:
     if not parts:
         raise ConfigurationError(f"{path}: nothing to show. {parts.problems[0]}")
     return parts
+
+
+def report_path(folder: Path) -> Path:
+    """Where the report on `folder` stands: in it, or beside the file of an evaluation."""
+    return folder / REPORT if folder.is_dir() else folder.with_suffix(".html")
 
 
 def chunk_folders(file: Path) -> Iterator[Path]:

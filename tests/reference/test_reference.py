@@ -23,11 +23,13 @@ import tools_service.remote.settings
 from cluster.submit import ROOT
 from pipeline.cli import main
 from pipeline.cli.commands import COMMANDS
+from pipeline.report.reasons import ReasonStage
 from pipeline.storage import kinds
-from reference import commands, configuration, errors, metrics, output_fields
-from reference.fields import TOOL, model_fields
+from reference import commands, configuration, errors, metrics, output_fields, reasons
 from reference.meanings import MEANINGS
+from tests.test_method_page import reasons_in, reasons_of_draws, reasons_of_selection, reasons_of_tools
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.option_fields import TOOL, model_fields
 from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import installed_tools
@@ -84,7 +86,7 @@ def test_a_page_has_every_option_of_its_command(
     name: str, command_pages: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = options_of_command(name, monkeypatch)
-    assert len(options) > 3
+    assert len(options) >= 3
     assert not options - {*options_of_page(command_pages[name]), "--recipe"}
 
 
@@ -181,3 +183,27 @@ def test_the_exit_codes_are_those_of_the_command_line() -> None:
     described = (main.__doc__ or "").partition("Exit codes:")[2]
     codes = {int(code) for code in re.findall(r"(?:^|; )\s*(\d+)\s", described)}
     assert codes == errors.EXIT_CODES.keys()
+
+
+@pytest.mark.parametrize(
+    ("stage", "in_code"),
+    [
+        ("not selected", reasons_of_selection()),
+        ("discarded draw", reasons_of_draws()),
+        ("no result", reasons_of_tools()),
+        ("not scored", reasons_in("pipeline/method/filtering.py", "_discard")),
+    ],
+)
+def test_every_reason_is_listed_with_its_meaning(stage: ReasonStage, in_code: set[str]) -> None:
+    assert {reason for _, reason in reasons.of_stage(stage)} == in_code
+    rows = re.findall(r"^\| `([^`]+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", reasons.page(), re.MULTILINE)
+    assert in_code <= {reason for reason, _ in rows}
+    assert all(meaning.strip() for _, meaning in rows)
+
+
+def test_every_kind_of_skipped_text_is_listed() -> None:
+    sources = [path.read_text() for path in (ROOT / "pipeline" / "corpus").glob("*.py")]
+    sources.append((ROOT / "tools_service" / "base" / "lines.py").read_text())
+    listed = reasons.skipped()
+    assert len(listed) > 12
+    assert not [kind for kind in listed if kind not in "\n".join(sources)]

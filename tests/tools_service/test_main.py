@@ -143,9 +143,9 @@ def test_a_tool_of_an_installed_package_is_there_without_a_file(tmp_path: Path) 
     done = run("tools_service", "call", "Units", "5 km")
     assert (done.returncode, done.stdout) == (0, "5 miles\n")
     assert "entry point broken = mylab_tools:NOTHING is left out" in done.stderr
-    shown = run("pipeline", "annotate", "--help").stdout
-    assert "--method.units.k" in shown
-    assert "--tools.units.deployment.cpus" in shown
+    shown = run("pipeline", "annotate", "--help-all").stdout
+    assert "TOOL stands for a tool: " in shown
+    assert ", units" in shown.partition("TOOL stands for a tool: ")[2]
     unused = run("pipeline", "annotate", "--corpus", "nowhere", "--tools", "Unit")
     assert unused.returncode == 2
     assert "no tool is called Unit; did you mean Units? there are QA, " in unused.stderr

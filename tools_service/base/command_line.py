@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from inspect import isclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -37,8 +38,11 @@ class OptionError(ConfigurationError):
     """An option is unknown or its value cannot be used; the message names the option."""
 
 
-def parse_command_line(arguments: Any, **options: Any) -> Any:
-    """Do what `tyro.cli(arguments, **options)` does, but raise OptionError for what is wrong."""
+def parse_command_line(arguments: Any, names: Sequence[str] = (), **options: Any) -> Any:
+    """Do what `tyro.cli(arguments, **options)` does, but raise OptionError for what is wrong.
+
+    `names` are those of the options, for suggestions.
+    """
     registry = ConstructorRegistry()
     registry.struct_rule(_unchecked)
     registry.primitive_rule(_path_as_text)
@@ -48,30 +52,74 @@ def parse_command_line(arguments: Any, **options: Any) -> Any:
             parsed = tyro.cli(arguments, registry=registry, **options)
     except SystemExit as exit_:
         if exit_.code == 2:
-            raise OptionError(_problem_in_box(said.getvalue())) from exit_
+            raise OptionError(_problem_in_box(said.getvalue(), names)) from exit_
         raise
     sys.stderr.write(said.getvalue())
     return _checked(parsed)
 
 
-def _problem_in_box(box: str) -> str:
-    """The problem that tyro shows in `box`, with the options that it thinks were meant."""
+_NOT_A_NUMBER = re.compile(r"Error parsing (\S+): (invalid literal for int\(\)|could not convert).*: '(.*)'")
+
+
+def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> str:
+    """`message` with options as they are typed in the place of fields: `--model` for `model.path`."""
+    typed = {name.removeprefix("--").replace("-", "_"): name for name in names if name.startswith("--")}
+    typed |= {long.removeprefix("--").replace("-", "_"): name for name, long in short.items()}
+    # A name of one word is also a word of a sentence; it is a field where the message begins with it.
+    words = {name for name in typed if re.fullmatch("[a-z]+", name)}
+    parts = [(typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.\w)"), (words, r"^{}(?=:| =|\.| ['/])")]
+    for group, pattern in parts:
+        if group:
+            one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
+            message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
+    for name, long in short.items():
+        message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
+    return message
+
+
+def _problem_in_box(box: str, names: Sequence[str]) -> str:
+    """The problem that tyro shows in `box`; for an unknown option, with the one that was probably meant."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     parts = re.split(r"^(?:─+|-+)$", "\n".join(lines), flags=re.MULTILINE)
     if "╭" not in box:  # its form without Unicode has the title above a line
         del parts[0]
     problem = " ".join(parts[0].split()).partition(" Got errors:")[0].rstrip(".")
-    similar = re.findall(r"^--[\w.-]+", "\n".join(parts[1:]), flags=re.MULTILINE)
-    if similar and "Perhaps you meant" in box:
-        problem += f"; did you mean {' or '.join(dict.fromkeys(similar[:3]))}?"
-    return f"{problem} (--help lists the options)"
+    if unknown := re.match(r"Unrecognized (?:options|arguments): (.*)", problem):
+        problem = _unknown_option(unknown[1].split(", "), names)
+    elif number := _NOT_A_NUMBER.match(problem):
+        kind = "a whole number" if "int()" in number[2] else "a number"
+        problem = f"{number[1]}: {number[3]!r} is not {kind}"
+    elif choice := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", problem):
+        problem = f"{choice[2]}: {choice[1]!r} is none of {choice[3].replace(chr(39), '')}"
+    elif missing := re.match(r"Missing value for argument '(.*?)'", problem):
+        problem = f"{missing[1]}: the value is missing"
+    return f"{problem} (--help-all lists the options)"
+
+
+def _unknown_option(given: Sequence[str], names: Sequence[str]) -> str:
+    option = next((word for word in given if word.startswith("-")), None)
+    if option is None:
+        return f"unexpected argument{'s' if len(given) > 1 else ''} {' '.join(map(repr, given))}"
+    option = option.partition("=")[0]
+    similar = get_close_matches(option, names, n=2)
+    # --tau-s for --method.calculator.tau-s
+    similar += [name for name in names if name.endswith(f".{option.lstrip('-')}")][: 2 - len(similar)]
+    meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    return f"unknown option {option}{meant}"
 
 
 def _option_problems(error: ValidationError, prefix: str) -> str:
     """The problems of `error` in one line, each with its option, which begins with `prefix`."""
     problems = []
     for problem in error.errors(include_url=False):
-        names = (part for part in problem["loc"] if isinstance(part, str))  # not the place in a list
+        names = [part for part in problem["loc"] if isinstance(part, str)]  # not the place in a list
+        message = problem["msg"].removeprefix("Value error, ")
+        inner = re.match(r"([a-z_]+)(?: = .*?)?(?=: )", message)
+        if names and isinstance(problem["input"], Mapping) and inner:  # of a section: of a field in it
+            problems.append(
+                f"{prefix}{'.'.join((*names, inner[1])).replace('_', '-')}{message[inner.end(1) :]}"
+            )
+            continue
         problems.append(describe_problem(problem, prefix + ".".join(names).replace("_", "-")))
     return "; ".join(problems)
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+ALL = "all"
+"""In fields with a value for each tool: the tools that are not named."""
 _MOST = 2**31 - 1  # of counts and sizes
 _MOST_REAL = 1e30  # of FLOP/s, seconds, prices
 _LEAST_RESOURCE = 1e-4  # the smallest share that Ray counts
@@ -71,6 +73,14 @@ FilePath = Annotated[Path, BeforeValidator(_path_not_blank)]
 """A file or folder. An empty text is an error."""
 IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""
+
+
+def _of_every_tool(value: Any) -> Any:
+    return {ALL: value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ForEveryTool = BeforeValidator(_of_every_tool)
+"""A number by tool may be one number, which is that of every tool."""
 
 
 class NotAnOption:

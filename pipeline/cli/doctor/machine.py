@@ -50,8 +50,9 @@ def disk(folder: Path, free: int) -> Check:
     """Space for outputs."""
     found = f"{size(free)} free in {folder}"
     advice = "make room, or name an --output on another disk"
-    state = "problem" if free < _LEAST_DISK else "warning" if free < _LITTLE_DISK else "ok"
-    return Check("disk", state, found, "" if state == "ok" else advice)
+    if free >= _LITTLE_DISK:
+        return Check("disk", "ok", found)
+    return Check("disk", "problem" if free < _LEAST_DISK else "warning", found, advice)
 
 
 def shared_memory(folder: Path, free: int | None) -> Check:

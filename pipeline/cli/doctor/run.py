@@ -60,8 +60,11 @@ def run_checks(*, network: bool = False) -> Iterator[Check]:
     """Every check, in order; one that fails itself is a warning."""
     environ, here = os.environ, Path.cwd()
     seen = _gpus()
-    for name, check in (
-        ("Python", lambda: packages.python_version(sys.version_info, sys.executable, in_venv=_in_venv())),
+    checks: tuple[tuple[str, Callable[[], Check]], ...] = (
+        (
+            "Python",
+            lambda: packages.python_version(tuple(sys.version_info[:2]), sys.executable, in_venv=_in_venv()),
+        ),
         ("packages", lambda: packages.packages(requirements(here), version_of)),
         ("GPU", lambda: packages.gpu(_output(_SMI), *seen)),
         ("compiler", lambda: packages.compiler(shutil.which, environ, gpus=seen[1] or 0)),
@@ -76,7 +79,8 @@ def run_checks(*, network: bool = False) -> Iterator[Check]:
         ("container limits", lambda: machine.cgroup(_cgroup(), os.cpu_count() or 1)),
         ("demo files", lambda: machine.demo_files(Path("demo"))),
         ("hub", lambda: packages.hub(environ, reach if network else None)),
-    ):
+    )
+    for name, check in checks:
         try:
             yield check()
         except Exception as error:  # what is strange here must not hide the other checks

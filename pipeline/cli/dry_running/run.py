@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
+from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import (
     AnnotateConfig,
     ExportConfig,
@@ -33,6 +33,7 @@ from pipeline.cli.dry_running.steps import (
     preview_finetune,
     preview_generation,
     preview_merge,
+    preview_report,
     preview_tools,
 )
 from pipeline.cli.evaluating import configs_of
@@ -44,13 +45,12 @@ from pipeline.storage.kinds import EXPORT, HARNESS, PLAN, SCORES
 def dry_run(arguments: Arguments[Any], program: str) -> None:
     """Print what the command would do. Raises ConfigurationError if it could not."""
     preview = Preview()
-    for check in (
-        lambda: require_demo_files(arguments, program),
-        lambda: require_inputs(arguments),
-        lambda: require_devices(arguments.config),
-    ):
-        with preview.checking():
-            check()
+    with preview.checking():
+        require_demo_files(arguments, program)
+    with preview.checking():
+        require_inputs(arguments)
+    with preview.checking():
+        require_devices(arguments.config)
     if preview.problems:  # a missing input is not looked at again
         preview.runs.append(("nothing", "before this is mended"))
     else:
@@ -114,5 +114,9 @@ def _collect_other(preview: Preview, config: Any) -> None:
             preview.writes.append((f"{config.push_to_hub} on the hub", "uploaded"))
     elif isinstance(config, ThresholdsConfig):
         preview.read("annotations", config.annotations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview.read("folder", [config.folder])
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)
+    elif isinstance(config, ReportConfig | StatusConfig):
+        preview_report(preview, config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.base.analysis_config import ReportConfig, StatusConfig
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MergeConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.benchmarks.published import source_of
@@ -16,6 +17,8 @@ from pipeline.cli.dry_running.preview import Preview, count_and_bytes
 from pipeline.cli.recipes import Recipe
 from pipeline.corpus.files import CorpusFile, CorpusListing, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
+from pipeline.report.html.document import require_report
+from pipeline.report.run_parts import parts_of, report_path
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import begin, read_finished, read_manifest
 from pipeline.storage.row_files import count_in_footers
@@ -24,15 +27,17 @@ from tools_service.tools.registry import files_read, require_available
 
 
 def preview_corpus(preview: Preview, config: CorpusConfig) -> tuple[CorpusListing, list[CorpusFile]] | None:
-    """The files of a corpus; None if they cannot be listed or read."""
+    """The files of a corpus; None if they cannot be listed."""
+    found: tuple[CorpusListing, list[CorpusFile]] | None = None
     with preview.checking():
         listing = find_files(config)
-        files = files_of_slice(listing.files, config)
+        found = listing, files_of_slice(listing.files, config)
+    if found is not None:
         shown = ", ".join(config.paths) + (f", slice {config.slice}" if config.slice else "")
-        preview.reads.append(("corpus", f"{shown}: {count_and_bytes(file.size for file in files)}"))
-        require_readable(files, config)
-        return listing, files
-    return None
+        preview.reads.append(("corpus", f"{shown}: {count_and_bytes(file.size for file in found[1])}"))
+        with preview.checking():
+            require_readable(found[1], config)
+    return found
 
 
 def preview_tools(preview: Preview, config: ToolsConfig, tools: Iterable[str], *, on_ray: bool) -> None:
@@ -207,3 +212,18 @@ def preview_demo(preview: Preview, recipe: Recipe, *, force: bool = False) -> No
             )
             state = "stays" if not runs else changed if exists else "new"
             preview.write(step.output, kinds.get(step.name, FINE_TUNED), state)
+
+
+def preview_report(preview: Preview, config: ReportConfig | StatusConfig) -> None:
+    """The outputs that a folder holds, and the page on them."""
+    with preview.checking():
+        parts = parts_of(config.folder)
+        kinds = {"annotations": parts.annotations, "C*": parts.augmented}
+        kinds |= {"models": parts.models, "evaluations": parts.evaluations}
+        preview.reads += [(kind, str(path)) for kind, paths in kinds.items() for path in paths]
+        preview.problems += parts.problems
+    if isinstance(config, ReportConfig):
+        path = config.output or report_path(config.folder)
+        with preview.checking():
+            require_report(path)
+            preview.writes.append((str(path), "exists, would be replaced" if path.exists() else "new"))

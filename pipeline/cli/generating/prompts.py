@@ -1,7 +1,7 @@
 """The prompts of the command `generate`: arguments, the lines of a file, or those of standard input.
 
-In: the command line. Out: prompts, and the command line with its prompts apart from other values. Whether
-a model can continue a prompt is decided in pipeline/inference.
+In: the arguments of the command. Out: prompts. Whether a model can continue a prompt is decided in
+pipeline/inference.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.base.inference_config import GenerateConfig
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.standard_streams import standard_input
 
@@ -40,34 +39,6 @@ def prompts_of(prompts: Sequence[str], file: Path | None) -> list[str]:
     if not found:
         raise ConfigurationError(f"no prompt in {source}")
     return found
-
-
-def separate_prompts(argv: Sequence[str], config: GenerateConfig) -> list[str]:
-    r"""`argv` with the values of --tools-off and --stop at its end.
-
-    These options take several values, so they would also take the prompts behind them. Here --tools-off
-    takes one value, and more while they name tools; --stop takes one value and may be given again. In the
-    values of --stop, \n, \t and \\ are a line break, a tab and a backslash.
-    """
-    others: list[str] = []
-    taken: dict[str, list[str]] = {"--tools-off": [], "--stop": []}
-    remaining = list(argv)
-    while remaining:
-        option, equals, value = remaining.pop(0).partition("=")
-        name = option.replace("_", "-")
-        if name not in taken:
-            others.append(option + equals + value)
-            continue
-        values = [value] if equals else []
-        if not equals and remaining and not remaining[0].startswith("--"):
-            values.append(remaining.pop(0))
-        while name == "--tools-off" and values and remaining and remaining[0] in config.tools.specs:
-            values.append(remaining.pop(0))
-        if values:
-            taken[name] += map(unescape, values) if name == "--stop" else values
-        else:
-            others.append(option)
-    return others + [text for name, values in taken.items() if values for text in (name, *values)]
 
 
 def unescape(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE
-from pipeline.report.html.contexts import ContextCalls
+from pipeline.report.html.calls_in_context import ContextCalls
 from pipeline.report.html.costs import flops_by_tool, phase_costs
 from pipeline.report.html.data import AnnotationSection, Fact, Reason, Session, Stage, ToolFunnel
 from pipeline.report.html.placements import Placements
@@ -36,14 +36,12 @@ def annotation_section(folder: Path, merge: MergeConfig | None = None) -> Annota
     Raises ManifestError if there is no annotation.
     """
     manifest = read_manifest(folder)
-    unfinished = manifest.state == "unfinished" or manifest.counts is None
+    counts, method = manifest.counts, manifest.config.method
+    unfinished = manifest.state == "unfinished" or counts is None
     reader = RowReader(folder, unfinished=unfinished)
-    method = manifest.config.method
-    if unfinished:
+    if unfinished or counts is None:
         counts = count_rows(reader.rows(COLUMNS), method)
         manifest = manifest.model_copy(update={"counts": counts})
-    counts = manifest.counts
-    assert counts is not None
     tools = in_order(method.tools)
     tau_f = {tool: method.of(tool).tau_f for tool in tools}
     sample, contexts, placements = CallSample(), ContextCalls(tools, tau_f), Placements(tools, tau_f)

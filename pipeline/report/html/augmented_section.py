@@ -81,7 +81,7 @@ def _tool(tool: str, examples: ToolExamples) -> MergedTool:
 
 
 def _examples(folder: Path) -> Iterator[MergedText]:
-    """At most 40 texts, in the order of the tools' turns."""
+    """At most 40 texts, in turn by turn of the tools."""
     chosen = _chosen(folder)
     columns = ("text_id", "text", "plain")
     texts: dict[int, MergedText] = {}
@@ -104,8 +104,8 @@ def _chosen(folder: Path) -> dict[int, None]:
                 for tool in tools:
                     ids[tool].append(text_id)
     by_tool = [sorted(ids[tool], key=_sort_key)[:_EXAMPLES] for tool in in_order(ids)]
-    turns = chain.from_iterable(zip_longest(*by_tool))
-    return dict.fromkeys(islice(dict.fromkeys(i for i in turns if i is not None), _EXAMPLES))
+    alternating = chain.from_iterable(zip_longest(*by_tool))
+    return dict.fromkeys(islice(dict.fromkeys(i for i in alternating if i is not None), _EXAMPLES))
 
 
 def _names_column(path: Path) -> str:

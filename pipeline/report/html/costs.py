@@ -16,8 +16,8 @@ def phase_costs(counts: Counts, shape: ModelShape | None) -> tuple[PhaseCost, ..
             tokens=work.run.tokens,
             padding=work.run.padding,
             lower_bound_tokens=work.lower_bound.tokens,
-            flops=shape and shape.flops(work.run),
-            lower_bound_flops=shape and shape.flops(work.lower_bound),
+            flops=None if shape is None else shape.flops(work.run),
+            lower_bound_flops=None if shape is None else shape.flops(work.lower_bound),
         )
         for work in counts.work
     )
@@ -26,6 +26,7 @@ def phase_costs(counts: Counts, shape: ModelShape | None) -> tuple[PhaseCost, ..
 def flops_by_tool(counts: Counts, shape: ModelShape | None) -> dict[str | None, float]:
     """FLOPs of the work done; None is the key of what all tools share. Empty without the model's sizes."""
     flops: dict[str | None, float] = {}
-    for work in counts.work if shape else ():
-        flops[work.tool] = flops.get(work.tool, 0) + shape.flops(work.run)
+    if shape is not None:
+        for work in counts.work:
+            flops[work.tool] = flops.get(work.tool, 0) + shape.flops(work.run)
     return flops

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pipeline.report.reasons import ReasonStage
 from tools_service.base.settings import Frozen
 
 
@@ -29,13 +30,13 @@ class Stage(Frozen):
 class Reason(Frozen):
     """What was lost under one reason, in plain words (reasons.py)."""
 
-    stage: Literal["skipped", "failed", "not selected", "discarded draw", "no result", "not scored"]
+    stage: ReasonStage
     tool: str | None  # None: of the text, under every tool
     reason: str  # as in the files
     count: int
     unit: Literal["texts", "draws", "calls", "positions"]
     meaning: str  # one sentence
-    advice: str  # what to change; empty if nothing is wrong
+    advice: str  # what to change, a clause without a full stop; empty if nothing is wrong
 
 
 class ToolFunnel(Frozen):
@@ -84,7 +85,7 @@ class ScoredCalls(Frozen):
 
 
 class CallInContext(Frozen):
-    """A scored call to be read."""
+    """A scored call to be read, one of those that merge could keep. Sorted by tool, largest gain first."""
 
     tool: str
     text: int  # index in `AnnotationSection.texts`
@@ -122,13 +123,13 @@ class Histogram(Frozen):
 
 
 class Placement(Frozen):
-    """Where the kept calls of a tool stand."""
+    """Where the calls stand that merge could keep at the annotation's tau_f."""
 
     tool: str
     in_text: Histogram  # position divided by the length of the text
     places: dict[str, int]
-    """Calls by the characters around them: "between words", "inside a word", "inside a number", "at the
-    start", …"""
+    """Calls by the characters around them. A call has exactly one of placements.py's PLACES: "between words",
+    "inside a word", "inside a number", "at the start", …; places without a call are left out."""
 
 
 class PhaseCost(Frozen):

@@ -29,6 +29,8 @@ _SCRIPTS = (
     "merging.js",
     "funnel.js",
     "gain.js",
+    "probability.js",
+    "value.js",
     "contexts.js",
     "results.js",
     "page.js",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipeline.method.selection import UNSPACED
 from pipeline.report.html.data import Histogram, Placement
 from pipeline.report.html.scored_calls import CallBatch
 
@@ -29,7 +30,8 @@ PLACES = (
 
 _BINS = 10
 _NUMBER_BEFORE, _NUMBER_AFTER = re.compile(r"\d[.,]?$"), re.compile(r"[.,]?\d")
-_WORD_BEFORE, _WORD_AFTER = re.compile(r"\w['’-]?$"), re.compile(r"['’-]?\w")
+_LETTER = rf"[^\W{UNSPACED}]"  # scripts without spaces have a word boundary everywhere
+_WORD_BEFORE, _WORD_AFTER = re.compile(rf"{_LETTER}['’-]?$"), re.compile(rf"['’-]?{_LETTER}")
 _NUMERAL = re.compile(r"\s*[^\w\s.,;:!?)]?\d")  # with a sign or a currency
 _PUNCTUATION = re.compile(r"\s*[^\w\s([{\"'“‘«¿¡#$€£@<]")
 

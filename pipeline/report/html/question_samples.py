@@ -91,8 +91,8 @@ def _spread(rows: Sequence[Row], number: int) -> list[Row]:
     kinds: defaultdict[tuple[bool, bool], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=_sort_key):
         kinds[row["right"], bool(row["calls"])].append(row)
-    turns = zip_longest(*(kinds[kind] for kind in sorted(kinds, reverse=True)))
-    return list(islice((row for row in chain.from_iterable(turns) if row is not None), number))
+    alternating = zip_longest(*(kinds[kind] for kind in sorted(kinds, reverse=True)))
+    return list(islice((row for row in chain.from_iterable(alternating) if row is not None), number))
 
 
 def _sort_key(row: Row) -> bytes:

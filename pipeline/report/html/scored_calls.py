@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ class CallSample:
 
     def __init__(self, limit: int = MAX_CALLS) -> None:
         self._limit = limit
-        self._parts: list[dict[str, NDArray[np.generic]]] = []
+        self._parts: list[dict[str, NDArray[Any]]] = []
         self._size = 0
         self._texts = 0  # texts that were added
         self._highest: np.uint64 | None = None  # hash of the last text that fits, once some did not
@@ -132,7 +133,7 @@ class CallSample:
         self._parts = [columns]
         self._size = len(columns["text_id"])
 
-    def _columns(self) -> dict[str, NDArray[np.generic]]:
+    def _columns(self) -> dict[str, NDArray[Any]]:
         return {
             name: np.concatenate([np.empty(0, kind), *(part[name] for part in self._parts)])
             for name, kind in _COLUMNS.items()
@@ -175,5 +176,5 @@ def hash64(values: NDArray[np.int64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _base64(values: NDArray[np.generic], kind: str) -> str:
+def _base64(values: NDArray[Any], kind: str) -> str:
     return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")

@@ -26,7 +26,6 @@ from pipeline.storage.manifest import MANIFEST, read_manifest
 from pipeline.storage.row_files import count_in_footers
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import now
-from tools_service.base.report_file import REPORT
 from tools_service.base.version import __version__
 
 T = TypeVar("T")
@@ -39,11 +38,6 @@ def collect(folder: Path) -> Report:
     Raises ConfigurationError if nothing of it can be shown.
     """
     return report_of(parts_of(folder), folder)
-
-
-def report_path(folder: Path) -> Path:
-    """Where the report on `folder` stands: in it, or beside the file of an evaluation."""
-    return folder / REPORT if folder.is_dir() else folder.with_suffix(".html")
 
 
 def report_of(parts: RunParts, folder: Path) -> Report:

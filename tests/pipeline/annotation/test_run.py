@@ -27,7 +27,10 @@ from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
 from pipeline.corpus.files import CorpusError, list_files
 from pipeline.corpus.texts import read_corpus
+from pipeline.report.status import PartStatus, StatusReader
 from pipeline.runtime.connection import check_resources
+from pipeline.storage.expected_texts import PROGRESS
+from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from pipeline.storage.manifest import AnnotationManifest, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
@@ -107,6 +110,12 @@ def test_every_text_has_one_row(
     assert manifest.compute.flops_per_s is not None
 
 
+def status_of(config: AnnotateConfig) -> PartStatus:
+    """What `status` says of the run."""
+    [part] = StatusReader(config.output).read().parts
+    return part
+
+
 def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
 ) -> None:
@@ -120,8 +129,12 @@ def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     with pytest.raises(OutputInUseError, match=f"process {process.pid} .* is writing here"):
         annotate(config)
     wait_for_files(process, config.output / ROWS, 4)
+    assert status_of(config).state == "running"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    status = status_of(config)
+    assert (status.state, status.holder and status.holder.pid) == ("stopped", process.pid)
+    assert status.done >= 4
     files = parquet_files(config.output / ROWS)
     assert len(files) < FILES * (PAGES + 1) // 8, "killed too late to say anything"
     files[0].write_bytes(files[0].read_bytes()[:-9])
@@ -132,6 +145,9 @@ def test_a_killed_run_goes_on_and_leaves_the_same_rows(
     assert [session.finished is not None for session in manifest.sessions] == [False, True]
     assert manifest.compute is not None
     assert manifest.compute.flops_per_s is None
+    assert status_of(config).state == "finished"
+    assert list(ANNOTATION.foreign(config.output)) == []
+    assert not (config.output / PROGRESS).exists()
 
 
 def kill_the_actor(rows: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from pipeline.cli.arguments import Arguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.help_text import option_name
+from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.version import __version__
 
 pytestmark = pytest.mark.unit
 
@@ -61,10 +65,12 @@ def test_thresholds_by_tool() -> None:
         (["annotate", "--recipe", "laptop"], "laptop"),
         (["finetune", "--zero-stage", "4"], "4"),
         (["merge", "stray"], "stray"),
-        (["generate", "--kk", "3"], "Unrecognized options: --kk, 3; did you mean --k?"),
-        (["generate", "--k", "abc"], "--k: invalid literal for int() with base 10: 'abc'"),
-        (["generate", "--k"], "'--k'"),
-        (["table", "x.json", "--format", "pdf"], "('markdown', 'latex', 'csv')"),
+        (["generate", "--kk", "3"], "unknown option --kk; did you mean --k?"),
+        (["annotate", "--tau-s", "1"], "did you mean --method.calculator.tau-s"),
+        (["generate", "--k", "abc"], "--k: 'abc' is not a whole number"),
+        (["generate", "--temperature", "warm"], "--temperature: 'warm' is not a number"),
+        (["generate", "--k"], "--k: the value is missing"),
+        (["table", "x.json", "--format", "pdf"], "--format: 'pdf' is none of markdown, latex, csv"),
     ],
 )
 def test_a_wrong_command_line_exits_with_2_and_names_what_is_wrong_in_one_line(
@@ -83,25 +89,77 @@ def test_an_unknown_tool_is_refused_with_the_names_of_those_there_are(
     assert "no tool is called Abacus; there are QA, " in capsys.readouterr().err
 
 
-def test_no_or_an_unknown_command_exits_with_2_and_lists_the_commands(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_without_a_command_the_overview_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
-    assert cli.main(["anotate"]) == 2
-    captured = capsys.readouterr()
-    assert "'anotate'" in captured.err
-    assert all(name in captured.err and name in captured.out for name in COMMANDS)
+    overview = capsys.readouterr().out
+    assert all(f"  {name} " in overview for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["anotate"], "unknown command 'anotate'; did you mean annotate?"),
+        (["DEMO"], "did you mean demo?"),
+        (["zzz"], "unknown command 'zzz' (--help lists the commands)"),
+        (["--recipe", "demo"], "--recipe stands before the command"),
+    ],
+)
+def test_an_unknown_command_is_one_line_with_the_one_that_was_meant(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"toolformer {__version__}\n"
+
+
+def shown_help(name: str, option: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--recipe", "single_gpu", option])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_examples_that_parse_and_the_recipes_defaults(
-    name: str, capsys: pytest.CaptureFixture[str]
+def test_help_is_one_screen_with_the_recipes_defaults(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([name, "--recipe", "single_gpu", "--help"])
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert "runs/single_gpu" in shown
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = shown_help(name, "--help", capsys)
+    assert len(shown.splitlines()) <= 60
+    entries = re.findall(r"^  (--\S+|[A-Z]+)", shown, flags=re.MULTILINE)
+    assert [entry.replace("[no-]", "") for entry in entries] == [
+        "--recipe",
+        *COMMANDS[name].main.split(),
+        "--config",
+        "--dry-run",
+    ]
+    if "--output" in entries:
+        assert "runs/single_gpu" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_all_options_are_in_the_whole_help_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = shown_help(name, "--help-all", capsys)
+    command = COMMANDS[name]
+    arguments = command.arguments(recipe="single_gpu", config=command.config(RECIPES["single_gpu"]()))
+    listed = re.findall(r"^  (?:--\S+, )?(--\S+|[A-Z_]+)", shown, flags=re.MULTILINE)
+    listed = [entry.replace("[no-]", "") for entry in listed]
+    fields = [field for field in nested_fields(argument_fields(arguments)) if field.is_option]
+    assert sorted(listed) == sorted({option_name(field) for field in fields})
+    assert len(fields) > 5
+    for option in option_names(arguments):  # every option that the parser takes is one of them
+        assert option in {f"--{field.name.replace('_', '-')}" for field in fields}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_help_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = shown_help(name, "--help-all", capsys)
     for example in COMMANDS[name].examples:
         assert f"python -m pipeline {name} {example}".rstrip() in shown
         cli.parse(name, shlex.split(example))

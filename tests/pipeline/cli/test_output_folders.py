@@ -35,6 +35,7 @@ def output(command: str, *options: str) -> str:
         ("*.txt", "demo-texts"),
         (".", "demo-texts"),
         ("demo/pages", "demo"),
+        ("./demo/pages/", "demo"),
     ],
 )
 def test_texts_of_ones_own_are_not_annotated_into_the_demos_folder(

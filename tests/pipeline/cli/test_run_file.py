@@ -151,6 +151,7 @@ def test_a_printed_configuration_read_back_is_the_same(
         ("evaluate", ["--models", "off=x,disabled", "--benchmarks", "svamp=a.json"]),
         ("sweep", ["--k", "0", "5", "--disabled", "--label", "on"]),
         ("table", ["a.json", "--rows", "gptj", "base"]),
+        ("report", ["runs/x"]),
         ("score", ["lines.jsonl", "--tokens", "None"]),
         ("try", ["--tool", "QA", "--given-name"]),
     ],
@@ -169,6 +170,10 @@ def test_a_tools_file_with_a_tool_of_its_own_is_printed_and_read_back(tmp_path: 
     again = parse("annotate", write(tmp_path, written_as_file("annotate", arguments)))
     assert "Clock" in again.config.method.tools
     assert again.config == arguments.config
+    demo = cli.parse("demo", ["--tools-file", str(tools)])
+    every_step = write(tmp_path, written_as_file("demo", demo))
+    assert parse("demo", every_step).config == demo.config
+    assert parse("finetune", every_step).config == demo.config.finetune
 
 
 def test_print_config_prints_and_runs_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,3 +260,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert parse("annotate", write(tmp_path, "# nothing\n")).config == cli.parse("annotate", []).config
     assert parse("annotate", write(tmp_path, "annotate:\n")).config == cli.parse("annotate", []).config
+
+
+def test_the_file_of_the_documentation_is_read_by_every_command(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "run_file.md").read_text(encoding="utf-8")
+    run = write(tmp_path, page.split("```yaml\n")[1].split("```")[0])
+    for command in COMMANDS:
+        parse(command, run)
+    assert parse("evaluate", run).config.benchmarks == (Path("questions.jsonl"),)

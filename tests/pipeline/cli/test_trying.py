@@ -86,7 +86,7 @@ def test_a_typed_text_needs_no_corpus(try_: Try, tmp_path: Path, capsys: pytest.
         ((), {}, "--tool: name the tool to try; there are QA"),
         (("--tool", "calculator"), {}, "--tool: no tool is called calculator; did you mean Calculator?"),
         (("--tool", "Calculator"), {"pages": "nowhere"}, "nowhere"),
-        (("--tool", "Calculator"), {"model": "no_model"}, "model.path"),
+        (("--tool", "Calculator"), {"model": "no_model"}, "--model '"),
         (("--tool", "Calculator"), {"prompts": "no_prompts"}, "prompt for Calculator: cannot read"),
         (("--tool", "Calculator", "--k", "0"), {}, "--k"),
         (("--tool", "MT", "--max-scanned", "5"), {"prompts": "mt"}, "none of the 5 texts looked at"),

@@ -48,19 +48,19 @@ def test_tools_that_would_give_a_benchmark_away_are_the_same_in_every_line(tmp_p
     [
         ("{", "Invalid JSON"),
         ("[1]", "must be an object"),
-        (json.dumps({"id": "q"}), "prompt: Field required; answers: Field required; scoring: Field required"),
+        (json.dumps({"id": "q"}), "prompt: is missing; answers: is missing; scoring: is missing"),
         (
             row(answer="4"),
             r"answer = '4': Extra .*a question has id, prompt, answers, scoring, date, tool, tools_off",
         ),
-        (row(id=7), "id = 7: Input should be a valid string"),
+        (row(id=7), "id = 7: must be text"),
         (row(prompt=" "), "prompt = ' ': must not be empty"),
-        (row(answers="4"), "answers = '4': Input should be a valid"),
+        (row(answers="4"), "answers = '4': must be a list"),
         (row(answers=[]), "answers: .*at least 1 item"),
         (row(scoring="f1"), "scoring = 'f1': unknown scoring 'f1'"),
         (row(date="30 January"), "date = .*: must be a date, YYYY-MM-DD, got '30 January'"),
         (row(tool="calculator"), "tool = 'calculator': no such tool; there are .*Calculator"),
-        (row(tools_off="QA"), "tools_off = 'QA': Input should be a valid"),
+        (row(tools_off="QA"), "tools_off = 'QA': must be a list"),
         (row(tools_off=["qa"]), "tools_off = 'qa': no such tool; there are QA"),
     ],
 )

@@ -112,18 +112,18 @@ def model(right: int, perplexity: float | None = None, p: float | None = None, *
     [
         (
             {"base": model(1, plain=90), "plain": model(2, plain=90), "toolformer": model(46, plain=100)},
-            "Toolformer answers 46 of 100 questions that need a tool, the base model 1, that model "
-            "fine-tuned on the same texts without calls 2.",
+            "Toolformer answers 46 of 100 questions that need a tool; the base model answers 1, the base "
+            "model fine-tuned on the same texts without calls 2.",
         ),
         (
             {"base": model(9), "toolformer": model(9)},
-            "Toolformer answers 9 of 100 questions that need a tool, the base model 9: the calls did not "
-            "help here.",
+            "Toolformer answers 9 of 100 questions that need a tool; the base model answers 9: the calls "
+            "did not help here.",
         ),
         (
             {"base": model(5), "toolformer": model(9, p=0.2)},
-            "Toolformer answers 9 of 100 questions that need a tool, the base model 5: so small a difference "
-            "may be chance.",
+            "Toolformer answers 9 of 100 questions that need a tool; the base model answers 5: so small a "
+            "difference may be chance.",
         ),
         ({"toolformer": model(9)}, "Toolformer answers 9 of 100 questions that need a tool."),
         ({"base": model(9)}, "There is no result of Toolformer."),
@@ -181,7 +181,7 @@ def test_the_prompts_to_paste_are_questions_that_were_answered_right_with_their_
     )
     assert not list(commands_to_try(config, "generate"))  # an evaluation of an earlier version
     rows = [
-        prediction("sums", "sums0", "1", right=False),
+        prediction("sums", "sums0", "", "Calculator", right=False),
         prediction("sums", "sums1", "1"),  # without a call
         prediction("sums", "sums2", "1 and more", "Calculator"),
         prediction("sums", "sums3", "1.", "Calculator"),

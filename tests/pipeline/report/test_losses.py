@@ -24,7 +24,7 @@ from pipeline.base.config import (
 )
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Funnel, Status, Text
-from pipeline.cli.arguments import Arguments, ToolsArguments
+from pipeline.cli.arguments import ReportedArguments, ToolsArguments
 from pipeline.cli.handlers import merge as merge_command
 from pipeline.cli.handlers import plan as plan_command
 from pipeline.corpus.files import list_files
@@ -307,7 +307,7 @@ def test_merge_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     none: dict[str, float] = {"Calculator": 1e6, "Calendar": 1e6}
     config = MergeConfig(annotations=(tmp_path / "annotations",), output=tmp_path / "augmented", tau_f=none)
-    merge_command(Arguments(config=config))
+    merge_command(ReportedArguments(config=config, report=False))
     printed = capsys.readouterr().out
     assert f"! {tool}: no call reaches tau_f = 1e+06, and the largest gain is {largest:.6g}" in printed
     assert "! C* is empty" in printed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.run_parts import parts_of
+from pipeline.report.run_parts import parts_of, report_path
 from tests.pipeline.augmentation.test_merge import annotated, annotations
 from tests.pipeline.report.run_folders import damage, evaluated, fine_tuned, whole_run
 from tools_service.base.errors import ConfigurationError
@@ -97,3 +97,8 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     monkeypatch.setattr(Path, "iterdir", refused)  # root may read everything
     with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
         parts_of(tmp_path)
+
+
+def test_the_page_stands_in_the_folder_or_beside_the_file(tmp_path: Path) -> None:
+    assert report_path(tmp_path) == tmp_path / "report.html"
+    assert report_path(tmp_path / "evaluation.json") == tmp_path / "evaluation.html"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine.errors import NonFiniteError
-from pipeline.storage.logs import LOGS, logged
+from pipeline.storage.logs import LOGS, last_problem, logged
 
 pytestmark = pytest.mark.unit
 
@@ -44,3 +44,18 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / LOGS).write_text("a file where the folder should be")
     with logged(tmp_path):
         logging.getLogger("pipeline.tests").warning("said elsewhere")
+
+
+def test_the_last_problem_of_all_processes(tmp_path: Path) -> None:
+    assert last_problem(tmp_path) is None
+    with logged(tmp_path):
+        logging.getLogger("pipeline.tests").warning("first")
+        logging.getLogger("pipeline.tests").error("second\nline")
+        logging.getLogger("pipeline.tests").info("fine")
+    found = last_problem(tmp_path)
+    assert found is not None
+    assert found.endswith(" second line")
+    (tmp_path / LOGS / "other-1.jsonl").write_text(
+        '{"time": "9", "level": "warning", "message": "last"}\n[]\n{'
+    )
+    assert last_problem(tmp_path) == "9 last"

@@ -54,6 +54,9 @@ function swatch(number, { line = false } = {}) {
 const legend = (names, options) =>
   el("ul", { class: "legend" }, names.map((name, number) => el("li", {}, swatch(number, options), name)));
 
+const legendOf = (lines) =>
+  el("ul", { class: "legend" }, lines.map(({ name, number }) => el("li", {}, swatch(number, { line: true }), name)));
+
 const charts = [];
 
 /**
@@ -107,7 +110,7 @@ function withColours(axis) {
 /** Draw all charts again, after the colours have changed. */
 function redrawCharts() {
   resolved.clear();
-  for (const { plot } of charts) plot.redraw();
+  for (const { plot } of charts) if (plot.status === 1) plot.redraw(); // others are not drawn yet
 }
 
 /** Paper has its own width; canvases do not follow the style sheet's. */
@@ -132,7 +135,7 @@ const axes = (x, y, { size = 52, format = null } = {}) => [
 ];
 
 /** Lines over a shared x: `lines` are {name, xs, ys, number (of its colour)}. */
-function lineChart(label, x, y, lines, { height = 260, log = false, readout = null, format = scaled, marks = [] } = {}) {
+function lineChart(label, x, y, lines, { height = 260, log = false, readout = null, format = COMPACT.format, marks = [] } = {}) {
   const joined = uPlot.join(lines.map((line) => [line.xs, line.ys]));
   const series = lines.map((line) => ({
     label: line.name,

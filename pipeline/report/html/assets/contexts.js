@@ -1,14 +1,14 @@
 "use strict";
 // Calls in their texts: a list to search, filter, sort and walk through with the keyboard.
 
-const CALLS_A_PAGE = 20;
+const CALLS_A_PAGE = 10;
 const AROUND = 160; // characters on either side of a call while it is closed
 const CHOSEN = { best: "largest gains", worst: "smallest gains", near: "near the threshold", random: "random sample" };
 
 /** One call with its numbers; opened, with its whole text. */
 function callCard(annotation, call, { open = false } = {}) {
   const number = annotation.tools.findIndex((tool) => tool.tool === call.tool);
-  const { text, text_id: id, source, url } = annotation.texts[call.text];
+  const { text, text_id: id, source, url, left_out_before: cutBefore, left_out_after: cutAfter } = annotation.texts[call.text];
   const excerpt = el("p", { class: "text", dir: "auto" });
   const whether = el("span", { class: "whether" });
   const body = el("div", { class: "body" });
@@ -30,12 +30,12 @@ function callCard(annotation, call, { open = false } = {}) {
     body.replaceChildren(...(opened ? numbers() : []));
   }
   function write() {
-    const from = opened ? 0 : Math.max(0, call.position - AROUND);
+    const from = opened ? 0 : wordBefore(text, call.position - AROUND);
     const to = opened ? text.length : call.position + AROUND;
-    const before = (from ? "…" : "") + text.slice(from, call.position).toWellFormed();
-    const after = text.slice(call.position, to).toWellFormed() + (to < text.length ? "…" : "");
+    const before = (from || cutBefore ? "…" : "") + text.slice(from, call.position).toWellFormed();
+    const after = text.slice(call.position, to).toWellFormed() + (to < text.length || cutAfter ? "…" : "");
     const written = el("mark", { class: "call" }, call.call.trim());
-    const marked = call.position ? [" ", written] : [written, " "];
+    const marked = call.position || cutBefore ? [" ", written] : [written, " "];
     excerpt.replaceChildren(el("bdi", {}, before), ...(plain && opened ? [] : marked), el("bdi", {}, after));
   }
   function numbers() {
@@ -53,6 +53,7 @@ function callCard(annotation, call, { open = false } = {}) {
       ["p(<API>)", probability(call.p_api)], ["input", call.input], ["result", call.result],
       ["chosen as", call.chosen.map((reason) => CHOSEN[reason] || reason).join(", ")],
       ["text", `${id}, ${source}`],
+      ...(cutBefore || cutAfter ? [["left out", `${whole(cutBefore)} characters before, ${whole(cutAfter)} after`]] : []),
     ];
     return [without, el("dl", { class: "facts" }, entries.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, el("bdi", {}, value))]),
       link ? [el("dt", {}, "URL"), el("dd", {}, link)] : null)];
@@ -66,6 +67,13 @@ function callCard(annotation, call, { open = false } = {}) {
   card.follow();
   show(open);
   return card;
+}
+
+/** The start of the first word after `from`, unless that is far away. */
+function wordBefore(text, from) {
+  if (from <= 0) return 0;
+  const space = text.indexOf(" ", from);
+  return space >= 0 && space < from + AROUND / 4 ? space + 1 : from;
 }
 
 function contextsSection(annotation) {

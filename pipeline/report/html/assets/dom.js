@@ -14,6 +14,7 @@ function el(tag, attributes = {}, ...children) {
 }
 
 const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const COMPACT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 const MISSING = "–";
 
 const whole = (number) => (number === null || number === undefined ? MISSING : WHOLE.format(number));
@@ -66,6 +67,7 @@ function section(id, title, lead, ...content) {
     ...content);
 }
 
+const NOTES_SHOWN = 5;
 const details = (summary, ...content) => el("details", {}, el("summary", {}, summary), ...content);
 
 function facts(entries, title = "Settings") {
@@ -74,8 +76,12 @@ function facts(entries, title = "Settings") {
   return details(title, el("dl", { class: "facts" }, lines));
 }
 
-const notes = (sentences, kind = "note") =>
-  sentences.length ? el("ul", { class: `notes ${kind}` }, sentences.map((sentence) => el("li", {}, sentence))) : null;
+/** Sentences in a list; many of them are folded. */
+function notes(sentences, kind = "note") {
+  if (!sentences.length) return null;
+  const list = el("ul", { class: `notes ${kind}` }, sentences.map((sentence) => el("li", {}, sentence)));
+  return sentences.length > NOTES_SHOWN ? details(`${sentences.length} remarks`, list) : list;
+}
 
 /**
  * A table that scrolls in itself. Columns: {title, numeric, value (of a row, to sort by), cell (of a row: text,

@@ -74,17 +74,17 @@ function droppedSection(annotation) {
   const most = Math.max(...annotation.reasons.map((reason) => reason.count));
   const columns = [
     { title: "count", numeric: true, value: (reason) => reason.count,
-      cell: (reason) => [`${whole(reason.count)} ${reason.unit}`, bar(Math.log1p(reason.count) / Math.log1p(most))] },
+      cell: (reason) => [count(reason.count, reason.unit.replace(/s$/, "")), bar(Math.log1p(reason.count) / Math.log1p(most))] },
     { title: "tool", value: (reason) => reason.tool || "", cell: (reason) => reason.tool || "all" },
     { title: "stage", value: (reason) => reason.stage, cell: (reason) => reason.stage },
     { title: "what happened", value: (reason) => reason.meaning,
-      cell: (reason) => [reason.meaning, el("code", { class: "reason" }, reason.reason)] },
+      cell: (reason) => [reason.meaning, reason.meaning === reason.reason ? null : el("code", { class: "reason" }, reason.reason)] },
     { title: "what to change", cell: (reason) => reason.advice || el("span", { class: "soft" }, "nothing: this is usual") },
   ];
   const rows = table("Reasons for what was dropped", columns, annotation.reasons, { sortedBy: 0 });
   const filter = choice("Tool", [["*", "all tools"], ...tools.map((tool) => [tool ?? "", tool ?? "of the text itself"])],
     (value) => rows.show(annotation.reasons.filter((reason) => value === "*" || (reason.tool ?? "") === value)));
-  return section("dropped", "What was dropped, and why", "Every text, draw and call that did not go on, by reason.",
+  return section("dropped", "What was dropped, and why", "Every text, draw and call that did not go on, by reason. Bars are in log scale.",
     el("div", { class: "controls" }, filter), el("div", { class: "dropped" }, rows));
 }
 
@@ -98,7 +98,7 @@ function placementSection(annotation) {
       scales: { x: { time: false, range: [edges[0], edges.at(-1)] }, y: { range: (_, low, high) => [0, Math.max(1, high) * 1.25] } },
       axes: [
         { size: 22, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => percent(tick)) },
-        { size: 44, values: (_, ticks) => ticks.map((tick) => scaled(tick)) },
+        { size: 44, values: (_, ticks) => ticks.map((tick) => COMPACT.format(tick)) },
       ],
       series: [{}, { fill: () => colour(`--series-${number(tool) % PALETTE}`), width: 0, paths: bars(), points: { show: false } }],
     }, [edges.slice(0, -1), counts],

@@ -26,7 +26,7 @@ function extremes(evaluation) {
   const calls = (row) => Object.values(row.scores).reduce((sum, score) => sum + score.calls, 0);
   const most = rows.reduce((best, row) => (best === null || calls(row) > calls(best) ? row : best), null);
   const other = rows.find((row) => row.label === evaluation.compared_with && row !== most);
-  return [most, other].filter(Boolean).map((row) => [`mean accuracy, ${row.label}`, row]);
+  return [most, other].filter(Boolean).map((row) => [`mean of ${count(evaluation.benchmarks.length, "benchmark")}, ${row.label}`, row]);
 }
 
 function showHead() {

@@ -68,8 +68,9 @@ function trainingSection(trainings) {
 
 function evaluationSection(evaluation, toolNames) {
   const { benchmarks, rows, paper, compared_with: compared } = evaluation;
+  const hasPaper = rows.some((row) => Object.values(row.scores).some((score) => score.paper !== null));
   return section("evaluation", "Evaluation",
-    `Percent right with 95 % intervals${compared ? `; p of McNemar's test against ${compared}` : ""}. Hollow diamonds are the paper's figures, for models of another size.`,
+    `Percent right with 95 % intervals${compared ? `; p of McNemar's test against ${compared}` : ""}.${hasPaper ? " Hollow diamonds are the paper's figures, for models of another size." : ""}`,
     notes(rows.flatMap((row) => row.losses.map((sentence) => `${row.label}: ${sentence}`))),
     legend(rows.map((row) => row.label)),
     el("div", { class: "dots" }, benchmarks.map((name) => dotPlot(name, rows))),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
-from pipeline.method.merging import kept_calls, rank
+from pipeline.base.config import MergeConfig
+from pipeline.base.records import ANNOTATION_SCHEMA
 from pipeline.report.html.data import (
     AnnotationSection,
     AugmentedSection,
@@ -35,6 +35,7 @@ from pipeline.report.html.data import (
     ToolFunnel,
     TrainingSection,
 )
+from pipeline.report.html.scored_calls import CallSample, mergeable_calls
 
 TOOLS = ("QA", "WikiSearch", "Calculator", "Calendar", "MT")
 TAU_F = {"QA": 1.0, "WikiSearch": 1.0, "Calculator": 0.5, "Calendar": 1.0, "MT": 0.5}
@@ -60,8 +61,9 @@ WORDS = [
 ]
 HOSTILE = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> </script> <!-- -->"
-    " \u2028 line \u2029 \u202egnirts desrever\u202c \u0000 &amp; ${x} \ud83d 🎉 ]]> $& $' /*data*/"
+    " \u2028 line \u2029 \u202egnirts desrever\u202c \u0000 &amp; ${x} 🎉 ]]> $& $' /*data*/"
 )
+BROKEN = HOSTILE + "\ud83d"  # half a character, which Arrow cannot hold and a file's name can
 
 
 def sample_rows(texts: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -100,42 +102,15 @@ def _sample_call(draw: random.Random, position: int) -> dict[str, Any]:
 
 
 def scored_calls(
-    rows: Sequence[dict[str, Any]],
-    *,
-    max_examples: int = 25_000,
-    one_call_per_position: bool = True,
-    seed: int = 0,
+    rows: Sequence[dict[str, Any]], *, max_examples: int = 25_000, one_call_per_position: bool = True
 ) -> ScoredCalls:
     """The columns of the calls that merge keeps at some threshold."""
-    everything = dict.fromkeys(TOOLS, -1e9)
-    calls = []
-    for number, row in enumerate(rows):
-        known = [call | {"l_call": 0.0} for call in row["calls"]]  # kept() refuses bounds
-        bounds = {
-            (c["tool"], c["position"], c["input"], c["gain"]): c["l_call"] is None for c in row["calls"]
-        }
-        for call in kept_calls(known, row["text"], everything):
-            bound = bounds[call.tool, call.position, call.input, call.gain]
-            calls.append((number, call, rank(seed, call.tool, row["text_id"]), bound))
-    order = {key: place for place, key in enumerate(sorted({key for _, _, key, _ in calls}))}
-    return ScoredCalls(
-        number=len(calls),
-        text=column([text for text, _, _, _ in calls], "<u4"),
-        tool=column([TOOLS.index(call.tool) for _, call, _, _ in calls], "u1"),
-        position=column([call.position for _, call, _, _ in calls], "<u4"),
-        gain=column([call.gain for _, call, _, _ in calls], "<f8"),
-        order=column([order[key] for _, _, key, _ in calls], "<u4"),
-        p_api=column([call.p_api for _, call, _, _ in calls], "<f4"),
-        is_bound=column([bound for _, _, _, bound in calls], "u1"),
-        texts=len({text for text, _, _, _ in calls}),
-        sampled=1.0,
-        max_examples=max_examples,
-        one_call_per_position=one_call_per_position,
-    )
-
-
-def column(values: Sequence[float], kind: str) -> str:
-    return base64.b64encode(np.array(values, dtype=kind).tobytes()).decode()
+    merge = MergeConfig(max_examples=max_examples, one_call_per_position=one_call_per_position)
+    sample = CallSample()
+    columns = {"text_id": pa.int64(), "text": pa.string(), "calls": ANNOTATION_SCHEMA.field("calls").type}
+    batch = pa.RecordBatch.from_pylist(list(rows), pa.schema(columns))
+    sample.add(mergeable_calls(batch, TOOLS, ()))
+    return sample.scored_calls(TOOLS, merge)
 
 
 def annotation(rows: Sequence[dict[str, Any]], *, shown: int = 300, **merging: Any) -> AnnotationSection:

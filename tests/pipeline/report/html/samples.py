@@ -115,7 +115,7 @@ def sample_annotation() -> AnnotationSection:
                 count=1,
                 unit="texts",
                 meaning="The passage has fewer characters than the limit.",
-                advice="--corpus.min-characters sets the limit.",
+                advice="--corpus.min-characters sets the limit",
             ),
             Reason(
                 stage="discarded draw",

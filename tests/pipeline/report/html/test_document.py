@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.report.html.data import Curve, Report, TrainingSection
 from pipeline.report.html.document import ASSETS, render, write_report
-from tests.pipeline.report.html.page_samples import HOSTILE
+from tests.pipeline.report.html.page_samples import BROKEN
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
@@ -52,7 +52,7 @@ def scripts(report: Report) -> tuple[Any, str]:
 
 
 def test_hostile_data_stays_in_its_script() -> None:
-    report = EMPTY.model_copy(update={"title": HOSTILE, "problems": (HOSTILE,)})
+    report = EMPTY.model_copy(update={"title": BROKEN, "problems": (BROKEN,)})
     data, program = scripts(report)
     assert data == report.model_dump(mode="json")
     assert program == scripts(EMPTY)[1]

@@ -14,6 +14,7 @@ from pipeline.report.html.data import Report
 from pipeline.report.html.document import write_report
 from tests.browser import Page, chromium, contrast
 from tests.pipeline.report.html.page_samples import (
+    BROKEN,
     HOSTILE,
     TAU_F,
     TOOLS,
@@ -98,6 +99,10 @@ def test_every_section_is_shown_and_nothing_is_loaded(show: Show) -> None:
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
     assert "1 of the texts was skipped" in text(page, "#head .notes")
     assert "300" in text(page, "#head .numbers")
+    drawn = (
+        "charts.every(({plot}) => plot.status === 1 && Object.values(plot.scales).every(s => s.max > s.min))"
+    )
+    page.wait_for(drawn)
 
 
 def test_what_a_folder_does_not_have_is_left_out(show: Show) -> None:
@@ -206,13 +211,13 @@ def test_calls_are_searched_filtered_and_sorted(show: Show) -> None:
     contexts = report.annotation.contexts
     page = show(report)
     best = sorted(contexts, key=lambda call: -call.gain)
-    assert shown_calls(page) == [call.call.strip() for call in best[:20]]
+    assert shown_calls(page) == [call.call.strip() for call in best[:10]]
     wanted = best[7]
     page.press(*SLASH)
     assert page.evaluate("document.activeElement.id") == "search"
     page.type(wanted.call.strip().upper())
     assert wanted.call.strip() in shown_calls(page)
-    assert len(shown_calls(page)) < 20
+    assert len(shown_calls(page)) < 10
     set_value(page, "#search", "", "input")
     selects = ".controls label:has(select)"
     assert page.evaluate(
@@ -234,7 +239,7 @@ def test_calls_are_searched_filtered_and_sorted(show: Show) -> None:
         for call in sorted(contexts, key=lambda call: call.gain)
         if call.tool == "Calendar" and "worst" in call.chosen and not call.kept and call.gain >= -0.5
     ]
-    assert shown_calls(page) == [call.call.strip() for call in left[:20]] != []
+    assert shown_calls(page) == [call.call.strip() for call in left[:10]] != []
 
 
 def test_calls_are_read_with_the_keyboard(show: Show) -> None:
@@ -255,12 +260,12 @@ def test_calls_are_read_with_the_keyboard(show: Show) -> None:
     page.evaluate("document.querySelectorAll('.calls > li')[1].focus()")
     page.press(*ENTER)
     assert page.evaluate(opened) == ""
-    for _ in range(19):
+    for _ in range(9):
         page.press(*J)
-    assert text(page, "#calls .pager [role=status]") == "21–40 of 300", "the next page follows"
+    assert text(page, "#calls .pager [role=status]") == "11–20 of 300", "the next page follows"
     page.press(*K)
-    assert text(page, "#calls .pager [role=status]") == "1–20 of 300"
-    assert page.evaluate(place) == 19
+    assert text(page, "#calls .pager [role=status]") == "1–10 of 300"
+    assert page.evaluate(place) == 9
     page.press(*SLASH)
     page.press(*ESCAPE)
     assert page.evaluate("document.activeElement === document.body")
@@ -301,8 +306,8 @@ def test_hostile_texts_are_shown_and_never_run(show: Show) -> None:
                 position=len(HOSTILE) // 2, input=HOSTILE, result="</script><script>hacked = 1</script>"
             )
     report = sample_report(rows)
-    run = training(HOSTILE, 2.0).model_copy(update={"losses": (HOSTILE,)})
-    page = show(report.model_copy(update={"title": HOSTILE, "problems": (HOSTILE,), "trainings": (run,)}))
+    run = training(BROKEN, 2.0).model_copy(update={"losses": (HOSTILE,)})
+    page = show(report.model_copy(update={"title": BROKEN, "problems": (BROKEN,), "trainings": (run,)}))
     assert page.evaluate("window.hacked === undefined")
     assert page.evaluate("document.scripts.length") == 2
     assert page.evaluate("document.querySelectorAll('img').length") == 0
@@ -323,7 +328,7 @@ def test_charts_open_calls(show: Show) -> None:
     place = page.evaluate(
         "(() => { const { plot } = document.querySelector('#probability .chart');"
         " const call = report.annotation.contexts[0]; const box = plot.over.getBoundingClientRect();"
-        " const [x, y] = [plot.valToPos(Math.max(1e-6, call.p_api), 'x'), plot.valToPos(call.gain, 'y')];"
+        " const [x, y] = [plot.valToPos(logit(call.p_api), 'x'), plot.valToPos(call.gain, 'y')];"
         " return [box.left + x, box.top + y] })()"
     )
     for kind in ("mousePressed", "mouseReleased"):
@@ -436,6 +441,6 @@ def test_a_sample_of_the_texts_says_so(show: Show) -> None:
 
 def test_an_evaluation_alone_names_its_models(show: Show) -> None:
     page = show(Report(title="e", folder="e", created="2026", version="1", evaluation=evaluation()))
-    assert "mean accuracy, toolformer" in text(page, "#head .numbers")
+    assert "mean of 2 benchmarks, toolformer" in text(page, "#head .numbers")
     assert "paper 48.0" in text(page, "#evaluation table")
     assert page.evaluate("document.querySelectorAll('#evaluation .dot').length") == 8

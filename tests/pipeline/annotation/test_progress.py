@@ -1,0 +1,24 @@
+"""How many texts a run expects."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.annotation.isolation import FailureBudget
+from pipeline.annotation.progress import ProgressActor
+from pipeline.storage.expected_texts import ExpectedTexts
+
+pytestmark = pytest.mark.unit
+
+
+def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
+    progress = ProgressActor(4, 0, FailureBudget(1.0), "a test")
+    assert progress.expected() is None
+    progress.read("a", 10)
+    progress.read("b", 30)
+    progress.read("b", 30)  # a repeated task
+    assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
+    progress.read("c", 5)
+    progress.read("d", 0)
+    assert progress.expected() == ExpectedTexts(texts=45, is_estimate=False)
+    assert progress.done_and_total() == (0, 45)
