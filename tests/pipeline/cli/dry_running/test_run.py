@@ -14,6 +14,7 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.cli import main as cli
 from pipeline.corpus.files import find_files
 from pipeline.storage.manifest import begin
+from tests.pipeline.report.run_folders import whole_run
 
 pytestmark = pytest.mark.unit
 
@@ -188,3 +189,16 @@ def test_the_other_commands(run: Run, folder: Path, argv: tuple[str, ...]) -> No
     code, out, err = run(*argv)
     assert (code, err) == (0, "")
     assert "demo/models/annotator: 5 files" in out
+
+
+@pytest.mark.parametrize("command", ["report", "status"])
+def test_report_and_status_name_the_outputs_of_a_folder(run: Run, folder: Path, command: str) -> None:
+    whole_run(folder / "mine")
+    code, out, err = run(command, "mine")
+    assert (code, err) == (0, "")
+    assert entry(out, "C*") == "mine/augmented"
+    assert entry(out, "evaluations") == "mine/evaluation.json"
+    assert ("mine/report.html  new" in out) == (command == "report")
+    (folder / "mine" / "report.html").write_text("<html>of a user</html>")
+    code, out, _ = run(command, "mine")
+    assert (code, "is not a report" in out) == ((2, True) if command == "report" else (0, False))
