@@ -90,7 +90,7 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
 
 def steps_done(path: Path) -> int:
     """Optimizer steps in the file so far; 0 without a file."""
-    return max((event["step"] for event in _read(path) if "loss" in event), default=0)
+    return max((event["step"] for event in read_events(path)[0] if "loss" in event), default=0)
 
 
 def require_readable(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, steps_done, tail
 
 pytestmark = pytest.mark.unit
 
@@ -60,3 +60,12 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
     assert [record.message for record in caplog.records] == [
         "step 2 of 4: loss 1.2500, held-out perplexity 8.0000"
     ]
+
+
+def test_steps_are_counted_in_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert steps_done(path) == 0
+    path.write_text(
+        '{"step": 0, "perplexity": 2.0}\n{"step": 3, "loss": 1.0}\n{"loss": 1.0}\n[7]\n{"step": 4, "lo'
+    )
+    assert steps_done(path) == 3
