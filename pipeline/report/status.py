@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -88,7 +89,7 @@ class StatusReader:
             for path in paths:
                 try:
                     found.append(read(path))
-                except (ToolformerError, OSError, ValueError, KeyError) as error:
+                except (ToolformerError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                     text = brief(error)
                     problems.append(text if str(path) in text else f"{path}: {text}")
         return RunStatus(folder=str(self.folder), parts=tuple(found), problems=tuple(problems))
@@ -208,9 +209,12 @@ def _training(folder: Path) -> PartStatus:
 def _steps_per_s(folder: RunFolder, done: int, holder: LockHolder | None) -> float | None:
     """Since the last checkpoint of this start, else since the start, which includes loading the model."""
     since = _seconds(holder.since) if holder is not None else 0.0
-    steps = {int(path.name.removeprefix("step-")): path for path in folder.checkpoints.glob("step-*")}
-    base = max((step for step in steps if step < done), default=0)
-    begun = max(since, steps[base].stat().st_mtime if base else 0.0)
+    written: dict[int, float] = {}
+    for path in folder.checkpoints.glob("step-*"):
+        with suppress(OSError, ValueError):  # the run removes old ones meanwhile
+            written[int(path.name.removeprefix("step-"))] = path.stat().st_mtime
+    base = max((step for step in written if step < done), default=0)
+    begun = max(since, written.get(base, 0.0))
     elapsed = folder.metrics.stat().st_mtime - begun if folder.metrics.exists() else 0.0
     return (done - base) / elapsed if begun and elapsed > 0 and done > base else None
 

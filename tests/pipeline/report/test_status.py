@@ -145,6 +145,8 @@ def test_a_training_that_runs(tmp_path: Path) -> None:
         checkpoint = folder / "checkpoints" / f"step-{step:06d}"
         checkpoint.mkdir()
         os.utime(checkpoint, (time.time() - ago,) * 2)
+    (folder / "checkpoints" / "step-000003").symlink_to("removed meanwhile")
+    (folder / "checkpoints" / "step-000004.old").mkdir()
     with file_lock(folder / LOCK, folder):
         (folder / LOCK).write_text("process 7 on node, since 2023-01-30T00:00:00+00:00,")
         status = part(folder)
@@ -195,6 +197,9 @@ def test_a_part_that_cannot_be_read_is_a_line(tmp_path: Path) -> None:
     assert next(line for line in status_lines(status) if line.startswith("! ")).startswith(
         f"! {path} was not"
     )
+    evaluation = run / "evaluation.json"
+    evaluation.write_text('{"models": {"base": {"benchmarks": ["svamp"]}}}')
+    assert any(str(evaluation) in problem for problem in StatusReader(run).read().problems)
 
 
 @pytest.mark.parametrize(
