@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,29 @@ from pathlib import Path
 import pytest
 
 from tools_service.base.files import OutputError
-from tools_service.base.standard_streams import json_must_be_ascii, redirected_output
+from tools_service.base.standard_streams import json_must_be_ascii, redirected_output, run_command
 
 pytestmark = pytest.mark.unit
 
 CALL = f"{sys.executable} -m tools_service call Calculator"
+
+
+@pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (2, 2), (signal.SIGTERM, 143)])
+def test_the_exit_code_of_a_command_that_ends_the_process(given: int | None, code: int) -> None:
+    def end() -> int:
+        raise SystemExit(given)
+
+    assert run_command(end, "a command") == code
+
+
+@pytest.mark.parametrize("package", ["pipeline", "tools_service"])
+def test_a_python_without_the_packages_is_one_sentence(package: str) -> None:
+    command = [sys.executable, "-S", "-m", package, "call"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "is not installed for" in ended.stderr
+    assert "make setup" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -24,6 +43,7 @@ CALL = f"{sys.executable} -m tools_service call Calculator"
     [
         (f"{CALL} --json <&-", 2, "standard input is closed"),
         (f"{sys.executable} -m pipeline generate <&-", 2, "standard input is closed"),
+        (f"set -o pipefail; {sys.executable} -m pipeline annotate --help-all | head -n 1 >/dev/null", 1, ""),
         (f"{CALL} 1+1 >&-", 0, ""),
         (f"{CALL} 1+1 >/dev/full", 1, "cannot write: "),
         (f"yes '\"1+1\"' | head -n 5000 | {CALL} --json >/dev/full", 1, "cannot write: "),
