@@ -45,8 +45,9 @@ def pack_linear_layers(model: nn.Module) -> bool:
     choice = os.environ.get(VARIABLE) or "auto"
     if choice not in ("auto", "plain", "packed"):
         raise ConfigurationError(f"{VARIABLE} = {choice!r}: write auto, plain or packed")
-    layers = [module for module in model.modules() if _can_be_packed(module)]
-    if choice == "plain" or not layers or not torch.backends.mkldnn.is_available():
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and _can_be_packed(each)]
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if choice == "plain" or not layers or not has_onednn:
         return False
     if sum(layer.weight.nbytes for layer in layers) > MAX_PACKED_BYTES:
         logger.info("linear layers stay unpacked: their copies would take more than 2 GiB")
@@ -71,11 +72,11 @@ def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return result
 
 
-def _can_be_packed(module: nn.Module) -> bool:
+def _can_be_packed(layer: nn.Linear) -> bool:
     # Not a subclass: it may compute something else.
-    if type(module) is not nn.Linear:
+    if type(layer) is not nn.Linear:
         return False
-    weight = module.weight
+    weight = layer.weight
     is_cpu_float = weight.device.type == "cpu" and weight.dtype == torch.float32
     # The version of an inference tensor, by which a change is noticed, is not counted.
     return is_cpu_float and weight.numel() > 0 and not weight.is_inference()
@@ -109,13 +110,14 @@ def _speedup(layer: nn.Linear) -> float:
     x = torch.ones(int(min(max(tokens, _MIN_TOKENS), _MAX_TOKENS)), layer.in_features)
     packed = layer.weight.detach().to_mkldnn()
     best = [float("inf"), float("inf")]
-    for _ in range(_ROUNDS):
-        for index, run in enumerate(
-            (lambda: F.linear(x, layer.weight, layer.bias), lambda: packed_linear(x, packed, layer.bias))
-        ):
-            started = time.perf_counter()
-            run()
-            best[index] = min(best[index], time.perf_counter() - started)
+    for round_and_way in range(2 * _ROUNDS):
+        way = round_and_way % 2
+        started = time.perf_counter()
+        if way == 0:
+            F.linear(x, layer.weight, layer.bias)
+        else:
+            packed_linear(x, packed, layer.bias)
+        best[way] = min(best[way], time.perf_counter() - started)
     return best[0] / best[1]
 
 
