@@ -49,7 +49,20 @@ def index() -> str:
     )
 
 
-_HOW_TO_READ = f"""## How to read the tables of options
+_HOW_TO_READ = f"""`toolformer doctor` checks the machine ([checks](../doctor.md)); it has the options
+`--json` and `--network`. `toolformer --version` prints the version.
+
+## Options of every command of `toolformer`
+
+| option | meaning |
+| --- | --- |
+| `--help`, `--help-all` | the main options; all options |
+| `--recipe` | the defaults to start from |
+| `--config` | a [run file](../run_file.md) with the settings, over the recipe and under options |
+| `--print-config` | print the settings as a run file, and do nothing else |
+| `--dry-run` | say what would be read, run and written, and what is missing; do nothing else |
+
+## How to read the tables of options
 
 - An option has the name of its field in the [configuration](configuration.md): `corpus.max_tokens` is
   `--corpus.max-tokens`.

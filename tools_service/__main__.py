@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -208,6 +209,13 @@ def help_of(name: str, arguments: Any) -> CommandHelp:
     )
 
 
+def _with_options(message: str, command: str) -> str:
+    """`message` with options in the place of fields: --qa.model for tools.qa.model; --source of index."""
+    section = r"\w+\." if command == "index" else ""
+    field = rf"(?<![\w./-])tools\.{section}([a-z_]+(?:\.[a-z_]+)*)"
+    return re.sub(field, lambda match: f"--{match[1].replace('_', '-')}", message)
+
+
 def _indexed_section(config: ToolsConfig) -> WikiSearchConfig:
     """The settings of the first tool with an index."""
     sections = map(config.of, config.specs)
@@ -238,7 +246,7 @@ def _run(argv: Sequence[str]) -> int:
             return prompt(arguments)
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
     except ToolformerError as error:
-        print(f"python -m tools_service: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {_with_options(str(error), argv[0])}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
         print("python -m tools_service: interrupted", file=sys.stderr)

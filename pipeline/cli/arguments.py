@@ -114,7 +114,7 @@ class GenerateArguments(ToolsArguments[GenerateConfig]):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(ReportedToolsArguments[EvaluateConfig]):
-    label: str | None = None
+    label: Text | None = None
     """Name of the model in the result file, models.LABEL; "model" if it is not given."""
     models: tuple[Text, ...] = ()
     """Several models, as LABEL=PATH in place of --label and --model; settings of one of them follow after

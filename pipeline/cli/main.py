@@ -21,6 +21,8 @@ from typing import Any, get_origin
 
 from pipeline.cli.arguments import DEFAULT_RECIPE, Arguments, ToolsArguments
 from pipeline.cli.commands import COMMANDS
+from pipeline.cli.completion import SUMMARY as COMPLETION_SUMMARY
+from pipeline.cli.completion import print_completion
 from pipeline.cli.demo_files import require_demo_files
 from pipeline.cli.devices import require_devices
 from pipeline.cli.doctor.run import SUMMARY, doctor
@@ -35,7 +37,7 @@ from tools_service.base.command_line import as_options, parse_command_line
 from tools_service.base.cpus import limit_threads
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.help_text import CommandHelp, show_help, unknown_command
-from tools_service.base.option_fields import argument_fields, nested_fields, option_names
+from tools_service.base.option_fields import Field, argument_fields, nested_fields, option_names, option_of
 from tools_service.base.option_values import separate_values
 from tools_service.base.options import current_options
 from tools_service.base.standard_streams import run_command
@@ -46,6 +48,11 @@ from tools_service.tools_file import tools_file_of
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command (None: that of this process); return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    name = " ".join((_program(), *argv[:1]))
+    return run_command(lambda: _dispatch(argv), name)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 2
@@ -54,13 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"toolformer {__version__}")
         return 0
     if name == "doctor":
-        return run_command(lambda: doctor(options, _program()), f"{_program()} doctor")
+        return doctor(options, _program())
+    if name == "completion":
+        return print_completion(options, f"{_program()} completion", _words())
     if name not in COMMANDS:
-        print(f"{_program()}: {unknown_command(name, (*COMMANDS, 'doctor'))}", file=sys.stderr)
+        print(f"{_program()}: {unknown_command(name, (*COMMANDS, 'doctor', 'completion'))}", file=sys.stderr)
         return 2
     _set_up_logging()
     limit_threads()
-    return run_command(lambda: _run(name, options), f"{_program()} {name}")
+    return _run(name, options)
+
+
+def _words() -> dict[str, list[Field]]:
+    """The options of each command, with the default recipe's values."""
+    recipe = RECIPES[DEFAULT_RECIPE]()
+    words: dict[str, list[Field]] = {"doctor": [], "completion": []}
+    for name, command in COMMANDS.items():
+        fields = list(nested_fields(argument_fields(command.arguments(config=command.config(recipe)))))
+        named = {option_of(field): field for field in fields}
+        short = [replace(named[long], name=name.removeprefix("--")) for name, long in command.short.items()]
+        words[name] = [*short, *fields]
+    return words
 
 
 def _run(name: str, options: Sequence[str]) -> int:
@@ -170,7 +191,8 @@ def _overview() -> str:
     return (
         f"usage: {program} COMMAND [--recipe {{{','.join(RECIPES)}}}] [OPTIONS]\n\n"
         "Language models that teach themselves to use tools (Toolformer, arXiv 2302.04761) on Ray.\n\n"
-        f"{''.join(commands)}  {'doctor':<{width}}  {SUMMARY}\n\n"
+        f"{''.join(commands)}  {'doctor':<{width}}  {SUMMARY}\n"
+        f"  {'completion':<{width}}  {COMPLETION_SUMMARY}\n\n"
         f"Start with `{program} demo`; `{program} COMMAND --help` shows a command's main options, "
         "--help-all every one.\n"
         "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."

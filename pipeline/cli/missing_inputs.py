@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.config import ExportConfig, FinetuneConfig, MergeConfig
-from pipeline.cli.arguments import Arguments
+from pipeline.cli.arguments import Arguments, ScalingArguments
 from pipeline.cli.evaluating import configs_of
 from pipeline.cli.output_folders import GLOB_SIGNS
 from pipeline.cli.recipes import RECIPES, RUNS, Recipe
@@ -67,6 +67,8 @@ def _models(arguments: Arguments[Any]) -> Iterator[tuple[str, str]]:
     if models := getattr(arguments, "models", ()):
         for entry, found in zip(models, configs_of(config, None, models).values(), strict=True):
             yield f"--models {entry.partition('=')[0]}", found.generation.model.path
+    elif isinstance(arguments, ScalingArguments):
+        return  # without --models it has none
     elif hasattr(config, "generation"):
         yield "model.path", config.generation.model.path
     elif hasattr(config, "model"):

@@ -163,6 +163,7 @@ def commands_to_try(evaluate: EvaluateConfig, command: str) -> Iterator[str]:
     for question, _ in prompts_to_try(evaluate):
         options = [f"--tools-off {' '.join(sorted(question.tools_off))}"] if question.tools_off else []
         options += [f"--date {question.date}"] if question.date else []
+        options += ["--stop ."] if question.tool is None else []  # else the text goes on until its limit
         yield " ".join([command, shlex.quote(question.prompt), *options])
 
 

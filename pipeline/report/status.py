@@ -24,6 +24,7 @@ from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_manifes
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import read_json
 from tools_service.base.lock_holder import LockHolder, lock_holder
+from tools_service.base.locks import LOCK, lock_beside
 from tools_service.base.settings import Frozen
 
 State = Literal["starting", "running", "stopped", "unfinished", "finished"]
@@ -114,14 +115,26 @@ class StatusReader:
         return _unfinished_annotation(folder, manifest, holder, counter.count())
 
 
-def _starting(folder: Path) -> PartStatus | None:
-    """The first output in which a process works that has written nothing yet; None without one."""
-    children = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for path in (folder, *children):
-        holder = lock_holder(path)
+def _starting(path: Path) -> PartStatus | None:
+    """The first output at `path`, or in it, where a process works that has written nothing yet; or None."""
+    outputs = [path]
+    if path.is_dir():
+        outputs += [child for child in sorted(path.iterdir()) if child.is_dir()]
+        outputs += _locked_beside(path, "*")
+    elif path.suffix == ".json" and path.parent.is_dir():
+        outputs += _locked_beside(path.parent, f"{path.stem}.*")
+    for output in outputs:
+        holder = lock_holder(output)
         if holder is not None and holder.holds:
-            return PartStatus(output=str(path), kind="output", state="starting", holder=holder)
+            return PartStatus(output=str(output), kind="output", state="starting", holder=holder)
     return None
+
+
+def _locked_beside(folder: Path, pattern: str) -> list[Path]:
+    """The outputs in `folder` with a lock file beside them."""
+    return [
+        folder / lock.name[1 : -len(LOCK)] for lock in sorted(folder.glob(lock_beside(folder / pattern).name))
+    ]
 
 
 def _unfinished_annotation(
@@ -207,8 +220,7 @@ def _evaluation(file: Path) -> PartStatus:
     models = read_json(file)["models"] if file.exists() else {}
     chunks = [path for folder in chunk_folders(file) for path in sorted(folder.glob("*.parquet"))]
     done = sum(int(result["n"]) for model in models.values() for result in model["benchmarks"].values())
-    labels = dict.fromkeys([*models, *(path.name.split(".")[-2] for path in chunk_folders(file))])
-    holder = _holder_of(file, list(labels))
+    holder = _holder_of(file)
     is_open = bool(chunks) or (holder is not None and holder.holds)
     state: State = _state(holder) if is_open else "finished"
     failures: Counter[str] = Counter()
@@ -231,9 +243,9 @@ def _evaluation(file: Path) -> PartStatus:
     )
 
 
-def _holder_of(file: Path, labels: list[str]) -> LockHolder | None:
-    """The process that evaluates one of these labels; each has a lock of its own."""
-    found = [lock_holder(file.with_name(f"{file.stem}.{label}.parquet")) for label in labels]
+def _holder_of(file: Path) -> LockHolder | None:
+    """The process that evaluates a label of this evaluation; each label has a lock of its own."""
+    found = [lock_holder(output) for output in _locked_beside(file.parent, f"{file.stem}.*")]
     holders = [holder for holder in found if holder is not None]
     return max(holders, key=lambda holder: holder.holds is True, default=None)
 

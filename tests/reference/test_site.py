@@ -6,15 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from cluster.submit import ROOT
+from tests.browser import chromium
 
-pytestmark = pytest.mark.ray  # no Ray, but half a minute
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]  # no Ray, but half a minute of work
 
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 
@@ -104,3 +108,37 @@ def test_the_search_finds_pages_of_docs_and_of_the_reference(site: Path) -> None
     index = (site / "search" / "search_index.json").read_text()
     for words in ("reference/commands/annotate.html", "faq.html#no-calls-are-kept-why", "concepts.html"):
         assert words in index
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_search_works_in_a_browser_and_asks_no_other_host(site: Path, tmp_path: Path) -> None:
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(site))) as server,
+        chromium(tmp_path) as page,
+    ):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_address[1]}"
+            page.send("Runtime.enable")
+            page.send("Log.enable")
+            page.open(f"{address}/index.html?q=threshold")
+            page.wait_for("document.querySelectorAll('.md-search-result__link').length > 3")
+            asked = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+            assert asked
+            assert all(name.startswith((address, "data:", "blob:")) for name in asked)
+            assert not page.complaints
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_page_opens_from_the_file_system(site: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path) as page:
+        page.open((site / "concepts.html").as_uri())
+        page.wait_for("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert page.evaluate("document.images.length") == 5

@@ -65,9 +65,15 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
     """`message` with options as they are typed in the place of fields: `--model` for `model.path`."""
     typed = {name.removeprefix("--").replace("-", "_"): name for name in names if name.startswith("--")}
     typed |= {long.removeprefix("--").replace("-", "_"): name for name, long in short.items()}
+    for name in tuple(typed):  # messages name a field from its own step: model.path of `generation`
+        if "." in (inner := re.sub(r"^(?:generation|annotate)\.", "", name)):
+            typed.setdefault(inner, typed[name])
     # A name of one word is also a word of a sentence; it is a field where the message begins with it.
     words = {name for name in typed if re.fullmatch("[a-z]+", name)}
-    parts = [(typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.\w)"), (words, r"^{}(?=:| =|\.| ['/])")]
+    parts = [
+        (typed.keys() - words, r"(?<![\w./-]){}(?![\w/-]|\.[a-z])"),
+        (words, r"^{}(?=:| =|\.[A-Z]| ['/])"),
+    ]
     for group, pattern in parts:
         if group:
             one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
@@ -91,6 +97,12 @@ def _problem_in_box(box: str, names: Sequence[str]) -> str:
         problem = f"{number[1]}: {number[3]!r} is not {kind}"
     elif choice := re.match(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", problem):
         problem = f"{choice[2]}: {choice[1]!r} is none of {choice[3].replace(chr(39), '')}"
+    elif unread := re.match(r"Error parsing (\S+): .*?(\[.*\]|'.*')", problem):
+        values = unread[2].strip("[]")
+        number = "INT" in problem or "FLOAT" in problem or "valid parse" in problem
+        problem = f"{unread[1]}: {values} {'is not a number' if number else 'cannot be used'}"
+    elif lacking := re.match(r"Missing from .*?: (?:(--\S+)|\S+ (.*?) ?\(required\))", problem):
+        problem = f"{lacking[1] or lacking[2].rstrip('.').lower()} is missing"
     elif missing := re.match(r"Missing value for argument '(.*?)'", problem):
         problem = f"{missing[1]}: the value is missing"
     return f"{problem} (--help-all lists the options)"

@@ -109,7 +109,12 @@ def argument_fields(arguments: Any) -> Iterator[Field]:
 def option_names(arguments: Any) -> list[str]:
     """The names of all options, as they are typed."""
     fields = nested_fields(argument_fields(arguments))
-    return [f"--{field.name.replace('_', '-')}" for field in fields if not field.is_positional]
+    return [option_of(field) for field in fields if not field.is_positional]
+
+
+def option_of(field: Field) -> str:
+    """The option of a field, as it is typed: --corpus.max-tokens."""
+    return f"--{field.name.replace('_', '-')}"
 
 
 def plain_type(hint: Any) -> tuple[Any, tuple[Any, ...]]:

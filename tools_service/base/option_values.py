@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.option_fields import Field, plain_type
+from tools_service.base.option_fields import Field, option_of, plain_type
 from tools_service.base.settings import ALL
 
 _URI_OR_GLOB = ("://", "*", "?", "[")
@@ -36,7 +36,7 @@ def separate_values(
     options take one value at a time. Raises ConfigurationError for pairs that are none.
     """
     fields, readers = tuple(fields), readers or {}
-    kinds = {f"--{field.name.replace('_', '-')}": plain_type(field.type)[0] for field in fields}
+    kinds = {option_of(field): plain_type(field.type)[0] for field in fields}
     positional = {plain_type(field.type)[0] for field in fields if field.is_positional}
     end = argv.index("--") if "--" in argv else len(argv)
     others: list[str] = []

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +26,13 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run_command(run: Callable[[], int], program: str) -> int:
-    """Return the exit code of `run`; 1 if its output has no reader (`| head`) or no space."""
+    """Return the exit code of `run`; 1 if its output has no reader (`| head`) or no space, 143 if a SIGTERM
+    ended it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = run()
+        code = _exit_code(run)
         if sys.stdout is not None:  # None: it was closed by the caller
             sys.stdout.flush()
         return code
@@ -79,6 +81,17 @@ def redirected_output(log: Path) -> Iterator[TextIO | None]:
             else:
                 os.dup2(copy, fd)
                 os.close(copy)
+
+
+def _exit_code(run: Callable[[], int]) -> int:
+    try:
+        return run()
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:  # Ray's handler exits with the signal's number
+            return 128 + signal.SIGTERM
+        if isinstance(end.code, int | None):
+            return end.code or 0
+        raise
 
 
 def standard_input() -> BinaryIO:

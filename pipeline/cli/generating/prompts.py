@@ -24,6 +24,8 @@ def prompts_of(prompts: Sequence[str], file: Path | None) -> list[str]:
     """
     if prompts and file:
         raise ConfigurationError("give prompts as arguments or with --file, not both")
+    if not all(map(str.strip, prompts)):
+        raise ConfigurationError("a prompt is empty; is a variable of the shell unset?")
     if prompts:
         return list(prompts)
     source = file or "standard input"

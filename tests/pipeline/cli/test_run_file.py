@@ -200,7 +200,7 @@ def test_print_config_prints_and_runs_nothing(run: Path, capsys: pytest.CaptureF
         ("annotate:\n\n  method: {seed: many}\n", ", line 3: annotate.method.seed = 'many': "),
         ("finetune: {zero_stage: 4}\n", ", line 1: finetune.zero_stage = 4: "),
         ("annotate:\n  corpus:\n    paths:\n    - a\n    - 3\n", ", line 5: annotate.corpus.paths = 3: "),
-        ("annotate: {corpus: {paths: a}}\n", "should be a list, [A, B]"),
+        ("annotate: {corpus: {paths: a}}\n", "must be a list, [A, B]"),
         ("annotate: {method: 3}\n", "annotate.method = 3: "),
         ("annotate: [method]\n", ", line 1: annotate: write the fields of annotate below it"),
         (

@@ -198,6 +198,7 @@ def test_the_prompts_to_paste_are_questions_that_were_answered_right_with_their_
     ]
     parsed: Any = [parse(line.split()[0], shlex.split(line)[1:]) for line in commands]
     assert parsed[0].config.tools_off == ("QA",)
+    assert [arguments.config.stop for arguments in parsed] == [(), (), (".",)]
     assert [arguments.config.date for arguments in parsed] == [None, "2028-03-16", None]
     assert [arguments.prompts for arguments in parsed] == [
         ("Eve's sums 3 is",),

@@ -174,6 +174,10 @@ def test_a_command_that_has_written_nothing_yet_is_starting(tmp_path: Path) -> N
     output = tmp_path / "run" / "augmented"
     with output_lock(output):
         assert part(output).state == "starting"
+        assert part(output.parent).output == str(output)
+    file = tmp_path / "run" / "evaluation.json"
+    with ResultStore(file, "base").locked():
+        assert part(file).state == "starting"
     folder = tmp_path / "other" / "annotations"
     folder.mkdir(parents=True)
     with file_lock(folder / LOCK, folder):

@@ -117,7 +117,7 @@ function contextsSection(annotation) {
   };
   const limit = (label, name, none) => el("label", { class: "field" }, el("span", {}, label),
     el("input", { type: "number", step: "0.1", oninput: (event) => set(name)(event.target.value === "" ? none : Number(event.target.value)) }));
-  const search = el("input", { type: "search", id: "search", placeholder: "text, input or result", oninput: () => set("words")(search.value) });
+  const search = el("input", { type: "search", id: "search", placeholder: "text or call", oninput: () => set("words")(search.value) });
   const move = (change) => {
     if (!cards.length) return;
     if (current + change >= cards.length || current + change < 0) {

@@ -77,13 +77,15 @@ function showSections() {
 
 function showContents(sections) {
   const links = new Map(sections.map((part) => [part.id, el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)]));
-  document.getElementById("contents").append(
+  const contents = document.getElementById("contents");
+  contents.append(
     el("ul", {}, [...links.values()].map((link) => el("li", {}, link))), themeSwitch());
   const visible = new Set();
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) visible[entry.isIntersecting ? "add" : "delete"](entry.target.id);
     const current = sections.find((part) => visible.has(part.id));
     links.forEach((link, id) => (current && id === current.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
+    if (current) contents.scrollTo({ left: links.get(current.id).offsetLeft - 16 }); // a row on narrow screens
   }, { rootMargin: "-10% 0px -60% 0px" });
   sections.forEach((part) => observer.observe(part));
 }

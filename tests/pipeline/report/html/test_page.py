@@ -31,8 +31,9 @@ SECTIONS = [
     *("funnel", "gain", "probability", "calls", "placement", "dropped", "value", "cost"),
     *("augmented", "training", "evaluation"),
 ]
-# Above the annotation's own tau_f, where gains are exact; on the values of calls and between them.
+# Not below the annotation's own tau_f, where gains are bounds. The last is the gain of a call.
 GRID = (0.5, 0.75, 1.0, 1.1, 1.37, 1.5, 2.0, 2.6, 3.5, 9.0)
+GRID += (sorted(call["gain"] for row in ROWS for call in row["calls"])[-40],)
 J, K, SLASH, ENTER, ESCAPE, RIGHT = (
     ("j", 74),
     ("k", 75),
