@@ -12,8 +12,8 @@ from pipeline.cli.commands import COMMANDS, Command
 from pipeline.cli.recipes import RECIPES
 from reference.fields import describe_type, describe_value
 from reference.markdown import code, prose, table
-from tools_service.__main__ import Call, Index, Serve
 from tools_service.base.option_fields import TOOL, Field, argument_fields, nested_fields
+from tools_service.commands import Call, Index, Serve
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.declarations import installed_tools
 from tools_service.prompting import Prompt

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.fixtures.small_models import tokenizer
-from tools_service.__main__ import main
+from tools_service.commands import main
 from tools_service.contract.declarations import known_tools
 from tools_service.syntax.prompts import load_prompt
 

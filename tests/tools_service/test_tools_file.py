@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli.main import main as pipeline_main
 from pipeline.cli.main import parse as pipeline_parse
-from tools_service.__main__ import main, parse
+from tools_service.commands import main, parse
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.spec import ToolMethod

@@ -99,8 +99,8 @@ def _problem_in_box(box: str, names: Sequence[str]) -> str:
         problem = f"{choice[2]}: {choice[1]!r} is none of {choice[3].replace(chr(39), '')}"
     elif unread := re.match(r"Error parsing (\S+): .*?(\[.*\]|'.*')", problem):
         values = unread[2].strip("[]")
-        number = "INT" in problem or "FLOAT" in problem or "valid parse" in problem
-        problem = f"{unread[1]}: {values} {'is not a number' if number else 'cannot be used'}"
+        is_number = "INT" in problem or "FLOAT" in problem or "valid parse" in problem
+        problem = f"{unread[1]}: {values} {'is not a number' if is_number else 'cannot be used'}"
     elif lacking := re.match(r"Missing from .*?: (?:(--\S+)|\S+ (.*?) ?\(required\))", problem):
         problem = f"{lacking[1] or lacking[2].rstrip('.').lower()} is missing"
     elif missing := re.match(r"Missing value for argument '(.*?)'", problem):

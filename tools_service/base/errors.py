@@ -73,6 +73,8 @@ _PLAIN = {
     "model_type": "must be pairs of a name and a value",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
+    "frozen_set_type": "must be a list",
+    "set_type": "must be a list",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",

@@ -109,7 +109,7 @@ def argument_fields(arguments: Any) -> Iterator[Field]:
 def option_names(arguments: Any) -> list[str]:
     """The names of all options, as they are typed."""
     fields = nested_fields(argument_fields(arguments))
-    return [option_of(field) for field in fields if not field.is_positional]
+    return [option_of(field) for field in fields if field.is_option and not field.is_positional]
 
 
 def option_of(field: Field) -> str:

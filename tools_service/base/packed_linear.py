@@ -62,7 +62,7 @@ def pack_linear_layers(model: nn.Module) -> bool:
         logger.warning("linear layers stay unpacked: %s", str(error).partition("\n")[0])
         return False
     for layer, forward in zip(layers, forwards, strict=True):
-        layer.forward = forward
+        layer.forward = forward  # type: ignore[method-assign,assignment]
     return True
 
 

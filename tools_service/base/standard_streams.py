@@ -89,8 +89,8 @@ def _exit_code(run: Callable[[], int]) -> int:
     except SystemExit as end:
         if end.code == signal.SIGTERM:  # Ray's handler exits with the signal's number
             return 128 + signal.SIGTERM
-        if isinstance(end.code, int | None):
-            return end.code or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
         raise
 
 

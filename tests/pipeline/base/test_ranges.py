@@ -18,7 +18,7 @@ from pipeline.base.config import MethodConfig
 from pipeline.cli import main as cli
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.recipes import RECIPES
-from tools_service import __main__ as tools_cli
+from tools_service import commands as tools_cli
 from tools_service import config as tools_config
 from tools_service.base import settings
 from tools_service.base.settings import Frozen

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main as cli
-from tools_service import __main__ as tools_cli
+from tools_service import commands as tools_cli
 
 pytestmark = pytest.mark.unit
 
@@ -83,7 +83,7 @@ MISTAKES = [
     ("finetune --data nothere --output x", "--data 'nothere': no such folder merge makes it"),
     ("score", "name files of JSON lines"),
     ("score nothere.jsonl --output x", "nothere.jsonl: no such file"),
-    ("generate --model folder --tools-off QA WikiSearch MT prompt", "--model 'folder': config.json"),
+    ("generate --model folder --tools-off QA WikiSearch MT prompt", "--model 'folder': the folder is empty"),
     ("generate --model folder --file nothere.txt", "nothere.txt: No such file"),
     ("generate --model folder ''", "a prompt is empty"),
     ("evaluate --benchmarks notes.md --model folder --perplexity", "notes.md, line 1"),

@@ -51,7 +51,7 @@ def test_tools_that_would_give_a_benchmark_away_are_the_same_in_every_line(tmp_p
         (json.dumps({"id": "q"}), "prompt: is missing; answers: is missing; scoring: is missing"),
         (
             row(answer="4"),
-            r"answer = '4': Extra .*a question has id, prompt, answers, scoring, date, tool, tools_off",
+            r"answer = '4': there is no such field .*a question has id, prompt, answers, scoring, date",
         ),
         (row(id=7), "id = 7: must be text"),
         (row(prompt=" "), "prompt = ' ': must not be empty"),

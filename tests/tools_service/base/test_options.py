@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.cli.main import parse as parse_pipeline
-from tools_service.__main__ import Call
-from tools_service.__main__ import parse as parse_tools
 from tools_service.base.options import current_options
+from tools_service.commands import Call
+from tools_service.commands import parse as parse_tools
 
 pytestmark = pytest.mark.unit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,28 @@ from pathlib import Path
 import pytest
 
 from tools_service.base.files import OutputError
-from tools_service.base.standard_streams import json_must_be_ascii, redirected_output
+from tools_service.base.standard_streams import json_must_be_ascii, redirected_output, run_command
 
 pytestmark = pytest.mark.unit
 
 CALL = f"{sys.executable} -m tools_service call Calculator"
+
+
+def test_a_command_that_sigterm_ends_has_the_code_of_shells() -> None:
+    def end() -> int:
+        raise SystemExit(signal.SIGTERM)  # as Ray's handler does
+
+    assert run_command(end, "a command") == 143
+
+
+@pytest.mark.parametrize("package", ["pipeline", "tools_service"])
+def test_a_python_without_the_packages_is_one_sentence(package: str) -> None:
+    command = [sys.executable, "-S", "-m", package, "call"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "is not installed for" in ended.stderr
+    assert "make setup" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.__main__ import main
+from tools_service.commands import main
 from tools_service.indexing.losses import index_losses
 
 pytestmark = pytest.mark.unit

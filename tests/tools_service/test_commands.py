@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.__main__ import main
+from tools_service.commands import main
 
 pytestmark = pytest.mark.unit
 
@@ -33,13 +33,13 @@ def test_output_that_nobody_reads_or_can_show_is_no_traceback(
             print("Café")
             return 0
 
-        monkeypatch.setattr("tools_service.__main__.call", show)
+        monkeypatch.setattr("tools_service.commands.call", show)
         assert main(["call", "Calculator", "1"]) == 0
 
         def closed(arguments: object) -> int:
             raise BrokenPipeError
 
-        monkeypatch.setattr("tools_service.__main__.call", closed)
+        monkeypatch.setattr("tools_service.commands.call", closed)
         assert main(["call", "Calculator", "1"]) == 1
         monkeypatch.undo()
 
@@ -60,12 +60,12 @@ def test_a_reason_goes_to_standard_error_and_the_code_is_1(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["call", "QA", "who?", "--wikisearch.index", "nowhere"], "tools.wikisearch.source: QA"),
-        (["call", "WikiSearch", "x", "--wikisearch.index", "nowhere"], "tools.wikisearch.source"),
+        (["call", "QA", "who?", "--wikisearch.index", "nowhere"], "--wikisearch.source: QA"),
+        (["call", "WikiSearch", "x", "--wikisearch.index", "nowhere"], "--wikisearch.source"),
         (["call", "Calculator"], "--json"),
         (["call", "Calculator", "1", "--json"], "--json"),
         (["index"], "--source"),
-        (["serve", "--tools", "MT", "--mt.model", "./nowhere"], "tools.mt.model: ./nowhere is not a folder"),
+        (["serve", "--tools", "MT", "--mt.model", "./nowhere"], "--mt.model: ./nowhere is not a folder"),
     ],
 )
 def test_a_wrong_command_line_is_explained_with_code_2(
