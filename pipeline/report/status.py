@@ -92,6 +92,9 @@ class StatusReader:
                 except (ToolformerError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                     text = brief(error)
                     problems.append(text if str(path) in text else f"{path}: {text}")
+        # Between two steps of the demo none of them is running.
+        if not any(part.state == "running" for part in found) and (starting := _starting(self.folder)):
+            found.append(starting)
         return RunStatus(folder=str(self.folder), parts=tuple(found), problems=tuple(problems))
 
     def _annotation(self, folder: Path) -> PartStatus:

@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 def _what(part: PartStatus) -> str:
     if part.state == "starting":
-        return f"starting, nothing is written yet; {_process(part.holder)}"
+        return f"starting; {_process(part.holder)}"
     state = {"running": _process(part.holder), "stopped": _NOT_RUNNING}.get(part.state)
     return f"{part.kind}, {part.state if part.state != 'stopped' else 'unfinished'}" + (
         f"; {state}" if state else ""

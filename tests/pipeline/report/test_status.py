@@ -183,9 +183,18 @@ def test_a_command_that_has_written_nothing_yet_is_starting(tmp_path: Path) -> N
     folder = tmp_path / "other" / "annotations"
     folder.mkdir(parents=True)
     with file_lock(folder / LOCK, folder):
-        assert "starting, nothing is written yet; process" in lines(tmp_path / "other")
+        assert "starting; process" in lines(tmp_path / "other")
     with pytest.raises(ConfigurationError, match="nothing to show here; expected an annotation"):
         StatusReader(tmp_path / "other").read()
+
+
+def test_a_demo_between_two_steps_is_not_at_its_end(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    assert {part.state for part in StatusReader(run).read().parts} == {"finished"}
+    with output_lock(run / "steps.json"):
+        *finished, last = StatusReader(run).read().parts
+    assert {part.state for part in finished} == {"finished"}
+    assert (last.output, last.state) == (str(run / "steps.json"), "starting")
 
 
 def test_a_part_that_cannot_be_read_is_a_line(tmp_path: Path) -> None:
