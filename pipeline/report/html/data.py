@@ -82,6 +82,7 @@ class ScoredCalls(Frozen):
     sampled: float  # share of the texts with a call that are in here; 1 unless there are too many calls
     max_examples: int
     one_call_per_position: bool
+    seed: str  # of merge's choice; a whole number of 64 bits, which JavaScript cannot hold
 
 
 class CallInContext(Frozen):

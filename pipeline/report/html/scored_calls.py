@@ -165,6 +165,7 @@ class CallSample:
             sampled=len(ids) / self._texts if self._texts else 1.0,
             max_examples=merge.max_examples,
             one_call_per_position=merge.one_call_per_position,
+            seed=str(merge.seed),
         )
 
 

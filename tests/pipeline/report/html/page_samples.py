@@ -102,10 +102,14 @@ def _sample_call(draw: random.Random, position: int) -> dict[str, Any]:
 
 
 def scored_calls(
-    rows: Sequence[dict[str, Any]], *, max_examples: int = 25_000, one_call_per_position: bool = True
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_examples: int = 25_000,
+    one_call_per_position: bool = True,
+    seed: int = 0,
 ) -> ScoredCalls:
     """The columns of the calls that merge keeps at some threshold."""
-    merge = MergeConfig(max_examples=max_examples, one_call_per_position=one_call_per_position)
+    merge = MergeConfig(max_examples=max_examples, one_call_per_position=one_call_per_position, seed=seed)
     sample = CallSample()
     columns = {"text_id": pa.int64(), "text": pa.string(), "calls": ANNOTATION_SCHEMA.field("calls").type}
     batch = pa.RecordBatch.from_pylist(list(rows), pa.schema(columns))

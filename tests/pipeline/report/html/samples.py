@@ -95,6 +95,7 @@ def sample_calls(*, max_examples: int = 25_000, one_call_per_position: bool = Fa
         sampled=1.0,
         max_examples=max_examples,
         one_call_per_position=one_call_per_position,
+        seed="0",
     )
 
 

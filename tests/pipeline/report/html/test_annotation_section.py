@@ -154,6 +154,7 @@ def test_the_settings_of_the_merge_are_those_of_the_columns(tmp_path: Path) -> N
     merge = MergeConfig(annotations=(tmp_path, tmp_path), max_examples=2, one_call_per_position=True, seed=1)
     section = annotation_section(finished(tmp_path), merge)
     assert (section.calls.max_examples, section.calls.one_call_per_position) == (2, True)
+    assert section.calls.seed == "1"
     assert "2 annotations together" in section.warnings[0]
 
 

@@ -127,7 +127,9 @@ def test_what_a_folder_does_not_have_is_left_out(show: Show) -> None:
 def expected(tau_f: Mapping[str, float], **rule: Any) -> tuple[list[int], list[str]]:
     """Of merge: texts and calls of C*; by tool kept calls, texts with one, calls and texts in C*."""
     one_per_position = rule["one_call_per_position"]
-    mixture = choose(ROWS, tau_f, rule["max_examples"], 0, one_per_position=one_per_position)
+    mixture = choose(
+        ROWS, tau_f, rule["max_examples"], rule.get("seed", 0), one_per_position=one_per_position
+    )
     merged = [mixture.calls(row) for row in ROWS]
     kept = [kept_calls(row["calls"], row["text"], tau_f) for row in ROWS]
     by_tool = [
@@ -150,7 +152,7 @@ def expected(tau_f: Mapping[str, float], **rule: Any) -> tuple[list[int], list[s
     [
         {"max_examples": 25_000, "one_call_per_position": True},
         {"max_examples": 40, "one_call_per_position": True},
-        {"max_examples": 40, "one_call_per_position": False},
+        {"max_examples": 40, "one_call_per_position": False, "seed": 2**64 - 1},
     ],
     ids=["usual", "capped", "several calls at a position"],
 )
@@ -178,6 +180,9 @@ def test_the_page_counts_what_merge_keeps(show: Show, rule: dict[str, Any]) -> N
     assert words[:4] == ["toolformer", "merge", "--annotations", "runs/sample/annotations"]
     assert words[words.index("--max-examples") + 1] == str(rule["max_examples"])
     assert ("--no-one-call-per-position" in words) == (not rule["one_call_per_position"])
+    assert [word for word in words if word.startswith("--seed")] == [
+        f"--seed={rule['seed']}" for _ in range("seed" in rule)
+    ]
 
 
 def test_a_threshold_follows_keys_and_the_mouse_and_not_below_the_annotations(show: Show) -> None:
