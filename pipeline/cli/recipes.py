@@ -183,7 +183,7 @@ def linked(recipe: Recipe, change: Callable[[str, Any], Any] = lambda name, step
     finetune = change("finetune", recipe.finetune.model_copy(update={"data": merge.output}))
     model = recipe.generate.model.model_copy(update={"path": str(finetune.output)})
     generate = change("generate", recipe.generate.model_copy(update={"model": model}))
-    date = recipe.evaluate.generation.date or generate.date  # a recipe may fix that of its questions
+    date = generate.date or recipe.evaluate.generation.date  # a recipe may fix that of its questions
     evaluated = recipe.evaluate.model_copy(update={"generation": generate.model_copy(update={"date": date})})
     evaluate = change("evaluate", evaluated)
     return Recipe(annotate=annotate, merge=merge, finetune=finetune, generate=generate, evaluate=evaluate)

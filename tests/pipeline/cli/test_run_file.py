@@ -93,6 +93,14 @@ def test_an_output_of_one_step_is_read_by_the_next(tmp_path: Path) -> None:
     assert parse("evaluate", run).config.generation.model.path == "disk/model"
 
 
+def test_a_date_of_generate_holds_for_evaluate_too(tmp_path: Path) -> None:
+    assert parse("evaluate", write(tmp_path, "")).config.generation.date == "2028-01-01"  # of the demo
+    run = write(tmp_path, "generate: {date: 2024-02-29}\n")
+    assert parse("evaluate", run).config.generation.date == "2024-02-29"
+    run = write(tmp_path, "generate: {date: 2024-02-29}\nevaluate: {generation: {date: 2023-01-30}}\n")
+    assert parse("evaluate", run).config.generation.date == "2023-01-30"
+
+
 def test_options_win_over_the_file_and_the_file_over_the_tools_file(run: Path, tmp_path: Path) -> None:
     tools = write(tmp_path, "[wikisearch]\nsource = ['other/']\nretriever = 'dense'\n", "tools.toml")
     wikisearch = parse("annotate", run, "--tools-file", str(tools)).config.tools.wikisearch
