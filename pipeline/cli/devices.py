@@ -75,10 +75,9 @@ def _placements(config: Any) -> Iterator[Placement]:
         yield Placement(field, device, gpus, "gpus_per_replica", address)
         yield from _generation_tools("generation.tools", config.generation, on_ray=True, address=address)
     elif isinstance(config, EvaluateConfig):
-        ray, model = config.ray, config.generation.model
-        on_ray = (
-            ray.actors > 0 if ray.actors is not None else ray.gpus_per_actor > 0 and model.device != "cpu"
-        )
+        from pipeline.evaluation.executors import runs_on_ray
+
+        ray, model, on_ray = config.ray, config.generation.model, runs_on_ray([config])
         gpus_on_ray, address = (ray.gpus_per_actor, ray.address) if on_ray else (None, None)
         yield Placement("generation.model.device", model.device, gpus_on_ray, "ray.gpus_per_actor", address)
         yield from _generation_tools("generation.tools", config.generation, on_ray=on_ray, address=address)
