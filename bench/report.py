@@ -3,8 +3,8 @@
     python -m bench.report [FOLDER] [--rounds 3]
 
 FOLDER is runs/demo by default. A headless Chromium opens the page and says how many milliseconds after the
-start of its navigation the last script had run, with every chart drawn. Out: a line for each figure. The counts
-at thresholds are compared with merge's in tests/pipeline/report/html/test_page.py.
+start of its navigation the last script had run, with every chart drawn. Out: a line for each figure. The
+counts at thresholds are compared with merge's in tests/pipeline/report/html/test_page.py.
 """
 
 from __future__ import annotations
