@@ -83,8 +83,11 @@ def _can_be_packed(layer: nn.Linear) -> bool:
 
 
 def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """What the layer computes, through oneDNN as long as its weight is the one that was packed."""
-    weight, bias = layer.weight, layer.bias
+    """What the layer computes, through oneDNN as long as its weight is the one that was packed.
+
+    A change through `weight.data`, which torch does not count, is not noticed.
+    """
+    weight = layer.weight
     packed = weight.detach().to_mkldnn()
     state = weight.data_ptr(), weight._version
 
@@ -93,7 +96,7 @@ def _packed_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
         # The operator has no gradient, and takes no empty batch.
         if not unchanged or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
             return F.linear(x, layer.weight, layer.bias)
-        return packed_linear(x, packed, bias)
+        return packed_linear(x, packed, layer.bias)
 
     return forward
 

@@ -84,6 +84,17 @@ def test_a_weight_that_changes_is_used(change: str) -> None:
         torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("packed")
+def test_a_bias_that_is_replaced_is_used() -> None:
+    model = mlp()
+    assert pack_linear_layers(model)
+    x = torch.ones(2, 48)
+    with torch.inference_mode():
+        before = model[0](x)
+        model[0].bias = nn.Parameter(model[0].bias + 1)
+        torch.testing.assert_close(model[0](x), before + 1)
+
+
 @pytest.mark.parametrize("speedup", [1.0, 1.29, 1.31, 3.0])
 def test_layers_are_packed_where_that_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, speedup: float
