@@ -60,16 +60,21 @@ def _folder_of(config: Any, own: Any, recipe: RecipeName) -> Path | None:
         annotations, *more = config.annotations
         if more or any(sign in str(annotations) for sign in GLOB_SIGNS):
             raise ConfigurationError("--output: name the folder for C* of several annotations")
-        return annotations.parent
+        return _beside(annotations)
     if isinstance(config, ExportConfig | FinetuneConfig) and config.data != own.data:
-        return config.data.parent
+        return _beside(config.data)
     if isinstance(config, FinetuneConfig) and not _are_same([config.model.path], [own.model.path]):
         return RUNS / f"{recipe}-{_name(config.model.path)}"
     if isinstance(config, EvaluateConfig | HarnessConfig):
         model = Path(config.generation.model.path)
         if str(model) != own.generation.model.path and FINE_TUNED.is_marked(model):
-            return model.parent
+            return _beside(model)
     return None
+
+
+def _beside(folder: Path) -> Path:
+    """The folder that holds `folder`; of . and .. too, which name no folder."""
+    return (folder.resolve() if folder.name in ("", "..") else folder).parent
 
 
 def _own_folder(config: AnnotateConfig, own: AnnotateConfig, recipe: RecipeName) -> Path | None:

@@ -81,6 +81,17 @@ def test_a_later_step_writes_beside_what_it_reads(tmp_path: Path) -> None:
         assert output(command, *options) == f"runs/demo-a/{name}.json"
 
 
+@pytest.mark.parametrize(("inside", "name"), [("rows", ".."), ("", ".")])
+def test_a_later_step_never_writes_into_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, name: str
+) -> None:
+    folder = tmp_path / "mine" / "annotations"
+    (folder / inside).mkdir(parents=True)
+    monkeypatch.chdir(folder / inside)
+    assert output("merge", "--annotations", name) == str(tmp_path / "mine" / "augmented")
+    assert output("finetune", "--data", name) == str(tmp_path / "mine" / "model")
+
+
 def test_without_other_inputs_the_outputs_are_the_recipes() -> None:
     assert output("merge") == "runs/demo/augmented"
     assert output("finetune", "--column", "plain") == "runs/demo/model"
