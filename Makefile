@@ -37,6 +37,8 @@ $(INSTALLED): $(REQUIREMENTS) | $(PYTHON)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "make: $(VENV) is not Python 3.11; remove it (make clean-venv) and run make setup again." >&2; exit 2; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@# The commands toolformer and toolformer-tools, from this checkout.
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 demo: $(INSTALLED) ## the whole method on the embedded world (FORCE=1 redoes finished steps)

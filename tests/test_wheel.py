@@ -133,7 +133,7 @@ def test_the_metadata_has_version_commands_and_ranges(wheel: Path) -> None:
     assert fields["License-Expression"] == "Apache-2.0"
     commands = re.findall(r"^(\S+) = (\S+)$", read_member(wheel, "entry_points.txt"), re.MULTILINE)
     assert dict(commands) == {
-        "toolformer": "pipeline.cli.main:main",
+        "toolformer": "pipeline.__main__:main",
         "toolformer-tools": "tools_service.__main__:main",
     }
     requirements = [Requirement(text) for text in fields.get_all("Requires-Dist", [])]

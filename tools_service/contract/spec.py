@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tools_service.base.settings import (
+    ALL,
     FilePath,
     Frozen,
     Nats,
@@ -38,6 +39,8 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def _is_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError("must be a letter, then letters, digits and underscores, 40 at most")
+    if value.lower() == ALL:
+        raise ValueError(f"{value} stands for all tools in options; give the tool another name")
     if value.lower() in _TAKEN_SECTIONS or value.lower().startswith("model_"):
         raise ValueError(f"configurations have a field {value.lower()} already; give the tool another name")
     return value
