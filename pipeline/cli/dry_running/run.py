@@ -114,8 +114,6 @@ def _collect_other(preview: Preview, config: Any) -> None:
             preview.writes.append((f"{config.push_to_hub} on the hub", "uploaded"))
     elif isinstance(config, ThresholdsConfig):
         preview.read("annotations", config.annotations)
-    elif isinstance(config, ReportConfig | StatusConfig):
-        preview.read("folder", [config.folder])
     elif isinstance(config, TableConfig):
         preview.read("evaluations", config.evaluations)
     elif isinstance(config, ReportConfig | StatusConfig):

@@ -130,6 +130,7 @@ def test_the_step_that_makes_what_is_missing(run: Run, command: str, says: str) 
     code, out, _ = run(command)
     assert code == 2
     assert says in out
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
 
 
 def test_merge_of_an_unfinished_annotation(run: Run) -> None:
