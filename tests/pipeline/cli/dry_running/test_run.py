@@ -147,6 +147,9 @@ def test_evaluate_counts_its_questions(run: Run) -> None:
     lines = (ROOT / "demo" / "questions" / "qa.jsonl").read_text(encoding="utf-8").count("\n")
     assert entry(out, "questions") == f"qa: {lines}"
     assert entry(out, "base") == "demo/models/annotator, k 10, in this process"
+    code, out, _ = run("evaluate", *options, "dateset=0")
+    assert code == 0
+    assert "dateset: 9,400" in out
     code, out, _ = run("evaluate", "--model", "demo/models/annotator", "--benchmarks", "none.jsonl")
     assert code == 2
     assert "none.jsonl" in out
