@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from pipeline.cli.commands import COMMANDS, Command
+from pipeline.cli.doctor.run import SUMMARY
 from pipeline.cli.recipes import RECIPES
 from reference.fields import describe_type, describe_value
 from reference.markdown import code, prose, table
@@ -35,6 +36,7 @@ def index() -> str:
     rows = [
         (f"[`{name}`](commands/{name}.md)", prose(command.run.__doc__)) for name, command in COMMANDS.items()
     ]
+    rows.append(("[`doctor`](../doctor.md)", prose(SUMMARY)))
     tools = [
         (f"[`{name}`](commands/tools-{name}.md)", prose((cls.__doc__ or "").partition("\n\n")[0]))
         for name, cls in TOOLS_COMMANDS.items()

@@ -121,7 +121,7 @@ def call(arguments: Call) -> int:
     """Answer a call, or with --json a call per line of standard input; return the exit code."""
     if arguments.json == (arguments.text is not None):
         raise ConfigurationError("call: give the text of one call, or --json and the texts on standard input")
-    require_available([arguments.tool], arguments.config, field="TOOL")
+    require_available([arguments.tool], arguments.config, field="TOOL", can_be_left_out=False)
     client = start_local_tools(arguments.config, [arguments.tool])
     if arguments.json:
         for answer in answers(client, arguments.tool, arguments.date, standard_input()):

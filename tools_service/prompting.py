@@ -68,7 +68,7 @@ def prompt(arguments: Prompt) -> int:
         raise ConfigurationError("--check: a prompt file is only checked; leave --from and --output out")
     if arguments.output is not None:
         _require_new(arguments.output)
-    require_available([arguments.tool], arguments.config, field="TOOL")
+    require_available([arguments.tool], arguments.config, field="TOOL", can_be_left_out=False)
     prompter = _Prompter(arguments)
     return prompter.check(arguments.check) if arguments.check else prompter.draft()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def _data_context() -> DataContext:
 
 def _silence_ray() -> None:
     """Keep Ray's reports in its log files: an exception carries what matters to the user."""
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # of a small corpus
     for name in ("ray.data", "ray.serve"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):

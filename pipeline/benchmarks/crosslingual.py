@@ -93,16 +93,19 @@ def _described(file: _File) -> str:
     return f"context {context}, questions {question}"
 
 
+def paths_of(source: Path) -> list[Path]:
+    """The folder, the file or the two files A.json,B.json that `source` names. Raises BenchmarkFileError."""
+    if source.exists() or "," not in str(source):
+        return [source]
+    paths = [Path(part) for part in str(source).split(",") if part]
+    if len(paths) != 2:
+        raise BenchmarkFileError(f"{source}: name two files, A.json,B.json")
+    return paths
+
+
 def _paths(family: str, language: str, source: Path) -> list[Path]:
-    """The file or files that `source` names."""
-    if source.is_dir():
-        return _in_folder(family, language, source)
-    if not source.exists() and "," in str(source):
-        paths = [Path(part) for part in str(source).split(",") if part]
-        if len(paths) != 2:
-            raise BenchmarkFileError(f"{source}: name two files, A.json,B.json")
-        return paths
-    return [source]
+    """The files that `source` names or holds."""
+    return _in_folder(family, language, source) if source.is_dir() else paths_of(source)
 
 
 def _in_folder(family: str, language: str, folder: Path) -> list[Path]:

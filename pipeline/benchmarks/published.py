@@ -19,7 +19,7 @@ from pydantic import Field
 from pipeline.benchmarks import wikitext
 from pipeline.benchmarks.arithmetic import asdiv, mawps, svamp
 from pipeline.benchmarks.cloze import lama_google_re, lama_squad, lama_trex, templama
-from pipeline.benchmarks.crosslingual import crosslingual
+from pipeline.benchmarks.crosslingual import crosslingual, paths_of
 from pipeline.benchmarks.dateset import dateset
 from pipeline.benchmarks.example import BenchmarkFileError, Example, Loader
 from pipeline.benchmarks.open_questions import open_questions
@@ -104,10 +104,18 @@ def published_name(entry: Path) -> tuple[str, Path] | None:
     return name, Path(source).expanduser()
 
 
-def source_of(entry: Path) -> Path:
-    """The file or folder of an entry of `--benchmarks`. Raises BenchmarkFileError."""
+def sources_of(entry: Path) -> list[Path]:
+    """The files and folders that an entry of `--benchmarks` names; none for Dateset, which is generated.
+
+    Raises BenchmarkFileError.
+    """
     published = published_name(entry)
-    return entry if published is None else published[1]
+    if published is None:
+        return [entry]
+    name, source = published
+    if name == "dateset":
+        return []
+    return [source] if name in (*_LOADERS, wikitext.NAME) else paths_of(source)
 
 
 def load(name: str, source: Path) -> PublishedBenchmark:

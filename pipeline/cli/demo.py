@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig
 from pipeline.base.inference_config import EvaluateConfig
-from pipeline.benchmarks.published import source_of
+from pipeline.benchmarks.published import sources_of
 from pipeline.cli import recipes
 from pipeline.cli.evaluating import with_model
 from pipeline.cli.recipes import Recipe, RecipeName
@@ -184,12 +184,13 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
             share=partial(_share, config),
         )
 
+    benchmarks = [path for entry in evaluate.benchmarks for path in sources_of(entry)]
     return [
         step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
         step("merge", merge, annotate.output / MANIFEST),
         step("finetune", finetune, *training_inputs),
         step("finetune on plain texts", baseline, *training_inputs),
-        step("evaluate", evaluate, *map(source_of, evaluate.benchmarks), *evaluate.perplexity, *models),
+        step("evaluate", evaluate, *benchmarks, *evaluate.perplexity, *models),
     ]
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.config import ExportConfig, FinetuneConfig, MergeConfig
 from pipeline.cli.arguments import Arguments, ScalingArguments
+from pipeline.cli.commands import COMMANDS
 from pipeline.cli.evaluating import configs_of
 from pipeline.cli.output_folders import GLOB_SIGNS
 from pipeline.cli.recipes import RECIPES, RUNS, Recipe
+from pipeline.cli.run_file import RunFile
 from tools_service.base.errors import ConfigurationError
 
 _MAX_SHOWN = 3
@@ -32,13 +34,26 @@ def require_inputs(arguments: Arguments[Any]) -> None:
     for field, path, maker in _inputs(arguments):
         if Path(path).exists():
             continue
-        output = getattr(RECIPES[arguments.recipe](), maker).output
-        option = "" if Path(path) == output else f" --output {path}"
         what = "model" if maker == "finetune" else "file" if maker == "evaluate" else "folder"
         raise ConfigurationError(
-            f"{field} {str(path)!r}: there is no such {what} yet; `{maker} --recipe "
-            f"{arguments.recipe}{option}` makes it{_FROM[maker]}{_others(Path(path))}"
+            f"{field} {str(path)!r}: there is no such {what} yet; `{_command(maker, Path(path), arguments)}` "
+            f"makes it{_FROM[maker]}{_others(Path(path))}"
         )
+
+
+def _command(maker: str, output: Path, arguments: Arguments[Any]) -> str:
+    """The command line of `maker` that writes `output`, with the recipe and the run file of `arguments`."""
+    recipe = arguments.recipe
+    options, usual = f" --recipe {recipe}", Path(getattr(RECIPES[recipe](), maker).output)
+    if arguments.config_file:
+        file = RunFile.of(
+            ["--config", str(arguments.config_file)],
+            {name: other.arguments for name, other in COMMANDS.items()},
+        )
+        config: Any = file.configuration(maker, COMMANDS[maker].config, recipe, None)
+        usual = Path(config.output)
+        options = f" --config {arguments.config_file}" + (options if recipe != file.recipe else "")
+    return f"{maker}{options}" + ("" if output == usual else f" --output {output}")
 
 
 def _inputs(arguments: Arguments[Any]) -> Iterator[tuple[str, str | Path, str]]:

@@ -81,7 +81,11 @@ def _print(view: RenderableType) -> None:
     from pipeline.report.tables import console
 
     terminal = console()
-    terminal.print(view, width=min(terminal.width, _MAX_WIDTH), highlight=False)
+    with terminal.capture() as captured:
+        terminal.print(view, width=min(terminal.width, _MAX_WIDTH), highlight=False)
+    # rich fills lines up with spaces, which a file or a paste would keep
+    lines = captured.get().split("\n")
+    terminal.file.write("\n".join(lines if terminal.is_terminal else map(str.rstrip, lines)))
     terminal.file.flush()
 
 

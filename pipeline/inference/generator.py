@@ -124,7 +124,7 @@ def available_tools(config: GenerateConfig) -> tuple[str, ...]:
     tools: list[str] = []
     for tool in (name for name in config.tools.specs if name not in config.tools_off):
         try:
-            require_available([tool], config.tools, field="tools_off")
+            require_available([tool], config.tools, field="tools_off", can_be_left_out=False)
             tools.append(tool)
         except ToolUnavailableError as error:
             logger.warning("%s is switched off: %s", tool, error)

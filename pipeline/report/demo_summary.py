@@ -32,7 +32,15 @@ from pipeline.storage.row_files import read_rows
 from tools_service.base.files import read_model
 from tools_service.contract.declarations import in_order
 
-_FUNNEL = ("selected", "positions", "candidates", "executed", "scored", "kept")
+# Counts of the manifest, and what docs/concepts.md and the report call them.
+_FUNNEL = {
+    "selected": "selected",
+    "positions": "positions",
+    "candidates": "calls",
+    "executed": "results",
+    "scored": "scored",
+    "kept": "kept",
+}
 _COLUMNS = {"base": "base", "plain": "no calls", "disabled": "disabled", "toolformer": "Toolformer"}
 _NO_TOOL = "plain"  # the benchmark whose questions need none
 _SIGNIFICANT = 0.05
@@ -59,7 +67,7 @@ def summary(annotations: Path, augmented: Path, evaluation_file: Path) -> Group:
 def funnel_table(manifest: AnnotationManifest, merged: MergeManifest) -> Table:
     """From texts to the calls in C*, one line per tool (paper section 2)."""
     counts = manifest.counts
-    table = _table(f"From {counts.texts if counts else 0:,} texts to C*", *_FUNNEL, "in C*")
+    table = _table(f"From {counts.texts if counts else 0:,} texts to C*", *_FUNNEL.values(), "in C*")
     tools = counts.tools if counts else {}
     for tool in in_order(tools):
         examples = merged.tools.get(tool)

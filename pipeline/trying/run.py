@@ -65,7 +65,7 @@ def prepare(config: TryConfig, tell: Callable[[str], None]) -> TryRun:
     if config.tool is None:
         raise ConfigurationError(f"--tool: name the tool to try; there are {', '.join(config.tools.specs)}")
     tool = config.tool
-    require_available([tool], config.tools, "--tool")
+    require_available([tool], config.tools, "--tool", can_be_left_out=False)
     method = config.method_of_tool(tool)
     prompt = load_prompt(tool, method.prompts, method.of(tool).prompt)
     import torch

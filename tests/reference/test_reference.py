@@ -94,6 +94,9 @@ def test_the_list_of_commands_has_a_page_for_each(command_pages: dict[str, str])
     linked = re.findall(r"\(commands/(\S+?)\.md\)", commands.index())
     assert linked == list(command_pages)
     assert command_pages.keys() >= COMMANDS.keys()
+    assert (
+        "[`doctor`](../doctor.md)" in commands.index()
+    )  # a command without a recipe, with a page of its own
 
 
 def test_an_option_has_type_help_and_the_defaults_of_the_recipes(command_pages: dict[str, str]) -> None:

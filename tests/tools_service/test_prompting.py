@@ -238,7 +238,7 @@ def test_a_wrong_prompt_file_has_code_1(
             "--check: a prompt file is only checked",
         ),
         (["Units", "--check", "examples.txt", "--output", "x.txt"], "--check: a prompt file is only checked"),
-        (["QA", "--check", "examples.txt", "--wikisearch.index", "nowhere"], "tools.wikisearch.source: QA"),
+        (["QA", "--check", "examples.txt", "--wikisearch.index", "nowhere"], "wikisearch.source: QA"),
         (["Units", "--from", "examples.txt", "--output", "x" * 300], "File name too long"),
         (["Units", "--from", "x" * 300], "File name too long"),
         (["Units", "--check", "x" * 300], "File name too long"),

@@ -44,8 +44,13 @@ def require_declared(tools: Iterable[str], config: ToolsConfig, field: str = "me
         raise ToolUnavailableError(f"{field}: {problem}")
 
 
-def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "method.tools") -> None:
-    """Raise ToolUnavailableError unless all `tools` can be had; the option `field` named them."""
+def require_available(
+    tools: Iterable[str], config: ToolsConfig, field: str = "method.tools", *, can_be_left_out: bool = True
+) -> None:
+    """Raise ToolUnavailableError unless all `tools` can be had; the option `field` named them.
+
+    The message advises to leave the tool out where it `can_be_left_out` of the field.
+    """
     tools = tuple(tools)
     require_declared(tools, config, field)
     for tool in tools:
@@ -57,7 +62,8 @@ def require_available(tools: Iterable[str], config: ToolsConfig, field: str = "m
             try:
                 implementation.check(spec, config.of(tool), config)
             except ToolUnavailableError as error:
-                raise ToolUnavailableError(f"{error}, or leave {tool} (in {field}) out") from error
+                advice = f", or leave {tool} (in {field}) out" if can_be_left_out else ""
+                raise ToolUnavailableError(f"{error}{advice}") from error
 
 
 def load_tool(name: str, config: ToolsConfig) -> Tool:

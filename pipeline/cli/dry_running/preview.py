@@ -81,7 +81,7 @@ class Preview:
             width = max((len(what) for what, _ in entries), default=0)
             lines += [
                 heading,
-                *(f"  {what:<{width}}  {details}" for what, details in entries or [("nothing", "")]),
+                *(f"  {what:<{width}}  {details}".rstrip() for what, details in entries or [("nothing", "")]),
             ]
         lines += ["missing or wrong", *(f"  ! {problem}" for problem in self.problems)]
         return "\n".join(lines if self.problems else [*lines[:-1], "nothing is missing"])

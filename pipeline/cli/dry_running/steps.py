@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.base.analysis_config import ReportConfig, StatusConfig
 from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MergeConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
-from pipeline.benchmarks.published import source_of
+from pipeline.benchmarks.published import sources_of
 from pipeline.cli.dry_running.preview import Preview, count_and_bytes
 from pipeline.cli.recipes import Recipe
 from pipeline.corpus.files import CorpusFile, CorpusListing, files_of_slice, find_files
@@ -171,7 +171,7 @@ def preview_evaluate(preview: Preview, configs: Mapping[str, EvaluateConfig]) ->
         preview.runs.append((label, f"{generation.model.path}, {calls}, {where}"))
         preview_generation(preview, generation, on_ray=on_ray)
     config = next(iter(configs.values()))
-    preview.read("benchmarks", map(source_of, config.benchmarks))
+    preview.read("benchmarks", [path for entry in config.benchmarks for path in sources_of(entry)])
     with preview.checking():
         tools = config.generation.tools.specs
         for benchmark in read_inputs(config.benchmarks, tools, first_line=config.first_line).benchmarks:
@@ -195,7 +195,7 @@ def preview_demo(preview: Preview, recipe: Recipe, *, force: bool = False) -> No
     for path in dict.fromkeys((recipe.annotate.model.path, recipe.finetune.model.path)):
         preview_model(preview, path)
     preview_tools(preview, recipe.annotate.tools, recipe.annotate.method.tools, on_ray=True)
-    preview.read("benchmarks", map(source_of, recipe.evaluate.benchmarks))
+    preview.read("benchmarks", [path for entry in recipe.evaluate.benchmarks for path in sources_of(entry)])
     preview.runs.append(("models", f"{', '.join(models_of(recipe))} are evaluated"))
     kinds: dict[str, Any] = {"merge": AUGMENTED, "annotate": ANNOTATION, "evaluate": EVALUATION}
     with preview.checking():

@@ -128,7 +128,7 @@ def _largest(annotations: Sequence[Path], problems: list[str]) -> Path | None:
     chosen = max(annotations, key=_texts)
     problems.append(
         f"There are {len(annotations)} annotations; this page shows {chosen}, the one with the most texts. "
-        "Give `toolformer report` the folder of another one to see it."
+        "Give `report` the folder of another one to see it."
     )
     return chosen
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.benchmarks.example import BenchmarkFileError
-from pipeline.benchmarks.published import names, published_name, source_of
+from pipeline.benchmarks.published import names, published_name, sources_of
 from pipeline.benchmarks.wikitext import wikitext
 
 pytestmark = pytest.mark.unit
@@ -18,8 +18,10 @@ def test_a_path_is_a_file_of_the_users_own(tmp_path: Path) -> None:
     assert published_name(Path("questions/a=b.jsonl")) is None
     assert published_name(Path("svamp=a=b/SVAMP.json")) == ("svamp", Path("a=b/SVAMP.json"))
     assert published_name(Path("dateset=0")) == ("dateset", Path("0"))
-    assert source_of(Path("svamp=SVAMP.json")) == Path("SVAMP.json")
-    assert source_of(Path("own.jsonl")) == Path("own.jsonl")
+    assert sources_of(Path("svamp=SVAMP.json")) == [Path("SVAMP.json")]
+    assert sources_of(Path("own.jsonl")) == [Path("own.jsonl")]
+    assert sources_of(Path("xquad_de=de.json,en.json")) == [Path("de.json"), Path("en.json")]
+    assert sources_of(Path("dateset=0")) == []
     own = tmp_path / "nq=own.jsonl"
     own.touch()
     assert published_name(own) is None

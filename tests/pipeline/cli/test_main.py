@@ -139,7 +139,7 @@ def test_help_is_one_screen_with_the_recipes_defaults(
         "--config",
         "--dry-run",
     ]
-    if "--output" in entries:
+    if "--output" in entries and name != "report":  # whose output depends on the folder
         assert "runs/single_gpu" in shown
 
 

@@ -59,6 +59,27 @@ def test_what_is_missing_and_the_command_that_makes_it(command: str, options: li
     assert says in refused(command, *options)
 
 
+@pytest.mark.parametrize(
+    ("command", "options", "says"),
+    [
+        (
+            "merge",
+            [],
+            "'runs/mine/annotations': there is no such folder yet; `annotate --config run.yaml` makes",
+        ),
+        ("finetune", [], "`merge --config run.yaml` makes it"),
+        ("finetune", ["--data", "c"], "`merge --config run.yaml --output c` makes it"),
+        ("generate", [], "`finetune --config run.yaml` makes it"),
+        ("generate", ["--recipe", "paper"], "`finetune --config run.yaml --recipe paper` makes it"),
+    ],
+)
+def test_a_run_file_is_named_in_the_command(
+    command: str, options: list[str], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text("recipe: demo\noutput: runs/mine\n", encoding="utf-8")
+    assert says in refused(command, "--config", "run.yaml", *options)
+
+
 def test_the_outputs_of_other_runs_are_named(tmp_path: Path) -> None:
     (tmp_path / "runs" / "demo-mine" / "annotations").mkdir(parents=True)
     assert refused("merge").endswith("; there is runs/demo-mine/annotations, if you mean that")

@@ -50,6 +50,7 @@ def test_texts_then_the_summary(try_: Try, capsys: pytest.CaptureFixture[str]) -
     places = [shown.index(word) for word in order]
     assert places == sorted(places)
     assert "\x1b" not in shown
+    assert not [line for line in shown.splitlines() if line != line.rstrip()]
 
 
 def test_json_lines_have_the_options_and_every_draw(try_: Try, capsys: pytest.CaptureFixture[str]) -> None:

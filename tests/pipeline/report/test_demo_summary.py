@@ -144,6 +144,7 @@ def test_the_summary_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     table = [line.split() for line in lines]
+    assert ["selected", "positions", "calls", "results", "scored", "kept", "in", "C*"] in table
     assert ["Calculator", "0", "0", "0", "0", "0", "1", "1"] in table
     assert ["sums", "0,", "0–4", "82,", "73–88", "7"] in table
     assert ["perplexity", "3.80", "–"] in table

@@ -49,6 +49,9 @@ def test_search_without_a_source_is_refused_until_there_is_an_index(tmp_path: Pa
         ToolUnavailableError, match=r"tools\.wikisearch\.source: QA has nothing .*, or leave QA"
     ):
         require_available(PACKAGED, config)
+    with pytest.raises(ToolUnavailableError) as caught:
+        require_available(["WikiSearch"], config, field="TOOL", can_be_left_out=False)
+    assert "leave WikiSearch" not in str(caught.value)
     require_available(["Calculator", "Calendar"], config)
 
     indexed(tmp_path)

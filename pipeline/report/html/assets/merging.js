@@ -109,7 +109,7 @@ function mergeCommand(annotation, values) {
   const { folder, tools, calls } = annotation;
   const output = `${folder.replace(/\/+$/, "").replace(/[^/]*$/, "")}augmented-chosen`;
   const tauF = tools.map((tool, number) => `${quoted(tool.tool)} ${values[number]}`).join(" ");
-  return `toolformer merge --annotations ${quoted(folder)} --output ${quoted(output)} --tau-f ${tauF}`
+  return `python -m pipeline merge --annotations ${quoted(folder)} --output ${quoted(output)} --tau-f ${tauF}`
     + ` --max-examples ${calls.max_examples}`
     + ` --${calls.one_call_per_position ? "" : "no-"}one-call-per-position`
     + (calls.seed === "0" ? "" : ` --seed=${calls.seed}`);

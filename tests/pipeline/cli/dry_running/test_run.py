@@ -131,6 +131,7 @@ def test_the_step_that_makes_what_is_missing(run: Run, command: str, says: str) 
     code, out, _ = run(command)
     assert code == 2
     assert says in out
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
 
 
 def test_merge_of_an_unfinished_annotation(run: Run) -> None:
@@ -147,6 +148,9 @@ def test_evaluate_counts_its_questions(run: Run) -> None:
     lines = (ROOT / "demo" / "questions" / "qa.jsonl").read_text(encoding="utf-8").count("\n")
     assert entry(out, "questions") == f"qa: {lines}"
     assert entry(out, "base") == "demo/models/annotator, k 10, in this process"
+    code, out, _ = run("evaluate", *options, "dateset=0")
+    assert code == 0
+    assert "dateset: 9,400" in out
     code, out, _ = run("evaluate", "--model", "demo/models/annotator", "--benchmarks", "none.jsonl")
     assert code == 2
     assert "none.jsonl" in out

@@ -124,3 +124,9 @@ def test_the_library_is_the_one_that_its_readme_names() -> None:
     for name, size, digest in rows:
         content = (ASSETS / "uplot" / name).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (int(size), digest)
+
+
+def test_the_command_of_the_page_needs_no_installed_package() -> None:
+    page = render(EMPTY)
+    assert "`python -m pipeline merge --annotations " in page
+    assert "toolformer merge" not in page
