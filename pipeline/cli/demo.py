@@ -53,7 +53,7 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 
 
 # Seconds by step of the recipe `demo` on two cores of an AMD EPYC processor, for the time left.
-_USUAL_S = {"annotate": 183, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 21}
+_USUAL_S = {"annotate": 185, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 22}
 
 _SUMMARIES = {
     "annotate": "the model writes calls, the filter keeps those that help",

@@ -80,8 +80,7 @@ def demo() -> Recipe:
         FinetuneConfig(
             sequence_length=256,
             batch_size=16,
-            # Workers wait for the longest micro-batch: smaller ones are padded less and more alike.
-            micro_batch_size=4,
+            micro_batch_size=8,
             learning_rate=5e-4,
             max_steps=200,
             evaluate_every=100,
