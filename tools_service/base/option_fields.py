@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -82,15 +83,21 @@ def nested_fields(fields: Iterable[Field]) -> Iterator[Field]:
             )
 
 
-def argument_fields(arguments: Any) -> Iterator[Field]:
-    """The options that an object of arguments (a dataclass) stands for, those of its configuration too."""
-    cls = type(arguments)
-    hints = get_type_hints(cls, include_extras=True)
-    texts = {
+@cache
+def _help_texts(cls: type) -> dict[str, str]:
+    """The docstrings of a dataclass's fields, which stand in its source and in that of its bases."""
+    return {
         parameter.arg_name: parameter.description or ""
         for base in cls.__mro__[-2::-1]
         for parameter in docstring_parser.parse_from_object(base).params
     }
+
+
+def argument_fields(arguments: Any) -> Iterator[Field]:
+    """The options that an object of arguments (a dataclass) stands for, those of its configuration too."""
+    cls = type(arguments)
+    hints = get_type_hints(cls, include_extras=True)
+    texts = _help_texts(cls)
     for field in dataclass_fields(cls):
         marks = getattr(hints[field.name], "__metadata__", ())
         names = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
