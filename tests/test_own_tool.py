@@ -64,7 +64,7 @@ def test_the_page_makes_a_tool_whose_calls_are_kept(commands: Path, tmp_path: Pa
         printed[command.split()[1] if command.startswith("toolformer") else command] = done.stdout
     assert printed["call"] == "135\n"
     assert "UnitCalculator with demo/models/annotator" in printed["try"]
-    rows = pq.read_table(folder / "runs/demo/augmented/rows").to_pylist()
+    rows = pq.read_table(folder / "runs/units/augmented/rows").to_pylist()
     texts = [row["text"] for row in rows]
     assert printed[shell()[-1]].splitlines() == texts
     right = 0

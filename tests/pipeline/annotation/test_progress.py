@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import pytest
@@ -27,7 +28,10 @@ def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     assert progress.done_and_total() == (0, 45)
 
 
-def test_rays_advice_on_small_corpora_is_not_shown() -> None:
+def test_rays_advice_on_small_corpora_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ray.data", "ray.serve"):
+        for handler in logging.getLogger(name).handlers:  # pytest's own are among them
+            monkeypatch.setattr(handler, "level", handler.level)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         _silence_ray()

@@ -112,5 +112,5 @@ def test_a_port_in_use_is_refused_before_anything_starts(server: Server, model: 
     command = [sys.executable, "-m", "pipeline", "serve", "--model", model, "--port", port]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
-    assert f"--http.port {port}" in ended.stderr
+    assert f"--port {port}" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -18,6 +18,7 @@ from tools_service.base.standard_streams import json_must_be_ascii, redirected_o
 pytestmark = pytest.mark.unit
 
 CALL = f"{sys.executable} -m tools_service call Calculator"
+GENERATE = f"{sys.executable} -m pipeline generate --model demo/models/annotator"
 
 
 def test_a_command_that_sigterm_ends_has_the_code_of_shells() -> None:
@@ -41,7 +42,7 @@ def test_a_python_without_the_packages_is_one_sentence(package: str) -> None:
     ("command", "code", "said"),
     [
         (f"{CALL} --json <&-", 2, "standard input is closed"),
-        (f"{sys.executable} -m pipeline generate <&-", 2, "standard input is closed"),
+        (f"{GENERATE} <&-", 2, "standard input is closed"),
         (f"{CALL} 1+1 >&-", 0, ""),
         (f"{CALL} 1+1 >/dev/full", 1, "cannot write: "),
         (f"yes '\"1+1\"' | head -n 5000 | {CALL} --json >/dev/full", 1, "cannot write: "),

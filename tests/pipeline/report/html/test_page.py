@@ -177,7 +177,8 @@ def test_the_page_counts_what_merge_keeps(show: Show, rule: dict[str, Any]) -> N
     words = shlex.split(text(page, "#merge-command"))
     tau_f_words = words[words.index("--tau-f") + 1 : words.index("--max-examples")]
     assert dict(zip(tau_f_words[::2], map(float, tau_f_words[1::2]), strict=True)) == mixed
-    assert words[:4] == ["toolformer", "merge", "--annotations", "runs/sample/annotations"]
+    assert words[:3] == ["python", "-m", "pipeline"]
+    assert words[3:6] == ["merge", "--annotations", "runs/sample/annotations"]
     assert words[words.index("--max-examples") + 1] == str(rule["max_examples"])
     assert ("--no-one-call-per-position" in words) == (not rule["one_call_per_position"])
     assert [word for word in words if word.startswith("--seed")] == [
