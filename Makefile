@@ -46,8 +46,8 @@ demo: $(INSTALLED) ## the whole method on the embedded world (FORCE=1 redoes fin
 
 test: test-unit test-ray ## all tests
 
-test-unit: $(INSTALLED) ## no Ray, about a minute
-	$(PYTHON) -m pytest -q -m unit
+test-unit: $(INSTALLED) ## no Ray, some minutes
+	$(PYTHON) -m pytest -q -m unit -n 2
 
 test-ray: $(INSTALLED) ## real local clusters; gpu tests where there is one
 	$(PYTHON) -m pytest -q -m "ray or gpu"
