@@ -97,7 +97,7 @@ def argument_fields(arguments: Any) -> Iterator[Field]:
     """The options that an object of arguments (a dataclass) stands for, those of its configuration too."""
     cls = type(arguments)
     hints = get_type_hints(cls, include_extras=True)
-    texts = _help_texts(cls)
+    texts = _help_texts(cls)  # type: ignore[arg-type]  # a class is hashable
     for field in dataclass_fields(cls):
         marks = getattr(hints[field.name], "__metadata__", ())
         names = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
