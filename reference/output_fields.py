@@ -18,14 +18,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from pipeline.augmentation.merge import MergeManifest
-from pipeline.base.config import (
-    AnnotateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    MergeConfig,
-    PlanConfig,
-    ScoreConfig,
-)
+from pipeline.base.config import AnnotateConfig, ExportConfig, MergeConfig, PlanConfig, ScoreConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, AUGMENTED_SCHEMA
 from pipeline.evaluation.predictions import SCHEMA as PREDICTION_SCHEMA
 from pipeline.evaluation.results import Evaluation

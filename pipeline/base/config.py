@@ -22,7 +22,6 @@ from tools_service.base.settings import (
     Gpus,
     Nats,
     NotAnOption,
-    NotNegativeInt,
     Positive,
     PositiveInt,
     Probability,
@@ -289,67 +288,6 @@ class MergeConfig(Frozen):
     """If several tools help at one position, keep one, drawn at random. False: keep all."""
     seed: Seed = 0
     """Seed of both random choices."""
-
-
-class FinetuneConfig(Frozen):
-    """Step 6: language modelling on C* (section 4.1, Appendix B)."""
-
-    model: ModelConfig = ModelConfig()
-    data: FilePath = Path("runs/augmented")
-    """Folder that merge wrote."""
-    column: Literal["text", "plain"] = "text"
-    """text: train on C* with its calls; plain: without the calls (the baseline M + CC)."""
-    output: FilePath = Path("runs/model")
-    """Folder for the final model and the checkpoints."""
-    sequence_length: Annotated[PositiveInt, Field(ge=2)] = 1_024
-    """Tokens per example. The first of them is not predicted, so one token would teach nothing."""
-    batch_size: PositiveInt = 128
-    """Examples per optimizer step over all workers."""
-    micro_batch_size: PositiveInt = 8
-    """Examples per forward pass of a worker."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] = 1e-5
-    """Peak learning rate, reached after the warm-up."""
-    warmup_share: Probability = 0.1
-    """Share of the steps in which the learning rate rises linearly."""
-    max_steps: PositiveInt = 2_000
-    """Optimizer steps."""
-    evaluate_every: PositiveInt = 500
-    """Steps between perplexity evaluations; each evaluation also writes a checkpoint."""
-    held_out: PositiveInt = 1_000
-    """Texts held out for the perplexity."""
-    workers: PositiveInt = 8
-    """Ray Train workers."""
-    use_gpu: bool = True
-    """One GPU per worker."""
-    cpus_per_worker: PositiveInt = 1
-    """CPUs per worker; also its number of threads."""
-    zero_stage: Literal[0, 1, 2, 3] = 3
-    """DeepSpeed ZeRO stage."""
-    deepspeed: FilePath | None = None
-    """DeepSpeed configuration (JSON) for that stage; sizes and types come from the fields here, and a
-    file that contradicts them is refused. None: the one of this package."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: slower, much less memory."""
-    max_failures: NotNegativeInt = 3
-    """Lost workers or nodes a run tolerates; it restarts from the last checkpoint."""
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
-    """Seed of the held-out texts and of the order of the examples."""
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes of each worker per optimizer step."""
-        return self.batch_size // (self.workers * self.micro_batch_size)
-
-    @model_validator(mode="after")
-    def _check_batches(self) -> FinetuneConfig:
-        if self.batch_size % (self.workers * self.micro_batch_size):
-            raise ValueError(
-                f"batch_size = {self.batch_size} is not a multiple of workers times micro_batch_size = "
-                f"{self.workers} x {self.micro_batch_size}: change one of the three"
-            )
-        if self.zero_stage == 0 and self.model.dtype == "bfloat16":
-            raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than other stages: use 1")
-        return self
 
 
 class ScoreConfig(Frozen):

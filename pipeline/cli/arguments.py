@@ -11,7 +11,8 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig
-from pipeline.base.config import ExportConfig, FinetuneConfig, ScoreConfig, TryConfig
+from pipeline.base.config import ExportConfig, ScoreConfig, TryConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
 from tools_service.base.settings import FilePath, Frozen, Text

@@ -19,7 +19,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig
+from pipeline.base.config import AnnotateConfig, MergeConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import sources_of
 from pipeline.cli import recipes

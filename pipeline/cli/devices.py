@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, PlanConfig, ScoreConfig, TryConfig
+from pipeline.base.config import AnnotateConfig, PlanConfig, ScoreConfig, TryConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.base.serve_config import ServeConfig

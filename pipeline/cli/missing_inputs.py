@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
-from pipeline.base.config import ExportConfig, FinetuneConfig, MergeConfig
+from pipeline.base.config import ExportConfig, MergeConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.cli.arguments import Arguments, ScalingArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.evaluating import configs_of

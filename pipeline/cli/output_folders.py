@@ -14,7 +14,8 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.config import AnnotateConfig, ExportConfig, FinetuneConfig, MergeConfig
+from pipeline.base.config import AnnotateConfig, ExportConfig, MergeConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.cli.recipes import RUNS, Recipe, RecipeName, written_below

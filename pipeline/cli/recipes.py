@@ -16,12 +16,12 @@ from typing import Any, Literal, TypeVar
 from pipeline.base.config import (
     AnnotateConfig,
     CorpusConfig,
-    FinetuneConfig,
     MergeConfig,
     MethodConfig,
     ModelConfig,
     RayConfig,
 )
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import CallLengths, EvaluateConfig, GenerateConfig
 from tools_service.base.settings import Frozen
 from tools_service.config import MTConfig, QAConfig, ToolsConfig, WikiSearchConfig

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 

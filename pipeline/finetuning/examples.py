@@ -1,11 +1,11 @@
 """C* → training examples: what fine-tuning sees, in which order (paper section 4.1, Appendix B).
 
 In: the folder that merge wrote and a tokenizer. Out: token sequences, split into training and
-held-out examples, and the examples of every worker for every optimizer step. All of this depends
-only on the data, the seed and the sizes, so a resumed run finds its data by the step number.
+held-out examples. All of this depends only on the data, the seed and the sizes. batches.py has the
+examples of every step.
 
 One text is one example: [BOS] x* [EOS], cut at `sequence_length`, padded on the right within its
-micro-batch, never packed with another text (docs/decisions/0005). Calls are tokenised apart from
+micro-batch (batches.py). Calls are tokenised apart from
 the text around them, so the text keeps the tokens it has without calls (docs/method.md). This
 module knows no model and no Ray.
 """
@@ -17,7 +17,6 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.base.config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.storage.manifest import MANIFEST
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.fingerprint import content_digest
 from tools_service.syntax.calls import split_calls
-
-IGNORED = -100  # label of a padded position: torch's cross entropy leaves it out
 
 Indices = NDArray[np.int64]
 
@@ -85,44 +82,6 @@ class Split:
             "truncated": self.train.truncated + self.held_out.truncated,
             "tokens_per_epoch": len(self.train.tokens),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class EpochSampler:
-    """The examples of every step: one seeded permutation of all examples after another."""
-
-    examples: int
-    batch_size: int
-    seed: int
-
-    def batch(self, step: int) -> Indices:
-        """The examples of one optimizer step, counted from 0: [batch_size]."""
-        epoch, start = divmod(step * self.batch_size, self.examples)
-        # A batch may reach into the next epoch.
-        two_epochs = [_permutation(self.examples, self.seed, epoch + i) for i in range(2)]
-        return np.concatenate(two_epochs)[start : start + self.batch_size]
-
-
-@lru_cache(maxsize=2)
-def _permutation(size: int, seed: int, epoch: int) -> Indices:
-    return np.random.default_rng((seed, 1, epoch)).permutation(size)
-
-
-def micro_batches(indices: Indices, lengths: Indices, workers: int, micro_batch_size: int) -> Indices:
-    """Split a batch, [accumulation, workers, micro_batch_size]; similar lengths stay together."""
-    by_length = indices[np.argsort(lengths[indices], kind="stable")]
-    return by_length.reshape(-1, workers, micro_batch_size)
-
-
-def pad(sequences: Sequence[NDArray[np.int32]]) -> tuple[Indices, Indices]:
-    """Token ids and labels, both [B, T], padded on the right. labels[b, t] is ids[b, t + 1]."""
-    width = max(2, *map(len, sequences))
-    ids = np.zeros((len(sequences), width), dtype=np.int64)
-    labels = np.full((len(sequences), width), IGNORED, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = sequence
-        labels[row, : len(sequence) - 1] = sequence[1:]
-    return ids, labels
 
 
 def digest(folder: Path) -> str:

@@ -5,14 +5,13 @@ perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metric
 
 If a run was killed, the same command resumes it from its last checkpoint, with the examples it
 would have seen. If it has finished, nothing is done. run_folder.py tells one run from another,
-examples.py prepares the data, training.py trains.
+worker.py is what each worker does.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,18 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from pipeline.base.config import FinetuneConfig
-from pipeline.finetuning.examples import count_examples, load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, tail
+from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.examples import count_examples
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import OutputError, now
+from tools_service.base.files import now
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ def _check_model(config: FinetuneConfig) -> None:
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
     """The ray.train.Result. (mypy reads the signatures of Ray Train's first version.)"""
     trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]
+        run_worker,  # type: ignore[arg-type]
         train_loop_config={"config": config},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
@@ -189,57 +188,3 @@ def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
             f"workers failed more often than max_failures = {config.max_failures}. The same command resumes "
             f"from the last checkpoint in {config.output}. The last failure: {cause[-_MAX_CAUSE:]}"
         ) from error
-
-
-def _worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
-    """Runs on every worker; returns the counts of the data.
-
-    Our own errors occur on all workers alike, so they are returned: another try would fail again.
-    An error while loading or writing a checkpoint may concern one node only, and the other workers
-    would wait for it. It is raised, and Ray Train restarts all workers.
-    """
-    from pipeline.finetuning.training import CheckpointError
-
-    try:
-        return _train(arguments["config"])
-    except (CheckpointError, OutputError):
-        raise
-    except ToolformerError as error:
-        return error
-
-
-def _train(config: FinetuneConfig) -> dict[str, int]:
-    """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
-    import torch
-    from ray.train.torch import get_device
-
-    from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
-    from pipeline.finetuning.training import CheckpointError, Training
-    from tools_service.base.checkpoints import load_tokenizer
-
-    prepare_deepspeed(config.use_gpu)
-    torch.set_num_threads(config.cpus_per_worker)
-    tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(config, tokenizer)
-    rank = ray.train.get_context().get_world_rank()
-    training = Training(config, data, tokenizer, rank=rank, device=get_device())
-    checkpoint = ray.train.get_checkpoint()
-    steps_done = training.restore(Path(checkpoint.path)) if checkpoint else 0
-    folder = RunFolder(config.output)
-    # Only the first worker writes the metrics.
-    log = MetricsLog(folder.metrics, steps_done).append if rank == 0 else lambda event: None
-    if not steps_done:
-        log(HeldOutEvaluation(0, *training.evaluate()))
-    for step in range(steps_done + 1, config.max_steps + 1):
-        log(training.step(step))
-        if step % config.evaluate_every == 0 or step == config.max_steps:
-            evaluation = HeldOutEvaluation(step, *training.evaluate())
-            log(evaluation)
-            checkpoint_folder = folder.checkpoints / f"step-{step:06d}"
-            training.save(checkpoint_folder, step)
-            ray.train.report(
-                asdict(evaluation),
-                checkpoint=ray.train.Checkpoint.from_directory(checkpoint_folder),
-                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-            )
-    return data.counts()

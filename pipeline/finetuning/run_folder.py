@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.base.config import FinetuneConfig, changed_fields
+from pipeline.base.config import changed_fields
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.examples import digest
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
 from pipeline.storage.kinds import FINE_TUNED

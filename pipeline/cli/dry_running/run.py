@@ -9,15 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
-from pipeline.base.config import (
-    AnnotateConfig,
-    ExportConfig,
-    FinetuneConfig,
-    MergeConfig,
-    PlanConfig,
-    ScoreConfig,
-    TryConfig,
-)
+from pipeline.base.config import AnnotateConfig, ExportConfig, MergeConfig, PlanConfig, ScoreConfig, TryConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.base.serve_config import ServeConfig

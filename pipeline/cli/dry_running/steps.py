@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig
-from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MergeConfig
+from pipeline.base.config import AnnotateConfig, CorpusConfig, MergeConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.benchmarks.published import sources_of
 from pipeline.cli.dry_running.preview import Preview, count_and_bytes

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.base import config
-from pipeline.base.config import AnnotateConfig, FinetuneConfig, MergeConfig, MethodConfig, ModelConfig
+from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig, ModelConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from tools_service.base.settings import Frozen
 from tools_service.contract.declarations import PACKAGED
 from tools_service.contract.spec import ToolMethod

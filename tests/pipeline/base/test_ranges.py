@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.base import analysis_config, harness_config, inference_config, serve_config
+from pipeline.base import analysis_config, finetune_config, harness_config, inference_config, serve_config
 from pipeline.base import config as pipeline_config
 from pipeline.base.config import MethodConfig
 from pipeline.cli import main as cli
@@ -30,6 +30,7 @@ MODELS = [
     for module in (
         pipeline_config,
         analysis_config,
+        finetune_config,
         harness_config,
         inference_config,
         serve_config,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.config import FinetuneConfig, MethodConfig
+from pipeline.base.config import MethodConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.cli.recipes import RECIPES, RecipeName
 from tools_service.config import CalendarConfig, ToolsConfig
 from tools_service.tools_file import with_tools_file

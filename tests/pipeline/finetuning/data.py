@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bench.fixtures.small_models import causal_lm, tokenizer
-from pipeline.base.config import FinetuneConfig, ModelConfig
+from pipeline.base.config import ModelConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
-from pipeline.finetuning.examples import EpochSampler, Examples, Split
-from pipeline.finetuning.training import rate_factor
+from pipeline.finetuning.batches import EpochSampler
+from pipeline.finetuning.engine_setup import rate_factor
+from pipeline.finetuning.examples import Examples, Split
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
+from pipeline.finetuning.checkpointing import naming_a_full_disk
 from pipeline.finetuning.run_folder import RunFolder, RunIdentity
-from pipeline.finetuning.training import naming_a_full_disk
 from tests.pipeline.finetuning.data import configuration
 from tools_service.base.files import OutputError
 

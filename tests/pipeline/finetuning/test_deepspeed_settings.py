@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.base.config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
 from tests.pipeline.finetuning.data import configuration
 from tools_service.base.errors import ConfigurationError

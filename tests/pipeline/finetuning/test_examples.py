@@ -17,17 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
-from pipeline.finetuning.examples import (
-    IGNORED,
-    EpochSampler,
-    choose_held_out,
-    count_examples,
-    digest,
-    encode,
-    load_examples,
-    micro_batches,
-    pad,
-)
+from pipeline.finetuning.batches import IGNORED, EpochSampler, micro_batches, pad
+from pipeline.finetuning.examples import choose_held_out, count_examples, digest, encode, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
 from tests.pipeline.finetuning.data import configuration, rows, write
 from tools_service.base.errors import ConfigurationError

@@ -30,15 +30,16 @@ from transformers import (
     MptConfig,
 )
 
-from pipeline.base.config import FinetuneConfig, ModelConfig
+from pipeline.base.config import ModelConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.errors import ModelError
 from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
+from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
 from pipeline.finetuning.run_folder import PublishError, RunFolder, RunIdentity
-from pipeline.finetuning.training import CheckpointError
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.data import (
     base_model,

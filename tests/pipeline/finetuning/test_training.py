@@ -13,16 +13,15 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.base.config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.batches import IndexedBatches
+from pipeline.finetuning.checkpointing import restore, save
 from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.training import (
-    CheckpointError,
-    DivergedError,
-    NonFiniteLossError,
-    Training,
-    rate_factor,
-)
+from pipeline.finetuning.engine_setup import rate_factor
+from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
+from pipeline.finetuning.examples import Split, load_examples
+from pipeline.finetuning.held_out import held_out_loss
+from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.data import (
     base_model,
     configuration,
@@ -67,7 +66,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: FinetuneConfig) -> Training:
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    return Training(config, load_examples(config, tokenizer), tokenizer, rank=0, device=CPU)
+    batches = IndexedBatches(data_of(config).train, config, rank=0)
+    return Training(config, batches, tokenizer, rank=0, device=CPU)
+
+
+def held_out(training: Training) -> tuple[float, int]:
+    return held_out_loss(training, data_of(training.config).held_out)
+
+
+def data_of(config: FinetuneConfig) -> Split:
+    return load_examples(config, AutoTokenizer.from_pretrained(config.model.path))
 
 
 def one_worker(folder: Path, **overrides: Any) -> FinetuneConfig:
@@ -82,22 +90,22 @@ def test_steps_and_held_out_loss_are_those_of_plain_torch(
         folder, zero_stage=zero_stage, micro_batch_size=micro_batch_size, max_steps=3, warmup_share=0.5
     )
     training = start(config)
-    data = training.data
+    data = data_of(config)
     steps = [training.step(step) for step in (1, 2, 3)]
     losses, norms, model = plain_torch(config, data, 3)
     assert [step.loss for step in steps] == pytest.approx(losses, abs=1e-5)
     assert [step.learning_rate for step in steps] == [5e-4, 1e-3, 1e-3]
     if zero_stage:
         assert [step.gradient_norm for step in steps] == pytest.approx(norms, rel=1e-4)
-    held_out = range(len(data.held_out))
-    loss, tokens = training.evaluate()
+    texts = range(len(data.held_out))
+    loss, tokens = held_out(training)
     with torch.no_grad():
-        assert loss == pytest.approx(float(mean_loss(model, data.held_out, held_out)), abs=1e-5)
-    assert tokens == sum(len(data.held_out[i]) - 1 for i in held_out)
-    training.save(tmp_path, 3)
+        assert loss == pytest.approx(float(mean_loss(model, data.held_out, texts)), abs=1e-5)
+    assert tokens == sum(len(data.held_out[i]) - 1 for i in texts)
+    save(training, tmp_path, 3)
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     with torch.no_grad():
-        assert float(mean_loss(written, data.held_out, held_out)) == pytest.approx(loss, abs=1e-5)
+        assert float(mean_loss(written, data.held_out, texts)) == pytest.approx(loss, abs=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert load_examples(config, tokenizer).train.tokens.tolist() == data.train.tokens.tolist()
 
@@ -110,23 +118,23 @@ def test_a_restored_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_pat
     whole = start(config)
     for step in (1, 2, 3):
         whole.step(step)
-    whole.save(tmp_path, 3)
+    save(whole, tmp_path, 3)
     steps = [whole.step(step) for step in (4, 5)]
     resumed = start(config)
-    assert resumed.restore(tmp_path) == 3
+    assert restore(resumed, tmp_path) == 3
     assert [resumed.step(step) for step in (4, 5)] == steps
-    assert resumed.evaluate() == whole.evaluate()
+    assert held_out(resumed) == held_out_loss(whole, data_of(whole.config).held_out)
 
 
 def test_without_a_checkpoint_restore_says_so(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ToolformerError, match="no checkpoint"):
-        start(one_worker(folder)).restore(tmp_path)
+        restore(start(one_worker(folder)), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_text(folder: Path) -> None:
     training = start(one_worker(folder))
-    examples = training.data.train
-    batch = training.sampler.batch(1)
+    examples = training.batches.examples
+    batch = training.batches.sampler.batch(1)
     tokens = {i: set(examples[i].tolist()) for i in batch}
     own = {i: tokens[i] - set().union(*(tokens[j] for j in batch if j != i)) for i in batch}
     index = next(i for i in batch if own[i])
@@ -175,10 +183,10 @@ def test_weights_that_are_no_numbers_are_never_saved_as_a_result(
     with torch.no_grad(), deepspeed.zero.GatheredParameters([norm], modifier_rank=0, enabled=zero_stage == 3):
         norm[1] = math.nan
     with pytest.raises(DivergedError, match=r"weights model\.norm\.weight are empty or not finite"):
-        training.save(tmp_path, 3)
+        save(training, tmp_path, 3)
     assert not (tmp_path / "model").exists()
     with pytest.raises(DivergedError, match="held-out loss is not finite"):
-        training.evaluate()
+        held_out(training)
 
 
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:

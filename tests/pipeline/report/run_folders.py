@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.base.config import FinetuneConfig, ModelConfig
+from pipeline.base.config import ModelConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.evaluation.paired import store_paired_tests
 from pipeline.evaluation.predictions import Prediction
 from pipeline.evaluation.questions import Question

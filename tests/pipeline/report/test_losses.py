@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 
 from bench.fixtures import small_run
 from pipeline.augmentation.merge import MergeManifest, merge
-from pipeline.base.config import (
-    AnnotateConfig,
-    CorpusConfig,
-    FinetuneConfig,
-    MergeConfig,
-    MethodConfig,
-    PlanConfig,
-)
+from pipeline.base.config import AnnotateConfig, CorpusConfig, MergeConfig, MethodConfig, PlanConfig
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Funnel, Status, Text
 from pipeline.cli.arguments import ReportedArguments, ToolsArguments

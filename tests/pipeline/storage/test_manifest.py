@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pyarrow as pa
 import pytest
 
-from pipeline.base.config import AnnotateConfig, CorpusConfig, FinetuneConfig, MethodConfig, RayConfig
+from pipeline.base.config import AnnotateConfig, CorpusConfig, MethodConfig, RayConfig
 from pipeline.base.cost import ModelShape
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import Cost, PhaseWork
 from pipeline.corpus.files import CorpusFile
 from pipeline.finetuning import run_folder as runfolder

@@ -1,0 +1,136 @@
+"""The configuration of fine-tuning (paper section 4.1, Appendix B), with the paper's values as defaults.
+
+As in config.py, the docstring of a field is its help text. This module touches no file and no model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.base.config import ModelConfig
+from tools_service.base.settings import (
+    FilePath,
+    Frozen,
+    NotNegativeInt,
+    Positive,
+    PositiveInt,
+    Probability,
+    Text,
+)
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters (LoRA, arXiv 2106.09685), through peft."""
+
+    rank: NotNegativeInt = 0
+    """Rank of the adapters' matrices. 0: no adapters, all weights are trained."""
+    alpha: Positive = 32.0
+    """The adapter's output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout before the adapters."""
+    target_modules: tuple[Text, ...] = ()
+    """Ends of the names of the layers that get an adapter (q_proj v_proj). Empty: all linear layers of the
+    blocks."""
+    merge: bool = False
+    """Save the model with the adapter added to its weights. False: save the adapter by itself."""
+
+
+class FinetuneConfig(Frozen):
+    """Step 6: language modelling on C* (section 4.1, Appendix B)."""
+
+    model: ModelConfig = ModelConfig()
+    data: FilePath = Path("runs/augmented")
+    """Folder that merge wrote."""
+    column: Literal["text", "plain"] = "text"
+    """text: train on C* with its calls; plain: without the calls (the baseline M + CC)."""
+    output: FilePath = Path("runs/model")
+    """Folder for the final model and the checkpoints."""
+    reader: Literal["indexed", "streamed"] = "indexed"
+    """indexed: each worker opens all tokens; streamed: Ray Data sends each worker its own. The batches are
+    the same."""
+    tokens: FilePath | None = None
+    """Folder that keeps the tokens of C* for further runs. None: they are removed with the checkpoints."""
+    packing: bool = False
+    """Put several examples in one row of sequence_length tokens, without attention between them. The loss is
+    the same."""
+    mask_results: bool = False
+    """Leave the tokens of tools' results out of the loss."""
+    sequence_length: Annotated[PositiveInt, Field(ge=2)] = 1_024
+    """Tokens per example. The first of them is not predicted, so one token would teach nothing."""
+    batch_size: PositiveInt = 128
+    """Examples per optimizer step over all workers."""
+    micro_batch_size: PositiveInt = 8
+    """Examples (with packing: rows) per forward pass of a worker."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e3)] = 1e-5
+    """Peak learning rate, reached after the warm-up."""
+    warmup_share: Probability = 0.1
+    """Share of the steps in which the learning rate rises linearly."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant (the paper names no decay), or falling to min_rate_share."""
+    min_rate_share: Probability = 0.0
+    """Share of the peak at which a linear or cosine schedule ends."""
+    max_steps: PositiveInt = 2_000
+    """Optimizer steps. May be raised later, with keep_state."""
+    lora: LoraConfig = LoraConfig()
+    evaluate_every: PositiveInt = 500
+    """Steps between evaluations; each evaluation also writes a checkpoint."""
+    held_out: PositiveInt = 1_000
+    """Texts held out for the evaluations."""
+    select_by: Literal["perplexity", "loss"] = "perplexity"
+    """What chooses the best checkpoint: the perplexity of the held-out texts without their calls, as in the
+    paper, or the loss on them with their calls."""
+    patience: PositiveInt | None = None
+    """Stop after this many evaluations in a row without a better one. None: never."""
+    probe_prompts: NotNegativeInt = 20
+    """Held-out prompts that the model continues at each evaluation, to count the calls it makes."""
+    probe_tokens: PositiveInt = 48
+    """Maximum tokens per continuation."""
+    keep_checkpoints: PositiveInt = 1
+    """Number of latest checkpoints to keep while the run is unfinished; the best is kept in addition."""
+    keep_state: bool = False
+    """Keep the last training state after the end, so that max_steps can be raised later."""
+    storage: Text | None = None
+    """Folder or URI (s3://bucket/path) for the checkpoints. None: below output."""
+    workers: PositiveInt = 8
+    """Ray Train workers."""
+    use_gpu: bool = True
+    """One GPU per worker."""
+    cpus_per_worker: PositiveInt = 1
+    """CPUs per worker; also its number of threads."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """DeepSpeed ZeRO stage."""
+    deepspeed: FilePath | None = None
+    """DeepSpeed configuration (JSON) for that stage; sizes and types come from the fields here, and a
+    file that contradicts them is refused. None: the one of this package."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: slower, much less memory."""
+    max_failures: NotNegativeInt = 3
+    """Lost workers or nodes a run tolerates; it restarts from the last checkpoint."""
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """Where curves go beside metrics.jsonl: TensorBoard files in output/tensorboard, or a service whose
+    package is installed."""
+    project: Text = "toolformer"
+    """Project of the run in Weights & Biases, MLflow and trackio."""
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
+    """Seed of the held-out texts and of the order of the examples."""
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of each worker per optimizer step, without packing."""
+        return self.batch_size // (self.workers * self.micro_batch_size)
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> FinetuneConfig:
+        if self.batch_size % (self.workers * self.micro_batch_size):
+            raise ValueError(
+                f"batch_size = {self.batch_size} is not a multiple of workers times micro_batch_size = "
+                f"{self.workers} x {self.micro_batch_size}: change one of the three"
+            )
+        if self.zero_stage == 0 and self.model.dtype == "bfloat16":
+            raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than other stages: use 1")
+        return self
