@@ -15,9 +15,10 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.token_store import TokenStore
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -32,14 +33,14 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     from pipeline.finetuning.errors import CheckpointError
 
     try:
-        return _train(arguments["config"])
+        return _train(arguments["config"], arguments["tokens"])
     except (CheckpointError, OutputError):
         raise
     except ToolformerError as error:
         return error
 
 
-def _train(config: FinetuneConfig) -> dict[str, int]:
+def _train(config: FinetuneConfig, tokens: TokenStore) -> dict[str, int]:
     """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
     import torch
     from ray.train.torch import get_device
@@ -54,9 +55,11 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
     tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(config, tokenizer)
+    data = tokens.split(config)
     rank = ray.train.get_context().get_world_rank()
-    batches = IndexedBatches(data.train, config, rank)
+    streamed = config.reader == "streamed"
+    shard: Any = ray.train.get_dataset_shard(DATASET) if streamed else None
+    batches = StreamedBatches(shard) if streamed else IndexedBatches(data.train, config, rank)
     training = Training(config, batches, tokenizer, rank=rank, device=get_device())
     checkpoint = ray.train.get_checkpoint()
     steps_done = restore(training, Path(checkpoint.path)) if checkpoint else 0
