@@ -158,7 +158,7 @@ def _train(config: FinetuneConfig, index: TextIndex, uses: Uses) -> Examples:
             selected = rows.filter(np.isin(rows["text_id"].to_numpy(), wanted))
             if len(selected):
                 batches.append(encoder.rows(selected))
-    return concatenate(batches, mask_results=config.mask_results)
+    return concatenate(batches).with_results_masked(config.mask_results)
 
 
 def padding(lengths: Indices, config: FinetuneConfig) -> Padding:

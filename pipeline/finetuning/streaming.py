@@ -113,7 +113,7 @@ def _table_of(examples: Examples) -> pa.Table:
     return pa.table([pa.array(column) for column in columns], names=_COLUMNS)
 
 
-def _examples_of(batch: pa.RecordBatch, *, mask_results: bool = False) -> Examples:
+def _examples_of(batch: pa.RecordBatch) -> Examples:
     """The inverse of `_table_of`."""
     text_ids, tokens, is_result, results, cut = (batch[name] for name in _COLUMNS)
     lengths = tokens.value_lengths().to_numpy()
@@ -125,7 +125,6 @@ def _examples_of(batch: pa.RecordBatch, *, mask_results: bool = False) -> Exampl
         lengths=lengths,
         results=results.to_numpy(),
         cut=cut.to_numpy(zero_copy_only=False),
-        mask_results=mask_results,
     )
 
 
@@ -219,6 +218,6 @@ def step_of(table: pa.Table, config: FinetuneConfig) -> tuple[int, StepBatch]:
     in_rows = [np.arange(end - size, end) for end, size in zip(ends, row["row_sizes"], strict=True)]
     width = len(in_rows) // row["forwards"]
     forwards = tuple(tuple(in_rows[i : i + width]) for i in range(0, len(in_rows), width))
-    examples = _examples_of(batch, mask_results=config.mask_results)
+    examples = _examples_of(batch).with_results_masked(config.mask_results)
     rows = StepRows(forwards, row["predicted_tokens"])
     return row["step"], rows.batch(examples, packing=config.packing)
