@@ -10,6 +10,7 @@ does not wait forever, and a worker has one such task at a time. What the tasks 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ DATASET = "train"
 _STEPS_PER_TASK = 16
 _MAX_TASKS = 1_000
 _MAX_AHEAD = 64 * 2**20  # bytes that the tasks of one worker may have read ahead
+_NO_PROGRESS_TIMEOUT_S = 30 * 24 * 3_600  # the reader waits as long as a step or an evaluation takes
 _COLUMNS = ("text_id", "tokens", "is_result", "results", "cut")
 
 Tables = Callable[[], Iterator[pa.Table]]
@@ -64,7 +66,13 @@ def _in_order(tasks: Sequence[Tables], *, batch_size: int | None, **options: Any
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=_MAX_AHEAD)
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    for handler in logging.getLogger("ray.data").handlers:  # its reports stay in Ray's log files
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
     with DataContext.current(context):
         dataset: Dataset = ray.data.read_datasource(_Tables(tasks), override_num_blocks=len(tasks), **options)
     yield from dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=1)
