@@ -29,7 +29,8 @@ from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
-from pipeline.finetuning.token_store import TokenStore, prepare
+from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.tokenizing import prepare
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.kinds import FINE_TUNED

@@ -20,7 +20,8 @@ from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.streaming import StepsByRank, StepStream, StreamedBatches
-from pipeline.finetuning.token_store import TokenStore, prepare
+from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.tokenizing import prepare
 from tests.pipeline.finetuning.data import base_model, configuration, plain_torch, rows, write
 from tests.pipeline.finetuning.test_batches import assert_equal
 from tests.pipeline.finetuning.test_run import kill_a_worker_after
@@ -63,7 +64,7 @@ def big_table(folder: Path, number: int) -> Iterator[pa.Table]:
 def test_what_is_read_ahead_is_bounded(tmp_path: Path, ray_cluster: None) -> None:
     """200 steps of 8 MB each, which the object store of 256 MB does not hold."""
     tasks = [partial(big_table, tmp_path, number) for number in range(200)]
-    tables = streaming._in_order(tasks, batch_size=1, num_cpus=0, concurrency=1)
+    tables = streaming.in_order(tasks, batch_size=1, num_cpus=0, concurrency=1)
     assert next(tables)["number"].to_pylist() == [0]
     read = -1
     while read != (now := len(list(tmp_path.iterdir()))):
@@ -84,7 +85,7 @@ def test_what_was_consumed_is_not_read(
         asked.extend(task.args[1] for task in tasks)
         return iter(())
 
-    monkeypatch.setattr(streaming, "_in_order", in_order)
+    monkeypatch.setattr(streaming, "in_order", in_order)
     steps: Iterator[tuple[int, StepBatch]] = StepStream(config, TokenStore(folder), 0).steps(38)
     assert list(steps) == []
     assert [step for steps_of_task in asked for step in steps_of_task] == list(range(38, 101))

@@ -24,7 +24,8 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning import token_store
 from pipeline.finetuning.augmented_files import digest, read_index
 from pipeline.finetuning.examples import Encoder, Split, load_examples
-from pipeline.finetuning.token_store import TokenStore, TokenStoreError, prepare, store_of
+from pipeline.finetuning.token_store import TokenStore, TokenStoreError, store_of
+from pipeline.finetuning.tokenizing import prepare
 from pipeline.storage.kinds import FINE_TUNED
 from tests.pipeline.finetuning.data import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
