@@ -69,8 +69,8 @@ def test_the_numbers_are_those_of_the_batches(config: FinetuneConfig, packing: b
 def test_the_lines_name_everything(config: FinetuneConfig) -> None:
     lines = dict(run_size(config, read_index(config.data)).lines())
     assert list(lines) == ["texts", "calls", "epochs", "tokens", "padding"]
-    assert lines["texts"].endswith("to train on, 6 held out, 0 equal to those")
-    assert lines["calls"] == "Calculator in 25, MT in 1, QA in 1, none in 0"
+    assert lines["texts"] == "25 to train on, 6 held out, 1 equal to those"
+    assert lines["calls"] == "Calculator in 24, MT in 1, QA in 1, none in 0"
     assert lines["epochs"] == "8 steps of 8 texts of 'text' are 2.56 epochs"
     assert "about" not in lines["tokens"]
     assert "with packing" in lines["padding"]
