@@ -29,8 +29,8 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.base.config import changed_fields
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.augmented_files import digest
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
-from pipeline.finetuning.examples import digest
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
@@ -65,6 +65,8 @@ _CHECKPOINTS = OutputKind(
 _OPERATIONAL: dict[str, Any] = {
     "output": True,
     "data": True,
+    "reader": True,
+    "tokens": True,
     "cpus_per_worker": True,
     "max_failures": True,
     "gradient_checkpointing": True,

@@ -22,6 +22,7 @@ from pipeline.finetuning.batches import IGNORED, Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
 from pipeline.finetuning.metrics_log import TrainStep
+from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
 
 
 class Training:
@@ -40,6 +41,8 @@ class Training:
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
         self.rank, self.device = rank, device
         self.engine = deepspeed_engine(config, warmup_steps)
+        if config.packing:
+            require_isolation(self.nll, self.engine, device)
 
     def step(self, step: int) -> TrainStep:
         """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""
@@ -50,9 +53,11 @@ class Training:
         learning_rate = self.engine.get_lr()[0]
         batch = self.batches.batch(step)
         # DeepSpeed averages over workers and micro-batches; the mean over tokens is wanted.
-        scale = len(batch.micro_batches) * self.config.workers / batch.predicted_tokens
+        scale = self.config.accumulation * self.config.workers / batch.predicted_tokens
         losses = []
         for number, rows in enumerate(batch.micro_batches, start=1):
+            if self.config.packing:  # a step has as many forwards as its rows need
+                self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
             nll = self.nll(rows)
             losses.append(nll.detach())
             self.engine.backward(nll.sum() * scale)
@@ -69,10 +74,11 @@ class Training:
     def nll(self, rows: MicroBatch) -> torch.Tensor:
         """Negative log-probability of each row's labels in nats, float32 [R].
 
-        No mask is needed: padding is on the right, so no token that counts attends to it.
+        Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
         ids, labels = (torch.from_numpy(a).to(self.device) for a in (rows.ids, rows.labels))
-        logits = self.engine(input_ids=ids, use_cache=False).logits.float()  # [B, T, V]
+        packed = {} if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
+        logits = self.engine(input_ids=ids, **packed, use_cache=False).logits.float()  # [R, T, V]
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return nll.view_as(labels).sum(dim=1)
 

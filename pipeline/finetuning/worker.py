@@ -12,9 +12,10 @@ from typing import Any
 import ray.train
 
 from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.token_store import TokenStore
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -29,14 +30,14 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     from pipeline.finetuning.errors import CheckpointError
 
     try:
-        return _train(arguments["run"])
+        return _train(arguments["run"], arguments["tokens"])
     except (CheckpointError, OutputError):
         raise
     except ToolformerError as error:
         return error
 
 
-def _train(run: RunIdentity) -> dict[str, int]:
+def _train(run: RunIdentity, tokens: TokenStore) -> dict[str, int]:
     """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
     import torch
     from ray.train.torch import get_device
@@ -52,9 +53,11 @@ def _train(run: RunIdentity) -> dict[str, int]:
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
     tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(config, tokenizer)
+    data = tokens.split(config)
     rank = ray.train.get_context().get_world_rank()
-    batches = IndexedBatches(data.train, config, rank)
+    streamed = config.reader == "streamed"
+    shard: Any = ray.train.get_dataset_shard(DATASET) if streamed else None
+    batches = StreamedBatches(shard) if streamed else IndexedBatches(data.train, config, rank)
     training = Training(
         config, batches, tokenizer, rank=rank, device=get_device(), warmup_steps=run.warmup_steps
     )

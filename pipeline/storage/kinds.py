@@ -24,6 +24,9 @@ _MODEL_FILE = (
     r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
 )
 
+_TOKEN_FOLDER = r"([0-9a-f]{32}|\.[0-9a-f]{32}\.[0-9a-f]{8}\.(part|old))"
+_TOKEN_FILE = r"((tokens|results)\.bin|index\.npy|store\.json(\.part)?)"
+
 ANNOTATION = OutputKind(
     name="an annotation",
     marks={"manifest.json": frozenset({"state", "corpus", "sessions"})},
@@ -51,6 +54,13 @@ EXPORT = OutputKind(
     paths=(_MANIFEST, _CARD, r"rows/", r"rows/\d{5}\.(parquet|jsonl)"),
 )
 
+TOKENS = OutputKind(
+    name="the tokens of a C*",
+    marks={"store.json": frozenset({"format", "examples", "files"})},
+    paths=(_TOKEN_FILE,),
+    core=frozenset({"tokens.bin", "results.bin", "index.npy"}),
+)
+
 FINE_TUNED = OutputKind(
     name="a run of finetune",
     marks={
@@ -64,6 +74,9 @@ FINE_TUNED = OutputKind(
         r"metrics\.jsonl(\.part)?",
         r"checkpoints/",
         r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
+        r"checkpoints/tokens/",
+        r"checkpoints/tokens/\.[0-9a-f]{32}\.lock",
+        rf"checkpoints/tokens/{_TOKEN_FOLDER}/({_TOKEN_FILE})?",
         r"checkpoints/step-\d{6,}/",
         rf"checkpoints/(model/|model/{_MODEL_FILE})",
         r"checkpoints/step-\d{6,}/(latest|latest_universal|zero_to_\w+\.py|model/|\.metadata\.json)",

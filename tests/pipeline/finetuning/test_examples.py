@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
-from pipeline.finetuning.batches import IGNORED, EpochSampler, micro_batches, pad
-from pipeline.finetuning.examples import choose_held_out, count_examples, digest, encode, load_examples
+from pipeline.finetuning.augmented_files import digest, read_index
+from pipeline.finetuning.batches import EpochSampler
+from pipeline.finetuning.examples import choose_held_out, choose_uses, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.data import configuration, encode, flat, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API
 
@@ -86,7 +87,7 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
     for part in ("train", "held_out"):
         ids = getattr(a, part).text_ids.tolist()
         assert ids == getattr(b, part).text_ids.tolist() == getattr(plain, part).text_ids.tolist()
-        assert getattr(a, part).tokens.tolist() == getattr(b, part).tokens.tolist()
+        assert flat(getattr(a, part)) == flat(getattr(b, part))
         assert getattr(plain, part).lengths.sum() < getattr(a, part).lengths.sum()
     assert sorted([*a.train.text_ids, *a.held_out.text_ids]) == sorted(row["text_id"] for row in made)
     assert a.counts() == {
@@ -94,7 +95,7 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
         "held_out": 6,
         "equal_to_held_out": 0,
         "truncated": 0,
-        "tokens_per_epoch": len(a.train.tokens),
+        "tokens_per_epoch": len(flat(a.train)),
     }
     other = load_examples(configuration(tmp_path, data=one, **sizes | {"seed": 4}), words)
     assert set(other.held_out.text_ids) != set(a.held_out.text_ids)
@@ -102,11 +103,12 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 5))
 def test_no_held_out_text_is_trained_on(texts: list[str], held_out: int, seed: int) -> None:
+    numbers = np.unique(texts, return_inverse=True)[1]
     if held_out >= len(set(texts)):
         with pytest.raises(ConfigurationError, match="held_out"):
-            choose_held_out(texts, held_out, seed, HERE)
+            choose_held_out(numbers, held_out, seed, HERE)
         return
-    train, apart = choose_held_out(texts, held_out, seed, HERE)
+    train, apart = choose_held_out(numbers, held_out, seed, HERE)
     held = {texts[i] for i in apart}
     assert len(apart) == len(held) == held_out
     assert [texts[i] for i in train] == [text for text in texts if text not in held]
@@ -129,20 +131,6 @@ def test_every_epoch_has_every_example_once_and_a_step_needs_no_history(
 def test_epochs_and_seeds_differ() -> None:
     assert EpochSampler(50, 50, 0).batch(0).tolist() != EpochSampler(50, 50, 0).batch(1).tolist()
     assert EpochSampler(50, 50, 0).batch(0).tolist() != EpochSampler(50, 50, 1).batch(0).tolist()
-
-
-def test_a_batch_is_dealt_out_whole_with_neighbours_in_length_together() -> None:
-    lengths = np.array([9, 2, 7, 4, 8, 1, 3, 6, 5, 30, 40, 50, 60])
-    deals = micro_batches(np.arange(12), lengths, workers=2, micro_batch_size=3)
-    assert deals.shape == (2, 2, 3)
-    assert sorted(deals.ravel().tolist()) == list(range(12))
-    assert lengths[deals].tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [30, 40, 50]]]
-
-
-def test_padding_carries_no_label() -> None:
-    ids, labels = pad([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)])
-    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert labels.tolist() == [[6, 7, IGNORED], [IGNORED] * 3]
 
 
 def rewrite(folder: Path, **columns: Any) -> None:
@@ -217,10 +205,10 @@ def test_a_damaged_c_star_is_named(tmp_path: Path, damage: str) -> None:
     folder = write(tmp_path / "augmented", [rows(20), rows(30)[20:]])
     (folder / "manifest.json").write_text('{"texts": 30}')
     config = configuration(tmp_path, data=folder)
-    assert count_examples(config)["trained_on"] == 25
+    assert len(choose_uses(read_index(folder).plain, config).train) == 25
     act, named = DAMAGE[damage]
     act(folder)
-    for read in (lambda: count_examples(config), lambda: load_examples(config, tokenizer("pieces"))):
+    for read in (lambda: read_index(folder), lambda: load_examples(config, tokenizer("pieces"))):
         with pytest.raises(ConfigurationError, match=named) as caught:
             read()
         assert str(folder) in str(caught.value)
@@ -232,7 +220,7 @@ def test_a_damaged_c_star_is_named(tmp_path: Path, damage: str) -> None:
 )
 def test_unusual_characters_are_text(tmp_path: Path, text: str) -> None:
     made = rows(29)
-    made.append({"text_id": 5, "text": text, "plain": text, "tools": ["Calculator"]})
+    made.append({"text_id": 5, "text": text, "plain": text, "tool_names": ["Calculator"]})
     config = configuration(tmp_path, data=write(tmp_path / "augmented", [made]))
     split = load_examples(config, tokenizer("bytes"))
     assert len(split.train) + len(split.held_out) == 30
@@ -250,16 +238,17 @@ def test_a_step_is_a_whole_batch_or_the_run_is_refused(
     folder = write(tmp_path / "augmented", [made])
     sizes = {"held_out": held_out, "batch_size": batch_size, "seed": 1}
     config = configuration(tmp_path, data=folder, **sizes)
-    plain = [row["plain"] for row in made]
+    plain = np.arange(72) % distinct
     if distinct <= held_out or 72 * (distinct - held_out) // distinct < batch_size:
         with pytest.raises(ConfigurationError, match=r"held_out = .*(batch_size|lower held_out)"):
-            count_examples(config)
+            choose_uses(read_index(folder).plain, config)
         return
-    counts = count_examples(config)
-    assert counts["trained_on"] == len(choose_held_out(plain, held_out, 1, folder)[0])
+    uses = choose_uses(read_index(folder).plain, config)
     split = load_examples(config, tokenizer("pieces"))
-    assert counts == {key: split.counts()[key] for key in counts}
-    assert sum(counts.values()) == 72
+    assert split.train.text_ids.tolist() == uses.train.tolist()
+    assert split.held_out.text_ids.tolist() == uses.held_out.tolist()
+    assert sum(split.counts()[name] for name in ("trained_on", "held_out", "equal_to_held_out")) == 72
+    assert not set(plain[uses.train]) & set(plain[uses.held_out])
     for step in range(40):
         assert len(EpochSampler(len(split.train), batch_size, 1).batch(step)) == batch_size
 
