@@ -76,6 +76,10 @@ class Examples:
         fields = ("text_ids", "starts", "lengths", "results", "cut")
         return replace(self, **{name: getattr(self, name)[indices] for name in fields})
 
+    def with_results_masked(self, masked: bool) -> Examples:
+        """The same examples, with or without the results in the loss."""
+        return replace(self, mask_results=masked)
+
     def predicted_tokens(self, indices: Indices) -> int:
         """Number of tokens whose prediction counts: all but the first of each example, and those masked."""
         predicted = np.maximum(self.lengths[indices] - 1, 0)
@@ -117,7 +121,7 @@ def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
 
 def split(examples: Examples, uses: Uses, config: FinetuneConfig) -> Split:
     """Divide the examples of all texts, sorted by id. ConfigurationError if one has nothing to predict."""
-    examples = replace(examples, mask_results=config.mask_results)
+    examples = examples.with_results_masked(config.mask_results)
     train, held_out = examples.take(uses.train), examples.take(uses.held_out)
     for part in (train, held_out):
         if short := part.text_ids[part.lengths < 2].tolist():
@@ -238,7 +242,7 @@ def _pack(
     )
 
 
-def concatenate(batches: Sequence[Examples], *, mask_results: bool = False) -> Examples:
+def concatenate(batches: Sequence[Examples]) -> Examples:
     """One after another, in flat arrays of their own."""
     sizes = np.array([len(batch.tokens) for batch in batches], dtype=np.int64)
     offsets = np.cumsum(sizes) - sizes
@@ -252,5 +256,4 @@ def concatenate(batches: Sequence[Examples], *, mask_results: bool = False) -> E
         lengths=np.concatenate([batch.lengths for batch in batches]),
         results=np.concatenate([batch.results for batch in batches]),
         cut=np.concatenate([batch.cut for batch in batches]),
-        mask_results=mask_results,
     )

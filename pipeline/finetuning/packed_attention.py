@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.finetuning.batches import IGNORED, MicroBatch
 from pipeline.finetuning.errors import PackingError
+from tools_service.base.errors import brief
 
 Segments = NDArray[np.int64]
 
@@ -25,6 +26,9 @@ _LENGTHS = (4, 5, 3)  # tokens of the examples that the check packs
 _EXACT = 1e-4  # nats: the largest difference that is only rounding in float32 on a CPU
 # The same for other types and devices: this share of the difference that attention across examples makes.
 _ROUGH_SHARE, _TF32_SHARE = 0.25, 0.01
+# What transformers raises for arguments that an architecture does not take.
+_UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
+_REMEDY = "set packing to false, or use another model (Llama, GPT-2, GPT-J, GPT-NeoX, OPT, Qwen)"
 
 
 def packed_inputs(segments: Segments, model: Any) -> dict[str, torch.Tensor]:
@@ -47,6 +51,7 @@ def require_isolation(nll: Callable[[MicroBatch], torch.Tensor], engine: Any, de
 
     All workers must call this. `nll` gives the loss of each row, in nats.
     """
+    name = type(engine.module).__name__
     vocabulary = engine.module.config.get_text_config(decoder=True).vocab_size
     ids = (np.arange(1, sum(_LENGTHS) + 1) * 7919 % vocabulary).astype(np.int64)
     parts = np.split(ids, np.cumsum(_LENGTHS)[:-1])
@@ -54,13 +59,18 @@ def require_isolation(nll: Callable[[MicroBatch], torch.Tensor], engine: Any, de
     leaking = MicroBatch(packed.ids, packed.labels, packed.text_ids)
     engine.eval()
     with torch.no_grad():
-        together, single, joined = (nll(rows).double() for rows in (packed, alone, leaking))
+        single, joined = nll(alone).double(), nll(leaking).double()
+        try:
+            together = nll(packed).double()
+        except _UNSUPPORTED as error:
+            raise PackingError(
+                f"packing: {name} does not take a 4D mask and position ids ({brief(error)}); {_REMEDY}"
+            ) from error
     worst, effect = (float(_maximum(losses - single, device)) for losses in (together, joined))
     if not worst <= _tolerance(engine.module.get_input_embeddings().weight.dtype, device, effect):
         raise PackingError(
-            f"packing: {type(engine.module).__name__} lets the examples of a row see one another: their "
-            f"losses are {worst:.2g} nats off those of single examples. It ignores a 4D mask or position "
-            "ids; set packing to false, or use another model (Llama, GPT-2, GPT-J, GPT-NeoX, OPT, Qwen)"
+            f"packing: {name} lets the examples of a row see one another: their losses are {worst:.2g} nats "
+            f"off those of single examples. It does not honour a 4D mask or position ids; {_REMEDY}"
         )
 
 

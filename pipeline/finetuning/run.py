@@ -29,7 +29,8 @@ from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
-from pipeline.finetuning.token_store import TokenStore, prepare
+from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.tokenizing import prepare
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.kinds import FINE_TUNED
@@ -82,7 +83,7 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
     )
     with ray_connection(resources):
-        store = _tokenise(config, run, index)
+        store = _tokenise(run, index)
         with tail(folder.metrics, config.max_steps):
             result = _fit(run, store)
     if isinstance(result.return_value, ToolformerError):
@@ -103,8 +104,9 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     folder.publish(folder.fetch_model(run, best.step), run, values)
 
 
-def _tokenise(config: FinetuneConfig, run: RunIdentity, index: TextIndex) -> TokenStore:
+def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:
     """The tokens of C*, made unless they are there; the size of the run is logged."""
+    config = run.config
     store = prepare(config, load_tokenizer(config.model.path, "model.path"), run.data, index)
     for name, text in run_size(config, index, store.split(config).train).lines():
         logger.info("%s: %s: %s", config.output, name, text)

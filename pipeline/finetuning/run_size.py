@@ -24,9 +24,10 @@ _SIMULATED_STEPS = 200
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """What the model computes in a step, over all workers."""
+    """What the model computes in a step."""
 
-    positions: float  # tokens and padding
+    positions: float  # tokens and padding, over all workers
+    slowest: float  # of these, those of the slowest worker in each forward: the others wait for it
     padding: float  # share of the positions
     forwards: float  # of each worker
 
@@ -158,20 +159,21 @@ def _train(config: FinetuneConfig, index: TextIndex, uses: Uses) -> Examples:
             selected = rows.filter(np.isin(rows["text_id"].to_numpy(), wanted))
             if len(selected):
                 batches.append(encoder.rows(selected))
-    return concatenate(batches, mask_results=config.mask_results)
+    return concatenate(batches).with_results_masked(config.mask_results)
 
 
 def padding(lengths: Indices, config: FinetuneConfig) -> Padding:
     """What the first steps compute, on average; `lengths` are those of the examples."""
     sampler = EpochSampler(len(lengths), config.batch_size, config.seed)
     steps = min(config.max_steps, _SIMULATED_STEPS)
-    positions = tokens = forwards = 0
+    positions = slowest = tokens = forwards = 0
     for step in range(steps):
         batch = sampler.batch(step)
         by_forward = rows_of_batch(batch, lengths, config)
         forwards += len(by_forward)
         tokens += int(lengths[batch].sum())
         for of_workers in by_forward:
-            for rows in of_workers:
-                positions += len(rows) * max(int(lengths[row].sum()) for row in rows)
-    return Padding(positions / steps, 1.0 - tokens / positions, forwards / steps)
+            computed = [len(rows) * max(int(lengths[row].sum()) for row in rows) for rows in of_workers]
+            positions += sum(computed)
+            slowest += max(computed)
+    return Padding(positions / steps, slowest / steps, 1.0 - tokens / positions, forwards / steps)

@@ -10,11 +10,10 @@ does not wait forever, and a worker has one such task at a time. What the tasks 
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,15 @@ from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import read_texts, row_groups, tools_of
 from pipeline.finetuning.batches import IndexedBatches, StepBatch, StepRows
-from pipeline.finetuning.examples import Encoder, Examples
+from pipeline.finetuning.examples import Examples
 from pipeline.finetuning.token_store import TokenStore
 
 DATASET = "train"
 _STEPS_PER_TASK = 16
 _MAX_TASKS = 1_000
 _MAX_AHEAD = 64 * 2**20  # bytes that the tasks of one worker may have read ahead
+_NO_PROGRESS_TIMEOUT_S = 30 * 24 * 3_600  # the reader waits as long as a step or an evaluation takes
 _COLUMNS = ("text_id", "tokens", "is_result", "results", "cut")
 
 Tables = Callable[[], Iterator[pa.Table]]
@@ -59,45 +58,27 @@ class _Tables(Datasource):
         return [ReadTask(task, metadata, per_task_row_limit=per_task_row_limit) for task in self._tasks]
 
 
-def _in_order(tasks: Sequence[Tables], *, batch_size: int | None, **options: Any) -> Iterator[pa.Table]:
+def in_order(tasks: Sequence[Tables], *, batch_size: int | None, **options: Any) -> Iterator[pa.Table]:
     """The rows of all tables, in the order of the tasks, `batch_size` of them a table."""
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=_MAX_AHEAD)
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    for handler in logging.getLogger("ray.data").handlers:  # its reports stay in Ray's log files
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
     with DataContext.current(context):
         dataset: Dataset = ray.data.read_datasource(_Tables(tasks), override_num_blocks=len(tasks), **options)
     yield from dataset.iter_batches(batch_size=batch_size, batch_format="pyarrow", prefetch_batches=1)
 
 
-# Tokenising
-
-
-def encode_on_ray(config: FinetuneConfig) -> Iterator[Examples]:
-    """The examples of all texts of C*, in batches, in the order of the files."""
-    tasks = [partial(_encode, config, *group) for group in row_groups(config.data)]
-    for table in _in_order(tasks, batch_size=None):
-        yield from map(_examples_of, table.to_batches())
-
-
-def _encode(config: FinetuneConfig, path: Path, row_group: int) -> Iterator[pa.Table]:
-    encoder = _encoder(config)
-    for rows in read_texts(path, row_group):
-        yield _table_of(encoder.rows(rows))
-
-
-@lru_cache(maxsize=1)
-def _encoder(config: FinetuneConfig) -> Encoder:
-    from tools_service.base.checkpoints import load_tokenizer
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a task has one CPU
-    return Encoder(load_tokenizer(config.model.path, "model.path"), config, tools_of(config.data))
-
-
 # Examples in Arrow tables
 
 
-def _table_of(examples: Examples) -> pa.Table:
+def table_of(examples: Examples) -> pa.Table:
     """A row per example."""
     offsets = np.concatenate([[0], np.cumsum(examples.lengths)])
     # Positions of the tokens in the flat arrays, which may hold other examples, too.
@@ -113,7 +94,7 @@ def _table_of(examples: Examples) -> pa.Table:
     return pa.table([pa.array(column) for column in columns], names=_COLUMNS)
 
 
-def _examples_of(batch: pa.RecordBatch, *, mask_results: bool = False) -> Examples:
+def examples_of(batch: pa.RecordBatch) -> Examples:
     """The inverse of `_table_of`."""
     text_ids, tokens, is_result, results, cut = (batch[name] for name in _COLUMNS)
     lengths = tokens.value_lengths().to_numpy()
@@ -125,7 +106,6 @@ def _examples_of(batch: pa.RecordBatch, *, mask_results: bool = False) -> Exampl
         lengths=lengths,
         results=results.to_numpy(),
         cut=cut.to_numpy(zero_copy_only=False),
-        mask_results=mask_results,
     )
 
 
@@ -148,7 +128,7 @@ class StepStream:
             partial(_read_steps, self, range(start, min(start + size, self.config.max_steps + 1)))
             for start in range(first, self.config.max_steps + 1, size)
         ]
-        for table in _in_order(tasks, batch_size=1, num_cpus=0, concurrency=1):
+        for table in in_order(tasks, batch_size=1, num_cpus=0, concurrency=1):
             yield step_of(table, self.config)
 
 
@@ -197,7 +177,7 @@ def _indexed(stream: StepStream) -> IndexedBatches:
 def table_of_step(step: int, rows: StepRows, examples: Examples) -> pa.Table:
     """One row: the examples of a worker in a step, and their rows and forwards."""
     in_rows = [row for forward in rows.forwards for row in forward]
-    own = _table_of(examples.take(np.concatenate(in_rows)))
+    own = table_of(examples.take(np.concatenate(in_rows)))
     columns = {name: own[name].combine_chunks() for name in own.column_names}
     values = {
         "step": step,
@@ -219,6 +199,6 @@ def step_of(table: pa.Table, config: FinetuneConfig) -> tuple[int, StepBatch]:
     in_rows = [np.arange(end - size, end) for end, size in zip(ends, row["row_sizes"], strict=True)]
     width = len(in_rows) // row["forwards"]
     forwards = tuple(tuple(in_rows[i : i + width]) for i in range(0, len(in_rows), width))
-    examples = _examples_of(batch, mask_results=config.mask_results)
+    examples = examples_of(batch).with_results_masked(config.mask_results)
     rows = StepRows(forwards, row["predicted_tokens"])
     return row["step"], rows.batch(examples, packing=config.packing)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,11 @@ import tokenizers
 from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import TextIndex, files_of, read_texts, tools_of
+from pipeline.finetuning.augmented_files import TextIndex, tools_of
 from pipeline.finetuning.examples import Encoder, Examples, Split, choose_uses, split
-from pipeline.storage.kinds import TOKENS
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import OutputError, atomic_write_json, read_json, writing
 from tools_service.base.fingerprint import content_digest, fingerprint
-from tools_service.base.locks import output_lock
-from tools_service.base.ownership import replacing_folder
 from tools_service.contract.declarations import with_installed
 
 logger = logging.getLogger(__name__)
@@ -112,37 +109,6 @@ def _digest(config: FinetuneConfig, tokenizer: Any, data: str) -> str:
     tools = sorted(with_installed(encoder.tools))
     parts = [_FORMAT, data, config.column, config.sequence_length, definition, special, tools]
     return fingerprint([*parts, tokenizers.__version__])
-
-
-def prepare(config: FinetuneConfig, tokenizer: Any, data: str, index: TextIndex) -> TokenStore:
-    """The store of a run, written if it is not there yet; another run that writes it is waited for.
-
-    With `reader` streamed, Ray Data tokenises on all CPUs of the cluster that this process is connected to.
-    Raises OutputError if the store cannot be written, NotOwnError if something else has its name.
-    """
-    store = store_of(config, tokenizer, data)
-    with ExitStack() as stack:
-        stack.enter_context(output_lock(store.folder, wait=True))
-        if store.folder.exists():
-            if (problem := store.problem()) is None:
-                logger.info("%s: C* was tokenised before", store.folder)
-                return store
-            logger.warning("%s: tokenised again, because %s", store.folder, problem)
-        staging = stack.enter_context(replacing_folder(store.folder, TOKENS, "tokens"))
-        write(staging, _encoded(config, tokenizer), index)
-    return store
-
-
-def _encoded(config: FinetuneConfig, tokenizer: Any) -> Iterator[Examples]:
-    """The examples of all texts, in batches, in the order of the files."""
-    if config.reader == "streamed":
-        from pipeline.finetuning.streaming import encode_on_ray
-
-        yield from encode_on_ray(config)
-        return
-    encoder = Encoder(tokenizer, config, tools_of(config.data))
-    for path in files_of(config.data):
-        yield from map(encoder.rows, read_texts(path))
 
 
 def write(folder: Path, batches: Iterable[Examples], index: TextIndex) -> None:

@@ -15,7 +15,7 @@ from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder, RunIdentity
 from pipeline.finetuning.streaming import DATASET, StreamedBatches
-from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -31,7 +31,7 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
 
     try:
         return _train(arguments["run"], arguments["tokens"])
-    except (CheckpointError, OutputError):
+    except (CheckpointError, OutputError, TokenStoreError):
         raise
     except ToolformerError as error:
         return error

@@ -477,10 +477,10 @@ def test_the_failure_of_a_worker_is_one_message(folder: Path, monkeypatch: pytes
     run = RunIdentity.of(configuration(folder))
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(CheckpointError("model.path: no weights")))
     with pytest.raises(CheckpointError, match=r"^model\.path: no weights$"):
-        _fit(run, TokenStore(folder))
+        _fit(run, TokenStore(run.config.output))
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(OSError("disk\n" * 500 + "gone")))
     with pytest.raises(FinetuningError, match=r"max_failures = 3.*gone$") as caught:
-        _fit(run, TokenStore(folder))
+        _fit(run, TokenStore(run.config.output))
     assert "\n" not in str(caught.value)
 
 
