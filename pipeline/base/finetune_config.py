@@ -75,7 +75,7 @@ class FinetuneConfig(Frozen):
     min_rate_share: Probability = 0.0
     """Share of the peak at which a linear or cosine schedule ends."""
     max_steps: PositiveInt = 2_000
-    """Optimizer steps. May be raised later, with keep_state."""
+    """Optimizer steps. May be raised later; once the run has finished, only if it ran with keep_state."""
     lora: LoraConfig = LoraConfig()
     evaluate_every: PositiveInt = 500
     """Steps between evaluations; each evaluation also writes a checkpoint."""
@@ -95,7 +95,8 @@ class FinetuneConfig(Frozen):
     keep_state: bool = False
     """Keep the last training state after the end, so that max_steps can be raised later."""
     storage: Text | None = None
-    """Folder or URI (s3://bucket/path) for the checkpoints. None: below output."""
+    """Folder that all workers see, or URI of an object store (s3://bucket/path), for the checkpoints; each run
+    has a folder of its own in it. None: below output."""
     workers: PositiveInt = 8
     """Ray Train workers."""
     use_gpu: bool = True
