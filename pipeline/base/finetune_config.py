@@ -71,9 +71,10 @@ class FinetuneConfig(Frozen):
     warmup_share: Probability = 0.1
     """Share of the steps in which the learning rate rises linearly."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant (the paper names no decay), or falling to min_rate_share."""
+    """Learning rate after the warm-up: constant (the paper names no decay), or falling to min_rate_share
+    of the peak along a line or half a cosine."""
     min_rate_share: Probability = 0.0
-    """Share of the peak at which a linear or cosine schedule ends."""
+    """Share of the peak rate at which a linear or cosine schedule ends."""
     max_steps: PositiveInt = 2_000
     """Optimizer steps. May be raised later, with keep_state."""
     lora: LoraConfig = LoraConfig()
@@ -130,6 +131,11 @@ class FinetuneConfig(Frozen):
             raise ValueError(
                 f"batch_size = {self.batch_size} is not a multiple of workers times micro_batch_size = "
                 f"{self.workers} x {self.micro_batch_size}: change one of the three"
+            )
+        if self.schedule == "constant" and self.min_rate_share:
+            raise ValueError(
+                f"min_rate_share = {self.min_rate_share}, but the rate stays constant: set schedule to linear "
+                "or cosine"
             )
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":
             raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than other stages: use 1")

@@ -1,13 +1,11 @@
-"""A model in DeepSpeed, ready for its first step: weights, optimizer, learning rate schedule.
+"""A model in DeepSpeed, ready for its first step: weights and optimizer.
 
-In: the configuration. Out: DeepSpeed's engine. The optimizer is torch's AdamW; the learning rate rises
-linearly, then stays constant (the paper names only the warm-up). Needs a torch process group.
+In: the configuration. Out: DeepSpeed's engine. The optimizer is AdamW without weight decay; training.py
+sets its learning rate (schedule.py). Needs a torch process group.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -18,12 +16,6 @@ from pipeline.finetuning.errors import CheckpointError
 from tools_service.base.checkpoints import load_model
 
 _SHOWN_NAMES = 8  # weights in an error message
-
-
-def rate_factor(config: FinetuneConfig) -> Callable[[int], float]:
-    """Share of the learning rate by step, counted from 0: linear warm-up, then constant."""
-    warmup_steps = max(1, math.ceil(config.warmup_share * config.max_steps))
-    return lambda step: min(1.0, (step + 1) / warmup_steps)
 
 
 def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
@@ -43,7 +35,6 @@ def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
 def deepspeed_engine(config: FinetuneConfig) -> Any:
     import deepspeed
     from torch.optim import AdamW
-    from torch.optim.lr_scheduler import LambdaLR
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -62,6 +53,5 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
         model=model,
         optimizer=optimizer,
         config=ds_config,
-        lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config)),
     )
     return engine

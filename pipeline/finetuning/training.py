@@ -3,7 +3,7 @@ Appendix B).
 
 In: a configuration, the batches, this worker's rank. Out: the loss of each step: the mean over all
 predicted tokens of its batch, in nats, however the batch is divided among workers and micro-batches.
-engine_setup.py has optimizer and schedule, held_out.py the evaluation, checkpointing.py saves and
+engine_setup.py has the optimizer, schedule.py its rate, held_out.py the evaluation, checkpointing.py saves and
 restores. Needs a torch process group, knows nothing of Ray.
 """
 
@@ -22,6 +22,7 @@ from pipeline.finetuning.batches import IGNORED, Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
 from pipeline.finetuning.metrics_log import TrainStep
+from pipeline.finetuning.schedule import rate_factor
 
 
 class Training:
@@ -35,9 +36,12 @@ class Training:
         *,
         rank: int,
         device: torch.device,
+        warmup_steps: int | None = None,
     ) -> None:
+        """`warmup_steps`: those of the first start of the run. None: this is the first."""
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
         self.rank, self.device = rank, device
+        self.rate_factor = rate_factor(config, warmup_steps)
         self.engine = deepspeed_engine(config)
 
     def step(self, step: int) -> TrainStep:
@@ -46,7 +50,9 @@ class Training:
         seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         self.engine.train()
-        learning_rate = self.engine.get_lr()[0]
+        learning_rate = self.config.learning_rate * self.rate_factor(step - 1)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         batch = self.batches.batch(step)
         # DeepSpeed averages over workers and micro-batches; the mean over tokens is wanted.
         scale = len(batch.micro_batches) * self.config.workers / batch.predicted_tokens
