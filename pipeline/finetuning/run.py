@@ -21,6 +21,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.deepspeed_settings import (
+    deepspeed_settings,
+    given_file,
+    require_known_keys,
+    require_machine,
+)
 from pipeline.finetuning.examples import count_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
@@ -31,6 +37,8 @@ from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now
+from tools_service.runtime.address import LOCAL
+from tools_service.runtime.connection import chosen_address
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +119,8 @@ def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     paths: dict[str, Any] = {"model": model}
     for name in ("data", "output", "deepspeed"):
         path = getattr(config, name)
+        if path and name == "deepspeed":
+            path = given_file(path)
         paths[name] = path and _absolute(name, path)
     return config.model_copy(update=paths)
 
@@ -126,10 +136,10 @@ def _absolute(name: str, path: Path) -> Path:
 def _check(config: FinetuneConfig) -> dict[str, int]:
     """The number of texts by use. Raises ConfigurationError for settings that contradict one another
     or the data, which would otherwise fail minutes later, on the workers."""
-    from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
-
     deepspeed_settings(config)
     require_known_keys(config)
+    if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
+        require_machine(config)  # elsewhere the workers look at their own machines
     return count_examples(config)
 
 

@@ -3,8 +3,8 @@ Appendix B).
 
 In: a configuration, the batches, this worker's rank. Out: the loss of each step: the mean over all
 predicted tokens of its batch, in nats, however the batch is divided among workers and micro-batches.
-engine_setup.py has the optimizer, schedule.py its rate, held_out.py the evaluation, checkpointing.py saves and
-restores. Needs a torch process group, knows nothing of Ray.
+engine_setup.py has the optimizer, schedule.py its rate, held_out.py the evaluation, checkpointing.py
+saves and restores. Needs a torch process group, knows nothing of Ray.
 """
 
 from __future__ import annotations
