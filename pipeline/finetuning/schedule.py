@@ -23,7 +23,7 @@ def rate_factor(config: FinetuneConfig, warmup: int | None = None) -> Callable[[
     It rises linearly over the first `warmup` steps (None: `warmup_steps(config)`). Then it stays at 1,
     or falls to `min_rate_share`, which it reaches at the end of step `max_steps`.
     """
-    rising = warmup_steps(config) if warmup is None else warmup
+    rising = warmup_steps(config) if warmup is None else max(1, warmup)
     falling = max(1, config.max_steps - rising)
     least = config.min_rate_share
 
