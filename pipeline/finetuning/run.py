@@ -24,6 +24,12 @@ from ray.train.v2.api.config import LoggingConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.augmented_files import TextIndex, read_index
 from pipeline.finetuning.checkpoint_storage import is_uri
+from pipeline.finetuning.deepspeed_settings import (
+    deepspeed_settings,
+    given_file,
+    require_known_keys,
+    require_machine,
+)
 from pipeline.finetuning.examples import choose_uses
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
@@ -39,6 +45,8 @@ from pipeline.storage.provenance import versions
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now
+from tools_service.runtime.address import LOCAL
+from tools_service.runtime.connection import chosen_address
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +129,8 @@ def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     paths: dict[str, Any] = {"model": model}
     for name in ("data", "output", "deepspeed", "tokens"):
         path = getattr(config, name)
+        if path and name == "deepspeed":
+            path = given_file(path)
         paths[name] = path and _absolute(name, path)
     if config.storage is not None and not is_uri(config.storage):
         paths["storage"] = str(_absolute("storage", Path(config.storage)))
@@ -138,10 +148,10 @@ def _absolute(name: str, path: Path) -> Path:
 def _check(config: FinetuneConfig) -> TextIndex:
     """The texts of C*. Raises ConfigurationError for settings that contradict one another
     or the data, which would otherwise fail minutes later, on the workers."""
-    from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
-
     deepspeed_settings(config)
     require_known_keys(config)
+    if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
+        require_machine(config)  # elsewhere the workers look at their own machines
     index = read_index(config.data)
     choose_uses(index.plain, config)
     return index

@@ -18,7 +18,6 @@ as finished only while its model is what the manifest says.
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.augmented_files import digest
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
+from pipeline.finetuning.schedule import warmup_steps
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
@@ -100,7 +100,7 @@ class RunIdentity(Frozen):
             data=digest(config.data),
             model=_model_digest(config.model.path),
             deepspeed=_deepspeed_digest(config),
-            warmup_steps=math.ceil(config.warmup_share * config.max_steps),
+            warmup_steps=warmup_steps(config),
             checkpoint_folder=folder,
         )
 
@@ -111,10 +111,10 @@ class RunIdentity(Frozen):
 
     def continuing(self, before: RunIdentity) -> RunIdentity:
         """This start of a run that began as `before`."""
-        warmup_steps = before.warmup_steps
-        if warmup_steps is None:  # of an earlier version
-            warmup_steps = math.ceil(before.config.warmup_share * before.config.max_steps)
-        kept = {"warmup_steps": warmup_steps, "checkpoint_folder": before.checkpoint_folder}
+        warmup = before.warmup_steps
+        if warmup is None:  # of an earlier version
+            warmup = warmup_steps(before.config)
+        kept = {"warmup_steps": warmup, "checkpoint_folder": before.checkpoint_folder}
         return self.model_copy(update=kept)
 
 

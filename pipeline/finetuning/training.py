@@ -3,8 +3,8 @@ Appendix B).
 
 In: a configuration, the batches, this worker's rank. Out: the loss of each step: the mean over all
 predicted tokens of its batch, in nats, however the batch is divided among workers and micro-batches.
-engine_setup.py has optimizer and schedule, held_out.py the evaluation, checkpointing.py saves and
-restores. Needs a torch process group, knows nothing of Ray.
+engine_setup.py has the optimizer, schedule.py its rate, held_out.py the evaluation, checkpointing.py
+saves and restores. Needs a torch process group, knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
 from pipeline.finetuning.metrics_log import TrainStep
 from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
+from pipeline.finetuning.schedule import rate_factor
 
 
 class Training:
@@ -38,9 +39,11 @@ class Training:
         device: torch.device,
         warmup_steps: int | None = None,
     ) -> None:
+        """`warmup_steps`: those of the first start of the run. None: this is the first."""
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
         self.rank, self.device = rank, device
-        self.engine = deepspeed_engine(config, warmup_steps)
+        self.rate_factor = rate_factor(config, warmup_steps)
+        self.engine = deepspeed_engine(config)
         if config.packing:
             require_isolation(self.nll, self.engine, device)
 
@@ -50,7 +53,9 @@ class Training:
         seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         self.engine.train()
-        learning_rate = self.engine.get_lr()[0]
+        learning_rate = self.config.learning_rate * self.rate_factor(step - 1)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         batch = self.batches.batch(step)
         # DeepSpeed averages over workers and micro-batches; the mean over tokens is wanted.
         scale = self.config.accumulation * self.config.workers / batch.predicted_tokens

@@ -18,8 +18,8 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.finetuning.augmented_files import Indices
 from pipeline.finetuning.batches import EpochSampler
-from pipeline.finetuning.engine_setup import rate_factor
 from pipeline.finetuning.examples import Encoder, Examples, Split
+from pipeline.finetuning.schedule import rate_factor
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
 

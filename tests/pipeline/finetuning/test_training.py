@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.checkpointing import restore, save
-from pipeline.finetuning.engine_setup import rate_factor
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
 from pipeline.finetuning.examples import Split, load_examples
 from pipeline.finetuning.held_out import held_out_loss
@@ -127,12 +126,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_text(fold
     assert (caught.value.step, caught.value.text_ids) == (2, [int(examples.text_ids[index])])
     assert f"text_id {examples.text_ids[index]}" in str(caught.value)
     assert torch.equal(training.engine.module.model.norm.weight, before)
-
-
-def test_the_rate_rises_linearly_and_stays(folder: Path) -> None:
-    factor = rate_factor(one_worker(folder, max_steps=40, warmup_share=0.1))
-    assert [factor(step) for step in (0, 1, 2, 3, 4, 39)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert rate_factor(one_worker(folder, warmup_share=0.0))(0) == 1.0
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
