@@ -12,7 +12,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning import run_size as module
 from pipeline.finetuning.augmented_files import digest, read_index
 from pipeline.finetuning.batches import IGNORED, IndexedBatches
-from pipeline.finetuning.examples import Encoder, load_examples
+from pipeline.finetuning.examples import ExampleEncoder, load_examples
 from pipeline.finetuning.run_size import padding, run_size
 from pipeline.finetuning.tokenizing import prepare
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
@@ -25,7 +25,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     folder = tmp_path_factory.mktemp("size")
     base_model(folder / "base")
     made = rows(32)
-    made[3]["tool_names"] = ["MT", "QA"]
+    made[10]["tool_names"] = ["MT", "QA"]
     made[4] |= {"plain": made[5]["plain"]}
     write(folder / "augmented", [made[:20], made[20:]])
     values = {"sequence_length": 48, "max_steps": 8, "held_out": 6, "mask_results": True, "seed": 2}
@@ -98,7 +98,7 @@ def test_kept_tokens_are_counted_and_not_made_again(
     index = read_index(config.data)
     expected = run_size(config, index)
     prepare(config, AutoTokenizer.from_pretrained(config.model.path), digest(config.data), index)
-    monkeypatch.setattr(Encoder, "batch", None)
+    monkeypatch.setattr(ExampleEncoder, "batch", None)
     monkeypatch.setattr(module, "_SAMPLE", 13)
     assert run_size(config, index) == expected
 
