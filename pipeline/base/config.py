@@ -122,6 +122,9 @@ class MethodConfig(Frozen):
     """Tools to annotate with; a tools file adds those that it declares."""
     prompts: FilePath | None = None
     """Folder with one prompt file per tool. None: the prompts of this package."""
+    use_prompts: bool = True
+    """Sample calls behind the tools' prompts. False: behind the text alone, for a model that was fine-tuned
+    on C* (docs/rounds.md)."""
     seed: Seed = 0
     """Seed of sampling. Seed, text, tool and position determine the sampled calls."""
 
