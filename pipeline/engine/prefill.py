@@ -55,7 +55,9 @@ class PrefilledBatch(TreeBatch):
         self.longest = text_ids.shape[1]  # N
         # Tokens of each text in its prompt, [B]: the text stands there, if there is one.
         in_prompt = self.lengths * prompt.has_prompt
-        text_ids = text_ids[:, : in_prompt.max()]  # [B, N]; [B, 0] without a prompt
+        text_ids = text_ids[
+            :, : in_prompt.max()
+        ]  # [B, N]; [B, 0] without a prompt
         ids = np.concatenate([text_ids, suffix_ids, copy_ids], axis=1)
         self.context_length = prompt.length + ids.shape[1]
         # The query slot that predicts position 0: the last token of the suffix. It is -1

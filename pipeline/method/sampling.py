@@ -190,7 +190,10 @@ class _Scheduler:
         for request, state in zip(requests, self.states, strict=True):
             tokens = len(state.encoded.ids)
             state.failed = self._too_long(request, tokens)
-            if tokens == 1 and self.model.prompt(prompts[request.tool]).is_empty:
+            if (
+                tokens == 1
+                and self.model.prompt(prompts[request.tool]).is_empty
+            ):
                 # Nothing predicts the only token: there is no position, and nothing runs.
                 state.p_api, state.tokens = np.zeros(1), []
 

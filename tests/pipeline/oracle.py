@@ -120,7 +120,7 @@ def calls_at(
     names: Names | None = None,
     tool: str = "",
 ) -> list[str]:
-    """The inputs of the calls among the m draws at a position; `tool` is that of a section without a prompt."""
+    """The inputs of the calls among the m draws at a position, of `tool` if there is no prompt."""
     tool = template.tool if template else tool
     keys = stream_keys(seed, text_id, stream_number(tool), position, m)
     drawn = [draw(model, template, text, position, keys[j : j + 1], most, names) for j in range(m)]

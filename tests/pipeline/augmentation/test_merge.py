@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
+from pipeline.augmentation.same_texts import SameTextError
 from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
@@ -268,7 +269,7 @@ def test_slices_are_merged_and_duplicates_refused(tmp_path: Path) -> None:
     manifest = merge(MergeConfig(annotations=(first, second), output=tmp_path / "c"))
     assert manifest.texts == 2
     third = annotations(tmp_path / "d", [annotated(2, "text", call("QA", 0, 2.0))])
-    with pytest.raises(MergeError, match=r"1 duplicate texts, for example text 2 in .*d;"):
+    with pytest.raises(SameTextError, match=r"1 duplicate texts, for example text 2 in .*d;"):
         merge(MergeConfig(annotations=(first, second, third), output=tmp_path / "e"))
 
 

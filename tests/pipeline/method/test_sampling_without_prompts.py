@@ -156,9 +156,7 @@ def test_draws_of_another_tool_are_dropped() -> None:
         model,
         requests,
         {TOOL: None, "Calendar": None},
-        MethodConfig(
-            calculator=method, calendar=method.model_copy(update={"takes_input": False}), seed=SEED
-        ),
+        MethodConfig(calculator=method, calendar=method.model_copy(update={"takes_input": False}), seed=SEED),
     )
     by_tool = {one.tool: one.candidates for one in sampled if one.candidates}
     assert all({call.tool for call in calls} == {tool} for tool, calls in by_tool.items())
@@ -179,7 +177,8 @@ def test_a_text_may_fill_the_context_but_for_a_call() -> None:
 def test_the_method_says_whether_there_are_prompts() -> None:
     assert prompt_of(TOOL, MethodConfig(use_prompts=False)) is None
     prompt = prompt_of(TOOL, MethodConfig())
-    assert prompt is not None and prompt.tool == TOOL
+    assert prompt is not None
+    assert prompt.tool == TOOL
 
 
 @settings(max_examples=20, deadline=None)
