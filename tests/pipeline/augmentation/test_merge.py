@@ -402,3 +402,41 @@ def test_two_merges_into_one_output_do_not_mix(tmp_path: Path) -> None:
         merge(config)
     merge(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(texts_with_calls(), max_size=12, unique_by=lambda one: one.text.text_id),
+    st.integers(1, 4),
+    st.randoms(),
+)
+def test_a_cap_by_gain_takes_the_texts_with_the_largest_gain(
+    found: list[Annotation], most: int, shuffle: random.Random
+) -> None:
+    rows = [one.to_row() for one in found]
+    mixture = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}), cap_by="gain")
+    chosen = {row["text_id"]: {one.tool for one in mixture.calls(row)} for row in rows}
+    for tool in PACKAGED:
+        best: dict[int, float] = {}
+        for one in found:
+            gains = [c.gain for c in _kept(one.calls, one.text.text) if c.tool == tool]
+            if gains:
+                best[one.text.text_id] = max(gains)
+        ours = [gain for text_id, gain in best.items() if tool in chosen[text_id]]
+        assert sorted(ours, reverse=True) == sorted(best.values(), reverse=True)[:most]
+        assert mixture.tools[tool].candidates == len(best)
+    shuffle.shuffle(rows)
+    again = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}), cap_by="gain")
+    assert {row["text_id"]: {one.tool for one in again.calls(row)} for row in rows} == chosen
+
+
+def test_of_equal_gains_the_seed_decides() -> None:
+    rows = [annotated(number, "a text", call("QA", 0, 2.0)).to_row() for number in range(40)]
+    rows.append(annotated(99, "a text", call("QA", 0, 3.0)).to_row())
+    chosen = [
+        {row["text_id"] for row in rows if choose(rows, FLOORS, 10, seed, cap_by="gain").calls(row)}
+        for seed in (0, 1)
+    ]
+    assert [len(one) for one in chosen] == [10, 10]
+    assert chosen[0] != chosen[1]
+    assert all(99 in one for one in chosen)
