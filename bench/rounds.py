@@ -27,8 +27,8 @@ from typing import Any
 from bench import results
 from bench.truth import compare
 from demo import generate
+from pipeline.augmentation.annotated_rows import rows_of
 from pipeline.augmentation.merge import annotated_thresholds, input_rule_of, merge, merge_problem, thresholds
-from pipeline.augmentation.reading import rows_of
 from pipeline.base.config import MergeConfig, MethodConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Text

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline.analysis.paper_figures import paper_figures
 from pipeline.analysis.result_table import Cell, ResultTable, Row
+from pipeline.augmentation.annotated_rows import rows_of
 from pipeline.augmentation.merge import annotated_thresholds, input_rule_of
-from pipeline.augmentation.reading import rows_of
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.analysis_config import ThresholdsConfig
 from pipeline.method.merging import choose

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.augmentation.annotated_rows import rows_of
 from pipeline.augmentation.plain_texts import plain_texts, plain_texts_for
-from pipeline.augmentation.reading import rows_of
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import AUGMENTED_SCHEMA

@@ -18,8 +18,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text as Styled
 
+from pipeline.augmentation.annotated_rows import rows_reaching
 from pipeline.augmentation.merge import MergeManifest, input_rule_of
-from pipeline.augmentation.reading import rows_reaching
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.evaluation.inputs import read_inputs
 from pipeline.evaluation.intervals import wilson

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.analysis.thresholds import examples_by_threshold
 from pipeline.augmentation import same_texts
+from pipeline.augmentation.annotated_rows import rows_of
 from pipeline.augmentation.merge import MergeManifest, merge
-from pipeline.augmentation.reading import rows_of
 from pipeline.augmentation.same_texts import SameTextError, UnitedRows, require_equal_texts, united
 from pipeline.augmentation.slices import SliceError
 from pipeline.base.analysis_config import ThresholdsConfig
