@@ -20,10 +20,14 @@ from tools_service.base.checkpoints import load_model
 _SHOWN_NAMES = 8  # weights in an error message
 
 
-def rate_factor(config: FinetuneConfig) -> Callable[[int], float]:
-    """Share of the learning rate by step, counted from 0: linear warm-up, then constant."""
-    warmup_steps = max(1, math.ceil(config.warmup_share * config.max_steps))
-    return lambda step: min(1.0, (step + 1) / warmup_steps)
+def rate_factor(config: FinetuneConfig, warmup_steps: int | None = None) -> Callable[[int], float]:
+    """Share of the learning rate by step, counted from 0: linear warm-up, then constant.
+
+    `warmup_steps` are those of the first start of a run, where max_steps may have been another.
+    """
+    if warmup_steps is None:
+        warmup_steps = math.ceil(config.warmup_share * config.max_steps)
+    return lambda step: min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
@@ -40,7 +44,7 @@ def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
         )
 
 
-def deepspeed_engine(config: FinetuneConfig) -> Any:
+def deepspeed_engine(config: FinetuneConfig, warmup_steps: int | None = None) -> Any:
     import deepspeed
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
@@ -62,6 +66,6 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
         model=model,
         optimizer=optimizer,
         config=ds_config,
-        lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config)),
+        lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config, warmup_steps)),
     )
     return engine

@@ -21,8 +21,9 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.checkpoint_storage import is_uri
 from pipeline.finetuning.examples import count_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
@@ -61,12 +62,12 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
         else:
-            _run(config, folder, run, texts)
+            _run(folder.begun(), folder, texts)
     return folder.manifest()
 
 
-def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dict[str, int]) -> None:
-    started = time.monotonic()
+def _run(run: RunIdentity, folder: RunFolder, texts: dict[str, int]) -> None:
+    started, config = time.monotonic(), run.config
     resources = ResourceRequest(
         cpus=config.workers * config.cpus_per_worker,
         gpus=config.workers if config.use_gpu else 0,
@@ -84,15 +85,15 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         config.max_steps * config.batch_size / texts["trained_on"],
     )
     with ray_connection(resources), tail(folder.metrics, config.max_steps):
-        result = _fit(config, folder)
+        result = _fit(run)
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
-    evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
-    if not evaluated:
+    evaluations = [HeldOutEvaluation(**metrics) for _, metrics in result.best_checkpoints]
+    if not evaluations:
         raise FinetuningError(
             f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
         )
-    best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
+    best = best_of(evaluations)
     values: dict[str, Any] = {
         "versions": versions(),
         "created": now(),
@@ -100,7 +101,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         "best": best,
         "wall_s": round(time.monotonic() - started, 1),
     }
-    folder.publish(Path(checkpoint) / "model", run, values)
+    folder.publish(folder.fetch_model(run, best.step), run, values)
 
 
 def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -112,6 +113,8 @@ def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     for name in ("data", "output", "deepspeed"):
         path = getattr(config, name)
         paths[name] = path and _absolute(name, path)
+    if config.storage is not None and not is_uri(config.storage):
+        paths["storage"] = str(_absolute("storage", Path(config.storage)))
     return config.model_copy(update=paths)
 
 
@@ -152,25 +155,24 @@ def _check_model(config: FinetuneConfig) -> None:
         require_whole(AutoModelForCausalLM, path, "model.path")
 
 
-def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
+def _fit(run: RunIdentity) -> Any:
     """The ray.train.Result. (mypy reads the signatures of Ray Train's first version.)"""
+    config, storage = run.config, run.storage
     trainer = TorchTrainer(
         run_worker,  # type: ignore[arg-type]
-        train_loop_config={"config": config},
+        train_loop_config={"run": run},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
         ),
-        # With the same name and path, Ray Train resumes from the checkpoints it finds there.
+        # With the same name and path, Ray Train resumes from the checkpoints it finds there. Workers
+        # remove old ones: Ray Train itself would keep the best, not the latest.
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-            name=folder.checkpoints.name,
-            storage_path=str(folder.path),
+            name=storage.name,
+            storage_path=storage.parent,
+            storage_filesystem=storage.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            # Ray Train keeps the best checkpoint and, in addition, the latest.
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="held_out_loss", checkpoint_score_order="min"
-            ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

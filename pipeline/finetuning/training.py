@@ -35,10 +35,11 @@ class Training:
         *,
         rank: int,
         device: torch.device,
+        warmup_steps: int | None = None,
     ) -> None:
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
         self.rank, self.device = rank, device
-        self.engine = deepspeed_engine(config)
+        self.engine = deepspeed_engine(config, warmup_steps)
 
     def step(self, step: int) -> TrainStep:
         """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""

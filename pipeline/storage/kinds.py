@@ -65,10 +65,12 @@ FINE_TUNED = OutputKind(
         r"checkpoints/",
         r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
         r"checkpoints/step-\d{6,}/",
-        r"checkpoints/step-\d{6,}/(latest|zero_to_\w+\.py|model/|\.metadata\.json)",
+        rf"checkpoints/(model/|model/{_MODEL_FILE})",
+        r"checkpoints/step-\d{6,}/(latest|latest_universal|zero_to_\w+\.py|model/|\.metadata\.json)",
         rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
         r"checkpoints/step-\d{6,}/state/",
-        r"checkpoints/step-\d{6,}/state/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/(state|universal)/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/universal/((zero|tmp)/([\w.-]+/)*([\w.-]+)?)?",
     ),
 )
 

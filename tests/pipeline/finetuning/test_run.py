@@ -473,13 +473,13 @@ def test_the_failure_of_a_worker_is_one_message(folder: Path, monkeypatch: pytes
 
         return fit
 
-    config = configuration(folder)
+    run = RunIdentity.of(configuration(folder))
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(CheckpointError("model.path: no weights")))
     with pytest.raises(CheckpointError, match=r"^model\.path: no weights$"):
-        _fit(config, RunFolder(config.output))
+        _fit(run)
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(OSError("disk\n" * 500 + "gone")))
     with pytest.raises(FinetuningError, match=r"max_failures = 3.*gone$") as caught:
-        _fit(config, RunFolder(config.output))
+        _fit(run)
     assert "\n" not in str(caught.value)
 
 
