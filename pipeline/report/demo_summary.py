@@ -80,7 +80,7 @@ def _round(number: int, annotations: Path, augmented: Path) -> str:
     merged = read_model(augmented / MANIFEST, MergeManifest)
     return (
         f"Round {number}: the model of the round before writes {kept:,} kept calls; C* of all rounds has "
-        f"{merged.calls:,} calls in {merged.texts:,} texts."
+        f"{merged.calls:,} calls in {merged.texts - merged.plain_texts:,} texts."
     )
 
 
@@ -117,7 +117,8 @@ def from_kept_to_augmented(
         "less useful than another call of the same tool at the same position": reaching - distinct,
         rest.format(config.max_examples): distinct - merged.calls,
     }
-    yield f"C* has {merged.calls:,} calls in {merged.texts:,} texts. Of {kept:,} kept calls it leaves out:"
+    texts = merged.texts - merged.plain_texts
+    yield f"C* has {merged.calls:,} calls in {texts:,} texts. Of {kept:,} kept calls it leaves out:"
     yield from (f"  {number:>6,}  {reason}" for reason, number in reasons.items() if number)
 
 
