@@ -6,6 +6,7 @@ evaluation, reported to Ray Train. training.py has the model, batches.py the dat
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
+from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.reporter import reporting
 from pipeline.finetuning.run_folder import RunFolder
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
@@ -32,14 +34,15 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     from pipeline.finetuning.errors import CheckpointError
 
     try:
-        return _train(arguments["config"])
+        with ExitStack() as stack:
+            return _train(arguments["config"], stack)
     except (CheckpointError, OutputError):
         raise
     except ToolformerError as error:
         return error
 
 
-def _train(config: FinetuneConfig) -> dict[str, int]:
+def _train(config: FinetuneConfig, stack: ExitStack) -> dict[str, int]:
     """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
     import torch
     from ray.train.torch import get_device
@@ -61,8 +64,7 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
     checkpoint = ray.train.get_checkpoint()
     steps_done = restore(training, Path(checkpoint.path)) if checkpoint else 0
     folder = RunFolder(config.output)
-    # Only the first worker writes the metrics.
-    log = MetricsLog(folder.metrics, steps_done).append if rank == 0 else lambda event: None
+    log = stack.enter_context(reporting(config, steps_done, rank))
     if not steps_done:
         log(HeldOutEvaluation(0, *held_out_loss(training, data.held_out)))
     for step in range(steps_done + 1, config.max_steps + 1):
