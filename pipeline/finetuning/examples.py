@@ -183,7 +183,7 @@ def encode(
     tools: Collection[str] = (),
     plain: Sequence[str] | None = None,
 ) -> Examples:
-    """Tokenise texts as an ExampleEncoder does. `plain` are the same texts without calls; None: they have none."""
+    """Tokenise texts. `plain` are the same texts without calls; None: they have none."""
     return ExampleEncoder(tokenizer, sequence_length, tools).batch(text_ids, texts, plain or texts)
 
 
