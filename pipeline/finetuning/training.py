@@ -87,7 +87,9 @@ class Training:
         Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
         ids, labels = (torch.from_numpy(a).to(self.device) for a in (rows.ids, rows.labels))
-        packed = {} if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
+        packed = (
+            {} if rows.segments is None else packed_inputs(rows.segments, self.engine.module, self.device)
+        )
         logits = self.engine(input_ids=ids, **packed, use_cache=False).logits.float()  # [R, T, V]
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         return nll.view_as(labels).sum(dim=1)

@@ -52,7 +52,7 @@ def small_model(architecture: str, vocabulary: int) -> PreTrainedModel:
 
 def nll(model: PreTrainedModel, rows_: MicroBatch) -> torch.Tensor:
     """The sum over all labels."""
-    packed = {} if rows_.segments is None else packed_inputs(rows_.segments, model)
+    packed = {} if rows_.segments is None else packed_inputs(rows_.segments, model, CPU)
     logits = model(input_ids=torch.from_numpy(rows_.ids), **packed, use_cache=False).logits
     labels = torch.from_numpy(rows_.labels).flatten()
     return torch.nn.functional.cross_entropy(
