@@ -96,8 +96,8 @@ class FinetuneConfig(Frozen):
     keep_state: bool = False
     """Keep the last training state after the end, so that max_steps can be raised later."""
     storage: Text | None = None
-    """Folder that all workers see, or URI of an object store (s3://bucket/path), for the checkpoints; each run
-    has a folder of its own in it. None: below output."""
+    """Folder that all workers see, or URI of an object store (s3://bucket/path), for the checkpoints; each
+    run has a folder of its own in it. None: below output."""
     workers: PositiveInt = 8
     """Ray Train workers."""
     use_gpu: bool = True

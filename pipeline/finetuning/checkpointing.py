@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from pipeline.finetuning.errors import DivergedError
 from pipeline.finetuning.training import Training
-from tools_service.base.errors import ToolformerError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import OutputError, apply_umask
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,11 @@ def restore(training: Training, folder: Path, saved_by: int = 0, *, converts: bo
 
 def _load_universal(training: Training, folder: Path, converts: bool) -> Any:
     """DeepSpeed's client state. Each worker reads its part of every weight."""
+    if training.engine.zero_nvme_offload_optimizer():
+        raise ConfigurationError(
+            f"workers = {training.config.workers}: the optimizer's states are on NVMe, which DeepSpeed "
+            "cannot divide among another number of workers; start with as many as before"
+        )
     if converts:
         _convert(folder)
     dist.barrier()

@@ -83,6 +83,7 @@ FINE_TUNED = OutputKind(
         rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
         r"checkpoints/step-\d{6,}/state/",
         r"checkpoints/step-\d{6,}/(state|universal)/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/state/offloaded_tensors/([\w.-]+/)*([\w.-]+)?",
         r"checkpoints/step-\d{6,}/universal/((zero|tmp)/([\w.-]+/)*([\w.-]+)?)?",
     ),
 )
