@@ -127,7 +127,7 @@ def _deepspeed_digest(config: FinetuneConfig, *, with_sizes: bool = False) -> st
     settings = deepspeed_settings(config)
     if not with_sizes:
         for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-            del settings[name]
+            settings.pop(name, None)
     return fingerprint([settings])
 
 
