@@ -10,6 +10,7 @@ saves and restores. Needs a torch process group, knows nothing of Ray.
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
 from pipeline.finetuning.metrics_log import TrainStep
 from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
 from pipeline.finetuning.schedule import rate_factor
+from pipeline.finetuning.step_meter import StepMeter
 
 
 class Training:
@@ -44,11 +46,13 @@ class Training:
         self.rank, self.device = rank, device
         self.rate_factor = rate_factor(config, warmup_steps)
         self.engine = deepspeed_engine(config)
+        self.meter = StepMeter(config, device)
         if config.packing:
             require_isolation(self.nll, self.engine, device)
 
     def step(self, step: int) -> TrainStep:
         """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""
+        began = time.perf_counter()
         # The seed depends on the step, so that dropout is the same after a restart.
         seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
@@ -74,7 +78,8 @@ class Training:
         norm = self.engine.get_global_grad_norm()
         if norm is not None and not math.isfinite(norm):
             raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
-        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm))
+        measures = self.meter.measures(batch, time.perf_counter() - began, self.sum_over_workers)
+        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), measures)
 
     def nll(self, rows: MicroBatch) -> torch.Tensor:
         """Negative log-probability of each row's labels in nats, float32 [R].

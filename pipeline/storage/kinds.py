@@ -20,7 +20,7 @@ _PROGRESS = r"progress\.json(\.part)?"
 _MODEL_FILE = (
     r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
     r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
-    r"|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
+    r"|tools\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
 )
 
@@ -69,9 +69,14 @@ FINE_TUNED = OutputKind(
     },
     paths=(
         _MANIFEST,
+        _CARD,
         _REPORT,
         _MODEL_FILE,
         r"metrics\.jsonl(\.part)?",
+        r"tracked_run\.txt(\.part)?",
+        r"tensorboard/(events\.out\.tfevents\.[^/]+)?",
+        r"mlflow\.db(-journal|-wal|-shm)?",
+        r"wandb/.*",  # the package names the files in its folder
         r"checkpoints/",
         r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
         r"checkpoints/tokens/",
