@@ -19,6 +19,7 @@ from pyarrow.fs import FileSelector, S3FileSystem
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
+from pipeline.finetuning.metrics_log import without_measures
 from pipeline.finetuning.run_folder import RunFolder
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
@@ -139,7 +140,8 @@ def finish(driver: subprocess.Popen[bytes], folder: Path) -> None:
 
 def events(config: FinetuneConfig) -> list[dict[str, Any]]:
     path = RunFolder(config.output).metrics
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [without_measures(json.loads(line)) for line in lines]
 
 
 def kill_after(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
