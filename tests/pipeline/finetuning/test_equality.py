@@ -51,11 +51,13 @@ def losses(llama: Path) -> list[float]:
     return plain(configured(llama, Setting("plain", {}), max_steps=STEPS))[0]
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_two_workers_have_the_losses_of_a_plain_loop(
-    run: Run, llama: Path, losses: list[float], zero_stage: int
+    run: Run, llama: Path, losses: list[float], zero_stage: int, packing: bool
 ) -> None:
-    setting = Setting("", {"zero_stage": zero_stage})
+    """test_streaming.py compares the batches of the streamed reader, and one run of it on Ray."""
+    setting = Setting("", {"zero_stage": zero_stage, "packing": packing})
     trained = run(train, configured(llama, setting, max_steps=STEPS))
     assert len(trained[0].losses) == STEPS
     assert largest_difference(trained, losses) < TOLERANCE
