@@ -28,7 +28,9 @@ from bench.finetune_equality import (
 )
 from bench.fixtures.small_models import causal_lm
 from bench.fixtures.worker_processes import Run, WorkerError, worker_processes
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.deepspeed_settings import packaged_file
+from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
 
@@ -127,6 +129,22 @@ def test_recomputed_activations_give_the_same_gradients(architecture: str) -> No
     assert model.is_gradient_checkpointing
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
+
+
+def _refused(rank: int, config: FinetuneConfig) -> str:
+    from pipeline.finetuning import engine_setup
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_setup, "unmet_requirement", lambda settings: "no disk here" if rank else "")
+        with pytest.raises(ConfigurationError) as caught:
+            train(rank, config)
+    return str(caught.value)
+
+
+def test_all_workers_stop_if_the_machine_of_one_lacks_something(run: Run, llama: Path) -> None:
+    setting = Setting("", {"zero_stage": 3, "deepspeed": packaged_file("zero3_offload")})
+    messages = run(_refused, configured(llama, setting))
+    assert messages == [f"deepspeed {packaged_file('zero3_offload')}: no disk here"] * 2
 
 
 def _fail(rank: int) -> int:
