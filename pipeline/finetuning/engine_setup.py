@@ -65,12 +65,12 @@ def _optimizer(config: FinetuneConfig, ds_config: Mapping[str, Any], weights: It
 
 def _require_finite_weights(config: FinetuneConfig, ds_config: Mapping[str, Any], model: Any) -> None:
     """Raise CheckpointError on all workers if a weight that any of them holds is not finite."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     on_disk = offload_device(ds_config, "offload_param") == "nvme"
     damaged = []
     for name, parameter in model.named_parameters():
-        with GatheredParameters([parameter], enabled=on_disk):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=on_disk):
             weights = parameter if on_disk else getattr(parameter, "ds_tensor", parameter)
             if not weights.isfinite().all():
                 damaged.append(name)
