@@ -42,7 +42,7 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
     path, dtype = config.model.path, config.model.dtype
     model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
     del sharding
-    _require_finite_weights(config, model)
+    _require_finite_weights(config, ds_config, model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     engine, *_ = deepspeed.initialize(
@@ -63,12 +63,17 @@ def _optimizer(config: FinetuneConfig, ds_config: Mapping[str, Any], weights: It
     return AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=fused)
 
 
-def _require_finite_weights(config: FinetuneConfig, model: Any) -> None:
+def _require_finite_weights(config: FinetuneConfig, ds_config: Mapping[str, Any], model: Any) -> None:
     """Raise CheckpointError on all workers if a weight that any of them holds is not finite."""
-    held = (
-        (name, getattr(parameter, "ds_tensor", parameter)) for name, parameter in model.named_parameters()
-    )
-    damaged = [name for name, weights in held if not weights.isfinite().all()]
+    import deepspeed
+
+    on_disk = offload_device(ds_config, "offload_param") == "nvme"
+    damaged = []
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=on_disk):
+            weights = parameter if on_disk else getattr(parameter, "ds_tensor", parameter)
+            if not weights.isfinite().all():
+                damaged.append(name)
     if names := _of_all_workers(config, damaged):
         raise CheckpointError(
             f"model.path {config.model.path!r}: the weights {', '.join(names[:_SHOWN_NAMES])} are not finite"
