@@ -200,17 +200,10 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         method = annotate.method
         tool_inputs = files_read(annotate.tools, method.tools)
         prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
-        annotations = [folder / MANIFEST for folder in merge.annotations]
+        inputs = (*annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts)
         return [
-            step(
-                f"annotate{suffix}",
-                annotate,
-                *annotate.corpus.paths,
-                annotate.model.path,
-                *tool_inputs,
-                *prompts,
-            ),
-            step(f"merge{suffix}", merge, *annotations),
+            step(f"annotate{suffix}", annotate, *inputs),
+            step(f"merge{suffix}", merge, *(folder / MANIFEST for folder in merge.annotations)),
             step(f"finetune{suffix}", finetune, finetune.model.path, merge.output / MANIFEST),
         ]
 
