@@ -73,7 +73,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _TokenNll(torch.autograd.Function):
-    """`token_nll` of `rows` rows after another, which keeps the logits and nothing of their size in float32."""
+    """`token_nll`, `rows` rows at a time: it keeps the logits, and nothing of their size in float32."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, rows: int) -> Tensor:
@@ -87,9 +87,9 @@ class _TokenNll(torch.autograd.Function):
         logits, targets = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         parts = (tensor.split(ctx.rows) for tensor in (logits, targets, grad, gradient))
-        for part, labels, of_nll, out in zip(*parts, strict=True):
+        for values, labels, of_nll, out in zip(*parts, strict=True):
             with torch.enable_grad():
-                part = part.detach().requires_grad_()
+                part = values.detach().requires_grad_()
                 nll = F.cross_entropy(part.float(), labels, reduction="none")
             out.copy_(torch.autograd.grad(nll, part, of_nll)[0])
         return gradient, None, None
