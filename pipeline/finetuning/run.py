@@ -23,9 +23,13 @@ from ray.train.v2.api.config import LoggingConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.examples import count_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
+from pipeline.finetuning.model_card import write_model_card
+from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
@@ -60,6 +64,8 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     with exclusive_lock(config.output, FINE_TUNED):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
+            if not (config.output / CARD).exists():  # killed before it was written
+                write_model_card(folder)
         else:
             _run(config, folder, run, texts)
     return folder.manifest()
@@ -100,7 +106,9 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         "best": best,
         "wall_s": round(time.monotonic() - started, 1),
     }
+    add_model_files(Path(checkpoint) / "model", config)
     folder.publish(Path(checkpoint) / "model", run, values)
+    write_model_card(folder)
 
 
 def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -130,6 +138,7 @@ def _check(config: FinetuneConfig) -> dict[str, int]:
 
     deepspeed_settings(config)
     require_known_keys(config)
+    require_installed(config)
     return count_examples(config)
 
 

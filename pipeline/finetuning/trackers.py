@@ -192,7 +192,9 @@ class _Mlflow:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(os.environ.get(_MLFLOW_URI) or f"sqlite:///{config.output / _MLFLOW_FILE}")
+        self._client = MlflowClient(
+            os.environ.get(_MLFLOW_URI) or f"sqlite:///{config.output / _MLFLOW_FILE}"
+        )
         found = self._client.get_experiment_by_name(config.project)
         experiment = found.experiment_id if found else self._client.create_experiment(config.project)
         run_id = _run_id(config)
