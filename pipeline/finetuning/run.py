@@ -32,13 +32,17 @@ from pipeline.finetuning.deepspeed_settings import (
 )
 from pipeline.finetuning.examples import choose_uses
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
+from pipeline.finetuning.model_card import write_model_card
+from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
 from pipeline.finetuning.token_store import TokenStore
 from pipeline.finetuning.tokenizing import prepare
+from pipeline.finetuning.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
@@ -77,6 +81,8 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     with exclusive_lock(config.output, FINE_TUNED):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
+            if not (config.output / CARD).exists():  # killed before it was written
+                write_model_card(folder)
         else:
             _run(folder.begun(), folder, index)
     return folder.manifest()
@@ -109,7 +115,10 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         "best": best,
         "wall_s": round(time.monotonic() - started, 1),
     }
-    folder.publish(folder.fetch_model(run, best.step), run, values)
+    model = folder.fetch_model(run, best.step)
+    add_model_files(model, config)
+    folder.publish(model, run, values)
+    write_model_card(folder)
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:
@@ -152,6 +161,7 @@ def _check(config: FinetuneConfig) -> TextIndex:
     require_known_keys(config)
     if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
         require_machine(config)  # elsewhere the workers look at their own machines
+    require_installed(config)
     index = read_index(config.data)
     choose_uses(index.plain, config)
     return index

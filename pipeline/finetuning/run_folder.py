@@ -1,7 +1,10 @@
 """The output folder of a fine-tuning run: which run it belongs to, its state, its result.
 
     config.json, model.safetensors, tokenizer.json, …   the result
+    generation_config.json, tools.json                  model_files.py
+    README.md                                           model_card.py
     metrics.jsonl                                       metrics_log.py
+    tensorboard/, wandb/, mlflow.db, tracked_run.txt    trackers.py
     checkpoints/run.json, checkpoints/step-…            while the run is unfinished, or with keep_state
     manifest.json                                       written last: the run is finished
 
@@ -74,6 +77,8 @@ _OPERATIONAL: dict[str, Any] = {
     "keep_state": True,
     "workers": True,  # a batch is divided otherwise, its loss is the same
     "micro_batch_size": True,
+    "trackers": True,
+    "project": True,
     "model": {"device", "max_batch_tokens", "gpus", "compile"},
 }
 
