@@ -37,6 +37,7 @@ from pipeline.storage.expected_texts import read_expected
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
 from pipeline.storage.row_files import count_in_footers
+from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind
@@ -169,7 +170,8 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     method = annotate.method
     tool_inputs = files_read(annotate.tools, method.tools)
     prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
-    training_inputs = (finetune.model.path, merge.output / MANIFEST)
+    training_inputs = (*model_inputs(finetune.model.path), merge.output / MANIFEST)
+    annotation_inputs = (*model_inputs(annotate.model.path), *tool_inputs, *prompts)
     models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
 
     def step(name: str, config: StepConfig, *reads: str | Path) -> PipelineStep:
@@ -187,7 +189,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 
     benchmarks = [path for entry in evaluate.benchmarks for path in sources_of(entry)]
     return [
-        step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
+        step("annotate", annotate, *annotate.corpus.paths, *annotation_inputs),
         step("merge", merge, annotate.output / MANIFEST),
         step("finetune", finetune, *training_inputs),
         step("finetune on plain texts", baseline, *training_inputs),

@@ -13,9 +13,11 @@ from typing import Any
 import torch.distributed as dist
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import insert_adapters
 from pipeline.finetuning.deepspeed_settings import deepspeed_settings
 from pipeline.finetuning.errors import CheckpointError
-from tools_service.base.checkpoints import load_model
+from tools_service.base.adapters import read_adapter
+from tools_service.base.checkpoints import load_base, load_model
 
 _SHOWN_NAMES = 8  # weights in an error message
 
@@ -44,20 +46,21 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
     import deepspeed
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
     ds_config = deepspeed_settings(config)
     # While this object lives, from_pretrained shards the model: no worker ever holds all of it.
     sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
-    path, dtype = config.model.path, config.model.dtype
-    model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
+    model = _load(config)
     del sharding
     _require_finite_weights(config, model)
+    if config.lora.rank:
+        insert_adapters(model, config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -65,3 +68,20 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
         lr_scheduler=lambda wrapped: LambdaLR(wrapped, rate_factor(config)),
     )
     return engine
+
+
+def _load(config: FinetuneConfig) -> Any:
+    """The model to train; of an adapter that is trained further, its base."""
+    import deepspeed
+    from transformers import AutoModelForCausalLM
+
+    def gathered(weight: Any) -> Any:
+        return deepspeed.zero.GatheredParameters([weight], modifier_rank=0, enabled=config.zero_stage == 3)
+
+    path, dtype = config.model.path, config.model.dtype
+    adapter = read_adapter(path, "model.path", CheckpointError)
+    if adapter and config.lora.rank:
+        return load_base(AutoModelForCausalLM, adapter, "model.path", dtype=dtype, error=CheckpointError)
+    return load_model(
+        AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError, gathered=gathered
+    )

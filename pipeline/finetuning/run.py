@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import count_parameters, merge_adapter
 from pipeline.finetuning.examples import count_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
@@ -30,7 +31,7 @@ from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import now
+from tools_service.base.files import now, writing
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,14 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         config.batch_size,
         config.max_steps * config.batch_size / texts["trained_on"],
     )
+    parameters = count_parameters(config)
+    logger.info(
+        "%s: %d of %d parameters are trained (%.2f %%)",
+        config.output,
+        parameters.trained,
+        parameters.total,
+        100 * parameters.trained / parameters.total,
+    )
     with ray_connection(resources), tail(folder.metrics, config.max_steps):
         result = _fit(config, folder)
     if isinstance(result.return_value, ToolformerError):
@@ -99,8 +108,15 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         "texts": result.return_value,
         "best": best,
         "wall_s": round(time.monotonic() - started, 1),
+        "parameters": parameters,
     }
-    folder.publish(Path(checkpoint) / "model", run, values)
+    model = Path(checkpoint) / "model"
+    if config.lora.merge:
+        merged = folder.checkpoints / "merged"
+        with writing(merged):
+            merge_adapter(model, merged, config.model.dtype)
+        model = merged
+    folder.publish(model, run, values)
 
 
 def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -150,6 +166,7 @@ def _check_model(config: FinetuneConfig) -> None:
         )
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")
+    count_parameters(config)
 
 
 def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
