@@ -129,9 +129,9 @@ def _target_layers(model: Any, config: FinetuneConfig, start: Adapter | None) ->
     if targets := config.lora.target_modules:
         of_target = {target: {name for name in linear if _ends(name, target)} for target in targets}
         if unknown := [target for target, found in of_target.items() if not found]:
-            known = sorted({name.rpartition(".")[2] for name in linear})[:_MAX_SHOWN]
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear})[:_MAX_SHOWN])
             raise ConfigurationError(
-                f"lora.target_modules: the model has no linear layer {unknown[0]!r}; it has {', '.join(known)}"
+                f"lora.target_modules: the model has no linear layer {unknown[0]!r}; it has {known}"
             )
         layers = set().union(*of_target.values())
         if any(model.get_submodule(name).weight is embeddings.weight for name in layers):
@@ -148,8 +148,8 @@ def _layers_of(start: Adapter, config: FinetuneConfig, layers: set[str], model: 
     advice = "use its values, or merge it into its base first (toolformer merge-lora)"
     if lora.rank != start.rank or lora.alpha / lora.rank != start.scale:
         raise ConfigurationError(
-            f"{named} of rank {start.rank} and alpha {start.scale * start.rank:g}, and lora.rank = {lora.rank}, "
-            f"lora.alpha = {lora.alpha:g}; {advice}"
+            f"{named} of rank {start.rank} and alpha {start.scale * start.rank:g}, and "
+            f"lora.rank = {lora.rank}, lora.alpha = {lora.alpha:g}; {advice}"
         )
     try:
         own = set(adapter_matrices(start))

@@ -153,7 +153,8 @@ def _base(folder: Path, named: object) -> str:
     """Where the base is. A relative path counts from the adapter's folder, else from the working folder."""
     if not isinstance(named, str) or not named:
         raise ValueError(f"{ADAPTER_CONFIG} has no base_model_name_or_path; write the base's folder there")
-    base = str(folder / named) if (folder / named).is_dir() else named
+    beside = folder / named
+    base = str(beside.resolve()) if beside.is_dir() and not Path(named).is_absolute() else named
     if (Path(base) / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"base_model_name_or_path = {_shown(named)} in {ADAPTER_CONFIG} is an adapter, too; merge that "

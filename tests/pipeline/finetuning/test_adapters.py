@@ -1,4 +1,4 @@
-"""LoRA adapters in fine-tuning: what is trained, the same losses at every stage, exact resuming, the result."""
+"""LoRA adapters in fine-tuning: what is trained, the losses at every stage, exact resuming, the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapter folders: loaded with their base as PEFT would, and refused by name if they ask for anything else."""
+"""Adapter folders: loaded with their base as PEFT would, refused by name if they ask for anything else."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ HALF = torch.zeros(4, 32)
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "base is missing": (
         configure(base_model_name_or_path="/no/base"),
-        r"its base model is missing: there is no folder \"/no/base\"; write the folder or hub name of the base "
-        r"as base_model_name_or_path in .*/adapter/adapter_config\.json",
+        r"its base model is missing: there is no folder \"/no/base\"; write the folder or hub name of the "
+        r"base as base_model_name_or_path in .*/adapter/adapter_config\.json",
     ),
     "no base": (configure(base_model_name_or_path=None), r"has no base_model_name_or_path; write"),
     "base is a number": (configure(base_model_name_or_path=3), r"has no base_model_name_or_path; write"),
@@ -202,7 +202,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a layer that is not there": (
         weights(
             lambda t: t.update(
-                {f"base_model.model.model.x.lora_{m}.weight": HALF if m == "A" else HALF.T for m in "AB"}
+                {
+                    f"base_model.model.model.x.lora_{m}.weight": HALF if m == "A" else HALF.T.clone()
+                    for m in "AB"
+                }
             )
         ),
         r"the base model has no linear layer model\.x,",
@@ -210,7 +213,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a layer that is not linear": (
         weights(
             lambda t: t.update(
-                {f"base_model.model.model.norm.lora_{m}.weight": HALF if m == "A" else HALF.T for m in "AB"}
+                {
+                    f"base_model.model.model.norm.lora_{m}.weight": HALF if m == "A" else HALF.T.clone()
+                    for m in "AB"
+                }
             )
         ),
         r"the base model has no linear layer model\.norm,",
@@ -349,10 +355,9 @@ def test_a_damaged_record_of_the_base_is_refused(folder: Path, recorded: str) ->
 def test_a_head_that_is_also_the_embeddings_is_not_changed(tmp_path: Path) -> None:
     tiny_model(tiny_config("llama", tie_word_embeddings=True)).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    with pytest.warns(UserWarning):
-        peft.get_peft_model(base, peft.LoraConfig(target_modules=["lm_head"])).save_pretrained(
-            tmp_path / "adapter"
-        )
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["lm_head"]))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     with pytest.raises(ConfigurationError, match="the weight of lm_head is also that of the embeddings"):
         load(tmp_path / "adapter")
 
