@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import count_parameters, merge_adapter
 from pipeline.finetuning.augmented_files import TextIndex, read_index
 from pipeline.finetuning.checkpoint_storage import is_uri
 from pipeline.finetuning.deepspeed_settings import (
@@ -48,7 +49,7 @@ from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import now
+from tools_service.base.files import now, writing
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address
 
@@ -96,6 +97,14 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         of=f"{config.workers} workers",
         remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
     )
+    parameters = count_parameters(config)
+    logger.info(
+        "%s: %d of %d parameters are trained (%.2f %%)",
+        config.output,
+        parameters.trained,
+        parameters.total,
+        100 * parameters.trained / parameters.total,
+    )
     with ray_connection(resources):
         store = _tokenise(run, index)
         with tail(folder.metrics, config.max_steps):
@@ -114,8 +123,14 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         "texts": result.return_value,
         "best": best,
         "wall_s": round(time.monotonic() - started, 1),
+        "parameters": parameters,
     }
     model = folder.fetch_model(run, best.step)
+    if config.lora.merge:
+        merged = folder.checkpoints / "merged"
+        with writing(merged):
+            merge_adapter(model, merged, config.model.dtype)
+        model = merged
     add_model_files(model, config)
     folder.publish(model, run, values)
     write_model_card(folder)
@@ -190,6 +205,7 @@ def _check_model(config: FinetuneConfig) -> None:
         )
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")
+    count_parameters(config)
 
 
 def _fit(run: RunIdentity, store: TokenStore) -> Any:
