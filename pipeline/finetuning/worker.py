@@ -7,14 +7,17 @@ what is saved.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import ray.train
 
 from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.reporter import reporting
+from pipeline.finetuning.run_folder import RunIdentity
+from pipeline.finetuning.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -29,14 +32,15 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     from pipeline.finetuning.errors import CheckpointError
 
     try:
-        return _train(arguments["run"])
-    except (CheckpointError, OutputError):
+        with ExitStack() as stack:
+            return _train(arguments["run"], arguments["tokens"], stack)
+    except (CheckpointError, OutputError, TokenStoreError):
         raise
     except ToolformerError as error:
         return error
 
 
-def _train(run: RunIdentity) -> dict[str, int]:
+def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, int]:
     """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
     import torch
     from ray.train.torch import get_device
@@ -52,16 +56,17 @@ def _train(run: RunIdentity) -> dict[str, int]:
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
     tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(config, tokenizer)
+    data = tokens.split(config)
     rank = ray.train.get_context().get_world_rank()
-    batches = IndexedBatches(data.train, config, rank)
+    streamed = config.reader == "streamed"
+    shard: Any = ray.train.get_dataset_shard(DATASET) if streamed else None
+    batches = StreamedBatches(shard) if streamed else IndexedBatches(data.train, config, rank)
     training = Training(
         config, batches, tokenizer, rank=rank, device=get_device(), warmup_steps=run.warmup_steps
     )
     checkpoints = WorkerCheckpoints(config)
     steps_done = checkpoints.resume(training)
-    # Only the first worker writes the metrics.
-    log = MetricsLog(RunFolder(config.output).metrics, steps_done).append if rank == 0 else lambda event: None
+    log = stack.enter_context(reporting(config, steps_done, rank))
     if not steps_done:
         log(HeldOutEvaluation(0, *held_out_loss(training, data.held_out)))
     for step in range(steps_done + 1, config.max_steps + 1):

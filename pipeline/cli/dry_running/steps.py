@@ -58,14 +58,17 @@ def preview_is_new(preview: Preview, name: str) -> bool:
     return not any(details.startswith(f"{name}: ") for _, details in preview.reads)
 
 
-def preview_model(preview: Preview, path: str) -> None:
-    """A model, checked by its configuration and tokenizer if it is on this machine."""
+def preview_model(preview: Preview, path: str) -> bool:
+    """A model, checked by its configuration and tokenizer if it is on this machine; return whether it is
+    and has passed."""
     from pipeline.base.config import ModelConfig
     from pipeline.engine.loading import require_model
 
     if preview.read_model(path):
         with preview.checking():
             require_model(ModelConfig(path=path))
+            return True
+    return False
 
 
 def preview_annotate(preview: Preview, config: AnnotateConfig) -> None:
@@ -120,19 +123,18 @@ def preview_merge(preview: Preview, config: MergeConfig) -> None:
 
 def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = False) -> None:
     """Step 6."""
-    from pipeline.finetuning.examples import count_examples
+    from pipeline.finetuning.augmented_files import read_index
     from pipeline.finetuning.run import with_absolute_paths
     from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+    from pipeline.finetuning.run_size import run_size
 
     preview.read("data", [config.data])
-    preview_model(preview, config.model.path)
+    has_model = preview_model(preview, config.model.path)
     gpus = "a GPU" if config.use_gpu else f"{config.cpus_per_worker} CPUs"
     preview.runs.append(("finetune", f"{config.workers} workers with {gpus} each, ZeRO {config.zero_stage}"))
-    preview.runs.append(("steps", f"{config.max_steps:,} of {config.batch_size} texts of {config.column!r}"))
     folder, state = RunFolder(config.output), "refused"
     with preview.checking():
-        texts = count_examples(config)
-        preview.runs.append(("texts", f"{texts['trained_on']:,}, and {texts['held_out']:,} held out"))
+        preview.runs += run_size(config, read_index(config.data), count_tokens=has_model).lines()
     with preview.checking():
         folder.check(force=force)
         if force:
