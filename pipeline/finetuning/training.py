@@ -92,7 +92,8 @@ class Training:
         Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
         if rows.segments is not None or not self.groups_rows:
-            packed = None if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
+            segments, model = rows.segments, self.engine.module
+            packed = None if segments is None else packed_inputs(segments, model, self.device)
             return self._nll(rows.ids, rows.labels, packed)
         groups = row_groups(rows.labels)
         nll = [self._nll(rows.ids[group, :width], rows.labels[group, :width]) for group, width in groups]

@@ -199,6 +199,10 @@ def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> N
         finetune(configuration(folder, output=folder), force=True)
     with pytest.raises(ConfigurationError, match="holds data"):
         finetune(configuration(folder, output=folder / "augmented"), force=True)
+    with pytest.raises(ConfigurationError, match="holds tokens"):
+        finetune(config.model_copy(update={"tokens": run.path / "tokens"}))
+    with pytest.raises(ConfigurationError, match=r"data = .* holds tokens"):
+        finetune(config.model_copy(update={"tokens": folder / "augmented" / "tokens"}))
 
 
 def cut(path: Path) -> None:
