@@ -1,4 +1,4 @@
-"""A run saved by two workers goes on with one or three: the same losses, at every stage, with adapters too."""
+"""A run saved by two workers goes on with one or three: the same losses, at every stage and for adapters."""
 
 from __future__ import annotations
 
