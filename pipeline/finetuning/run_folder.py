@@ -311,9 +311,16 @@ class RunFolder:
         name = f"step-{step:06d}"
         if run.storage.is_shared_folder:
             return Path(run.storage.folder) / name / "model"
-        copy = self.checkpoints / "model"
-        run.storage.download(f"{run.storage.folder}/{name}/model", copy)
-        return copy
+        self._remove_copy()
+        run.storage.download(f"{run.storage.folder}/{name}/model", self._copy)
+        return self._copy
+
+    @property
+    def _copy(self) -> Path:
+        return self.checkpoints / "model"
+
+    def _remove_copy(self) -> None:
+        shutil.rmtree(self._copy, ignore_errors=True)
 
     def publish(self, model: Path, run: RunIdentity, values: Mapping[str, Any]) -> None:
         """Copy the model in folder `model` here as the result, and mark the run as finished.
@@ -339,7 +346,9 @@ class RunFolder:
             raise PublishError(f"the trained model is not whole, its checkpoints stay: {error}") from error
         manifest = FinetuneManifest(**dict(run), files=tuple(file_states(self.path, names)), **values)
         atomic_write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
-        if not run.config.keep_state:
+        if run.config.keep_state:
+            self._remove_copy()
+        else:
             self._remove_checkpoints()
 
     def _remove_checkpoints(self) -> None:
