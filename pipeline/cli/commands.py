@@ -125,9 +125,13 @@ COMMANDS: dict[str, Command] = {
         run=handlers.merge,
         arguments=ReportedArguments[MergeConfig],
         config=lambda recipe: recipe.merge,
-        main="--annotations --tau-f --max-examples --one-call-per-position --missing-slices --seed --output",
+        main=(
+            "--annotations --same-texts --tau-f --max-examples --cap-by --one-call-per-position "
+            "--plain-share --missing-slices --seed --output"
+        ),
         examples=(
             "--recipe demo",
+            "--annotations runs/a runs/round-2/a --same-texts unite --output runs/round-2/augmented",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
         ),
@@ -317,9 +321,9 @@ COMMANDS: dict[str, Command] = {
         arguments=DemoArguments,
         config=lambda recipe: recipe,
         main=(
-            "--force --report --annotate.method.TOOL.k --annotate.method.TOOL.m --annotate.ray.actors "
-            "--finetune.max-steps --finetune.workers --evaluate.benchmarks"
+            "--rounds --force --report --annotate.method.TOOL.k --annotate.method.TOOL.m "
+            "--annotate.ray.actors --finetune.max-steps --finetune.workers --evaluate.benchmarks"
         ),
-        examples=("", "--force", "--annotate.method.calculator.k 5"),
+        examples=("", "--rounds 2", "--force", "--annotate.method.calculator.k 5"),
     ),
 }

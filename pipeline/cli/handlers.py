@@ -71,7 +71,8 @@ def merge(arguments: ReportedArguments[MergeConfig]) -> None:
     manifest = merge(arguments.config)
     for tool, examples in manifest.tools.items():
         print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
-    print(f"{manifest.texts} texts with {manifest.calls} calls")
+    plain = f", {manifest.plain_texts} of them without a call" if manifest.plain_texts else ""
+    print(f"{manifest.texts} texts with {manifest.calls} calls{plain}")
     _print_losses(losses.merge_losses(manifest))
     report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)
