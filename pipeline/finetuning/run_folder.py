@@ -160,7 +160,7 @@ class FinetuneManifest(RunIdentity):
     best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
     wall_s: float  # seconds of the last start
     files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
-    parameters: ParameterCounts | None = None  # None in manifests of earlier versions
+    parameters: ParameterCounts | None = None  # of the model; none in manifests of earlier versions
 
 
 class PublishError(ToolformerError):
