@@ -31,6 +31,7 @@ from pipeline.planning.estimate import Plan
 from pipeline.report.status import RunStatus
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.manifest import AnnotationManifest
+from pipeline.storage.tools_json import LearnedTools
 from reference.fields import describe_type
 from reference.markdown import code, prose, table
 from reference.meanings import MEANINGS
@@ -73,6 +74,7 @@ OUTPUTS = (
     Output("merge: rows/*.parquet", "../outputs.md#merge-the-augmented-corpus-c", AUGMENTED_SCHEMA),
     Output("merge: manifest.json", "../outputs.md#merge-the-augmented-corpus-c", MergeManifest),
     Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation)),
+    Output("finetune: tools.json", "../finetuning.md", LearnedTools),
     Output("finetune: manifest.json", "../finetuning.md", FinetuneManifest),
     Output("evaluate: evaluation.json", "../evaluation.md#files", Evaluation),
     Output("evaluate: evaluation.LABEL.parquet", "../evaluation.md#files", PREDICTION_SCHEMA),

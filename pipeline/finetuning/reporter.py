@@ -12,7 +12,6 @@ from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.trackers import Trackers
 from pipeline.runtime.metrics import Recorder
 
-
 Report = Callable[[TrainStep | HeldOutEvaluation], None]
 
 
