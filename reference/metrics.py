@@ -24,7 +24,8 @@ def page() -> str:
 _INTRODUCTION = """# Metrics
 
 `annotate` and, with `training` in their names, `finetune` add these metrics to those of Ray, on the metrics
-endpoint of each node ([Watching a run](../operations.md#watching-a-run)). The label `run` is the output folder.
+endpoint of each node ([Watching a run](../operations.md#watching-a-run)). The label `run` is the output
+folder.
 """
 _REST = """Latency, queue and replicas of the tools are Ray Serve's metrics (`ray_serve_…`, label
 `deployment`). GPU memory is Ray's own. Fine-tuning has all values in

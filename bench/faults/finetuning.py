@@ -19,6 +19,7 @@ from bench.faults.merging import MergeFaults
 from bench.faults.outcome import compare, leftovers
 from bench.faults.rounds import Faults, Injected
 from bench.faults.world import World
+from pipeline.finetuning.metrics_log import without_measures
 
 STEPS, EVALUATE_EVERY, WORKERS = 12, 4, 2
 OTHER = ("--learning-rate", "2e-2")
@@ -166,7 +167,8 @@ def _events(output: Path) -> list[dict[str, Any]]:
 
 def _contents(output: Path) -> list[tuple[tuple[str, Any], Any]]:
     """All that a run has computed: the events of metrics.jsonl, and the weights' bytes."""
-    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in _events(output)]
+    events = map(without_measures, _events(output))  # no two runs take the same time
+    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in events]
     contents: list[tuple[tuple[str, Any], Any]] = [((kind, event["step"]), event) for kind, event in kinds]
     weights = load_file(output / "model.safetensors")
     contents += [(("weights", name), value.tobytes()) for name, value in weights.items()]

@@ -33,7 +33,7 @@ Event = dict[str, Any]
 """A line of the file."""
 _POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
-_LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
 
 
 def _measure() -> Any:
@@ -124,8 +124,8 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     with (
         logging_redirect_tqdm(),
         # A resumed run goes on where it was evaluated last.
-        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=_LINE, disable=None) as bar,
-        repeating(_Follower(path, bar, evaluated).update, _POLL_S),
+        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=LINE, disable=None) as bar,
+        repeating(Follower(path, bar, evaluated).update, _POLL_S),
     ):
         yield
 
@@ -168,7 +168,7 @@ def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
 
 
 @dataclass(slots=True)
-class _Follower:
+class Follower:
     """Draws the progress line, and logs the evaluations after step `evaluated`."""
 
     path: Path

@@ -58,7 +58,8 @@ class StepMeter:
 
     def _forward(self, cost: Cost) -> tuple[int, int]:
         """FLOPs of the forward, and of its part that activation checkpointing runs again: the blocks."""
-        return self._shape.flops(cost), self._shape.flops(Cost(cost.tokens, attention_pairs=cost.attention_pairs))
+        blocks = Cost(cost.tokens, attention_pairs=cost.attention_pairs)
+        return self._shape.flops(cost), self._shape.flops(blocks)
 
     def _backward(self, forward: int, pairs: int) -> int:
         """FLOPs of the backward. With adapters, the matrices of the model have no gradient."""

@@ -22,7 +22,13 @@ def test_a_step_and_an_evaluation_become_samples() -> None:
         "utilisation": 0.4,
         "memory_bytes": 7,
     }
-    found = {"step": 3, "held_out_loss": 1.0, "tokens": 9, "perplexity": math.inf, "calls": {"QA": 2, "MT": 0}}
+    found = {
+        "step": 3,
+        "held_out_loss": 1.0,
+        "tokens": 9,
+        "perplexity": math.inf,
+        "calls": {"QA": 2, "MT": 0},
+    }
     evaluated = event_samples(found, 10)[3:]
     assert evaluated == [(EVALUATED, ("calls/QA",), 2), (EVALUATED, ("calls/MT",), 0)]
 
