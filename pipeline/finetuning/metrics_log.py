@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -74,6 +74,11 @@ class HeldOutEvaluation:
     def perplexity(self) -> float:
         """exp(held_out_loss); infinite where that is beyond the numbers of a machine."""
         return math.exp(self.held_out_loss) if self.held_out_loss < _LARGEST_LOSS else math.inf
+
+
+def best_of(evaluations: Iterable[HeldOutEvaluation]) -> HeldOutEvaluation:
+    """The evaluation of the best checkpoint; of equal ones, the first."""
+    return min(evaluations, key=lambda evaluation: (evaluation.held_out_loss, evaluation.step))
 
 
 _MEASURES = frozenset(each.name for each in fields(StepMeasures))

@@ -311,10 +311,8 @@ def test_every_curve_of_a_training_is_shown(show: Show) -> None:
     names = [run.name for run in sample_report([]).trainings]
     assert titles[: len(first) + len(names)] == [*first, *(f"calls, {name}" for name in names)]
     assert {"learning rate", "gradient norm", "tokens per second", "FLOP utilisation"} <= set(titles)
-    tools = page.evaluate(
-        "[...[...document.querySelectorAll('#training .card')].find(card => card.innerText.startsWith('calls'))"
-        ".querySelectorAll('.legend li')].map(line => line.textContent)"
-    )
+    card = "[...document.querySelectorAll('#training .card')].find(card => /^calls/.test(card.innerText))"
+    tools = page.evaluate(f"[...{card}.querySelectorAll('.legend li')].map(line => line.textContent)")
     assert tools == ["QA", "MT"]
 
 
