@@ -234,8 +234,7 @@ def _events(output: Path) -> list[dict[str, Any]]:
 
 def _contents(output: Path) -> list[tuple[tuple[str, Any], Any]]:
     """All that a run has computed: the events of metrics.jsonl, and the weights' bytes."""
-    events = map(without_measures, _events(output))  # no two runs take the same time
-    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in events]
+    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in _events(output)]
     contents: list[tuple[tuple[str, Any], Any]] = [((kind, event["step"]), event) for kind, event in kinds]
     weights = load_file(output / "model.safetensors")
     contents += [(("weights", name), value.tobytes()) for name, value in weights.items()]
