@@ -184,7 +184,7 @@ class TrainerLoop:
         return replace(timed, losses=by_step)
 
     def _create(self, folder: str, count: int) -> Any:
-        from transformers import Trainer, TrainerCallback, TrainingArguments
+        from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
         workload, device = self.workload, self.device
         clocks: list[Clock] = []
@@ -235,13 +235,15 @@ class TrainerLoop:
             report_to=[],
             disable_tqdm=True,
         )
-        return InOrder(
+        trainer = InOrder(
             model=self.model,
             args=arguments,
             data_collator=_collate,
             train_dataset=[],
             callbacks=[StepClock()],
         )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
