@@ -27,7 +27,7 @@ from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of
 from pipeline.finetuning.training import Training
 
-_SHARD = re.compile(r"zero_pp_rank_(\d+)_")
+_SHARD = re.compile(r"(?:zero_pp_rank_|offloaded_tensors/rank)(\d+)")
 
 
 class WorkerCheckpoints:

@@ -75,7 +75,7 @@ def preview_annotate(preview: Preview, config: AnnotateConfig) -> None:
     """Steps 1-4."""
     found = preview_corpus(preview, config.corpus)
     preview_model(preview, config.model.path)
-    prompts = [path for path in (config.method.prompts,) if path]
+    prompts = [path for path in (config.method.prompts,) if path and config.method.use_prompts]
     preview.read("prompts", prompts)
     ray = config.ray
     actors = f"{ray.actors} actors, {ray.gpus_per_actor:g} GPUs and {ray.cpus_per_actor:g} CPUs each"

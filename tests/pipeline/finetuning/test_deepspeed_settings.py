@@ -14,7 +14,9 @@ from pipeline.finetuning.deepspeed_settings import (
     given_file,
     packaged_file,
     require_known_keys,
+    require_machine,
 )
+from pipeline.finetuning.run import with_absolute_paths
 from tests.pipeline.finetuning.data import configuration
 from tools_service.base.errors import ConfigurationError
 
@@ -228,3 +230,20 @@ def test_a_file_of_the_user_comes_before_one_of_this_package(
     (tmp_path / "zero3_offload").write_text("{}")
     for path in (Path("zero3_offload"), Path("zero4_offload"), Path("folder/zero3_nvme")):
         assert given_file(path) == path
+
+
+def test_the_name_of_a_file_of_this_package_becomes_its_path() -> None:
+    config = with_absolute_paths(configuration(HERE, deepspeed=Path("zero3_offload"), zero_stage=3))
+    assert config.deepspeed == packaged_file("zero3_offload")
+
+
+def test_what_the_machine_lacks_is_said_with_the_file_and_the_key(tmp_path: Path) -> None:
+    disk = {"device": "nvme", "nvme_path": str(tmp_path / "disk")}
+    config = with_file(tmp_path, {"zero_optimization": {"offload_param": disk}}, zero_stage=3)
+    with pytest.raises(ConfigurationError) as caught:
+        require_machine(config)
+    assert str(caught.value) == (
+        f"deepspeed {config.deepspeed}: zero_optimization.offload_param.nvme_path = {tmp_path}/disk is not a "
+        "folder on this machine: make it, or name another"
+    )
+    require_machine(configuration(HERE))

@@ -28,7 +28,9 @@ from bench.finetune_equality import (
 )
 from bench.fixtures.small_models import causal_lm
 from bench.fixtures.worker_processes import Run, WorkerError, worker_processes
+from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.deepspeed_settings import packaged_file
+from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
 
@@ -51,11 +53,13 @@ def losses(llama: Path) -> list[float]:
     return plain(configured(llama, Setting("plain", {}), max_steps=STEPS))[0]
 
 
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_two_workers_have_the_losses_of_a_plain_loop(
-    run: Run, llama: Path, losses: list[float], zero_stage: int
+    run: Run, llama: Path, losses: list[float], zero_stage: int, packing: bool
 ) -> None:
-    setting = Setting("", {"zero_stage": zero_stage})
+    """test_streaming.py compares the batches of the streamed reader, and one run of it on Ray."""
+    setting = Setting("", {"zero_stage": zero_stage, "packing": packing})
     trained = run(train, configured(llama, setting, max_steps=STEPS))
     assert len(trained[0].losses) == STEPS
     assert largest_difference(trained, losses) < TOLERANCE
@@ -125,6 +129,22 @@ def test_recomputed_activations_give_the_same_gradients(architecture: str) -> No
     assert model.is_gradient_checkpointing
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
+
+
+def _refused(rank: int, config: FinetuneConfig) -> str:
+    from pipeline.finetuning import engine_setup
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_setup, "unmet_requirement", lambda settings: "no disk here" if rank else "")
+        with pytest.raises(ConfigurationError) as caught:
+            train(rank, config)
+    return str(caught.value)
+
+
+def test_all_workers_stop_if_the_machine_of_one_lacks_something(run: Run, llama: Path) -> None:
+    setting = Setting("", {"zero_stage": 3, "deepspeed": packaged_file("zero3_offload")})
+    messages = run(_refused, configured(llama, setting))
+    assert messages == [f"deepspeed {packaged_file('zero3_offload')}: no disk here"] * 2
 
 
 def _fail(rank: int) -> int:

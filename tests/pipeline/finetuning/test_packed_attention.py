@@ -23,10 +23,10 @@ from bench.fixtures.small_models import ARCHITECTURES, causal_lm, tokenizer
 from pipeline.base.config import ModelConfig
 from pipeline.finetuning.batches import IGNORED, IndexedBatches, MicroBatch, micro_batch
 from pipeline.finetuning.errors import PackingError
-from pipeline.finetuning.examples import load_examples
+from pipeline.finetuning.examples import encode, load_examples
 from pipeline.finetuning.packed_attention import packed_inputs
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import configuration, encode, rows, write
+from tests.pipeline.finetuning.data import configuration, rows, write
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 

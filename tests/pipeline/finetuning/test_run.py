@@ -37,7 +37,7 @@ from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
 from pipeline.finetuning.run_folder import PublishError, RunFolder, RunIdentity
 from pipeline.finetuning.token_store import TokenStore
@@ -489,7 +489,8 @@ STEPS = 40
 
 def steps(config: FinetuneConfig) -> list[dict[str, Any]]:
     path = RunFolder(config.output).metrics
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [without_measures(json.loads(line)) for line in lines]
 
 
 def wait_for_step(config: FinetuneConfig, step: int, alive: Callable[[], bool]) -> None:
