@@ -100,7 +100,7 @@ def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
     predict, and for too few texts.
     """
     rows, train, held_out = _split(config)
-    tools = _tools_of_manifest(config.data / MANIFEST)
+    tools = tools_of(config.data)
 
     def examples(indices: Indices) -> Examples:
         selected = rows.take(pa.array(indices))
@@ -226,10 +226,10 @@ def _texts_of_manifest(path: Path) -> int | None:
     return texts if isinstance(texts, int) else None
 
 
-def _tools_of_manifest(path: Path) -> list[str]:
+def tools_of(folder: Path) -> list[str]:
     """The tools that merge says the texts have calls of; none if there is no such manifest."""
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["tools"])
+        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tools"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -1,9 +1,11 @@
 """metrics.jsonl of a fine-tuning run: the first worker writes it, the driver follows it.
 
 One line per optimizer step: step, loss (nats per token, before the step), learning_rate,
-gradient_norm (before clipping; null at ZeRO stage 0). One line per evaluation: step, held_out_loss
-(nats per token), tokens, perplexity. Steps count from 1; step 0 is the model before training. Each
-step is in the file once, also after restarts.
+gradient_norm (before clipping; null at ZeRO stage 0). For each evaluation a line of the generation probe
+(step, prompts, calls, …), if there is one, then a line with step, held_out_loss (nats per token of the
+column that is trained on), tokens, plain_loss (the same texts without their calls), plain_tokens and
+perplexity. Steps count from 1; step 0 is the model before training. Each step is in the file once, also
+after restarts.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -45,16 +47,52 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutEvaluation:
-    """The held-out loss, nats per token, after `step` steps, over so many tokens."""
+    """The losses on the held-out texts, nats per token, after `step` steps.
+
+    With the calls, if the run trains on them (`held_out_loss`, over `tokens`), and without (`plain_loss`,
+    over `plain_tokens`; None in files of earlier versions).
+    """
 
     step: int
     held_out_loss: float
     tokens: int
+    plain_loss: float | None = None
+    plain_tokens: int | None = None
 
     @property
     def perplexity(self) -> float:
-        """exp(held_out_loss); infinite where that is beyond the numbers of a machine."""
-        return math.exp(self.held_out_loss) if self.held_out_loss < _LARGEST_LOSS else math.inf
+        """exp(plain_loss), in files of earlier versions exp(held_out_loss); infinite where that is beyond
+        the numbers of a machine."""
+        loss = self.held_out_loss if self.plain_loss is None else self.plain_loss
+        return math.exp(loss) if loss < _LARGEST_LOSS else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationProbe:
+    """How the model continued `prompts` held-out texts after `step` steps, each from before its first call.
+
+    prompts = the sum of `calls` + malformed + unfinished + without_call.
+    """
+
+    step: int
+    prompts: int
+    calls: dict[str, int]  # by tool: calls that reached their arrow
+    malformed: int  # begun, and no call
+    unfinished: int  # begun, and not at their arrow after `probe_tokens`
+    without_call: int
+    same_tool: int  # calls of the tool that C* has there
+    expected: dict[str, int]  # prompts by that tool
+
+    def __str__(self) -> str:
+        by_tool = ", ".join(f"{tool} {count}" for tool, count in self.calls.items() if count) or "none"
+        return (
+            f"calls on {self.prompts} prompts: {by_tool}; {self.same_tool} of the tool in C*, "
+            f"{self.malformed} malformed, {self.unfinished} unfinished, {self.without_call} without"
+        )
+
+
+RunEvent = TrainStep | HeldOutEvaluation | GenerationProbe
+E = TypeVar("E", HeldOutEvaluation, GenerationProbe)
 
 
 class MetricsLog:
@@ -65,7 +103,7 @@ class MetricsLog:
         kept = [event for event in _read(path) if event["step"] <= steps] if steps else []
         atomic_write(path, "".join(json.dumps(event) + "\n" for event in kept))
 
-    def append(self, event: TrainStep | HeldOutEvaluation) -> None:
+    def append(self, event: RunEvent) -> None:
         """Write one line."""
         values = asdict(event)
         if isinstance(event, HeldOutEvaluation):
@@ -86,6 +124,20 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
+    """The evaluations in the file up to step `steps`, in their order. Raises as `require_readable` does."""
+    require_readable(path)
+    return [
+        _of_event(HeldOutEvaluation, event)
+        for event in _read(path)
+        if "held_out_loss" in event and event["step"] <= steps
+    ]
+
+
+def _of_event(kind: type[E], event: Event) -> E:
+    return kind(**{field.name: event[field.name] for field in fields(kind) if field.name in event})
 
 
 def steps_done(path: Path) -> int:
@@ -132,16 +184,22 @@ def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -
         while not stopped:
             stopped = stop.wait(_POLL_S)
             training_loss = ""
+            probe: GenerationProbe | None = None
             for event in _read(path):
                 if "loss" in event:
                     training_loss = f"loss {event['loss']:.4f}, "
                     if event["step"] > bar.n:
                         bar.set_postfix(loss=f"{event['loss']:.3f}", refresh=False)
                         bar.update(event["step"] - bar.n)
+                elif "prompts" in event:
+                    probe = _of_event(GenerationProbe, event)
                 elif event["step"] > evaluated:
                     evaluated = event["step"]
-                    message = "step %d of %d: %sheld-out perplexity %.4f"
-                    logger.info(message, evaluated, max_steps, training_loss, event["perplexity"])
+                    message = "step %d of %d: %sheld-out perplexity %.4f, held-out loss %.4f"
+                    values = (event["perplexity"], event["held_out_loss"])
+                    logger.info(message, evaluated, max_steps, training_loss, *values)
+                    if probe is not None and probe.step == evaluated:
+                        logger.info("step %d of %d: %s", evaluated, max_steps, probe)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Step 6: fine-tune M on C* with Ray Train and DeepSpeed (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by held-out
-perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl and manifest.json.
+In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint (choice.py)
+as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl and manifest.json.
 
 If a run was killed, the same command resumes it from its last checkpoint, with the examples it
 would have seen. If it has finished, nothing is done. run_folder.py tells one run from another,
@@ -21,8 +21,9 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.choice import SCORES, best_of
 from pipeline.finetuning.examples import count_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
@@ -88,16 +89,25 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
     evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
-    if not evaluated:
+    best = best_of((evaluation for evaluation, _ in evaluated), config.select_by)
+    if best is None:
         raise FinetuningError(
             f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
         )
-    best, checkpoint = min(evaluated, key=lambda pair: (pair[0].held_out_loss, pair[0].step))
+    checkpoint = next(path for evaluation, path in evaluated if evaluation == best)
+    if (steps := steps_done(folder.metrics)) < config.max_steps:
+        logger.info(
+            "stopped early at step %d: no better %s in the last %d evaluations",
+            steps,
+            config.select_by,
+            config.patience,
+        )
     values: dict[str, Any] = {
         "versions": versions(),
         "created": now(),
         "texts": result.return_value,
         "best": best,
+        "steps": steps,
         "wall_s": round(time.monotonic() - started, 1),
     }
     folder.publish(Path(checkpoint) / "model", run, values)
@@ -169,7 +179,9 @@ def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             # Ray Train keeps the best checkpoint and, in addition, the latest.
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="held_out_loss", checkpoint_score_order="min"
+                num_to_keep=1,
+                checkpoint_score_attribute=SCORES[config.select_by],
+                checkpoint_score_order="min",
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
