@@ -1,12 +1,11 @@
 """Which checkpoint is the best, and when to stop (paper section 4.1, Appendix B).
 
-In: the evaluations of a run. Out: the best one by `select_by`, and the number of evaluations since. The
-model before training (step 0) is never a result. This module knows no model and no Ray.
+In: the evaluations of a run. Out: the best one by `select_by`, and whether it was too long ago. The model
+before training (step 0) is never a result. This module knows no model and no Ray.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from pipeline.base.finetune_config import FinetuneConfig, SelectBy
@@ -17,21 +16,17 @@ SCORES: dict[SelectBy, str] = {"perplexity": "plain_loss", "loss": "held_out_los
 stays finite where the perplexity overflows."""
 
 
-def score(evaluation: HeldOutEvaluation, select_by: SelectBy) -> float:
-    """Nats per token, lower is better; infinite where an earlier version did not measure it."""
-    value: float | None = getattr(evaluation, SCORES[select_by])
-    return math.inf if value is None else value
-
-
-def better(a: HeldOutEvaluation, b: HeldOutEvaluation, select_by: SelectBy) -> bool:
-    """Whether `a` is chosen before `b`; of equal ones, the earlier step is."""
-    return (score(a, select_by), a.step) < (score(b, select_by), b.step)
-
-
 def best_of(evaluations: Iterable[HeldOutEvaluation], select_by: SelectBy) -> HeldOutEvaluation | None:
-    """The evaluation of the best checkpoint; None if there is none after step 0."""
-    trained = (evaluation for evaluation in evaluations if evaluation.step)
-    return min(trained, key=lambda evaluation: (score(evaluation, select_by), evaluation.step), default=None)
+    """The evaluation of the best checkpoint, of equal ones the earliest; None if there is none after step 0.
+
+    Evaluations of earlier versions, which lack plain_loss, come after those that have it.
+    """
+
+    def order(evaluation: HeldOutEvaluation) -> tuple[bool, float, int]:
+        value = getattr(evaluation, SCORES[select_by])
+        return value is None, evaluation.held_out_loss if value is None else value, evaluation.step
+
+    return min((evaluation for evaluation in evaluations if evaluation.step), key=order, default=None)
 
 
 def should_stop(evaluations: Sequence[HeldOutEvaluation], config: FinetuneConfig) -> bool:

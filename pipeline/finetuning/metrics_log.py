@@ -15,7 +15,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -129,10 +129,16 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
 def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
     """The evaluations in the file up to step `steps`, in their order. Raises as `require_readable` does."""
     require_readable(path)
+    return [evaluation for evaluation in evaluations_of(_read(path)) if evaluation.step <= steps]
+
+
+def evaluations_of(events: Iterable[Event]) -> list[HeldOutEvaluation]:
+    """The evaluations among these lines, in their order; those without numbers are left out."""
     return [
         _of_event(HeldOutEvaluation, event)
-        for event in _read(path)
-        if "held_out_loss" in event and event["step"] <= steps
+        for event in events
+        if all(isinstance(event.get(name), int | float) for name in ("held_out_loss", "tokens"))
+        and isinstance(event.get("plain_loss"), int | float | None)
     ]
 
 
