@@ -35,6 +35,8 @@ class Injected:
     """Folder of the run that the output must equal, if the fault decides that."""
     lost_texts: int = 0
     """Finished texts that the fault itself removes."""
+    other_sums: bool = False
+    """Whether the rest was computed in another order, so that numbers differ in the last digits."""
 
 
 class Faults(ABC):

@@ -11,12 +11,8 @@ from pathlib import Path
 
 from pipeline.analysis.paper_figures import paper_figures
 from pipeline.analysis.result_table import Cell, ResultTable, Row
-from pipeline.augmentation.merge import (
-    annotated_thresholds,
-    input_rule_of,
-    require_distinct,
-    rows_reaching,
-)
+from pipeline.augmentation.annotated_rows import rows_of
+from pipeline.augmentation.merge import annotated_thresholds, input_rule_of
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.analysis_config import ThresholdsConfig
 from pipeline.method.merging import choose
@@ -30,8 +26,7 @@ def examples_by_threshold(config: ThresholdsConfig) -> Examples:
     """Count for each tau_f of `config`. Raises what `merge` raises for the annotations."""
     folders = expand(config.annotations)
     sources = {folder: read_finished(folder) for folder in folders}
-    require_together(sources, config.missing_slices)
-    require_distinct(folders)
+    require_together(sources, config.missing_slices, config.same_texts)
     floors = {tool: max(values) for tool, values in annotated_thresholds(sources).items()}
     return {tau_f: _examples(config, sources, floors, tau_f) for tau_f in dict.fromkeys(config.tau_f)}
 
@@ -41,17 +36,19 @@ def _examples(
 ) -> dict[str, int | None]:
     limits = {tool: tau_f for tool, floor in floors.items() if tau_f >= floor}
     folders, per_position = tuple(sources), config.one_call_per_position
-    mixture = choose(
-        rows_reaching(folders, limits),
-        limits,
-        config.max_examples or sys.maxsize,
-        config.seed,
-        one_per_position=per_position,
-        input_rule=input_rule_of(sources),
-    )
     counts: Counter[str] = Counter()
-    for row in rows_reaching(folders, limits):
-        counts.update({call.tool for call in mixture.calls(row)})
+    with rows_of(folders, limits, config.same_texts) as rows:
+        mixture = choose(
+            rows.read(),
+            limits,
+            config.max_examples or sys.maxsize,
+            config.seed,
+            one_per_position=per_position,
+            input_rule=input_rule_of(sources),
+            cap_by=config.cap_by,
+        )
+        for row in rows.read():
+            counts.update({call.tool for call in mixture.calls(row)})
     return {tool: counts[tool] if tool in limits else None for tool in floors}
 
 

@@ -3,44 +3,23 @@
 In: the annotations of a finished batch, and the progress of the run. Out: the metrics declared here, each
 ``ray_<name>`` in Prometheus (docs/operations.md), recorded once per batch. Labels have few values: no
 ids, no free text. The manifest has the exact counts: here, a batch repeated after a fault counts twice.
-Ray has metrics of its own for tools and GPU memory. Only `Recorder` uses Ray.
+Ray has metrics of its own for tools and GPU memory. runtime/metrics.py records them.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import peak_of_device
 from pipeline.base.records import POSITION_NOT_SCORABLE, Annotation, Cost, reason_kind
+from pipeline.runtime.metrics import Metric, Recorder, Sample
 
-logger = logging.getLogger(__name__)
-
-MAX_REASONS = 40  # distinct reasons per process; further reasons are "other"
 _MAX_REASON_LENGTH = 60
 _TOOL = "tool: "
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric as Ray expects it. Every metric also has the label `run`, the output folder."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-    name: str
-    description: str
-    labels: tuple[str, ...] = ()
-    boundaries: tuple[float, ...] = ()
-
-    @property
-    def exported(self) -> tuple[str, ...]:
-        """The names in Prometheus."""
-        endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-        return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
 
 TEXTS = Metric("counter", "toolformer_texts", "Texts with a row, by status and reason", ("status", "reason"))
@@ -70,9 +49,6 @@ EXPECTED = Metric(
     "Texts of the corpus; unread files are expected to have as many as the average read file",
 )
 METRICS = (TEXTS, FUNNEL, DISCARDED, TOKENS, PADDING, FLOPS, BATCH_SECONDS, PEAK, DONE, EXPECTED)
-
-# A metric, the values of its labels, and the number to add, set or observe.
-Sample = tuple[Metric, tuple[str, ...], float]
 
 
 def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape: ModelShape) -> list[Sample]:
@@ -105,50 +81,6 @@ def reason_class(reason: str) -> str:
     return (prefix + reason_kind(reason.removeprefix(prefix)))[:_MAX_REASON_LENGTH]
 
 
-class Recorder:
-    """Records samples as Ray metrics of this process. Does nothing outside Ray; never raises."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._metrics: dict[str, Any] = {}
-        self._reasons: set[str] = set()
-        self._broken = False
-
-    def record(self, samples: Iterable[Sample]) -> None:
-        """Add to counters, set gauges, observe in histograms."""
-        import ray
-
-        if self._broken or not ray.is_initialized():
-            return
-        try:
-            for sample in samples:
-                self._record_sample(*sample)
-        except Exception:  # a metrics failure must never fail the run
-            self._broken = True
-            logger.warning("metrics cannot be recorded, the run continues without them", exc_info=True)
-
-    def _record_sample(self, metric: Metric, values: tuple[str, ...], number: float) -> None:
-        labels = {"run": self._run, **dict(zip(metric.labels, values, strict=True))}
-        if "reason" in labels:
-            labels["reason"] = self._bounded(labels["reason"])
-        if metric.name not in self._metrics:
-            self._metrics[metric.name] = _ray_metric(metric)
-        ray_metric = self._metrics[metric.name]
-        if metric.kind == "gauge":
-            ray_metric.set(number, labels)
-        elif metric.kind == "histogram":
-            ray_metric.observe(number, labels)
-        elif number > 0:  # Ray refuses to add 0
-            ray_metric.inc(number, labels)
-
-    def _bounded(self, reason: str) -> str:
-        """The reason, or "other" for a new reason above MAX_REASONS."""
-        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
-            return "other"
-        self._reasons.add(reason)
-        return reason
-
-
 class BatchMetrics:
     """The metrics of an annotating actor."""
 
@@ -166,13 +98,3 @@ class BatchMetrics:
         """Record a batch whose rows are written."""
         samples = batch_samples(annotations, self._method, self._shape)
         self._recorder.record([*samples, (BATCH_SECONDS, (), seconds)])
-
-
-def _ray_metric(metric: Metric) -> Any:
-    from ray.util import metrics
-
-    keys = ("run", *metric.labels)
-    if metric.kind == "histogram":
-        return metrics.Histogram(metric.name, metric.description, list(metric.boundaries), keys)
-    ray_type = metrics.Counter if metric.kind == "counter" else metrics.Gauge
-    return ray_type(metric.name, metric.description, keys)

@@ -7,10 +7,10 @@ corpus files are read, and why the run must stop (isolation.py). The manifest do
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipeline.annotation.isolation import FailedText, FailureBudget
-from pipeline.annotation.metrics import DONE, EXPECTED, Recorder
+from pipeline.annotation.metrics import DONE, EXPECTED
+from pipeline.base.repeating import repeating
+from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
 from tools_service.base.files import OutputError
 
@@ -101,27 +103,26 @@ def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> 
 @contextmanager
 def progress_bar(progress: Any, folder: Path) -> Iterator[None]:
     """Draw the state of the progress actor on standard error during the block, and write it to `folder`."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(progress, stop, folder), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _draw(progress: Any, stop: threading.Event, folder: Path) -> None:
     interval = _REFRESH_S if sys.stderr.isatty() else _REFRESH_IN_LOGS_S
     done, _ = ray.get(progress.done_and_total.remote())
     with tqdm(desc="annotate", unit=" texts", initial=done, mininterval=interval) as bar:
-        stopped, written = False, None
-        while not stopped:
-            stopped = stop.wait(_REFRESH_S)
-            done, total = ray.get(progress.done_and_total.remote())
-            bar.total = max(total, done) if total is not None else None
-            bar.update(done - bar.n)
-            if (expected := ray.get(progress.expected.remote())) not in (None, written):
-                written = expected
-                with suppress(OutputError):  # the run itself says that a disk is full
-                    expected.write(folder)
+        state = _ProgressState(progress, folder, bar)
+        with repeating(state.update, _REFRESH_S):
+            yield
+
+
+@dataclass(slots=True)
+class _ProgressState:
+    progress: Any
+    folder: Path
+    bar: tqdm[Any]
+    written: ExpectedTexts | None = None
+
+    def update(self) -> None:
+        done, total = ray.get(self.progress.done_and_total.remote())
+        self.bar.total = max(total, done) if total is not None else None
+        self.bar.update(done - self.bar.n)
+        if (expected := ray.get(self.progress.expected.remote())) not in (None, self.written):
+            self.written = expected
+            with suppress(OutputError):  # the run itself says that a disk is full
+                expected.write(self.folder)

@@ -2,8 +2,9 @@
 
 In: folders that annotate wrote. Out, in `config.output`: rows/*.parquet (AUGMENTED_SCHEMA, sorted by
 text_id) and manifest.json. method/merging.py selects the calls; this module inserts them. No model is
-needed, and no text without a call is in C*. Annotations are streamed twice, to select and to write, so
-memory grows with C*, not with the corpus. The output is the same to the byte for any order of them.
+needed, and no text without a call is in C* but for the share that is asked for (plain_texts.py).
+Annotations are streamed twice, to select and to write, so memory grows with C* and with 8 bytes a text of
+the corpus, or 16 if folders share texts. The output is the same to the byte for any order of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.augmentation.annotated_rows import rows_of
+from pipeline.augmentation.plain_texts import plain_texts, plain_texts_for
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
@@ -28,7 +31,7 @@ from pipeline.storage.card import Card, write_card
 from pipeline.storage.kinds import AUGMENTED
 from pipeline.storage.manifest import MANIFEST, AnnotationManifest, read_finished
 from pipeline.storage.provenance import versions
-from pipeline.storage.row_files import ROWS, Ids, RowFileError, count_in_footers, read_batches
+from pipeline.storage.row_files import ROWS, Ids, RowFileError, count_in_footers
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import atomic_write, now, read_model, writing
 from tools_service.base.locks import output_lock
@@ -41,12 +44,11 @@ from tools_service.syntax.calls import CallError, insert_calls, remove_calls
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("text_id", "text", "calls")
 _CHUNK_ROWS = 4_096
 
 
 class MergeError(ToolformerError):
-    """Two annotations share a text, or a call does not fit its text."""
+    """A call does not fit its text."""
 
 
 class ToolExamples(Frozen):
@@ -82,7 +84,9 @@ class MergeManifest(Frozen):
     versions: dict[str, str]
     created: str
     sources: tuple[Source, ...]
+    annotated_texts: int | None = None  # different texts in the sources; None in earlier manifests
     texts: int  # rows of C*
+    plain_texts: int = 0  # rows of C* without a call
     calls: int
     tools: dict[str, ToolExamples]
     tool_specs: tuple[ToolSpec, ...] = ()
@@ -94,8 +98,8 @@ def merge(config: MergeConfig) -> MergeManifest:
 
     Raises ManifestError for a folder that is not a finished annotation, SliceError for slices that
     do not belong together, NotOwnError for an output that merge did not write, OutputInUseError if
-    another process writes there, ConfigurationError for a threshold below that of the annotations, and
-    MergeError if a text occurs twice or a call does not fit its text.
+    another process writes there, ConfigurationError for a threshold below that of the annotations,
+    SameTextError if a text occurs twice, and MergeError if a call does not fit its text.
     """
     require_own(config.output, AUGMENTED)
     with output_lock(config.output):
@@ -106,23 +110,30 @@ def _merge(config: MergeConfig) -> MergeManifest:
     """`merge`, for the holder of the lock."""
     config = config.model_copy(update={"annotations": expand(config.annotations)})
     sources = {folder: read_finished(folder) for folder in config.annotations}
-    require_together(sources, config.missing_slices)
+    require_together(sources, config.missing_slices, config.same_texts)
     annotated_tau_f = annotated_thresholds(sources)
     floors = {tool: max(values) for tool, values in annotated_tau_f.items()}
     tau_f = thresholds(config, annotated_tau_f)
-    require_distinct(config.annotations)
-    rows = rows_reaching(config.annotations, tau_f)
-    one_per_position = config.one_call_per_position
-    mixture = choose(
-        rows,
-        tau_f,
-        config.max_examples,
-        config.seed,
-        one_per_position=one_per_position,
-        input_rule=input_rule_of(sources),
-    )
     calls: Counter[str] = Counter()
-    table = _table(augment(rows_reaching(config.annotations, tau_f), mixture, calls))
+    plain: list[dict[str, Any]] = []
+    scratch = config.output.resolve().parent
+    with rows_of(config.annotations, tau_f, config.same_texts, scratch) as rows:
+        mixture = choose(
+            rows.read(),
+            tau_f,
+            config.max_examples,
+            config.seed,
+            one_per_position=config.one_call_per_position,
+            input_rule=input_rule_of(sources),
+            cap_by=config.cap_by,
+        )
+        table = _table(augment(rows.read(), mixture, calls))
+        if wanted := plain_texts_for(config.plain_share, table.num_rows):
+            have_calls = _with_kept_calls(rows.read(), mixture)
+            plain = list(plain_texts(config.annotations, have_calls, wanted, config.seed))
+            table = pa.concat_tables([table, _table(iter(plain))])
+    if len(plain) < wanted:
+        logger.warning("%s: %s", config.output, too_few_plain_texts(len(plain), wanted))
     manifest = MergeManifest(
         config=config,
         versions=versions(),
@@ -137,7 +148,9 @@ def _merge(config: MergeConfig) -> MergeManifest:
             )
             for folder, source in sources.items()
         ),
+        annotated_texts=rows.texts,
         texts=table.num_rows,
+        plain_texts=len(plain),
         calls=calls.total(),
         tools=_examples(mixture, floors, calls, table, tuple(sources.values())),
         tool_specs=_tool_specs(tuple(sources.values()), tau_f),
@@ -162,6 +175,20 @@ def merge_problem(folder: Path) -> str | None:
     return None if rows == texts else f"{folder}: C* has {texts} texts, but {folder / ROWS} has {rows} rows"
 
 
+def texts_annotated(manifest: MergeManifest) -> int:
+    """Different texts in the annotations. Earlier versions merged no annotations that share texts."""
+    texts = manifest.annotated_texts
+    return sum(source.texts for source in manifest.sources) if texts is None else texts
+
+
+def too_few_plain_texts(found: int, wanted: int) -> str:
+    """That C* has fewer texts without a call than its share asks for."""
+    return (
+        f"C* has {found:,} of the {wanted:,} texts without a call that --plain-share asks for: no other "
+        "annotated text is without a kept call"
+    )
+
+
 def augment(
     rows: Iterable[Mapping[str, Any]], mixture: Mixture, calls: Counter[str]
 ) -> Iterator[dict[str, Any]]:
@@ -184,6 +211,12 @@ def augment(
         calls.update(call.tool for call in kept_calls)
         tools = in_order({call.tool for call in kept_calls})
         yield {"text_id": row["text_id"], "text": augmented, "plain": row["text"], "tool_names": tools}
+
+
+def _with_kept_calls(rows: Iterable[Mapping[str, Any]], mixture: Mixture) -> Ids:
+    """The texts with a kept call, sorted, also those that a cap leaves out of C*."""
+    ids = [row["text_id"] for row in rows if mixture.kept(row)]
+    return np.unique(np.array(ids, np.int64))
 
 
 def annotated_thresholds(sources: Mapping[Path, AnnotationManifest]) -> dict[str, set[float]]:
@@ -224,43 +257,6 @@ def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -
                 f"annotate again with --method.{tool.lower()}.tau-f {tau_f[tool]}"
             )
     return tau_f
-
-
-def require_distinct(folders: Sequence[Path]) -> None:
-    """MergeError if two folders share a text, as two annotations of one corpus do."""
-    ids = np.concatenate([np.empty(0, np.int64), *(_ids(folder) for folder in folders)])
-    ids.sort()
-    duplicates = ids[1:][ids[1:] == ids[:-1]]
-    if len(duplicates):
-        holders = [str(folder) for folder in folders if duplicates[0] in _ids(folder)]
-        raise MergeError(
-            f"annotations: {len(duplicates)} duplicate texts, for example text {duplicates[0]} in "
-            f"{', '.join(holders)}; merge annotations of different texts"
-        )
-
-
-def _ids(folder: Path) -> Ids:
-    batches = [batch["text_id"].to_numpy() for batch in read_batches(folder, ["text_id"])]
-    return np.concatenate([np.empty(0, np.int64), *batches])
-
-
-def rows_reaching(folders: Sequence[Path], tau_f: TauF) -> Iterator[dict[str, Any]]:
-    """The rows with a gain of at least the lowest tau_f, without their calls below it.
-
-    Most calls and texts are below it; dropping them in Arrow makes a merge several times faster.
-    """
-    lowest = min(tau_f.values(), default=0.0)
-    for folder in folders:
-        for batch in read_batches(folder, _COLUMNS):
-            calls = batch["calls"].flatten()  # [calls of all rows]
-            keep = pc.greater_equal(calls.field("gain"), lowest)
-            row_of_call = pc.list_parent_indices(batch["calls"]).filter(keep)
-            calls_per_row = np.bincount(row_of_call, minlength=batch.num_rows)
-            offsets = np.concatenate([[0], calls_per_row.cumsum()])
-            kept_calls = pa.ListArray.from_arrays(offsets, calls.filter(keep))
-            index = batch.schema.get_field_index("calls")
-            rows = batch.set_column(index, "calls", kept_calls).filter(pa.array(calls_per_row > 0))
-            yield from rows.to_pylist()
 
 
 def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
@@ -309,10 +305,11 @@ def _card(manifest: MergeManifest) -> Card:
         title="C*: texts with tool calls inserted",
         facts={
             "texts": manifest.texts,
+            **({"texts without a call": manifest.plain_texts} if config.plain_share else {}),
             "calls": manifest.calls,
             "models": ", ".join(sorted({source.model for source in manifest.sources})),
             "corpora": ", ".join(sorted({source.corpus or "unknown" for source in manifest.sources})),
-            "texts annotated": sum(source.texts for source in manifest.sources),
+            "texts annotated": texts_annotated(manifest),
             "max_examples": config.max_examples,
             "one_call_per_position": config.one_call_per_position,
             "seed": config.seed,

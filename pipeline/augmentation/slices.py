@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
 
-from pipeline.base.config import AnnotateConfig, changed_fields
+from pipeline.base.config import AnnotateConfig, SameTexts, changed_fields
 from pipeline.storage.manifest import AnnotationManifest, operational
 from tools_service.base.errors import ConfigurationError
 
@@ -37,20 +37,29 @@ def expand(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(folders))
 
 
-def require_together(sources: Mapping[Path, AnnotationManifest], missing: bool = False) -> None:
+def require_together(
+    sources: Mapping[Path, AnnotationManifest], missing: bool = False, same_texts: SameTexts = "refuse"
+) -> None:
     """SliceError unless each corpus has its slices once and with equal configurations, and all of them.
 
-    `missing` slices are allowed if it is true.
+    `missing` slices are allowed if it is true. If the calls of equal texts are united, a corpus may have its
+    slices once for each configuration.
     """
-    corpora: defaultdict[str, dict[Path, AnnotateConfig]] = defaultdict(dict)
+    corpora: defaultdict[tuple[str, str], dict[Path, AnnotateConfig]] = defaultdict(dict)
     for folder, manifest in sources.items():
         if manifest.config.corpus.slice is not None:
-            corpora[manifest.corpus.sliced_from or ""][folder] = manifest.config
+            round_ = _identity(manifest.config) if same_texts == "unite" else ""
+            corpora[manifest.corpus.sliced_from or "", round_][folder] = manifest.config
     for slices in corpora.values():
         _require_same_config(slices)
         _require_unique(slices)
         if not missing:
             _require_complete(slices, others=len(corpora) - 1)
+
+
+def _identity(config: AnnotateConfig) -> str:
+    """What all slices of one annotation have in common."""
+    return config.model_dump_json(exclude={**operational(config), "corpus": {"slice"}})
 
 
 def _require_same_config(slices: Mapping[Path, AnnotateConfig]) -> None:

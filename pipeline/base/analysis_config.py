@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.base.config import CapBy, SameTexts
 from tools_service.base.settings import FilePath, Frozen, Nats, PositiveInt, Seed, Text
 
 Format = Literal["markdown", "latex", "csv"]
@@ -21,10 +22,14 @@ class ThresholdsConfig(Frozen):
     """Folders that annotate wrote, or globs of them; for a sliced corpus, all slices."""
     missing_slices: bool = False
     """Count even if slices of a corpus are missing."""
+    same_texts: SameTexts = "refuse"
+    """A text that several annotations hold: refuse, or unite the calls of all of them, as in merge."""
     tau_f: Annotated[tuple[Nats, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Thresholds, each for all tools. Below the tau_f of the annotations a count is a dash."""
     max_examples: PositiveInt | None = None
     """Maximum texts per tool, as in merge. None: no maximum."""
+    cap_by: CapBy = "random"
+    """Which texts stay if a tool has more, as in merge: random or gain."""
     one_call_per_position: bool = False
     """If several tools help at one position, count one, as in merge."""
     seed: Seed = 0

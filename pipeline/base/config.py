@@ -122,6 +122,9 @@ class MethodConfig(Frozen):
     """Tools to annotate with; a tools file adds those that it declares."""
     prompts: FilePath | None = None
     """Folder with one prompt file per tool. None: the prompts of this package."""
+    use_prompts: bool = True
+    """Sample calls behind the tools' prompts. False: behind the text alone, for a model that was fine-tuned
+    on C* (docs/rounds.md)."""
     seed: Seed = 0
     """Seed of sampling. Seed, text, tool and position determine the sampled calls."""
 
@@ -270,6 +273,10 @@ class PlanConfig(AnnotateConfig):
     figures."""
 
 
+CapBy = Literal["random", "gain"]
+SameTexts = Literal["refuse", "unite"]
+
+
 class MergeConfig(Frozen):
     """Step 5: keep calls by threshold, cap them per tool, insert them."""
 
@@ -277,17 +284,23 @@ class MergeConfig(Frozen):
     """Folders that annotate wrote, or globs of them; for a sliced corpus, all slices."""
     missing_slices: bool = False
     """Merge even if slices of a corpus are missing."""
+    same_texts: SameTexts = "refuse"
+    """A text that several annotations hold: refuse, or unite the calls of all of them (docs/rounds.md)."""
     output: FilePath = Path("runs/augmented")
     """Folder for C* (Parquet) and manifest.json."""
     tau_f: Annotated[dict[str, Nats] | None, ForEveryTool] = None
     """Threshold of all tools, or thresholds by tool (Calculator 1.0 QA 0.5), not below those of the
     annotations. None: those of the annotations."""
     max_examples: PositiveInt = 25_000
-    """Maximum texts per tool (section 4.1); a seeded choice if there are more."""
+    """Maximum texts per tool (section 4.1)."""
+    cap_by: CapBy = "random"
+    """Which texts stay if a tool has more: a seeded choice (random), or those with the largest gain."""
     one_call_per_position: bool = False
     """If several tools help at one position, keep one, drawn at random. False: keep all."""
+    plain_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of C*'s texts without a call, drawn from the annotated texts that have no kept call."""
     seed: Seed = 0
-    """Seed of both random choices."""
+    """Seed of the random choices."""
 
 
 class ScoreConfig(Frozen):

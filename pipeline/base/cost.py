@@ -43,24 +43,36 @@ class PrefixTree:
 
 @dataclass(frozen=True, slots=True)
 class PromptLayout:
-    """Tokens of the parts when calls are sampled: prompt, text (n), suffix, the text again, ``<API>``."""
+    """Tokens of the parts when calls are sampled: prompt, text (n), suffix, the text again, ``<API>``.
+
+    Without a prompt the suffix is BOS, if the tokenizer has one, and the text stands there once.
+    """
 
     prompt: int
     n: int
     suffix: int
     api: int
+    has_prompt: bool = True
 
     def context(self, position: int) -> int:
         """Tokens before ``<API>`` at token `position` of the text, counted from 0."""
-        return self.prompt + self.n + self.suffix + position
+        return self.prompt + self.has_prompt * self.n + self.suffix + position
+
+    @property
+    def first(self) -> int:
+        """The first token of the text that follows another: 1 without a prompt and without BOS, else 0."""
+        return 0 if self.context(0) else 1
 
 
 def lower_bound_positions(layout: PromptLayout) -> Cost:
     """p(<API>) at every position: the context without the text's last token, and at every position all
     tokens of ``<API>`` but the last."""
-    cost = causal_cost(layout.prompt, 2 * layout.n + layout.suffix - 1, layout.n)
+    first = layout.first
+    positions = layout.n - first
+    # All tokens before the last position; those of a prompt before the text cost nothing here.
+    cost = causal_cost(layout.prompt, layout.context(layout.n - 1) - layout.prompt, positions)
     for api_token in range(layout.api - 1):
-        cost += causal_cost(layout.context(api_token), layout.n, layout.n)
+        cost += causal_cost(layout.context(first + api_token), positions, positions)
     return cost
 
 

@@ -35,10 +35,20 @@ class LoraConfig(Frozen):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the adapters."""
     target_modules: tuple[Text, ...] = ()
-    """Ends of the names of the layers that get an adapter (q_proj v_proj). Empty: all linear layers of the
-    blocks."""
+    """Ends of the names of the layers that get an adapter (q_proj v_proj). Empty: all linear layers but
+    the output layer."""
     merge: bool = False
-    """Save the model with the adapter added to its weights. False: save the adapter by itself."""
+    """Save a whole model, with the adapter added to its weights. False: save the adapter by itself."""
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> LoraConfig:
+        fields = type(self).model_fields.items()
+        changed = [name for name, field in fields if getattr(self, name) != field.default]
+        if changed and not self.rank:
+            raise ValueError(
+                f"lora.{changed[0]} has no effect with lora.rank = 0, which trains all weights: set lora.rank"
+            )
+        return self
 
 
 class FinetuneConfig(Frozen):
@@ -72,11 +82,12 @@ class FinetuneConfig(Frozen):
     warmup_share: Probability = 0.1
     """Share of the steps in which the learning rate rises linearly."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant (the paper names no decay), or falling to min_rate_share."""
+    """Learning rate after the warm-up: constant (the paper names no decay), or falling to
+    min_rate_share."""
     min_rate_share: Probability = 0.0
-    """Share of the peak at which a linear or cosine schedule ends."""
+    """Share of the peak rate at which a linear or cosine schedule ends."""
     max_steps: PositiveInt = 2_000
-    """Optimizer steps. May be raised later, with keep_state."""
+    """Optimizer steps. May be raised later; once the run has finished, only if it ran with keep_state."""
     lora: LoraConfig = LoraConfig()
     evaluate_every: PositiveInt = 500
     """Steps between evaluations; each evaluation also writes a checkpoint."""
@@ -96,7 +107,8 @@ class FinetuneConfig(Frozen):
     keep_state: bool = False
     """Keep the last training state after the end, so that max_steps can be raised later."""
     storage: Text | None = None
-    """Folder or URI (s3://bucket/path) for the checkpoints. None: below output."""
+    """Folder that all workers see, or URI of an object store (s3://bucket/path), for the checkpoints; each
+    run has a folder of its own in it. None: below output."""
     workers: PositiveInt = 8
     """Ray Train workers."""
     use_gpu: bool = True
@@ -106,8 +118,9 @@ class FinetuneConfig(Frozen):
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
     deepspeed: FilePath | None = None
-    """DeepSpeed configuration (JSON) for that stage; sizes and types come from the fields here, and a
-    file that contradicts them is refused. None: the one of this package."""
+    """DeepSpeed configuration (JSON) for that stage, or the name of one of this package: zero2_offload,
+    zero3_offload, zero3_nvme. Sizes and types come from the fields here, and a file that contradicts them
+    is refused. None: zeroSTAGE of this package."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: slower, much less memory."""
     max_failures: NotNegativeInt = 3
@@ -132,6 +145,22 @@ class FinetuneConfig(Frozen):
                 f"batch_size = {self.batch_size} is not a multiple of workers times micro_batch_size = "
                 f"{self.workers} x {self.micro_batch_size}: change one of the three"
             )
+        if self.schedule == "constant" and self.min_rate_share:
+            raise ValueError(
+                f"min_rate_share = {self.min_rate_share}, but the rate stays constant: set schedule to "
+                "linear or cosine"
+            )
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":
             raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than other stages: use 1")
         return self
+
+
+class MergeLoraConfig(Frozen):
+    """A LoRA adapter merged into its base model."""
+
+    adapter: FilePath = Path("runs/model")
+    """Folder with the adapter, of finetune or of PEFT; its adapter_config.json names the base model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Data type of the weights. auto: that of the base model."""
+    output: FilePath = Path("runs/merged")
+    """Folder for the model."""

@@ -18,6 +18,7 @@ from pipeline.base.config import (
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.serve_config import ServeConfig
@@ -124,9 +125,13 @@ COMMANDS: dict[str, Command] = {
         run=handlers.merge,
         arguments=ReportedArguments[MergeConfig],
         config=lambda recipe: recipe.merge,
-        main="--annotations --tau-f --max-examples --one-call-per-position --missing-slices --seed --output",
+        main=(
+            "--annotations --same-texts --tau-f --max-examples --cap-by --one-call-per-position "
+            "--plain-share --missing-slices --seed --output"
+        ),
         examples=(
             "--recipe demo",
+            "--annotations runs/a runs/round-2/a --same-texts unite --output runs/round-2/augmented",
             "--annotations runs/a runs/b --output runs/augmented --tau-f Calculator 1.0",
             "--annotations 'runs/slices/*' --output runs/augmented",
         ),
@@ -154,6 +159,15 @@ COMMANDS: dict[str, Command] = {
             "--micro-batch-size --sequence-length --zero-stage --output --force"
         ),
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
+    ),
+    "merge-lora": Command(
+        run=handlers.merge_lora,
+        arguments=Arguments[MergeLoraConfig],
+        config=lambda recipe: MergeLoraConfig(
+            adapter=recipe.finetune.output, output=recipe.finetune.output.with_name("merged")
+        ),
+        main="--adapter --dtype --output",
+        examples=("--adapter runs/model --output runs/merged", "--adapter /adapters/mine --dtype bfloat16"),
     ),
     "score": Command(
         run=handlers.score,
@@ -307,9 +321,9 @@ COMMANDS: dict[str, Command] = {
         arguments=DemoArguments,
         config=lambda recipe: recipe,
         main=(
-            "--force --report --annotate.method.TOOL.k --annotate.method.TOOL.m --annotate.ray.actors "
-            "--finetune.max-steps --finetune.workers --evaluate.benchmarks"
+            "--rounds --force --report --annotate.method.TOOL.k --annotate.method.TOOL.m "
+            "--annotate.ray.actors --finetune.max-steps --finetune.workers --evaluate.benchmarks"
         ),
-        examples=("", "--force", "--annotate.method.calculator.k 5"),
+        examples=("", "--rounds 2", "--force", "--annotate.method.calculator.k 5"),
     ),
 }

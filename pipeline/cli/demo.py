@@ -3,6 +3,8 @@
 In: a recipe (`demo` is the embedded world, but any recipe works). Out, in the recipe's folders:
 annotations/, augmented/, model/, model-plain/ (fine-tuned on the same texts without their calls:
 the paper's M + CC) and evaluation.json with the four models base, plain, disabled and toolformer.
+With several rounds (recipes.rounds_of), round-N/ has annotations/, augmented/ and model/ of each later one,
+and evaluation.json its model as round-N.
 Printed: which step runs and the time left (step_display.py), then the counts by tool, some kept calls,
 the table of results, a verdict and prompts to try. A step that has finished with the same configuration
 and inputs is skipped (steps.py).
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from pipeline.base.config import AnnotateConfig, MergeConfig
@@ -25,7 +28,7 @@ from pipeline.base.inference_config import EvaluateConfig
 from pipeline.benchmarks.published import sources_of
 from pipeline.cli import recipes
 from pipeline.cli.evaluating import with_model
-from pipeline.cli.recipes import Recipe, RecipeName
+from pipeline.cli.recipes import Recipe, RecipeName, rounds_of
 from pipeline.cli.reporting import report_at_end
 from pipeline.cli.step_display import StepDisplay
 from pipeline.cli.steps import PipelineStep, StepCache
@@ -37,6 +40,7 @@ from pipeline.storage.expected_texts import read_expected
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
 from pipeline.storage.row_files import count_in_footers
+from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind
@@ -53,7 +57,8 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 }
 
 
-# Seconds by step of the recipe `demo` on two cores of an AMD EPYC processor, for the time left.
+# Seconds by step of the recipe `demo` on two cores of an AMD EPYC processor, for the time left. Those of a
+# later round are about those of the first.
 _USUAL_S = {"annotate": 185, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 22}
 
 _SUMMARIES = {
@@ -61,8 +66,9 @@ _SUMMARIES = {
     "merge": "the kept calls go into the texts, C*",
     "finetune": "the model learns from C*",
     "finetune on plain texts": "the baseline, from the same texts without calls",
-    "evaluate": "the four models answer questions",
+    "evaluate": "the models answer questions",
 }
+_ROUND = ", round "  # in the names of the steps of a later round
 
 _KNOWS = """\
 Try the model. It knows only the demo's world: made-up people and towns, small numbers, and the
@@ -79,7 +85,8 @@ def demo(recipe: Recipe, name: RecipeName = "demo", *, force: bool = False, with
     path, log = (recipe.evaluate.output.with_name(file) for file in ("steps.json", "demo.log"))
     with output_lock(path):
         _run_steps(steps_of(recipe), StepCache.open(path), log, _usual_s(recipe), force=force)
-    console().print(summary(recipe.annotate.output, recipe.merge.output, recipe.evaluate.output))
+    rounds = [(one.annotate.output, one.merge.output) for one in rounds_of(recipe)]
+    console().print(summary(*rounds[0], recipe.evaluate.output, rounds[1:]))
     command = _generate_command(recipe, name)
     if commands := list(commands_to_try(recipe.evaluate, command)):
         print(f"\n{_KNOWS}")
@@ -107,8 +114,10 @@ def _run_steps(
 
 
 def _usual_s(recipe: Recipe) -> Mapping[str, float]:
-    """The known durations; none for anything but the unchanged demo."""
-    return _USUAL_S if recipe == chained(recipes.demo()) else {}
+    """The known durations; none for anything but the unchanged demo, in any number of rounds."""
+    if recipe != chained(recipes.demo().model_copy(update={"rounds": recipe.rounds})):
+        return {}
+    return {step.name: _USUAL_S[step.name.partition(_ROUND)[0]] for step in steps_of(recipe)}
 
 
 def _generate_command(recipe: Recipe, name: RecipeName) -> str:
@@ -126,10 +135,12 @@ def _generate_command(recipe: Recipe, name: RecipeName) -> str:
 
 def _parts(recipe: Recipe) -> RunParts:
     """What the report shows, wherever the folders are."""
+    rounds = rounds_of(recipe)
+    models = [one.finetune.output for one in rounds]
     return RunParts(
-        annotations=[recipe.annotate.output],
-        augmented=[recipe.merge.output],
-        models=[recipe.finetune.output, plain(recipe.finetune).output],
+        annotations=[one.annotate.output for one in rounds],
+        augmented=[one.merge.output for one in rounds],
+        models=[models[0], plain(recipe.finetune).output, *models[1:]],
         evaluations=[recipe.evaluate.output],
     )
 
@@ -149,28 +160,27 @@ def plain(finetune: FinetuneConfig) -> FinetuneConfig:
 
 
 def models_of(recipe: Recipe) -> dict[str, EvaluateConfig]:
-    """The four evaluations of section 4, by label."""
+    """The four evaluations of section 4, by label, and one of each later round, beside that of the first."""
     evaluate, finetune = recipe.evaluate, recipe.finetune
     evaluate = evaluate.model_copy(update={"compare_with": "plain"})
     disabled = evaluate.generation.model_copy(update={"disabled": True})
     compared = evaluate.model_copy(update={"disabled_perplexity": True})  # as that of "disabled"
+    of_round = {"disabled_perplexity": True, "compare_with": "toolformer"}
     return {
         "base": with_model(compared, finetune.model.path),
         "plain": with_model(compared, str(plain(finetune).output)),
         "disabled": evaluate.model_copy(update={"generation": disabled}),
         "toolformer": evaluate,
+        **{
+            f"round-{number}": one.evaluate.model_copy(update=of_round)
+            for number, one in enumerate(rounds_of(recipe)[1:], 2)
+        },
     }
 
 
 def steps_of(recipe: Recipe) -> list[PipelineStep]:
     """The chain of steps, each with everything that decides its result."""
-    annotate, merge, finetune, evaluate = recipe.annotate, recipe.merge, recipe.finetune, recipe.evaluate
-    baseline = plain(finetune)
-    method = annotate.method
-    tool_inputs = files_read(annotate.tools, method.tools)
-    prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
-    training_inputs = (finetune.model.path, merge.output / MANIFEST)
-    models = (finetune.output / MANIFEST, baseline.output / MANIFEST)
+    baseline, evaluate = plain(recipe.finetune), recipe.evaluate
 
     def step(name: str, config: StepConfig, *reads: str | Path) -> PipelineStep:
         return PipelineStep(
@@ -181,18 +191,34 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
             kind=_KINDS[type(config)],
             run=partial(_run, config, recipe),
             problem=partial(_problem, config),
-            summary=_SUMMARIES.get(name, ""),
+            summary=_SUMMARIES.get(name.partition(_ROUND)[0], ""),
             share=partial(_share, config),
         )
 
+    def of_round(number: int, one: Recipe) -> list[PipelineStep]:
+        suffix = "" if number == 1 else f"{_ROUND}{number}"
+        annotate, merge, finetune = one.annotate, one.merge, one.finetune
+        method = annotate.method
+        tool_inputs = files_read(annotate.tools, method.tools)
+        prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
+        inputs = (*annotate.corpus.paths, *model_inputs(annotate.model.path), *tool_inputs, *prompts)
+        return [
+            step(f"annotate{suffix}", annotate, *inputs),
+            step(f"merge{suffix}", merge, *(folder / MANIFEST for folder in merge.annotations)),
+            step(f"finetune{suffix}", finetune, *model_inputs(finetune.model.path), merge.output / MANIFEST),
+        ]
+
+    rounds = rounds_of(recipe)
+    by_round = [of_round(number, one) for number, one in enumerate(rounds, 1)]
+    by_round[0].append(
+        step(
+            "finetune on plain texts", baseline, *model_inputs(baseline.model.path), baseline.data / MANIFEST
+        )
+    )
     benchmarks = [path for entry in evaluate.benchmarks for path in sources_of(entry)]
-    return [
-        step("annotate", annotate, *annotate.corpus.paths, annotate.model.path, *tool_inputs, *prompts),
-        step("merge", merge, annotate.output / MANIFEST),
-        step("finetune", finetune, *training_inputs),
-        step("finetune on plain texts", baseline, *training_inputs),
-        step("evaluate", evaluate, *benchmarks, *evaluate.perplexity, *models),
-    ]
+    models = [folder / MANIFEST for folder in (recipe.finetune.output, baseline.output)]
+    models += [one.finetune.output / MANIFEST for one in rounds[1:]]
+    return [*chain(*by_round), step("evaluate", evaluate, *benchmarks, *evaluate.perplexity, *models)]
 
 
 def _share(config: StepConfig) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from pipeline.base.analysis_config import ThresholdsConfig
 from pipeline.base.config import AnnotateConfig, MergeConfig, PlanConfig
+from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.serve_config import ServeConfig
 from pipeline.cli.arguments import (
@@ -70,7 +71,8 @@ def merge(arguments: ReportedArguments[MergeConfig]) -> None:
     manifest = merge(arguments.config)
     for tool, examples in manifest.tools.items():
         print(f"{tool}: {examples.calls} calls in {examples.examples} texts (tau_f = {examples.tau_f})")
-    print(f"{manifest.texts} texts with {manifest.calls} calls")
+    plain = f", {manifest.plain_texts} of them without a call" if manifest.plain_texts else ""
+    print(f"{manifest.texts} texts with {manifest.calls} calls{plain}")
     _print_losses(losses.merge_losses(manifest))
     report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)
@@ -98,6 +100,15 @@ def finetune(arguments: FinetuneArguments) -> None:
     print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts without calls")
     _print_losses(losses.finetune_losses(manifest))
     report_at_end(arguments.config.output, wanted=arguments.report)
+    print(arguments.config.output)
+
+
+def merge_lora(arguments: Arguments[MergeLoraConfig]) -> None:
+    """A LoRA adapter and its base model as one model."""
+    from pipeline.finetuning.merge_lora import merge_lora
+
+    manifest = merge_lora(arguments.config)
+    print(f"{manifest.adapter} merged into {manifest.base}")
     print(arguments.config.output)
 
 

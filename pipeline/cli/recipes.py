@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
 
 from pipeline.base.config import (
     AnnotateConfig,
@@ -29,13 +31,19 @@ from tools_service.contract.spec import ToolMethod
 
 C = TypeVar("C", bound=Frozen)
 RecipeName = Literal["demo", "single_gpu", "paper"]
+Rounds = Annotated[int, Field(ge=1, le=99)]
 RUNS = Path("runs")
 """The folder in which each recipe has a folder of its own."""
 
 
 class Recipe(Frozen):
-    """The whole method: one configuration per step."""
+    """The whole method: one configuration per step, and how often it is gone through."""
 
+    rounds: Rounds = 1
+    """Rounds: each one after the first annotates again with the model of the round before, unites the calls
+    of all rounds and fine-tunes from the base model (section 7; docs/rounds.md)."""
+    round_prompts: bool = True
+    """Give the tools' prompts to the fine-tuned model of a later round. False: only the text."""
     annotate: AnnotateConfig
     merge: MergeConfig
     finetune: FinetuneConfig
@@ -165,13 +173,14 @@ def written_below(recipe: Recipe, folder: Path) -> Recipe:
     def output(step: C, name: str) -> C:
         return step.model_copy(update={"output": folder / name})
 
-    return Recipe(
-        annotate=output(annotate, "annotations").model_copy(update={"tools": below(annotate.tools)}),
-        merge=output(recipe.merge, "augmented"),
-        finetune=output(recipe.finetune, "model"),
-        generate=generate.model_copy(update={"tools": below(generate.tools)}),
-        evaluate=output(recipe.evaluate, "evaluation.json"),
-    )
+    steps = {
+        "annotate": output(annotate, "annotations").model_copy(update={"tools": below(annotate.tools)}),
+        "merge": output(recipe.merge, "augmented"),
+        "finetune": output(recipe.finetune, "model"),
+        "generate": generate.model_copy(update={"tools": below(generate.tools)}),
+        "evaluate": output(recipe.evaluate, "evaluation.json"),
+    }
+    return recipe.model_copy(update=steps)
 
 
 def linked(recipe: Recipe, change: Callable[[str, Any], Any] = lambda name, step: step) -> Recipe:
@@ -185,4 +194,58 @@ def linked(recipe: Recipe, change: Callable[[str, Any], Any] = lambda name, step
     date = generate.date or recipe.evaluate.generation.date  # a recipe may fix that of its questions
     evaluated = recipe.evaluate.model_copy(update={"generation": generate.model_copy(update={"date": date})})
     evaluate = change("evaluate", evaluated)
-    return Recipe(annotate=annotate, merge=merge, finetune=finetune, generate=generate, evaluate=evaluate)
+    steps = {
+        "annotate": annotate,
+        "merge": merge,
+        "finetune": finetune,
+        "generate": generate,
+        "evaluate": evaluate,
+    }
+    return recipe.model_copy(update=steps)
+
+
+def rounds_of(recipe: Recipe) -> list[Recipe]:
+    """The steps of each round; those of the first are the recipe's own.
+
+    A later round has its outputs in round-N/. It annotates with the model of the round before, merges the
+    annotations of all rounds so far, and fine-tunes the base model. Its `generate` and `evaluate` use the
+    model that comes out.
+    """
+    rounds = [recipe]
+    while len(rounds) < recipe.rounds:
+        rounds.append(_next_round(recipe, rounds))
+    return rounds
+
+
+def _next_round(recipe: Recipe, earlier: list[Recipe]) -> Recipe:
+    folder = recipe.evaluate.output.parent / f"round-{len(earlier) + 1}"
+    method = recipe.annotate.method
+    prompts = method.use_prompts and recipe.round_prompts
+
+    def changed(step: C, **values: object) -> C:
+        return step.model_copy(update=values)
+
+    def with_path(model: ModelConfig, output: Path) -> ModelConfig:
+        return model.model_copy(update={"path": str(output)})
+
+    annotate = changed(
+        recipe.annotate,
+        model=with_path(recipe.annotate.model, earlier[-1].finetune.output),
+        method=method.model_copy(update={"use_prompts": prompts}),
+        output=folder / recipe.annotate.output.name,
+    )
+    merge = changed(
+        recipe.merge,
+        annotations=(*(one.annotate.output for one in earlier), annotate.output),
+        same_texts="unite",
+        output=folder / recipe.merge.output.name,
+    )
+    finetune = changed(recipe.finetune, data=merge.output, output=folder / recipe.finetune.output.name)
+    generate = changed(recipe.generate, model=with_path(recipe.generate.model, finetune.output))
+    evaluated = recipe.evaluate.generation
+    evaluate = changed(
+        recipe.evaluate, generation=changed(evaluated, model=with_path(evaluated.model, finetune.output))
+    )
+    return changed(
+        recipe, annotate=annotate, merge=merge, finetune=finetune, generate=generate, evaluate=evaluate
+    )

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from pipeline.base.config import CorpusConfig, ModelConfig
-from pipeline.cli.recipes import RECIPES, Recipe, RecipeName, linked, written_below
+from pipeline.cli.recipes import RECIPES, Recipe, RecipeName, Rounds, linked, written_below
 from pipeline.cli.settings_file import Keys, SettingsFile, SettingsFileError
 from tools_service.base.errors import describe_problem
 from tools_service.base.settings import FilePath, Frozen, NotAnOption
@@ -40,7 +40,7 @@ _FOR_ALL: dict[str, tuple[str, ...]] = {
     "tools": ("annotate", "generate"),
 }
 _NOT_OF_GENERATE = ("path", "max_batch_tokens")
-_TOP = ("recipe", "tools_file", "output", *_FOR_ALL)
+_TOP = ("recipe", "tools_file", "output", "rounds", "round_prompts", *_FOR_ALL)
 # Options that belong to a command, not to its configuration, and that decide its result.
 _OPTIONS = ("label", "models", "k", "disabled", "given_name")
 
@@ -61,6 +61,11 @@ class RunFile:
         self.recipe: RecipeName | None = self._value("recipe", RecipeName)
         self.tools_file: Path | None = self._value("tools_file", FilePath)
         self.output: Path | None = self._value("output", FilePath)
+        rounds = {
+            "rounds": self._value("rounds", Rounds),
+            "round_prompts": self._value("round_prompts", bool),
+        }
+        self._rounds = {name: value for name, value in rounds.items() if value is not None}
 
     @staticmethod
     def of(argv: Sequence[str], commands: Mapping[str, type[Any]]) -> RunFile:
@@ -78,7 +83,7 @@ class RunFile:
         self, command: str, part: Callable[[Recipe], Frozen], recipe: RecipeName, tools_file: Path | None
     ) -> Frozen:
         """The configuration of `command`, which is a `part` of the recipe. Raises ConfigurationError."""
-        run = RECIPES[recipe]()
+        run = RECIPES[recipe]().model_copy(update=self._rounds)
         if self.output is not None:
             run = written_below(run, self.output)
         run = with_tools_file(run, tools_file)

@@ -8,16 +8,17 @@ Everything else that is printed meanwhile is for a log file (`redirected_output`
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text as Styled
 
+from pipeline.base.repeating import repeating
 from pipeline.cli.steps import PipelineStep
 from pipeline.cli.time_left import TimeLeft, about, in_words
 from pipeline.storage.logs import PACKAGES
@@ -52,14 +53,10 @@ class StepDisplay:
             redirect_stdout=False,
             redirect_stderr=False,
         ) as live:
-            stop = threading.Event()
-            thread = threading.Thread(target=self._draw, args=(step, live, stop), daemon=True)
-            thread.start()
-            try:
+            at_terminal = self._console.is_terminal
+            interval_s = _REFRESH_S if at_terminal else _REFRESH_IN_LOGS_S
+            with repeating(partial(self._draw, step, live), interval_s, at_end=at_terminal):
                 yield
-            finally:
-                stop.set()
-                thread.join()
         ended = time.monotonic()
         self._time_left.end(ended)
         self._print(f"{self._titles[step.name]}: done in {in_words(ended - began)}")
@@ -81,16 +78,11 @@ class StepDisplay:
             for package in PACKAGES:
                 logging.getLogger(package).removeHandler(handler)
 
-    def _draw(self, step: PipelineStep, live: Live, stop: threading.Event) -> None:
+    def _draw(self, step: PipelineStep, live: Live) -> None:
         if not self._console.is_terminal:
             self._print(self._state(step))
-            while not stop.wait(_REFRESH_IN_LOGS_S):
-                self._print(self._state(step))
             return
-        stopped = False
-        while not stopped:
-            live.update(Styled(self._state(step), no_wrap=True, overflow="ellipsis"), refresh=True)
-            stopped = stop.wait(_REFRESH_S)
+        live.update(Styled(self._state(step), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _state(self, step: PipelineStep) -> str:
         share = step.share()

@@ -62,15 +62,29 @@ _GPU_SLOT_MULTIPLE = 64
 
 @dataclass(frozen=True, slots=True)
 class PromptCache:
-    """A prompt: keys and values of its part before the text, ids of the part after it."""
+    """A prompt: keys and values of its part before the text, ids of the part after it.
+
+    Without a prompt nothing is cached, and BOS, if there is one, is the suffix: the text
+    stands in a context once and not twice.
+    """
 
     cache: KVCache
     suffix: ndarray
+    has_prompt: bool = True
 
     @property
     def length(self) -> int:
         """Tokens before the text, BOS included."""
         return self.cache.length
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands before the text: no prompt, and no BOS."""
+        return not self.has_prompt and not len(self.suffix)
+
+    def context_length(self, text: int) -> int:
+        """Tokens of the context of a text with so many tokens."""
+        return self.length + (1 + self.has_prompt) * text + len(self.suffix)
 
 
 class LanguageModel:
@@ -153,8 +167,11 @@ class LanguageModel:
             for s in encoded
         ]
 
-    def prompt(self, template: PromptTemplate) -> PromptCache:
-        """The prompt with its keys and values, computed once."""
+    def prompt(self, template: PromptTemplate | None) -> PromptCache:
+        """The prompt with its keys and values, computed once. None: no prompt."""
+        if template is None:
+            bos = np.array(self.call_tokens.bos, dtype=np.int64)
+            return PromptCache(KVCache(), bos, has_prompt=False)
         if template not in self._prompts:
             prefix, suffix = self._tokenized(template)
             cache = KVCache()
@@ -176,16 +193,19 @@ class LanguageModel:
 
     def max_text_tokens(
         self,
-        template: PromptTemplate,
+        template: PromptTemplate | None,
         max_call_tokens: int,
     ) -> int:
-        """Most tokens a text may have to be sampled with this prompt.
+        """Most tokens a text may have to be sampled with this prompt, or without one.
 
         The text stands in the context twice: in the prompt and in its own copy.
         """
+        fixed = len(self.call_tokens.api) + max_call_tokens
+        if template is None:
+            fixed += len(self.call_tokens.bos)
+            return max(0, self.max_positions - fixed)
         prefix, suffix = self._tokenized(template)
-        fixed = len(prefix) + len(suffix) + len(self.call_tokens.api)
-        fixed += max_call_tokens
+        fixed += len(prefix) + len(suffix)
         return max(0, (self.max_positions - fixed) // 2)
 
     def automaton(self, head: str) -> ndarray:

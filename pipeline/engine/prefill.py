@@ -2,7 +2,8 @@
 
 A row's context is the prompt (computed once, copied per row), the text, the prompt's suffix
 and the text again. Position i is predicted by the token before it: by the last token of the
-suffix for i = 0, else by token i - 1 of the second copy of the text.
+suffix for i = 0, else by token i - 1 of the second copy of the text. Without a prompt the row
+is BOS, if there is one, and the text; without either, position 0 is predicted by nothing.
 
 In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>``
 behind the chosen positions. The caller chooses the positions.
@@ -42,21 +43,30 @@ class PrefilledBatch(TreeBatch):
         texts: Sequence[ndarray],
         usage_by_text: Sequence[Usage],
     ) -> None:
-        """Run the contexts. Every text has at least one token."""
+        """Run the contexts. Every text has at least one token, or two if nothing stands
+        before it."""
         rows = len(texts)
         # Prompt (cached) | text | suffix | text without its last token: that would predict
         # what comes after the text.
         text_ids = pad_rows(texts)  # [B, N]
         suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, S]
-        ids = np.concatenate([text_ids, suffix_ids, text_ids[:, :-1]], axis=1)
+        copy_ids = text_ids[:, :-1]  # [B, N - 1]
         self.lengths = np.array([len(text) for text in texts])
         self.longest = text_ids.shape[1]  # N
+        # Tokens of each text in its prompt, [B]: the text stands there, if there is one.
+        in_prompt = self.lengths * prompt.has_prompt
+        text_ids = text_ids[
+            :, : in_prompt.max()
+        ]  # [B, N]; [B, 0] without a prompt
+        ids = np.concatenate([text_ids, suffix_ids, copy_ids], axis=1)
         self.context_length = prompt.length + ids.shape[1]
-        # The query slot that predicts position 0: the last token of the suffix.
-        self.first_slot = self.longest + len(prompt.suffix) - 1
+        # The query slot that predicts position 0: the last token of the suffix. It is -1
+        # where there is none, and the first position is then 1.
+        self.first_slot = text_ids.shape[1] + len(prompt.suffix) - 1
+        self.first_position = max(0, -self.first_slot)
         cache = prompt.cache.repeated(rows, self.context_length + SPARE_SLOTS)
         super().__init__(model, cache, usage_by_text)
-        is_token, position_ids = self._layout(len(prompt.suffix))
+        is_token, position_ids = self._layout(in_prompt, len(prompt.suffix))
         # Padding gets position id 0: it must not ask for positions that the model lacks.
         position_ids = np.where(is_token, prompt.length + position_ids, 0)
         # A token sees the prompt, and the real tokens before it in its own row.
@@ -72,20 +82,24 @@ class PrefilledBatch(TreeBatch):
             is_token,
         )
 
-    def _layout(self, suffix_length: int) -> tuple[ndarray, ndarray]:
+    def _layout(
+        self,
+        in_prompt: ndarray,  # [B] tokens of the text in the prompt
+        suffix_length: int,
+    ) -> tuple[ndarray, ndarray]:
         """Which slots [B, N + S + N - 1] hold tokens, and their positions after the prompt."""
-        length = self.lengths[:, None]
-        text = np.arange(self.longest)
+        length, before = self.lengths[:, None], in_prompt[:, None]
+        text = np.arange(in_prompt.max())
         suffix = np.arange(suffix_length)
         copy = np.arange(self.longest - 1)
         suffix_is_token = np.ones((len(length), suffix_length), dtype=bool)
         is_token = np.concatenate(
-            [text < length, suffix_is_token, copy < length - 1], axis=1
+            [text < before, suffix_is_token, copy < length - 1], axis=1
         )
         # Position ids skip padding: suffix and copy go on from the text's own length.
-        text_positions = np.broadcast_to(text, (len(length), self.longest))
+        text_positions = np.broadcast_to(text, (len(length), len(text)))
         position_ids = np.concatenate(
-            [text_positions, length + suffix, length + suffix_length + copy],
+            [text_positions, before + suffix, before + suffix_length + copy],
             axis=1,
         )
         return is_token, position_ids
@@ -95,11 +109,12 @@ class PrefilledBatch(TreeBatch):
 
         The probability is the product along the ids of ``<API>``. The first id needs no
         forward of its own; for each other id a temporary branch grows at every position.
+        It is 0 at a position that nothing predicts.
         """
-        text = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        position = np.concatenate(
-            [np.arange(length) for length in self.lengths]
-        )
+        counts = self.lengths - self.first_position
+        text = np.repeat(np.arange(len(counts)), counts)
+        branch = np.concatenate([np.arange(count) for count in counts])
+        position = self.first_position + branch
         # Truncating the cache's length afterwards drops the temporary branches.
         context = (self.hidden_states, self.attention_mask, self.position_ids)
         length = self.cache.length
@@ -109,15 +124,18 @@ class PrefilledBatch(TreeBatch):
         for token in self.model.call_tokens.api:
             if previous is not None:
                 previous_ids = np.full(len(text), previous)
-                self.extend(text, position, slot, previous_ids, "positions")
-                slot = position
+                self.extend(text, branch, slot, previous_ids, "positions")
+                slot = branch
             ids = np.full(len(text), token)
             log_p_api += self.log_probability(text, slot, ids, "positions")
             previous = token
         self.hidden_states, self.attention_mask, self.position_ids = context
         self.cache.length = length
-        ends = np.cumsum(self.lengths)
-        return np.split(np.exp(log_p_api), ends[:-1])
+        unpredicted = np.zeros(self.first_position)
+        return [
+            np.concatenate([unpredicted, p_api])
+            for p_api in np.split(np.exp(log_p_api), np.cumsum(counts)[:-1])
+        ]
 
     def branch(self, text: ndarray, position: ndarray) -> None:
         """Put ``<API>`` behind the contexts of positions [M] of texts [M]; at least one.
@@ -126,7 +144,8 @@ class PrefilledBatch(TreeBatch):
         of ``<API>`` of each branch: slot j of a text is its j-th position. Context behind
         the last position is dropped: no branch sees it.
         """
-        until_position_0 = self.context_length - (self.longest - 1)
+        copy_length = self.longest - 1
+        until_position_0 = self.context_length - copy_length
         self.cache.length = until_position_0 + int(position.max())
         self.attention_mask = self.attention_mask[:, :, : self.cache.length]
         # Several ids of <API> follow one another on the same branch.

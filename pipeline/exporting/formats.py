@@ -18,7 +18,7 @@ from pipeline.base.config import ExportConfig
 from pipeline.exporting.augmented_text import WrittenCall
 from tools_service.contract.schemas import arguments_of, function_schema
 from tools_service.contract.spec import ToolSpec
-from tools_service.syntax.calls import API, ARROW, END
+from tools_service.syntax.calls import linearise, split_result
 
 Part = str | WrittenCall
 Row = dict[str, Any]
@@ -105,8 +105,9 @@ def _segments(parts: Sequence[Part]) -> list[Row]:
         if isinstance(part, str):
             add(part, True)
         else:
-            add(f"{API}{part.tool}({part.input}){ARROW.rstrip()}", True)
-            add(f" {part.result}{END}", False)
+            call, result = split_result(linearise(part.tool, part.input, part.result))
+            add(call, True)
+            add(result, False)
     segments[0]["text"] = segments[0]["text"].removeprefix(" ")  # parts_of has x* with a space before it
     return segments
 

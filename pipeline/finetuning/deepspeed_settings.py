@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.offloading import contradiction, unmet_requirement
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 
 _INSTEAD = {
     "optimizer": "fine-tuning uses torch's AdamW; set learning_rate",
-    "scheduler": "the learning rate rises, then stays constant; set learning_rate and warmup_share",
+    "scheduler": "set learning_rate, warmup_share and schedule",
     "amp": "set model.dtype",
     "bfloat16": "set model.dtype",
     "torch_autocast": "set model.dtype",
     "data_types.param_dtype": "set model.dtype",
     "activation_checkpointing": "set gradient_checkpointing",
-    "zero_optimization.offload_optimizer": "torch's AdamW stays on the device; raise workers",
-    "zero_optimization.offload_param": "torch's AdamW stays on the device; raise workers",
-    "zero_optimization.cpu_offload": "torch's AdamW stays on the device; raise workers",
-    "zero_optimization.cpu_offload_param": "torch's AdamW stays on the device; raise workers",
-    "zero_optimization.zenflow": "it needs an offloaded optimizer",
+    "bf16.bf16_master_weights_and_grads": "the optimizer updates float32 weights",
+    "bf16.bf16_optimizer_states": "the optimizer keeps float32 states",
+    "zero_optimization.cpu_offload": "write offload_optimizer with device = cpu",
+    "zero_optimization.cpu_offload_param": "write offload_param with device = cpu",
     "checkpoint.load_universal": "a run resumes from its own checkpoints",
 }
 # These change what an example, a batch or a saved weight is.
@@ -53,9 +53,12 @@ _NOT_SUPPORTED = (
     "sparse_attention",
     "tensor_parallel",
     "weight_quantization",
+    "zero_optimization.offload_optimizer.super_offload",
+    "zero_optimization.zenflow",
 )
 _AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
 _AUTO = "auto"
+_PACKAGED = Path(__file__).parent / "deepspeed"
 _MAX_SHOWN = 5
 
 
@@ -79,7 +82,7 @@ def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
     Raises ConfigurationError, naming file and key, for a file that is not JSON, contradicts `config`
     or asks for what fine-tuning does not do. DeepSpeed's own check is `require_known_keys`.
     """
-    path = config.deepspeed or Path(__file__).parent / "deepspeed" / f"zero{config.zero_stage}.json"
+    path = config.deepspeed or packaged_file(f"zero{config.zero_stage}")
     settings = _read(path)
     bfloat16 = config.model.dtype == "bfloat16"
     decided: dict[str, tuple[Any, str]] = {
@@ -105,9 +108,33 @@ def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
             )
         section[name] = value
     _refuse(settings, path)
-    # DeepSpeed stops at optimizers that it has no tests of.
+    if wrong := contradiction(settings, config.zero_stage):
+        raise ConfigurationError(f"deepspeed {path}: {wrong}")
     known = {key: value for key, value in settings.items() if value is not None}
-    return known | {"zero_allow_untested_optimizer": True}
+    # DeepSpeed stops at optimizers that it has no tests of. With offloading it stops at all but its own.
+    known["zero_allow_untested_optimizer"] = True
+    return {"zero_force_ds_cpu_optimizer": False} | known
+
+
+def packaged_file(name: str) -> Path:
+    """Path of the file `name`.json of this package."""
+    return _PACKAGED / f"{name}.json"
+
+
+def given_file(path: Path) -> Path:
+    """`path`, unless no such file exists and it is the name of a file of this package (zero3_offload)."""
+    packaged = packaged_file(str(path))
+    return packaged if len(path.parts) == 1 and not path.exists() and packaged.is_file() else path
+
+
+def require_machine(config: FinetuneConfig) -> None:
+    """Raise ConfigurationError for what this machine lacks for the settings of a file. Imports DeepSpeed."""
+    if config.deepspeed is None:
+        return
+    settings = deepspeed_settings(config)
+    prepare_deepspeed(use_gpu=False)  # the driver trains nothing
+    if reason := unmet_requirement(settings):
+        raise ConfigurationError(f"deepspeed {config.deepspeed}: {reason}")
 
 
 def require_known_keys(config: FinetuneConfig) -> None:
@@ -227,6 +254,11 @@ def _read(path: Path) -> dict[str, Any]:
         settings = json.loads(
             path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
+    except FileNotFoundError as error:
+        names = ", ".join(sorted(file.stem for file in _PACKAGED.glob("*.json")))
+        raise ConfigurationError(
+            f"deepspeed {path}: no such file. Copy one of {_PACKAGED}, or give its name ({names})"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"deepspeed {path}: not a DeepSpeed configuration in JSON: {brief(error)}"

@@ -11,6 +11,10 @@ class CheckpointError(ConfigurationError):
     """A worker could not load the model or its tokenizer; other workers may have loaded them."""
 
 
+class PackingError(ConfigurationError):
+    """The model lets examples of one row attend to one another."""
+
+
 class NonFiniteLossError(ToolformerError):
     """The loss of an example is infinite or not a number. The step was not taken."""
 

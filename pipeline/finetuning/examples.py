@@ -1,68 +1,89 @@
-"""C* → training examples: what fine-tuning sees, in which order (paper section 4.1, Appendix B).
+"""C* → training examples: what fine-tuning sees (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a tokenizer. Out: token sequences, split into training and
+In: the texts of C* (augmented_files.py) and a tokenizer. Out: token sequences, split into training and
 held-out examples. All of this depends only on the data, the seed and the sizes. batches.py has the
-examples of every step.
+examples of every step, token_store.py keeps the tokens.
 
-One text is one example: [BOS] x* [EOS], cut at `sequence_length`, padded on the right within its
-micro-batch (batches.py). Calls are tokenised apart from
-the text around them, so the text keeps the tokens it has without calls (docs/method.md). This
-module knows no model and no Ray.
+One text is one example: [BOS] x* [EOS], cut at `sequence_length`. Calls are tokenised apart from the text
+around them, so the text keeps the tokens it has without calls (docs/method.md). What tools have written,
+the result and the bracket after it, is marked, as the command `export` does. This module knows no model
+and no Ray.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.storage.manifest import MANIFEST
+from pipeline.finetuning.augmented_files import (
+    Indices,
+    files_of,
+    read_index,
+    read_texts,
+    tools_of,
+)
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
-from tools_service.base.errors import ConfigurationError, brief
-from tools_service.base.fingerprint import content_digest
-from tools_service.syntax.calls import split_calls
+from tools_service.base.errors import ConfigurationError
+from tools_service.syntax.calls import API, END, split_calls, split_result
 
-Indices = NDArray[np.int64]
-
-_SCHEMA = pa.schema([("text_id", pa.int64()), ("text", pa.large_string()), ("plain", pa.large_string())])
-_STRINGS = (pa.types.is_string, pa.types.is_large_string)
-_TEXTS_PER_CALL = 1_000  # texts given to the tokenizer at once
+Tokens = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Token sequences in one flat array: sequence i is tokens[offsets[i]:offsets[i + 1]]."""
+    """n token sequences in flat arrays of M tokens: sequence i is tokens[starts[i] : starts[i] + lengths[i]].
+
+    The flat arrays may be files that are mapped into memory, and hold other sequences, too.
+    """
 
     text_ids: Indices  # [n]
-    tokens: NDArray[np.int32]  # [all tokens]
-    offsets: Indices  # [n + 1]
-    truncated: int  # number of sequences that were cut at the sequence length
+    tokens: Tokens  # [M]
+    is_result: Flags  # [M]: tokens that a tool has written
+    starts: Indices  # [n]
+    lengths: Indices  # [n]
+    results: Indices  # [n]: result tokens with a prediction
+    cut: Flags  # [n]: whether the text was longer than the sequence length
+    mask_results: bool = False  # whether result tokens are left out of the loss
 
     def __len__(self) -> int:
         return len(self.text_ids)
 
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+    def __getitem__(self, index: int) -> Tokens:
+        return self.tokens[self.starts[index] : self.starts[index] + self.lengths[index]]
+
+    def masked(self, index: int) -> Flags:
+        """The tokens of an example that do not count in the loss, beside its first."""
+        if not self.mask_results:
+            return np.zeros(self.lengths[index], dtype=bool)
+        return self.is_result[self.starts[index] : self.starts[index] + self.lengths[index]]
 
     @property
-    def lengths(self) -> Indices:
-        return np.diff(self.offsets)
+    def truncated(self) -> int:
+        """Number of sequences that were cut at the sequence length."""
+        return int(self.cut.sum())
+
+    def take(self, indices: Indices) -> Examples:
+        """These examples, in this order; the flat arrays are shared."""
+        fields = ("text_ids", "starts", "lengths", "results", "cut")
+        return replace(self, **{name: getattr(self, name)[indices] for name in fields})
+
+    def with_results_masked(self, masked: bool) -> Examples:
+        """The same examples, with or without the results in the loss."""
+        return replace(self, mask_results=masked)
 
     def predicted_tokens(self, indices: Indices) -> int:
-        """Number of tokens with a prediction: all but the first of each example."""
-        return int(np.maximum(self.lengths[indices] - 1, 0).sum())
+        """Number of tokens whose prediction counts: all but the first of each example, and those masked."""
+        predicted = np.maximum(self.lengths[indices] - 1, 0)
+        return int((predicted - self.results[indices] if self.mask_results else predicted).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,54 +101,49 @@ class Split:
             "held_out": len(self.held_out),
             "equal_to_held_out": self.duplicates,
             "truncated": self.train.truncated + self.held_out.truncated,
-            "tokens_per_epoch": len(self.train.tokens),
+            "tokens_per_epoch": int(self.train.lengths.sum()),
         }
 
 
-def digest(folder: Path) -> str:
-    """Digest of the content of C*. Runs store it, so its value must never change."""
-    digests = []
-    for path in _files(folder):
-        with _reading(path):
-            digests.append(bytes.fromhex(content_digest(path, "blake2b")))
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
-
 def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
-    """Read C* in `config.data`, set `config.held_out` texts aside and tokenise both parts.
+    """Read C* in `config.data`, tokenise it in memory and set `config.held_out` texts aside.
 
     Raises ConfigurationError for a folder that merge did not write, for a text without a token to
-    predict, and for too few texts.
+    predict, and for too few texts. (Runs keep the tokens in files: token_store.py.)
     """
-    rows, train, held_out = _split(config)
-    tools = tools_of(config.data)
+    index = read_index(config.data)
+    uses = choose_uses(index.plain, config)
+    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
+    batches = chain.from_iterable(map(read_texts, files_of(config.data)))
+    examples = concatenate([encoder.rows(rows, config.column) for rows in batches])
+    return split(examples.take(np.argsort(examples.text_ids)), uses, config)
 
-    def examples(indices: Indices) -> Examples:
-        selected = rows.take(pa.array(indices))
-        texts = selected[config.column].to_pylist()
-        ids = selected["text_id"].to_numpy()
-        return encode(tokenizer, ids, texts, config.sequence_length, tools)
 
-    split = Split(examples(train), examples(held_out), rows.num_rows - len(train) - len(held_out))
-    for part in (split.train, split.held_out):
+def split(examples: Examples, uses: Uses, config: FinetuneConfig) -> Split:
+    """Divide the examples of all texts, sorted by id. ConfigurationError if one has nothing to predict."""
+    examples = examples.with_results_masked(config.mask_results)
+    train, held_out = examples.take(uses.train), examples.take(uses.held_out)
+    for part in (train, held_out):
         if short := part.text_ids[part.lengths < 2].tolist():
             raise ConfigurationError(
                 f"{config.data}: text_id {short[0]} has fewer than two tokens, so there is nothing to predict"
             )
-    return split
+    return Split(train, held_out, len(examples) - len(train) - len(held_out))
 
 
-def count_examples(config: FinetuneConfig) -> dict[str, int]:
-    """How many texts `load_examples` will use, and for what; nothing is tokenised. Raises as it does."""
-    rows, train, held_out = _split(config)
-    rest = rows.num_rows - len(train) - len(held_out)
-    return {"trained_on": len(train), "held_out": len(held_out), "equal_to_held_out": rest}
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """Indices of the texts to train on and of those to hold out, among all texts sorted by id."""
+
+    train: Indices
+    held_out: Indices
 
 
-def _split(config: FinetuneConfig) -> tuple[pa.Table, Indices, Indices]:
-    """The rows of C*, and the indices of those to train on and to hold out."""
-    rows = _read(config.data)
-    plain: list[str] = rows["plain"].to_pylist()
+def choose_uses(plain: Indices, config: FinetuneConfig) -> Uses:
+    """What each text is used for; `plain` is that of a TextIndex.
+
+    Raises ConfigurationError if too few texts are left to train on.
+    """
     train, held_out = choose_held_out(plain, config.held_out, config.seed, config.data)
     # Otherwise a step would hold less than a batch, and DeepSpeed would take fewer optimizer steps.
     if len(train) < config.batch_size:
@@ -136,102 +152,27 @@ def _split(config: FinetuneConfig) -> tuple[pa.Table, Indices, Indices]:
             f"{config.held_out}, fewer than batch_size = {config.batch_size}: lower one of them, or merge "
             "more annotations"
         )
-    return rows, train, held_out
+    return Uses(train, held_out)
 
 
-def choose_held_out(plain: Sequence[str], held_out: int, seed: int, folder: Path) -> tuple[Indices, Indices]:
-    """Indices to train on and to hold out. The calls play no role; no text is in both.
+def choose_held_out(plain: Indices, held_out: int, seed: int, folder: Path) -> tuple[Indices, Indices]:
+    """Indices to train on and to hold out; equal numbers in `plain` [n] are equal texts without calls.
 
-    Raises ConfigurationError, naming `folder`, if there are too few distinct texts.
+    The calls play no role; no text is in both. Raises ConfigurationError, naming `folder`, if there are
+    too few distinct texts.
     """
-    index_of: dict[str, int] = {}  # by held-out text
+    index_of: dict[int, int] = {}  # by held-out text
     for index in np.random.default_rng((seed, 0)).permutation(len(plain)):
         if len(index_of) == held_out:
             break
-        index_of.setdefault(plain[index], int(index))
-    train = np.array([i for i, text in enumerate(plain) if text not in index_of], dtype=np.int64)
+        index_of.setdefault(int(plain[index]), int(index))
+    train = np.flatnonzero(~np.isin(plain, list(index_of)))
     if len(index_of) < held_out or not len(train):
         raise ConfigurationError(
-            f"{folder}: {len(plain)} texts, {len(set(plain))} of them distinct, leave none to train on with "
-            f"held_out = {held_out}: lower held_out, or merge more annotations"
+            f"{folder}: {len(plain)} texts, {len(np.unique(plain))} of them distinct, leave none to train on "
+            f"with held_out = {held_out}: lower held_out, or merge more annotations"
         )
     return train, np.fromiter(index_of.values(), dtype=np.int64)
-
-
-def _files(folder: Path) -> list[Path]:
-    files = sorted(folder.rglob("*.parquet"))
-    if not files:
-        raise ConfigurationError(f"{folder}: no Parquet files; fine-tuning reads the folder that merge wrote")
-    return files
-
-
-def _read(folder: Path) -> pa.Table:
-    """All rows, sorted by id: the order of the files does not matter."""
-    rows = pa.concat_tables([_read_file(path) for path in _files(folder)]).sort_by("text_id")
-    ids = rows["text_id"].to_numpy()
-    if len(twice := ids[1:][ids[1:] == ids[:-1]]):
-        raise ConfigurationError(
-            f"{folder}: text_id {twice[0]} occurs twice; remove what merge did not write"
-        )
-    written = _texts_of_manifest(folder / MANIFEST)
-    if written is not None and written != rows.num_rows:
-        raise ConfigurationError(
-            f"{folder}: its files hold {rows.num_rows} texts, and its {MANIFEST} says {written}: files are "
-            "missing or do not belong here; merge again"
-        )
-    return rows
-
-
-def _read_file(path: Path) -> pa.Table:
-    """The rows of one file. Raises ConfigurationError, naming it, for what merge does not write."""
-    with _reading(path), pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        if missing := [name for name in _SCHEMA.names if name not in schema.names]:
-            raise ConfigurationError(
-                f"{path}: columns {missing} are missing (there are {schema.names}): merge writes them"
-            )
-        for field in _SCHEMA:
-            given = schema.field(field.name).type
-            kinds = (pa.types.is_integer,) if field.name == "text_id" else _STRINGS
-            if not any(is_kind(given) for is_kind in kinds):
-                raise ConfigurationError(f"{path}: column {field.name} is {given} and not {field.type}")
-        rows = file.read(columns=_SCHEMA.names).select(_SCHEMA.names)
-        rows.validate(full=True)  # among others, that the strings are UTF-8
-        rows = rows.cast(_SCHEMA)
-    for name in _SCHEMA.names:
-        if rows[name].null_count:
-            raise ConfigurationError(f"{path}: {rows[name].null_count} rows have no {name}")
-    for name in ("text", "plain"):
-        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(rows[name])), 0)
-        if empty := rows["text_id"].filter(blank).to_pylist():
-            raise ConfigurationError(f"{path}: the {name} of text_id {empty[0]} is empty")
-    return rows
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what a damaged or unreadable file raises into a ConfigurationError that names it."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigurationError(f"{path}: cannot be read; merge again: {brief(error)}") from error
-
-
-def _texts_of_manifest(path: Path) -> int | None:
-    """Number of rows that merge says it wrote; None if there is no such manifest."""
-    try:
-        texts = json.loads(path.read_text(encoding="utf-8"))["texts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return texts if isinstance(texts, int) else None
-
-
-def tools_of(folder: Path) -> list[str]:
-    """The tools that merge says the texts have calls of; none if there is no such manifest."""
-    try:
-        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["tools"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def encode(
@@ -240,23 +181,90 @@ def encode(
     texts: Sequence[str],
     sequence_length: int,
     tools: Collection[str] = (),
+    plain: Sequence[str] | None = None,
 ) -> Examples:
-    """Tokenise texts, with their calls apart, as [BOS] text [EOS]; cut them to `sequence_length`.
+    """Tokenise texts. `plain` are the same texts without calls; None: they have none."""
+    return ExampleEncoder(tokenizer, sequence_length, tools).batch(text_ids, texts, plain or texts)
 
-    `tools` are those, beside the installed ones, whose calls the texts may have.
-    """
-    bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
-    eos = np.array([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], dtype=np.int64)
-    sequences: list[Indices] = []
-    for start in range(0, len(texts), _TEXTS_PER_CALL):
-        segments = [split_calls(text, tools) for text in texts[start : start + _TEXTS_PER_CALL]]
-        tokenized = iter(tokenize_continuations(tokenizer, list(chain.from_iterable(segments))))
-        for of_text in segments:
-            sequences.append(np.concatenate([bos, *(next(tokenized).ids for _ in of_text), eos]))
-    cut = [sequence[:sequence_length] for sequence in sequences]
+
+class ExampleEncoder:
+    """Texts → examples, for one tokenizer and sequence length."""
+
+    def __init__(self, tokenizer: Any, sequence_length: int, tools: Collection[str]) -> None:
+        """`tools` are those, beside the installed ones, whose calls the texts may have."""
+        self.tokenizer, self.sequence_length, self.tools = tokenizer, sequence_length, tuple(tools)
+        self.bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
+        eos = tokenizer.eos_token_id
+        self.eos = np.array([] if eos is None else [eos], dtype=np.int64)
+
+    def rows(self, rows: pa.Table, column: str) -> Examples:
+        """The examples of a batch of `read_texts`, from one of its columns."""
+        plain = rows["plain"].to_pylist()
+        texts = rows[column].to_pylist()
+        return self.batch(rows["text_id"].to_numpy(), texts, plain)
+
+    def batch(self, text_ids: Indices, texts: Sequence[str], plain: Sequence[str]) -> Examples:
+        """The examples [BOS] text [EOS] of texts, cut. `plain` are the same texts without calls."""
+        parts = [list(self._parts(text, without)) for text, without in zip(texts, plain, strict=True)]
+        segments = [segment for of_text in parts for segment, _ in of_text]
+        tokenized = iter(tokenize_continuations(self.tokenizer, segments))
+        sequences, flags = [], []
+        for of_text in parts:
+            ids, is_result = [self.bos], [np.zeros(len(self.bos), dtype=bool)]
+            for (_, result_start), segment in zip(of_text, tokenized, strict=False):
+                ids.append(segment.ids)
+                # Bytes after the first of a character have no start of their own.
+                starts = np.maximum.accumulate(segment.starts) if len(segment.ids) else segment.starts
+                is_result.append(starts >= result_start)
+            sequences.append(np.concatenate([*ids, self.eos]))
+            flags.append(np.concatenate([*is_result, np.zeros(len(self.eos), dtype=bool)]))
+        return _pack(text_ids, sequences, flags, self.sequence_length)
+
+    def _parts(self, text: str, plain: str) -> Iterator[tuple[str, float]]:
+        """The text and the calls of ``" " + text``, each with the character at which a result starts.
+
+        Call syntax that is in `plain` is text.
+        """
+        rest = " " + plain
+        for part in split_calls(text, self.tools):
+            if rest.startswith(part):
+                rest = rest[len(part) :]
+                yield part, np.inf
+            elif part.startswith(API) and part.endswith(END):
+                call, result = split_result(part)
+                yield part, len(call) if result else np.inf
+            else:
+                yield part, np.inf
+
+
+def _pack(
+    text_ids: Indices, sequences: Sequence[Indices], flags: Sequence[Flags], sequence_length: int
+) -> Examples:
+    lengths = np.array([min(len(sequence), sequence_length) for sequence in sequences], dtype=np.int64)
+    kept = [of_text[:sequence_length] for of_text in flags]
     return Examples(
         text_ids=text_ids,
-        tokens=np.concatenate(cut).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, cut)]),
-        truncated=sum(len(sequence) > sequence_length for sequence in sequences),
+        tokens=np.concatenate([ids[:sequence_length] for ids in sequences]).astype(np.int32),
+        is_result=np.concatenate(kept),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        results=np.array([int(of_text[1:].sum()) for of_text in kept], dtype=np.int64),
+        cut=np.array([len(sequence) > sequence_length for sequence in sequences]),
+    )
+
+
+def concatenate(batches: Sequence[Examples]) -> Examples:
+    """One after another, in flat arrays of their own."""
+    sizes = np.array([len(batch.tokens) for batch in batches], dtype=np.int64)
+    offsets = np.cumsum(sizes) - sizes
+    return Examples(
+        text_ids=np.concatenate([batch.text_ids for batch in batches]),
+        tokens=np.concatenate([batch.tokens for batch in batches]),
+        is_result=np.concatenate([batch.is_result for batch in batches]),
+        starts=np.concatenate(
+            [batch.starts + offset for batch, offset in zip(batches, offsets, strict=True)]
+        ),
+        lengths=np.concatenate([batch.lengths for batch in batches]),
+        results=np.concatenate([batch.results for batch in batches]),
+        cut=np.concatenate([batch.cut for batch in batches]),
     )

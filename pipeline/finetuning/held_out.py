@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
+from pipeline.finetuning.augmented_files import Indices, files_of, tools_of
 from pipeline.finetuning.batches import micro_batch
 from pipeline.finetuning.errors import DivergedError
-from pipeline.finetuning.examples import Examples, Indices, encode, tools_of
+from pipeline.finetuning.examples import ExampleEncoder, Examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation
 from pipeline.finetuning.training import Training
@@ -30,10 +31,11 @@ class Evaluator:
         """`held_out`: the texts in the column that is trained on."""
         config, self._training, self._held_out = training.config, training, held_out
         tools = tools_of(config.data)
-        texts, plain = read_texts(config.data, held_out.text_ids)
+        texts, plain = texts_of(config.data, held_out.text_ids)
         self._plain = held_out
         if config.column == "text":
-            self._plain = encode(training.tokenizer, held_out.text_ids, plain, config.sequence_length, tools)
+            encoder = ExampleEncoder(training.tokenizer, config.sequence_length, tools)
+            self._plain = encoder.batch(held_out.text_ids, plain, plain)
         prompts = choose_prompts(texts, plain, training.tokenizer, tools, config)
         self._probe = Probe(training, prompts, tools_of_texts(texts, tools))
 
@@ -46,11 +48,11 @@ class Evaluator:
         return HeldOutEvaluation(step, loss, tokens, *without_calls), self._probe.run(step)
 
 
-def read_texts(folder: Path, text_ids: Indices) -> tuple[list[str], list[str]]:
+def texts_of(folder: Path, text_ids: Indices) -> tuple[list[str], list[str]]:
     """The texts of C* in `folder` with these ids, in this order: with their calls, and without."""
     wanted = [("text_id", "in", text_ids.tolist())]
     found: dict[int, tuple[str, str]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in files_of(folder):
         rows = pq.read_table(path, columns=["text_id", "text", "plain"], filters=wanted, partitioning=None)
         found |= {row["text_id"]: (row["text"], row["plain"]) for row in rows.to_pylist()}
     pairs = [found[text_id] for text_id in text_ids.tolist()]

@@ -1,11 +1,12 @@
 """metrics.jsonl of a fine-tuning run: the first worker writes it, the driver follows it.
 
 One line per optimizer step: step, loss (nats per token, before the step), learning_rate,
-gradient_norm (before clipping; null at ZeRO stage 0). For each evaluation a line of the generation probe
-(step, prompts, calls, …), if there is one, then a line with step, held_out_loss (nats per token of the
-column that is trained on), tokens, plain_loss (the same texts without their calls), plain_tokens and
-perplexity. Steps count from 1; step 0 is the model before training. Each step is in the file once, also
-after restarts.
+gradient_norm (before clipping; null at ZeRO stage 0) and the fields of `StepMeasures`, which are null
+or absent where they are not known. For each evaluation a line of the generation probe (step, prompts,
+calls, …), if there is one, then a line with step, held_out_loss (nats per token of the column that is
+trained on), tokens, plain_loss (the same texts without their calls), plain_tokens and perplexity. Steps
+count from 1; step 0 is the model before training.
+Each step is in the file once, also after restarts; a repeated one differs in its measures only.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipeline.base.repeating import repeating
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write
 
@@ -33,6 +35,19 @@ Event = dict[str, Any]
 """A line of the file."""
 _POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
+_LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepMeasures:
+    """Speed and memory of an optimizer step; rates are sums over the workers."""
+
+    seconds: float
+    tokens_per_s: float  # tokens of the examples, without padding
+    flops_per_s: float  # of the model
+    hardware_flops_per_s: float | None  # with recomputed activations; None: none are recomputed
+    utilisation: float | None  # flops_per_s over the BF16 peak of all GPUs; None on a CPU
+    memory_bytes: int  # first worker: its GPU's largest allocation so far, on a CPU its resident memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ class TrainStep:
     loss: float
     learning_rate: float
     gradient_norm: float | None
+    measures: StepMeasures | None = field(default=None, compare=False)  # two runs differ in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,14 @@ RunEvent = TrainStep | HeldOutEvaluation | GenerationProbe
 E = TypeVar("E", HeldOutEvaluation, GenerationProbe)
 
 
+_MEASURES = frozenset(each.name for each in fields(StepMeasures))
+_SAID_ELSEWHERE = (
+    _MEASURES
+    | {each.name for kind in (TrainStep, HeldOutEvaluation, GenerationProbe) for each in fields(kind)}
+    | {"perplexity"}
+)
+
+
 class MetricsLog:
     """Appends to the file. First removes lines after step `steps`: they are written again."""
 
@@ -103,27 +127,45 @@ class MetricsLog:
         kept = [event for event in _read(path) if event["step"] <= steps] if steps else []
         atomic_write(path, "".join(json.dumps(event) + "\n" for event in kept))
 
-    def append(self, event: RunEvent) -> None:
-        """Write one line."""
+    def append(self, event: RunEvent) -> Event:
+        """Write one line; returns its values."""
         values = asdict(event)
+        values |= values.pop("measures", None) or {}
         if isinstance(event, HeldOutEvaluation):
             values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        return values
+
+
+def without_measures(event: Mapping[str, Any]) -> Event:
+    """The values of a line that are the same in every run of the same configuration."""
+    return {name: value for name, value in event.items() if name not in _MEASURES}
+
+
+def numbers(event: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a line except its step, by name; those of a group as ``group/name``."""
+    found: dict[str, float] = {}
+    for name, value in event.items():
+        group = {f"{name}/{key}": entry for key, entry in value.items()} if isinstance(value, dict) else None
+        for key, entry in (group or {name: value}).items():
+            if isinstance(entry, int | float) and not isinstance(entry, bool) and math.isfinite(entry):
+                found[key] = entry
+    found.pop("step", None)
+    return found
 
 
 @contextmanager
 def tail(path: Path, max_steps: int) -> Iterator[None]:
-    """Follow the file meanwhile: a progress bar on a terminal, one log line per evaluation."""
-    stop = threading.Event()
-    evaluated = max((event["step"] for event in _read(path) if "perplexity" in event), default=-1)
-    thread = threading.Thread(target=_follow, args=(path, max_steps, evaluated, stop), daemon=True)
-    thread.start()
-    try:
+    """Follow the file meanwhile: a progress line on a terminal, one log line per evaluation."""
+    evaluated = max((event["step"] for event in _read(path) if "held_out_loss" in event), default=-1)
+    with (
+        logging_redirect_tqdm(),
+        # A resumed run goes on where it was evaluated last.
+        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=_LINE, disable=None) as bar,
+        repeating(_Follower(path, bar, evaluated).update, _POLL_S),
+    ):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
@@ -183,29 +225,72 @@ def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
     return events, ()
 
 
-def _follow(path: Path, max_steps: int, evaluated: int, stop: threading.Event) -> None:
-    """`evaluated`: step of the last evaluation that an earlier start has logged."""
-    with logging_redirect_tqdm(), tqdm(total=max_steps, unit="step", disable=None) as bar:
-        stopped = False
-        while not stopped:
-            stopped = stop.wait(_POLL_S)
-            training_loss = ""
-            probe: GenerationProbe | None = None
-            for event in _read(path):
-                if "loss" in event:
-                    training_loss = f"loss {event['loss']:.4f}, "
-                    if event["step"] > bar.n:
-                        bar.set_postfix(loss=f"{event['loss']:.3f}", refresh=False)
-                        bar.update(event["step"] - bar.n)
-                elif "prompts" in event:
-                    probe = _of_event(GenerationProbe, event)
-                elif event["step"] > evaluated:
-                    evaluated = event["step"]
-                    message = "step %d of %d: %sheld-out perplexity %.4f, held-out loss %.4f"
-                    values = (event["perplexity"], event["held_out_loss"])
-                    logger.info(message, evaluated, max_steps, training_loss, *values)
-                    if probe is not None and probe.step == evaluated:
-                        logger.info("step %d of %d: %s", evaluated, max_steps, probe)
+@dataclass(slots=True)
+class _Follower:
+    """Draws the progress line, and logs the evaluations after step `evaluated`."""
+
+    path: Path
+    bar: tqdm[Any]
+    evaluated: int
+
+    latest: Event = field(default_factory=dict)
+    probe: GenerationProbe | None = None
+    read: int = 0  # bytes of the file
+    inode: int | None = None
+
+    def update(self) -> None:
+        for event in self._new_events():
+            self.latest |= event
+            if "prompts" in event:
+                self.probe = _of_event(GenerationProbe, event)
+            if "held_out_loss" in event and event["step"] > self.evaluated:
+                self.evaluated = event["step"]
+                text = evaluation_text(self.latest)
+                logger.info("step %d of %d: %s", self.evaluated, self.bar.total, text)
+                if self.probe is not None and self.probe.step == self.evaluated:
+                    logger.info("step %d of %d: %s", self.evaluated, self.bar.total, self.probe)
+        self.bar.set_postfix_str(progress_text(self.latest), refresh=False)
+        self.bar.update(max(0, self.latest.get("step", 0) - self.bar.n))
+
+    def _new_events(self) -> list[Event]:
+        """The lines since the last call; all lines if a start has written the file anew."""
+        try:
+            with self.path.open("rb") as file:
+                if (inode := os.fstat(file.fileno()).st_ino) != self.inode:
+                    self.inode, self.read = inode, 0
+                file.seek(self.read)
+                lines, end, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self.read += len(lines + end)
+        return [json.loads(line) for line in lines.splitlines()]
+
+
+def evaluation_text(latest: Event) -> str:
+    """The evaluation among the latest values, in words."""
+    training = f"loss {latest['loss']:.4f}, " if "loss" in latest else ""
+    others = numbers({name: value for name, value in latest.items() if name not in _SAID_ELSEWHERE})
+    shown = [f"{name.replace('_', ' ').replace('/', ' ')} {value:.5g}" for name, value in others.items()]
+    held_out = f"held-out perplexity {latest['perplexity']:.4f}, held-out loss {latest['held_out_loss']:.4f}"
+    return ", ".join([f"{training}{held_out}", *shown])
+
+
+def progress_text(latest: Event) -> str:
+    """The latest values in one line; what is not known is left out."""
+    parts = (
+        ("loss", "loss {:.4f}"),
+        ("perplexity", "perplexity {:.4g}"),
+        ("learning_rate", "rate {:.2g}"),
+        ("gradient_norm", "norm {:.2g}"),
+        ("tokens_per_s", "{:,.0f} tokens/s"),
+        ("utilisation", "{:.0%} of peak"),
+    )
+    texts = [text.format(latest[name]) for name, text in parts if latest.get(name) is not None]
+    if latest.get("utilisation") is None and latest.get("flops_per_s"):
+        texts.append(f"{latest['flops_per_s'] / 1e9:,.0f} GFLOP/s")
+    if memory := latest.get("memory_bytes"):
+        texts.append(f"{memory / 2**30:.1f} GiB")
+    return ", ".join(texts)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Step 6: fine-tune M on C* with Ray Train and DeepSpeed (paper section 4.1, Appendix B).
 
-In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint (choice.py)
-as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl and manifest.json.
+In: the folder that merge wrote and a model. Out, in `config.output`: the best checkpoint by held-out
+perplexity as a folder that `AutoModelForCausalLM.from_pretrained` loads, metrics.jsonl and manifest.json.
 
 If a run was killed, the same command resumes it from its last checkpoint, with the examples it
 would have seen. If it has finished, nothing is done. run_folder.py tells one run from another,
@@ -16,22 +16,43 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.choice import SCORES, best_of
-from pipeline.finetuning.examples import count_examples
+from pipeline.finetuning.adapters import count_parameters, merge_adapter
+from pipeline.finetuning.augmented_files import TextIndex, read_index
+from pipeline.finetuning.checkpoint_storage import is_uri
+from pipeline.finetuning.choice import best_of
+from pipeline.finetuning.deepspeed_settings import (
+    deepspeed_settings,
+    given_file,
+    require_known_keys,
+    require_machine,
+)
+from pipeline.finetuning.examples import choose_uses
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
+from pipeline.finetuning.model_card import write_model_card
+from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.run_size import run_size
+from pipeline.finetuning.streaming import DATASET, StepsByRank
+from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.tokenizing import prepare
+from pipeline.finetuning.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
+from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import now
+from tools_service.base.files import now, writing
+from tools_service.runtime.address import LOCAL
+from tools_service.runtime.connection import chosen_address
 
 logger = logging.getLogger(__name__)
 
@@ -49,58 +70,61 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     FinetuningError when workers fail more than `max_failures` times.
     """
     config = with_absolute_paths(config)
-    for name, path in (("model.path", Path(config.model.path)), ("data", config.data)):
-        if path.is_relative_to(config.output):
+    inputs = (("model.path", Path(config.model.path)), ("data", config.data), ("tokens", config.tokens))
+    for name, path in inputs:
+        if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
     folder = RunFolder(config.output)
     folder.check(force=force)
-    texts = _check(config)
+    index = _check(config)
     run = RunIdentity.of(config)
     if force or not folder.is_finished():
         _check_model(config)
     with exclusive_lock(config.output, FINE_TUNED):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
+            if not (config.output / CARD).exists():  # killed before it was written
+                write_model_card(folder)
         else:
-            _run(config, folder, run, texts)
+            _run(folder.begun(), folder, index)
     return folder.manifest()
 
 
-def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dict[str, int]) -> None:
-    started = time.monotonic()
+def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
+    started, config = time.monotonic(), run.config
     resources = ResourceRequest(
         cpus=config.workers * config.cpus_per_worker,
         gpus=config.workers if config.use_gpu else 0,
         of=f"{config.workers} workers",
         remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
     )
+    parameters = count_parameters(config)
     logger.info(
-        "%s: %d texts to train on, %d held out, %d equal to those; %d steps of %d texts are %.2f epochs",
+        "%s: %d of %d parameters are trained (%.2f %%)",
         config.output,
-        texts["trained_on"],
-        texts["held_out"],
-        texts["equal_to_held_out"],
-        config.max_steps,
-        config.batch_size,
-        config.max_steps * config.batch_size / texts["trained_on"],
+        parameters.trained,
+        parameters.total,
+        100 * parameters.trained / parameters.total,
     )
-    with ray_connection(resources), tail(folder.metrics, config.max_steps):
-        result = _fit(config, folder)
+    with ray_connection(resources):
+        store = _tokenise(run, index)
+        with tail(folder.metrics, config.max_steps):
+            result = _fit(run, store)
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
-    evaluated = [(HeldOutEvaluation(**metrics), kept.path) for kept, metrics in result.best_checkpoints]
-    best = best_of((evaluation for evaluation, _ in evaluated), config.select_by)
+    evaluations = [HeldOutEvaluation(**metrics) for _, metrics in result.best_checkpoints]
+    best = best_of(evaluations, config.select_by)
     if best is None:
         raise FinetuningError(
             f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
         )
-    checkpoint = next(path for evaluation, path in evaluated if evaluation == best)
     if (steps := steps_done(folder.metrics)) < config.max_steps:
         logger.info(
-            "stopped early at step %d: no better %s in the last %d evaluations",
+            "%s: stopped early at step %d, after %d evaluations without a better %s",
+            config.output,
             steps,
-            config.select_by,
             config.patience,
+            config.select_by,
         )
     values: dict[str, Any] = {
         "versions": versions(),
@@ -109,8 +133,26 @@ def _run(config: FinetuneConfig, folder: RunFolder, run: RunIdentity, texts: dic
         "best": best,
         "steps": steps,
         "wall_s": round(time.monotonic() - started, 1),
+        "parameters": parameters,
     }
-    folder.publish(Path(checkpoint) / "model", run, values)
+    model = folder.fetch_model(run, best.step)
+    if config.lora.merge:
+        merged = folder.checkpoints / "merged"
+        with writing(merged):
+            merge_adapter(model, merged, config.model.dtype)
+        model = merged
+    add_model_files(model, config)
+    folder.publish(model, run, values)
+    write_model_card(folder)
+
+
+def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:
+    """The tokens of C*, made unless they are there; the size of the run is logged."""
+    config = run.config
+    store = prepare(config, load_tokenizer(config.model.path, "model.path"), run.data, index)
+    for name, text in run_size(config, index, store.split(config).train).lines():
+        logger.info("%s: %s: %s", config.output, name, text)
+    return store
 
 
 def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -119,9 +161,13 @@ def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     if Path(model.path).is_dir():
         model = model.model_copy(update={"path": str(_absolute("model.path", Path(model.path)))})
     paths: dict[str, Any] = {"model": model}
-    for name in ("data", "output", "deepspeed"):
+    for name in ("data", "output", "deepspeed", "tokens"):
         path = getattr(config, name)
+        if path and name == "deepspeed":
+            path = given_file(path)
         paths[name] = path and _absolute(name, path)
+    if config.storage is not None and not is_uri(config.storage):
+        paths["storage"] = str(_absolute("storage", Path(config.storage)))
     return config.model_copy(update=paths)
 
 
@@ -133,56 +179,66 @@ def _absolute(name: str, path: Path) -> Path:
         raise ConfigurationError(f"{name} = {str(path)!r} is not a path: {error}") from error
 
 
-def _check(config: FinetuneConfig) -> dict[str, int]:
-    """The number of texts by use. Raises ConfigurationError for settings that contradict one another
+def _check(config: FinetuneConfig) -> TextIndex:
+    """The texts of C*. Raises ConfigurationError for settings that contradict one another
     or the data, which would otherwise fail minutes later, on the workers."""
-    from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
-
     deepspeed_settings(config)
     require_known_keys(config)
-    return count_examples(config)
+    if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
+        require_machine(config)  # elsewhere the workers look at their own machines
+    require_installed(config)
+    index = read_index(config.data)
+    choose_uses(index.plain, config)
+    return index
 
 
 def _check_model(config: FinetuneConfig) -> None:
     """Raise an error for a model or a tokenizer that cannot be trained, before workers start."""
     from transformers import AutoModelForCausalLM
 
-    from pipeline.engine.limits import position_embeddings
+    from pipeline.engine.limits import max_positions, position_embeddings
     from pipeline.engine.loading import require_model
     from tools_service.base.checkpoints import load_config, require_whole
 
     path = config.model.path
     require_model(config.model)
-    positions = position_embeddings(load_config(path, "model.path"))
+    model_config = load_config(path, "model.path")
+    positions = position_embeddings(model_config)
     if config.sequence_length > positions:
         raise ConfigurationError(
             f"sequence_length = {config.sequence_length} is more than the {positions} positions of {path}"
         )
+    if config.packing and config.sequence_length > (window := max_positions(model_config)):
+        raise ConfigurationError(
+            f"packing: a token of {path} sees at most {window} tokens, which is less than sequence_length = "
+            f"{config.sequence_length}: lower sequence_length, or set packing to false"
+        )
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")
+    count_parameters(config)
 
 
-def _fit(config: FinetuneConfig, folder: RunFolder) -> Any:
+def _fit(run: RunIdentity, store: TokenStore) -> Any:
     """The ray.train.Result. (mypy reads the signatures of Ray Train's first version.)"""
+    config, storage = run.config, run.storage
+    streamed = config.reader == "streamed"
     trainer = TorchTrainer(
         run_worker,  # type: ignore[arg-type]
-        train_loop_config={"config": config},
+        train_loop_config={"run": run, "tokens": store},
+        datasets={DATASET: ray.data.range(1)} if streamed else None,  # StepsByRank has the data
+        dataset_config=StepsByRank(config, store) if streamed else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
         ),
-        # With the same name and path, Ray Train resumes from the checkpoints it finds there.
+        # With the same name and path, Ray Train resumes from the checkpoints it finds there. Workers
+        # remove old ones: Ray Train itself would keep the best, not the latest.
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
-            name=folder.checkpoints.name,
-            storage_path=str(folder.path),
+            name=storage.name,
+            storage_path=storage.parent,
+            storage_filesystem=storage.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            # Ray Train keeps the best checkpoint and, in addition, the latest.
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1,
-                checkpoint_score_attribute=SCORES[config.select_by],
-                checkpoint_score_order="min",
-            ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

@@ -3,25 +3,30 @@ Appendix B).
 
 In: a configuration, the batches, this worker's rank. Out: the loss of each step: the mean over all
 predicted tokens of its batch, in nats, however the batch is divided among workers and micro-batches.
-engine_setup.py has optimizer and schedule, held_out.py the evaluation, checkpointing.py saves and
-restores. Needs a torch process group, knows nothing of Ray.
+engine_setup.py has the optimizer, schedule.py its rate, held_out.py the evaluation, checkpointing.py
+saves and restores. Needs a torch process group, knows nothing of Ray.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import IGNORED, Batches, MicroBatch
+from pipeline.finetuning.batches import Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
+from pipeline.finetuning.examples import Indices
 from pipeline.finetuning.metrics_log import TrainStep
+from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
+from pipeline.finetuning.schedule import rate_factor
+from pipeline.finetuning.step_meter import StepMeter
+from pipeline.finetuning.token_loss import LabelledLogits, has_dropout, row_groups
 
 
 class Training:
@@ -35,23 +40,38 @@ class Training:
         *,
         rank: int,
         device: torch.device,
+        warmup_steps: int | None = None,
     ) -> None:
+        """`warmup_steps`: those of the first start of the run. None: this is the first."""
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
         self.rank, self.device = rank, device
+        self.rate_factor = rate_factor(config, warmup_steps)
         self.engine = deepspeed_engine(config)
+        self.meter = StepMeter(config, device)
+        model = self.engine.module
+        self.labelled_logits = LabelledLogits(model)
+        # On a GPU fewer and larger forward passes are faster; with ZeRO-3 all workers must run as many.
+        self.groups_rows = device.type == "cpu" and config.zero_stage < 3 and not has_dropout(model)
+        if config.packing:
+            require_isolation(self.nll, self.engine, device)
 
     def step(self, step: int) -> TrainStep:
         """Take optimizer step `step`, from 1 on. Raises NonFiniteLossError, DivergedError."""
+        began = time.perf_counter()
         # The seed depends on the step, so that dropout is the same after a restart.
         seed = np.random.SeedSequence((self.config.seed, step, self.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         self.engine.train()
-        learning_rate = self.engine.get_lr()[0]
+        learning_rate = self.config.learning_rate * self.rate_factor(step - 1)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         batch = self.batches.batch(step)
         # DeepSpeed averages over workers and micro-batches; the mean over tokens is wanted.
-        scale = len(batch.micro_batches) * self.config.workers / batch.predicted_tokens
+        scale = self.config.accumulation * self.config.workers / batch.predicted_tokens
         losses = []
         for number, rows in enumerate(batch.micro_batches, start=1):
+            if self.config.packing:  # a step has as many forwards as its rows need
+                self.engine.set_gradient_accumulation_boundary(number == len(batch.micro_batches))
             nll = self.nll(rows)
             losses.append(nll.detach())
             self.engine.backward(nll.sum() * scale)
@@ -63,17 +83,26 @@ class Training:
         norm = self.engine.get_global_grad_norm()
         if norm is not None and not math.isfinite(norm):
             raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
-        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm))
+        measures = self.meter.measures(batch, time.perf_counter() - began, self.sum_over_workers)
+        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), measures)
 
     def nll(self, rows: MicroBatch) -> torch.Tensor:
         """Negative log-probability of each row's labels in nats, float32 [R].
 
-        No mask is needed: padding is on the right, so no token that counts attends to it.
+        Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
-        ids, labels = (torch.from_numpy(a).to(self.device) for a in (rows.ids, rows.labels))
-        logits = self.engine(input_ids=ids, use_cache=False).logits.float()  # [B, T, V]
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return nll.view_as(labels).sum(dim=1)
+        if rows.segments is not None or not self.groups_rows:
+            packed = None if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
+            return self._nll(rows.ids, rows.labels, packed)
+        groups = row_groups(rows.labels)
+        nll = [self._nll(rows.ids[group, :width], rows.labels[group, :width]) for group, width in groups]
+        order = np.argsort(np.concatenate([group for group, _ in groups]))
+        return torch.cat(nll)[torch.from_numpy(order)]
+
+    def _nll(self, ids: Indices, labels: Indices, packed: dict[str, Any] | None = None) -> torch.Tensor:
+        """One forward pass: [R]."""
+        inputs = {"input_ids": torch.from_numpy(ids).to(self.device, non_blocking=True)} | (packed or {})
+        return self.labelled_logits.nll(self.engine, inputs, labels).sum(dim=1)
 
     def _require_finite(self, step: int, text_ids: list[tuple[int, ...]], losses: torch.Tensor) -> None:
         """Raise NonFiniteLossError on all workers if the loss of a row of any worker is not finite."""

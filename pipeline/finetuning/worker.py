@@ -1,25 +1,26 @@
-"""What each worker of Ray Train does: load, resume, then train, evaluate and save until
-`max_steps`, or until `patience` evaluations in a row were no better.
+"""What each worker of Ray Train does: load, resume, then train, evaluate and save until `max_steps`, or
+until `patience` evaluations in a row were no better.
 
-In: the configuration. Out: the counts of the data, returned; metrics.jsonl; a checkpoint for each
-evaluation, reported to Ray Train. training.py has the model, batches.py the data of a step.
+In: the run. Out: the counts of the data, returned; metrics.jsonl; a checkpoint for each evaluation,
+reported to Ray Train. training.py has the model, batches.py the data of a step, worker_checkpoints.py
+what is saved.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.choice import should_stop
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, evaluations
-from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, evaluations
+from pipeline.finetuning.reporter import reporting
+from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -34,37 +35,41 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
     from pipeline.finetuning.errors import CheckpointError
 
     try:
-        return _train(arguments["config"])
-    except (CheckpointError, OutputError):
+        with ExitStack() as stack:
+            return _train(arguments["run"], arguments["tokens"], stack)
+    except (CheckpointError, OutputError, TokenStoreError):
         raise
     except ToolformerError as error:
         return error
 
 
-def _train(config: FinetuneConfig) -> dict[str, int]:
+def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, int]:
     """The training loop: from the last checkpoint, if there is one, to `max_steps` or an early stop."""
     import torch
     from ray.train.torch import get_device
 
-    from pipeline.finetuning.checkpointing import restore, save
     from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
     from pipeline.finetuning.errors import CheckpointError
     from pipeline.finetuning.held_out import Evaluator
     from pipeline.finetuning.training import Training
+    from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints
     from tools_service.base.checkpoints import load_tokenizer
 
+    config = run.config
     prepare_deepspeed(config.use_gpu)
     torch.set_num_threads(config.cpus_per_worker)
     tokenizer = load_tokenizer(config.model.path, "model.path", CheckpointError)
-    data = load_examples(config, tokenizer)
+    data = tokens.split(config)
     rank = ray.train.get_context().get_world_rank()
-    batches = IndexedBatches(data.train, config, rank)
-    training = Training(config, batches, tokenizer, rank=rank, device=get_device())
-    checkpoint = ray.train.get_checkpoint()
-    steps_done = restore(training, Path(checkpoint.path)) if checkpoint else 0
-    folder = RunFolder(config.output)
-    # Only the first worker writes the metrics.
-    log = MetricsLog(folder.metrics, steps_done).append if rank == 0 else lambda event: None
+    streamed = config.reader == "streamed"
+    shard: Any = ray.train.get_dataset_shard(DATASET) if streamed else None
+    batches = StreamedBatches(shard) if streamed else IndexedBatches(data.train, config, rank)
+    training = Training(
+        config, batches, tokenizer, rank=rank, device=get_device(), warmup_steps=run.warmup_steps
+    )
+    checkpoints = WorkerCheckpoints(config)
+    steps_done = checkpoints.resume(training)
+    log = stack.enter_context(reporting(config, steps_done, rank))
     evaluator = Evaluator(training, data.held_out)
 
     def evaluate(step: int) -> HeldOutEvaluation:
@@ -74,7 +79,7 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
         log(evaluation)
         return evaluation
 
-    evaluated = evaluations_so_far(folder.metrics, steps_done)
+    evaluated = evaluations_so_far(RunFolder(config.output).metrics, steps_done)
     if not steps_done:
         evaluate(0)
     for step in range(steps_done + 1, config.max_steps + 1):
@@ -82,15 +87,8 @@ def _train(config: FinetuneConfig) -> dict[str, int]:
             break
         log(training.step(step))
         if step % config.evaluate_every == 0 or step == config.max_steps:
-            evaluation = evaluate(step)
-            evaluated.append(evaluation)
-            checkpoint_folder = folder.checkpoints / f"step-{step:06d}"
-            save(training, checkpoint_folder, step)
-            ray.train.report(
-                asdict(evaluation),
-                checkpoint=ray.train.Checkpoint.from_directory(checkpoint_folder),
-                checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-            )
+            evaluated.append(evaluate(step))
+            checkpoints.save(training, evaluated[-1])
     return data.counts()
 
 

@@ -27,7 +27,7 @@ from pipeline.method.selection import Selection, select
 from pipeline.syntax.tokenizer import require_separate_heads
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import TRANSIENT
-from tools_service.syntax.prompts import load_prompt
+from tools_service.syntax.prompts import PromptTemplate, load_prompt
 from tools_service.tools.client import ToolClient
 
 logger = logging.getLogger(__name__)
@@ -71,12 +71,7 @@ class Annotator:
         self._model = model
         self._tools = tools
         self._method = method
-        self._prompts = {
-            tool: load_prompt(
-                tool, method.prompts, method.of(tool).prompt, method.tools
-            )
-            for tool in method.tools
-        }
+        self._prompts = {tool: prompt_of(tool, method) for tool in method.tools}
         require_separate_heads(model.tokenizer, method.tools)
         self._tau_floor = {tool: method.of(tool).tau_f for tool in method.tools}
         # One thread: the model serves one batch at a time, and the allocator keeps freed
@@ -279,4 +274,13 @@ def tool_funnel(
         executed=sum(call.result is not None for call in executed),
         scored=sum(call.tool == tool for call in scored.calls),
         discarded=dict(discarded),
+    )
+
+
+def prompt_of(tool: str, method: MethodConfig) -> PromptTemplate | None:
+    """The prompt of a tool; None if the method uses none. Raises PromptError."""
+    if not method.use_prompts:
+        return None
+    return load_prompt(
+        tool, method.prompts, method.of(tool).prompt, method.tools
     )

@@ -2,7 +2,7 @@
 section 4.1).
 
 In: annotation rows, tau_f by tool, the cap. Out: the calls of each text that stay. One pass
-over the rows keeps at most `max_examples` numbers per tool. Reading annotations and writing
+over the rows keeps at most `max_examples` priorities per tool. Reading annotations and writing
 C* is augmentation/'s.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.base.config import CapBy
 from pipeline.base.records import Call
 from pipeline.method.filtering import kept, only_after
 from tools_service.contract.declarations import in_order
@@ -66,6 +67,28 @@ def _preference(call: Call) -> tuple[float, str]:
     return -call.gain, call.input
 
 
+Priority = tuple[float, int]
+"""Of a text under a tool: the cap admits the lowest."""
+
+
+def priorities(
+    calls: Iterable[Call], text_id: int, seed: int, cap_by: CapBy
+) -> dict[str, Priority]:
+    """The priority of a text for each tool of its kept calls.
+
+    By gain, the text with the largest gain of a call goes first. The rank decides between
+    equal gains, and everything if the choice is random.
+    """
+    largest: dict[str, float] = {}
+    for call in calls:
+        largest[call.tool] = max(call.gain, largest.get(call.tool, call.gain))
+    by_gain = cap_by == "gain"
+    return {
+        tool: (-gain if by_gain else 0.0, rank(seed, tool, text_id))
+        for tool, gain in largest.items()
+    }
+
+
 def _breaks_rule(
     call: Mapping[str, Any], text: str, input_rule: Collection[str]
 ) -> bool:
@@ -82,21 +105,25 @@ class ToolChoice:
     candidates: int = 0
     at: Counter[float] = field(default_factory=Counter)
     """Texts whose best call reaches each of THRESHOLDS; exact from the tool's tau_f on."""
-    # The lowest ranks so far, at most `max_examples`, negated: a heap whose first element
-    # is the highest of them.
-    _lowest: list[int] = field(default_factory=list)
+    # The lowest priorities so far, at most `max_examples`, negated: a heap whose first
+    # element is the highest of them.
+    _lowest: list[Priority] = field(default_factory=list)
 
-    def offer(self, rank: int) -> None:
+    def offer(self, priority: Priority) -> None:
         """Count a text with a kept call."""
         self.candidates += 1
         if len(self._lowest) < self.max_examples:
-            heapq.heappush(self._lowest, -rank)
+            heapq.heappush(self._lowest, _negated(priority))
         else:
-            heapq.heappushpop(self._lowest, -rank)
+            heapq.heappushpop(self._lowest, _negated(priority))
 
-    def takes(self, rank: int) -> bool:
+    def takes(self, priority: Priority) -> bool:
         """Whether a text that was offered is among the chosen."""
-        return rank <= -self._lowest[0]
+        return priority <= _negated(self._lowest[0])
+
+
+def _negated(priority: Priority) -> Priority:
+    return -priority[0], -priority[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +137,27 @@ class Mixture:
     """Of several tools at one position only the one that a seeded choice prefers stays."""
     input_rule: frozenset[str] = frozenset()
     """Tools whose calls go if their input stands in the text only after them."""
+    cap_by: CapBy = "random"
+
+    def kept(self, row: Mapping[str, Any]) -> list[Call]:
+        """The kept calls of this text, whether or not the caps admit it."""
+        return kept_calls(
+            row["calls"], row["text"], self.tau_f, self.input_rule
+        )
 
     def calls(self, row: Mapping[str, Any]) -> list[Call]:
         """The calls to insert into this text; none if the text is not in C*."""
-        calls = kept_calls(
-            row["calls"], row["text"], self.tau_f, self.input_rule
-        )
-        ranks = {
-            tool: rank(self.seed, tool, row["text_id"])
-            for tool in {call.tool for call in calls}
-        }
+        calls = self.kept(row)
+        given = priorities(calls, row["text_id"], self.seed, self.cap_by)
         chosen = [
             call
             for call in calls
-            if self.tools[call.tool].takes(ranks[call.tool])
+            if self.tools[call.tool].takes(given[call.tool])
         ]
         if not self.one_per_position:
             return chosen
         preferred: dict[int, Call] = {}
-        for call in sorted(chosen, key=lambda call: ranks[call.tool]):
+        for call in sorted(chosen, key=lambda call: given[call.tool][1]):
             preferred.setdefault(call.position, call)
         return [call for call in chosen if preferred[call.position] is call]
 
@@ -141,23 +170,25 @@ def choose(
     *,
     one_per_position: bool = False,
     input_rule: frozenset[str] = frozenset(),
+    cap_by: CapBy = "random",
 ) -> Mixture:
-    """Look at every text once; for each tool the max_examples texts of lowest rank stay.
+    """Look at every text once; for each tool the max_examples texts of lowest priority stay.
 
-    That is a random choice which depends on seed, tool and text alone, not on the order of
-    the rows.
+    That is a random choice, or one by gain, which depends on seed, tool and text alone, not
+    on the order of the rows.
     """
     tools = {tool: ToolChoice(max_examples) for tool in tau_f}
     for row in rows:
         calls = kept_calls(row["calls"], row["text"], tau_f, input_rule)
-        for tool in {call.tool for call in calls}:
-            tools[tool].offer(rank(seed, tool, row["text_id"]))
+        given = priorities(calls, row["text_id"], seed, cap_by)
+        for tool, priority in given.items():
+            tools[tool].offer(priority)
         for tool, gain in _best_gains(row, input_rule).items():
             if tool in tau_f:
                 tools[tool].at.update(
                     limit for limit in THRESHOLDS if gain >= limit
                 )
-    return Mixture(tau_f, seed, tools, one_per_position, input_rule)
+    return Mixture(tau_f, seed, tools, one_per_position, input_rule, cap_by)
 
 
 def _best_gains(

@@ -96,14 +96,15 @@ class SampledText:
 def sample_calls(
     model: LanguageModel,
     requests: Sequence[SamplingRequest],
-    prompts: Mapping[str, PromptTemplate],
+    prompts: Mapping[str, PromptTemplate | None],
     method: MethodConfig,
     *,
     trace: bool = False,
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
 
-    A text without tokens, or too long to fit beside the prompt, comes back failed. Raises
+    A tool without a prompt (None) gets the text alone. A text without tokens, or too long to
+    fit beside the prompt, comes back failed. Raises
     NonFiniteError if the model's probabilities are not finite, and ModelError if a single
     context does not fit the memory.
     """
@@ -176,7 +177,7 @@ class _Scheduler:
         self,
         model: LanguageModel,
         requests: Sequence[SamplingRequest],
-        prompts: Mapping[str, PromptTemplate],
+        prompts: Mapping[str, PromptTemplate | None],
         method: MethodConfig,
     ) -> None:
         self.model = model
@@ -187,7 +188,14 @@ class _Scheduler:
         encoded = model.encode([request.text.text for request in requests])
         self.states = [_RequestState(text) for text in encoded]
         for request, state in zip(requests, self.states, strict=True):
-            state.failed = self._too_long(request, len(state.encoded.ids))
+            tokens = len(state.encoded.ids)
+            state.failed = self._too_long(request, tokens)
+            if (
+                tokens == 1
+                and self.model.prompt(prompts[request.tool]).is_empty
+            ):
+                # Nothing predicts the only token: there is no position, and nothing runs.
+                state.p_api, state.tokens = np.zeros(1), []
 
     def _too_long(self, request: SamplingRequest, tokens: int) -> str | None:
         """Why a text of so many tokens cannot be sampled; None if it can."""
@@ -198,8 +206,11 @@ class _Scheduler:
         )
         if 0 < tokens <= room:
             return None
+        beside = f"the prompt of {request.tool}"
+        if self.prompts[request.tool] is None:
+            beside = f"a call of {request.tool}"
         return (
-            f"context: the text has {tokens} tokens, beside the prompt of {request.tool} "
+            f"context: the text has {tokens} tokens, beside {beside} "
             f"there is room for {room}"
         )
 
@@ -258,8 +269,7 @@ class _Scheduler:
     def context_length(self, index: int) -> int:
         """Tokens of a request's context: the prompt, the text, the suffix, the text."""
         prompt = self.model.prompt(self.prompts[self.requests[index].tool])
-        text = len(self.states[index].encoded.ids)
-        return prompt.length + 2 * text + len(prompt.suffix)
+        return prompt.context_length(len(self.states[index].encoded.ids))
 
     def _make_room(self, slots: int) -> None:
         """Draw until a batch that needs so many cache slots may be admitted."""
@@ -412,6 +422,7 @@ class _Scheduler:
             len(state.encoded.ids),
             len(prompt.suffix),
             len(self.model.call_tokens.api),
+            prompt.has_prompt,
         )
         return SampledText(
             request.text,

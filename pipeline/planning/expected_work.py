@@ -29,26 +29,34 @@ LOSS_TOKENS = 5  # tokens with a weight in a loss (filtering.WEIGHTS)
 
 @dataclass(frozen=True, slots=True)
 class PromptSizes:
-    """Tokens of BOS, of ``<API>``, and of each tool's prompt before (with BOS) and after the text."""
+    """Tokens of BOS, of ``<API>``, and of each tool's prompt before (with BOS) and after the text.
+
+    Without prompts nothing stands before the text but BOS, which counts as the part after it.
+    """
 
     bos: int
     api: int
     prompts: Mapping[str, tuple[int, int]]
+    has_prompts: bool = True
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, method: MethodConfig) -> PromptSizes:
         """Raises PromptError and TokenizerError as annotating does."""
         call_tokens = CallTokens.of(tokenizer)
+        bos, api = len(call_tokens.bos), len(call_tokens.api)
+        if not method.use_prompts:
+            return PromptSizes(bos, api, dict.fromkeys(method.tools, (0, bos)), has_prompts=False)
         prompts: dict[str, tuple[int, int]] = {}
         for tool in method.tools:
             template = load_prompt(tool, method.prompts, method.of(tool).prompt, method.tools)
             prefix, suffix = tokenize_prompt(tokenizer, template)
             prompts[tool] = len(prefix), len(suffix)
-        return PromptSizes(len(call_tokens.bos), len(call_tokens.api), prompts)
+        return PromptSizes(bos, api, prompts)
 
     def max_text_tokens(self, tool: str, max_positions: int, max_call_tokens: int) -> int:
         """Longest text that fits beside the prompt, as LanguageModel.max_text_tokens."""
-        return max(0, (max_positions - sum(self.prompts[tool]) - self.api - max_call_tokens) // 2)
+        room = max_positions - sum(self.prompts[tool]) - self.api - max_call_tokens
+        return max(0, room // (1 + self.has_prompts))
 
 
 def estimate_work(
@@ -78,14 +86,15 @@ def _lower_bounds(
     for tool in tools:
         statistics, settings = assumptions.of_tool(tool), method.of(tool)
         prompt, suffix = sizes.prompts[tool]
-        cost = lower_bound_positions(PromptLayout(prompt, n, suffix, sizes.api))
+        layout = PromptLayout(prompt, n, suffix, sizes.api, sizes.has_prompts)
+        cost = lower_bound_positions(layout)
         yield (tool, "positions"), (cost.tokens, cost.attention_pairs, cost.logits)
 
         # The last token of <API> runs once at each position; it sees `context` on average.
         positions = min(statistics.positions * settings.k, n)
         draws = positions * settings.m
         drawn = draws * statistics.draw
-        context = prompt + n + suffix + (n - 1) / 2 + sizes.api
+        context = layout.context(0) + (n - 1) / 2 + sizes.api
         pairs = positions * context + drawn * (context + (statistics.draw + 1) / 2)
         yield (tool, "decode"), (positions + drawn, pairs, positions + drawn)
 

@@ -6,6 +6,7 @@ there is no terminal. Nothing is measured again.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text as Styled
 
-from pipeline.augmentation.merge import MergeManifest, input_rule_of, rows_reaching
+from pipeline.augmentation.annotated_rows import rows_reaching
+from pipeline.augmentation.merge import MergeManifest, input_rule_of
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.evaluation.inputs import read_inputs
 from pipeline.evaluation.intervals import wilson
@@ -42,12 +44,18 @@ _FUNNEL = {
     "kept": "kept",
 }
 _COLUMNS = {"base": "base", "plain": "no calls", "disabled": "disabled", "toolformer": "Toolformer"}
+_LATER_ROUND = re.compile(r"round-\d+")
 _NO_TOOL = "plain"  # the benchmark whose questions need none
 _SIGNIFICANT = 0.05
 
 
-def summary(annotations: Path, augmented: Path, evaluation_file: Path) -> Group:
-    """What the demo came to, from its outputs."""
+def summary(
+    annotations: Path,
+    augmented: Path,
+    evaluation_file: Path,
+    later_rounds: Sequence[tuple[Path, Path]] = (),
+) -> Group:
+    """What the demo came to, from its outputs; of later rounds, the annotations and C* of each."""
     manifest, merged = read_finished(annotations), read_model(augmented / MANIFEST, MergeManifest)
     evaluation = Evaluation.read(evaluation_file)
     columns = ["text_id", "document", "text", "calls"]
@@ -56,11 +64,23 @@ def summary(annotations: Path, augmented: Path, evaluation_file: Path) -> Group:
         funnel_table(manifest, merged),
         *(Styled(sentence) for sentence in from_kept_to_augmented(annotations, manifest, merged)),
         *(Styled(f"! {sentence}") for sentence in annotation_losses(manifest)),
+        *(Styled(_round(number, *round_)) for number, round_ in enumerate(later_rounds, 2)),
         calls_view(kept_calls(read_rows(annotations, columns), manifest.config.method)),
         score_table(evaluation),
         *_legend(evaluation),
         "",
         Styled(verdict(evaluation), style="bold"),
+    )
+
+
+def _round(number: int, annotations: Path, augmented: Path) -> str:
+    """What a later round added, in a sentence."""
+    counts = read_finished(annotations).counts
+    kept = sum(tool.kept for tool in counts.tools.values()) if counts else 0
+    merged = read_model(augmented / MANIFEST, MergeManifest)
+    return (
+        f"Round {number}: the model of the round before writes {kept:,} kept calls; C* of all rounds has "
+        f"{merged.calls:,} calls in {merged.texts - merged.plain_texts:,} texts."
     )
 
 
@@ -97,22 +117,30 @@ def from_kept_to_augmented(
         "less useful than another call of the same tool at the same position": reaching - distinct,
         rest.format(config.max_examples): distinct - merged.calls,
     }
-    yield f"C* has {merged.calls:,} calls in {merged.texts:,} texts. Of {kept:,} kept calls it leaves out:"
+    texts = merged.texts - merged.plain_texts
+    yield f"C* has {merged.calls:,} calls in {texts:,} texts. Of {kept:,} kept calls it leaves out:"
     yield from (f"  {number:>6,}  {reason}" for reason, number in reasons.items() if number)
 
 
 def score_table(evaluation: Evaluation) -> Table:
     """Percent of questions answered correctly with the 95 % interval, a line per benchmark."""
-    models = {label: evaluation.models[label] for label in _COLUMNS if label in evaluation.models}
+    columns = _COLUMNS | {label: label.replace("-", " ") for label in _later_rounds(evaluation)}
+    models = {label: evaluation.models[label] for label in columns if label in evaluation.models}
     last = models.get("toolformer")
     title = "Questions answered correctly: percent, 95 % interval"
-    table = _table(title, *(_COLUMNS[label] for label in models), "with a call")
+    table = _table(title, *(columns[label] for label in models), "with a call")
     for name in dict.fromkeys(name for model in models.values() for name in model.benchmarks):
         called = last.benchmarks[name].calls if last and name in last.benchmarks else 0
         table.add_row(name, *(_score(model.benchmarks.get(name)) for model in models.values()), str(called))
     perplexities = [model.perplexity for model in models.values()]
     table.add_row("perplexity", *("–" if p is None else f"{p:.2f}" for p in perplexities), "")
     return table
+
+
+def _later_rounds(evaluation: Evaluation) -> list[str]:
+    """The labels of the models of later rounds, in their order."""
+    labels = [label for label in evaluation.models if _LATER_ROUND.fullmatch(label)]
+    return sorted(labels, key=lambda label: int(label.partition("-")[2]))
 
 
 def verdict(evaluation: Evaluation) -> str:
@@ -129,6 +157,9 @@ def verdict(evaluation: Evaluation) -> str:
         "disabled": "Toolformer without its calls {}",
     }
     compared = [phrase.format(f"{right[label]:,}") for label, phrase in others.items() if label in right]
+    compared += [
+        f"the model of {label.replace('-', ' ')} {right[label]:,}" for label in _later_rounds(evaluation)
+    ]
     sentence = f"Toolformer answers {right['toolformer']:,} of {asked:,} questions that need a tool"
     if compared:
         sentence += f"; {', '.join(compared)}"

@@ -11,7 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pipeline.augmentation.merge import MergeManifest
+from pipeline.augmentation.merge import MergeManifest, too_few_plain_texts
+from pipeline.augmentation.plain_texts import plain_texts_for
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.evaluation.results import ModelResult
@@ -66,6 +67,9 @@ def merge_losses(manifest: MergeManifest) -> Iterator[str]:
             )
         elif lost:
             yield f"{tool}: {_texts(lost)} kept only calls of other tools (--one-call-per-position)"
+    wanted = plain_texts_for(config.plain_share, manifest.texts - manifest.plain_texts)
+    if manifest.plain_texts < wanted:
+        yield too_few_plain_texts(manifest.plain_texts, wanted)
     if not manifest.texts:
         yield "C* is empty: there is nothing to fine-tune on"
 

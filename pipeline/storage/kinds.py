@@ -18,11 +18,15 @@ _CARD = r"README\.md(\.part)?"
 _REPORT = r"report\.html(\.part)?"
 _PROGRESS = r"progress\.json(\.part)?"
 _MODEL_FILE = (
-    r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
+    r"((generation_|tokenizer_|processor_|preprocessor_|adapter_)?config\.json"
+    r"|adapter_model\.safetensors"
     r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
-    r"|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
+    r"|tools\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
 )
+
+_TOKEN_FOLDER = r"([0-9a-f]{32}|\.[0-9a-f]{32}\.[0-9a-f]{8}\.(part|old))"
+_TOKEN_FILE = r"((tokens|results)\.bin|index\.npy|store\.json(\.part)?)"
 
 ANNOTATION = OutputKind(
     name="an annotation",
@@ -51,6 +55,13 @@ EXPORT = OutputKind(
     paths=(_MANIFEST, _CARD, r"rows/", r"rows/\d{5}\.(parquet|jsonl)"),
 )
 
+TOKENS = OutputKind(
+    name="the tokens of a C*",
+    marks={"store.json": frozenset({"format", "examples", "files"})},
+    paths=(_TOKEN_FILE,),
+    core=frozenset({"tokens.bin", "results.bin", "index.npy"}),
+)
+
 FINE_TUNED = OutputKind(
     name="a run of finetune",
     marks={
@@ -59,17 +70,36 @@ FINE_TUNED = OutputKind(
     },
     paths=(
         _MANIFEST,
+        _CARD,
         _REPORT,
         _MODEL_FILE,
         r"metrics\.jsonl(\.part)?",
+        r"tracked_run\.txt(\.part)?",
+        r"tensorboard/(events\.out\.tfevents\.[^/]+)?",
+        r"mlflow\.db(-journal|-wal|-shm)?",
+        r"wandb/.*",  # the package names the files in its folder
         r"checkpoints/",
         r"checkpoints/(run\.json(\.part)?|checkpoint_manager_snapshot\.json|\.validate_storage_marker)",
+        r"checkpoints/tokens/",
+        r"checkpoints/tokens/\.[0-9a-f]{32}\.lock",
+        rf"checkpoints/tokens/{_TOKEN_FOLDER}/({_TOKEN_FILE})?",
         r"checkpoints/step-\d{6,}/",
-        r"checkpoints/step-\d{6,}/(latest|zero_to_\w+\.py|model/|\.metadata\.json)",
+        rf"checkpoints/(model/|model/{_MODEL_FILE})",
+        r"checkpoints/step-\d{6,}/(latest|latest_universal|zero_to_\w+\.py|model/|\.metadata\.json)",
         rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
+        r"checkpoints/merged/",
+        rf"checkpoints/merged/{_MODEL_FILE}",
         r"checkpoints/step-\d{6,}/state/",
-        r"checkpoints/step-\d{6,}/state/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/(state|universal)/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/state/offloaded_tensors/([\w.-]+/)*([\w.-]+)?",
+        r"checkpoints/step-\d{6,}/universal/((zero|tmp)/([\w.-]+/)*([\w.-]+)?)?",
     ),
+)
+
+MERGED_MODEL = OutputKind(
+    name="a result of merge-lora",
+    marks={"manifest.json": frozenset({"adapter", "base", "files"})},
+    paths=(_MANIFEST, _MODEL_FILE, r"tools\.json"),
 )
 
 PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"

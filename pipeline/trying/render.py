@@ -51,7 +51,7 @@ def heading(run: TryRun) -> RenderableType:
     lines = [
         Styled.assemble((run.tool, "bold"), f" with {config.model.path}"),
         Styled(f"  {numbers}  seed {run.method.seed}"),
-        Styled(f"  prompt of {run.prompt_tokens:,} tokens"),
+        Styled(f"  prompt of {run.prompt_tokens:,} tokens" if run.prompt else "  without a prompt"),
     ]
     if config.text is None:
         where = ", ".join(config.corpus.paths)

@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # they import torch, which takes seconds: not before the comm
 
 @dataclass(frozen=True, slots=True)
 class TryRun:
-    """A tool with its prompt, the model, and the texts to try."""
+    """A tool with its prompt, if it gets one, the model, and the texts to try."""
 
     tool: str
     config: TryConfig
     method: MethodConfig
-    prompt: PromptTemplate
+    prompt: PromptTemplate | None
     scan: Scan
     model: LanguageModel
     tools: ToolClient
@@ -44,7 +44,9 @@ class TryRun:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt without a text."""
+        """Tokens of the prompt without a text; 0 without a prompt."""
+        if self.prompt is None:
+            return 0
         prompt = self.model.prompt(self.prompt)
         return prompt.length + len(prompt.suffix)
 
@@ -67,7 +69,7 @@ def prepare(config: TryConfig, tell: Callable[[str], None]) -> TryRun:
     tool = config.tool
     require_available([tool], config.tools, "--tool", can_be_left_out=False)
     method = config.method_of_tool(tool)
-    prompt = load_prompt(tool, method.prompts, method.of(tool).prompt)
+    prompt = load_prompt(tool, method.prompts, method.of(tool).prompt) if method.use_prompts else None
     import torch
 
     from pipeline.engine.loading import load_language_model, require_model

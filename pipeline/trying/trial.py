@@ -88,7 +88,7 @@ class Trial:
 def try_text(
     model: LanguageModel,
     tools: ToolClient,
-    prompt: PromptTemplate,
+    prompt: PromptTemplate | None,
     method: MethodConfig,
     text: Text,
     selection: Selection,

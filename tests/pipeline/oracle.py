@@ -29,14 +29,16 @@ def tokens(model: LanguageModel, string: str) -> list[int]:
     return [int(token) for token in tokenize_continuations(model.tokenizer, [string])[0].ids]
 
 
-def before(model: LanguageModel, template: PromptTemplate, text: str, position: int) -> list[int]:
-    """P(x), x_1 .. x_{i-1}."""
+def before(model: LanguageModel, template: PromptTemplate | None, text: str, position: int) -> list[int]:
+    """P(x), x_1 .. x_{i-1}; without a prompt only x_1 .. x_{i-1}."""
+    if template is None:
+        return [*model.call_tokens.bos, *tokens(model, " " + text)[:position]]
     prompt = model.tokenizer(template.prefix, add_special_tokens=False).input_ids
     x = tokens(model, " " + text)
     return [*model.call_tokens.bos, *prompt, *x, *tokens(model, template.suffix), *x[:position]]
 
 
-def p_api(model: LanguageModel, template: PromptTemplate, text: str, position: int) -> float:
+def p_api(model: LanguageModel, template: PromptTemplate | None, text: str, position: int) -> float:
     """p(<API> | P(x), x_1 .. x_{i-1})."""
     context, p = before(model, template, text, position), 1.0
     for token in model.call_tokens.api:
@@ -89,7 +91,7 @@ def invert(p: torch.Tensor, key: np.ndarray, step: int) -> int:
 
 def draw(
     model: LanguageModel,
-    template: PromptTemplate,
+    template: PromptTemplate | None,
     text: str,
     position: int,
     key: np.ndarray,
@@ -108,7 +110,7 @@ def draw(
 
 def calls_at(
     model: LanguageModel,
-    template: PromptTemplate,
+    template: PromptTemplate | None,
     text: str,
     position: int,
     m: int,
@@ -116,11 +118,13 @@ def calls_at(
     seed: int,
     text_id: int,
     names: Names | None = None,
+    tool: str = "",
 ) -> list[str]:
-    """The inputs of the calls among the m draws at a position."""
-    keys = stream_keys(seed, text_id, stream_number(template.tool), position, m)
+    """The inputs of the calls among the m draws at a position, of `tool` if there is no prompt."""
+    tool = template.tool if template else tool
+    keys = stream_keys(seed, text_id, stream_number(tool), position, m)
     drawn = [draw(model, template, text, position, keys[j : j + 1], most, names) for j in range(m)]
-    parsed = [parse_call(one, template.tool) for one in drawn]
+    parsed = [parse_call(one, tool) for one in drawn]
     return [one for one in parsed if not isinstance(one, Malformed)]
 
 

@@ -30,7 +30,7 @@ SELECT_RULES = ("all", "dated", "pattern")
 _TAKEN_SECTIONS = frozenset(dir(Frozen)) | {
     *("service", "max_result_tokens", "cache_size", "declared", "operational", "at_inference"),
     *("spec", "specs", "of", "with_section", "with_sections"),
-    *("tools", "prompts", "seed", "input_rule", "with_declarations"),
+    *("tools", "prompts", "use_prompts", "seed", "input_rule", "with_declarations"),
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

@@ -67,6 +67,13 @@ def linearise(tool: str, argument: str, result: str | None = None) -> str:
     return f"{API}{tool}({argument}){arrow}{END}"
 
 
+def split_result(written: str) -> tuple[str, str]:
+    """A written call in two: what the model writes, arrow included, and what the tool writes, the bracket
+    at the end included. A call without a result has nothing of the second kind."""
+    head, arrow, result = written.partition(ARROW)
+    return (head + ARROW.rstrip(), " " + result) if arrow else (written, "")
+
+
 def parse_call(sampled: str, tool: str, takes_input: bool = True) -> str | Malformed:
     """The input of the call of `tool` in `sampled`, the text that the model wrote after ``<API>``.
 

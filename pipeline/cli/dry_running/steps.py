@@ -7,7 +7,6 @@ start; what costs weights, a cluster or the network is left to the step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig
 from pipeline.base.config import AnnotateConfig, CorpusConfig, MergeConfig
@@ -20,7 +19,7 @@ from pipeline.corpus.files import CorpusFile, CorpusListing, files_of_slice, fin
 from pipeline.corpus.texts import require_readable
 from pipeline.report.html.document import require_report
 from pipeline.report.run_parts import parts_of, report_path
-from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
+from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION
 from pipeline.storage.manifest import begin, read_finished, read_manifest
 from pipeline.storage.row_files import count_in_footers
 from tools_service.config import ToolsConfig
@@ -59,21 +58,24 @@ def preview_is_new(preview: Preview, name: str) -> bool:
     return not any(details.startswith(f"{name}: ") for _, details in preview.reads)
 
 
-def preview_model(preview: Preview, path: str) -> None:
-    """A model, checked by its configuration and tokenizer if it is on this machine."""
+def preview_model(preview: Preview, path: str) -> bool:
+    """A model, checked by its configuration and tokenizer if it is on this machine; return whether it is
+    and has passed."""
     from pipeline.base.config import ModelConfig
     from pipeline.engine.loading import require_model
 
     if preview.read_model(path):
         with preview.checking():
             require_model(ModelConfig(path=path))
+            return True
+    return False
 
 
 def preview_annotate(preview: Preview, config: AnnotateConfig) -> None:
     """Steps 1-4."""
     found = preview_corpus(preview, config.corpus)
     preview_model(preview, config.model.path)
-    prompts = [path for path in (config.method.prompts,) if path]
+    prompts = [path for path in (config.method.prompts,) if path and config.method.use_prompts]
     preview.read("prompts", prompts)
     ray = config.ray
     actors = f"{ray.actors} actors, {ray.gpus_per_actor:g} GPUs and {ray.cpus_per_actor:g} CPUs each"
@@ -111,7 +113,7 @@ def preview_merge(preview: Preview, config: MergeConfig) -> None:
         folders = expand(config.annotations)
         preview.read("annotations", folders)
         sources = {folder: read_finished(folder) for folder in folders}
-        require_together(sources, config.missing_slices)
+        require_together(sources, config.missing_slices, config.same_texts)
         tau_f = thresholds(config, annotated_thresholds(sources))
         preview.runs += [
             (tool, f"tau_f {value:g}, at most {config.max_examples:,} texts") for tool, value in tau_f.items()
@@ -121,19 +123,18 @@ def preview_merge(preview: Preview, config: MergeConfig) -> None:
 
 def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = False) -> None:
     """Step 6."""
-    from pipeline.finetuning.examples import count_examples
+    from pipeline.finetuning.augmented_files import read_index
     from pipeline.finetuning.run import with_absolute_paths
     from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+    from pipeline.finetuning.run_size import run_size
 
     preview.read("data", [config.data])
-    preview_model(preview, config.model.path)
+    has_model = preview_model(preview, config.model.path)
     gpus = "a GPU" if config.use_gpu else f"{config.cpus_per_worker} CPUs"
     preview.runs.append(("finetune", f"{config.workers} workers with {gpus} each, ZeRO {config.zero_stage}"))
-    preview.runs.append(("steps", f"{config.max_steps:,} of {config.batch_size} texts of {config.column!r}"))
     folder, state = RunFolder(config.output), "refused"
     with preview.checking():
-        texts = count_examples(config)
-        preview.runs.append(("texts", f"{texts['trained_on']:,}, and {texts['held_out']:,} held out"))
+        preview.runs += run_size(config, read_index(config.data), count_tokens=has_model).lines()
     with preview.checking():
         folder.check(force=force)
         if force:
@@ -198,7 +199,6 @@ def preview_demo(preview: Preview, recipe: Recipe, *, force: bool = False) -> No
     preview_tools(preview, recipe.annotate.tools, recipe.annotate.method.tools, on_ray=True)
     preview.read("benchmarks", [path for entry in recipe.evaluate.benchmarks for path in sources_of(entry)])
     preview.runs.append(("models", f"{', '.join(models_of(recipe))} are evaluated"))
-    kinds: dict[str, Any] = {"merge": AUGMENTED, "annotate": ANNOTATION, "evaluate": EVALUATION}
     with preview.checking():
         cache = StepCache.open(recipe.evaluate.output.with_name("steps.json"))
         runs = False
@@ -212,7 +212,7 @@ def preview_demo(preview: Preview, recipe: Recipe, *, force: bool = False) -> No
                 "exists: resumed if it fits" if unchanged else "exists: started over if it was made here"
             )
             state = "stays" if not runs else changed if exists else "new"
-            preview.write(step.output, kinds.get(step.name, FINE_TUNED), state)
+            preview.write(step.output, step.kind, state)
 
 
 def preview_report(preview: Preview, config: ReportConfig | StatusConfig) -> None:

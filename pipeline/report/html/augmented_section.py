@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.analysis.paper_figures import paper_figures
-from pipeline.augmentation.merge import MergeManifest, ToolExamples
+from pipeline.augmentation.merge import MergeManifest, ToolExamples, texts_annotated
 from pipeline.report.html.data import AugmentedSection, Fact, MergedText, MergedTool
 from pipeline.report.losses import merge_losses
 from pipeline.storage.manifest import MANIFEST, ManifestError
@@ -55,10 +55,12 @@ def _facts(manifest: MergeManifest) -> Iterator[Fact]:
     config = manifest.config
     yield Fact(name="annotations", value=", ".join(str(source.folder) for source in manifest.sources))
     yield Fact(name="models", value=", ".join(sorted({source.model for source in manifest.sources})))
-    yield Fact(name="texts annotated", value=f"{sum(source.texts for source in manifest.sources):,}")
+    yield Fact(name="texts annotated", value=f"{texts_annotated(manifest):,}")
     yield Fact(name="most texts of a tool (max_examples)", value=f"{config.max_examples:,}")
     position = "one call" if config.one_call_per_position else "calls of different tools"
     yield Fact(name="at one position", value=position)
+    if config.plain_share:
+        yield Fact(name="texts without a call", value=f"{manifest.plain_texts:,}")
     yield Fact(name="seed", value=str(config.seed))
     yield Fact(name="made", value=manifest.created)
     yield Fact(name="version", value=manifest.versions.get("toolformer-on-ray", "unknown"))

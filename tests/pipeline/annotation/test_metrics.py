@@ -1,4 +1,4 @@
-"""What a batch adds to the counters, labels with few values, and a recorder that never gets in the way."""
+"""What a batch adds to the counters; labels with few values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from pipeline.annotation.metrics import (
     DISCARDED,
     FLOPS,
     FUNNEL,
-    MAX_REASONS,
     METRICS,
     PADDING,
     TEXTS,
     TOKENS,
-    Metric,
-    Recorder,
     batch_samples,
     reason_class,
 )
@@ -85,44 +82,3 @@ def test_every_sample_has_the_labels_of_its_metric(annotations: list[Annotation]
 )
 def test_reasons_are_cut_to_their_class(reason: str, kind: str) -> None:
     assert reason_class(reason) == kind
-
-
-class _Kept:
-    """Stands where Ray's counter would."""
-
-    def __init__(self) -> None:
-        self.labels: list[dict[str, str]] = []
-
-    def inc(self, number: float, labels: dict[str, str]) -> None:
-        self.labels.append(labels)
-
-
-def test_reasons_without_end_become_other() -> None:
-    recorder, kept = Recorder("here"), _Kept()
-    recorder._metrics[DISCARDED.name] = kept
-    for number in range(3 * MAX_REASONS):
-        recorder._record_sample(DISCARDED, ("MT", f"reason {number}"), 1.0)
-    recorder._record_sample(DISCARDED, ("MT", "reason 0"), 1.0)
-    recorder._record_sample(DISCARDED, ("MT", "reason 1"), 0.0)
-    reasons = [labels["reason"] for labels in kept.labels]
-    assert len(set(reasons)) == MAX_REASONS + 1
-    assert reasons[-2:] == ["other", "reason 0"]
-    assert {labels["run"] for labels in kept.labels} == {"here"}
-
-
-def test_without_ray_nothing_is_recorded() -> None:
-    recorder = Recorder("here")
-    recorder.record([(FLOPS, (), 1.0)])
-    assert recorder._metrics == {}
-
-
-@pytest.mark.parametrize(
-    ("metric", "names"),
-    [
-        (TEXTS, ("ray_toolformer_texts_total",)),
-        (Metric("gauge", "a", "b"), ("ray_a",)),
-        (Metric("histogram", "a", "b", boundaries=(1,)), ("ray_a_bucket", "ray_a_sum", "ray_a_count")),
-    ],
-)
-def test_names_as_prometheus_sees_them(metric: Metric, names: tuple[str, ...]) -> None:
-    assert metric.exported == names

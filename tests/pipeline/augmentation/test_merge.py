@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augmentation.merge import MergeError, MergeManifest, augment, merge, merge_problem
+from pipeline.augmentation.same_texts import SameTextError
 from pipeline.base.config import AnnotateConfig, MergeConfig, MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Call, Document, Text
 from pipeline.method.merging import choose, kept_calls
@@ -268,7 +269,7 @@ def test_slices_are_merged_and_duplicates_refused(tmp_path: Path) -> None:
     manifest = merge(MergeConfig(annotations=(first, second), output=tmp_path / "c"))
     assert manifest.texts == 2
     third = annotations(tmp_path / "d", [annotated(2, "text", call("QA", 0, 2.0))])
-    with pytest.raises(MergeError, match=r"1 duplicate texts, for example text 2 in .*d;"):
+    with pytest.raises(SameTextError, match=r"1 duplicate texts, for example text 2 in .*d;"):
         merge(MergeConfig(annotations=(first, second, third), output=tmp_path / "e"))
 
 
@@ -401,3 +402,41 @@ def test_two_merges_into_one_output_do_not_mix(tmp_path: Path) -> None:
         merge(config)
     merge(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(texts_with_calls(), max_size=12, unique_by=lambda one: one.text.text_id),
+    st.integers(1, 4),
+    st.randoms(),
+)
+def test_a_cap_by_gain_takes_the_texts_with_the_largest_gain(
+    found: list[Annotation], most: int, shuffle: random.Random
+) -> None:
+    rows = [one.to_row() for one in found]
+    mixture = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}), cap_by="gain")
+    chosen = {row["text_id"]: {one.tool for one in mixture.calls(row)} for row in rows}
+    for tool in PACKAGED:
+        best: dict[int, float] = {}
+        for one in found:
+            gains = [c.gain for c in _kept(one.calls, one.text.text) if c.tool == tool]
+            if gains:
+                best[one.text.text_id] = max(gains)
+        ours = [gain for text_id, gain in best.items() if tool in chosen[text_id]]
+        assert sorted(ours, reverse=True) == sorted(best.values(), reverse=True)[:most]
+        assert mixture.tools[tool].candidates == len(best)
+    shuffle.shuffle(rows)
+    again = choose(rows, FLOORS, most, seed=3, input_rule=frozenset({"MT"}), cap_by="gain")
+    assert {row["text_id"]: {one.tool for one in again.calls(row)} for row in rows} == chosen
+
+
+def test_of_equal_gains_the_seed_decides() -> None:
+    rows = [annotated(number, "a text", call("QA", 0, 2.0)).to_row() for number in range(40)]
+    rows.append(annotated(99, "a text", call("QA", 0, 3.0)).to_row())
+    chosen = [
+        {row["text_id"] for row in rows if choose(rows, FLOORS, 10, seed, cap_by="gain").calls(row)}
+        for seed in (0, 1)
+    ]
+    assert [len(one) for one in chosen] == [10, 10]
+    assert chosen[0] != chosen[1]
+    assert all(99 in one for one in chosen)

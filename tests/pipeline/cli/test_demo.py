@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import demo as module
 from pipeline.cli.demo import chained, models_of, steps_of
-from pipeline.cli.recipes import Recipe, demo
+from pipeline.cli.recipes import Recipe, demo, written_below
+from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.storage.manifest import MANIFEST
 
 pytestmark = pytest.mark.unit
 
@@ -101,3 +105,77 @@ def test_a_failure_names_the_log(
     assert "step 1 of 5, annotate: " in printed.err
     assert f"The log of the steps: {tmp_path / 'demo.log'}" in printed.err
     assert (tmp_path / "demo.log").read_text() == "noise\n"
+
+
+def two_rounds(tmp_path: Path) -> Recipe:
+    return chained(written_below(demo(), tmp_path).model_copy(update={"rounds": 2}))
+
+
+def test_the_steps_of_a_second_round_come_before_the_evaluation(tmp_path: Path) -> None:
+    recipe = two_rounds(tmp_path)
+    steps = steps_of(recipe)
+    first = steps_of(recipe.model_copy(update={"rounds": 1}))
+    assert [step.name for step in steps] == [
+        *(step.name for step in first[:4]),
+        *(f"{name}, round 2" for name in ("annotate", "merge", "finetune")),
+        "evaluate",
+    ]
+    for step, alone in zip(steps[:4], first[:4], strict=True):
+        assert (step.config, step.reads, step.output) == (alone.config, alone.reads, alone.output)
+    annotate, merge, finetune = steps[4:7]
+    assert str(tmp_path / "model") in annotate.reads
+    assert set(merge.reads) == {
+        tmp_path / "annotations" / MANIFEST,
+        tmp_path / "round-2" / "annotations" / MANIFEST,
+    }
+    assert finetune.reads == (recipe.finetune.model.path, tmp_path / "round-2" / "augmented" / MANIFEST)
+    assert tmp_path / "round-2" / "model" / MANIFEST in steps[-1].reads
+    assert len({step.output for step in steps}) == len(steps)
+    assert list(module._usual_s(chained(demo().model_copy(update={"rounds": 2})))) == [
+        step.name for step in steps
+    ]
+
+
+def test_the_models_of_all_rounds_are_in_one_evaluation(tmp_path: Path) -> None:
+    models = models_of(two_rounds(tmp_path))
+    assert list(models) == ["base", "plain", "disabled", "toolformer", "round-2"]
+    assert models["round-2"].generation.model.path == str(tmp_path / "round-2" / "model")
+    assert models["round-2"].compare_with == "toolformer"
+    assert models["round-2"].disabled_perplexity
+    assert {evaluate.output for evaluate in models.values()} == {tmp_path / "evaluation.json"}
+
+
+def test_finished_steps_of_both_rounds_are_skipped(tmp_path: Path) -> None:
+    """A second round is added to a finished run without its first three steps running again."""
+    ran: list[str] = []
+
+    def steps(recipe: Recipe) -> list[PipelineStep]:
+        def run(step: PipelineStep) -> None:
+            ran.append(step.name)
+            step.output.parent.mkdir(parents=True, exist_ok=True)
+            step.output.touch() if step.output.suffix else step.output.mkdir(exist_ok=True)
+
+        return [
+            dataclasses.replace(step, run=partial(run, step), problem=lambda: None)
+            for step in steps_of(recipe)
+        ]
+
+    def go(rounds: int) -> list[str]:
+        ran.clear()
+        cache = StepCache.open(tmp_path / "steps.json")
+        for step in steps(two_rounds(tmp_path).model_copy(update={"rounds": rounds})):
+            cache.run(step)
+        return list(ran)
+
+    assert go(1) == ["annotate", "merge", "finetune", "finetune on plain texts", "evaluate"]
+    assert go(1) == []
+    (tmp_path / "evaluation.json").write_text('{"models": {}}')  # by which it is known as our own
+    assert go(2) == ["annotate, round 2", "merge, round 2", "finetune, round 2", "evaluate"]
+    assert go(2) == []
+
+
+def test_the_report_shows_the_outputs_of_both_rounds(tmp_path: Path) -> None:
+    parts = module._parts(two_rounds(tmp_path))
+    assert parts.annotations == [tmp_path / "annotations", tmp_path / "round-2" / "annotations"]
+    assert parts.augmented == [tmp_path / "augmented", tmp_path / "round-2" / "augmented"]
+    assert parts.models == [tmp_path / name for name in ("model", "model-plain", "round-2/model")]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.cli.recipes import RECIPES, RecipeName
+from pipeline.cli.recipes import RECIPES, RecipeName, linked, rounds_of, written_below
 from tools_service.config import CalendarConfig, ToolsConfig
 from tools_service.tools_file import with_tools_file
 
@@ -66,3 +67,53 @@ def test_demo_needs_no_gpu_and_no_network() -> None:
     assert all(
         path.startswith("demo/") for path in (recipe.annotate.model.path, tools.qa.model, tools.mt.model)
     )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_round_is_the_recipe_itself(name: RecipeName) -> None:
+    recipe = RECIPES[name]()
+    assert recipe.rounds == 1
+    assert rounds_of(recipe) == [recipe]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_later_round_annotates_with_the_model_before_and_trains_the_base_model(name: RecipeName) -> None:
+    recipe = RECIPES[name]().model_copy(update={"rounds": 3})
+    first, second, third = rounds_of(recipe)
+    folder = Path("runs") / name
+    assert first == recipe
+    assert second.annotate.model.path == str(folder / "model")
+    assert third.annotate.model.path == str(folder / "round-2" / "model")
+    assert second.finetune.model == third.finetune.model == recipe.annotate.model
+    assert third.merge.annotations == tuple(
+        folder / where / "annotations" for where in ("", "round-2", "round-3")
+    )
+    assert second.merge.annotations == third.merge.annotations[:2]
+    assert (first.merge.same_texts, second.merge.same_texts) == ("refuse", "unite")
+    assert second.finetune.data == second.merge.output == folder / "round-2" / "augmented"
+    assert second.finetune.output == folder / "round-2" / "model"
+    for one in (second, third):
+        assert one.generate.model.path == one.evaluate.generation.model.path == str(one.finetune.output)
+        assert one.annotate.method == recipe.annotate.method
+        assert one.annotate.corpus == recipe.annotate.corpus
+
+
+def test_later_rounds_may_go_without_prompts() -> None:
+    recipe = RECIPES["demo"]().model_copy(update={"rounds": 2, "round_prompts": False})
+    first, second = rounds_of(recipe)
+    assert first.annotate.method.use_prompts
+    assert second.annotate.method == first.annotate.method.model_copy(update={"use_prompts": False})
+
+
+def test_rounds_outlive_what_is_made_of_a_recipe() -> None:
+    recipe = RECIPES["demo"]().model_copy(update={"rounds": 2, "round_prompts": False})
+    moved = linked(written_below(recipe, Path("elsewhere")))
+    assert (moved.rounds, moved.round_prompts) == (2, False)
+    assert rounds_of(moved)[1].annotate.output == Path("elsewhere/round-2/annotations")
+
+
+@pytest.mark.parametrize("rounds", [0, 100, 1.5])
+def test_a_number_of_rounds_that_makes_no_sense_is_refused(rounds: float) -> None:
+    recipe = RECIPES["demo"]()
+    with pytest.raises(ValidationError, match="rounds"):
+        type(recipe).model_validate(recipe.model_dump() | {"rounds": rounds})

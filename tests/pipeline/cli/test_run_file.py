@@ -276,3 +276,12 @@ def test_the_file_of_the_documentation_is_read_by_every_command(tmp_path: Path) 
     for command in COMMANDS:
         parse(command, run)
     assert parse("evaluate", run).config.benchmarks == (Path("questions.jsonl"),)
+
+
+def test_rounds_stand_at_the_top_of_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "rounds: 2\nround_prompts: false\noutput: runs/mine\n")
+    recipe = parse("demo", file).config
+    assert (recipe.rounds, recipe.round_prompts) == (2, False)
+    assert recipe.merge.output == Path("runs/mine/augmented")
+    assert parse("demo", file, "--rounds", "3").config.rounds == 3
+    assert ", line 1: rounds = 0: must be at least 1" in refused(tmp_path, "rounds: 0\n", "demo")

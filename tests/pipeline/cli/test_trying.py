@@ -65,6 +65,13 @@ def test_json_lines_have_the_options_and_every_draw(try_: Try, capsys: pytest.Ca
     assert (settings["k"], settings["m"], settings["tau_f"], lines[2]["texts"]) == (3, 4, -9.0, 2)
 
 
+def test_without_prompts_the_text_stands_alone(try_: Try, capsys: pytest.CaptureFixture[str]) -> None:
+    assert try_("--tool", "Calculator", "--texts", "1", "--method.no-use-prompts") == 0
+    shown = capsys.readouterr().out
+    assert "without a prompt" in shown
+    assert "calls kept" in shown
+
+
 def test_given_name_reaches_the_method(try_: Try, capsys: pytest.CaptureFixture[str]) -> None:
     assert try_("--tool", "Calculator", "--texts", "1", "--json", "--given-name") == 0
     text, summary = (json.loads(line) for line in capsys.readouterr().out.splitlines())

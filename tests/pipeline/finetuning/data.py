@@ -17,8 +17,8 @@ from pipeline.base.config import ModelConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
 from pipeline.finetuning.batches import EpochSampler
-from pipeline.finetuning.engine_setup import rate_factor
 from pipeline.finetuning.examples import Examples, Split
+from pipeline.finetuning.schedule import rate_factor
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
 
@@ -31,8 +31,13 @@ def rows(count: int) -> list[dict[str, Any]]:
         head = "It rained. " * (i % 4) + f"{name} has {a} rolls and buys {b}."
         plain = f"{head} That makes {a + b} rolls."
         text = f"{head} That makes [Calculator({a} + {b}) -> {a + b}] {a + b} rolls."
-        made.append({"text_id": 1_000 - 7 * i, "text": text, "plain": plain, "tools": ["Calculator"]})
+        made.append({"text_id": 1_000 - 7 * i, "text": text, "plain": plain, "tool_names": ["Calculator"]})
     return made
+
+
+def flat(examples: Examples) -> list[int]:
+    """All tokens, one example after another."""
+    return [int(token) for index in range(len(examples)) for token in examples[index]]
 
 
 def write(folder: Path, parts: Sequence[Sequence[dict[str, Any]]]) -> Path:

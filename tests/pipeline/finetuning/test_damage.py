@@ -22,8 +22,9 @@ pytestmark = pytest.mark.unit
 INDEX = json.dumps(
     {
         "ray_version": "2.60.0",
-        "checkpoint_results": [{"checkpoint_dir_name": "step-000004", "metrics": [{"held_out_loss": 2.5}]}],
-        "latest_checkpoint_result": {"checkpoint_dir_name": "step-000004", "metrics": [{"step": 4}]},
+        "checkpoint_results": [{"checkpoint_dir_name": "step-000004", "metrics": {"step": 4}}],
+        "checkpoint_report_indices": [0],
+        "latest_checkpoint_result": {"checkpoint_dir_name": "step-000004", "metrics": {"step": 4}},
     }
 )
 CUTS = [INDEX[:length] for length in range(0, len(INDEX), len(INDEX) // 20)]

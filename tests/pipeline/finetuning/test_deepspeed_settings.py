@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.deepspeed_settings import deepspeed_settings, require_known_keys
+from pipeline.finetuning.deepspeed_settings import (
+    deepspeed_settings,
+    given_file,
+    packaged_file,
+    require_known_keys,
+    require_machine,
+)
+from pipeline.finetuning.run import with_absolute_paths
 from tests.pipeline.finetuning.data import configuration
 from tools_service.base.errors import ConfigurationError
 
@@ -48,6 +55,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"optimizer": None, "scheduler": {}},
     {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}},
     {"zero_optimization": {"stage": 2, "offload_param": None, "cpu_offload": False}},
+    {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+    {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "zero_force_ds_cpu_optimizer": True},
+    {"aio": {"block_size": 1_048_576, "queue_depth": 8}},
     {"zero_optimization": {"stage": 2, "overlap_comm": True, "reduce_bucket_size": 1_000_000}},
     {"gradient_clipping": 0.5, "steps_per_print": 10, "wall_clock_breakdown": True},
     {"zero_allow_untested_optimizer": True, "prescale_gradients": False},
@@ -96,15 +106,22 @@ REFUSED: list[tuple[Any, str]] = [
     ({"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}, "optimizer"),
     ({"scheduler": {"type": "WarmupLR"}}, "scheduler: .* warmup_share"),
     # What fine-tuning does not do.
+    ({"zero_optimization": {"cpu_offload": True}}, r"zero_optimization\.cpu_offload: write offload_optim"),
+    ({"zero_optimization": {"cpu_offload_param": True}}, r"cpu_offload_param: write offload_param"),
+    ({"zero_optimization": {"zenflow": {"topk_ratio": 0.1}}}, "zenflow: fine-tuning does not support it"),
     (
-        {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
-        r"zero_optimization\.offload_optimizer",
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu", "super_offload": True}}},
+        r"remove zero_optimization\.offload_optimizer\.super_offload",
     ),
-    ({"zero_optimization": {"offload_param": {"device": "nvme", "nvme_path": "/x"}}}, "offload_param"),
-    ({"zero_optimization": {"cpu_offload": True}}, r"zero_optimization\.cpu_offload"),
-    ({"zero_optimization": {"offload_optimizer": {"device": "auto"}}}, "offload_optimizer"),
+    ({"bf16": {"bf16_master_weights_and_grads": True}}, r"bf16_master_weights_and_grads: .* float32"),
     ({"activation_checkpointing": {"partition_activations": True}}, "set gradient_checkpointing"),
     ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel"),
+    ({"zero_optimization": {"offload_optimizer": True}}, "DeepSpeed refuses it: .*offload_optimizer"),
+    (
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu", "rato": 1}}},
+        "DeepSpeed refuses it: .*rato",
+    ),
+    ({"zero_force_ds_cpu_optimizer": "no"}, "zero_force_ds_cpu_optimizer = 'no' is neither true nor false"),
     ({"sequence_parallel_size": 2}, "sequence_parallel_size"),
     ({"elasticity": {"enabled": True}}, "elasticity"),
     ({"curriculum_learning": {"enabled": True}}, "curriculum_learning"),
@@ -177,9 +194,10 @@ def test_what_a_run_would_not_do_is_refused_by_name(tmp_path: Path, content: Any
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(ConfigurationError, match="not a DeepSpeed configuration"):
-            deepspeed_settings(configuration(HERE, deepspeed=path))
+    with pytest.raises(ConfigurationError, match=r"none\.json: no such file\. Copy one of .*zero3_nvme"):
+        deepspeed_settings(configuration(HERE, deepspeed=tmp_path / "none.json"))
+    with pytest.raises(ConfigurationError, match="not a DeepSpeed configuration"):
+        deepspeed_settings(configuration(HERE, deepspeed=tmp_path))
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ConfigurationError, match=r"bytes\.json"):
         deepspeed_settings(configuration(HERE, deepspeed=tmp_path / "bytes.json"))
@@ -190,3 +208,42 @@ def test_bfloat16_is_turned_on_by_the_type_of_the_model(tmp_path: Path) -> None:
     given = {"bf16": {"immediate_grad_update": True}}
     settings = deepspeed_settings(with_file(tmp_path, given, model=model))
     assert settings["bf16"] == {"immediate_grad_update": True, "enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"), [("zero2_offload", 2), ("zero3_offload", 3), ("zero3_nvme", 3), ("zero1", 1)]
+)
+def test_a_file_of_this_package_is_found_by_its_name(name: str, stage: int) -> None:
+    path = given_file(Path(name))
+    assert path == packaged_file(name)
+    config = configuration(HERE, deepspeed=path, zero_stage=stage)
+    require_known_keys(config)
+    assert deepspeed_settings(config)["zero_force_ds_cpu_optimizer"] is False
+    with pytest.raises(ConfigurationError, match=f"stage = {stage}, but zero_stage = 0"):
+        deepspeed_settings(configuration(HERE, deepspeed=path, zero_stage=0))
+
+
+def test_a_file_of_the_user_comes_before_one_of_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zero3_offload").write_text("{}")
+    for path in (Path("zero3_offload"), Path("zero4_offload"), Path("folder/zero3_nvme")):
+        assert given_file(path) == path
+
+
+def test_the_name_of_a_file_of_this_package_becomes_its_path() -> None:
+    config = with_absolute_paths(configuration(HERE, deepspeed=Path("zero3_offload"), zero_stage=3))
+    assert config.deepspeed == packaged_file("zero3_offload")
+
+
+def test_what_the_machine_lacks_is_said_with_the_file_and_the_key(tmp_path: Path) -> None:
+    disk = {"device": "nvme", "nvme_path": str(tmp_path / "disk")}
+    config = with_file(tmp_path, {"zero_optimization": {"offload_param": disk}}, zero_stage=3)
+    with pytest.raises(ConfigurationError) as caught:
+        require_machine(config)
+    assert str(caught.value) == (
+        f"deepspeed {config.deepspeed}: zero_optimization.offload_param.nvme_path = {tmp_path}/disk is not a "
+        "folder on this machine: make it, or name another"
+    )
+    require_machine(configuration(HERE))

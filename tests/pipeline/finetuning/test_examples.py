@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
-from pipeline.finetuning.batches import IGNORED, EpochSampler, micro_batches, pad
-from pipeline.finetuning.examples import choose_held_out, count_examples, digest, encode, load_examples
+from pipeline.base.config import ExportConfig
+from pipeline.exporting.augmented_text import parts_of
+from pipeline.exporting.formats import format_of
+from pipeline.finetuning.augmented_files import read_index
+from pipeline.finetuning.batches import EpochSampler
+from pipeline.finetuning.examples import choose_held_out, choose_uses, encode, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.data import configuration, flat, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API
 
@@ -65,6 +63,47 @@ def test_examples_spell_their_texts(kind: str) -> None:
     assert decode_continuations(words, [example[start:-1]]) == [" " + first]
 
 
+MASKED = {
+    "calls": (
+        "It rained. [Calculator(2 + 3) -> 5] 5 rolls, [QA(Who?) -> Ada Ü 1] Ada.",
+        "It rained. 5 rolls, Ada.",
+    ),
+    "a call at the start, an empty result": ("[Calendar() -> ] It rained.", "It rained."),
+    "an arrow in the result": ("It is [QA(a) -> b -> c] b.", "It is b."),
+    "call syntax of the text itself": (
+        "See [QA(x) -> y] and [QA(x) -> y] [QA(Who?) -> Ada] Ada.",
+        "See [QA(x) -> y] and [QA(x) -> y] Ada.",
+    ),
+    "a call without a result": ("It is [QA(x)] so.", "It is so."),
+    "no call": ("An arrow -> and a [bracket].", "An arrow -> and a [bracket]."),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("case", MASKED)
+def test_results_are_marked_where_export_labels_them(kind: str, case: str) -> None:
+    words, (text, plain) = tokenizer(kind), MASKED[case]
+    examples = encode(words, np.arange(1), [text], 256, plain=[plain])
+    expected = [] if "without a result" in case else results_of(text, plain)
+    masked = examples.with_results_masked(True).masked(0)
+    # Runs of marked tokens, one per result.
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(int), [0]])))
+    spelt = decode_continuations(words, [examples[0][a:b].tolist() for a, b in edges.reshape(-1, 2)])
+    unknown = decode_continuations(words, [ids_of(kind, result) for result in expected])  # of a Unigram
+    assert spelt == unknown
+    assert examples.results.tolist() == [masked.sum()]
+    assert not examples.masked(0).any()
+    cut = encode(words, np.arange(1), [text], 14, plain=[plain])
+    assert cut.results.tolist() == [masked[:14].sum()]
+
+
+def results_of(text: str, plain: str) -> list[str]:
+    """What the command export labels false."""
+    config = ExportConfig(mask_results=True)
+    row = format_of(config, {}).row(0, parts_of(text, plain, ()))
+    return [segment["text"] for segment in row["segments"] if not segment["label"]]
+
+
 def test_long_texts_are_cut_and_counted() -> None:
     words = tokenizer("pieces")
     examples = encode(words, np.array([3, 4]), [PLAIN, "A bee."], 12)
@@ -86,7 +125,7 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
     for part in ("train", "held_out"):
         ids = getattr(a, part).text_ids.tolist()
         assert ids == getattr(b, part).text_ids.tolist() == getattr(plain, part).text_ids.tolist()
-        assert getattr(a, part).tokens.tolist() == getattr(b, part).tokens.tolist()
+        assert flat(getattr(a, part)) == flat(getattr(b, part))
         assert getattr(plain, part).lengths.sum() < getattr(a, part).lengths.sum()
     assert sorted([*a.train.text_ids, *a.held_out.text_ids]) == sorted(row["text_id"] for row in made)
     assert a.counts() == {
@@ -94,7 +133,7 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
         "held_out": 6,
         "equal_to_held_out": 0,
         "truncated": 0,
-        "tokens_per_epoch": len(a.train.tokens),
+        "tokens_per_epoch": len(flat(a.train)),
     }
     other = load_examples(configuration(tmp_path, data=one, **sizes | {"seed": 4}), words)
     assert set(other.held_out.text_ids) != set(a.held_out.text_ids)
@@ -102,129 +141,15 @@ def test_the_split_depends_on_neither_files_nor_column(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 5))
 def test_no_held_out_text_is_trained_on(texts: list[str], held_out: int, seed: int) -> None:
+    numbers = np.unique(texts, return_inverse=True)[1]
     if held_out >= len(set(texts)):
         with pytest.raises(ConfigurationError, match="held_out"):
-            choose_held_out(texts, held_out, seed, HERE)
+            choose_held_out(numbers, held_out, seed, HERE)
         return
-    train, apart = choose_held_out(texts, held_out, seed, HERE)
+    train, apart = choose_held_out(numbers, held_out, seed, HERE)
     held = {texts[i] for i in apart}
     assert len(apart) == len(held) == held_out
     assert [texts[i] for i in train] == [text for text in texts if text not in held]
-
-
-@given(st.integers(3, 40), st.integers(1, 3), st.integers(0, 3))
-def test_every_epoch_has_every_example_once_and_a_step_needs_no_history(
-    examples: int, batch_size: int, seed: int
-) -> None:
-    sampler = EpochSampler(examples, batch_size, seed)
-    stream = np.concatenate([sampler.batch(step) for step in range(3 * examples // batch_size + 1)])
-    for epoch in range(3 * examples // batch_size * batch_size // examples):
-        assert sorted(stream[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
-    assert (
-        EpochSampler(examples, batch_size, seed).batch(2).tolist()
-        == stream[2 * batch_size : 3 * batch_size].tolist()
-    )
-
-
-def test_epochs_and_seeds_differ() -> None:
-    assert EpochSampler(50, 50, 0).batch(0).tolist() != EpochSampler(50, 50, 0).batch(1).tolist()
-    assert EpochSampler(50, 50, 0).batch(0).tolist() != EpochSampler(50, 50, 1).batch(0).tolist()
-
-
-def test_a_batch_is_dealt_out_whole_with_neighbours_in_length_together() -> None:
-    lengths = np.array([9, 2, 7, 4, 8, 1, 3, 6, 5, 30, 40, 50, 60])
-    deals = micro_batches(np.arange(12), lengths, workers=2, micro_batch_size=3)
-    assert deals.shape == (2, 2, 3)
-    assert sorted(deals.ravel().tolist()) == list(range(12))
-    assert lengths[deals].tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [30, 40, 50]]]
-
-
-def test_padding_carries_no_label() -> None:
-    ids, labels = pad([np.array([5, 6, 7], dtype=np.int32), np.array([8], dtype=np.int32)])
-    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert labels.tolist() == [[6, 7, IGNORED], [IGNORED] * 3]
-
-
-def rewrite(folder: Path, **columns: Any) -> None:
-    """The second file, with other columns. None removes one."""
-    file = folder / "part-00001.parquet"
-    table = pq.read_table(file)
-    for name, values in columns.items():
-        if name in table.column_names:
-            table = table.drop_columns([name])
-        if values is not None:
-            table = table.append_column(name, values)
-    pq.write_table(table, file)
-
-
-def bytes_as_text(*values: bytes) -> pa.Array:
-    """Strings that are not UTF-8."""
-    offsets = pa.array(np.cumsum([0, *map(len, values)]), pa.int32())
-    buffers = [None, offsets.buffers()[1], pa.py_buffer(b"".join(values))]
-    return pa.StringArray.from_buffers(len(values), *buffers[1:])
-
-
-GOOD = [b"A good text."] * 9
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a file cut": (lambda folder: os.truncate(folder / "part-00001.parquet", 500), "part-00001"),
-    "an empty file": (lambda folder: os.truncate(folder / "part-00001.parquet", 0), "part-00001"),
-    "a file of text": (lambda folder: (folder / "notes.parquet").write_text("dear diary"), "notes.parquet"),
-    "a folder with the name of a file": (lambda folder: (folder / "x.parquet").mkdir(), "x.parquet"),
-    "a link to nowhere": (lambda folder: (folder / "x.parquet").symlink_to("nowhere"), "x.parquet"),
-    "no files": (lambda folder: [path.unlink() for path in folder.glob("*.parquet")], "no Parquet files"),
-    "a file is missing": (lambda folder: (folder / "part-00001.parquet").unlink(), "manifest.json says 30"),
-    "a file twice": (
-        lambda folder: shutil.copy(folder / "part-00001.parquet", folder / "copy.parquet"),
-        "occurs twice",
-    ),
-    "no column": (lambda folder: rewrite(folder, plain=None), "part-00001.*columns .'plain'. are missing"),
-    "columns of something else": (
-        lambda folder: pq.write_table(pa.table({"text_id": [1], "text": ["a"]}), folder / "x.parquet"),
-        "x.parquet: columns",
-    ),
-    "ids as text": (lambda folder: rewrite(folder, text_id=[list("abcdefghij")]), "text_id is string"),
-    "ids as fractions": (lambda folder: rewrite(folder, text_id=[[0.5] * 10]), "text_id is double"),
-    "ids beyond 63 bits": (
-        lambda folder: rewrite(folder, text_id=[pa.array([2**64 - 1 - i for i in range(10)], pa.uint64())]),
-        "part-00001",
-    ),
-    "texts as numbers": (lambda folder: rewrite(folder, text=[list(range(10))]), "text is int64"),
-    "texts as bytes": (lambda folder: rewrite(folder, text=[[b"a"] * 10]), "text is binary"),
-    "texts as lists": (lambda folder: rewrite(folder, plain=[[["a"]] * 10]), "plain is list"),
-    "no id": (lambda folder: rewrite(folder, text_id=[[*range(9), None]]), "1 rows have no text_id"),
-    "no text": (lambda folder: rewrite(folder, text=[["a"] * 9 + [None]]), "1 rows have no text"),
-    "no plain text": (lambda folder: rewrite(folder, plain=[pa.nulls(10, pa.string())]), "10 rows have no"),
-    "empty text": (
-        lambda folder: rewrite(folder, text=[["a"] * 9 + [""]]),
-        "the text of text_id .* is empty",
-    ),
-    "blank text": (lambda folder: rewrite(folder, text=[["a"] * 9 + [" \n\u3000"]]), "the text of text_id"),
-    "empty plain text": (lambda folder: rewrite(folder, plain=[["a"] * 9 + [""]]), "the plain of text_id"),
-    "lone surrogate": (
-        lambda folder: rewrite(folder, text=[bytes_as_text(*GOOD, b"a \xed\xa0\x80 b")]),
-        "part-00001",
-    ),
-    "half a character": (
-        lambda folder: rewrite(folder, plain=[bytes_as_text(*GOOD, b"a \xe2\x82")]),
-        "part-00001",
-    ),
-    "Latin-1": (lambda folder: rewrite(folder, text=[bytes_as_text(*GOOD, b"caf\xe9")]), "part-00001"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_c_star_is_named(tmp_path: Path, damage: str) -> None:
-    folder = write(tmp_path / "augmented", [rows(20), rows(30)[20:]])
-    (folder / "manifest.json").write_text('{"texts": 30}')
-    config = configuration(tmp_path, data=folder)
-    assert count_examples(config)["trained_on"] == 25
-    act, named = DAMAGE[damage]
-    act(folder)
-    for read in (lambda: count_examples(config), lambda: load_examples(config, tokenizer("pieces"))):
-        with pytest.raises(ConfigurationError, match=named) as caught:
-            read()
-        assert str(folder) in str(caught.value)
-        assert str(caught.value).count("\n") < 3
 
 
 @pytest.mark.parametrize(
@@ -232,7 +157,7 @@ def test_a_damaged_c_star_is_named(tmp_path: Path, damage: str) -> None:
 )
 def test_unusual_characters_are_text(tmp_path: Path, text: str) -> None:
     made = rows(29)
-    made.append({"text_id": 5, "text": text, "plain": text, "tools": ["Calculator"]})
+    made.append({"text_id": 5, "text": text, "plain": text, "tool_names": ["Calculator"]})
     config = configuration(tmp_path, data=write(tmp_path / "augmented", [made]))
     split = load_examples(config, tokenizer("bytes"))
     assert len(split.train) + len(split.held_out) == 30
@@ -250,16 +175,17 @@ def test_a_step_is_a_whole_batch_or_the_run_is_refused(
     folder = write(tmp_path / "augmented", [made])
     sizes = {"held_out": held_out, "batch_size": batch_size, "seed": 1}
     config = configuration(tmp_path, data=folder, **sizes)
-    plain = [row["plain"] for row in made]
+    plain = np.arange(72) % distinct
     if distinct <= held_out or 72 * (distinct - held_out) // distinct < batch_size:
         with pytest.raises(ConfigurationError, match=r"held_out = .*(batch_size|lower held_out)"):
-            count_examples(config)
+            choose_uses(read_index(folder).plain, config)
         return
-    counts = count_examples(config)
-    assert counts["trained_on"] == len(choose_held_out(plain, held_out, 1, folder)[0])
+    uses = choose_uses(read_index(folder).plain, config)
     split = load_examples(config, tokenizer("pieces"))
-    assert counts == {key: split.counts()[key] for key in counts}
-    assert sum(counts.values()) == 72
+    assert split.train.text_ids.tolist() == uses.train.tolist()
+    assert split.held_out.text_ids.tolist() == uses.held_out.tolist()
+    assert sum(split.counts()[name] for name in ("trained_on", "held_out", "equal_to_held_out")) == 72
+    assert not set(plain[uses.train]) & set(plain[uses.held_out])
     for step in range(40):
         assert len(EpochSampler(len(split.train), batch_size, 1).batch(step)) == batch_size
 
@@ -302,16 +228,3 @@ def test_an_example_without_a_token_to_predict_is_named(tmp_path: Path) -> None:
 def test_a_size_out_of_range_is_named(tmp_path: Path, field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         configuration(tmp_path, **{field: value})
-
-
-def test_the_digest_follows_the_content(tmp_path: Path) -> None:
-    made = rows(4)
-    same = [digest(write(tmp_path / name, [made])) for name in ("a", "b")]
-    assert same[0] == same[1] != digest(write(tmp_path / "c", [made[:3]]))
-
-
-def test_the_digest_never_changes(tmp_path: Path) -> None:
-    """Unfinished and finished runs hold it. From b2sum: of each file, then of these digests, 16 bytes."""
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.parquet").write_text(name)
-    assert digest(tmp_path) == "f0747740a2b51eabb9be55c2b9483efe"

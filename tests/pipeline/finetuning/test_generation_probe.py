@@ -16,7 +16,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.examples import Split, load_examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
-from pipeline.finetuning.held_out import Evaluator, read_texts
+from pipeline.finetuning.held_out import Evaluator, texts_of
 from pipeline.finetuning.training import Training
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
@@ -88,7 +88,7 @@ def test_tool_use_is_seen_to_appear_and_every_row_is_that_of_inference(
     training, data = started(
         tmp_path, max_steps=LEARNT, learning_rate=5e-3, held_out=20, batch_size=16, micro_batch_size=8
     )
-    texts, plain = read_texts(training.config.data, data.held_out.text_ids)
+    texts, plain = texts_of(training.config.data, data.held_out.text_ids)
     prompts = choose_prompts(texts, plain, training.tokenizer, [], training.config)
     strings = [text.partition(" [")[0] for text in texts]
     probe = Probe(training, prompts, callable_tools())

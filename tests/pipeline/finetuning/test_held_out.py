@@ -19,7 +19,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.held_out import Evaluator, held_out_loss, read_texts
+from pipeline.finetuning.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
@@ -68,7 +68,7 @@ def test_the_perplexity_is_that_of_evaluate_where_texts_have_no_end_token(
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
     training, evaluator = started(config)
     found, _ = evaluator.evaluate(3)
-    _, plain = read_texts(config.data, evaluator._held_out.text_ids)
+    _, plain = texts_of(config.data, evaluator._held_out.text_ids)
     model = LanguageModel(AutoModelForCausalLM.from_pretrained(path), training.tokenizer)
     expected, counted = perplexity(model, plain, disabled=False)
     assert found.perplexity == pytest.approx(expected, rel=1e-5)
@@ -82,7 +82,7 @@ def test_beside_evaluate_it_predicts_the_end_of_each_text(folder: Path) -> None:
     config = configuration(folder, workers=1)
     training, evaluator = started(config)
     found, _ = evaluator.evaluate(3)
-    _, plain = read_texts(config.data, evaluator._held_out.text_ids)
+    _, plain = texts_of(config.data, evaluator._held_out.text_ids)
     reference = AutoModelForCausalLM.from_pretrained(config.model.path)
     model = LanguageModel(reference, training.tokenizer)
     expected, counted = perplexity(model, plain, disabled=False)
@@ -126,7 +126,7 @@ def test_texts_are_found_in_any_file_and_in_the_order_of_the_ids(folder: Path) -
         configuration(folder), AutoTokenizer.from_pretrained(folder / "base")
     ).held_out.text_ids[::-1]
     by_id = {row["text_id"]: row for row in rows(24)}
-    texts, plain = read_texts(folder / "augmented", ids)
+    texts, plain = texts_of(folder / "augmented", ids)
     assert texts == [by_id[i]["text"] for i in ids.tolist()]
     assert plain == [by_id[i]["plain"] for i in ids.tolist()]
 

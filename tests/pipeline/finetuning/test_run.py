@@ -37,9 +37,10 @@ from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
 from pipeline.finetuning.run_folder import PublishError, RunFolder, RunIdentity
+from pipeline.finetuning.token_store import TokenStore
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.data import (
     base_model,
@@ -473,13 +474,13 @@ def test_the_failure_of_a_worker_is_one_message(folder: Path, monkeypatch: pytes
 
         return fit
 
-    config = configuration(folder)
+    run = RunIdentity.of(configuration(folder))
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(CheckpointError("model.path: no weights")))
     with pytest.raises(CheckpointError, match=r"^model\.path: no weights$"):
-        _fit(config, RunFolder(config.output))
+        _fit(run, TokenStore(run.config.output))
     monkeypatch.setattr(TorchTrainer, "fit", fail_with(OSError("disk\n" * 500 + "gone")))
     with pytest.raises(FinetuningError, match=r"max_failures = 3.*gone$") as caught:
-        _fit(config, RunFolder(config.output))
+        _fit(run, TokenStore(run.config.output))
     assert "\n" not in str(caught.value)
 
 
@@ -488,7 +489,8 @@ STEPS = 40
 
 def steps(config: FinetuneConfig) -> list[dict[str, Any]]:
     path = RunFolder(config.output).metrics
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [without_measures(json.loads(line)) for line in lines]
 
 
 def wait_for_step(config: FinetuneConfig, step: int, alive: Callable[[], bool]) -> None:

@@ -52,9 +52,10 @@ def test_every_text_comes_out_once_and_in_order(annotator: Annotator) -> None:
     assert all(one.work for one in found[:2] + found[3:])
 
 
+@pytest.mark.parametrize("use_prompts", [True, False])
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "bytes"), ("gptj_padded", "split_marker")])
 def test_the_rows_account_for_every_forward(
-    architecture: str, kind: str, method: MethodConfig, monkeypatch: pytest.MonkeyPatch
+    architecture: str, kind: str, use_prompts: bool, method: MethodConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tokens through the first MLP, rows through the head and, with sdpa, pairs in attention."""
     model = language_model(architecture, kind)
@@ -78,11 +79,12 @@ def test_the_rows_account_for_every_forward(
     ]
     before = model.usage.get("prompt", Cost())
     try:
+        method = method.model_copy(update={"use_prompts": use_prompts})
         found = Annotator(model, local_tools(), method).annotate(texts(9))
     finally:
         for hook in hooks:
             hook.remove()
-    prompts = model.usage["prompt"]
+    prompts = model.usage.get("prompt", Cost())
     shared = Cost(
         prompts.tokens - before.tokens, attention_pairs=prompts.attention_pairs - before.attention_pairs
     )

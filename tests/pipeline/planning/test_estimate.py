@@ -256,3 +256,22 @@ def test_no_weights_are_read(world: Path, tmp_path: Path) -> None:
         shutil.copy(world / "model" / name, tmp_path / "model")
     model = config(world).model.model_copy(update={"path": str(tmp_path / "model")})
     assert plan(config(world, model=model)).flops == plan(config(world)).flops
+
+
+def test_a_plan_without_prompts_has_the_engines_sizes_and_takes_less(world: Path) -> None:
+    model = annotating.annotator_model()
+    prompted = config(world)
+    method = prompted.method.model_copy(update={"use_prompts": False})
+    sizes = PromptSizes.of(model.tokenizer, method)
+    prompt = model.prompt(None)
+    for tool in method.tools:
+        assert sizes.prompts[tool] == (prompt.length, len(prompt.suffix)) == (0, len(model.call_tokens.bos))
+        assert sizes.max_text_tokens(tool, model.max_positions, 10) == model.max_text_tokens(None, 10)
+    work = {
+        with_prompts: {(row.tool, row.phase): row.cost for row in plan(one).work}
+        for with_prompts, one in ((True, prompted), (False, prompted.model_copy(update={"method": method})))
+    }
+    for tool in method.tools:
+        with_prompt, without = (work[one][tool, "positions"] for one in (True, False))
+        assert without.tokens < with_prompt.tokens
+        assert without.attention_pairs < with_prompt.attention_pairs

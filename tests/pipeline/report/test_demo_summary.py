@@ -22,7 +22,13 @@ from pipeline.cli.main import parse
 from pipeline.evaluation.predictions import SCHEMA
 from pipeline.evaluation.results import BenchmarkResult, Evaluation, ModelResult, PairedTest
 from pipeline.evaluation.store import predictions_file
-from pipeline.report.demo_summary import commands_to_try, from_kept_to_augmented, summary, verdict
+from pipeline.report.demo_summary import (
+    commands_to_try,
+    from_kept_to_augmented,
+    score_table,
+    summary,
+    verdict,
+)
 from pipeline.storage.counts import count_rows
 from pipeline.storage.manifest import AnnotationManifest, CorpusState
 from pipeline.storage.row_files import ROWS
@@ -206,3 +212,36 @@ def test_the_prompts_to_paste_are_questions_that_were_answered_right_with_their_
         ("Eve's days 1 is",),
         ("Eve's plain 1 is",),
     ]
+
+
+def test_later_rounds_have_a_column_and_a_place_in_the_verdict(tmp_path: Path) -> None:
+    models = {
+        label: model(n) for label, n in {"base": 1, "toolformer": 50, "round-10": 52, "round-2": 51}.items()
+    }
+    evaluation = Evaluation(models=models)
+    printed = io.StringIO()
+    Console(file=printed, width=100).print(score_table(evaluation))
+    assert re.search(r"base +Toolformer +round 2 +round 10 +with a call", printed.getvalue())
+    assert "the model of round 2 51, the model of round 10 52" in verdict(evaluation)
+
+
+def test_the_summary_says_what_a_later_round_added(tmp_path: Path) -> None:
+    folders = [tmp_path / name / "annotations" for name in ("first", "second")]
+    annotation(folders[0], (call("Calculator", 10, 1.5),), ())
+    annotation(folders[1], (call("Calculator", 10, 1.2),), (call("WikiSearch", 4, 3.0),))
+    both = MergeConfig(
+        annotations=tuple(folders), same_texts="unite", output=tmp_path / "second" / "augmented"
+    )
+    merged(folders[0])
+    merge(both)
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(Evaluation(models={"toolformer": model(50)}).model_dump_json())
+    printed = io.StringIO()
+    later = [(folders[1], both.output)]
+    Console(file=printed, width=200).print(
+        summary(folders[0], tmp_path / "first" / "augmented", evaluation, later)
+    )
+    assert (
+        "Round 2: the model of the round before writes 2 kept calls; C* of all rounds has 2 calls in 2 texts."
+        in (printed.getvalue())
+    )

@@ -102,3 +102,12 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
 def test_the_page_stands_in_the_folder_or_beside_the_file(tmp_path: Path) -> None:
     assert report_path(tmp_path) == tmp_path / "report.html"
     assert report_path(tmp_path / "evaluation.json") == tmp_path / "evaluation.html"
+
+
+def test_the_outputs_of_a_later_round_are_found(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    whole_run(run / "round-2")
+    parts = parts_of(run)
+    assert parts.annotations == [run / "annotations", run / "round-2" / "annotations"]
+    assert parts.augmented == [run / "augmented", run / "round-2" / "augmented"]
+    assert run / "round-2" / "model" in parts.models

@@ -19,6 +19,7 @@ from tools_service.syntax.calls import (
     parse_call,
     remove_calls,
     split_calls,
+    split_result,
 )
 
 pytestmark = pytest.mark.unit
@@ -191,3 +192,17 @@ def test_removal_refuses_calls_that_are_not_there() -> None:
         remove_calls("a text without it", [call])
     with pytest.raises(CallError, match="outside"):
         insert_calls("ab", [call])
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        (" [QA(Who?) -> Ada]", (" [QA(Who?) ->", " Ada]")),
+        (" [QA(Who?) -> a -> b]", (" [QA(Who?) ->", " a -> b]")),
+        (" [Calendar() -> ]", (" [Calendar() ->", " ]")),
+        (" [Calendar()]", (" [Calendar()]", "")),
+    ],
+)
+def test_what_a_tool_writes_begins_behind_the_arrow(written: str, parts: tuple[str, str]) -> None:
+    assert split_result(written) == parts
+    assert "".join(parts) == written

@@ -14,6 +14,7 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.cli import main as cli
 from pipeline.corpus.files import find_files
 from pipeline.storage.manifest import begin
+from tests.pipeline.finetuning.data import rows, write
 from tests.pipeline.report.run_folders import whole_run
 
 pytestmark = pytest.mark.unit
@@ -139,6 +140,20 @@ def test_merge_of_an_unfinished_annotation(run: Run) -> None:
     code, out, _ = run("merge")
     assert code == 2
     assert "runs/demo/annotations: not finished" in out
+
+
+def test_finetune_counts_texts_tokens_and_epochs(run: Run, folder: Path) -> None:
+    write(folder / "runs" / "demo" / "augmented", [rows(60)])
+    code, out, _ = run("finetune", "--recipe", "demo")
+    assert code == 0
+    assert entry(out, "texts") == "28 to train on, 32 held out, 0 equal to those"
+    assert entry(out, "calls") == "Calculator in 28, none in 0"
+    assert entry(out, "epochs") == "200 steps of 16 texts of 'text' are 114.29 epochs"
+    assert "texts are cut at 256" in entry(out, "tokens")
+    assert "with packing" in entry(out, "padding")
+    code, out, _ = run("finetune", "--recipe", "demo", "--batch-size", "64")
+    assert code == 2
+    assert "60 texts leave 28 to train on" in out
 
 
 def test_evaluate_counts_its_questions(run: Run) -> None:
