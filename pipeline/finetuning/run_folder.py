@@ -75,6 +75,8 @@ _OPERATIONAL: dict[str, Any] = {
     "cpus_per_worker": True,
     "max_failures": True,
     "gradient_checkpointing": True,
+    "probe_prompts": True,
+    "probe_tokens": True,
     "keep_checkpoints": True,
     "keep_state": True,
     "workers": True,  # a batch is divided otherwise, its loss is the same
@@ -158,9 +160,15 @@ class FinetuneManifest(RunIdentity):
     created: str
     texts: dict[str, int]  # number of texts by use; also `truncated` and `tokens_per_epoch`
     best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
+    steps: int | None = None  # optimizer steps taken; fewer than max_steps after an early stop
     wall_s: float  # seconds of the last start
     files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
     parameters: ParameterCounts | None = None  # of the model; none in manifests of earlier versions
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `patience` ended the run before `max_steps`."""
+        return self.steps is not None and self.steps < self.config.max_steps
 
 
 class PublishError(ToolformerError):

@@ -21,10 +21,11 @@ import ray.train
 import torch.distributed as dist
 from ray.train.v2.api.report_config import CheckpointConsistencyMode, CheckpointUploadMode
 
-from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig, SelectBy
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of
+from pipeline.finetuning.choice import best_of
+from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.training import Training
 
 _SHARD = re.compile(r"(?:zero_pp_rank_|offloaded_tensors/rank)(\d+)")
@@ -118,11 +119,14 @@ class WorkerCheckpoints:
             consistency_mode=CheckpointConsistencyMode.COMMITTED
         )
         evaluations = [HeldOutEvaluation(**each.metrics) for each in reported]
-        for step in steps_to_remove(evaluations, self._config.keep_checkpoints):
+        for step in steps_to_remove(evaluations, self._config.keep_checkpoints, self._config.select_by):
             self._storage.remove_checkpoint(f"step-{step:06d}")
 
 
-def steps_to_remove(evaluations: Sequence[HeldOutEvaluation], latest: int) -> set[int]:
-    """All but the `latest` checkpoints and the best."""
+def steps_to_remove(
+    evaluations: Sequence[HeldOutEvaluation], keep_checkpoints: int, select_by: SelectBy
+) -> set[int]:
+    """All but the latest `keep_checkpoints` and the best."""
     steps = sorted(evaluation.step for evaluation in evaluations)
-    return set(steps[:-latest]) - {best_of(evaluations).step}
+    best = best_of(evaluations, select_by)
+    return set(steps[:-keep_checkpoints]) - ({best.step} if best else set())
