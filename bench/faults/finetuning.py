@@ -232,10 +232,15 @@ def _events(output: Path) -> list[dict[str, Any]]:
     return []
 
 
+def _kind(event: dict[str, Any]) -> str:
+    return next((kind for kind in ("held_out_loss", "loss") if kind in event), "probe")
+
+
 def _contents(output: Path) -> list[tuple[tuple[str, Any], Any]]:
     """All that a run has computed: the events of metrics.jsonl, and the weights' bytes."""
-    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in _events(output)]
-    contents: list[tuple[tuple[str, Any], Any]] = [((kind, event["step"]), event) for kind, event in kinds]
+    contents: list[tuple[tuple[str, Any], Any]] = [
+        ((_kind(event), event["step"]), event) for event in _events(output)
+    ]
     weights = load_file(output / "model.safetensors")
     contents += [(("weights", name), value.tobytes()) for name, value in weights.items()]
     manifest = json.loads((output / "manifest.json").read_text())
