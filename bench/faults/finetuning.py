@@ -218,11 +218,11 @@ def _rounded_to(
 ) -> list[tuple[tuple[str, Any], Any]]:
     """The events of `found`; those whose losses are close to the expected ones as they are there."""
     others = dict(expected)
-    events = [(key, event) for key, event in found if _has_loss(key)]
-    return [
-        (key, others[key] if abs(event[key[0]] - others[key][key[0]]) <= TOLERANCE else event)
-        for key, event in events
-    ]
+
+    def close(key: tuple[str, Any], event: dict[str, Any]) -> bool:
+        return key in others and abs(event[key[0]] - others[key][key[0]]) <= TOLERANCE
+
+    return [(key, others[key] if close(key, event) else event) for key, event in found if _has_loss(key)]
 
 
 def _events(output: Path) -> list[dict[str, Any]]:
