@@ -76,7 +76,7 @@ def settings(workers: int, readers: Sequence[str]) -> Iterator[Setting]:
 
 def make_inputs(folder: Path, architecture: str, *, tied: bool = False) -> Path:
     """A model in folder/base, with its tokenizer, and C* in folder/augmented."""
-    words = tokenizer("pieces")
+    words = tokenizer("pieces" if architecture == "llama" else "bytes")
     fields = {"tie_word_embeddings": tied, **_NO_DROPOUT.get(architecture, {})}
     causal_lm(architecture, len(words), positions=256, **fields).save_pretrained(folder / "base")
     words.save_pretrained(folder / "base")
