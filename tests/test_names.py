@@ -6,8 +6,8 @@ the past and may use old names. So may lines about earlier versions, and strings
 still read.
 
 Not in the list, because they also have a usual meaning: `draws` (the paper's m draws) and `contexts`,
-`columns` of a table, `places` of a decimal number, `failures` that are counted, `left` and `join`,
-`service`, `Step`, `Run`, `Work`, `Passage`.
+`columns` of a table, `packing` of examples, `places` of a decimal number, `failures` that are counted,
+`left` and `join`, `service`, `Step`, `Run`, `Work`, `Passage`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ STANDARD = {
     "ledger": "step_cache",
     "markers": "call_tokens",
     "outlook": "render_plan",
-    "packing": "unpadding",
     "pieces": "TokenizedText",
     "rehearse": "profile_max_batch_tokens",
     "settle": "recover_rows",

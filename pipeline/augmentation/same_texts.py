@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.base.records import ANNOTATION_SCHEMA
 from pipeline.storage.row_files import Ids, read_batches
-from tools_service.base.errors import ToolformerError
+from tools_service.base.errors import ConfigurationError
 
 _SCHEMA = pa.schema([ANNOTATION_SCHEMA.field(name) for name in ("text_id", "text", "calls")])
 _PART_ROWS = 50_000  # rows of a part that are in memory at once, if every text has a call
@@ -29,7 +29,7 @@ _MAX_PARTS = 401  # open files; odd, because ids of neighbouring rows differ by 
 _CHUNK_ROWS = 16_384
 
 
-class SameTextError(ToolformerError):
+class SameTextError(ConfigurationError):
     """Annotations share a text that may not be united."""
 
 

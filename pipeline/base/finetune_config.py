@@ -22,6 +22,7 @@ from tools_service.base.settings import (
 )
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+SelectBy = Literal["perplexity", "loss"]
 
 
 class LoraConfig(Frozen):
@@ -34,10 +35,20 @@ class LoraConfig(Frozen):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout before the adapters."""
     target_modules: tuple[Text, ...] = ()
-    """Ends of the names of the layers that get an adapter (q_proj v_proj). Empty: all linear layers of the
-    blocks."""
+    """Ends of the names of the layers that get an adapter (q_proj v_proj). Empty: all linear layers but
+    the output layer."""
     merge: bool = False
-    """Save the model with the adapter added to its weights. False: save the adapter by itself."""
+    """Save a whole model, with the adapter added to its weights. False: save the adapter by itself."""
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> LoraConfig:
+        fields = type(self).model_fields.items()
+        changed = [name for name, field in fields if getattr(self, name) != field.default]
+        if changed and not self.rank:
+            raise ValueError(
+                f"lora.{changed[0]} has no effect with lora.rank = 0, which trains all weights: set lora.rank"
+            )
+        return self
 
 
 class FinetuneConfig(Frozen):
@@ -82,7 +93,7 @@ class FinetuneConfig(Frozen):
     """Steps between evaluations; each evaluation also writes a checkpoint."""
     held_out: PositiveInt = 1_000
     """Texts held out for the evaluations."""
-    select_by: Literal["perplexity", "loss"] = "perplexity"
+    select_by: SelectBy = "perplexity"
     """What chooses the best checkpoint: the perplexity of the held-out texts without their calls, as in the
     paper, or the loss on them with their calls."""
     patience: PositiveInt | None = None
@@ -142,3 +153,14 @@ class FinetuneConfig(Frozen):
         if self.zero_stage == 0 and self.model.dtype == "bfloat16":
             raise ValueError("zero_stage = 0 trains bfloat16 weights less exactly than other stages: use 1")
         return self
+
+
+class MergeLoraConfig(Frozen):
+    """A LoRA adapter merged into its base model."""
+
+    adapter: FilePath = Path("runs/model")
+    """Folder with the adapter, of finetune or of PEFT; its adapter_config.json names the base model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Data type of the weights. auto: that of the base model."""
+    output: FilePath = Path("runs/merged")
+    """Folder for the model."""

@@ -18,6 +18,7 @@ from pipeline.base.config import (
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.serve_config import ServeConfig
@@ -158,6 +159,15 @@ COMMANDS: dict[str, Command] = {
             "--micro-batch-size --sequence-length --zero-stage --output --force"
         ),
         examples=("--recipe demo", "--recipe demo --column plain --output runs/demo/model-plain"),
+    ),
+    "merge-lora": Command(
+        run=handlers.merge_lora,
+        arguments=Arguments[MergeLoraConfig],
+        config=lambda recipe: MergeLoraConfig(
+            adapter=recipe.finetune.output, output=recipe.finetune.output.with_name("merged")
+        ),
+        main="--adapter --dtype --output",
+        examples=("--adapter runs/model --output runs/merged", "--adapter /adapters/mine --dtype bfloat16"),
     ),
     "score": Command(
         run=handlers.score,

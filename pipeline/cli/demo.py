@@ -40,6 +40,7 @@ from pipeline.storage.expected_texts import read_expected
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, FINE_TUNED
 from pipeline.storage.manifest import MANIFEST, read_finished
 from pipeline.storage.row_files import count_in_footers
+from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import OutputKind
@@ -200,24 +201,19 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         method = annotate.method
         tool_inputs = files_read(annotate.tools, method.tools)
         prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
-        annotations = [folder / MANIFEST for folder in merge.annotations]
+        inputs = (*annotate.corpus.paths, *model_inputs(annotate.model.path), *tool_inputs, *prompts)
         return [
-            step(
-                f"annotate{suffix}",
-                annotate,
-                *annotate.corpus.paths,
-                annotate.model.path,
-                *tool_inputs,
-                *prompts,
-            ),
-            step(f"merge{suffix}", merge, *annotations),
-            step(f"finetune{suffix}", finetune, finetune.model.path, merge.output / MANIFEST),
+            step(f"annotate{suffix}", annotate, *inputs),
+            step(f"merge{suffix}", merge, *(folder / MANIFEST for folder in merge.annotations)),
+            step(f"finetune{suffix}", finetune, *model_inputs(finetune.model.path), merge.output / MANIFEST),
         ]
 
     rounds = rounds_of(recipe)
     by_round = [of_round(number, one) for number, one in enumerate(rounds, 1)]
     by_round[0].append(
-        step("finetune on plain texts", baseline, baseline.model.path, baseline.data / MANIFEST)
+        step(
+            "finetune on plain texts", baseline, *model_inputs(baseline.model.path), baseline.data / MANIFEST
+        )
     )
     benchmarks = [path for entry in evaluate.benchmarks for path in sources_of(entry)]
     models = [folder / MANIFEST for folder in (recipe.finetune.output, baseline.output)]

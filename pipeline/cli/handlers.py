@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from pipeline.base.analysis_config import ThresholdsConfig
 from pipeline.base.config import AnnotateConfig, MergeConfig, PlanConfig
+from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.serve_config import ServeConfig
 from pipeline.cli.arguments import (
@@ -96,9 +97,18 @@ def finetune(arguments: FinetuneArguments) -> None:
 
     manifest = finetune(arguments.config, force=arguments.force)
     best = manifest.best
-    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
+    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts without calls")
     _print_losses(losses.finetune_losses(manifest))
     report_at_end(arguments.config.output, wanted=arguments.report)
+    print(arguments.config.output)
+
+
+def merge_lora(arguments: Arguments[MergeLoraConfig]) -> None:
+    """A LoRA adapter and its base model as one model."""
+    from pipeline.finetuning.merge_lora import merge_lora
+
+    manifest = merge_lora(arguments.config)
+    print(f"{manifest.adapter} merged into {manifest.base}")
     print(arguments.config.output)
 
 

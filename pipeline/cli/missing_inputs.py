@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.base.analysis_config import TableConfig, ThresholdsConfig
 from pipeline.base.config import ExportConfig, MergeConfig
-from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig, MergeLoraConfig
 from pipeline.cli.arguments import Arguments, ScalingArguments
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.evaluating import configs_of
@@ -68,6 +68,8 @@ def _inputs(arguments: Arguments[Any]) -> Iterator[tuple[str, str | Path, str]]:
                 yield "annotations", folder, "annotate"
     if isinstance(config, ExportConfig | FinetuneConfig):
         yield "data", config.data, "merge"
+    if isinstance(config, MergeLoraConfig):
+        yield "adapter", config.adapter, "finetune"
     if isinstance(config, TableConfig):
         for file in config.evaluations:
             yield "evaluations", file, "evaluate"

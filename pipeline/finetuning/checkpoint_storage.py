@@ -10,7 +10,7 @@ import json
 import logging
 import posixpath
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,19 +128,20 @@ class CheckpointStorage:
         selector = FileSelector(self.folder, allow_not_found=True)
         return (info.base_name for info in self.filesystem.get_file_info(selector))
 
-    def download(self, checkpoint: str, target: Path, names: list[str] | None = None) -> None:
+    def download(self, folder: str, target: Path, names: Iterable[str] | None = None) -> None:
         """Copy the files of a folder in the file system, or those `names` of it, into `target`."""
-        target.mkdir(parents=True, exist_ok=True)
         with self._naming_failures("read"):
-            for name in names if names is not None else self.files(checkpoint):
-                source = posixpath.join(checkpoint, name)
+            for name in self.files(folder) if names is None else names:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                source = posixpath.join(folder, name)
                 copy_files(source, str(target / name), source_filesystem=self.filesystem)
 
-    def files(self, checkpoint: str) -> list[str]:
-        """The names of the files in a folder of the file system; none if it does not exist."""
+    def files(self, folder: str) -> list[str]:
+        """Paths of all files in a folder of the file system, relative to it; none if it does not exist."""
+        selector = FileSelector(folder, allow_not_found=True, recursive=True)
         with self._naming_failures("read"):
-            infos = self.filesystem.get_file_info(FileSelector(checkpoint, allow_not_found=True))
-        return [info.base_name for info in infos if info.is_file]
+            infos = self.filesystem.get_file_info(selector)
+        return [posixpath.relpath(info.path, folder) for info in infos if info.is_file]
 
     def remove_checkpoint(self, name: str) -> None:
         """Remove the checkpoint `name`, if it is there."""

@@ -24,9 +24,10 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from pipeline.finetuning.adapters import has_adapters, save_adapter
 from pipeline.finetuning.errors import DivergedError
 from pipeline.finetuning.training import Training
-from tools_service.base.errors import ToolformerError
+from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import OutputError, apply_umask
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,12 @@ def save(training: Training, folder: Path, steps: int) -> None:
     model = training.engine.module
     (folder / STATE).mkdir(parents=True, exist_ok=True)
     with naming_a_full_disk(folder, sum(weight.nbytes for weight in model.parameters())):
-        training.engine.save_checkpoint(str(folder), tag=STATE, client_state={"steps": steps})
+        training.engine.save_checkpoint(
+            str(folder),
+            tag=STATE,
+            client_state={"steps": steps},
+            exclude_frozen_parameters=has_adapters(model),
+        )
     weights, damaged = _whole_weights(training)
     if float(training.sum_over_workers(torch.tensor(float(len(damaged)), device=training.device))):
         raise DivergedError(
@@ -55,20 +61,30 @@ def save(training: Training, folder: Path, steps: int) -> None:
         )
     if training.rank == 0:
         buffers = dict(model.named_buffers())
-        weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
+        if not has_adapters(model):
+            weights |= {name: value for name, value in model.state_dict().items() if name in buffers}
         with naming_a_full_disk(folder, sum(value.nbytes for value in weights.values())):
-            model.save_pretrained(folder / "model", state_dict=weights)
+            if has_adapters(model):
+                save_adapter(model, weights, folder / "model")
+            else:
+                model.save_pretrained(folder / "model", state_dict=weights)
             training.tokenizer.save_pretrained(folder / "model")
             apply_umask(folder / "model")
     dist.barrier()
 
 
 def _whole_weights(training: Training) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The parameters on the first worker, none on others, and the names of damaged ones on all."""
+    """The parameters on the first worker, none on others, and the names of damaged ones on all.
+
+    With adapters, only these.
+    """
     import deepspeed
 
+    model = training.engine.module
     weights, damaged = {}, []
-    for name, parameter in training.engine.module.named_parameters():
+    for name, parameter in model.named_parameters():
+        if has_adapters(model) and not parameter.requires_grad:
+            continue
         # Sharded weights are gathered one by one. A parameter with a ds_id is sharded.
         sharded = hasattr(parameter, "ds_id")
         with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
@@ -97,25 +113,31 @@ def restore(training: Training, folder: Path, saved_by: int = 0, *, converts: bo
             f"{folder}: a run with optimizer states on NVMe cannot be resumed: start over with --force, or "
             "with offload_optimizer on cpu"
         )
+    strict = not has_adapters(training.engine.module)  # the weights of the base are not in it
     if saved_by in (0, training.config.workers):
-        _, state = training.engine.load_checkpoint(str(folder), tag=STATE)
+        _, state = training.engine.load_checkpoint(str(folder), tag=STATE, load_module_strict=strict)
     else:
-        state = _load_universal(training, folder, converts)
+        state = _load_universal(training, folder, converts, strict)
         if training.rank == 0:
             logger.info("%s: saved by %d workers, loaded by %d", folder, saved_by, training.config.workers)
     dist.barrier()
     return int(state["steps"])
 
 
-def _load_universal(training: Training, folder: Path, converts: bool) -> Any:
+def _load_universal(training: Training, folder: Path, converts: bool, strict: bool) -> Any:
     """DeepSpeed's client state. Each worker reads its part of every weight."""
+    if training.engine.zero_nvme_offload_optimizer():
+        raise ConfigurationError(
+            f"workers = {training.config.workers}: the optimizer's states are on NVMe, which DeepSpeed "
+            "cannot divide among another number of workers; start with as many as before"
+        )
     if converts:
         _convert(folder)
     dist.barrier()
     settings = training.engine._config  # what checkpoint.load_universal in the file sets
     settings.load_universal_checkpoint = True
     try:
-        _, state = training.engine.load_checkpoint(str(folder), tag=_UNIVERSAL)
+        _, state = training.engine.load_checkpoint(str(folder), tag=_UNIVERSAL, load_module_strict=strict)
     finally:
         settings.load_universal_checkpoint = False
     dist.barrier()

@@ -14,10 +14,12 @@ import torch.distributed as dist
 from torch.nn import Parameter
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import insert_adapters
 from pipeline.finetuning.deepspeed_settings import deepspeed_settings
 from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.offloading import offload_device, unmet_requirement, uses_cpu_adam
-from tools_service.base.checkpoints import load_model
+from tools_service.base.adapters import read_adapter
+from tools_service.base.checkpoints import load_base, load_model
 from tools_service.base.errors import ConfigurationError
 
 _SHOWN_NAMES = 8  # weights in an error message
@@ -30,7 +32,6 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
     for a model that cannot be loaded or whose weights are not finite.
     """
     import deepspeed
-    from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo")
@@ -39,16 +40,35 @@ def deepspeed_engine(config: FinetuneConfig) -> Any:
         raise ConfigurationError(f"deepspeed {config.deepspeed}: {reasons[0]}")
     # While this object lives, from_pretrained shards the model: no worker ever holds all of it.
     sharding = HfDeepSpeedConfig(ds_config) if config.zero_stage == 3 else None  # type: ignore[no-untyped-call]
-    path, dtype = config.model.path, config.model.dtype
-    model = load_model(AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError)
+    model = _load(config)
     del sharding
     _require_finite_weights(config, ds_config, model)
+    if config.lora.rank:
+        insert_adapters(model, config)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=_optimizer(config, ds_config, model.parameters()), config=ds_config
+        model=model, optimizer=_optimizer(config, ds_config, trained), config=ds_config
     )
     return engine
+
+
+def _load(config: FinetuneConfig) -> Any:
+    """The model to train; of an adapter that is trained further, its base."""
+    import deepspeed
+    from transformers import AutoModelForCausalLM
+
+    def gathered(weight: Any) -> Any:
+        return deepspeed.zero.GatheredParameters([weight], modifier_rank=0, enabled=config.zero_stage == 3)
+
+    path, dtype = config.model.path, config.model.dtype
+    adapter = read_adapter(path, "model.path", CheckpointError)
+    if adapter and config.lora.rank:
+        return load_base(AutoModelForCausalLM, adapter, "model.path", dtype=dtype, error=CheckpointError)
+    return load_model(
+        AutoModelForCausalLM, path, "model.path", dtype=dtype, error=CheckpointError, gathered=gathered
+    )
 
 
 def _optimizer(config: FinetuneConfig, ds_config: Mapping[str, Any], weights: Iterable[Parameter]) -> Any:

@@ -113,9 +113,9 @@ def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
     """
     index = read_index(config.data)
     uses = choose_uses(index.plain, config)
-    encoder = Encoder(tokenizer, config, tools_of(config.data))
+    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
     batches = chain.from_iterable(map(read_texts, files_of(config.data)))
-    examples = concatenate([encoder.rows(rows) for rows in batches])
+    examples = concatenate([encoder.rows(rows, config.column) for rows in batches])
     return split(examples.take(np.argsort(examples.text_ids)), uses, config)
 
 
@@ -175,21 +175,32 @@ def choose_held_out(plain: Indices, held_out: int, seed: int, folder: Path) -> t
     return train, np.fromiter(index_of.values(), dtype=np.int64)
 
 
-class Encoder:
-    """Texts → examples, for one tokenizer, column and sequence length."""
+def encode(
+    tokenizer: Any,
+    text_ids: Indices,
+    texts: Sequence[str],
+    sequence_length: int,
+    tools: Collection[str] = (),
+    plain: Sequence[str] | None = None,
+) -> Examples:
+    """Tokenise texts. `plain` are the same texts without calls; None: they have none."""
+    return ExampleEncoder(tokenizer, sequence_length, tools).batch(text_ids, texts, plain or texts)
 
-    def __init__(self, tokenizer: Any, config: FinetuneConfig, tools: Collection[str]) -> None:
+
+class ExampleEncoder:
+    """Texts → examples, for one tokenizer and sequence length."""
+
+    def __init__(self, tokenizer: Any, sequence_length: int, tools: Collection[str]) -> None:
         """`tools` are those, beside the installed ones, whose calls the texts may have."""
-        self.tokenizer, self.column, self.tools = tokenizer, config.column, tuple(tools)
-        self.sequence_length = config.sequence_length
+        self.tokenizer, self.sequence_length, self.tools = tokenizer, sequence_length, tuple(tools)
         self.bos = np.array(CallTokens.of(tokenizer).bos, dtype=np.int64)
         eos = tokenizer.eos_token_id
         self.eos = np.array([] if eos is None else [eos], dtype=np.int64)
 
-    def rows(self, rows: pa.Table) -> Examples:
-        """The examples of a batch of `read_texts`."""
+    def rows(self, rows: pa.Table, column: str) -> Examples:
+        """The examples of a batch of `read_texts`, from one of its columns."""
         plain = rows["plain"].to_pylist()
-        texts = rows["text"].to_pylist() if self.column == "text" else plain
+        texts = rows[column].to_pylist()
         return self.batch(rows["text_id"].to_numpy(), texts, plain)
 
     def batch(self, text_ids: Indices, texts: Sequence[str], plain: Sequence[str]) -> Examples:

@@ -22,8 +22,10 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import count_parameters, merge_adapter
 from pipeline.finetuning.augmented_files import TextIndex, read_index
 from pipeline.finetuning.checkpoint_storage import is_uri
+from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.deepspeed_settings import (
     deepspeed_settings,
     given_file,
@@ -31,20 +33,24 @@ from pipeline.finetuning.deepspeed_settings import (
     require_machine,
 )
 from pipeline.finetuning.examples import choose_uses
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
+from pipeline.finetuning.model_card import write_model_card
+from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
 from pipeline.finetuning.token_store import TokenStore
 from pipeline.finetuning.tokenizing import prepare
+from pipeline.finetuning.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import now
+from tools_service.base.files import now, writing
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address
 
@@ -68,6 +74,10 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     for name, path in inputs:
         if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    if config.tokens and config.tokens.is_relative_to(config.data):
+        raise ConfigurationError(
+            f"data = {config.data} holds tokens = {config.tokens}: choose another folder"
+        )
     folder = RunFolder(config.output)
     folder.check(force=force)
     index = _check(config)
@@ -77,6 +87,8 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     with exclusive_lock(config.output, FINE_TUNED):
         if folder.claim(run, force=force):
             logger.info("%s: finished before, nothing to do", config.output)
+            if not (config.output / CARD).exists():  # killed before it was written
+                write_model_card(folder)
         else:
             _run(folder.begun(), folder, index)
     return folder.manifest()
@@ -90,6 +102,14 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         of=f"{config.workers} workers",
         remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
     )
+    parameters = count_parameters(config)
+    logger.info(
+        "%s: %d of %d parameters are trained (%.2f %%)",
+        config.output,
+        parameters.trained,
+        parameters.total,
+        100 * parameters.trained / parameters.total,
+    )
     with ray_connection(resources):
         store = _tokenise(run, index)
         with tail(folder.metrics, config.max_steps):
@@ -97,19 +117,37 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
     evaluations = [HeldOutEvaluation(**metrics) for _, metrics in result.best_checkpoints]
-    if not evaluations:
+    best = best_of(evaluations, config.select_by)
+    if best is None:
         raise FinetuningError(
             f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
         )
-    best = best_of(evaluations)
+    if (steps := steps_done(folder.metrics)) < config.max_steps:
+        logger.info(
+            "%s: stopped early at step %d, after %d evaluations without a better %s",
+            config.output,
+            steps,
+            config.patience,
+            config.select_by,
+        )
     values: dict[str, Any] = {
         "versions": versions(),
         "created": now(),
         "texts": result.return_value,
         "best": best,
+        "steps": steps,
         "wall_s": round(time.monotonic() - started, 1),
+        "parameters": parameters,
     }
-    folder.publish(folder.fetch_model(run, best.step), run, values)
+    model = folder.fetch_model(run, best.step)
+    if config.lora.merge:
+        merged = folder.checkpoints / "merged"
+        with writing(merged):
+            merge_adapter(model, merged, config.model.dtype)
+        model = merged
+    add_model_files(model, config)
+    folder.publish(model, run, values)
+    write_model_card(folder)
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:
@@ -152,6 +190,7 @@ def _check(config: FinetuneConfig) -> TextIndex:
     require_known_keys(config)
     if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
         require_machine(config)  # elsewhere the workers look at their own machines
+    require_installed(config)
     index = read_index(config.data)
     choose_uses(index.plain, config)
     return index
@@ -180,6 +219,7 @@ def _check_model(config: FinetuneConfig) -> None:
         )
     if Path(path).is_dir():  # the workers look at a model of the hub
         require_whole(AutoModelForCausalLM, path, "model.path")
+    count_parameters(config)
 
 
 def _fit(run: RunIdentity, store: TokenStore) -> Any:

@@ -1,7 +1,10 @@
 """The output folder of a fine-tuning run: which run it belongs to, its state, its result.
 
     config.json, model.safetensors, tokenizer.json, …   the result
+    generation_config.json, tools.json                  model_files.py
+    README.md                                           model_card.py
     metrics.jsonl                                       metrics_log.py
+    tensorboard/, wandb/, mlflow.db, tracked_run.txt    trackers.py
     checkpoints/run.json, checkpoints/step-…            while the run is unfinished, or with keep_state
     manifest.json                                       written last: the run is finished
 
@@ -28,6 +31,7 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.base.config import changed_fields
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.adapters import ParameterCounts
 from pipeline.finetuning.augmented_files import digest
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
@@ -35,6 +39,7 @@ from pipeline.finetuning.schedule import warmup_steps
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
+from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
 from tools_service.base.files import PART, atomic_write_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
@@ -70,10 +75,14 @@ _OPERATIONAL: dict[str, Any] = {
     "cpus_per_worker": True,
     "max_failures": True,
     "gradient_checkpointing": True,
+    "probe_prompts": True,
+    "probe_tokens": True,
     "keep_checkpoints": True,
     "keep_state": True,
     "workers": True,  # a batch is divided otherwise, its loss is the same
     "micro_batch_size": True,
+    "trackers": True,
+    "project": True,
     "model": {"device", "max_batch_tokens", "gpus", "compile"},
 }
 
@@ -127,7 +136,7 @@ def _deepspeed_digest(config: FinetuneConfig, *, with_sizes: bool = False) -> st
     settings = deepspeed_settings(config)
     if not with_sizes:
         for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-            del settings[name]
+            settings.pop(name, None)
     return fingerprint([settings])
 
 
@@ -136,9 +145,11 @@ def _model_digest(path: str) -> str | None:
 
     if Path(path).is_dir():
         try:
-            return model_digest(Path(path))
+            folders = [Path(name) for name in model_inputs(path) if Path(name).is_dir()]
+            digests = [model_digest(folder) for folder in folders]
         except OSError as error:
             raise ConfigurationError(f"model.path {path!r}: cannot be read: {brief(error)}") from error
+        return digests[0] if len(digests) == 1 else fingerprint(digests)
     return getattr(load_config(path, "model.path"), "_commit_hash", None)
 
 
@@ -149,8 +160,15 @@ class FinetuneManifest(RunIdentity):
     created: str
     texts: dict[str, int]  # number of texts by use; also `truncated` and `tokens_per_epoch`
     best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
+    steps: int | None = None  # optimizer steps taken; fewer than max_steps after an early stop
     wall_s: float  # seconds of the last start
     files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
+    parameters: ParameterCounts | None = None  # of the model; none in manifests of earlier versions
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `patience` ended the run before `max_steps`."""
+        return self.steps is not None and self.steps < self.config.max_steps
 
 
 class PublishError(ToolformerError):
@@ -301,9 +319,16 @@ class RunFolder:
         name = f"step-{step:06d}"
         if run.storage.is_shared_folder:
             return Path(run.storage.folder) / name / "model"
-        copy = self.checkpoints / "model"
-        run.storage.download(f"{run.storage.folder}/{name}/model", copy)
-        return copy
+        self._remove_copy()
+        run.storage.download(f"{run.storage.folder}/{name}/model", self._copy)
+        return self._copy
+
+    @property
+    def _copy(self) -> Path:
+        return self.checkpoints / "model"
+
+    def _remove_copy(self) -> None:
+        shutil.rmtree(self._copy, ignore_errors=True)
 
     def publish(self, model: Path, run: RunIdentity, values: Mapping[str, Any]) -> None:
         """Copy the model in folder `model` here as the result, and mark the run as finished.
@@ -329,7 +354,9 @@ class RunFolder:
             raise PublishError(f"the trained model is not whole, its checkpoints stay: {error}") from error
         manifest = FinetuneManifest(**dict(run), files=tuple(file_states(self.path, names)), **values)
         atomic_write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
-        if not run.config.keep_state:
+        if run.config.keep_state:
+            self._remove_copy()
+        else:
             self._remove_checkpoints()
 
     def _remove_checkpoints(self) -> None:

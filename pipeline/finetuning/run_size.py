@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.augmented_files import Indices, TextIndex, digest, files_of, read_texts, tools_of
 from pipeline.finetuning.batches import EpochSampler, rows_of_batch
-from pipeline.finetuning.examples import Encoder, Examples, Uses, choose_uses, concatenate
+from pipeline.finetuning.examples import ExampleEncoder, Examples, Uses, choose_uses, concatenate
 from pipeline.finetuning.token_store import store_of
 from tools_service.base.checkpoints import load_tokenizer
 
@@ -152,13 +152,13 @@ def _train(config: FinetuneConfig, index: TextIndex, uses: Uses) -> Examples:
     size = min(max(_SAMPLE, config.batch_size), len(uses.train))
     spread = np.arange(size) * len(uses.train) // size
     wanted = index.text_ids[uses.train[spread]]
-    encoder = Encoder(tokenizer, config, tools_of(config.data))
+    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
     batches = []
     for path in files_of(config.data):
         for rows in read_texts(path):
             selected = rows.filter(np.isin(rows["text_id"].to_numpy(), wanted))
             if len(selected):
-                batches.append(encoder.rows(selected))
+                batches.append(encoder.rows(selected, config.column))
     return concatenate(batches).with_results_masked(config.mask_results)
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.augmented_files import TextIndex, tools_of
-from pipeline.finetuning.examples import Encoder, Examples, Split, choose_uses, split
+from pipeline.finetuning.examples import ExampleEncoder, Examples, Split, choose_uses, split
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import OutputError, atomic_write_json, read_json, writing
 from tools_service.base.fingerprint import content_digest, fingerprint
@@ -103,7 +103,7 @@ def store_of(config: FinetuneConfig, tokenizer: Any, data: str) -> TokenStore:
 
 def _digest(config: FinetuneConfig, tokenizer: Any, data: str) -> str:
     """The digest of all that decides the content of a store."""
-    encoder = Encoder(tokenizer, config, tools_of(config.data))
+    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
     definition = tokenizer.backend_tokenizer.to_str()
     special = [encoder.bos.tolist(), encoder.eos.tolist()]
     tools = sorted(with_installed(encoder.tools))

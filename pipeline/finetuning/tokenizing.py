@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import TextIndex, files_of, read_texts, row_groups, tools_of
-from pipeline.finetuning.examples import Encoder, Examples
+from pipeline.finetuning.augmented_files import TextIndex, files_of, parquet_row_groups, read_texts, tools_of
+from pipeline.finetuning.examples import ExampleEncoder, Examples
 from pipeline.finetuning.streaming import examples_of, in_order, table_of
 from pipeline.finetuning.token_store import TokenStore, store_of, write
 from pipeline.storage.kinds import TOKENS
@@ -52,14 +52,15 @@ def _encoded(config: FinetuneConfig, tokenizer: Any) -> Iterator[Examples]:
     if config.reader == "streamed":
         yield from _encoded_on_ray(config)
         return
-    encoder = Encoder(tokenizer, config, tools_of(config.data))
+    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
     for path in files_of(config.data):
-        yield from map(encoder.rows, read_texts(path))
+        for rows in read_texts(path):
+            yield encoder.rows(rows, config.column)
 
 
 def _encoded_on_ray(config: FinetuneConfig) -> Iterator[Examples]:
     """The examples of all texts of C*, in batches, in the order of the files."""
-    tasks = [partial(_encode, config, *group) for group in row_groups(config.data)]
+    tasks = [partial(_encode, config, *group) for group in parquet_row_groups(config.data)]
     for table in in_order(tasks, batch_size=None):
         yield from map(examples_of, table.to_batches())
 
@@ -67,12 +68,13 @@ def _encoded_on_ray(config: FinetuneConfig) -> Iterator[Examples]:
 def _encode(config: FinetuneConfig, path: Path, row_group: int) -> Iterator[pa.Table]:
     encoder = _encoder(config)
     for rows in read_texts(path, row_group):
-        yield table_of(encoder.rows(rows))
+        yield table_of(encoder.rows(rows, config.column))
 
 
 @lru_cache(maxsize=1)
-def _encoder(config: FinetuneConfig) -> Encoder:
+def _encoder(config: FinetuneConfig) -> ExampleEncoder:
     from tools_service.base.checkpoints import load_tokenizer
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a task has one CPU
-    return Encoder(load_tokenizer(config.model.path, "model.path"), config, tools_of(config.data))
+    tokenizer = load_tokenizer(config.model.path, "model.path")
+    return ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import IGNORED, Batches, MicroBatch
+from pipeline.finetuning.batches import Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
+from pipeline.finetuning.examples import Indices
 from pipeline.finetuning.metrics_log import TrainStep
 from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
 from pipeline.finetuning.schedule import rate_factor
 from pipeline.finetuning.step_meter import StepMeter
+from pipeline.finetuning.token_loss import LabelledLogits, has_dropout, row_groups
 
 
 class Training:
@@ -47,6 +49,10 @@ class Training:
         self.rate_factor = rate_factor(config, warmup_steps)
         self.engine = deepspeed_engine(config)
         self.meter = StepMeter(config, device)
+        model = self.engine.module
+        self.labelled_logits = LabelledLogits(model)
+        # On a GPU fewer and larger forward passes are faster; with ZeRO-3 all workers must run as many.
+        self.groups_rows = device.type == "cpu" and config.zero_stage < 3 and not has_dropout(model)
         if config.packing:
             require_isolation(self.nll, self.engine, device)
 
@@ -79,18 +85,26 @@ class Training:
         if norm is not None and not math.isfinite(norm):
             raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
         measures = self.meter.measures(batch, time.perf_counter() - began, self.sum_over_workers)
-        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), measures)
+        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), **asdict(measures))
 
     def nll(self, rows: MicroBatch) -> torch.Tensor:
         """Negative log-probability of each row's labels in nats, float32 [R].
 
         Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
-        ids, labels = (torch.from_numpy(a).to(self.device) for a in (rows.ids, rows.labels))
-        packed = {} if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
-        logits = self.engine(input_ids=ids, **packed, use_cache=False).logits.float()  # [R, T, V]
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return nll.view_as(labels).sum(dim=1)
+        if rows.segments is not None or not self.groups_rows:
+            segments, model = rows.segments, self.engine.module
+            packed = None if segments is None else packed_inputs(segments, model, self.device)
+            return self._nll(rows.ids, rows.labels, packed)
+        groups = row_groups(rows.labels)
+        nll = [self._nll(rows.ids[group, :width], rows.labels[group, :width]) for group, width in groups]
+        order = np.argsort(np.concatenate([group for group, _ in groups]))
+        return torch.cat(nll)[torch.from_numpy(order)]
+
+    def _nll(self, ids: Indices, labels: Indices, packed: dict[str, Any] | None = None) -> torch.Tensor:
+        """One forward pass: [R]."""
+        inputs = {"input_ids": torch.from_numpy(ids).to(self.device, non_blocking=True)} | (packed or {})
+        return self.labelled_logits.nll(self.engine, inputs, labels).sum(dim=1)
 
     def _require_finite(self, step: int, text_ids: list[tuple[int, ...]], losses: torch.Tensor) -> None:
         """Raise NonFiniteLossError on all workers if the loss of a row of any worker is not finite."""

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from pipeline.base.inference_config import GenerateConfig
 from pipeline.engine.model import LanguageModel
@@ -19,6 +20,7 @@ from pipeline.inference.generation import Generation, PromptError
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.request import Emit, Request
 from pipeline.inference.vocabulary import Vocabulary
+from pipeline.storage.tools_json import read_tools
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.contract.tool import ToolUnavailableError
 from tools_service.tools.client import ToolClient
@@ -128,4 +130,20 @@ def available_tools(config: GenerateConfig) -> tuple[str, ...]:
             tools.append(tool)
         except ToolUnavailableError as error:
             logger.warning("%s is switched off: %s", tool, error)
+    _warn_of_learned_tools(config)
     return tuple(tools)
+
+
+def _warn_of_learned_tools(config: GenerateConfig) -> None:
+    """Log a warning if tools that the model was trained on will not answer (tools.json in its folder)."""
+    learned = read_tools(Path(config.model.path))
+    if learned is None or config.calls_disabled:
+        return
+    names = [tool.name for tool in learned.tools]
+    unknown = [name for name in names if name not in config.tools.specs]
+    off = [name for name in names if name in config.tools_off]
+    for tools, why in ((unknown, "unknown here: declare them in a --tools-file"), (off, "off: tools_off")):
+        if tools:
+            logger.warning(
+                "%s was trained on calls of %s, which are %s", config.model.path, ", ".join(tools), why
+            )

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.storage.manifest import AnnotationManifest
 from pipeline.storage.row_files import ROWS
@@ -51,31 +52,43 @@ class Card:
             f"Made {self.created} with [toolformer-on-ray](https://arxiv.org/abs/2302.04761).\n",
             "**Licence:** none is given here. Texts and results keep the licences of their sources; write "
             "`license:` into the header before you publish.\n",
-            *(f"- {name}: {_cell(value)}" for name, value in self.facts.items()),
+            *(f"- {name}: {cell(value)}" for name, value in self.facts.items()),
             "",
             *self._table(),
             "",
             "Versions: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()) + ".",
         ]
-        page = "\n".join(lines) + "\n\n"
-        return f"{page}{_MARK}{_digest(page)} -->\n"
+        return marked_page("\n".join(lines) + "\n\n")
 
     def _table(self) -> list[str]:
         names = next((list(numbers) for numbers in self.tools.values()), [])
-        if not names:
-            return []
-        rows = [
-            " | ".join([_cell(tool), *(_cell(numbers[name]) for name in names)])
-            for tool, numbers in self.tools.items()
-        ]
-        return [
-            f"| tool | {' | '.join(names)} |",
-            "|---" * (len(names) + 1) + "|",
-            *(f"| {r} |" for r in rows),
-        ]
+        rows = [[tool, *(numbers[name] for name in names)] for tool, numbers in self.tools.items()]
+        return table(["tool", *names], rows) if names else []
 
 
-def write_card(folder: Path, card: Card, *, earlier: Path | None = None) -> None:
+def table(names: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [
+        f"| {' | '.join(names)} |",
+        "|---" * len(names) + "|",
+        *(f"| {' | '.join(map(cell, row))} |" for row in rows),
+    ]
+
+
+def marked_page(page: str) -> str:
+    """The page with a last line that tells later whether somebody has edited it."""
+    return f"{page}{_MARK}{_digest(page)} -->\n"
+
+
+class Page(Protocol):
+    """A card that can be written."""
+
+    def written(self) -> str:
+        """The page, as `marked_page` gives it."""
+        ...
+
+
+def write_card(folder: Path, card: Page, *, earlier: Path | None = None) -> None:
     """Write README.md into `folder`. One that a user edited, there or in `earlier`, stays instead."""
     page = (earlier or folder) / CARD
     if _is_edited(page):
@@ -99,7 +112,7 @@ def _digest(page: str) -> str:
     return hashlib.blake2b(page.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """Text of a user, a path for example, in one line and without the signs of a table."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 

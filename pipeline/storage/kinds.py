@@ -18,7 +18,8 @@ _CARD = r"README\.md(\.part)?"
 _REPORT = r"report\.html(\.part)?"
 _PROGRESS = r"progress\.json(\.part)?"
 _MODEL_FILE = (
-    r"((generation_|tokenizer_|processor_|preprocessor_)?config\.json"
+    r"((generation_|tokenizer_|processor_|preprocessor_|adapter_)?config\.json"
+    r"|adapter_model\.safetensors"
     r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
     r"|tools\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
@@ -86,10 +87,19 @@ FINE_TUNED = OutputKind(
         rf"checkpoints/(model/|model/{_MODEL_FILE})",
         r"checkpoints/step-\d{6,}/(latest|latest_universal|zero_to_\w+\.py|model/|\.metadata\.json)",
         rf"checkpoints/step-\d{{6,}}/model/{_MODEL_FILE}",
+        r"checkpoints/merged/",
+        rf"checkpoints/merged/{_MODEL_FILE}",
         r"checkpoints/step-\d{6,}/state/",
         r"checkpoints/step-\d{6,}/(state|universal)/[\w.-]+\.pt",
+        r"checkpoints/step-\d{6,}/state/offloaded_tensors/([\w.-]+/)*([\w.-]+)?",
         r"checkpoints/step-\d{6,}/universal/((zero|tmp)/([\w.-]+/)*([\w.-]+)?)?",
     ),
+)
+
+MERGED_MODEL = OutputKind(
+    name="a result of merge-lora",
+    marks={"manifest.json": frozenset({"adapter", "base", "files"})},
+    paths=(_MANIFEST, _MODEL_FILE, r"tools\.json"),
 )
 
 PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"

@@ -2,25 +2,28 @@
 
 In: a folder or a hub name, and the configuration field that holds it. Out: a tokenizer, a
 configuration or a model. A checkpoint is data of a stranger: weights come from safetensors only, no
-code of it runs, and it names neither a kernel to fetch nor a quantization library to import. Every
-failure becomes the caller's error and names the field. Callers choose architectures. Imports no
-torch, so that code without torch may load tokenizers and configurations.
+code of it runs, and it names neither a kernel to fetch nor a quantization library to import. A folder
+with a LoRA adapter is its base model with the adapter added (adapters.py). Every failure becomes the
+caller's error and names the field. Callers choose architectures. Imports no torch, so that code
+without torch may load tokenizers and configurations.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_torch_cuda_available
+from transformers.utils.peft_utils import find_adapter_config_file
 
+from tools_service.base.adapters import Adapter, base_field, model_inputs, read_adapter, require_base
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.model_folder import check_model_folder
+from tools_service.base.model_folder import check_model_folder, has_tokenizer, may_be_hub_name
 from tools_service.base.weights import (
     WeightsError,
     listed_files,
@@ -52,24 +55,46 @@ _IMPLEMENTATIONS = {
 }
 
 
-def load_tokenizer(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
-    """Load the tokenizer in `path`. Raises `error`, which names `field`."""
+def load_tokenizer(
+    path: str,
+    field: str,
+    error: type[ConfigurationError] = ConfigurationError,
+    *,
+    revision: str | None = None,
+) -> Any:
+    """Load the tokenizer in `path`, of an adapter without one that of its base. Raises `error`, which names
+    `field`."""
+    adapter = read_adapter(path, field, error)
+    if adapter and not has_tokenizer(adapter.folder):
+        return load_tokenizer(adapter.base, base_field(path, field), error, revision=adapter.revision)
     check_model_folder(path, field, "tokenizer", error)
     with _loading(path, field, error):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, revision=revision)
         tokenizer("a")  # what its settings break shows at the first use
         return tokenizer
 
 
-def load_config(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> Any:
-    """Load the configuration in `path` without its weights. Raises `error`, which names `field`.
+def load_config(
+    path: str,
+    field: str,
+    error: type[ConfigurationError] = ConfigurationError,
+    *,
+    revision: str | None = None,
+) -> Any:
+    """Load the configuration in `path`, of an adapter that of its base, without weights.
 
-    An attention or experts implementation other than transformers' own eager and sdpa becomes the
-    default, with a warning. Quantized weights and adapters are refused.
+    Raises `error`, which names `field`. An attention or experts implementation other than
+    transformers' own eager and sdpa becomes the default, with a warning. Quantized weights are
+    refused, and adapters of the hub.
     """
+    if adapter := read_adapter(path, field, error):
+        return load_config(adapter.base, base_field(path, field), error, revision=adapter.revision)
     check_model_folder(path, field, "config", error)
     with _loading(path, field, error):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        # transformers would have PEFT load it, with whatever its configuration asks for.
+        if may_be_hub_name(path) and find_adapter_config_file(path, revision=revision):
+            raise OSError(f"it is an adapter; `hf download {path} --local-dir FOLDER`, and name the folder")
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, revision=revision)
         quantized = _names_quantization(config.to_dict())
     if quantized:
         raise error(f"{field} {path!r}: quantized weights are not supported; use the original checkpoint")
@@ -92,16 +117,28 @@ def load_model(
     dtype: str,
     error: type[ConfigurationError] = ConfigurationError,
     unused_weights: tuple[str, ...] = (),
+    gathered: Callable[[Any], AbstractContextManager[object]] = nullcontext,
     **options: Any,
 ) -> Any:
     """Load the model in `path` as `auto_class`, with weights of type `dtype`, on the CPU.
 
-    `options` go to `from_pretrained`. Raises `error`, which names `field`, if the checkpoint cannot
-    be loaded, is no longer what its manifest.json says, lacks weights (other than those whose
-    names start with one of `unused_weights`), has them in another shape, or has more of them.
+    An adapter is added to the weights of its base; `gathered` makes a weight whole for that, if
+    weights are sharded. `options` go to `from_pretrained`. Raises `error`, which names `field`, if the
+    checkpoint cannot be loaded, is no longer what its manifest.json says, lacks weights (other than
+    those whose names start with one of `unused_weights`), has them in another shape, or has more of
+    them.
     """
+    if adapter := read_adapter(path, field, error):
+        from tools_service.base.adapter_weights import add_adapter  # imports torch
+
+        base = load_base(auto_class, adapter, field, dtype=dtype, error=error, **options)
+        with _loading(path, field, error):
+            require_unchanged(adapter.folder, listed_files(adapter.folder))
+            require_floating(adapter.folder, buffers=())
+            add_adapter(base, adapter, gathered)
+        return base
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    config = load_config(path, field, error)
+    config = load_config(path, field, error, revision=options.get("revision"))
     stored_numbers(path, field, error)
     with _loading(path, field, error):
         require_unchanged(Path(path), listed_files(Path(path)))
@@ -136,11 +173,32 @@ def load_model(
     return model
 
 
+def load_base(
+    auto_class: Any,
+    adapter: Adapter,
+    field: str,
+    *,
+    dtype: str,
+    error: type[ConfigurationError] = ConfigurationError,
+    **options: Any,
+) -> Any:
+    """The model that `adapter` was trained on, without the adapter. Raises `error`, as `load_model` does."""
+    path = str(adapter.folder)
+    with _loading(path, field, error):
+        require_base(adapter)
+    named = base_field(path, field)
+    options["revision"] = adapter.revision
+    return load_model(auto_class, adapter.base, named, dtype=dtype, error=error, **options)
+
+
 def stored_numbers(path: str, field: str, error: type[ConfigurationError] = ConfigurationError) -> int:
     """How many numbers the weights in `path` hold together, by the headers of their files; 0 for a hub name.
 
-    Raises `error`, which names `field`, if the files are damaged or hold quantized weights.
+    Of an adapter, those of its base. Raises `error`, which names `field`, if the files are damaged or
+    hold quantized weights.
     """
+    if adapter := read_adapter(path, field, error):
+        return stored_numbers(adapter.base, base_field(path, field), error)
     check_model_folder(path, field, "weights", error)
     with _loading(path, field, error):
         if not weight_files(Path(path)):
@@ -167,12 +225,13 @@ def require_whole(
 ) -> None:
     """Load the folder `path` strictly, one tensor in memory at a time: names, shapes, finite numbers.
 
-    Raises `error`, which names `field` and the first tensor that is missing, empty, of another shape
-    or not finite.
+    An adapter's base is loaded, too. Raises `error`, which names `field` and the first tensor that is
+    missing, empty, of another shape or not finite.
     """
     load_model(auto_class, path, field, dtype="auto", error=error, device_map="meta")
     with _loading(path, field, error):
-        for name, tensor in tensors(Path(path)):
+        stored = (pair for folder in model_inputs(path, field) for pair in tensors(Path(folder)))
+        for name, tensor in stored:
             if not tensor.numel():
                 raise WeightsError(f"the tensor {name} is empty")
             if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.weights import INDEX, WEIGHTS
+from tools_service.base.weights import ADAPTER_WEIGHTS, INDEX, WEIGHTS
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Part = Literal["tokenizer", "config", "weights"]
@@ -51,6 +53,11 @@ def may_be_hub_name(path: str) -> bool:
     return not is_path and _HUB_NAME.fullmatch(path) is not None
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` holds a file of a tokenizer."""
+    return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
+
+
 def _problem(folder: Path, part: Part) -> str | None:
     """What keeps `part` from being loaded, and what to do; None if nothing is seen."""
     try:
@@ -72,22 +79,13 @@ def _problem(folder: Path, part: Part) -> str | None:
 
 
 def _config_problem(folder: Path) -> str | None:
-    adapter = (folder / "adapter_config.json").exists()
+    if (folder / ADAPTER_CONFIG).exists():
+        return _adapter_problem(folder)
     if not (folder / "config.json").exists():
-        if adapter:
-            return (
-                "it is an adapter (adapter_config.json) without its base model; merge it into the base "
-                "model (merge_and_unload of PEFT), and name the folder of the merged model"
-            )
         if any(folder.glob("*.gguf")):
             return f"it holds GGUF files, not a checkpoint of transformers; {_CONVERT}"
         return "it has no config.json; name the folder of a checkpoint of transformers"
-    if adapter:
-        return (
-            "it holds an adapter (adapter_config.json) beside the weights of a model; merge the adapter "
-            "into the model, or move it to another folder"
-        )
-    config = _json_object(folder / "config.json")
+    config = json_object(folder / "config.json")
     if isinstance(config, str):
         return config
     if not isinstance(config.get("model_type"), str):
@@ -95,12 +93,25 @@ def _config_problem(folder: Path) -> str | None:
     return None
 
 
+def _adapter_problem(folder: Path) -> str | None:
+    """What keeps an adapter from being loaded; adapters.py looks into its adapter_config.json."""
+    if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
+        return (
+            f"it holds an adapter ({ADAPTER_CONFIG}) beside the weights of a model; merge the adapter "
+            "into the model, or move it to another folder"
+        )
+    if not (folder / ADAPTER_WEIGHTS).exists():
+        kind = next((kind for pattern, kind in _OTHER_WEIGHTS if any(folder.glob(pattern))), "no weights")
+        return f"it is an adapter with {kind} and no {ADAPTER_WEIGHTS}; {_CONVERT}"
+    return None
+
+
 def _tokenizer_problem(folder: Path) -> str | None:
-    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         return "it has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model there"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).exists():
-            content = _json_object(folder / name)
+            content = json_object(folder / name)
             if isinstance(content, str):
                 return content
     return None
@@ -113,10 +124,10 @@ def _weights_problem(folder: Path) -> str | None:
         with file.open("rb") as opened:
             if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 return _lfs(file)
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists() or (folder / ADAPTER_CONFIG).exists():
         return None
     if (folder / INDEX).exists():
-        content = _json_object(folder / INDEX)
+        content = json_object(folder / INDEX)
         return content if isinstance(content, str) else None
     if weights:
         return f"it has {weights[0].name}, but neither {WEIGHTS} nor {INDEX}; download it again"
@@ -126,7 +137,7 @@ def _weights_problem(folder: Path) -> str | None:
     return f"it has no weights ({WEIGHTS}); download the whole checkpoint"
 
 
-def _json_object(file: Path) -> dict[str, Any] | str:
+def json_object(file: Path) -> dict[str, Any] | str:
     """The object in a file of JSON, or what is wrong with the file."""
     content = file.read_bytes()
     if content.startswith(_LFS_POINTER):

@@ -20,6 +20,7 @@ from tools_service.base.fingerprint import FileState, content_digest, fingerprin
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 
 # What decides how a model and its tokenizer behave; code, logs and notes do not.
@@ -35,14 +36,14 @@ class WeightsError(ValueError):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads weights from; none if there are no safetensors.
+    """The files that weights are read from, of a model or of an adapter; none if there are no safetensors.
 
     Raises WeightsError for an index that cannot be read or names files that are not there.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
-        return []
+        return [folder / ADAPTER_WEIGHTS] if (folder / ADAPTER_WEIGHTS).is_file() else []
     files = sorted({folder / name for name in _weight_map(folder / INDEX).values()})
     if missing := [file.name for file in files if not file.is_file()]:
         raise WeightsError(f"{missing[0]} is missing, which {INDEX} names")

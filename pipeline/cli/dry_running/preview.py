@@ -5,11 +5,13 @@ In: facts, from steps.py. Out: text for standard output. Only names, sizes and m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.fingerprint import FileState, input_states
 from tools_service.base.model_folder import may_be_hub_name
@@ -51,6 +53,8 @@ class Preview:
         """A model; return whether it is a folder on this machine, which can be checked."""
         if Path(path).exists():
             self.read(what, [path])
+            with self.checking():
+                self.read("base model", filter(os.path.isdir, model_inputs(path, f"{what}.path")[1:]))
             return True
         if may_be_hub_name(path):
             self.reads.append((what, f"{path}: a model of the hub, not looked at"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import AnnotateConfig, ExportConfig, MergeConfig, PlanConfig, ScoreConfig, TryConfig
-from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig, MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.base.serve_config import ServeConfig
@@ -32,7 +32,7 @@ from pipeline.cli.dry_running.steps import (
 from pipeline.cli.evaluating import configs_of
 from pipeline.cli.missing_inputs import require_inputs
 from pipeline.cli.recipes import Recipe
-from pipeline.storage.kinds import EXPORT, HARNESS, PLAN, SCORES
+from pipeline.storage.kinds import EXPORT, HARNESS, MERGED_MODEL, PLAN, SCORES
 
 
 def dry_run(arguments: Arguments[Any], program: str) -> None:
@@ -105,6 +105,10 @@ def _collect_other(preview: Preview, config: Any) -> None:
         preview.write(config.output, EXPORT)
         if config.push_to_hub:
             preview.writes.append((f"{config.push_to_hub} on the hub", "uploaded"))
+    elif isinstance(config, MergeLoraConfig):
+        preview.read_model(str(config.adapter), "adapter")
+        preview.runs.append(("merge-lora", f"weights as {config.dtype}"))
+        preview.write(config.output, MERGED_MODEL)
     elif isinstance(config, ThresholdsConfig):
         preview.read("annotations", config.annotations)
     elif isinstance(config, TableConfig):

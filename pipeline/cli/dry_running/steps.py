@@ -75,7 +75,7 @@ def preview_annotate(preview: Preview, config: AnnotateConfig) -> None:
     """Steps 1-4."""
     found = preview_corpus(preview, config.corpus)
     preview_model(preview, config.model.path)
-    prompts = [path for path in (config.method.prompts,) if path]
+    prompts = [path for path in (config.method.prompts,) if path and config.method.use_prompts]
     preview.read("prompts", prompts)
     ray = config.ray
     actors = f"{ray.actors} actors, {ray.gpus_per_actor:g} GPUs and {ray.cpus_per_actor:g} CPUs each"
@@ -148,6 +148,8 @@ def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = 
             run = folder.state(RunIdentity.of(with_absolute_paths(config)))
             state = words.get(run, "new")
     preview.writes.append((str(config.output), state))
+    if config.tokens is not None:
+        preview.writes.append((str(config.tokens), "keeps the tokens of C*"))
 
 
 def preview_generation(preview: Preview, config: GenerateConfig, *, on_ray: bool) -> None:

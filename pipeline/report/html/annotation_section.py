@@ -148,7 +148,8 @@ def _facts(manifest: AnnotationManifest, counts: Counts) -> Iterator[Fact]:
         yield Fact(name="slice", value=config.corpus.slice)
     yield Fact(name="texts", value=f"{counts.texts:,}")
     yield Fact(name="scored calls", value=f"{counts.calls:,}")
-    yield Fact(name="prompts", value=str(config.method.prompts or "those of this package"))
+    prompts = str(config.method.prompts or "those of this package")
+    yield Fact(name="prompts", value=prompts if config.method.use_prompts else "none")
     yield Fact(name="seed", value=str(config.method.seed))
     yield Fact(name="tokens through the model", value=f"{counts.token_forwards:,}")
     if manifest.compute:

@@ -20,10 +20,10 @@ from pipeline.finetuning.batches import (
     StepBatch,
     micro_batches,
 )
-from pipeline.finetuning.examples import Examples, load_examples
+from pipeline.finetuning.examples import Examples, encode, load_examples
 from pipeline.finetuning.streaming import step_of, table_of_step
 from pipeline.syntax.tokenizer import decode_continuations
-from tests.pipeline.finetuning.data import configuration, encode, rows, write
+from tests.pipeline.finetuning.data import configuration, rows, write
 
 pytestmark = pytest.mark.unit
 
@@ -159,7 +159,7 @@ def test_masked_results_have_no_label_and_do_not_count(tmp_path: Path, packing: 
         "So it is [Calculator(3 + 4) -> 7] 7 rolls, and no more.",
     ]
     base = {"workers": 1, "batch_size": 2, "micro_batch_size": 2, "held_out": 1, "packing": packing}
-    examples = encode(words, np.arange(2), texts, 64, plain)
+    examples = encode(words, np.arange(2), texts, 64, plain=plain)
     labels = {}
     for masked in (False, True):
         config = configuration(tmp_path, mask_results=masked, **base)

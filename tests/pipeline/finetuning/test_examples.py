@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
+from pipeline.base.config import ExportConfig
+from pipeline.exporting.augmented_text import parts_of
+from pipeline.exporting.formats import format_of
 from pipeline.finetuning.augmented_files import read_index
 from pipeline.finetuning.batches import EpochSampler
-from pipeline.finetuning.examples import choose_held_out, choose_uses, load_examples
+from pipeline.finetuning.examples import choose_held_out, choose_uses, encode, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import configuration, encode, flat, rows, write
+from tests.pipeline.finetuning.data import configuration, flat, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API
 
@@ -58,6 +61,47 @@ def test_examples_spell_their_texts(kind: str) -> None:
     example = encode(words, np.arange(1), [first], 256)[0].tolist()
     start = len(CallTokens.of(words).bos)
     assert decode_continuations(words, [example[start:-1]]) == [" " + first]
+
+
+MASKED = {
+    "calls": (
+        "It rained. [Calculator(2 + 3) -> 5] 5 rolls, [QA(Who?) -> Ada Ü 1] Ada.",
+        "It rained. 5 rolls, Ada.",
+    ),
+    "a call at the start, an empty result": ("[Calendar() -> ] It rained.", "It rained."),
+    "an arrow in the result": ("It is [QA(a) -> b -> c] b.", "It is b."),
+    "call syntax of the text itself": (
+        "See [QA(x) -> y] and [QA(x) -> y] [QA(Who?) -> Ada] Ada.",
+        "See [QA(x) -> y] and [QA(x) -> y] Ada.",
+    ),
+    "a call without a result": ("It is [QA(x)] so.", "It is so."),
+    "no call": ("An arrow -> and a [bracket].", "An arrow -> and a [bracket]."),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("case", MASKED)
+def test_results_are_marked_where_export_labels_them(kind: str, case: str) -> None:
+    words, (text, plain) = tokenizer(kind), MASKED[case]
+    examples = encode(words, np.arange(1), [text], 256, plain=[plain])
+    expected = [] if "without a result" in case else results_of(text, plain)
+    masked = examples.with_results_masked(True).masked(0)
+    # Runs of marked tokens, one per result.
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(int), [0]])))
+    spelt = decode_continuations(words, [examples[0][a:b].tolist() for a, b in edges.reshape(-1, 2)])
+    unknown = decode_continuations(words, [ids_of(kind, result) for result in expected])  # of a Unigram
+    assert spelt == unknown
+    assert examples.results.tolist() == [masked.sum()]
+    assert not examples.masked(0).any()
+    cut = encode(words, np.arange(1), [text], 14, plain=[plain])
+    assert cut.results.tolist() == [masked[:14].sum()]
+
+
+def results_of(text: str, plain: str) -> list[str]:
+    """What the command export labels false."""
+    config = ExportConfig(mask_results=True)
+    row = format_of(config, {}).row(0, parts_of(text, plain, ()))
+    return [segment["text"] for segment in row["segments"] if not segment["label"]]
 
 
 def test_long_texts_are_cut_and_counted() -> None:

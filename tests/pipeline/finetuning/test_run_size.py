@@ -12,7 +12,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning import run_size as module
 from pipeline.finetuning.augmented_files import digest, read_index
 from pipeline.finetuning.batches import IGNORED, IndexedBatches
-from pipeline.finetuning.examples import Encoder, load_examples
+from pipeline.finetuning.examples import ExampleEncoder, load_examples
 from pipeline.finetuning.run_size import padding, run_size
 from pipeline.finetuning.tokenizing import prepare
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
@@ -25,7 +25,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
     folder = tmp_path_factory.mktemp("size")
     base_model(folder / "base")
     made = rows(32)
-    made[3]["tool_names"] = ["MT", "QA"]
+    made[10]["tool_names"] = ["MT", "QA"]
     made[4] |= {"plain": made[5]["plain"]}
     write(folder / "augmented", [made[:20], made[20:]])
     values = {"sequence_length": 48, "max_steps": 8, "held_out": 6, "mask_results": True, "seed": 2}
@@ -69,8 +69,8 @@ def test_the_numbers_are_those_of_the_batches(config: FinetuneConfig, packing: b
 def test_the_lines_name_everything(config: FinetuneConfig) -> None:
     lines = dict(run_size(config, read_index(config.data)).lines())
     assert list(lines) == ["texts", "calls", "epochs", "tokens", "padding"]
-    assert lines["texts"].endswith("to train on, 6 held out, 0 equal to those")
-    assert lines["calls"] == "Calculator in 25, MT in 1, QA in 1, none in 0"
+    assert lines["texts"] == "25 to train on, 6 held out, 1 equal to those"
+    assert lines["calls"] == "Calculator in 24, MT in 1, QA in 1, none in 0"
     assert lines["epochs"] == "8 steps of 8 texts of 'text' are 2.56 epochs"
     assert "about" not in lines["tokens"]
     assert "with packing" in lines["padding"]
@@ -98,7 +98,7 @@ def test_kept_tokens_are_counted_and_not_made_again(
     index = read_index(config.data)
     expected = run_size(config, index)
     prepare(config, AutoTokenizer.from_pretrained(config.model.path), digest(config.data), index)
-    monkeypatch.setattr(Encoder, "batch", None)
+    monkeypatch.setattr(ExampleEncoder, "batch", None)
     monkeypatch.setattr(module, "_SAMPLE", 13)
     assert run_size(config, index) == expected
 

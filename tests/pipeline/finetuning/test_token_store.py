@@ -23,7 +23,7 @@ from bench.fixtures.small_models import tokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning import token_store
 from pipeline.finetuning.augmented_files import digest, read_index
-from pipeline.finetuning.examples import Encoder, Split, load_examples
+from pipeline.finetuning.examples import ExampleEncoder, Split, load_examples
 from pipeline.finetuning.token_store import TokenStore, TokenStoreError, store_of
 from pipeline.finetuning.tokenizing import prepare
 from pipeline.storage.kinds import FINE_TUNED
@@ -50,13 +50,13 @@ def made(config: FinetuneConfig, words: Any = WORDS) -> TokenStore:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of texts in each batch that is tokenised."""
     sizes: list[int] = []
-    batch = Encoder.batch
+    batch = ExampleEncoder.batch
 
-    def counted(self: Encoder, text_ids: Any, *texts: Any) -> Any:
+    def counted(self: ExampleEncoder, text_ids: Any, *texts: Any) -> Any:
         sizes.append(len(text_ids))
         return batch(self, text_ids, *texts)
 
-    monkeypatch.setattr(Encoder, "batch", counted)
+    monkeypatch.setattr(ExampleEncoder, "batch", counted)
     return sizes
 
 
@@ -192,13 +192,13 @@ def test_a_process_that_was_killed_leaves_nothing_half_written(config: FinetuneC
         "import os, sys\n"
         "from bench.fixtures.small_models import tokenizer\n"
         "from pipeline.base.finetune_config import FinetuneConfig\n"
-        "from pipeline.finetuning.examples import Encoder\n"
+        "from pipeline.finetuning.examples import ExampleEncoder\n"
         "from tests.pipeline.finetuning.test_token_store import made\n"
-        "rows, calls = Encoder.rows, []\n"
-        "def killed(self, table):\n"
+        "rows, calls = ExampleEncoder.rows, []\n"
+        "def killed(*arguments):\n"
         "    calls.append(1)\n"
-        "    return rows(self, table) if len(calls) == 1 else os.kill(os.getpid(), 9)\n"
-        "Encoder.rows = killed\n"
+        "    return rows(*arguments) if len(calls) == 1 else os.kill(os.getpid(), 9)\n"
+        "ExampleEncoder.rows = killed\n"
         "made(FinetuneConfig.model_validate_json(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", code, config.model_dump_json()]

@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Damage, str]] = {
     "missing": (shutil.rmtree, "no such folder"),
     "empty": (only(""), "the folder is empty"),
     "gguf": (only("m.gguf", "GGUF"), "GGUF files, .*save_pretrained"),
-    "adapter": (only("adapter_config.json"), r"an adapter .*merge_and_unload"),
+    "adapter": (only("adapter_config.json"), r"an adapter with no weights and no adapter_model\.safetensors"),
     "adapter beside weights": (write("adapter_config.json", "{}"), "an adapter .*beside"),
     "no config": (remove("config.json"), r"no config\.json"),
     "config is empty": (write("config.json", ""), r"config\.json is not JSON"),

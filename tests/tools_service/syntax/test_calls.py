@@ -19,6 +19,8 @@ from tools_service.syntax.calls import (
     parse_call,
     remove_calls,
     split_calls,
+    split_result,
+    without_result,
 )
 
 pytestmark = pytest.mark.unit
@@ -71,6 +73,21 @@ def test_what_would_break_the_syntax_is_not_written(argument: str, result: str |
 )
 def test_a_draw_is_a_call_or_says_why_not(drawn: str, read: str | Malformed) -> None:
     assert parse_call(drawn, "Calculator") == read
+
+
+@pytest.mark.parametrize(
+    ("drawn", "read"),
+    [
+        ("QA(who?) -> me]", "QA(who?)]"),
+        ("QA(who?) ->", "QA(who?)]"),
+        ("QA(who?)->x -> y", "QA(who?)]"),
+        ("QA(who?)] -> me", "QA(who?)] -> me"),
+        ("QA(who?)", "QA(who?)"),
+        ("QA(a -> b) -> me]", "QA(a]"),
+    ],
+)
+def test_a_result_is_cut_off(drawn: str, read: str) -> None:
+    assert without_result(drawn) == read
 
 
 def test_the_calendar_takes_no_input_and_the_others_need_one() -> None:
@@ -191,3 +208,17 @@ def test_removal_refuses_calls_that_are_not_there() -> None:
         remove_calls("a text without it", [call])
     with pytest.raises(CallError, match="outside"):
         insert_calls("ab", [call])
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        (" [QA(Who?) -> Ada]", (" [QA(Who?) ->", " Ada]")),
+        (" [QA(Who?) -> a -> b]", (" [QA(Who?) ->", " a -> b]")),
+        (" [Calendar() -> ]", (" [Calendar() ->", " ]")),
+        (" [Calendar()]", (" [Calendar()]", "")),
+    ],
+)
+def test_what_a_tool_writes_begins_behind_the_arrow(written: str, parts: tuple[str, str]) -> None:
+    assert split_result(written) == parts
+    assert "".join(parts) == written
