@@ -32,6 +32,7 @@ from pipeline.planning.estimate import Plan
 from pipeline.report.status import RunStatus
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.manifest import AnnotationManifest
+from pipeline.storage.tools_json import LearnedTools
 from reference.fields import describe_type
 from reference.markdown import code, prose, table
 from reference.meanings import MEANINGS
@@ -74,6 +75,7 @@ OUTPUTS = (
     Output("merge: rows/*.parquet", "../outputs.md#merge-the-augmented-corpus-c", AUGMENTED_SCHEMA),
     Output("merge: manifest.json", "../outputs.md#merge-the-augmented-corpus-c", MergeManifest),
     Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation)),
+    Output("finetune: tools.json", "../finetuning.md", LearnedTools),
     Output("finetune: manifest.json", "../finetuning.md", FinetuneManifest),
     Output("merge-lora: manifest.json", "../finetuning.md#adapters-lora", MergedManifest),
     Output("evaluate: evaluation.json", "../evaluation.md#files", Evaluation),
