@@ -49,6 +49,7 @@ from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
+from tools_service.base.adapters import model_inputs
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
@@ -71,7 +72,8 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     FinetuningError when workers fail more than `max_failures` times.
     """
     config = with_absolute_paths(config)
-    inputs = (("model.path", Path(config.model.path)), ("data", config.data), ("tokens", config.tokens))
+    models = [("model.path", Path(name)) for name in model_inputs(config.model.path)]
+    inputs = (*models, ("data", config.data), ("tokens", config.tokens))
     for name, path in inputs:
         if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
