@@ -36,12 +36,13 @@ from pipeline.finetuning.augmented_files import digest
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
 from pipeline.finetuning.schedule import warmup_steps
+from pipeline.storage.card import CARD, edited_card
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, ToolformerError, brief
-from tools_service.base.files import PART, atomic_write_json, read_model, writing
+from tools_service.base.files import PART, atomic_write, atomic_write_json, read_model, writing
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.settings import Frozen
@@ -210,11 +211,15 @@ class RunFolder:
     def claim(self, run: RunIdentity, *, force: bool) -> bool:
         """Reserve the folder for `run`; return whether `run` has finished. Call `check` first.
 
-        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run, or
-        a finished one whose model is damaged, or if the checkpoints cannot be written.
+        `force` removes an earlier run, but not a card that a user edited. Raises ConfigurationError if
+        the folder holds another run, or a finished one whose model is damaged, or if the checkpoints
+        cannot be written.
         """
         if force:
+            card = edited_card(self.path)
             self._remove_earlier()
+            if card is not None:
+                atomic_write(self.path / CARD, card)
         state = self.state(run)
         if state == "finished":
             if not self.manifest().config.keep_state:
