@@ -36,7 +36,8 @@ from pipeline.finetuning.examples import choose_uses
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
 from pipeline.finetuning.token_store import TokenStore

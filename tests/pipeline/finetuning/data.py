@@ -16,8 +16,9 @@ from bench.fixtures.small_models import causal_lm, tokenizer
 from pipeline.base.config import ModelConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import AUGMENTED_SCHEMA
+from pipeline.finetuning.augmented_files import Indices
 from pipeline.finetuning.batches import EpochSampler
-from pipeline.finetuning.examples import Examples, Split
+from pipeline.finetuning.examples import ExampleEncoder, Examples, Split
 from pipeline.finetuning.schedule import rate_factor
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva")
@@ -33,6 +34,13 @@ def rows(count: int) -> list[dict[str, Any]]:
         text = f"{head} That makes [Calculator({a} + {b}) -> {a + b}] {a + b} rolls."
         made.append({"text_id": 1_000 - 7 * i, "text": text, "plain": plain, "tool_names": ["Calculator"]})
     return made
+
+
+def encode(
+    words: Any, text_ids: Indices, texts: Sequence[str], length: int, plain: Sequence[str] | None = None
+) -> Examples:
+    """The examples of these texts, whose calls are those that `plain` does not have."""
+    return ExampleEncoder(words, length, ()).batch(text_ids, texts, plain or texts)
 
 
 def flat(examples: Examples) -> list[int]:

@@ -27,7 +27,8 @@ from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.data import base_model, configuration, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer

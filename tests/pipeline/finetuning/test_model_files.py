@@ -21,7 +21,8 @@ from pipeline.base.inference_config import GenerateConfig
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files, generation_config
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.inference.generator import available_tools
 from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
