@@ -30,11 +30,12 @@ from typing import Any, Literal
 
 from pipeline.finetuning.metrics_log import require_readable
 from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity, changes, read_identity
+from pipeline.storage.card import CARD, edited_card
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError, ToolformerError
-from tools_service.base.files import PART, atomic_write_json, writing
+from tools_service.base.files import PART, atomic_write, atomic_write_json, writing
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
 from tools_service.base.weights import (
     WeightsError,
@@ -94,11 +95,15 @@ class RunFolder:
     def claim(self, run: RunIdentity, *, force: bool) -> bool:
         """Reserve the folder for `run`; return whether `run` has finished. Call `check` first.
 
-        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run, or
-        a finished one whose model is damaged, or if the checkpoints cannot be written.
+        `force` removes an earlier run, but not a card that a user edited. Raises ConfigurationError if
+        the folder holds another run, or a finished one whose model is damaged, or if the checkpoints
+        cannot be written.
         """
         if force:
+            card = edited_card(self.path)
             self._remove_earlier()
+            if card is not None:
+                atomic_write(self.path / CARD, card)
         state = self.state(run)
         if state == "finished":
             if not self.manifest().config.keep_state:

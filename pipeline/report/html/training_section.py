@@ -21,6 +21,7 @@ from pipeline.report.losses import finetune_losses
 CURVES = {
     "loss": "loss",
     "held_out_loss": "held-out loss",
+    "plain_loss": "held-out loss without calls",
     "perplexity": "perplexity",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
@@ -30,9 +31,13 @@ CURVES = {
     "utilisation": "FLOP utilisation",
     "memory_bytes": "memory in bytes",
     "seconds": "seconds of a step",
+    "same_tool": "probe: calls of the tool in C*",
+    "malformed": "probe: malformed calls",
+    "unfinished": "probe: unfinished calls",
+    "without_call": "probe: prompts without a call",
 }
 """Names of the values in metrics.jsonl, and of their curves; others have their own name, with spaces."""
-_NO_CURVE = frozenset({"tokens"})  # of the held-out texts: it never changes
+_NO_CURVE = ("tokens", "plain_tokens", "prompts", "expected/")  # of the held-out texts: they never change
 _MAX_POINTS = 2_000
 _STRETCHES = _MAX_POINTS // 2 - 1
 
@@ -82,7 +87,7 @@ def _curves(events: Sequence[Event]) -> Iterator[Curve]:
     for event in events:
         for key, value in numbers(event).items():
             points.setdefault(key, []).append((event["step"], value))
-    others = [key for key in points if key not in CURVES and key not in _NO_CURVE]
+    others = [key for key in points if key not in CURVES and not key.startswith(_NO_CURVE)]
     for key in (*(key for key in CURVES if key in points), *others):
         steps, values = zip(*thinned(points[key]), strict=True)
         group, separator, name = key.partition("/")

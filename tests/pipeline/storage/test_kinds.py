@@ -89,7 +89,7 @@ def test_a_saved_model_has_names_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["thesis.txt", "model.ckpt", "my.safetensors", "README.md", "checkpoints/notes.txt", "checkpoints/a/"],
+    ["thesis.txt", "model.ckpt", "my.safetensors", "NOTES.md", "checkpoints/notes.txt", "checkpoints/a/"],
 )
 def test_other_files_in_a_model_are_a_user_s(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
