@@ -22,6 +22,7 @@ from tools_service.base.settings import (
 )
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+SelectBy = Literal["perplexity", "loss"]
 
 
 class LoraConfig(Frozen):
@@ -92,7 +93,7 @@ class FinetuneConfig(Frozen):
     """Steps between evaluations; each evaluation also writes a checkpoint."""
     held_out: PositiveInt = 1_000
     """Texts held out for the evaluations."""
-    select_by: Literal["perplexity", "loss"] = "perplexity"
+    select_by: SelectBy = "perplexity"
     """What chooses the best checkpoint: the perplexity of the held-out texts without their calls, as in the
     paper, or the loss on them with their calls."""
     patience: PositiveInt | None = None

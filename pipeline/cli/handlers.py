@@ -97,7 +97,7 @@ def finetune(arguments: FinetuneArguments) -> None:
 
     manifest = finetune(arguments.config, force=arguments.force)
     best = manifest.best
-    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts of C*")
+    print(f"best after {best.step} steps: perplexity {best.perplexity:.3f} on held-out texts without calls")
     _print_losses(losses.finetune_losses(manifest))
     report_at_end(arguments.config.output, wanted=arguments.report)
     print(arguments.config.output)

@@ -46,6 +46,17 @@ def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
     return tokens.masked_fill_(~total.isfinite(), -1)
 
 
+def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The rank [B], from 0, of one of `tokens` [B] in each row of logits [B, V].
+
+    Of equally likely tokens the one with the lower id comes first, as in max().
+    """
+    own = logits.gather(1, tokens[:, None])  # [B, 1]
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    before = (logits > own) | ((logits == own) & (ids < tokens[:, None]))
+    return before.sum(1)
+
+
 @dataclass(frozen=True)
 class _RunningDraws:
     """The draws that have not ended, [N] each."""

@@ -2,8 +2,10 @@
 
 One line per optimizer step: step, loss (nats per token, before the step), learning_rate,
 gradient_norm (before clipping; null at ZeRO stage 0) and the fields of `StepMeasures`, which are null
-or absent where they are not known. One line per evaluation: step, held_out_loss (nats per token),
-tokens, perplexity, and what else was evaluated. Steps count from 1; step 0 is the model before training.
+or absent where they are not known. For each evaluation a line of the generation probe (step, prompts,
+calls, …), if there is one, then a line with step, held_out_loss (nats per token of the column that is
+trained on), tokens, plain_loss (the same texts without their calls), plain_tokens and perplexity. Steps
+count from 1; step 0 is the model before training.
 Each step is in the file once, also after restarts; a repeated one differs in its measures only.
 """
 
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -33,54 +35,90 @@ Event = dict[str, Any]
 """A line of the file."""
 _POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
-_LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
 
 
-@dataclass(frozen=True, slots=True)
+def _measure() -> Any:
+    return field(default=None, compare=False)  # two runs of one configuration differ in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepMeasures:
     """Speed and memory of an optimizer step; rates are sums over the workers."""
 
-    seconds: float
-    tokens_per_s: float  # tokens of the examples, without padding
-    flops_per_s: float  # of the model
-    hardware_flops_per_s: float | None  # with recomputed activations; None: none are recomputed
-    utilisation: float | None  # flops_per_s over the BF16 peak of all GPUs; None on a CPU
-    memory_bytes: int  # first worker: its GPU's largest allocation so far, on a CPU its resident memory
+    seconds: float | None = _measure()
+    tokens_per_s: float | None = _measure()  # tokens of the examples, without padding
+    flops_per_s: float | None = _measure()  # of the model
+    hardware_flops_per_s: float | None = _measure()  # the same and recomputed activations; null without them
+    utilisation: float | None = _measure()  # flops_per_s over the BF16 peak of all GPUs; null on a CPU
+    memory_bytes: int | None = _measure()  # first worker: its GPU's peak so far; resident memory on a CPU
 
 
 @dataclass(frozen=True, slots=True)
-class TrainStep:
+class TrainStep(StepMeasures):
     """One optimizer step; the loss in nats per token."""
 
     step: int
     loss: float
     learning_rate: float
     gradient_norm: float | None
-    measures: StepMeasures | None = field(default=None, compare=False)  # two runs differ in them
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutEvaluation:
-    """The held-out loss, nats per token, after `step` steps, over so many tokens."""
+    """The losses on the held-out texts, nats per token, after `step` steps.
+
+    With the calls, if the run trains on them (`held_out_loss`, over `tokens`), and without (`plain_loss`,
+    over `plain_tokens`; None in files of earlier versions).
+    """
 
     step: int
     held_out_loss: float
     tokens: int
+    plain_loss: float | None = None
+    plain_tokens: int | None = None
 
     @property
     def perplexity(self) -> float:
-        """exp(held_out_loss); infinite where that is beyond the numbers of a machine."""
-        return math.exp(self.held_out_loss) if self.held_out_loss < _LARGEST_LOSS else math.inf
+        """exp(plain_loss), in files of earlier versions exp(held_out_loss); infinite where that is beyond
+        the numbers of a machine."""
+        loss = self.held_out_loss if self.plain_loss is None else self.plain_loss
+        return math.exp(loss) if loss < _LARGEST_LOSS else math.inf
 
 
-def best_of(evaluations: Iterable[HeldOutEvaluation]) -> HeldOutEvaluation:
-    """The evaluation of the best checkpoint; of equal ones, the first."""
-    return min(evaluations, key=lambda evaluation: (evaluation.held_out_loss, evaluation.step))
+@dataclass(frozen=True, slots=True)
+class GenerationProbe:
+    """How the model continued `prompts` held-out texts after `step` steps, each from before its first call.
+
+    prompts = the sum of `calls` + malformed + unfinished + without_call.
+    """
+
+    step: int
+    prompts: int
+    calls: dict[str, int]  # by tool: calls that reached their arrow
+    malformed: int  # begun, and no call
+    unfinished: int  # begun, and not at their arrow after `probe_tokens`
+    without_call: int
+    same_tool: int  # calls of the tool that C* has there
+    expected: dict[str, int]  # prompts by that tool
+
+    def __str__(self) -> str:
+        by_tool = ", ".join(f"{tool} {count}" for tool, count in self.calls.items() if count) or "none"
+        return (
+            f"calls on {self.prompts} prompts: {by_tool}; {self.same_tool} of the tool in C*, "
+            f"{self.malformed} malformed, {self.unfinished} unfinished, {self.without_call} without"
+        )
+
+
+RunEvent = TrainStep | HeldOutEvaluation | GenerationProbe
+E = TypeVar("E", HeldOutEvaluation, GenerationProbe)
 
 
 _MEASURES = frozenset(each.name for each in fields(StepMeasures))
 _SAID_ELSEWHERE = (
-    _MEASURES | {each.name for each in fields(TrainStep)} | {"held_out_loss", "tokens", "perplexity"}
+    _MEASURES
+    | {each.name for kind in (TrainStep, HeldOutEvaluation, GenerationProbe) for each in fields(kind)}
+    | {"perplexity"}
 )
 
 
@@ -92,10 +130,9 @@ class MetricsLog:
         kept = [event for event in _read(path) if event["step"] <= steps] if steps else []
         atomic_write(path, "".join(json.dumps(event) + "\n" for event in kept))
 
-    def append(self, event: TrainStep | HeldOutEvaluation) -> Event:
+    def append(self, event: RunEvent) -> Event:
         """Write one line; returns its values."""
         values = asdict(event)
-        values |= values.pop("measures", None) or {}
         if isinstance(event, HeldOutEvaluation):
             values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
@@ -127,10 +164,30 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     with (
         logging_redirect_tqdm(),
         # A resumed run goes on where it was evaluated last.
-        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=_LINE, disable=None) as bar,
-        repeating(_Follower(path, bar, evaluated).update, _POLL_S),
+        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=LINE, disable=None) as bar,
+        repeating(Follower(path, bar, evaluated).update, _POLL_S),
     ):
         yield
+
+
+def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
+    """The evaluations in the file up to step `steps`, in their order. Raises as `require_readable` does."""
+    require_readable(path)
+    return [evaluation for evaluation in evaluations_of(_read(path)) if evaluation.step <= steps]
+
+
+def evaluations_of(events: Iterable[Event]) -> list[HeldOutEvaluation]:
+    """The evaluations among these lines, in their order; those without numbers are left out."""
+    return [
+        _of_event(HeldOutEvaluation, event)
+        for event in events
+        if all(isinstance(event.get(name), int | float) for name in ("held_out_loss", "tokens"))
+        and isinstance(event.get("plain_loss"), int | float | None)
+    ]
+
+
+def _of_event(kind: type[E], event: Event) -> E:
+    return kind(**{field.name: event[field.name] for field in fields(kind) if field.name in event})
 
 
 def steps_done(path: Path) -> int:
@@ -171,7 +228,7 @@ def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
 
 
 @dataclass(slots=True)
-class _Follower:
+class Follower:
     """Draws the progress line, and logs the evaluations after step `evaluated`."""
 
     path: Path
@@ -179,16 +236,21 @@ class _Follower:
     evaluated: int
 
     latest: Event = field(default_factory=dict)
+    probe: GenerationProbe | None = None
     read: int = 0  # bytes of the file
     inode: int | None = None
 
     def update(self) -> None:
         for event in self._new_events():
             self.latest |= event
+            if "prompts" in event:
+                self.probe = _of_event(GenerationProbe, event)
             if "held_out_loss" in event and event["step"] > self.evaluated:
                 self.evaluated = event["step"]
                 text = evaluation_text(self.latest)
                 logger.info("step %d of %d: %s", self.evaluated, self.bar.total, text)
+                if self.probe is not None and self.probe.step == self.evaluated:
+                    logger.info("step %d of %d: %s", self.evaluated, self.bar.total, self.probe)
         self.bar.set_postfix_str(progress_text(self.latest), refresh=False)
         self.bar.update(max(0, self.latest.get("step", 0) - self.bar.n))
 
@@ -211,7 +273,8 @@ def evaluation_text(latest: Event) -> str:
     training = f"loss {latest['loss']:.4f}, " if "loss" in latest else ""
     others = numbers({name: value for name, value in latest.items() if name not in _SAID_ELSEWHERE})
     shown = [f"{name.replace('_', ' ').replace('/', ' ')} {value:.5g}" for name, value in others.items()]
-    return ", ".join([f"{training}held-out perplexity {latest['perplexity']:.4f}", *shown])
+    held_out = f"held-out perplexity {latest['perplexity']:.4f}, held-out loss {latest['held_out_loss']:.4f}"
+    return ", ".join([f"{training}{held_out}", *shown])
 
 
 def progress_text(latest: Event) -> str:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.metrics import event_samples
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, read_events
+from pipeline.finetuning.metrics_log import MetricsLog, RunEvent, read_events
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.trackers import Trackers
 from pipeline.runtime.metrics import Recorder
 
-Report = Callable[[TrainStep | HeldOutEvaluation], None]
+Report = Callable[[RunEvent], None]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def reporting(config: FinetuneConfig, steps_done: int, rank: int) -> Iterator[Re
     log, recorder = MetricsLog(metrics, steps_done), Recorder(str(config.output))
     trackers = Trackers(config, read_events(metrics)[0])
 
-    def report(event: TrainStep | HeldOutEvaluation) -> None:
+    def report(event: RunEvent) -> None:
         values = log.append(event)
         recorder.record(event_samples(values, config.max_steps))
         trackers.log(values)

@@ -25,6 +25,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
 from pipeline.finetuning.augmented_files import TextIndex, read_index
 from pipeline.finetuning.checkpoint_storage import is_uri
+from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.deepspeed_settings import (
     deepspeed_settings,
     given_file,
@@ -32,7 +33,7 @@ from pipeline.finetuning.deepspeed_settings import (
     require_machine,
 )
 from pipeline.finetuning.examples import choose_uses
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, best_of, tail
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
@@ -73,6 +74,10 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     for name, path in inputs:
         if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    if config.tokens and config.tokens.is_relative_to(config.data):
+        raise ConfigurationError(
+            f"data = {config.data} holds tokens = {config.tokens}: choose another folder"
+        )
     folder = RunFolder(config.output)
     folder.check(force=force)
     index = _check(config)
@@ -112,16 +117,25 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     if isinstance(result.return_value, ToolformerError):
         raise result.return_value
     evaluations = [HeldOutEvaluation(**metrics) for _, metrics in result.best_checkpoints]
-    if not evaluations:
+    best = best_of(evaluations, config.select_by)
+    if best is None:
         raise FinetuningError(
             f"{config.output}: no evaluated checkpoint is left in it; start over with --force"
         )
-    best = best_of(evaluations)
+    if (steps := steps_done(folder.metrics)) < config.max_steps:
+        logger.info(
+            "%s: stopped early at step %d, after %d evaluations without a better %s",
+            config.output,
+            steps,
+            config.patience,
+            config.select_by,
+        )
     values: dict[str, Any] = {
         "versions": versions(),
         "created": now(),
         "texts": result.return_value,
         "best": best,
+        "steps": steps,
         "wall_s": round(time.monotonic() - started, 1),
         "parameters": parameters,
     }

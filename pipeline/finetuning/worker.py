@@ -1,4 +1,5 @@
-"""What each worker of Ray Train does: load, resume, then train, evaluate and save until `max_steps`.
+"""What each worker of Ray Train does: load, resume, then train, evaluate and save until `max_steps`, or
+until `patience` evaluations in a row were no better.
 
 In: the run. Out: the counts of the data, returned; metrics.jsonl; a checkpoint for each evaluation,
 reported to Ray Train. training.py has the model, batches.py the data of a step, worker_checkpoints.py
@@ -8,14 +9,16 @@ what is saved.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import ray.train
 
 from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.choice import should_stop
+from pipeline.finetuning.metrics_log import HeldOutEvaluation, evaluations
 from pipeline.finetuning.reporter import reporting
-from pipeline.finetuning.run_folder import RunIdentity
+from pipeline.finetuning.run_folder import RunFolder, RunIdentity
 from pipeline.finetuning.streaming import DATASET, StreamedBatches
 from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError
@@ -41,13 +44,13 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, int] | ToolformerError:
 
 
 def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, int]:
-    """The training loop: from the last checkpoint, if there is one, to `max_steps`."""
+    """The training loop: from the last checkpoint, if there is one, to `max_steps` or an early stop."""
     import torch
     from ray.train.torch import get_device
 
     from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
     from pipeline.finetuning.errors import CheckpointError
-    from pipeline.finetuning.held_out import held_out_loss
+    from pipeline.finetuning.held_out import Evaluator
     from pipeline.finetuning.training import Training
     from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints
     from tools_service.base.checkpoints import load_tokenizer
@@ -67,12 +70,33 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     checkpoints = WorkerCheckpoints(config)
     steps_done = checkpoints.resume(training)
     log = stack.enter_context(reporting(config, steps_done, rank))
+    evaluator = Evaluator(training, data.held_out)
+
+    def evaluate(step: int) -> HeldOutEvaluation:
+        evaluation, probe = evaluator.evaluate(step)
+        if probe is not None:
+            log(probe)
+        log(evaluation)
+        return evaluation
+
+    evaluated = evaluations_so_far(RunFolder(config.output).metrics, steps_done)
     if not steps_done:
-        log(HeldOutEvaluation(0, *held_out_loss(training, data.held_out)))
+        evaluate(0)
     for step in range(steps_done + 1, config.max_steps + 1):
+        if should_stop(evaluated, config):
+            break
         log(training.step(step))
         if step % config.evaluate_every == 0 or step == config.max_steps:
-            evaluation = HeldOutEvaluation(step, *held_out_loss(training, data.held_out))
-            log(evaluation)
-            checkpoints.save(training, evaluation)
+            evaluated.append(evaluate(step))
+            checkpoints.save(training, evaluated[-1])
     return data.counts()
+
+
+def evaluations_so_far(metrics: Path, steps: int) -> list[HeldOutEvaluation]:
+    """The evaluations up to `steps`, as the first worker reads them, so that all decide alike."""
+    import torch.distributed as dist
+
+    read: list[Any] = [evaluations(metrics, steps) if dist.get_rank() == 0 and steps else []]
+    dist.broadcast_object_list(read, src=0)
+    found: list[HeldOutEvaluation] = read[0]
+    return found

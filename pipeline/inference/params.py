@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.base.inference_config import CallLengths, GenerateConfig
-from pipeline.inference.call_parser import callable_tools
+from pipeline.syntax.partial_call import callable_tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

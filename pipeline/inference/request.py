@@ -16,15 +16,7 @@ from itertools import filterfalse
 import torch
 from torch import Tensor
 
-from pipeline.inference.call_parser import (
-    ARROW_HEAD,
-    CompletedCall,
-    FailedCall,
-    PendingCall,
-    names_disabled_tool,
-    parse_partial_call,
-    tool_of,
-)
+from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,
     CallEvent,
@@ -41,6 +33,13 @@ from pipeline.inference.params import DecodingParams
 from pipeline.inference.text_stream import TextStream
 from pipeline.inference.token_choice import RandomStream, TokenChoice, sample
 from pipeline.inference.vocabulary import Vocabulary
+from pipeline.syntax.partial_call import (
+    ARROW_HEAD,
+    PendingCall,
+    names_disabled_tool,
+    parse_partial_call,
+    tool_of,
+)
 from tools_service.contract.tool import ToolInput, ToolResult
 from tools_service.syntax.calls import API, END, CallError, Malformed, linearise
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.random_streams import stream_keys, uniforms
-from pipeline.engine.sampler import invert_cdf
+from pipeline.engine.sampler import invert_cdf, token_ranks
 from pipeline.inference.params import DecodingParams
 
 # Greedy already, and the quotient of any float32 logit is finite.
@@ -54,14 +54,10 @@ def choose_tokens(
     samplings: Sequence[tuple[DecodingParams, RandomStream] | None],  # [B] None: the most likely token
 ) -> list[TokenChoice]:
     """The choice of each row."""
-    api_ids = torch.tensor(api_tokens, device=logits.device)[:, None]  # [B, 1]
-    api_logits = logits.gather(1, api_ids)
-    # Of equally likely tokens the one with the lower id comes first, as in max().
-    lower_ids = torch.arange(logits.shape[1], device=logits.device) < api_ids
-    before_api = (logits > api_logits) | ((logits == api_logits) & lower_ids)
+    api_ranks = token_ranks(logits, torch.tensor(api_tokens, device=logits.device))
     best, greedy = logits.max(1)
     # One transfer from the device for everything.
-    rows = torch.stack([greedy, before_api.sum(1), torch.isfinite(best).long()], 1).tolist()
+    rows = torch.stack([greedy, api_ranks, torch.isfinite(best).long()], 1).tolist()
     choices = [TokenChoice(token, rank, bool(finite)) for token, rank, finite in rows]
     for row, sampling in enumerate(samplings):
         if sampling is not None and choices[row].is_finite:

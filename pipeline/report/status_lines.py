@@ -70,6 +70,8 @@ def _details(part: PartStatus) -> Iterator[str]:
 
 
 def _progress(part: PartStatus) -> str:
+    if part.state == "finished" and part.kind == "training" and 0 < part.done < (part.total or 0):
+        return f"stopped early at step {part.done:,} of {part.total:,}"
     if part.state == "finished":
         return f"{part.done:,} {part.unit}"
     words = f"{part.done:,} {part.unit} done, of how many is not known yet"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.inference.call_parser import tool_of
 from pipeline.inference.generation import (
     CallEvent,
     EndEvent,
@@ -23,6 +22,7 @@ from pipeline.inference.generation import (
     ResultEvent,
     TextEvent,
 )
+from pipeline.syntax.partial_call import tool_of
 
 Json = dict[str, Any]
 Arguments = Mapping[str, Callable[[str], dict[str, Any]]]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text as Styled
 
 from pipeline.cli.generating.decoding_trace import failure
-from pipeline.inference.call_parser import ARROW_HEAD, CompletedCall, FailedCall
+from pipeline.inference.call_parser import CompletedCall, FailedCall
 from pipeline.inference.generation import (
     BeginEvent,
     CallEvent,
@@ -26,6 +26,7 @@ from pipeline.inference.generation import (
     ResultEvent,
     TextEvent,
 )
+from pipeline.syntax.partial_call import ARROW_HEAD
 from tools_service.base.printable import printable
 from tools_service.syntax.calls import API, ARROW, END
 

@@ -23,12 +23,12 @@ from pipeline.cli.generating.interactive import InteractiveSession
 from pipeline.cli.generating.line_history import LineHistory, history_file
 from pipeline.cli.generating.prompts import prompts_of
 from pipeline.engine.loading import load_language_model
-from pipeline.inference.call_parser import ARROW_HEAD
 from pipeline.inference.generation import EndEvent, Generation
 from pipeline.inference.generator import Generator, available_tools
 from pipeline.inference.params import DecodingParams
 from pipeline.inference.streaming import StreamingEngine
 from pipeline.report import losses
+from pipeline.syntax.partial_call import ARROW_HEAD
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.printable import printable
 from tools_service.base.standard_streams import json_must_be_ascii, standard_input

@@ -6,12 +6,13 @@ curves, thinned where they are long; the least and the largest value of every st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.finetuning.metrics_log import Event, read_events
+from pipeline.base.finetune_config import SelectBy
+from pipeline.finetuning.choice import best_of
+from pipeline.finetuning.metrics_log import Event, evaluations_of, numbers, read_events
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
@@ -22,8 +23,15 @@ CURVES = {
     "perplexity": "perplexity",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
+    "tokens_per_s": "tokens per second",
+    "flops_per_s": "FLOP/s of the model",
+    "hardware_flops_per_s": "FLOP/s with recomputation",
+    "utilisation": "FLOP utilisation",
+    "memory_bytes": "memory in bytes",
+    "seconds": "seconds of a step",
 }
-"""Names of the values in metrics.jsonl, and of their curves."""
+"""Names of the values in metrics.jsonl, and of their curves; others have their own name, with spaces."""
+_NO_CURVE = frozenset({"tokens"})  # of the held-out texts: it never changes
 _MAX_POINTS = 2_000
 _STRETCHES = _MAX_POINTS // 2 - 1
 
@@ -41,17 +49,17 @@ def training_section(folder: Path) -> TrainingSection:
         state="finished" if finished else "unfinished",
         facts=tuple(_facts(run, events)),
         curves=tuple(_curves(events)),
-        best_step=run.best.step if isinstance(run, FinetuneManifest) else best_step(events),
+        best_step=run.best.step
+        if isinstance(run, FinetuneManifest)
+        else best_step(events, run.config.select_by),
         losses=losses,
     )
 
 
-def best_step(events: Sequence[Event]) -> int | None:
-    """The step with the lowest held-out loss so far, the first of equal ones."""
-    evaluated = [
-        (event["held_out_loss"], event["step"]) for event in events if _is_number(event, "held_out_loss")
-    ]
-    return min(evaluated)[1] if evaluated else None
+def best_step(events: Sequence[Event], select_by: SelectBy) -> int | None:
+    """The step that `finetune` would choose so far: the first of equal ones, and never step 0."""
+    best = best_of(evaluations_of(events), select_by)
+    return None if best is None else best.step
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -68,17 +76,17 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _curves(events: Sequence[Event]) -> Iterator[Curve]:
-    for key, name in CURVES.items():
-        points = thinned([(event["step"], event[key]) for event in events if _is_number(event, key)])
-        if points:
-            steps, values = zip(*points, strict=True)
-            yield Curve(name=name, steps=steps, values=values)
-
-
-def _is_number(event: Event, name: str) -> bool:
-    """A perplexity may be infinite, a norm null."""
-    value = event.get(name)
-    return isinstance(value, int | float) and math.isfinite(value)
+    """A curve for every number in the lines, those of a group such as calls by tool included."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        for key, value in numbers(event).items():
+            points.setdefault(key, []).append((event["step"], value))
+    others = [key for key in points if key not in CURVES and key not in _NO_CURVE]
+    for key in (*(key for key in CURVES if key in points), *others):
+        steps, values = zip(*thinned(points[key]), strict=True)
+        group, separator, name = key.partition("/")
+        title = CURVES.get(key, f"{group.replace('_', ' ')}{separator and ': '}{name}")
+        yield Curve(name=title, steps=steps, values=values)
 
 
 def _facts(run: RunIdentity, events: Sequence[Event]) -> Iterator[Fact]:
@@ -86,7 +94,9 @@ def _facts(run: RunIdentity, events: Sequence[Event]) -> Iterator[Fact]:
     done = max((event["step"] for event in events), default=0)
     yield Fact(name="model before", value=config.model.path)
     yield Fact(name="texts", value=f"{config.data}, column {config.column}")
-    yield Fact(name="steps", value=f"{done:,} of {config.max_steps:,}")
+    early = isinstance(run, FinetuneManifest) and run.stopped_early
+    steps = f"stopped early at step {done:,} of" if early else f"{done:,} of"
+    yield Fact(name="steps", value=f"{steps} {config.max_steps:,}")
     yield Fact(name="texts per step (batch_size)", value=f"{config.batch_size:,}")
     yield Fact(name="learning rate", value=f"{config.learning_rate:g}, warm-up {config.warmup_share:.0%}")
     yield Fact(name="tokens per text (sequence_length)", value=f"{config.sequence_length:,}")
@@ -99,7 +109,9 @@ def _facts(run: RunIdentity, events: Sequence[Event]) -> Iterator[Fact]:
     yield Fact(name="texts trained on", value=f"{texts.get('trained_on', 0):,}")
     yield Fact(name="texts held out", value=f"{texts.get('held_out', 0):,}")
     best = run.best
-    yield Fact(name="best", value=f"step {best.step:,}, held-out perplexity {best.perplexity:.3f}")
+    chosen_by = config.select_by if best.plain_loss is not None else "loss"  # as earlier versions did
+    value = f"step {best.step:,}, held-out perplexity {best.perplexity:.3f}, chosen by {chosen_by}"
+    yield Fact(name="best", value=value)
     yield Fact(name="time of the last start", value=f"{run.wall_s:,.0f} s")
     yield Fact(name="made", value=run.created)
     yield Fact(name="version", value=run.versions.get("toolformer-on-ray", "unknown"))

@@ -5,13 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep, steps_done, tail
+from pipeline.finetuning.metrics_log import (
+    LINE,
+    Follower,
+    GenerationProbe,
+    HeldOutEvaluation,
+    MetricsLog,
+    TrainStep,
+    evaluation_text,
+    evaluations,
+    evaluations_of,
+    numbers,
+    progress_text,
+    steps_done,
+    tail,
+    without_measures,
+)
+from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit
+
+PROBE = GenerationProbe(2, 20, {"Calculator": 9, "QA": 2, "MT": 0}, 3, 1, 5, 8, {"Calculator": 15, "QA": 5})
 
 
 def written(path: Path) -> list[tuple[int, str]]:
@@ -22,28 +43,59 @@ def written(path: Path) -> list[tuple[int, str]]:
 def test_steps_beyond_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, 0)
-    log.append(HeldOutEvaluation(0, 2.0, 10))
+    log.append(HeldOutEvaluation(0, 2.0, 10, 1.0, 7))
     for step in range(1, 6):
         log.append(TrainStep(step, 1.0, 0.1, None))
         if step == 3:
-            log.append(HeldOutEvaluation(3, 1.5, 10))
+            log.append(HeldOutEvaluation(3, 1.5, 10, 1.25, 7))
     with path.open("a") as file:
         file.write('{"step": 6, "lo')  # killed in the middle of a line
     resumed = MetricsLog(path, 3)
     resumed.append(TrainStep(4, 1.0, 0.1, None))
     expected = [(0, "perplexity"), (1, "loss"), (2, "loss"), (3, "loss"), (3, "perplexity"), (4, "loss")]
     assert written(path) == expected
-    evaluations = [json.loads(line) for line in path.read_text().splitlines() if "held_out_loss" in line]
-    assert evaluations == [
-        {"step": 0, "held_out_loss": 2.0, "tokens": 10, "perplexity": math.exp(2.0)},
-        {"step": 3, "held_out_loss": 1.5, "tokens": 10, "perplexity": math.exp(1.5)},
+    found = [json.loads(line) for line in path.read_text().splitlines() if "held_out_loss" in line]
+    plain = {"plain_tokens": 7, "tokens": 10}
+    assert found == [
+        {"step": 0, "held_out_loss": 2.0, "plain_loss": 1.0, "perplexity": math.exp(1.0)} | plain,
+        {"step": 3, "held_out_loss": 1.5, "plain_loss": 1.25, "perplexity": math.exp(1.25)} | plain,
     ]
     MetricsLog(path, 0)
     assert written(path) == []
 
 
-def test_perplexity_is_the_exponential_of_the_loss() -> None:
-    assert HeldOutEvaluation(1, math.log(7.5), 3).perplexity == pytest.approx(7.5)
+def test_perplexity_is_that_of_the_texts_without_calls() -> None:
+    assert HeldOutEvaluation(1, 9.0, 5, math.log(7.5), 3).perplexity == pytest.approx(7.5)
+    assert HeldOutEvaluation(1, math.log(7.5), 3).perplexity == pytest.approx(7.5), "of an earlier version"
+    assert HeldOutEvaluation(1, 1.0, 5, 1e4, 3).perplexity == math.inf
+
+
+def test_evaluations_are_read_from_files_of_this_and_of_an_earlier_version(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert evaluations(path, 9) == []
+    log = MetricsLog(path, 0)
+    log.append(PROBE)
+    log.append(HeldOutEvaluation(0, 2.0, 10, 1.0, 7))
+    log.append(TrainStep(1, 1.0, 0.1, None))
+    with path.open("a") as file:
+        file.write('{"step": 2, "held_out_loss": 1.5, "tokens": 10, "perplexity": 4.5}\n')
+        file.write('{"step": 4, "held_out_loss": 1.0, "tokens": 10, "perplexity": 2.7}\n')
+        file.write('{"step": 4, "held_o')
+    read = [HeldOutEvaluation(0, 2.0, 10, 1.0, 7), HeldOutEvaluation(2, 1.5, 10)]
+    assert evaluations(path, 3) == read
+    path.write_text('{"loss": 1.0}\n')
+    with pytest.raises(ConfigurationError, match=r"metrics\.jsonl is damaged"):
+        evaluations(path, 3)
+
+
+def test_values_of_other_types_are_no_evaluation() -> None:
+    events = [
+        {"step": 1, "held_out_loss": "1.0", "tokens": 3},
+        {"step": 2, "held_out_loss": 1.0},
+        {"step": 3, "held_out_loss": 1.0, "tokens": 3, "plain_loss": []},
+        {"step": 4, "held_out_loss": 1.0, "tokens": 3, "other": 1},
+    ]
+    assert evaluations_of(events) == [HeldOutEvaluation(4, 1.0, 3)]
 
 
 def test_one_line_is_logged_per_evaluation_of_this_run(
@@ -53,12 +105,16 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
     MetricsLog(path, 0).append(HeldOutEvaluation(0, math.log(9.0), 10))
     with caplog.at_level(logging.INFO, "pipeline.finetuning.metrics_log"), tail(path, 4):
         log = MetricsLog(path, 0)
+        log.append(replace(PROBE, step=0))
         log.append(HeldOutEvaluation(0, math.log(9.0), 10))
         log.append(TrainStep(1, 2.25, 0.1, None))
         log.append(TrainStep(2, 1.25, 0.1, None))
-        log.append(HeldOutEvaluation(2, math.log(8.0), 10))
+        log.append(PROBE)
+        log.append(HeldOutEvaluation(2, 0.5, 10, math.log(8.0), 7))
     assert [record.message for record in caplog.records] == [
-        "step 2 of 4: loss 1.2500, held-out perplexity 8.0000"
+        "step 2 of 4: loss 1.2500, held-out perplexity 8.0000, held-out loss 0.5000",
+        "step 2 of 4: calls on 20 prompts: Calculator 9, QA 2; 8 of the tool in C*, 3 malformed, "
+        "1 unfinished, 5 without",
     ]
 
 
@@ -69,3 +125,74 @@ def test_steps_are_counted_in_a_damaged_file(tmp_path: Path) -> None:
         '{"step": 0, "perplexity": 2.0}\n{"step": 3, "loss": 1.0}\n{"loss": 1.0}\n[7]\n{"step": 4, "lo'
     )
     assert steps_done(path) == 3
+
+
+MEASURED = {
+    "seconds": 0.5,
+    "tokens_per_s": 12_345.6,
+    "flops_per_s": 4e12,
+    "utilisation": 0.41,
+    "memory_bytes": 3 * 2**30,
+}
+
+
+def test_a_repeated_step_differs_in_its_measures_only(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    first = log.append(TrainStep(1, 2.0, 0.1, None, **MEASURED))  # type: ignore[arg-type]
+    again = log.append(TrainStep(1, 2.0, 0.1, None, **MEASURED | {"seconds": 9.0}))  # type: ignore[arg-type]
+    assert first != again
+    assert without_measures(first) == without_measures(again)
+    assert without_measures(first) == {"step": 1, "loss": 2.0, "learning_rate": 0.1, "gradient_norm": None}
+    assert TrainStep(1, 2.0, 0.1, None, seconds=1.0) == TrainStep(1, 2.0, 0.1, None, seconds=2.0)
+    assert TrainStep(1, 2.0, 0.1, None) != TrainStep(1, 2.5, 0.1, None)
+
+
+def test_the_progress_line_has_what_is_known() -> None:
+    step = {"step": 3, "loss": 1.25, "learning_rate": 1e-5, "gradient_norm": 0.5} | MEASURED
+    assert progress_text(step | {"perplexity": 8.125}) == (
+        "loss 1.2500, perplexity 8.125, rate 1e-05, norm 0.5, 12,346 tokens/s, 41% of peak, 3.0 GiB"
+    )
+    on_a_cpu = step | {"utilisation": None, "gradient_norm": None, "flops_per_s": 7.6e10}
+    assert progress_text(on_a_cpu) == "loss 1.2500, rate 1e-05, 12,346 tokens/s, 76 GFLOP/s, 3.0 GiB"
+    of_an_earlier_version = {"step": 3, "loss": 1.25, "learning_rate": 1e-5, "gradient_norm": None}
+    assert progress_text(of_an_earlier_version) == "loss 1.2500, rate 1e-05"
+    assert progress_text({}) == ""
+
+
+def test_an_evaluation_is_logged_with_all_its_numbers() -> None:
+    latest = {"step": 4, "held_out_loss": 1.0, "tokens": 9, "perplexity": math.e, "loss": 1.5, "seconds": 0.5}
+    others = {"plain_perplexity": 3.25, "calls": {"QA": 3, "MT": 0}, "reason": "none"}
+    assert evaluation_text(latest | others) == (
+        "loss 1.5000, held-out perplexity 2.7183, plain perplexity 3.25, calls QA 3, calls MT 0"
+    )
+
+
+def test_numbers_are_finite_and_named() -> None:
+    line = {"step": 1, "loss": 2, "perplexity": math.inf, "norm": math.nan, "ok": True, "note": "x"}
+    assert numbers(line | {"calls": {"QA": 1, "of": None}, "empty": {}}) == {"loss": 2, "calls/QA": 1}
+
+
+def test_a_terminal_shows_the_latest_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A start that repeats steps, as after a lost worker, is followed, too."""
+    path = tmp_path / "metrics.jsonl"
+    bar = tqdm(total=8, bar_format=LINE, file=sys.stderr, mininterval=0)
+    follower = Follower(path, bar, -1)
+    follower.update()
+    log = MetricsLog(path, 0)
+    for step in (1, 2, 3):
+        log.append(TrainStep(step, 4.0 - step, 0.1, None))
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    follower.update()
+    assert (bar.n, follower.latest["loss"]) == (3, 1.0)
+    log = MetricsLog(path, 1)
+    follower.update()
+    assert follower.latest["loss"] == 3.0
+    for step in (2, 3, 4):
+        log.append(TrainStep(step, 0.5, 0.1, None))
+    follower.update()
+    bar.close()
+    assert (bar.n, follower.latest["step"]) == (4, 4)
+    shown = capsys.readouterr().err
+    assert "step 4 of 8" in shown
+    assert "loss 0.5000, rate 0.1" in shown

@@ -88,6 +88,13 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert json.loads(status.model_dump_json())["parts"][2]["values"]["best perplexity"] > 1
 
 
+def test_a_training_that_stopped_early(tmp_path: Path) -> None:
+    folder = fine_tuned(tmp_path / "model", data=tmp_path / "augmented", steps=4, of=8)
+    assert "stopped early at step 4 of 8" in lines(folder)
+    (folder / "metrics.jsonl").unlink()
+    assert "stopped early" not in lines(folder)
+
+
 def test_an_annotation_that_runs(tmp_path: Path) -> None:
     folder = unfinished(tmp_path / "a")
     ExpectedTexts(texts=30, is_estimate=True).write(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -25,7 +26,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert curves["gradient norm"].steps == (2, 3, 4), "null at step 1"
     facts = {fact.name: fact.value for fact in section.facts}
     assert facts["steps"] == "4 of 4"
-    assert facts["best"] == "step 2, held-out perplexity 5.474"
+    assert facts["best"] == "step 2, held-out perplexity 5.474, chosen by loss", "of an earlier version"
     assert len(section.losses) == 2  # one cut, and 12 of 20 texts not trained on
 
 
@@ -55,7 +56,7 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text('{"step": 0, "held_out_loss": 800.0, "perplexity": Infinity}\n')
     section = training_section(folder)
     assert [curve.name for curve in section.curves] == ["held-out loss"]
-    assert section.best_step == 0
+    assert section.best_step is None, "the model before training is no result"
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
@@ -79,5 +80,18 @@ def test_a_thinned_curve_keeps_its_ends_and_its_extremes() -> None:
 
 
 def test_the_first_of_equal_steps_is_the_best() -> None:
-    assert best_step([{"step": 9, "held_out_loss": 1.0}, {"step": 5, "held_out_loss": 1.0}]) == 5
-    assert best_step([{"step": 1, "loss": 1.0}]) is None
+    values = {"held_out_loss": 1.0, "tokens": 3, "plain_loss": 2.0}
+    events = [{"step": 9} | values, {"step": 5} | values, {"step": 7} | values | {"held_out_loss": 0.5}]
+    assert (best_step(events, "perplexity"), best_step(events, "loss")) == (5, 7)
+    assert best_step([{"step": 1, "loss": 1.0}], "loss") is None
+
+
+def test_a_run_that_stopped_early_says_so(tmp_path: Path) -> None:
+    folder = fine_tuned(tmp_path / "model", data=tmp_path / "augmented", steps=4, of=8)
+    manifest = folder / "manifest.json"
+    values = json.loads(manifest.read_text()) | {"steps": 4}
+    values["best"] |= {"plain_loss": 1.6, "plain_tokens": 5}
+    manifest.write_text(json.dumps(values))
+    facts = {fact.name: fact.value for fact in training_section(folder).facts}
+    assert facts["steps"] == "stopped early at step 4 of 8"
+    assert facts["best"] == "step 2, held-out perplexity 4.953, chosen by perplexity"
