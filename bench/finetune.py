@@ -24,6 +24,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -145,18 +146,21 @@ def work(workload: Workload, first: int, count: int) -> tuple[int, float]:
 def summary(
     workload: Workload, measurements: dict[str, list[Steps]], matrix_flops: float, steps: int
 ) -> list[dict[str, Any]]:
-    """A row for each system: medians over the measurements after the first."""
+    """A row for each system: medians over the measurements after the first.
+
+    `matrix_flops` is per second of the clock that counts: a GPU's wall seconds, or CPU seconds.
+    """
     done = [work(workload, 1 + turn * steps, steps) for turn in range(len(next(iter(measurements.values()))))]
     rows = []
+    rate_clock = "wall_s" if workload.use_gpu else "cpu_s"
     for name, of_system in measurements.items():
         row: dict[str, Any] = {"system": name, "peak_mib": max(s.peak_mib for s in of_system)}
         for clock in ("wall_s", "cpu_s"):
             timed = [(getattr(s, clock), *d) for s, d in zip(of_system, done, strict=True)][1:]
             row[f"ms_per_step_{clock[:-2]}"] = 1e3 * statistics.median(s for s, *_ in timed) / steps
             row[f"tokens_per_{clock}"] = statistics.median(tokens / s for s, tokens, _ in timed)
-            row[f"utilisation_{clock[:-2]}"] = statistics.median(
-                flops / s / matrix_flops for s, _, flops in timed
-            )
+            if clock == rate_clock:
+                row["utilisation"] = statistics.median(flops / s / matrix_flops for s, _, flops in timed)
             for other in ("plain", "trainer"):
                 if other in measurements:
                     pairs = zip(of_system[1:], measurements[other][1:], strict=True)
@@ -187,9 +191,10 @@ def measure(shape: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     names = stages if arguments.alone else ["plain", "trainer", *stages]
     dtype = torch.bfloat16 if workload.use_gpu else torch.float32
     torch.set_num_threads(workload.threads)
-    rate = matrix_rate(workload.device, dtype)
+    clock = time.perf_counter if workload.use_gpu else time.process_time
+    rate = matrix_rate(workload.device, dtype, clock)
     measurements = alternate(workload, names, arguments.rounds, arguments.steps)
-    rate = max(rate, matrix_rate(workload.device, dtype))
+    rate = max(rate, matrix_rate(workload.device, dtype, clock))
     found: dict[str, Any] = {
         "shape": shape,
         "workload": asdict(replace(workload, folder="")),
@@ -219,7 +224,7 @@ def show(found: dict[str, Any], clock: str) -> None:
             print(
                 f"  {part.replace('_', ' '):15} {row['system']:8} {row[f'ms_per_step_{clock}']:9.1f} ms a "
                 f"step, {row[f'tokens_per_{clock}_s']:8,.0f} tokens/s, utilisation "
-                f"{row[f'utilisation_{clock}']:.0%}  {', '.join(ratios)}",
+                f"{row['utilisation']:.0%}  {', '.join(ratios)}",
                 flush=True,
             )
 
@@ -237,8 +242,8 @@ def failures(found: dict[str, Any], clock: str) -> Iterator[str]:
             yield f"{found['shape']} {row['system']}: {row[f'of_plain_{clock}']:.2f} of the plain loop's time"
         if row.get(f"of_trainer_{clock}", 0.0) >= 1.0:
             yield f"{found['shape']} {row['system']}: {row[f'of_trainer_{clock}']:.2f} of the Trainer's time"
-        if use_gpu and found["shape"] == "llama-1b" and row["utilisation_wall"] < LEAST_UTILISATION:
-            yield f"llama-1b {row['system']}: utilisation {row['utilisation_wall']:.0%}"
+        if use_gpu and found["shape"] == "llama-1b" and row["utilisation"] < LEAST_UTILISATION:
+            yield f"llama-1b {row['system']}: utilisation {row['utilisation']:.0%}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

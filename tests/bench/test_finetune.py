@@ -38,7 +38,7 @@ def test_all_systems_have_the_same_losses(workload: Workload) -> None:
     first, second = (steps.losses[0] for steps in measurements["plain"])
     assert abs(first - second) > 1e-3  # the measurements go on with other batches
     for row in summary(workload, measurements, 1e9, 3):
-        assert 0 < row["utilisation_cpu"] == pytest.approx(row["utilisation_wall"], rel=100)
+        assert row["utilisation"] > 0
         assert row["ms_per_step_cpu"] > 0
 
 
