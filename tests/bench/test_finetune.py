@@ -31,21 +31,27 @@ def workload(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     )
 
 
-def test_all_systems_have_the_same_losses(workload: Workload) -> None:
-    measurements = alternate(workload, ["plain", "trainer", "zero2"], rounds=1, steps=3)
-    assert [len(steps.losses) for steps in measurements["trainer"]] == [3, 3]
-    assert largest_difference(measurements) < 1e-5
-    first, second = (steps.losses[0] for steps in measurements["plain"])
-    assert abs(first - second) > 1e-3  # the measurements go on with other batches
-    for row in summary(workload, measurements, 1e9, 3):
+@pytest.fixture(scope="module")
+def measured(workload: Workload) -> dict[str, list[Steps]]:
+    """Two turns of three systems."""
+    return alternate(workload, ["plain", "trainer", "zero2"], rounds=1, steps=3)
+
+
+@pytest.mark.timeout(600)
+def test_all_systems_have_the_same_losses(workload: Workload, measured: dict[str, list[Steps]]) -> None:
+    assert [len(steps.losses) for steps in measured["trainer"]] == [3, 3]
+    assert largest_difference(measured) < 1e-5
+    first, second = (steps.losses[0] for steps in measured["plain"])
+    assert abs(first - second) > 1e-3  # the turns go on with other batches
+    for row in summary(workload, measured, 1e9, 3):
         assert row["utilisation"] > 0
         assert row["ms_per_step_cpu"] > 0
 
 
-def test_two_workers_have_the_losses_of_one(workload: Workload) -> None:
-    alone = alternate(workload, ["plain"], rounds=0, steps=2)
-    together = alternate(workload, ["zero2"], rounds=0, steps=2, workers=2)
-    assert largest_difference({**alone, **together}) < 1e-5
+@pytest.mark.timeout(600)
+def test_two_workers_have_the_losses_of_one(workload: Workload, measured: dict[str, list[Steps]]) -> None:
+    together = alternate(workload, ["zero2"], rounds=0, steps=3, workers=2)
+    assert largest_difference({"plain": measured["plain"], **together}) < 1e-5
 
 
 def test_padding_is_not_counted_as_work(workload: Workload) -> None:
@@ -83,6 +89,7 @@ def test_losses_are_compared_step_by_step() -> None:
     assert largest_difference(measurements) == 1.0
 
 
+@pytest.mark.timeout(600)
 def test_it_needs_neither_ray_nor_faiss() -> None:
     """A GPU machine may have torch, transformers and DeepSpeed only."""
     program = (
