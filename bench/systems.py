@@ -106,7 +106,9 @@ def without_shortcuts(
         with _attribute(model, "can_unpad", False):
             yield run_engine("padding fed", whole, model, texts)[0]
     with _attribute(
-        model, "_automata", {call_head(tool, method.of(tool).takes_input): bracket_only_automaton(model)}
+        model,
+        "_automata",
+        {(call_head(tool, method.of(tool).takes_input), False): bracket_only_automaton(model)},
     ):
         yield run_engine("no early end of draws", whole, model, texts)[0]
     if model.separate_head:

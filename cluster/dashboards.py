@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotation.metrics import METRICS
+from pipeline.annotation.metrics import METRICS as ANNOTATION_METRICS
+from pipeline.finetuning.metrics import METRICS as TRAINING_METRICS
 
 DASHBOARD = Path(__file__).parent / "monitoring" / "grafana" / "dashboards" / "toolformer.json"
 VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}
@@ -43,7 +44,7 @@ RAY_METRICS: dict[str, frozenset[str]] = {
 """Ray 2.60's own metrics that the dashboard uses, with their labels."""
 PIPELINE_METRICS: dict[str, frozenset[str]] = {
     name: frozenset({"run", *metric.labels, *(["le"] if name.endswith("_bucket") else [])})
-    for metric in METRICS
+    for metric in (*ANNOTATION_METRICS, *TRAINING_METRICS)
     for name in metric.exported
 }
 _PROMETHEUS_LABELS = frozenset({"instance", "job"})  # on every metric

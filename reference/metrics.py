@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.annotation.metrics import METRICS
+from pipeline.annotation.metrics import METRICS as ANNOTATION_METRICS
+from pipeline.finetuning.metrics import METRICS as TRAINING_METRICS
 from reference.markdown import code, prose, table
 
 
@@ -15,17 +16,18 @@ def page() -> str:
             " ".join(code(label) for label in ("run", *metric.labels)),
             prose(metric.description),
         )
-        for metric in METRICS
+        for metric in (*ANNOTATION_METRICS, *TRAINING_METRICS)
     )
     return f"{_INTRODUCTION}\n{table(('name in Prometheus', 'kind', 'labels', 'meaning'), rows)}\n{_REST}"
 
 
 _INTRODUCTION = """# Metrics
 
-`annotate` adds these metrics to those of Ray, on the metrics endpoint of each node
-([Watching a run](../operations.md#watching-a-run)). The label `run` is the output folder.
+`annotate` and, with `training` in their names, `finetune` add these metrics to those of Ray, on the metrics
+endpoint of each node ([Watching a run](../operations.md#watching-a-run)). The label `run` is the output
+folder.
 """
 _REST = """Latency, queue and replicas of the tools are Ray Serve's metrics (`ray_serve_…`, label
-`deployment`). GPU memory is Ray's own. Fine-tuning writes
+`deployment`). GPU memory is Ray's own. Fine-tuning has all values in
 [`metrics.jsonl`](output_fields.md#finetune-metricsjsonl).
 """

@@ -24,6 +24,7 @@ from pipeline.base.records import ANNOTATION_SCHEMA, AUGMENTED_SCHEMA
 from pipeline.evaluation.predictions import SCHEMA as PREDICTION_SCHEMA
 from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
+from pipeline.finetuning.merge_lora import MergedManifest
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, TrainStep
 from pipeline.finetuning.run_folder import FinetuneManifest
 from pipeline.method.insertions import ScoredInsertion
@@ -31,6 +32,7 @@ from pipeline.planning.estimate import Plan
 from pipeline.report.status import RunStatus
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.manifest import AnnotationManifest
+from pipeline.storage.tools_json import LearnedTools
 from reference.fields import describe_type
 from reference.markdown import code, prose, table
 from reference.meanings import MEANINGS
@@ -73,7 +75,9 @@ OUTPUTS = (
     Output("merge: rows/*.parquet", "../outputs.md#merge-the-augmented-corpus-c", AUGMENTED_SCHEMA),
     Output("merge: manifest.json", "../outputs.md#merge-the-augmented-corpus-c", MergeManifest),
     Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation)),
+    Output("finetune: tools.json", "../finetuning.md", LearnedTools),
     Output("finetune: manifest.json", "../finetuning.md", FinetuneManifest),
+    Output("merge-lora: manifest.json", "../finetuning.md#adapters-lora", MergedManifest),
     Output("evaluate: evaluation.json", "../evaluation.md#files", Evaluation),
     Output("evaluate: evaluation.LABEL.parquet", "../evaluation.md#files", PREDICTION_SCHEMA),
     Output("score: scores/*.jsonl, the field score", "../scoring.md#output", ScoredInsertion),

@@ -123,7 +123,7 @@ class LanguageModel:
         # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
         self._prompt_ids: dict[PromptTemplate, tuple[ndarray, ndarray]] = {}
-        self._automata: dict[str, ndarray] = {}
+        self._automata: dict[tuple[str, bool], ndarray] = {}
         self._openings: dict[str, Opening] = {}
 
     def shrink(self, smallest: int, reason: str) -> None:
@@ -208,16 +208,18 @@ class LanguageModel:
         fixed += len(prefix) + len(suffix)
         return max(0, (self.max_positions - fixed) // 2)
 
-    def automaton(self, head: str) -> ndarray:
+    def automaton(self, head: str, *, ends_at_arrow: bool = False) -> ndarray:
         """The automaton (syntax/grammar.py) of calls that begin with `head`, made once."""
-        if head not in self._automata:
-            self._automata[head] = automaton(
+        key = head, ends_at_arrow
+        if key not in self._automata:
+            self._automata[key] = automaton(
                 head,
                 self.call_tokens.token_strings,
                 special_ids(self.tokenizer),
                 self.vocabulary_size,
+                ends_at_arrow=ends_at_arrow,
             )
-        return self._automata[head]
+        return self._automata[key]
 
     def opening(self, text: str) -> Opening:
         """The tokens that can write `text`, the beginning of a call; found once."""

@@ -29,7 +29,7 @@ _MAX_SHOWN = 12  # names of layers in a message
 class ParameterCounts(Frozen):
     """Parameters of a run."""
 
-    trained: int
+    trained: int  # in an optimizer step
     total: int  # of the model without adapters, shared ones once
 
 

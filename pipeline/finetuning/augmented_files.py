@@ -107,7 +107,7 @@ def read_index(folder: Path) -> TextIndex:
     return TextIndex(text_ids, plain.astype(np.int64)[by_id], tool_sets, tuple(numbers))
 
 
-def row_groups(folder: Path) -> list[tuple[Path, int]]:
+def parquet_row_groups(folder: Path) -> list[tuple[Path, int]]:
     """The row groups of all files, in order: each with the number that `read_texts` takes."""
     groups = []
     for path in files_of(folder):

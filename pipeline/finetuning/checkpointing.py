@@ -112,14 +112,14 @@ def restore(training: Training, folder: Path, saved_by: int = 0, *, converts: bo
     if saved_by in (0, training.config.workers):
         _, state = training.engine.load_checkpoint(str(folder), tag=STATE, load_module_strict=strict)
     else:
-        state = _load_universal(training, folder, converts)
+        state = _load_universal(training, folder, converts, strict)
         if training.rank == 0:
             logger.info("%s: saved by %d workers, loaded by %d", folder, saved_by, training.config.workers)
     dist.barrier()
     return int(state["steps"])
 
 
-def _load_universal(training: Training, folder: Path, converts: bool) -> Any:
+def _load_universal(training: Training, folder: Path, converts: bool, strict: bool) -> Any:
     """DeepSpeed's client state. Each worker reads its part of every weight."""
     if training.engine.zero_nvme_offload_optimizer():
         raise ConfigurationError(
@@ -132,7 +132,7 @@ def _load_universal(training: Training, folder: Path, converts: bool) -> Any:
     settings = training.engine._config  # what checkpoint.load_universal in the file sets
     settings.load_universal_checkpoint = True
     try:
-        _, state = training.engine.load_checkpoint(str(folder), tag=_UNIVERSAL)
+        _, state = training.engine.load_checkpoint(str(folder), tag=_UNIVERSAL, load_module_strict=strict)
     finally:
         settings.load_universal_checkpoint = False
     dist.barrier()

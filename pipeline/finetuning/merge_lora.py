@@ -32,9 +32,9 @@ class MergedManifest(Frozen):
 
     versions: dict[str, str]
     created: str
-    adapter: Path
-    base: str
-    dtype: str
+    adapter: Path  # its folder
+    base: str  # folder or hub name of the base model
+    dtype: str  # of the weights, as asked for
     files: tuple[FileState, ...]
 
 

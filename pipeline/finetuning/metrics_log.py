@@ -35,30 +35,33 @@ Event = dict[str, Any]
 """A line of the file."""
 _POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
-_LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
 
 
-@dataclass(frozen=True, slots=True)
+def _measure() -> Any:
+    return field(default=None, compare=False)  # two runs of one configuration differ in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepMeasures:
     """Speed and memory of an optimizer step; rates are sums over the workers."""
 
-    seconds: float
-    tokens_per_s: float  # tokens of the examples, without padding
-    flops_per_s: float  # of the model
-    hardware_flops_per_s: float | None  # with recomputed activations; None: none are recomputed
-    utilisation: float | None  # flops_per_s over the BF16 peak of all GPUs; None on a CPU
-    memory_bytes: int  # first worker: its GPU's largest allocation so far, on a CPU its resident memory
+    seconds: float | None = _measure()
+    tokens_per_s: float | None = _measure()  # tokens of the examples, without padding
+    flops_per_s: float | None = _measure()  # of the model
+    hardware_flops_per_s: float | None = _measure()  # the same and recomputed activations; null without them
+    utilisation: float | None = _measure()  # flops_per_s over the BF16 peak of all GPUs; null on a CPU
+    memory_bytes: int | None = _measure()  # first worker: its GPU's peak so far; resident memory on a CPU
 
 
 @dataclass(frozen=True, slots=True)
-class TrainStep:
+class TrainStep(StepMeasures):
     """One optimizer step; the loss in nats per token."""
 
     step: int
     loss: float
     learning_rate: float
     gradient_norm: float | None
-    measures: StepMeasures | None = field(default=None, compare=False)  # two runs differ in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,6 @@ class MetricsLog:
     def append(self, event: RunEvent) -> Event:
         """Write one line; returns its values."""
         values = asdict(event)
-        values |= values.pop("measures", None) or {}
         if isinstance(event, HeldOutEvaluation):
             values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
@@ -162,8 +164,8 @@ def tail(path: Path, max_steps: int) -> Iterator[None]:
     with (
         logging_redirect_tqdm(),
         # A resumed run goes on where it was evaluated last.
-        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=_LINE, disable=None) as bar,
-        repeating(_Follower(path, bar, evaluated).update, _POLL_S),
+        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=LINE, disable=None) as bar,
+        repeating(Follower(path, bar, evaluated).update, _POLL_S),
     ):
         yield
 
@@ -226,7 +228,7 @@ def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
 
 
 @dataclass(slots=True)
-class _Follower:
+class Follower:
     """Draws the progress line, and logs the evaluations after step `evaluated`."""
 
     path: Path

@@ -71,13 +71,14 @@ class ModelCard:
         return header
 
     def _tools(self) -> Iterator[str]:
+        if self.manifest.config.column == "plain":
+            yield "It was trained on the texts of C* without their calls: a baseline.\n"
         if self.tools is None:
-            yield "It was trained on texts without calls.\n"
             return
         syntax = self.tools.syntax
         yield (
-            f"A call is written `{syntax.api_start}Tool(input){syntax.arrow}result{syntax.api_end}`. It starts "
-            f"where `{syntax.api_start}` is among the {self.tools.k} likeliest tokens, at most "
+            f"A call is written `{syntax.api_start}Tool(input){syntax.arrow}result{syntax.api_end}`. It "
+            f"starts where `{syntax.api_start}` is among the {self.tools.k} likeliest tokens, at most "
             f"{self.tools.max_calls} per input; `tools.json` has what a server needs. The tools:\n"
         )
         for tool in self.tools.tools:
@@ -97,10 +98,10 @@ class ModelCard:
             "Recipe",
             [
                 f"- model before: {cell(config.model.path)}, {config.model.dtype}",
-                f"- steps: {config.max_steps:,} of {config.batch_size} examples of at most {config.sequence_length} "
-                "tokens",
-                f"- AdamW, learning rate {config.learning_rate:g}, warm-up over {config.warmup_share:.0%} of the "
-                f"steps, then {config.schedule}",
+                f"- steps: {config.max_steps:,} of {config.batch_size} examples of at most "
+                f"{config.sequence_length} tokens",
+                f"- AdamW, learning rate {config.learning_rate:g}, warm-up over {config.warmup_share:.0%} "
+                f"of the steps, then {config.schedule}",
                 f"- adapters: {f'LoRA of rank {config.lora.rank}' if config.lora.rank else 'none'}",
                 f"- {config.workers} workers, ZeRO stage {config.zero_stage}, seed {config.seed}",
             ],
@@ -109,7 +110,7 @@ class ModelCard:
         yield (
             "Evaluations",
             [
-                f"Losses in nats per token, on held-out texts. The weights are those of step {best.step:,}.\n",
+                f"Losses in nats per token, on held-out texts. The weights are of step {best.step:,}.\n",
                 *self._evaluations(),
             ],
         )

@@ -17,7 +17,7 @@ from tools_service.base.files import writing
 
 def add_model_files(folder: Path, config: FinetuneConfig) -> None:
     """Write both files; without calls in the texts there is no tools.json."""
-    tokenizer = load_tokenizer(str(folder), "output")
+    tokenizer = load_tokenizer(config.model.path, "model.path")
     with writing(folder):
         generation_config(folder, config.model.path, tokenizer).save_pretrained(folder)
     if config.column == "text":

@@ -31,16 +31,15 @@ _UNSUPPORTED = (TypeError, ValueError, RuntimeError, AttributeError)
 _REMEDY = "set packing to false, or use another model (Llama, GPT-2, GPT-J, GPT-NeoX, OPT, Qwen)"
 
 
-def packed_inputs(segments: Segments, model: Any) -> dict[str, torch.Tensor]:
+def packed_inputs(segments: Segments, model: Any, device: torch.device) -> dict[str, torch.Tensor]:
     """`attention_mask` [R, 1, T, T], added to scores, and `position_ids` [R, T], from 0 in each example."""
-    weight = model.get_input_embeddings().weight
-    numbers = torch.from_numpy(segments).to(weight.device)  # [R, T]
-    tokens = numbers.shape[1]
-    places = torch.arange(tokens, device=weight.device)
+    dtype = model.get_input_embeddings().weight.dtype
+    numbers = torch.from_numpy(segments).to(device)  # [R, T]
+    places = torch.arange(numbers.shape[1], device=device)
     same_example = numbers[:, :, None] == numbers[:, None, :]  # [R, T, T]
     visible = same_example & (places[:, None] >= places)
-    mask = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device)
-    mask.masked_fill_(~visible, torch.finfo(weight.dtype).min)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=device)
+    mask.masked_fill_(~visible, torch.finfo(dtype).min)
     # The tokens of an example are neighbours, so its first place is the lowest that is the same.
     first = same_example.byte().argmax(dim=2)
     return {"attention_mask": mask[:, None], "position_ids": places - first}

@@ -74,6 +74,10 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     for name, path in inputs:
         if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    if config.tokens and config.tokens.is_relative_to(config.data):
+        raise ConfigurationError(
+            f"data = {config.data} holds tokens = {config.tokens}: choose another folder"
+        )
     folder = RunFolder(config.output)
     folder.check(force=force)
     index = _check(config)

@@ -163,7 +163,7 @@ class FinetuneManifest(RunIdentity):
     steps: int | None = None  # optimizer steps taken; fewer than max_steps after an early stop
     wall_s: float  # seconds of the last start
     files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
-    parameters: ParameterCounts | None = None  # None in manifests of earlier versions
+    parameters: ParameterCounts | None = None  # of the model; none in manifests of earlier versions
 
     @property
     def stopped_early(self) -> bool:
@@ -319,9 +319,16 @@ class RunFolder:
         name = f"step-{step:06d}"
         if run.storage.is_shared_folder:
             return Path(run.storage.folder) / name / "model"
-        copy = self.checkpoints / "model"
-        run.storage.download(f"{run.storage.folder}/{name}/model", copy)
-        return copy
+        self._remove_copy()
+        run.storage.download(f"{run.storage.folder}/{name}/model", self._copy)
+        return self._copy
+
+    @property
+    def _copy(self) -> Path:
+        return self.checkpoints / "model"
+
+    def _remove_copy(self) -> None:
+        shutil.rmtree(self._copy, ignore_errors=True)
 
     def publish(self, model: Path, run: RunIdentity, values: Mapping[str, Any]) -> None:
         """Copy the model in folder `model` here as the result, and mark the run as finished.
@@ -347,7 +354,9 @@ class RunFolder:
             raise PublishError(f"the trained model is not whole, its checkpoints stay: {error}") from error
         manifest = FinetuneManifest(**dict(run), files=tuple(file_states(self.path, names)), **values)
         atomic_write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
-        if not run.config.keep_state:
+        if run.config.keep_state:
+            self._remove_copy()
+        else:
             self._remove_checkpoints()
 
     def _remove_checkpoints(self) -> None:

@@ -28,6 +28,7 @@ class StepMeter:
 
     def __init__(self, config: FinetuneConfig, device: torch.device) -> None:
         self._config, self._device = config, device
+        self._sums_on = device
         self._shape = model_shape(config.model.path)
         self._peak: float | None = None
         if device.type == "cuda":
@@ -41,9 +42,9 @@ class StepMeter:
     ) -> StepMeasures:
         """All workers must call this together; each gets the measures of all of them."""
         work = batch_cost(batch)
-        counts = torch.tensor([work.tokens, work.attention_pairs], dtype=torch.float64, device=self._device)
+        counts = torch.tensor([work.tokens, work.attention_pairs], dtype=torch.float64, device=self._sums_on)
         tokens, pairs = map(int, sum_over_workers(counts).tolist())
-        forward, recomputed = self._forward(Cost(tokens, pairs, logits=tokens))
+        forward, recomputed = self._forward(Cost(tokens, attention_pairs=pairs, logits=tokens))
         model = forward + self._backward(forward, pairs)
         recomputes = self._config.gradient_checkpointing
         return StepMeasures(
@@ -57,7 +58,8 @@ class StepMeter:
 
     def _forward(self, cost: Cost) -> tuple[int, int]:
         """FLOPs of the forward, and of its part that activation checkpointing runs again: the blocks."""
-        return self._shape.flops(cost), self._shape.flops(Cost(cost.tokens, cost.attention_pairs))
+        blocks = Cost(cost.tokens, attention_pairs=cost.attention_pairs)
+        return self._shape.flops(cost), self._shape.flops(blocks)
 
     def _backward(self, forward: int, pairs: int) -> int:
         """FLOPs of the backward. With adapters, the matrices of the model have no gradient."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.finetuning.batches import IGNORED
 
-_MAX_FLOAT32_LOGITS = 2**26
+MAX_FLOAT32_LOGITS = 2**26
 """Logits that are converted to float32 at once: 256 MiB, and as much again for their gradient."""
 _MIN_SAVED_TOKENS = 64
 """Padding that another forward pass must save, on a CPU. It costs about 20 tokens' time in the demo."""
@@ -65,7 +65,7 @@ class LabelledLogits:
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(logits)[targets] in nats: [n, V] and [n] to float32 [n]."""
-    rows = max(1, _MAX_FLOAT32_LOGITS // logits.shape[-1])
+    rows = max(1, MAX_FLOAT32_LOGITS // logits.shape[-1])
     if len(logits) <= rows:
         return F.cross_entropy(logits.float(), targets, reduction="none")
     nll: Tensor = _TokenNll.apply(logits, targets, rows)  # type: ignore[no-untyped-call]

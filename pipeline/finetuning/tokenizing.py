@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import TextIndex, files_of, read_texts, row_groups, tools_of
+from pipeline.finetuning.augmented_files import TextIndex, files_of, parquet_row_groups, read_texts, tools_of
 from pipeline.finetuning.examples import ExampleEncoder, Examples
 from pipeline.finetuning.streaming import examples_of, in_order, table_of
 from pipeline.finetuning.token_store import TokenStore, store_of, write
@@ -60,7 +60,7 @@ def _encoded(config: FinetuneConfig, tokenizer: Any) -> Iterator[Examples]:
 
 def _encoded_on_ray(config: FinetuneConfig) -> Iterator[Examples]:
     """The examples of all texts of C*, in batches, in the order of the files."""
-    tasks = [partial(_encode, config, *group) for group in row_groups(config.data)]
+    tasks = [partial(_encode, config, *group) for group in parquet_row_groups(config.data)]
     for table in in_order(tasks, batch_size=None):
         yield from map(examples_of, table.to_batches())
 

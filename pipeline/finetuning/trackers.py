@@ -57,8 +57,8 @@ def require_installed(config: FinetuneConfig) -> None:
     has_database = importlib.util.find_spec("sqlalchemy") is not None
     if "mlflow" in config.trackers and not os.environ.get(_MLFLOW_URI) and not has_database:
         raise ConfigurationError(
-            f"trackers: mlflow has no place to write: name a server in the variable {_MLFLOW_URI}, or install "
-            f"mlflow instead of mlflow-skinny for a file {_MLFLOW_FILE} in the output"
+            f"trackers: mlflow has no place to write: name a server in the variable {_MLFLOW_URI}, or "
+            f"install mlflow instead of mlflow-skinny for a file {_MLFLOW_FILE} in the output"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class Training:
         if norm is not None and not math.isfinite(norm):
             raise DivergedError(f"step {step}: only the gradient is not finite: lower learning_rate")
         measures = self.meter.measures(batch, time.perf_counter() - began, self.sum_over_workers)
-        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), measures)
+        return TrainStep(step, loss, learning_rate, None if norm is None else float(norm), **asdict(measures))
 
     def nll(self, rows: MicroBatch) -> torch.Tensor:
         """Negative log-probability of each row's labels in nats, float32 [R].
@@ -92,7 +93,8 @@ class Training:
         Without packing no mask is needed: padding is on the right, so no token that counts attends to it.
         """
         if rows.segments is not None or not self.groups_rows:
-            packed = None if rows.segments is None else packed_inputs(rows.segments, self.engine.module)
+            segments, model = rows.segments, self.engine.module
+            packed = None if segments is None else packed_inputs(segments, model, self.device)
             return self._nll(rows.ids, rows.labels, packed)
         groups = row_groups(rows.labels)
         nll = [self._nll(rows.ids[group, :width], rows.labels[group, :width]) for group, width in groups]

@@ -1,9 +1,9 @@
 """The checkpoints of a run, as a worker of Ray Train reads and writes them.
 
-In: the configuration and the training of this worker. Out: checkpoints,
-reported to Ray Train; those that need not be kept are removed. On a disk that all workers see, each
-writes its part in place. Into an object store, each uploads its part from a folder of its own in TMPDIR.
-All workers must call each method together.
+In: the configuration and the training of this worker. Out: checkpoints, reported to Ray Train; those
+that need not be kept are removed. On a disk that all workers see, each writes its part in place. Into an
+object store, each uploads its part from a folder of its own in TMPDIR. All workers must call each method
+together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ import ray.train
 import torch.distributed as dist
 from ray.train.v2.api.report_config import CheckpointConsistencyMode, CheckpointUploadMode
 
-from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.base.finetune_config import FinetuneConfig, SelectBy
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
 from pipeline.finetuning.choice import best_of
@@ -51,8 +51,9 @@ class WorkerCheckpoints:
     def resume(self, training: Training) -> int:
         """Continue from the latest checkpoint, if there is one; returns the steps taken."""
         if self._is_first_of_node and not self._storage.is_shared_folder:
-            for left_by_killed in self._local.parent.glob(f"{self._local.name}-*"):
-                shutil.rmtree(left_by_killed, ignore_errors=True)
+            for path in self._local.parent.iterdir():
+                if path.name.startswith(f"{self._local.name}-"):  # a killed start left it
+                    shutil.rmtree(path, ignore_errors=True)
         dist.barrier()
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
@@ -118,8 +119,14 @@ class WorkerCheckpoints:
             consistency_mode=CheckpointConsistencyMode.COMMITTED
         )
         evaluations = [HeldOutEvaluation(**each.metrics) for each in reported]
-        steps = sorted(evaluation.step for evaluation in evaluations)
-        best = best_of(evaluations, self._config.select_by)
-        kept = {*steps[-self._config.keep_checkpoints :], *([] if best is None else [best.step])}
-        for step in set(steps) - kept:
+        for step in steps_to_remove(evaluations, self._config.keep_checkpoints, self._config.select_by):
             self._storage.remove_checkpoint(f"step-{step:06d}")
+
+
+def steps_to_remove(
+    evaluations: Sequence[HeldOutEvaluation], keep_checkpoints: int, select_by: SelectBy
+) -> set[int]:
+    """All but the latest `keep_checkpoints` and the best."""
+    steps = sorted(evaluation.step for evaluation in evaluations)
+    best = best_of(evaluations, select_by)
+    return set(steps[:-keep_checkpoints]) - ({best.step} if best else set())

@@ -40,7 +40,7 @@ from pipeline.syntax.tokenizer import (
 )
 from tools_service.contract.declarations import stream_number
 from tools_service.contract.spec import ToolMethod
-from tools_service.syntax.calls import Malformed, parse_call
+from tools_service.syntax.calls import Malformed, parse_call, without_result
 from tools_service.syntax.prompts import PromptTemplate
 
 # Forwards of a new batch: its contexts, then <API> behind each chosen position.
@@ -338,7 +338,8 @@ class _Scheduler:
             position=np.concatenate([self.states[i].positions for i in batch]),
             keys=keys,
             automaton=self.model.automaton(
-                call_head(tool, settings.takes_input)
+                call_head(tool, settings.takes_input),
+                ends_at_arrow=self.prompts[tool] is None,
             ),
             max_tokens=settings.max_call_tokens,
             origins=origins,
@@ -392,9 +393,7 @@ class _Scheduler:
         ):
             draws[position].append(tokens)
         names = dict(zip(draws, state.names, strict=False))
-        inputs = _parse_draws(
-            self.model, request.tool, settings.takes_input, tokens_of_draws
-        )
+        inputs = self._parse_draws(request.tool, tokens_of_draws)
         draws_of_call: Counter[tuple[int, str]] = Counter()
         discarded: Counter[str] = Counter()
         if state.position_0_unscorable:
@@ -446,9 +445,8 @@ class _Scheduler:
         if state.failed is not None:
             return None
         tokens = state.tokens or []
-        takes_input = self.method.of(request.tool).takes_input
         written = decode_continuations(self.model.tokenizer, tokens)
-        inputs = _parse_draws(self.model, request.tool, takes_input, tokens)
+        inputs = self._parse_draws(request.tool, tokens)
         return SamplingTrace(
             state.p_api,
             state.encoded.starts,
@@ -456,26 +454,27 @@ class _Scheduler:
             list(zip(written, inputs, strict=True)),
         )
 
+    def _parse_draws(
+        self, tool: str, draws: Sequence[tuple[int, ...]]
+    ) -> list[str | Malformed]:
+        """The input of each draw's call, or why the draw is no call. Equal draws parse once.
 
-def _parse_draws(
-    model: LanguageModel,
-    tool: str,
-    takes_input: bool,
-    draws: Sequence[tuple[int, ...]],
-) -> list[str | Malformed]:
-    """The input of each draw's call, or why the draw is no call. Equal draws parse once.
-
-    A draw without tokens was to be given a name that is too unlikely.
-    """
-    distinct = list(dict.fromkeys(draws))
-    special = set(special_ids(model.tokenizer))
-    texts = decode_continuations(model.tokenizer, distinct)
-    parsed: dict[tuple[int, ...], str | Malformed] = {}
-    for ids, text in zip(distinct, texts, strict=True):
-        if not ids:
-            parsed[ids] = Malformed("name_too_unlikely")
-        elif ids[-1] in special:
-            parsed[ids] = Malformed("special_token")
-        else:
-            parsed[ids] = parse_call(text, tool, takes_input)
-    return [parsed[ids] for ids in draws]
+        A draw without tokens was to be given a name that is too unlikely. Without a prompt
+        the model writes results, too: the call is what stands before ``->``.
+        """
+        tokenizer = self.model.tokenizer
+        takes_input = self.method.of(tool).takes_input
+        distinct = list(dict.fromkeys(draws))
+        special = set(special_ids(tokenizer))
+        texts = decode_continuations(tokenizer, distinct)
+        parsed: dict[tuple[int, ...], str | Malformed] = {}
+        if self.prompts[tool] is None:
+            texts = [without_result(text) for text in texts]
+        for ids, text in zip(distinct, texts, strict=True):
+            if not ids:
+                parsed[ids] = Malformed("name_too_unlikely")
+            elif ids[-1] in special:
+                parsed[ids] = Malformed("special_token")
+            else:
+                parsed[ids] = parse_call(text, tool, takes_input)
+        return [parsed[ids] for ids in draws]

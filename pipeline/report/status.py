@@ -47,7 +47,7 @@ class PartStatus(Frozen):
     texts: dict[str, int] = {}  # noqa: RUF012  # by status
     kept: dict[str, int] = {}  # noqa: RUF012  # calls by tool, at tau_f
     failures: dict[str, int] = {}  # noqa: RUF012  # texts or calls by reason
-    values: dict[str, float] = {}  # noqa: RUF012  # of a training: the latest loss and perplexity
+    values: dict[str, float] = {}  # noqa: RUF012  # of a training: the latest loss, perplexity and speed
     right: dict[str, dict[str, float]] = {}  # noqa: RUF012  # percent by label and finished benchmark
     last_problem: str | None = None  # of the logs
     sessions: int | None = None
@@ -189,7 +189,7 @@ def _training(folder: Path) -> PartStatus:
     done = max((event["step"] for event in events), default=0)
     values: dict[str, float] = {}
     for event in events:
-        values.update({name: event[name] for name in ("loss", "perplexity") if name in event})
+        values.update({name: event[key] for key, name in _SHOWN.items() if event.get(key) is not None})
     finished = isinstance(run, FinetuneManifest)
     if isinstance(run, FinetuneManifest):
         values["best perplexity"] = run.best.perplexity
@@ -207,6 +207,14 @@ def _training(folder: Path) -> PartStatus:
         values=values,
         holder=holder,
     )
+
+
+_SHOWN = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "tokens_per_s": "tokens per s",
+    "utilisation": "FLOP utilisation",
+}
 
 
 def _steps_per_s(folder: RunFolder, done: int, holder: LockHolder | None) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools_service.syntax.calls import CONTROLS, END
+from tools_service.syntax.calls import CONTROLS
 
 CLOSED, DEAD = -1, -2  # the call is finished; the sample can no longer become a call
 _FORBIDDEN = re.compile(rf"[{CONTROLS}\[]")
@@ -26,33 +26,42 @@ def call_head(tool: str, takes_input: bool = True) -> str:
 
 
 def automaton(
-    head: str, token_strings: Sequence[str], special_ids: Sequence[int], vocabulary_size: int
+    head: str,
+    token_strings: Sequence[str],
+    special_ids: Sequence[int],
+    vocabulary_size: int,
+    *,
+    ends_at_arrow: bool = False,
 ) -> np.ndarray:
     """The next state for each state and token, [states, vocabulary_size] int16.
 
     State n means that n characters of `head` are written; sampling starts in state 0.
     `special_ids`, and ids without a string (embeddings that the tokenizer does not use), lead to
-    DEAD.
+    DEAD. With `ends_at_arrow`, ``->`` ends a call as ``]`` does; a further state means that its ``-``
+    is the last character.
     """
-    table = np.full((len(head) + 1, vocabulary_size), DEAD, dtype=np.int16)
-    for state in range(len(head)):
+    inside = len(head)
+    ends = re.compile(r"\]|->" if ends_at_arrow else r"\]")
+    table = np.full((inside + 1 + ends_at_arrow, vocabulary_size), DEAD, dtype=np.int16)
+
+    def after(string: str) -> int:
+        """The state after `string` is written behind the head."""
+        end = ends.search(string)
+        if _FORBIDDEN.search(string[: end.start()] if end else string):
+            return DEAD
+        return CLOSED if end else inside + (ends_at_arrow and string.endswith("-"))
+
+    for state in range(inside):
         expected = head[state:]
         for token, string in enumerate(token_strings):
             if expected.startswith(string):
                 table[state, token] = state + len(string)
             elif string.startswith(expected):
-                table[state, token] = _state_in_input(string[len(expected) :], len(head))
-    table[-1, : len(token_strings)] = [_state_in_input(string, len(head)) for string in token_strings]
+                table[state, token] = after(string[len(expected) :])
+    for state, before in enumerate(("", "-")[: 1 + ends_at_arrow], inside):
+        table[state, : len(token_strings)] = [after(before + string) for string in token_strings]
     table[:, list(special_ids)] = DEAD
     return table
-
-
-def _state_in_input(string: str, state: int) -> int:
-    """The state after `string` is written behind the head; `state` if the call goes on."""
-    body, end, _ = string.partition(END)
-    if _FORBIDDEN.search(body):
-        return DEAD
-    return CLOSED if end else state
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ the same draws for the same random numbers, the same calls kept.
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import torch
@@ -98,10 +99,14 @@ def draw(
     most: int,
     names: Names | None = None,
 ) -> str:
-    """What one draw writes after <API>, until the text has a ] in it."""
+    """What one draw writes after <API>, until the text has a ] in it, or an arrow if there is no prompt."""
+    ends = ("]",) if template else ("]", "->")
     context = before(model, template, text, position) + list(model.call_tokens.api)
     drawn: list[int] = names.draw(key) if names else []
-    while len(drawn) < most and "]" not in decode_continuations(model.tokenizer, [drawn])[0]:
+    while len(drawn) < most:
+        written = decode_continuations(model.tokenizer, [drawn])[0]
+        if any(end in written for end in ends):
+            break
         drawn.append(invert(probabilities(model, context + drawn), key, len(drawn)))
         if drawn[-1] in special_ids(model.tokenizer):
             return ""
@@ -124,6 +129,8 @@ def calls_at(
     tool = template.tool if template else tool
     keys = stream_keys(seed, text_id, stream_number(tool), position, m)
     drawn = [draw(model, template, text, position, keys[j : j + 1], most, names) for j in range(m)]
+    if template is None:  # what a model that was trained on results writes before the result
+        drawn = [re.sub(r"^([^]]*?)\s*->.*", r"\1]", one, flags=re.DOTALL) for one in drawn]
     parsed = [parse_call(one, tool) for one in drawn]
     return [one for one in parsed if not isinstance(one, Malformed)]
 

@@ -103,6 +103,13 @@ def parse_call(sampled: str, tool: str, takes_input: bool = True) -> str | Malfo
     return argument if argument or not takes_input else Malformed("empty_input")
 
 
+def without_result(sampled: str) -> str:
+    """``Tool(input)]`` of ``Tool(input) -> result]``, of which more or less may be sampled; other texts
+    as they are."""
+    call, arrow, _ = sampled.partition("->")
+    return f"{call.rstrip()}{END}" if arrow and END not in call else sampled
+
+
 def insert_calls(text: str, calls: Sequence[PlacedCall]) -> str:
     """x*: `text` with each ``e(c, r)`` before the character at its position (section 2).
 

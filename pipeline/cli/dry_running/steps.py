@@ -148,6 +148,8 @@ def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = 
             run = folder.state(RunIdentity.of(with_absolute_paths(config)))
             state = words.get(run, "new")
     preview.writes.append((str(config.output), state))
+    if config.tokens is not None:
+        preview.writes.append((str(config.tokens), "keeps the tokens of C*"))
 
 
 def preview_generation(preview: Preview, config: GenerateConfig, *, on_ray: bool) -> None:

@@ -208,7 +208,7 @@ class AugmentedSection(Frozen):
 class Curve(Frozen):
     """A curve over optimizer steps."""
 
-    name: str  # loss, held-out loss, perplexity, learning rate, gradient norm
+    name: str  # loss, held-out loss, perplexity, …; "group: name" for the values of a group
     steps: tuple[int, ...]
     values: tuple[float, ...]
 

@@ -6,14 +6,13 @@ curves, thinned where they are long; the least and the largest value of every st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from pipeline.base.finetune_config import SelectBy
 from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.metrics_log import Event, evaluations_of, read_events
+from pipeline.finetuning.metrics_log import Event, evaluations_of, numbers, read_events
 from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
@@ -24,8 +23,15 @@ CURVES = {
     "perplexity": "perplexity",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
+    "tokens_per_s": "tokens per second",
+    "flops_per_s": "FLOP/s of the model",
+    "hardware_flops_per_s": "FLOP/s with recomputation",
+    "utilisation": "FLOP utilisation",
+    "memory_bytes": "memory in bytes",
+    "seconds": "seconds of a step",
 }
-"""Names of the values in metrics.jsonl, and of their curves."""
+"""Names of the values in metrics.jsonl, and of their curves; others have their own name, with spaces."""
+_NO_CURVE = frozenset({"tokens"})  # of the held-out texts: it never changes
 _MAX_POINTS = 2_000
 _STRETCHES = _MAX_POINTS // 2 - 1
 
@@ -70,17 +76,17 @@ def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _curves(events: Sequence[Event]) -> Iterator[Curve]:
-    for key, name in CURVES.items():
-        points = thinned([(event["step"], event[key]) for event in events if _is_number(event, key)])
-        if points:
-            steps, values = zip(*points, strict=True)
-            yield Curve(name=name, steps=steps, values=values)
-
-
-def _is_number(event: Event, name: str) -> bool:
-    """A perplexity may be infinite, a norm null."""
-    value = event.get(name)
-    return isinstance(value, int | float) and math.isfinite(value)
+    """A curve for every number in the lines, those of a group such as calls by tool included."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        for key, value in numbers(event).items():
+            points.setdefault(key, []).append((event["step"], value))
+    others = [key for key in points if key not in CURVES and key not in _NO_CURVE]
+    for key in (*(key for key in CURVES if key in points), *others):
+        steps, values = zip(*thinned(points[key]), strict=True)
+        group, separator, name = key.partition("/")
+        title = CURVES.get(key, f"{group.replace('_', ' ')}{separator and ': '}{name}")
+        yield Curve(name=title, steps=steps, values=values)
 
 
 def _facts(run: RunIdentity, events: Sequence[Event]) -> Iterator[Fact]:

@@ -1,7 +1,7 @@
 """A worker of test_resharding.py: `python -m … FOLDER RANK WORLD PORT SAVE`, one process a rank.
 
-With SAVE = 1 it trains and saves a checkpoint for each ZeRO stage in the middle; with 0 it goes on from those
-that others have saved. The first writes the losses of the second half, by stage, to FOLDER/losses.json.
+With SAVE = 1 it trains and saves a checkpoint of each run in the middle; with 0 it goes on from those
+that others have saved. The first writes the losses of the second half, by run, to FOLDER/losses.json.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-STAGES, HALF = (0, 1, 2, 3), 3
+from pipeline.base.finetune_config import LoraConfig
+
+HALF = 3
+# Settings of each run; the last two train adapters only.
+RUNS: dict[str, dict[str, Any]] = {f"zero{stage}": {"zero_stage": stage} for stage in range(4)} | {
+    f"adapters{stage}": {"zero_stage": stage, "lora": LoraConfig(rank=4)} for stage in (2, 3)
+}
 LOSSES = "losses.json"
 MICRO_BATCH = {1: 6, 2: 3, 3: 2}  # by the number of workers
 
 
-def main(folder: Path, rank: int, world: int, port: int, saves: bool) -> dict[int, list[float]]:
+def main(folder: Path, rank: int, world: int, port: int, saves: bool) -> dict[str, list[float]]:
     from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
 
     prepare_deepspeed(use_gpu=False)
@@ -27,13 +34,13 @@ def main(folder: Path, rank: int, world: int, port: int, saves: bool) -> dict[in
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in ranks.items()} | {"MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group("gloo")
-    losses = {stage: _losses(folder, rank, world, stage, saves) for stage in STAGES}
+    losses = {name: _losses(folder, rank, world, name, saves) for name in RUNS}
     dist.barrier()
     dist.destroy_process_group()
     return losses
 
 
-def _losses(folder: Path, rank: int, world: int, stage: int, saves: bool) -> list[float]:
+def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list[float]:
     import torch
     from transformers import AutoTokenizer
 
@@ -43,14 +50,13 @@ def _losses(folder: Path, rank: int, world: int, stage: int, saves: bool) -> lis
     from pipeline.finetuning.training import Training
     from tests.pipeline.finetuning.data import configuration
 
-    values = {"batch_size": 12, "max_steps": 2 * HALF, "learning_rate": 1e-2}
-    config = configuration(
-        folder, workers=world, micro_batch_size=MICRO_BATCH[world], zero_stage=stage, **values
-    )
+    sizes = {"workers": world, "micro_batch_size": MICRO_BATCH[world]}
+    values = sizes | {"batch_size": 12, "max_steps": 2 * HALF, "learning_rate": 1e-2}
+    config = configuration(folder, **values, **RUNS[name])
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
     batches = IndexedBatches(load_examples(config, tokenizer).train, config, rank)
     training = Training(config, batches, tokenizer, rank=rank, device=torch.device("cpu"))
-    checkpoint = folder / f"zero{stage}"
+    checkpoint = folder / name
     if saves:
         for step in range(1, HALF + 1):
             training.step(step)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.fixtures.small_models import tokenizer
-from pipeline.finetuning.augmented_files import digest, read_index, read_texts, row_groups
+from pipeline.finetuning.augmented_files import digest, parquet_row_groups, read_index, read_texts
 from pipeline.finetuning.examples import choose_uses, load_examples
 from tests.pipeline.finetuning.data import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
@@ -52,7 +52,7 @@ def test_row_groups_are_the_files_in_parts(tmp_path: Path) -> None:
     folder = write(tmp_path / "augmented", [rows(20), rows(30)[20:]])
     file = folder / "part-00000.parquet"
     pq.write_table(pq.read_table(file), file, row_group_size=7)
-    groups = row_groups(folder)
+    groups = parquet_row_groups(folder)
     assert [(path.name[:10], number) for path, number in groups] == [
         ("part-00000", 0),
         ("part-00000", 1),

@@ -13,6 +13,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.worker_checkpoints import steps_to_remove
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 
@@ -211,6 +212,15 @@ def test_a_copy_of_a_run_does_not_use_the_checkpoints_of_the_original(folder: Pa
     moved = changed(config, output=tmp_path / "moved")
     config.output.rename(moved.output)
     assert not claim(moved), "not a copy"
+
+
+@pytest.mark.parametrize(
+    ("latest", "removed"), [(1, {2, 6, 8}), (2, {2, 6}), (3, {2}), (4, {2}), (5, set()), (9, set())]
+)
+def test_the_latest_checkpoints_and_the_best_are_kept(latest: int, removed: set[int]) -> None:
+    losses = {2: 3.0, 4: 1.0, 6: 1.5, 8: 1.25, 10: 2.0}
+    evaluations = [HeldOutEvaluation(step, loss, 10) for step, loss in losses.items()]
+    assert steps_to_remove(evaluations[::-1], latest, "loss") == removed
 
 
 def test_of_equal_evaluations_the_first_is_the_best() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from transformers import (
 
 from bench.fixtures.small_models import ARCHITECTURES, causal_lm, tokenizer
 from pipeline.base.config import ModelConfig
-from pipeline.finetuning.batches import IGNORED, IndexedBatches, MicroBatch, micro_batch
+from pipeline.finetuning.batches import (
+    IGNORED,
+    PADDING,
+    IndexedBatches,
+    MicroBatch,
+    StepBatch,
+    micro_batch,
+)
 from pipeline.finetuning.errors import PackingError
 from pipeline.finetuning.examples import encode, load_examples
 from pipeline.finetuning.packed_attention import packed_inputs
@@ -52,7 +60,7 @@ def small_model(architecture: str, vocabulary: int) -> PreTrainedModel:
 
 def nll(model: PreTrainedModel, rows_: MicroBatch) -> torch.Tensor:
     """The sum over all labels."""
-    packed = {} if rows_.segments is None else packed_inputs(rows_.segments, model)
+    packed = {} if rows_.segments is None else packed_inputs(rows_.segments, model, CPU)
     logits = model(input_ids=torch.from_numpy(rows_.ids), **packed, use_cache=False).logits
     labels = torch.from_numpy(rows_.labels).flatten()
     return torch.nn.functional.cross_entropy(
@@ -144,3 +152,33 @@ def test_a_model_that_ignores_mask_or_positions_is_refused(
     monkeypatch.setattr(type(model), "forward", without)
     with pytest.raises(PackingError, match=r"lets the examples of a row see one another: .* nats"):
         training(tmp_path, model, packing=True)
+
+
+@dataclass
+class WithEmptyRows:
+    """Batches with a micro-batch more, as a worker has it for which no examples are left."""
+
+    batches: Any
+
+    def batch(self, step: int) -> StepBatch:
+        """The batch of optimizer step `step`."""
+        batch = self.batches.batch(step)
+        empty = np.full((1, 2), IGNORED)
+        nothing = MicroBatch(np.zeros((1, 2), dtype=np.int64), empty, ((),), np.full((1, 2), PADDING))
+        return StepBatch((*batch.micro_batches, nothing), batch.predicted_tokens)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_rows_without_examples_change_nothing(tmp_path: Path, zero_stage: int) -> None:
+    model = small_model("llama", len(tokenizer("bytes")))
+    steps = []
+    for name in ("whole", "with empty rows"):
+        sizes = {"zero_stage": zero_stage, "sequence_length": 256}
+        started = training(tmp_path / name, model, packing=True, **sizes)
+        if name != "whole":
+            started.batches = WithEmptyRows(started.batches)
+        steps.append([started.step(step) for step in (1, 2, 3)])
+    assert [s.loss for s in steps[0]] == pytest.approx([s.loss for s in steps[1]], abs=1e-6)
+    if zero_stage:
+        norms = [[s.gradient_norm for s in taken] for taken in steps]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5)

@@ -1,4 +1,4 @@
-"""A run saved by two workers goes on with one or three: the same losses, at every ZeRO stage."""
+"""A run saved by two workers goes on with one or three: the same losses, at every stage and for adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.finetuning.checkpointing import workers_of
 from tests.pipeline.finetuning.data import base_model, rows, write
-from tests.pipeline.finetuning.resharding_worker import LOSSES, STAGES
+from tests.pipeline.finetuning.resharding_worker import LOSSES, RUNS
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def run_workers(folder: Path, world: int, *, saves: bool) -> dict[str, list[float]]:
-    """The losses of the second half by stage, as the first of `world` processes reports them."""
+    """The losses of the second half by run, as the first of `world` processes reports them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,9 +55,9 @@ def test_a_run_goes_on_with_one_or_three_workers_instead_of_two(tmp_path: Path) 
     before = set(tmp_path.rglob("*"))
     for world in (1, 3):
         losses = run_workers(tmp_path, world, saves=False)
-        assert losses.keys() == {str(stage) for stage in STAGES}
-        for stage, expected in undisturbed.items():
-            assert losses[stage] == pytest.approx(expected, abs=1e-5), f"stage {stage}, {world} workers"
+        assert losses.keys() == RUNS.keys()
+        for name, expected in undisturbed.items():
+            assert losses[name] == pytest.approx(expected, abs=1e-5), f"{name}, {world} workers"
     left = {path for path in tmp_path.rglob("*") if path.suffix != ".log"}
     assert left <= before, "nothing converted is left"
 

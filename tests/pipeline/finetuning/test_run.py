@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -199,6 +201,10 @@ def test_force_removes_a_run_and_nothing_else(folder: Path, tmp_path: Path) -> N
         finetune(configuration(folder, output=folder), force=True)
     with pytest.raises(ConfigurationError, match="holds data"):
         finetune(configuration(folder, output=folder / "augmented"), force=True)
+    with pytest.raises(ConfigurationError, match="holds tokens"):
+        finetune(config.model_copy(update={"tokens": run.path / "tokens"}))
+    with pytest.raises(ConfigurationError, match=r"data = .* holds tokens"):
+        finetune(config.model_copy(update={"tokens": folder / "augmented" / "tokens"}))
 
 
 def cut(path: Path) -> None:
@@ -513,6 +519,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
         whole = finetune(config)
     assert sum("held-out perplexity" in record.message for record in caplog.records) == 1 + STEPS // 10
     check_result(config, whole.best)
+    check_metrics_of_ray()
 
     disturbed = configuration(folder, output=folder / "disturbed", **values)
     code = (
@@ -538,9 +545,36 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
     again = finetune(disturbed)
     killer.join(timeout=1)
     assert not killer.is_alive(), "no worker was killed"
-    assert steps(disturbed) == steps(config)
+    assert list(map(without_measures, steps(disturbed))) == list(map(without_measures, steps(config)))
+    taken = [event for event in steps(config) if "loss" in event]
+    assert all(event["seconds"] > 0 and event["flops_per_s"] > 0 for event in taken)
+    check_curves(disturbed)
     assert (again.best, again.texts) == (whole.best, whole.texts)
     assert finetune(disturbed) == again
+
+
+def check_curves(config: FinetuneConfig) -> None:
+    """TensorBoard's files have the values of metrics.jsonl, each step once, also after restarts."""
+    read = EventAccumulator(str(config.output / "tensorboard"), purge_orphaned_data=False)
+    read.Reload()
+    for name, group in (("loss", "train"), ("perplexity", "held_out")):
+        expected = [(event["step"], event[name]) for event in steps(config) if name in event]
+        found = [(event.step, event.value) for event in read.Scalars(f"{group}/{name}")]
+        assert found == [(step, pytest.approx(value)) for step, value in expected]
+
+
+def check_metrics_of_ray() -> None:
+    """The first worker's gauges are on the endpoint of its node."""
+    import ray
+
+    [node] = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    for _ in range(40):
+        with urllib.request.urlopen(url, timeout=10) as response:
+            if "ray_toolformer_training_tokens_per_s" in response.read().decode():
+                return
+        time.sleep(0.5)
+    raise AssertionError("no gauge of the training after 20 s")
 
 
 def kill_a_worker_after(config: FinetuneConfig, step: int) -> None:

@@ -25,7 +25,7 @@ def test_in_parts_loss_and_gradient_are_those_of_one_cross_entropy(
     weights = torch.randn(11, generator=generator)  # of the rows in the loss
     losses, gradients = [], []
     for limit in (2**26, 3 * 30):  # at once; three rows at a time, and two at the end
-        monkeypatch.setattr(token_loss, "_MAX_FLOAT32_LOGITS", limit)
+        monkeypatch.setattr(token_loss, "MAX_FLOAT32_LOGITS", limit)
         own = logits.clone().requires_grad_()
         nll = token_nll(own, targets)
         (nll * weights).sum().backward()
@@ -42,7 +42,7 @@ def test_in_parts_loss_and_gradient_are_those_of_one_cross_entropy(
 def test_a_token_without_a_finite_loss_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(token_loss, "_MAX_FLOAT32_LOGITS", limit)
+    monkeypatch.setattr(token_loss, "MAX_FLOAT32_LOGITS", limit)
     logits = torch.zeros(3, 4)
     logits[1, 2] = torch.nan
     nll = token_nll(logits, torch.tensor([0, 1, 2]))

@@ -21,6 +21,7 @@ from pipeline.method.annotator import prompt_of
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
 from tests.pipeline import oracle
 from tools_service.contract.spec import ToolMethod
+from tools_service.syntax.calls import Malformed
 from tools_service.syntax.prompts import PromptTemplate
 
 pytestmark = pytest.mark.unit
@@ -47,7 +48,11 @@ def trained_model(architecture: str, kind: str) -> LanguageModel:
     """A model that likes to write calls behind a text, as one does that was fine-tuned on C*."""
     encode = tokenizer(kind)
     lm = causal_lm(architecture, len(encode))
-    for text in ("sold 48 rolls [Calculator(27 + 4)]", "on Tuesday [Calculator(48 + 67)]", " [Calendar()]"):
+    for text in (
+        "sold 48 rolls [Calculator(27 + 4)]",
+        "on Tuesday [Calculator(48 + 67) -> 115]",
+        " [Calendar()]",
+    ):
         teach(lm, encode(text, add_special_tokens=False).input_ids)
     return prepare_language_model(lm, encode)
 
@@ -145,6 +150,28 @@ def test_without_bos_the_first_token_is_no_position_and_costs_nothing() -> None:
     assert sampled.positions == usable - 1
     first = next(part for part in sampled.work if part.phase == "positions")
     assert first.run.tokens == first.lower_bound.tokens
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "split_marker"), ("gpt2", "bytes")])
+def test_a_draw_ends_where_the_model_writes_an_arrow(architecture: str, kind: str) -> None:
+    """As when it generates: what comes after is the tool's. With a prompt it is no call, as ever."""
+    model = trained_model(architecture, kind)
+    method = METHOD.model_copy(update={"m": 40, "given_name": True})
+    requests = [SamplingRequest(text, TOOL) for text in TEXTS[:2]]
+
+    def draws(prompt: PromptTemplate | None) -> list[tuple[str, str | Malformed]]:
+        config = MethodConfig(calculator=method, seed=SEED)
+        sampled = sample_calls(model, requests, {TOOL: prompt}, config, trace=True)
+        return [draw for one in sampled if one.trace for draw in one.trace.draws if "->" in draw[0]]
+
+    with_arrow = draws(None)
+    calls = [(written, argument) for written, argument in with_arrow if isinstance(argument, str)]
+    assert len(calls) >= 3
+    for written, argument in with_arrow:
+        assert written.partition("->")[2] in ("", "]"), "nothing is drawn behind the arrow's token"
+        assert argument != Malformed("arrow")
+    assert all(written.startswith(f"{TOOL}({argument}") or argument in written for written, argument in calls)
+    assert {argument for _, argument in draws(PROMPT)} <= {Malformed("arrow"), Malformed("bracket")}
 
 
 def test_draws_of_another_tool_are_dropped() -> None:

@@ -22,3 +22,20 @@ def test_states_count_the_characters_of_the_head() -> None:
         [DEAD, DEAD, DEAD, DEAD, DEAD, DEAD, DEAD],
         [3, 3, 3, CLOSED, DEAD, DEAD, DEAD],
     ]
+
+
+def test_an_arrow_may_end_a_call_in_one_token_or_in_two() -> None:
+    strings = ["QA(", " -", ">", ") ->", "-", "x", ")]", "->[", "[->", "</s>"]
+    with_arrow = automaton("QA(", strings, [9], 10, ends_at_arrow=True)
+    without = automaton("QA(", strings, [9], 10)
+    assert without[3].tolist() == [3, 3, 3, 3, 3, 3, CLOSED, DEAD, DEAD, DEAD]
+    inside, after_minus = 3, 4
+    assert with_arrow[inside].tolist() == [
+        *(inside, after_minus, inside, CLOSED, after_minus, inside),
+        *(CLOSED, CLOSED, DEAD, DEAD),
+    ]
+    assert with_arrow[after_minus].tolist() == [
+        *(inside, after_minus, CLOSED, CLOSED, after_minus, inside),
+        *(CLOSED, CLOSED, DEAD, DEAD),
+    ]
+    assert (with_arrow[:3] == without[:3]).all()

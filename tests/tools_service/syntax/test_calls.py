@@ -20,6 +20,7 @@ from tools_service.syntax.calls import (
     remove_calls,
     split_calls,
     split_result,
+    without_result,
 )
 
 pytestmark = pytest.mark.unit
@@ -72,6 +73,21 @@ def test_what_would_break_the_syntax_is_not_written(argument: str, result: str |
 )
 def test_a_draw_is_a_call_or_says_why_not(drawn: str, read: str | Malformed) -> None:
     assert parse_call(drawn, "Calculator") == read
+
+
+@pytest.mark.parametrize(
+    ("drawn", "read"),
+    [
+        ("QA(who?) -> me]", "QA(who?)]"),
+        ("QA(who?) ->", "QA(who?)]"),
+        ("QA(who?)->x -> y", "QA(who?)]"),
+        ("QA(who?)] -> me", "QA(who?)] -> me"),
+        ("QA(who?)", "QA(who?)"),
+        ("QA(a -> b) -> me]", "QA(a]"),
+    ],
+)
+def test_a_result_is_cut_off(drawn: str, read: str) -> None:
+    assert without_result(drawn) == read
 
 
 def test_the_calendar_takes_no_input_and_the_others_need_one() -> None:

@@ -41,28 +41,48 @@ function augmentedSection(augmented, toolNames) {
 }
 
 const FIRST_CURVES = ["loss", "held-out loss", "perplexity"];
+const WITHOUT_BEST = ["loss"];
+const SPEED_CURVES = ["tokens per second", "FLOP/s of the model", "FLOP/s with recomputation", "FLOP utilisation", "memory in bytes", "seconds of a step"];
+const STEP_CURVES = ["learning rate", "gradient norm"];
 
 function trainingSection(trainings) {
   const names = [...new Set(trainings.flatMap((run) => run.curves.filter((curve) => curve.steps.length).map((curve) => curve.name)))];
-  const draw = (name) => {
-    const lines = trainings.map((run, number) => {
-      const curve = run.curves.find((candidate) => candidate.name === name);
-      return curve && curve.steps.length ? { name: run.name, xs: curve.steps, ys: curve.values, number } : null;
-    }).filter(Boolean);
-    const best = FIRST_CURVES.indexOf(name) > 0
-      ? trainings.map((run, number) => ({ x: run.best_step, number })).filter((mark) => mark.x !== null) : [];
-    const format = name === "learning rate" ? (value) => value.toExponential(1) : (value) => String(Number(value.toPrecision(4)));
-    return el("div", { class: "card" }, el("h3", {}, name),
-      lineChart(`${name} over optimizer steps: ${lines.map((line) => line.name).join(", ")}`, "step", "", lines, { height: 190, marks: best, format }));
+  const lineOf = (run, name, label, number) => {
+    const curve = run.curves.find((candidate) => candidate.name === name);
+    return curve && curve.steps.length ? { name: label, xs: curve.steps, ys: curve.values, number } : null;
   };
-  const first = names.filter((name) => FIRST_CURVES.includes(name));
-  const others = names.filter((name) => !FIRST_CURVES.includes(name));
+  const card = (title, lines, marks, ...more) => {
+    const format = title === "learning rate" ? (value) => value.toExponential(1)
+      : title === "FLOP utilisation" ? percent
+      : Math.max(...lines.flatMap((line) => line.ys)) >= 1e4 ? COMPACT.format : (value) => String(Number(value.toPrecision(4)));
+    return el("div", { class: "card" }, el("h3", {}, title),
+      lineChart(`${title} over optimizer steps: ${lines.map((line) => line.name).join(", ")}`, "step", "", lines, { height: 190, marks, format }), more);
+  };
+  const draw = (name) => {
+    const best = SPEED_CURVES.includes(name) || STEP_CURVES.includes(name) || WITHOUT_BEST.includes(name) ? []
+      : trainings.map((run, number) => ({ x: run.best_step, number })).filter((mark) => mark.x !== null);
+    return card(name, trainings.map((run, number) => lineOf(run, name, run.name, number)).filter(Boolean), best);
+  };
+  // The values of a group, such as calls by tool, are the lines of one chart for each model.
+  const groups = [...new Set(names.filter((name) => name.includes(": ")).map((name) => name.split(": ")[0]))];
+  const drawGroup = (group) => trainings.map((run) => {
+    const members = names.filter((name) => name.startsWith(`${group}: `));
+    const lines = members.map((name, number) => lineOf(run, name, name.slice(group.length + 2), number)).filter(Boolean);
+    return lines.length ? card(`${group}, ${run.name}`, lines, [], legendOf(lines)) : null;
+  }).filter(Boolean);
+  const known = [...FIRST_CURVES, ...STEP_CURVES, ...SPEED_CURVES];
+  const single = names.filter((name) => !known.includes(name) && !name.includes(": "));
+  const cards = (title, curves) => {
+    const there = curves.filter((name) => names.includes(name));
+    return there.length ? details(title, el("div", { class: "cards" }, there.map(draw))) : null;
+  };
   return section("training", "Training",
-    "One line per model. A vertical line stands at the step with the lowest held-out loss.",
+    "One line per model. A vertical line stands at the step of the best checkpoint.",
     notes(trainings.flatMap((run) => run.losses.map((sentence) => `${run.name}: ${sentence}`))),
     legendOf(trainings.map((run, number) => ({ name: `${run.name}${run.state === "finished" ? "" : " (unfinished)"}`, number }))),
-    el("div", { class: "cards" }, first.map(draw)),
-    others.length ? details("Learning rate and gradient norm", el("div", { class: "cards" }, others.map(draw))) : null,
+    el("div", { class: "cards" }, [...FIRST_CURVES.filter((name) => names.includes(name)), ...single].map(draw), groups.flatMap(drawGroup)),
+    cards("Learning rate and gradient norm", STEP_CURVES),
+    cards("Speed and memory", SPEED_CURVES),
     trainings.map((run) => facts(run.facts, `Settings of ${run.name}`)));
 }
 

@@ -151,6 +151,8 @@ def test_finetune_counts_texts_tokens_and_epochs(run: Run, folder: Path) -> None
     assert entry(out, "epochs") == "200 steps of 16 texts of 'text' are 114.29 epochs"
     assert "texts are cut at 256" in entry(out, "tokens")
     assert "with packing" in entry(out, "padding")
+    _, out, _ = run("finetune", "--recipe", "demo", "--tokens", "kept")
+    assert entry(out, "kept") == "keeps the tokens of C*"
     code, out, _ = run("finetune", "--recipe", "demo", "--batch-size", "64")
     assert code == 2
     assert "60 texts leave 28 to train on" in out

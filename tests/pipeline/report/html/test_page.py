@@ -304,6 +304,18 @@ def test_questions_are_filtered_by_right_and_wrong(show: Show) -> None:
     assert page.evaluate("document.querySelector('.questions mark').textContent").startswith("[Calculator(")
 
 
+def test_every_curve_of_a_training_is_shown(show: Show) -> None:
+    page = show(sample_report([]))
+    titles = page.evaluate("[...document.querySelectorAll('#training h3')].map(title => title.textContent)")
+    first = ["loss", "held-out loss", "perplexity", "plain perplexity"]
+    names = [run.name for run in sample_report([]).trainings]
+    assert titles[: len(first) + len(names)] == [*first, *(f"calls, {name}" for name in names)]
+    assert {"learning rate", "gradient norm", "tokens per second", "FLOP utilisation"} <= set(titles)
+    card = "[...document.querySelectorAll('#training .card')].find(card => /^calls/.test(card.innerText))"
+    tools = page.evaluate(f"[...{card}.querySelectorAll('.legend li')].map(line => line.textContent)")
+    assert tools == ["QA", "MT"]
+
+
 def test_hostile_texts_are_shown_and_never_run(show: Show) -> None:
     rows = sample_rows(2)
     for row in rows:
