@@ -25,7 +25,7 @@ from pipeline.evaluation.predictions import SCHEMA as PREDICTION_SCHEMA
 from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
 from pipeline.finetuning.merge_lora import MergedManifest
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, TrainStep
+from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation, TrainStep
 from pipeline.finetuning.run_identity import FinetuneManifest
 from pipeline.method.insertions import ScoredInsertion
 from pipeline.planning.estimate import Plan
@@ -74,7 +74,7 @@ OUTPUTS = (
     Output("annotate: manifest.json", "../outputs.md#manifestjson", AnnotationManifest),
     Output("merge: rows/*.parquet", "../outputs.md#merge-the-augmented-corpus-c", AUGMENTED_SCHEMA),
     Output("merge: manifest.json", "../outputs.md#merge-the-augmented-corpus-c", MergeManifest),
-    Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation)),
+    Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation, GenerationProbe)),
     Output("finetune: tools.json", "../finetuning.md", LearnedTools),
     Output("finetune: manifest.json", "../finetuning.md", FinetuneManifest),
     Output("merge-lora: manifest.json", "../finetuning.md#adapters-lora", MergedManifest),

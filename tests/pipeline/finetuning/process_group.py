@@ -29,6 +29,9 @@ def worker(rank: int, workers: int, port: int) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        import deepspeed.comm
+
+        # DeepSpeed forgets the groups that it has kept, so that another module can begin anew.
+        (deepspeed.comm if deepspeed.comm.is_initialized() else dist).destroy_process_group()
         os.environ.clear()
         os.environ |= before

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
-import torch.distributed as dist
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,7 +20,6 @@ from pipeline.base.finetune_config import FinetuneConfig, LoraConfig
 from pipeline.finetuning.adapters import count_parameters, insert_adapters, merge_adapter
 from pipeline.finetuning.batches import EpochSampler, IndexedBatches
 from pipeline.finetuning.checkpointing import restore, save
-from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
@@ -35,7 +31,7 @@ from tests.pipeline.finetuning.data import base_model, configuration, mean_loss,
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=8.0)
@@ -46,23 +42,6 @@ LINEAR = {
     "llama": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
     "qwen3": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    """This process as the only worker."""
-    prepare_deepspeed(use_gpu=False)
-    with socket.socket() as free, pytest.MonkeyPatch.context() as environment:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            environment.setenv(name, value)
-        environment.setenv("MASTER_ADDR", "127.0.0.1")
-        environment.setenv("MASTER_PORT", port)
-        free.close()
-        dist.init_process_group("gloo")
-        yield
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

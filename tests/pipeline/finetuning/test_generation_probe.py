@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,9 @@ from pipeline.inference.params import DecodingParams
 from pipeline.syntax.partial_call import callable_tools
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
-from tests.pipeline.finetuning.process_group import free_port, worker
 from tools_service.contract.tool import ToolInput, ToolResult
 
-pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    with worker(0, 1, free_port()):
-        yield
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 
 
 class Answers:

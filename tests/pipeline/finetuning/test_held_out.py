@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,9 @@ from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group() -> Iterator[None]:
-    with worker(0, 1, free_port()):
-        yield
 
 
 @pytest.fixture(scope="module")
