@@ -201,7 +201,8 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         method = annotate.method
         tool_inputs = files_read(annotate.tools, method.tools)
         prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
-        inputs = (*annotate.corpus.paths, *model_inputs(annotate.model.path), *tool_inputs, *prompts)
+        model = model_inputs(annotate.model.path)
+        inputs: list[str | Path] = [*annotate.corpus.paths, *model, *tool_inputs, *prompts]
         return [
             step(f"annotate{suffix}", annotate, *inputs),
             step(f"merge{suffix}", merge, *(folder / MANIFEST for folder in merge.annotations)),

@@ -159,7 +159,7 @@ def write_model_card(folder: RunFolder) -> None:
 def _is_hub_id(path: str) -> bool:
     """Whether a model's path is a name on the hub: the header must not name a folder of this machine."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(path)

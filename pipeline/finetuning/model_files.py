@@ -31,7 +31,7 @@ def generation_config(folder: Path, base: str, tokenizer: Any) -> Any:
     """
     from transformers import GenerationConfig
 
-    earlier = GenerationConfig()
+    earlier = GenerationConfig()  # type: ignore[no-untyped-call]
     for path in (str(folder), base):  # an adapter's folder has none
         try:
             earlier = GenerationConfig.from_pretrained(path)
@@ -42,7 +42,7 @@ def generation_config(folder: Path, base: str, tokenizer: Any) -> Any:
     ends = list(given) if isinstance(given, list) else [given]
     ends = [token for token in dict.fromkeys([*ends, tokenizer.eos_token_id]) if token is not None]
     padding = [tokenizer.pad_token_id, earlier.pad_token_id, *ends, None]
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         bos_token_id=earlier.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
         eos_token_id=(ends if len(ends) > 1 else ends[0]) if ends else None,

@@ -79,14 +79,14 @@ class _TokenNll(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, rows: int) -> Tensor:
         ctx.save_for_backward(logits, targets)
         ctx.rows = rows
-        parts = zip(logits.split(rows), targets.split(rows), strict=True)
+        parts = zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
         return torch.cat([F.cross_entropy(part.float(), labels, reduction="none") for part, labels in parts])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, targets = ctx.saved_tensors
         gradient = torch.empty_like(logits)
-        parts = (tensor.split(ctx.rows) for tensor in (logits, targets, grad, gradient))
+        parts = (torch.split(tensor, ctx.rows) for tensor in (logits, targets, grad, gradient))
         for values, labels, of_nll, out in zip(*parts, strict=True):
             with torch.enable_grad():
                 part = values.detach().requires_grad_()

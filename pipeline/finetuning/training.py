@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.augmented_files import Indices
 from pipeline.finetuning.batches import Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
-from pipeline.finetuning.examples import Indices
 from pipeline.finetuning.metrics_log import TrainStep
 from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
 from pipeline.finetuning.schedule import rate_factor

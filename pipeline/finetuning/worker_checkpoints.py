@@ -78,8 +78,8 @@ class WorkerCheckpoints:
         """Whether this worker downloads the file: shards of its own; what all need, once a node."""
         shard = _SHARD.search(name)
         if shard is None or resharded:
-            return self._is_first_of_node
-        return int(shard[1]) == self._rank
+            return bool(self._is_first_of_node)
+        return bool(int(shard[1]) == self._rank)
 
     def save(self, training: Training, evaluation: HeldOutEvaluation) -> None:
         """Write and report a checkpoint. Raises as `checkpointing.save` does."""
