@@ -262,6 +262,8 @@ def page(rows: Sequence[Row]) -> str:
         f"{POSITIONS} positions, windows",
         f"of 16 tokens, rotations that switch at {SWITCH} tokens. A real model of the same type gets its own",
         "limit from its own configuration ([decision 0023](decisions/0023-limits-of-a-model.md)).",
+        "A LoRA adapter fits a model whose adapted layers are `Linear` or GPT-2's `Conv1D`; experts of MoE",
+        "models mostly are not.",
         "",
         "| verdict | models | meaning |",
         "|---|---:|---|",

@@ -24,6 +24,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -115,22 +116,22 @@ def system(workload: Workload, name: str, workers: int = 1) -> Iterator[Take]:
             yield lambda first, count: process.submit(run, 0, first, count).result()
 
 
-def take_turns(
+def alternate(
     workload: Workload, names: Sequence[str], rounds: int, steps: int, workers: int = 1
 ) -> dict[str, list[Steps]]:
-    """The turns of each system, the first to warm up."""
+    """The measurements of each system, the first to warm up."""
     with ExitStack() as stack:
         systems = {name: stack.enter_context(system(workload, name, workers)) for name in names}
-        turns: dict[str, list[Steps]] = {name: [] for name in names}
+        measurements: dict[str, list[Steps]] = {name: [] for name in names}
         for turn in range(rounds + 1):
             for name, take in systems.items():
-                turns[name].append(take(1 + turn * steps, steps))
-    return turns
+                measurements[name].append(take(1 + turn * steps, steps))
+    return measurements
 
 
-def largest_difference(turns: dict[str, list[Steps]]) -> float:
+def largest_difference(measurements: dict[str, list[Steps]]) -> float:
     """Of the first turn's losses, between any two systems; nats per token."""
-    losses = torch.tensor([of_system[0].losses for of_system in turns.values()], dtype=torch.float64)
+    losses = torch.tensor([of_system[0].losses for of_system in measurements.values()], dtype=torch.float64)
     return float((losses.max(dim=0).values - losses.min(dim=0).values).max())
 
 
@@ -143,23 +144,26 @@ def work(workload: Workload, first: int, count: int) -> tuple[int, float]:
 
 
 def summary(
-    workload: Workload, turns: dict[str, list[Steps]], matrix_flops: float, steps: int
+    workload: Workload, measurements: dict[str, list[Steps]], matrix_flops: float, steps: int
 ) -> list[dict[str, Any]]:
-    """A row for each system: medians over the turns after the first."""
-    done = [work(workload, 1 + turn * steps, steps) for turn in range(len(next(iter(turns.values()))))]
+    """A row for each system: medians over the measurements after the first.
+
+    `matrix_flops` is per second of the clock that counts: a GPU's wall seconds, or CPU seconds.
+    """
+    done = [work(workload, 1 + turn * steps, steps) for turn in range(len(next(iter(measurements.values()))))]
     rows = []
-    for name, of_system in turns.items():
+    rate_clock = "wall_s" if workload.use_gpu else "cpu_s"
+    for name, of_system in measurements.items():
         row: dict[str, Any] = {"system": name, "peak_mib": max(s.peak_mib for s in of_system)}
         for clock in ("wall_s", "cpu_s"):
             timed = [(getattr(s, clock), *d) for s, d in zip(of_system, done, strict=True)][1:]
             row[f"ms_per_step_{clock[:-2]}"] = 1e3 * statistics.median(s for s, *_ in timed) / steps
             row[f"tokens_per_{clock}"] = statistics.median(tokens / s for s, tokens, _ in timed)
-            row[f"utilisation_{clock[:-2]}"] = statistics.median(
-                flops / s / matrix_flops for s, _, flops in timed
-            )
+            if clock == rate_clock:
+                row["utilisation"] = statistics.median(flops / s / matrix_flops for s, _, flops in timed)
             for other in ("plain", "trainer"):
-                if other in turns:
-                    pairs = zip(of_system[1:], turns[other][1:], strict=True)
+                if other in measurements:
+                    pairs = zip(of_system[1:], measurements[other][1:], strict=True)
                     row[f"of_{other}_{clock[:-2]}"] = statistics.median(
                         getattr(own, clock) / getattr(its, clock) for own, its in pairs
                     )
@@ -187,21 +191,22 @@ def measure(shape: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     names = stages if arguments.alone else ["plain", "trainer", *stages]
     dtype = torch.bfloat16 if workload.use_gpu else torch.float32
     torch.set_num_threads(workload.threads)
-    rate = matrix_rate(workload.device, dtype)
-    turns = take_turns(workload, names, arguments.rounds, arguments.steps)
-    rate = max(rate, matrix_rate(workload.device, dtype))
+    clock = time.perf_counter if workload.use_gpu else time.process_time
+    rate = matrix_rate(workload.device, dtype, clock)
+    measurements = alternate(workload, names, arguments.rounds, arguments.steps)
+    rate = max(rate, matrix_rate(workload.device, dtype, clock))
     found: dict[str, Any] = {
         "shape": shape,
         "workload": asdict(replace(workload, folder="")),
         "matrix_flops_per_s": rate,
-        "largest_difference": largest_difference(turns),
-        "one_worker": summary(workload, turns, rate, arguments.steps),
+        "largest_difference": largest_difference(measurements),
+        "one_worker": summary(workload, measurements, rate, arguments.steps),
     }
     workers = arguments.workers
     if workers > 1 and settings.batch_size % (workers * settings.micro_batch_size) == 0:
-        together = take_turns(workload, stages, arguments.rounds, arguments.steps, workers)
+        together = alternate(workload, stages, arguments.rounds, arguments.steps, workers)
         found["several_workers"] = summary(workload, together, rate * workers, arguments.steps)
-        both = turns[names[0]][:1], *(of_stage[:1] for of_stage in together.values())
+        both = measurements[names[0]][:1], *(of_stage[:1] for of_stage in together.values())
         found["largest_difference_of_workers"] = largest_difference(dict(enumerate(both)))  # type: ignore[arg-type]
     return found
 
@@ -219,7 +224,7 @@ def show(found: dict[str, Any], clock: str) -> None:
             print(
                 f"  {part.replace('_', ' '):15} {row['system']:8} {row[f'ms_per_step_{clock}']:9.1f} ms a "
                 f"step, {row[f'tokens_per_{clock}_s']:8,.0f} tokens/s, utilisation "
-                f"{row[f'utilisation_{clock}']:.0%}  {', '.join(ratios)}",
+                f"{row['utilisation']:.0%}  {', '.join(ratios)}",
                 flush=True,
             )
 
@@ -237,8 +242,8 @@ def failures(found: dict[str, Any], clock: str) -> Iterator[str]:
             yield f"{found['shape']} {row['system']}: {row[f'of_plain_{clock}']:.2f} of the plain loop's time"
         if row.get(f"of_trainer_{clock}", 0.0) >= 1.0:
             yield f"{found['shape']} {row['system']}: {row[f'of_trainer_{clock}']:.2f} of the Trainer's time"
-        if use_gpu and found["shape"] == "llama-1b" and row["utilisation_wall"] < LEAST_UTILISATION:
-            yield f"llama-1b {row['system']}: utilisation {row['utilisation_wall']:.0%}"
+        if use_gpu and found["shape"] == "llama-1b" and row["utilisation"] < LEAST_UTILISATION:
+            yield f"llama-1b {row['system']}: utilisation {row['utilisation']:.0%}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -247,7 +252,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["demo-2m", "llama-20m"])
     parser.add_argument("--stages", nargs="+", type=int, choices=range(4), default=[0, 1, 2, 3])
-    parser.add_argument("--rounds", type=int, default=3, help="turns that count")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements that count, after one to warm up")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps per turn")
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
     parser.add_argument("--workers", type=int, default=1, help="measure so many workers by stage, too")

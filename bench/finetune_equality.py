@@ -28,12 +28,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bench.fixtures.small_models import causal_lm, tokenizer
+from bench.fixtures.small_training import configuration, plain_torch, rows, write
 from bench.fixtures.worker_processes import Run, worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import Batches, IndexedBatches, StepBatch
 from pipeline.finetuning.deepspeed_settings import packaged_file
 from pipeline.finetuning.examples import Split, load_examples
-from tests.pipeline.finetuning.data import configuration, plain_torch, rows, write
 
 TOLERANCE = 1e-4  # nats per token, in float32
 ARCHITECTURES = ("llama", "gpt2", "gptj", "gpt_neox", "qwen2", "qwen3")
@@ -76,7 +76,7 @@ def settings(workers: int, readers: Sequence[str]) -> Iterator[Setting]:
 
 def make_inputs(folder: Path, architecture: str, *, tied: bool = False) -> Path:
     """A model in folder/base, with its tokenizer, and C* in folder/augmented."""
-    words = tokenizer("pieces")
+    words = tokenizer("pieces" if architecture == "llama" else "bytes")
     fields = {"tie_word_embeddings": tied, **_NO_DROPOUT.get(architecture, {})}
     causal_lm(architecture, len(words), positions=256, **fields).save_pretrained(folder / "base")
     words.save_pretrained(folder / "base")

@@ -26,7 +26,7 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
 from pipeline.finetuning.merge_lora import MergedManifest
 from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation, TrainStep
-from pipeline.finetuning.run_folder import FinetuneManifest
+from pipeline.finetuning.run_identity import FinetuneManifest
 from pipeline.method.insertions import ScoredInsertion
 from pipeline.planning.estimate import Plan
 from pipeline.report.status import RunStatus

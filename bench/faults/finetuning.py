@@ -218,11 +218,11 @@ def _rounded_to(
 ) -> list[tuple[tuple[str, Any], Any]]:
     """The events of `found`; those whose losses are close to the expected ones as they are there."""
     others = dict(expected)
-    events = [(key, event) for key, event in found if _has_loss(key)]
-    return [
-        (key, others[key] if abs(event[key[0]] - others[key][key[0]]) <= TOLERANCE else event)
-        for key, event in events
-    ]
+
+    def close(key: tuple[str, Any], event: dict[str, Any]) -> bool:
+        return key in others and abs(event[key[0]] - others[key][key[0]]) <= TOLERANCE
+
+    return [(key, others[key] if close(key, event) else event) for key, event in found if _has_loss(key)]
 
 
 def _events(output: Path) -> list[dict[str, Any]]:
@@ -232,10 +232,15 @@ def _events(output: Path) -> list[dict[str, Any]]:
     return []
 
 
+def _kind(event: dict[str, Any]) -> str:
+    return next((kind for kind in ("held_out_loss", "loss") if kind in event), "probe")
+
+
 def _contents(output: Path) -> list[tuple[tuple[str, Any], Any]]:
     """All that a run has computed: the events of metrics.jsonl, and the weights' bytes."""
-    kinds = [("held_out_loss" if "held_out_loss" in event else "loss", event) for event in _events(output)]
-    contents: list[tuple[tuple[str, Any], Any]] = [((kind, event["step"]), event) for kind, event in kinds]
+    contents: list[tuple[tuple[str, Any], Any]] = [
+        ((_kind(event), event["step"]), event) for event in _events(output)
+    ]
     weights = load_file(output / "model.safetensors")
     contents += [(("weights", name), value.tobytes()) for name, value in weights.items()]
     manifest = json.loads((output / "manifest.json").read_text())

@@ -133,7 +133,7 @@ def _target_layers(model: Any, config: FinetuneConfig, start: Adapter | None) ->
             raise ConfigurationError(
                 f"lora.target_modules: the model has no linear layer {unknown[0]!r}; it has {known}"
             )
-        layers = set().union(*of_target.values())
+        layers = {name for found in of_target.values() for name in found}
         if any(model.get_submodule(name).weight is embeddings.weight for name in layers):
             raise ConfigurationError(
                 "lora.target_modules: the output layer of this model shares its weight with the embeddings, "

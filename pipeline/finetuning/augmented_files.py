@@ -1,7 +1,7 @@
 """The files of C*, read in batches and checked before anything is tokenised (paper section 4.1).
 
 In: the folder that merge wrote. Out: batches of texts in the order of the files, and an index of all
-texts: 40 bytes a text, however long the texts are. A file that merge did not write is refused with its name.
+texts: about 40 bytes a text, however long they are. A file that merge did not write is refused with its name.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ def read_index(folder: Path) -> TextIndex:
     Raises ConfigurationError for a folder that merge did not write, and for texts that are empty or twice.
     """
     ids: list[Indices] = []
-    digests: list[bytes] = []
-    tool_set: list[int] = []
+    digests: list[NDArray[np.bytes_]] = []
+    tool_set: list[Indices] = []
     numbers: dict[tuple[str, ...] | None, int] = {}
     for path in files_of(folder):
         for batch in _checked_batches(path):
             ids.append(batch["text_id"].to_numpy())
-            digests += [_digest(text) for text in batch["plain"].to_pylist()]
-            for names in batch[_TOOLS].to_pylist():
-                tools = None if names is None else tuple(names)
-                tool_set.append(numbers.setdefault(tools, len(numbers)))
-    text_ids = np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
+            of_batch = b"".join(map(_digest, batch["plain"].to_pylist()))
+            digests.append(np.frombuffer(of_batch, dtype=f"S{_DIGEST_BYTES}"))
+            names_of_texts = (None if n is None else tuple(n) for n in batch[_TOOLS].to_pylist())
+            tool_set.append(np.array([numbers.setdefault(n, len(numbers)) for n in names_of_texts]))
+    text_ids = np.concatenate([np.zeros(0, dtype=np.int64), *ids])
     by_id = np.argsort(text_ids, kind="stable")
     text_ids = text_ids[by_id]
     if len(twice := text_ids[1:][text_ids[1:] == text_ids[:-1]]):
@@ -102,9 +102,10 @@ def read_index(folder: Path) -> TextIndex:
             f"{folder}: its files hold {len(text_ids)} texts, and its {MANIFEST} says {written}: files are "
             "missing or do not belong here; merge again"
         )
-    _, plain = np.unique(np.array(digests, dtype=f"S{_DIGEST_BYTES}"), return_inverse=True)
-    tool_sets = np.array(tool_set, dtype=np.int64)[by_id]
-    return TextIndex(text_ids, plain.astype(np.int64)[by_id], tool_sets, tuple(numbers))
+    if not len(text_ids):
+        return TextIndex(text_ids, text_ids, text_ids, ())
+    _, plain = np.unique(np.concatenate(digests), return_inverse=True)
+    return TextIndex(text_ids, plain[by_id], np.concatenate(tool_set)[by_id], tuple(numbers))
 
 
 def parquet_row_groups(folder: Path) -> list[tuple[Path, int]]:

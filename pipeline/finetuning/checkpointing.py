@@ -108,6 +108,11 @@ def restore(training: Training, folder: Path, saved_by: int = 0, *, converts: bo
     """
     if not (folder / STATE).is_dir():
         raise ToolformerError(f"{folder}: no checkpoint here; start over with --force")
+    if training.engine.zero_nvme_offload_optimizer():  # weights would be those before training
+        raise ToolformerError(
+            f"{folder}: a run with optimizer states on NVMe cannot be resumed: start over with --force, or "
+            "with offload_optimizer on cpu"
+        )
     strict = not has_adapters(training.engine.module)  # the weights of the base are not in it
     if saved_by in (0, training.config.workers):
         _, state = training.engine.load_checkpoint(str(folder), tag=STATE, load_module_strict=strict)

@@ -175,18 +175,6 @@ def choose_held_out(plain: Indices, held_out: int, seed: int, folder: Path) -> t
     return train, np.fromiter(index_of.values(), dtype=np.int64)
 
 
-def encode(
-    tokenizer: Any,
-    text_ids: Indices,
-    texts: Sequence[str],
-    sequence_length: int,
-    tools: Collection[str] = (),
-    plain: Sequence[str] | None = None,
-) -> Examples:
-    """Tokenise texts. `plain` are the same texts without calls; None: they have none."""
-    return ExampleEncoder(tokenizer, sequence_length, tools).batch(text_ids, texts, plain or texts)
-
-
 class ExampleEncoder:
     """Texts → examples, for one tokenizer and sequence length."""
 

@@ -22,7 +22,8 @@ EVALUATED = _gauge("evaluation", "What an evaluation found beside loss and perpl
 _OF_VALUE = {
     "loss": _gauge("loss", "Mean loss of the step's batch, nats per token"),
     "held_out_loss": _gauge("held_out_loss", "Mean loss of the held-out texts, nats per token"),
-    "perplexity": _gauge("perplexity", "Perplexity of the held-out texts"),
+    "plain_loss": _gauge("plain_loss", "Mean loss of the held-out texts without calls, nats per token"),
+    "perplexity": _gauge("perplexity", "Perplexity of the held-out texts without calls"),
     "learning_rate": _gauge("learning_rate", "Learning rate of the step"),
     "gradient_norm": _gauge("gradient_norm", "Norm of the gradient before clipping; none at ZeRO stage 0"),
     "seconds": _gauge("step_seconds", "Seconds of the step, with loading its data"),
@@ -33,7 +34,7 @@ _OF_VALUE = {
     "memory_bytes": _gauge("memory_bytes", "First worker: peak of its GPU, or resident memory on a CPU"),
 }
 METRICS = (STEPS_DONE, MAX_STEPS, EVALUATED, *_OF_VALUE.values())
-_NOT_SHOWN = ("tokens",)  # of the held-out texts: it never changes
+_NOT_SHOWN = ("tokens", "plain_tokens", "prompts")  # of the held-out texts: they never change
 
 
 def event_samples(event: Mapping[str, Any], max_steps: int) -> list[Sample]:

@@ -6,7 +6,7 @@ versions. The licence is the user's to choose: a card that was edited is kept as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from pipeline.finetuning.metrics_log import Event, numbers, read_events
-from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import FinetuneManifest
 from pipeline.storage.card import cell, marked_page, table, write_card
 from pipeline.storage.tools_json import LearnedTools, read_tools
 
@@ -30,6 +31,12 @@ _LIMITS = (
     "- Results of tools may be wrong, and the model repeats them. The cost of a call plays no role.",
 )
 _MOST_EVALUATIONS = 20
+_COLUMNS = {
+    "loss": "training loss",
+    "held_out_loss": "held-out loss",
+    "plain_loss": "without calls",
+    "perplexity": "perplexity",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +133,21 @@ class ModelCard:
             for number, event in enumerate(evaluations)
             if number % every == 0 or number == last or event["step"] == self.manifest.best.step
         ]
-        losses = {event["step"]: event["loss"] for event in self.events if "loss" in event}
-        rows = [
-            {"step": event["step"]}
-            | ({"training loss": f"{losses[event['step']]:.4f}"} if event["step"] in losses else {})
-            | {
-                name.replace("_", " "): f"{value:.5g}"
-                for name, value in numbers(event).items()
-                if name != "tokens"
-            }
-            for event in shown
-        ]
+        values: dict[int, dict[str, float]] = {}  # of the step, the evaluation and the probe, by step
+        for event in self.events:
+            values.setdefault(event["step"], {}).update(numbers(event))
+        rows = [{"step": event["step"]} | dict(_row(values[event["step"]])) for event in shown]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return table(names, [[row.get(name, "") for name in names] for row in rows])
+
+
+def _row(values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """The cells of an evaluation, by column."""
+    for name, value in values.items():
+        if name in _COLUMNS:
+            yield _COLUMNS[name], f"{value:.5g}"
+        elif name.startswith("calls/"):
+            yield name.replace("/", " of "), f"{value:g}"
 
 
 def write_model_card(folder: RunFolder) -> None:

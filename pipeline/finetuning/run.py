@@ -36,7 +36,8 @@ from pipeline.finetuning.examples import choose_uses
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.run_size import run_size
 from pipeline.finetuning.streaming import DATASET, StepsByRank
 from pipeline.finetuning.token_store import TokenStore
@@ -48,6 +49,7 @@ from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
 from pipeline.storage.provenance import versions
+from tools_service.base.adapters import model_inputs
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
@@ -70,7 +72,8 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     FinetuningError when workers fail more than `max_failures` times.
     """
     config = with_absolute_paths(config)
-    inputs = (("model.path", Path(config.model.path)), ("data", config.data), ("tokens", config.tokens))
+    models = [("model.path", Path(name)) for name in model_inputs(config.model.path)]
+    inputs = (*models, ("data", config.data), ("tokens", config.tokens))
     for name, path in inputs:
         if path and path.is_relative_to(config.output):
             raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")

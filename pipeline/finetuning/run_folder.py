@@ -22,33 +22,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pipeline.base.config import changed_fields
-from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.adapters import ParameterCounts
-from pipeline.finetuning.augmented_files import digest
-from pipeline.finetuning.checkpoint_storage import CheckpointStorage
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, require_readable
-from pipeline.finetuning.schedule import warmup_steps
+from pipeline.finetuning.metrics_log import require_readable
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity, changes, read_identity
+from pipeline.storage.card import CARD, edited_card
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import LOCK
 from pipeline.storage.manifest import MANIFEST
-from tools_service.base.adapters import model_inputs
-from tools_service.base.errors import ConfigurationError, ToolformerError, brief
-from tools_service.base.files import PART, atomic_write_json, read_model, writing
-from tools_service.base.fingerprint import FileState, fingerprint
+from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.files import PART, atomic_write, atomic_write_json, writing
 from tools_service.base.ownership import NotOwnError, OutputKind, remove_own, require_own
-from tools_service.base.settings import Frozen
 from tools_service.base.weights import (
     WeightsError,
     file_states,
-    model_digest,
     require_headers,
     require_unchanged,
 )
@@ -66,116 +57,10 @@ _CHECKPOINTS = OutputKind(
         r"model/[^/]+",
     ),
 )
-# Fields that may differ between two starts of one run: the result does not depend on them.
-_OPERATIONAL: dict[str, Any] = {
-    "output": True,
-    "data": True,
-    "reader": True,
-    "tokens": True,
-    "cpus_per_worker": True,
-    "max_failures": True,
-    "gradient_checkpointing": True,
-    "probe_prompts": True,
-    "probe_tokens": True,
-    "keep_checkpoints": True,
-    "keep_state": True,
-    "workers": True,  # a batch is divided otherwise, its loss is the same
-    "micro_batch_size": True,
-    "trackers": True,
-    "project": True,
-    "model": {"device", "max_batch_tokens", "gpus", "compile"},
-}
-
-
-class RunIdentity(Frozen):
-    """checkpoints/run.json: everything that decides the result."""
-
-    RENAMED = {"recipe": "config"}  # noqa: RUF012
-
-    config: FinetuneConfig
-    data: str  # digest of the content of C*
-    model: str | None = None  # digest of the model's files, or the commit on the hub
-    deepspeed: str | None = None  # digest of the settings in `config.deepspeed`
-    # Earlier versions knew the last two by their paths only: None there.
-    warmup_steps: int | None = None  # as they were at the first start, whatever max_steps is now
-    checkpoint_folder: str = "checkpoints"  # the run's folder in `config.storage`
-
-    @staticmethod
-    def of(config: FinetuneConfig) -> RunIdentity:
-        """Reads the data, the model and the DeepSpeed file. Raises ConfigurationError."""
-        folder = f"{config.output.name}-{uuid.uuid4().hex[:8]}" if config.storage else "checkpoints"
-        return RunIdentity(
-            config=config,
-            data=digest(config.data),
-            model=_model_digest(config.model.path),
-            deepspeed=_deepspeed_digest(config),
-            warmup_steps=warmup_steps(config),
-            checkpoint_folder=folder,
-        )
-
-    @property
-    def storage(self) -> CheckpointStorage:
-        """Where its checkpoints are. Raises ConfigurationError."""
-        return CheckpointStorage.of(self.config.storage or self.config.output, self.checkpoint_folder)
-
-    def continuing(self, before: RunIdentity) -> RunIdentity:
-        """This start of a run that began as `before`."""
-        warmup = before.warmup_steps
-        if warmup is None:  # of an earlier version
-            warmup = warmup_steps(before.config)
-        kept = {"warmup_steps": warmup, "checkpoint_folder": before.checkpoint_folder}
-        return self.model_copy(update=kept)
-
-
-def _deepspeed_digest(config: FinetuneConfig, *, with_sizes: bool = False) -> str | None:
-    """Of the settings in the user's file; the sizes of a worker's batches do not change the result."""
-    from pipeline.finetuning.deepspeed_settings import deepspeed_settings
-
-    if config.deepspeed is None:
-        return None
-    settings = deepspeed_settings(config)
-    if not with_sizes:
-        for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-            settings.pop(name, None)
-    return fingerprint([settings])
-
-
-def _model_digest(path: str) -> str | None:
-    from tools_service.base.checkpoints import load_config
-
-    if Path(path).is_dir():
-        try:
-            folders = [Path(name) for name in model_inputs(path) if Path(name).is_dir()]
-            digests = [model_digest(folder) for folder in folders]
-        except OSError as error:
-            raise ConfigurationError(f"model.path {path!r}: cannot be read: {brief(error)}") from error
-        return digests[0] if len(digests) == 1 else fingerprint(digests)
-    return getattr(load_config(path, "model.path"), "_commit_hash", None)
-
-
-class FinetuneManifest(RunIdentity):
-    """manifest.json of a finished run."""
-
-    versions: dict[str, str]
-    created: str
-    texts: dict[str, int]  # number of texts by use; also `truncated` and `tokens_per_epoch`
-    best: HeldOutEvaluation  # the evaluation that chose the result; losses in nats per token
-    steps: int | None = None  # optimizer steps taken; fewer than max_steps after an early stop
-    wall_s: float  # seconds of the last start
-    files: tuple[FileState, ...] = ()  # the model; none in manifests of earlier versions
-    parameters: ParameterCounts | None = None  # of the model; none in manifests of earlier versions
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether `patience` ended the run before `max_steps`."""
-        return self.steps is not None and self.steps < self.config.max_steps
 
 
 class PublishError(ToolformerError):
     """The trained model cannot be loaded from the output. The checkpoints are still there."""
-
-
-R = TypeVar("R", bound=RunIdentity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +95,15 @@ class RunFolder:
     def claim(self, run: RunIdentity, *, force: bool) -> bool:
         """Reserve the folder for `run`; return whether `run` has finished. Call `check` first.
 
-        `force` removes an earlier run. Raises ConfigurationError if the folder holds another run, or
-        a finished one whose model is damaged, or if the checkpoints cannot be written.
+        `force` removes an earlier run, but not a card that a user edited. Raises ConfigurationError if
+        the folder holds another run, or a finished one whose model is damaged, or if the checkpoints
+        cannot be written.
         """
         if force:
+            card = edited_card(self.path)
             self._remove_earlier()
+            if card is not None:
+                atomic_write(self.path / CARD, card)
         state = self.state(run)
         if state == "finished":
             if not self.manifest().config.keep_state:
@@ -258,15 +147,15 @@ class RunFolder:
 
     def begun(self) -> RunIdentity:
         """The run that `claim` reserved the folder for."""
-        return _read(self.checkpoints / _RUN_FILE, RunIdentity)
+        return read_identity(self.checkpoints / _RUN_FILE, RunIdentity)
 
     def state(self, run: RunIdentity) -> Literal["new", "unfinished", "finished"]:
         """How far `run` is in this folder. Changes nothing; raises as `claim` does."""
         run_file, finished = self.checkpoints / _RUN_FILE, self.is_finished()
         if not finished and not run_file.exists():
             return "new"
-        before = self.manifest() if finished else _read(run_file, RunIdentity)
-        if changed := _changes(before, run):
+        before = self.manifest() if finished else read_identity(run_file, RunIdentity)
+        if changed := changes(before, run):
             raise ConfigurationError(
                 f"{self.path} holds another run; start over with --force, or choose another output. "
                 f"Different: {'; '.join(changed)}"
@@ -385,7 +274,7 @@ class RunFolder:
 
     def manifest(self) -> FinetuneManifest:
         """The manifest of a finished run. Raises ConfigurationError if it cannot be read."""
-        return _read(self.path / MANIFEST, FinetuneManifest)
+        return read_identity(self.path / MANIFEST, FinetuneManifest)
 
     def identity(self) -> RunIdentity:
         """The manifest of a finished run, else run.json. Raises ConfigurationError as `manifest` does."""
@@ -396,30 +285,3 @@ class RunFolder:
             if (begun := self.begun()).config.max_steps > manifest.config.max_steps:
                 return begun
         return manifest
-
-
-def _changes(before: RunIdentity, run: RunIdentity) -> list[str]:
-    """What differs between two starts, in words."""
-    ignore = _OPERATIONAL | ({} if before.deepspeed is None else {"deepspeed": True})
-    if run.config.schedule == "constant":  # the rate of a step does not depend on the number of steps
-        ignore |= {"max_steps": True}
-    if isinstance(before, FinetuneManifest) and not before.config.keep_state:
-        ignore |= {"storage": True}
-    changed = changed_fields(before.config, run.config, ignore=ignore)
-    if before.warmup_steps is None and before.deepspeed:  # an earlier version digested the sizes, too
-        run = run.model_copy(update={"deepspeed": _deepspeed_digest(run.config, with_sizes=True)})
-    for name in ("data", "model", "deepspeed"):
-        content = getattr(before, name)
-        if content is not None and content != getattr(run, name):
-            changed.append(f"{name}: other content")
-    return changed
-
-
-def _read(path: Path, model: type[R]) -> R:
-    try:
-        return read_model(path, model)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path} was not written by this version of finetune: {brief(error)}. Choose another output, or "
-            "start over with --force"
-        ) from error

@@ -133,8 +133,8 @@ def write(folder: Path, batches: Iterable[Examples], index: TextIndex) -> None:
             name: {"size": (folder / name).stat().st_size, "digest": digest}
             for name, digest in digests.items()
         }
-    content = {"format": _FORMAT, "examples": len(ordered), "tokens": position, "files": described}
-    atomic_write_json(folder / _STORE, content)
+    description = {"format": _FORMAT, "examples": len(ordered), "tokens": position, "files": described}
+    atomic_write_json(folder / _STORE, description)
 
 
 def _records(batch: Examples, position: int) -> NDArray[Any]:

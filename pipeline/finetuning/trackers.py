@@ -87,8 +87,8 @@ class Trackers:
 
 
 def tracked_values(event: Event) -> dict[str, float]:
-    """The numbers of a line, named train/… or held_out/…, as trackers group them."""
-    group = "train" if "loss" in event else "held_out"
+    """The numbers of a line, named train/…, held_out/… or probe/…, as trackers group them."""
+    group = "train" if "loss" in event else "held_out" if "held_out_loss" in event else "probe"
     return {f"{group}/{name}": value for name, value in numbers(event).items()}
 
 

@@ -18,7 +18,8 @@ from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.choice import should_stop
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, evaluations
 from pipeline.finetuning.reporter import reporting
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.streaming import DATASET, StreamedBatches
 from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError

@@ -100,6 +100,12 @@ def write_card(folder: Path, card: Page, *, earlier: Path | None = None) -> None
     atomic_write(folder / CARD, card.written())
 
 
+def edited_card(folder: Path) -> str | None:
+    """The card in `folder` if a user edited or wrote it, else None."""
+    page = folder / CARD
+    return page.read_text(encoding="utf-8", errors="replace") if _is_edited(page) else None
+
+
 def _is_edited(path: Path) -> bool:
     try:
         page, mark, digest = path.read_bytes().decode("utf-8", "replace").rpartition(_MARK)

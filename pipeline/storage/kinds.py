@@ -99,7 +99,7 @@ FINE_TUNED = OutputKind(
 MERGED_MODEL = OutputKind(
     name="a result of merge-lora",
     marks={"manifest.json": frozenset({"adapter", "base", "files"})},
-    paths=(_MANIFEST, _MODEL_FILE, r"tools\.json"),
+    paths=(_MANIFEST, _MODEL_FILE),
 )
 
 PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"

@@ -33,7 +33,9 @@ class LearnedTool(Frozen):
     """A tool whose calls the model was trained on."""
 
     name: str
+    """The name in its calls."""
     description: str = ""
+    """What the tool does, in a sentence; empty if it is not known."""
     parameters: dict[str, Any] | None = None
     """JSON schema of the parameters; null if it is not known."""
     takes_input: bool = True
@@ -51,8 +53,11 @@ class CallSyntax(Frozen):
     """A call is written api_start, Tool(input), arrow, result, api_end."""
 
     api_start: str = API
+    """Stands before the name of the tool; the paper's <API>."""
     arrow: str = ARROW
+    """Stands between the call and its result."""
     api_end: str = END
+    """Stands behind the result; the paper's </API>."""
     api_start_tokens: tuple[int, ...]
     """The ids of api_start in this model's tokenizer; the other markers may be part of larger tokens."""
 
@@ -61,12 +66,15 @@ class LearnedTools(Frozen):
     """The content of tools.json."""
 
     format: Literal[1] = 1
+    """Version of this file's format."""
     syntax: CallSyntax
+    """How a call is written."""
     k: int = 10
     """Start a call where api_start is among the k likeliest tokens (section 4.2)."""
     max_calls: int = 1
     """Calls per input."""
     tools: tuple[LearnedTool, ...]
+    """The tools whose calls the model was trained on."""
 
 
 def write_tools(folder: Path, augmented: Path, tokenizer: PreTrainedTokenizerBase) -> None:

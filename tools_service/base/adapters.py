@@ -48,7 +48,7 @@ _WITHOUT_EFFECT = (
     "target_modules",
     "task_type",
 )
-_OFF = (None, False, "", "none", [], {})
+_OFF: tuple[Any, ...] = (None, False, "", "none", [], {})
 # These start from other numbers in the base or in the adapter, and leave the base as it is.
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 

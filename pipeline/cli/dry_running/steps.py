@@ -125,7 +125,8 @@ def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = 
     """Step 6."""
     from pipeline.finetuning.augmented_files import read_index
     from pipeline.finetuning.run import with_absolute_paths
-    from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+    from pipeline.finetuning.run_folder import RunFolder
+    from pipeline.finetuning.run_identity import RunIdentity
     from pipeline.finetuning.run_size import run_size
 
     preview.read("data", [config.data])

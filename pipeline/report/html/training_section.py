@@ -13,13 +13,15 @@ from pathlib import Path
 from pipeline.base.finetune_config import SelectBy
 from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.metrics_log import Event, evaluations_of, numbers, read_events
-from pipeline.finetuning.run_folder import FinetuneManifest, RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
 
 CURVES = {
     "loss": "loss",
     "held_out_loss": "held-out loss",
+    "plain_loss": "held-out loss without calls",
     "perplexity": "perplexity",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
@@ -29,9 +31,13 @@ CURVES = {
     "utilisation": "FLOP utilisation",
     "memory_bytes": "memory in bytes",
     "seconds": "seconds of a step",
+    "same_tool": "probe: calls of the tool in C*",
+    "malformed": "probe: malformed calls",
+    "unfinished": "probe: unfinished calls",
+    "without_call": "probe: prompts without a call",
 }
 """Names of the values in metrics.jsonl, and of their curves; others have their own name, with spaces."""
-_NO_CURVE = frozenset({"tokens"})  # of the held-out texts: it never changes
+_NO_CURVE = ("tokens", "plain_tokens", "prompts", "expected/")  # of the held-out texts: they never change
 _MAX_POINTS = 2_000
 _STRETCHES = _MAX_POINTS // 2 - 1
 
@@ -81,7 +87,7 @@ def _curves(events: Sequence[Event]) -> Iterator[Curve]:
     for event in events:
         for key, value in numbers(event).items():
             points.setdefault(key, []).append((event["step"], value))
-    others = [key for key in points if key not in CURVES and key not in _NO_CURVE]
+    others = [key for key in points if key not in CURVES and not key.startswith(_NO_CURVE)]
     for key in (*(key for key in CURVES if key in points), *others):
         steps, values = zip(*thinned(points[key]), strict=True)
         group, separator, name = key.partition("/")

@@ -23,7 +23,9 @@ from pipeline.finetuning.checkpointing import restore, save
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run import finetune
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.data import base_model, configuration, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
@@ -305,6 +307,13 @@ def test_an_adapter_of_other_settings_is_not_trained_further(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         count_parameters(one_worker(folder, adapter, lora=lora))
+
+
+def test_an_output_that_holds_the_base_of_the_adapter_is_refused(folder: Path, adapter: Path) -> None:
+    config = one_worker(folder, adapter, output=folder / "base")
+    with pytest.raises(ConfigurationError, match=r"output = .*base holds model\.path = .*base: choose"):
+        finetune(config, force=True)
+    assert (folder / "base" / "model.safetensors").exists()
 
 
 def test_the_identity_of_a_run_has_the_base_of_its_adapter(

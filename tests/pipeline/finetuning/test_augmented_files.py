@@ -157,3 +157,9 @@ def test_the_digest_never_changes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.parquet").write_text(name)
     assert digest(tmp_path) == "f0747740a2b51eabb9be55c2b9483efe"
+
+
+def test_a_c_star_without_texts_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "augmented", [[]])
+    with pytest.raises(ConfigurationError, match="0 texts, 0 of them distinct, leave none to train on"):
+        choose_uses(read_index(folder).plain, configuration(tmp_path, data=folder))

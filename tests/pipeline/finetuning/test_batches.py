@@ -20,10 +20,10 @@ from pipeline.finetuning.batches import (
     StepBatch,
     micro_batches,
 )
-from pipeline.finetuning.examples import Examples, encode, load_examples
+from pipeline.finetuning.examples import Examples, load_examples
 from pipeline.finetuning.streaming import step_of, table_of_step
 from pipeline.syntax.tokenizer import decode_continuations
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.data import configuration, encode, rows, write
 
 pytestmark = pytest.mark.unit
 

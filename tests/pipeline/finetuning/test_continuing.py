@@ -12,7 +12,8 @@ import pytest
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.worker_checkpoints import steps_to_remove
 from tests.pipeline.finetuning.data import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
@@ -95,7 +96,7 @@ def test_a_run_of_an_earlier_version_keeps_its_settings_and_its_warm_up(folder: 
     path.write_text(json.dumps(values))
     with pytest.raises(ConfigurationError, match="deepspeed: other content"):
         claim(config)
-    from pipeline.finetuning.run_folder import _deepspeed_digest
+    from pipeline.finetuning.run_identity import _deepspeed_digest
 
     path.write_text(json.dumps(values | {"deepspeed": _deepspeed_digest(config, with_sizes=True)}))
     assert not claim(changed(config, max_steps=80))

@@ -32,7 +32,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.deepspeed_settings import packaged_file
 from tools_service.base.errors import ConfigurationError
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
 
 STEPS = 20
 
@@ -107,7 +107,7 @@ def test_each_architecture_is_trained_and_saved_as_in_a_plain_loop(
     assert same is tied
     with torch.no_grad():
         text = probe(data_of(config))
-        assert torch.equal(loaded(text).logits, trained[0].logits)
+        assert torch.allclose(loaded(text).logits, trained[0].logits, atol=1e-5)
         assert torch.allclose(loaded(text).logits, model(text).logits, atol=1e-3)
 
 

@@ -161,10 +161,9 @@ def test_the_progress_line_has_what_is_known() -> None:
 
 def test_an_evaluation_is_logged_with_all_its_numbers() -> None:
     latest = {"step": 4, "held_out_loss": 1.0, "tokens": 9, "perplexity": math.e, "loss": 1.5, "seconds": 0.5}
-    others = {"other_perplexity": 3.25, "tools": {"QA": 3, "MT": 0}, "reason": "none"}
+    others = {"another_number": 3.25, "reason": "none"}
     assert evaluation_text(latest | others) == (
-        "loss 1.5000, held-out perplexity 2.7183, held-out loss 1.0000, other perplexity 3.25, "
-        "tools QA 3, tools MT 0"
+        "loss 1.5000, held-out perplexity 2.7183, held-out loss 1.0000, another number 3.25"
     )
 
 

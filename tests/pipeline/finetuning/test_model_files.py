@@ -21,7 +21,8 @@ from pipeline.base.inference_config import GenerateConfig
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files, generation_config
-from pipeline.finetuning.run_folder import RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.inference.generator import available_tools
 from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
@@ -92,10 +93,10 @@ def test_the_card_is_valid_for_the_hub(folder: Path) -> None:
     assert "# license: " in page
     for words in ("digest", "Calculator", "trained on: 15", "python 3.11", "learning rate 0.001", "step 37"):
         assert words in page
-    assert "| step | held out loss | perplexity | training loss |" in page
+    assert "| step | held-out loss | perplexity | training loss |" in page
     table = [line for line in page.splitlines() if line.startswith("| ") and line[2].isdigit()]
     assert len(table) <= 22
-    assert [line for line in table if line.startswith("| 37 |")] == ["| 37 | 1.26 | 3.5254 | 1.6300 |"]
+    assert [line for line in table if line.startswith("| 37 |")] == ["| 37 | 1.26 | 3.5254 | 1.63 |"]
     assert table[-1].startswith("| 49 |")
 
 
@@ -123,6 +124,10 @@ def test_an_edited_card_stays(folder: Path, caplog: pytest.LogCaptureFixture) ->
     assert (run.path / CARD).read_text() == edited
     assert "was edited and stays" in caplog.text
     run.require_result()  # an edited card is no damage
+    identity = RunIdentity.of(configuration(folder))
+    assert not run.claim(identity, force=True), "the run starts over"
+    assert (run.path / CARD).read_text() == edited
+    assert not (run.path / "model.safetensors").exists()
 
 
 def test_the_baseline_without_calls_has_no_tools(folder: Path) -> None:
@@ -159,10 +164,10 @@ def test_an_adapter_takes_the_ends_of_its_base(folder: Path) -> None:
     config = configuration(folder, lora=LoraConfig(rank=4))
     adapter = folder / "adapter"
     adapter.mkdir()
-    AutoTokenizer.from_pretrained(folder / "base").save_pretrained(adapter)
+    GenerationConfig(eos_token_id=7).save_pretrained(folder / "base")
     add_model_files(adapter, config)
     made = GenerationConfig.from_pretrained(adapter)
-    assert made.eos_token_id == GenerationConfig.from_pretrained(folder / "base").eos_token_id
+    assert made.eos_token_id == [7, AutoTokenizer.from_pretrained(folder / "base").eos_token_id]
     assert (adapter / TOOLS).is_file()
 
 

@@ -31,10 +31,10 @@ from pipeline.finetuning.batches import (
     micro_batch,
 )
 from pipeline.finetuning.errors import PackingError
-from pipeline.finetuning.examples import encode, load_examples
+from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.packed_attention import packed_inputs
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.data import configuration, encode, rows, write
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 

@@ -41,7 +41,8 @@ from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
-from pipeline.finetuning.run_folder import PublishError, RunFolder, RunIdentity
+from pipeline.finetuning.run_folder import PublishError, RunFolder
+from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.token_store import TokenStore
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.data import (

@@ -144,10 +144,10 @@ def events(config: FinetuneConfig) -> list[dict[str, Any]]:
     return [without_measures(json.loads(line)) for line in lines]
 
 
-def kill_after(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+def kill_after(driver: subprocess.Popen[bytes], folder: Path, reached: Callable[[], bool]) -> None:
     """SIGKILL to the driver; returns when its cluster is gone, too."""
     while not reached():
-        assert driver.poll() is None, "the run ended before"
+        assert driver.poll() is None, (folder / "driver.log").read_text()[-2_000:]
         time.sleep(0.05)
     cluster = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
@@ -175,7 +175,8 @@ def test_a_killed_run_resumes_from_the_store_and_goes_on_with_another_worker(
     config = configuration(
         tmp_path, output=tmp_path / "stored", keep_state=True, storage=uri(server), **values
     )
-    kill_after(start(config, short_folder), lambda: any(event["step"] == 6 for event in events(config)))
+    driver = start(config, short_folder)
+    kill_after(driver, short_folder, lambda: any(event["step"] == 6 for event in events(config)))
     assert any("step-000004/state" in name for name in stored(server))
     finish(start(config, short_folder), short_folder)
     assert events(config) == events(whole)

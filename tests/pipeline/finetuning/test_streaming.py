@@ -70,7 +70,7 @@ def test_what_is_read_ahead_is_bounded(tmp_path: Path, ray_cluster: None) -> Non
     while read != (now := len(list(tmp_path.iterdir()))):
         read = now
         time.sleep(2)
-    assert read <= 20
+    assert read <= 12
     assert [next(tables)["number"].to_pylist() for _ in range(30)] == [[n] for n in range(1, 31)]
     tables.close()
 

@@ -34,7 +34,8 @@ def test_in_parts_loss_and_gradient_are_those_of_one_cross_entropy(
     assert losses[0].dtype == torch.float32
     assert torch.equal(losses[0], F.cross_entropy(logits.float(), targets, reduction="none"))
     assert torch.equal(losses[0], losses[1])
-    assert gradients[0] is not None and gradients[1] is not None
+    assert gradients[0] is not None
+    assert gradients[1] is not None
     assert torch.equal(gradients[0], gradients[1])
 
 

@@ -27,8 +27,12 @@ def step(number: int) -> dict[str, Any]:
 
 
 def evaluation(number: int) -> dict[str, Any]:
-    values = {"held_out_loss": 1.0 / (1 + number), "perplexity": float("inf"), "calls": {"QA": number}}
+    values = {"held_out_loss": 1.0 / (1 + number), "perplexity": float("inf")}
     return {"step": number, **values}
+
+
+def probe(number: int) -> dict[str, Any]:
+    return {"step": number, "prompts": 20, "calls": {"QA": number}}
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -45,16 +49,17 @@ def test_tensorboard_has_every_number_once(tmp_path: Path) -> None:
     for number in range(1, 6):
         started.log(step(number))
     started.close()  # killed after its last checkpoint, of step 3
-    kept = [evaluation(0), *map(step, range(1, 4)), evaluation(3)]
+    kept = [probe(0), evaluation(0), *map(step, range(1, 4)), probe(3), evaluation(3)]
     resumed = Trackers(config(tmp_path, "tensorboard"), kept)
     for number in range(4, 8):
         resumed.log(step(number))
     resumed.close()
     found = curves(tmp_path)
-    assert set(found) == {"train/loss", "train/seconds", "held_out/held_out_loss", "held_out/calls/QA"}
+    of_evaluations = {"held_out/held_out_loss", "probe/calls/QA", "probe/prompts"}
+    assert set(found) == {"train/loss", "train/seconds"} | of_evaluations
     assert [number for number, _ in found["train/loss"]] == list(range(1, 8))
     assert [value for _, value in found["train/loss"]] == pytest.approx([2.0 / n for n in range(1, 8)])
-    assert found["held_out/calls/QA"] == [(0, 0.0), (3, 3.0)]
+    assert found["probe/calls/QA"] == [(0, 0.0), (3, 3.0)]
 
 
 def test_only_numbers_are_tracked() -> None:

@@ -110,6 +110,17 @@ def test_without_a_checkpoint_restore_says_so(folder: Path, tmp_path: Path) -> N
         restore(start(one_worker(folder)), tmp_path)
 
 
+def test_optimizer_states_on_nvme_are_never_resumed_in_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed would load the optimizer's part only, and say nothing."""
+    training = start(one_worker(folder))
+    save(training, tmp_path, 0)
+    monkeypatch.setattr(training.engine, "zero_nvme_offload_optimizer", lambda: True)
+    with pytest.raises(ToolformerError, match="optimizer states on NVMe cannot be resumed"):
+        restore(training, tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_text(folder: Path) -> None:
     training = start(one_worker(folder))
     examples = training.batches.examples

@@ -14,7 +14,7 @@ from pipeline.evaluation.questions import Question
 from pipeline.evaluation.results import ModelResult, summarise
 from pipeline.evaluation.store import ResultStore
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
-from pipeline.finetuning.run_folder import FinetuneManifest, RunIdentity
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.inference.call_parser import CompletedCall
 from pipeline.inference.generation import Generation
 from tests.pipeline.exporting.augmented import augmented

@@ -12,7 +12,7 @@ import pytest
 from pipeline.augmentation.merge import MergeManifest
 from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
-from pipeline.finetuning.run_folder import FinetuneManifest, RunIdentity
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.planning.estimate import Plan
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, EXPORT, FINE_TUNED, PLAN, SCORES
@@ -89,7 +89,7 @@ def test_a_saved_model_has_names_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["thesis.txt", "model.ckpt", "my.safetensors", "README.md", "checkpoints/notes.txt", "checkpoints/a/"],
+    ["thesis.txt", "model.ckpt", "my.safetensors", "NOTES.md", "checkpoints/notes.txt", "checkpoints/a/"],
 )
 def test_other_files_in_a_model_are_a_user_s(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

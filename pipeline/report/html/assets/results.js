@@ -40,7 +40,7 @@ function augmentedSection(augmented, toolNames) {
     augmented.examples.length ? [el("h3", {}, "Examples"), pages, list] : null, facts(augmented.facts));
 }
 
-const FIRST_CURVES = ["loss", "held-out loss", "perplexity"];
+const FIRST_CURVES = ["loss", "held-out loss", "held-out loss without calls", "perplexity"];
 const WITHOUT_BEST = ["loss"];
 const SPEED_CURVES = ["tokens per second", "FLOP/s of the model", "FLOP/s with recomputation", "FLOP utilisation", "memory in bytes", "seconds of a step"];
 const STEP_CURVES = ["learning rate", "gradient norm"];
