@@ -132,7 +132,8 @@ class MetricsLog:
 
     def append(self, event: RunEvent) -> Event:
         """Write one line; returns its values."""
-        values = asdict(event)
+        # The measures stand last.
+        values = dict(sorted(asdict(event).items(), key=lambda value: value[0] in _MEASURES))
         if isinstance(event, HeldOutEvaluation):
             values["perplexity"] = event.perplexity
         with self.path.open("a", encoding="utf-8") as file:
