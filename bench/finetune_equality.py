@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bench.fixtures.small_models import causal_lm, tokenizer
@@ -34,6 +34,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import Batches, IndexedBatches, StepBatch
 from pipeline.finetuning.deepspeed_settings import packaged_file
 from pipeline.finetuning.examples import Split, load_examples
+from tools_service.base.checkpoints import load_model, load_tokenizer
 
 TOLERANCE = 1e-4  # nats per token, in float32
 ARCHITECTURES = ("llama", "gpt2", "gptj", "gpt_neox", "qwen2", "qwen3")
@@ -91,7 +92,7 @@ def configured(folder: Path, setting: Setting, **overrides: Any) -> FinetuneConf
 
 
 def data_of(config: FinetuneConfig) -> Split:
-    return load_examples(config, AutoTokenizer.from_pretrained(config.model.path))
+    return load_examples(config, load_tokenizer(config.model.path, "model.path"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def streamed(config: FinetuneConfig) -> list[GivenBatches]:
     from pipeline.finetuning.streaming import StepStream
     from pipeline.finetuning.tokenizing import prepare
 
-    words = AutoTokenizer.from_pretrained(config.model.path)
+    words = load_tokenizer(config.model.path, "model.path")
     store = prepare(config, words, digest(config.data), read_index(config.data))
     streams = (StepStream(config, store, rank) for rank in range(config.workers))
     return [GivenBatches([batch for _, batch in stream.steps(1)]) for stream in streams]
@@ -128,7 +129,7 @@ def train(
     from pipeline.finetuning.training import Training
 
     transformers_logging.disable_progress_bar()
-    data, words = data_of(config), AutoTokenizer.from_pretrained(config.model.path)
+    data, words = data_of(config), load_tokenizer(config.model.path, "model.path")
     batches: Batches = given[rank] if given else IndexedBatches(data.train, config, rank)
     training = Training(config, batches, words, rank=rank, device=torch.device("cpu"))
     steps = [training.step(step) for step in range(1, config.max_steps + 1)]
@@ -170,7 +171,7 @@ def _compare(
         saved = folder / f"saved-{workers}-{setting.name.replace(' ', '-')}-{setting.dtype}"
         trained = run(train, config, saved, streamed(config) if config.reader == "streamed" else None)
         difference = largest_difference(trained, losses)
-        loaded = AutoModelForCausalLM.from_pretrained(saved / "model", dtype="float32")
+        loaded = load_model(AutoModelForCausalLM, str(saved / "model"), "model", dtype="float32")
         with torch.no_grad():
             reloaded = loaded(probe(data_of(config))).logits
         moved = float((reloaded - trained[0].logits).abs().max())

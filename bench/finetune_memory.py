@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPTJConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
 from bench import results
 from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
 from pipeline.finetuning.token_loss import MAX_FLOAT32_LOGITS
+from tools_service.base.checkpoints import empty_model, load_config
 
 GIB = 2**30
 _FLOAT32_COPIES = 3  # of a part of the logits: themselves, their log-softmax, its gradient
@@ -74,7 +75,7 @@ def model_size(config: Any, dtype: torch.dtype = torch.bfloat16) -> ModelSize:
     from deepspeed.runtime.zero.stage3 import model_to_params
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = empty_model(AutoModelForCausalLM, config)
     # All tensors of the meta device have the address 0, so DeepSpeed's total would be one parameter's.
     _, largest_layer = model_to_params(model)
     linear, quadratic = _kept_by_block(config, dtype)
@@ -108,7 +109,7 @@ def _saved(config: Any, layers: int, tokens: int, dtype: torch.dtype) -> int:
     small.bos_token_id = small.eos_token_id = small.pad_token_id = None
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(small, dtype=dtype)
+        model = empty_model(AutoModelForCausalLM, small).to(dtype)
     model = model.to_empty(device="cpu").train()
     for tensor in (*model.parameters(), *model.buffers()):
         torch.nn.init.zeros_(tensor)
@@ -265,7 +266,7 @@ def main() -> None:
         print(f"written: {results.write('finetune_memory_check', vars(arguments), check())}")
         return
     if arguments.model:
-        configs = {arguments.model: AutoConfig.from_pretrained(arguments.model)}
+        configs = {arguments.model: load_config(arguments.model, "model")}
     else:
         configs = {name: build() for name, build in MODELS.items()}
     measured = {}

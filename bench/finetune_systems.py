@@ -26,6 +26,7 @@ from pipeline.base.config import ModelConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.batches import IGNORED, IndexedBatches, StepBatch
 from pipeline.finetuning.examples import Examples
+from tools_service.base.checkpoints import empty_model, load_model
 
 RATE = 1e-4
 
@@ -260,7 +261,7 @@ def _model(workload: Workload) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(workload.threads)
-    model = AutoModelForCausalLM.from_pretrained(workload.folder, dtype=torch.float32)
+    model = load_model(AutoModelForCausalLM, str(workload.folder), "model", dtype="float32")
     if workload.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -298,4 +299,4 @@ def save_model(config: Any, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    empty_model(AutoModelForCausalLM, config).to(torch.float32).save_pretrained(folder)

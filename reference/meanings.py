@@ -105,7 +105,7 @@ MEANINGS = {
     "unfinished": "continuations whose call did not reach its arrow",
     "without_call": "continuations without a call",
     "same_tool": "calls of the tool that C* has there",
-    "expected.NAME": "prompts by the tool that C* has there",
+    "expected": "prompts by the tool that C* has there",
     "perplexity": "exp of the loss on held-out texts; null if it was not measured",
     "best.tokens": "predicted tokens of the held-out texts",
     "tokens": "predicted tokens",

@@ -219,11 +219,12 @@ def test_every_call_that_loads_a_checkpoint_trusts_nothing() -> None:
             assert path == CHECKPOINTS, (path, call.lineno)
             owner = ast.unparse(call.func.value)
             seen.add((owner, name))
-            # Tokenizers and configurations run no attention.
-            assert owner in ("AutoTokenizer", "AutoConfig") or "attn_implementation" in keywords
+            runs_attention = owner not in ("AutoTokenizer", "AutoConfig", "GenerationConfig")
+            assert not runs_attention or "attn_implementation" in keywords
     assert seen == {
         ("AutoTokenizer", "from_pretrained"),
         ("AutoConfig", "from_pretrained"),
+        ("GenerationConfig", "from_pretrained"),
         ("auto_class", "from_pretrained"),
         ("auto_class", "from_config"),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.storage.tools_json import write_tools
-from tools_service.base.checkpoints import load_tokenizer
+from tools_service.base.checkpoints import load_generation_config, load_tokenizer
 from tools_service.base.files import writing
 
 
@@ -31,13 +31,8 @@ def generation_config(folder: Path, base: str, tokenizer: Any) -> Any:
     """
     from transformers import GenerationConfig
 
-    earlier = GenerationConfig()  # type: ignore[no-untyped-call]
-    for path in (str(folder), base):  # an adapter's folder has none
-        try:
-            earlier = GenerationConfig.from_pretrained(path)
-            break
-        except OSError:
-            continue
+    of_folder = load_generation_config(str(folder)) or load_generation_config(base)  # adapters have none
+    earlier = of_folder or GenerationConfig()  # type: ignore[no-untyped-call]
     given = earlier.eos_token_id
     ends = list(given) if isinstance(given, list) else [given]
     ends = [token for token in dict.fromkeys([*ends, tokenizer.eos_token_id]) if token is not None]

@@ -192,7 +192,8 @@ class _Scheduler:
             state.failed = self._too_long(request, tokens)
             if (
                 tokens == 1
-                and self.model.prompt(prompts[request.tool]).is_empty
+                and prompts[request.tool] is None
+                and self.model.prompt(None).is_empty
             ):
                 # Nothing predicts the only token: there is no position, and nothing runs.
                 state.p_api, state.tokens = np.zeros(1), []

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.import_utils import is_torch_cuda_available
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -72,6 +72,14 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, revision=revision)
         tokenizer("a")  # what its settings break shows at the first use
         return tokenizer
+
+
+def load_generation_config(path: str) -> Any:
+    """The generation configuration in `path`, a folder or a hub name; None if there is none."""
+    try:
+        return GenerationConfig.from_pretrained(path, trust_remote_code=False)
+    except OSError:
+        return None
 
 
 def load_config(

@@ -82,7 +82,7 @@ def test_bfloat16_trains_nearly_as_float32_with_states_in_float32(
 ) -> None:
     setting = Setting("", {"zero_stage": zero_stage}, "bfloat16")
     trained = run(train, configured(llama, setting, max_steps=8, warmup_share=0.25))
-    assert 0 < largest_difference(trained, losses[:8]) < 0.02
+    assert 0 < largest_difference(trained, losses[:8]) < 0.05
     assert all(own.state_dtypes == {"torch.float32"} for own in trained)
 
 

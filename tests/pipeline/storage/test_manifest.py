@@ -14,7 +14,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import Cost, PhaseWork
 from pipeline.corpus.files import CorpusFile
-from pipeline.finetuning import run_folder as runfolder
+from pipeline.finetuning import run_identity
 from pipeline.storage import manifest
 from pipeline.storage.counts import Counts
 from pipeline.storage.manifest import ManifestError, Session, begin, read_finished, read_manifest
@@ -171,7 +171,7 @@ def test_what_may_change_between_sessions_are_fields_that_there_are() -> None:
     for tool in CONFIG.tools.specs:
         settings = CONFIG.tools.of(tool)
         check(settings.OPERATIONAL, type(settings).model_fields, f"tools.{tool}")
-    check(runfolder._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
+    check(run_identity._OPERATIONAL, FinetuneConfig.model_fields, "finetune")
 
 
 BAD_BYTES = {
