@@ -524,7 +524,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(
 
     disturbed = configuration(folder, output=folder / "disturbed", **values)
     code = (
-        "import sys; from pipeline.base.config import FinetuneConfig; "
+        "import sys; from pipeline.base.finetune_config import FinetuneConfig; "
         "from pipeline.finetuning.run import finetune; "
         "finetune(FinetuneConfig.model_validate_json(sys.argv[1]))"
     )
