@@ -202,6 +202,8 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
         tool_inputs = files_read(annotate.tools, method.tools)
         prompts = [path for path in (method.prompts, *(method.of(t).prompt for t in method.tools)) if path]
         model = model_inputs(annotate.model.path)
+        if number > 1:  # the model of the round before, which need not be there yet: an adapter, maybe
+            model = [annotate.model.path, *model_inputs(recipe.finetune.model.path)]
         inputs: list[str | Path] = [*annotate.corpus.paths, *model, *tool_inputs, *prompts]
         return [
             step(f"annotate{suffix}", annotate, *inputs),

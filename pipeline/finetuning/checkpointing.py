@@ -25,7 +25,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from pipeline.finetuning.adapters import has_adapters, save_adapter
-from pipeline.finetuning.errors import DivergedError
+from pipeline.finetuning.errors import CheckpointError, DivergedError
 from pipeline.finetuning.training import Training
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import OutputError, apply_umask
@@ -107,7 +107,7 @@ def restore(training: Training, folder: Path, saved_by: int = 0, *, converts: bo
     that see the folder `converts` the shards.
     """
     if not (folder / STATE).is_dir():
-        raise ToolformerError(f"{folder}: no checkpoint here; start over with --force")
+        raise CheckpointError(f"{folder}: no checkpoint here; start over with --force")
     if training.engine.zero_nvme_offload_optimizer():  # weights would be those before training
         raise ToolformerError(
             f"{folder}: a run with optimizer states on NVMe cannot be resumed: start over with --force, or "

@@ -19,14 +19,13 @@ stays finite where the perplexity overflows."""
 def best_of(evaluations: Iterable[HeldOutEvaluation], select_by: SelectBy) -> HeldOutEvaluation | None:
     """The evaluation of the best checkpoint, of equal ones the earliest; None if there is none after step 0.
 
-    Evaluations of earlier versions, which lack plain_loss, come after those that have it.
+    A run that an earlier version began has evaluations without plain_loss: then the loss chooses among all.
     """
-
-    def order(evaluation: HeldOutEvaluation) -> tuple[bool, float, int]:
-        value = getattr(evaluation, SCORES[select_by])
-        return value is None, evaluation.held_out_loss if value is None else value, evaluation.step
-
-    return min((evaluation for evaluation in evaluations if evaluation.step), key=order, default=None)
+    trained = [evaluation for evaluation in evaluations if evaluation.step]
+    score = SCORES[select_by]
+    if any(getattr(evaluation, score) is None for evaluation in trained):
+        score = SCORES["loss"]
+    return min(trained, key=lambda each: (getattr(each, score), each.step), default=None)
 
 
 def should_stop(evaluations: Sequence[HeldOutEvaluation], config: FinetuneConfig) -> bool:

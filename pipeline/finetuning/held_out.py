@@ -17,11 +17,12 @@ import torch.distributed as dist
 
 from pipeline.finetuning.augmented_files import Indices, files_of, tools_of
 from pipeline.finetuning.batches import micro_batch
-from pipeline.finetuning.errors import DivergedError
+from pipeline.finetuning.errors import CheckpointError, DivergedError
 from pipeline.finetuning.examples import ExampleEncoder, Examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation
 from pipeline.finetuning.training import Training
+from tools_service.base.errors import ConfigurationError
 
 
 class Evaluator:
@@ -52,7 +53,11 @@ def texts_of(folder: Path, text_ids: Indices) -> tuple[list[str], list[str]]:
     """The texts of C* in `folder` with these ids, in this order: with their calls, and without."""
     wanted = [("text_id", "in", text_ids.tolist())]
     found: dict[int, tuple[str, str]] = {}
-    for path in files_of(folder):
+    try:
+        files = files_of(folder)
+    except ConfigurationError as error:  # on this node alone: the driver has read them
+        raise CheckpointError(str(error)) from error
+    for path in files:
         rows = pq.read_table(path, columns=["text_id", "text", "plain"], filters=wanted, partitioning=None)
         found |= {row["text_id"]: (row["text"], row["plain"]) for row in rows.to_pylist()}
     pairs = [found[text_id] for text_id in text_ids.tolist()]

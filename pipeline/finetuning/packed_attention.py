@@ -62,6 +62,8 @@ def require_isolation(nll: Callable[[MicroBatch], torch.Tensor], engine: Any, de
         try:
             together = nll(packed).double()
         except _UNSUPPORTED as error:
+            if isinstance(error, torch.OutOfMemoryError | dist.DistError):
+                raise  # says nothing of the model
             raise PackingError(
                 f"packing: {name} does not take a 4D mask and position ids ({brief(error)}); {_REMEDY}"
             ) from error

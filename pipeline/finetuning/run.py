@@ -144,10 +144,9 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     }
     model = folder.fetch_model(run, best.step)
     if config.lora.merge:
-        merged = folder.checkpoints / "merged"
-        with writing(merged):
-            merge_adapter(model, merged, config.model.dtype)
-        model = merged
+        with writing(folder.merged):
+            merge_adapter(model, folder.merged, config.model.dtype)
+        model = folder.merged
     add_model_files(model, config)
     folder.publish(model, run, values)
     write_model_card(folder)

@@ -84,7 +84,12 @@ class RunFolder:
         """
         if not force and FINE_TUNED.is_marked(self.path):
             return
-        begun = {self.checkpoints, self.checkpoints / f"{_RUN_FILE}{PART}", self.path / LOCK}
+        begun = {
+            self.checkpoints,
+            self.checkpoints / f"{_RUN_FILE}{PART}",
+            self.path / LOCK,
+            self.path / CARD,
+        }
         if not set(self.path.rglob("*")) <= begun:  # otherwise killed before run.json was written
             require_own(self.path, FINE_TUNED)
 
@@ -100,6 +105,8 @@ class RunFolder:
         cannot be written.
         """
         if force:
+            if run.config.storage:
+                run.storage.require_writable()  # before anything is removed
             card = edited_card(self.path)
             self._remove_earlier()
             if card is not None:
@@ -216,8 +223,14 @@ class RunFolder:
     def _copy(self) -> Path:
         return self.checkpoints / "model"
 
+    @property
+    def merged(self) -> Path:
+        """Where a model is written whose adapter is added to its weights."""
+        return self.checkpoints / "merged"
+
     def _remove_copy(self) -> None:
-        shutil.rmtree(self._copy, ignore_errors=True)
+        for folder in (self._copy, self.merged):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, model: Path, run: RunIdentity, values: Mapping[str, Any]) -> None:
         """Copy the model in folder `model` here as the result, and mark the run as finished.

@@ -8,8 +8,11 @@ Contents are compared, not file times.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import model_validator
 
 from pipeline.base.config import changed_fields
 from pipeline.base.finetune_config import FinetuneConfig
@@ -20,11 +23,12 @@ from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.schedule import warmup_steps
 from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, brief
-from tools_service.base.files import read_model
+from tools_service.base.files import read_json, read_model
 from tools_service.base.fingerprint import FileState, fingerprint
 from tools_service.base.settings import Frozen
 from tools_service.base.weights import model_digest
 
+_CPU_OPTIMIZER = "zero_force_ds_cpu_optimizer"
 # Fields that may differ between two starts of one run: the result does not depend on them.
 _OPERATIONAL: dict[str, Any] = {
     "output": True,
@@ -59,6 +63,15 @@ class RunIdentity(Frozen):
     warmup_steps: int | None = None  # as they were at the first start, whatever max_steps is now
     checkpoint_folder: str = "checkpoints"  # the run's folder in `config.storage`
 
+    @model_validator(mode="before")
+    @classmethod
+    def _criterion_of_earlier_versions(cls, values: Any) -> Any:
+        """Earlier versions chose by the loss, and did not say so."""
+        name = "recipe" if isinstance(values, Mapping) and "recipe" in values else "config"
+        if not isinstance(values, Mapping) or not isinstance(values.get(name), Mapping):
+            return values
+        return {**values, name: {"select_by": "loss", **values[name]}}
+
     @staticmethod
     def of(config: FinetuneConfig) -> RunIdentity:
         """Reads the data, the model and the DeepSpeed file. Raises ConfigurationError."""
@@ -86,16 +99,21 @@ class RunIdentity(Frozen):
         return self.model_copy(update=kept)
 
 
-def _deepspeed_digest(config: FinetuneConfig, *, with_sizes: bool = False) -> str | None:
-    """Of the settings in the user's file; the sizes of a worker's batches do not change the result."""
+def _deepspeed_digest(config: FinetuneConfig, *, of_earlier_version: bool = False) -> str | None:
+    """Of the settings in the user's file; the sizes of a worker's batches do not change the result.
+
+    Earlier versions digested the sizes, too, and knew no offloaded optimizer.
+    """
     from pipeline.finetuning.deepspeed_settings import deepspeed_settings
 
     if config.deepspeed is None:
         return None
     settings = deepspeed_settings(config)
-    if not with_sizes:
-        for name in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-            settings.pop(name, None)
+    left_out: tuple[str, ...] = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    if of_earlier_version:
+        left_out = () if _CPU_OPTIMIZER in read_json(config.deepspeed) else (_CPU_OPTIMIZER,)
+    for name in left_out:
+        settings.pop(name, None)
     return fingerprint([settings])
 
 
@@ -136,13 +154,15 @@ R = TypeVar("R", bound=RunIdentity)
 def changes(before: RunIdentity, run: RunIdentity) -> list[str]:
     """What differs between two starts, in words."""
     ignore = _OPERATIONAL | ({} if before.deepspeed is None else {"deepspeed": True})
+    if before.warmup_steps is None:  # an earlier version chose by the loss
+        ignore |= {"select_by": True}
     if run.config.schedule == "constant":  # the rate of a step does not depend on the number of steps
         ignore |= {"max_steps": True}
     if isinstance(before, FinetuneManifest) and not before.config.keep_state:
         ignore |= {"storage": True}
     changed = changed_fields(before.config, run.config, ignore=ignore)
     if before.warmup_steps is None and before.deepspeed:  # an earlier version digested the sizes, too
-        run = run.model_copy(update={"deepspeed": _deepspeed_digest(run.config, with_sizes=True)})
+        run = run.model_copy(update={"deepspeed": _deepspeed_digest(run.config, of_earlier_version=True)})
     for name in ("data", "model", "deepspeed"):
         content = getattr(before, name)
         if content is not None and content != getattr(run, name):

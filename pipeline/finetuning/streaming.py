@@ -194,7 +194,8 @@ def table_of_step(step: int, rows: StepRows, examples: Examples) -> pa.Table:
 def step_of(table: pa.Table, config: FinetuneConfig) -> tuple[int, StepBatch]:
     """The inverse of `table_of_step`: the number of the step, and its batch."""
     [row] = table.select(["step", "predicted_tokens", "forwards", "row_sizes"]).to_pylist()
-    [batch] = pa.table({name: table[name].combine_chunks().flatten() for name in _COLUMNS}).to_batches()
+    columns = [table[name].combine_chunks().flatten() for name in _COLUMNS]
+    batch = pa.RecordBatch.from_arrays(columns, names=list(_COLUMNS))
     ends = np.cumsum(row["row_sizes"])
     in_rows = [np.arange(end - size, end) for end, size in zip(ends, row["row_sizes"], strict=True)]
     width = len(in_rows) // row["forwards"]

@@ -85,20 +85,19 @@ def test_workers_and_micro_batches_may_change_and_the_stage_may_not(folder: Path
 
 
 def test_a_run_of_an_earlier_version_keeps_its_settings_and_its_warm_up(folder: Path, tmp_path: Path) -> None:
-    """Its digest of the settings had the sizes in it, and run.json no number of steps."""
+    """Its digest of the settings had the sizes in it, run.json no number of steps; it chose by the loss."""
     settings = tmp_path / "deepspeed.json"
-    settings.write_text('{"gradient_clipping": 1.0}')
+    settings.write_text('{"gradient_clipping": 0.5}')
     config = configuration(folder, output=tmp_path / "model", deepspeed=settings, max_steps=40)
     run = begin(config)
     path = run.checkpoints / "run.json"
     values = json.loads(path.read_text())
-    del values["warmup_steps"], values["checkpoint_folder"]
+    del values["warmup_steps"], values["checkpoint_folder"], values["config"]["select_by"]
     path.write_text(json.dumps(values))
     with pytest.raises(ConfigurationError, match="deepspeed: other content"):
         claim(config)
-    from pipeline.finetuning.run_identity import _deepspeed_digest
-
-    path.write_text(json.dumps(values | {"deepspeed": _deepspeed_digest(config, with_sizes=True)}))
+    path.write_text(json.dumps(values | {"deepspeed": "5d42128fa79c5ee166c5ea515c357787"}))
+    assert run.begun().config.select_by == "loss"
     assert not claim(changed(config, max_steps=80))
     assert run.begun().warmup_steps == 4
     assert run.begun().deepspeed == RunIdentity.of(config).deepspeed
@@ -229,3 +228,23 @@ def test_of_equal_evaluations_the_first_is_the_best() -> None:
     best = best_of(evaluations, "loss")
     assert best is not None
     assert best.step == 4
+
+
+def test_force_removes_nothing_before_the_new_storage_can_be_written(folder: Path, tmp_path: Path) -> None:
+    config = configuration(folder, output=tmp_path / "model", max_steps=40)
+    run = begin(config)
+    (run.path / "README.md").write_text("my notes")
+    before = set(run.path.rglob("*"))
+    with pytest.raises(ConfigurationError, match="storage"):
+        run.claim(RunIdentity.of(changed(config, storage="nowhere://bucket/path")), force=True)
+    assert set(run.path.rglob("*")) == before
+
+
+def test_a_start_that_left_only_the_card_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_text("my notes")
+    RunFolder(tmp_path / "model").check()
+    RunFolder(tmp_path / "model").check(force=True)
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match="not empty"):
+        RunFolder(tmp_path / "model").check()
