@@ -5,10 +5,11 @@ As in config.py, the docstring of a field is its help text. This module touches 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.config import ModelConfig
 from tools_service.base.settings import (
@@ -137,6 +138,13 @@ class FinetuneConfig(Frozen):
     def accumulation(self) -> int:
         """Forward passes of each worker per optimizer step, without packing."""
         return self.batch_size // (self.workers * self.micro_batch_size)
+
+    @field_validator("storage")
+    @classmethod
+    def _whole_scheme(cls, value: str | None) -> str | None:
+        if value is not None and re.match(r"[a-z0-9+]+:(?!//)", value):
+            raise ValueError(f"{value!r} looks like a URI without its //: write s3://bucket/path or a folder")
+        return value
 
     @model_validator(mode="after")
     def _check_batches(self) -> FinetuneConfig:

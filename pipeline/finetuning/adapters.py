@@ -129,7 +129,7 @@ def _target_layers(model: Any, config: FinetuneConfig, start: Adapter | None) ->
     if targets := config.lora.target_modules:
         of_target = {target: {name for name in linear if _ends(name, target)} for target in targets}
         if unknown := [target for target, found in of_target.items() if not found]:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear})[:_MAX_SHOWN])
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in layers})[:_MAX_SHOWN])
             raise ConfigurationError(
                 f"lora.target_modules: the model has no linear layer {unknown[0]!r}; it has {known}"
             )

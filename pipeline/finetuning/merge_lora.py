@@ -46,7 +46,12 @@ def merge_lora(config: MergeLoraConfig) -> MergedManifest:
     """
     adapter = read_adapter(str(config.adapter), "adapter")
     if adapter is None:
-        raise ConfigurationError(f"adapter {str(config.adapter)!r}: there is no folder with an adapter")
+        if config.adapter.is_dir():
+            raise ConfigurationError(
+                f"adapter {str(config.adapter)!r} has no adapter_config.json: it is no folder of an adapter, "
+                "so there is nothing to merge"
+            )
+        raise ConfigurationError(f"adapter {str(config.adapter)!r}: there is no such folder")
     require_own(config.output, MERGED_MODEL)
     with (
         output_lock(config.output),

@@ -72,18 +72,12 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
     FinetuningError when workers fail more than `max_failures` times.
     """
     config = with_absolute_paths(config)
-    models = [("model.path", Path(name)) for name in model_inputs(config.model.path)]
-    inputs = (*models, ("data", config.data), ("tokens", config.tokens))
-    for name, path in inputs:
-        if path and path.is_relative_to(config.output):
-            raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
-    if config.tokens and config.tokens.is_relative_to(config.data):
-        raise ConfigurationError(
-            f"data = {config.data} holds tokens = {config.tokens}: choose another folder"
-        )
+    _require_separate_folders(config)
     folder = RunFolder(config.output)
     folder.check(force=force)
-    index = _check(config)
+    check_settings(config)
+    index = read_index(config.data)
+    choose_uses(index.plain, config)
     run = RunIdentity.of(config)
     if force or not folder.is_finished():
         _check_model(config)
@@ -185,17 +179,28 @@ def _absolute(name: str, path: Path) -> Path:
         raise ConfigurationError(f"{name} = {str(path)!r} is not a path: {error}") from error
 
 
-def _check(config: FinetuneConfig) -> TextIndex:
-    """The texts of C*. Raises ConfigurationError for settings that contradict one another
-    or the data, which would otherwise fail minutes later, on the workers."""
+def _require_separate_folders(config: FinetuneConfig) -> None:
+    models = [("model.path", Path(name)) for name in model_inputs(config.model.path)]
+    for name, path in (*models, ("data", config.data), ("tokens", config.tokens)):
+        if path and path.is_relative_to(config.output):
+            raise ConfigurationError(f"output = {config.output} holds {name} = {path}: choose another folder")
+    storage = Path(config.storage) if config.storage and not is_uri(config.storage) else None
+    for name, path in (("tokens", config.tokens), ("storage", storage)):
+        if path and path.is_relative_to(config.data):
+            raise ConfigurationError(f"data = {config.data} holds {name} = {path}: choose another folder")
+        if path and path.exists() and not path.is_dir():
+            raise ConfigurationError(f"{name} = {path} is a file: name a folder")
+
+
+def check_settings(config: FinetuneConfig) -> None:
+    """Raise ConfigurationError for settings that contradict one another or lack something on this machine,
+    which would otherwise fail minutes later, on the workers. `config` has absolute paths."""
+    _require_separate_folders(config)
     deepspeed_settings(config)
     require_known_keys(config)
     if not ray.is_initialized() and chosen_address(None, "ray.address")[0] == LOCAL:
         require_machine(config)  # elsewhere the workers look at their own machines
     require_installed(config)
-    index = read_index(config.data)
-    choose_uses(index.plain, config)
-    return index
 
 
 def _check_model(config: FinetuneConfig) -> None:

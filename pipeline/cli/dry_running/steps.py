@@ -123,8 +123,9 @@ def preview_merge(preview: Preview, config: MergeConfig) -> None:
 
 def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = False) -> None:
     """Step 6."""
+    from pipeline.finetuning.adapters import count_parameters
     from pipeline.finetuning.augmented_files import read_index
-    from pipeline.finetuning.run import with_absolute_paths
+    from pipeline.finetuning.run import check_settings, with_absolute_paths
     from pipeline.finetuning.run_folder import RunFolder
     from pipeline.finetuning.run_identity import RunIdentity
     from pipeline.finetuning.run_size import run_size
@@ -136,6 +137,13 @@ def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = 
     folder, state = RunFolder(config.output), "refused"
     with preview.checking():
         preview.runs += run_size(config, read_index(config.data), count_tokens=has_model).lines()
+    with preview.checking():
+        check_settings(with_absolute_paths(config))
+    if has_model and config.lora.rank:
+        with preview.checking():
+            parameters = count_parameters(config)
+            trained = f"{parameters.trained:,} of {parameters.total:,} parameters are trained"
+            preview.runs.append(("adapters", f"LoRA of rank {config.lora.rank}, {trained}"))
     with preview.checking():
         folder.check(force=force)
         if force:
@@ -151,6 +159,8 @@ def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = 
     preview.writes.append((str(config.output), state))
     if config.tokens is not None:
         preview.writes.append((str(config.tokens), "keeps the tokens of C*"))
+    if config.storage is not None:
+        preview.writes.append((config.storage, "the checkpoints, while the run is unfinished"))
 
 
 def preview_generation(preview: Preview, config: GenerateConfig, *, on_ray: bool) -> None:

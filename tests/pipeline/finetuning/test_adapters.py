@@ -218,7 +218,7 @@ def test_some_layers_have_adapters_on_request(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (("q_proj", "queries"), r"no linear layer 'queries'; it has down_proj, gate_proj, k_proj, lm_head"),
+        (("q_proj", "queries"), r"no linear layer 'queries'; it has down_proj, gate_proj, k_proj, o_proj"),
         (("embed_tokens",), r"no linear layer 'embed_tokens'"),
         (("_proj",), r"no linear layer '_proj'"),
     ],

@@ -83,7 +83,7 @@ def test_a_folder_of_others_is_not_replaced(folder: Path) -> None:
 def test_the_command_says_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = ["--output", str(folder / "merged")]
     assert main(["merge-lora", "--adapter", str(folder / "base"), *output]) == 2
-    assert "there is no folder with an adapter" in capsys.readouterr().err
+    assert "so there is nothing to merge" in capsys.readouterr().err
     assert main(["merge-lora", "--adapter", str(folder / "adapter"), *output, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "base model" in shown

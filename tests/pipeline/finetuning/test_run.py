@@ -602,3 +602,32 @@ def check_result(config: FinetuneConfig, best: HeldOutEvaluation) -> None:
     manifest = RunFolder(config.output).manifest()
     assert (manifest.best, manifest.texts["trained_on"] + manifest.texts["held_out"]) == (best, 30)
     assert not RunFolder(config.output).checkpoints.exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"tokens": "augmented/tokens"}, r"data = .* holds tokens"),
+        ({"storage": "augmented/checkpoints"}, r"data = .* holds storage"),
+        ({"tokens": "augmented/manifest.json"}, r"data = .* holds tokens"),
+        ({"tokens": "base/config.json"}, r"tokens = .* is a file"),
+        ({"storage": "base/config.json"}, r"storage = .* is a file"),
+    ],
+)
+def test_folders_that_would_mix_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, overrides: dict[str, str], words: str
+) -> None:
+    paths = {name: folder / value for name, value in overrides.items()}
+    values: dict[str, Any] = {n: str(p) if n == "storage" else p for n, p in paths.items()}
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConfigurationError, match=words):
+        finetune(configuration(folder, output=tmp_path / "model", **values))
+    assert sorted(folder.rglob("*")) == before
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.unit
+def test_a_uri_without_its_slashes_is_no_folder(folder: Path) -> None:
+    with pytest.raises(ValidationError, match="looks like a URI"):
+        configuration(folder, storage="s3:/bucket/path")
