@@ -1,6 +1,6 @@
 """LoRA against full fine-tuning in the demo's world: accuracy on held-out questions, and what is trained.
 
-    python -m bench.lora [--full runs/demo/model] [--rank 12] [--learning-rate 0.005]
+    python -m bench.lora [--full runs/demo/model] [--rank 14] [--learning-rate 0.003]
 
 Both are trained with the recipe `demo` on the same C*, for the same steps of the same texts, and differ in
 `lora` and the learning rate only; a model that is there already is not trained again. The accuracy is the
@@ -33,9 +33,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path("runs/demo/augmented"))
     parser.add_argument("--full", type=Path, default=Path("runs/demo/model"))
     parser.add_argument("--folder", type=Path, default=Path("runs/lora"))
-    parser.add_argument("--rank", type=int, default=12)
-    parser.add_argument("--alpha", type=float, default=24.0)
-    parser.add_argument("--learning-rate", type=float, default=0.005)
+    parser.add_argument("--rank", type=int, default=14)
+    parser.add_argument("--alpha", type=float, default=28.0)
+    parser.add_argument("--learning-rate", type=float, default=0.003)
     arguments = parser.parse_args()
     adapter = arguments.folder / f"rank-{arguments.rank}-{arguments.alpha:g}-{arguments.learning_rate:g}"
     lora = ["--lora.rank", str(arguments.rank), "--lora.alpha", str(arguments.alpha)]
