@@ -497,7 +497,7 @@ STEPS = 40
 def steps(config: FinetuneConfig) -> list[dict[str, Any]]:
     path = RunFolder(config.output).metrics
     lines = path.read_text().splitlines() if path.exists() else []
-    return [without_measures(json.loads(line)) for line in lines]
+    return [json.loads(line) for line in lines]
 
 
 def wait_for_step(config: FinetuneConfig, step: int, alive: Callable[[], bool]) -> None:
