@@ -35,7 +35,7 @@ from tools_service.indexing.segments import Segment
 K1, B = 0.9, 0.4  # Anserini's, which the paper's BM25 baselines use
 
 _RANGE_POSTINGS = 8 * 2**20
-_OTHER_OPEN_FILES = 256
+_SPARE_FILES = 64
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -90,22 +90,25 @@ def _merge_terms(segments: Sequence[Segment], folder: Path) -> list[array[int]]:
 
 
 def _raise_file_limit(files: int) -> None:
-    """Raise this process's limit of open files as far as allowed: all segments are open at once."""
+    """Raise this process's limit of open files, as far as allowed, to open `files` more at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = files + _OTHER_OPEN_FILES
+    needed = sum(1 for _ in Path("/dev/fd").iterdir()) + files + _SPARE_FILES
     if 0 <= soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard < 0 else min(needed, hard), hard))
 
 
 class _OpenSegment:
-    """A segment during the merge: its arrays, and the ids that its terms have in the index."""
+    """A segment during the merge: its arrays, and the ids that its terms have in the index.
+
+    Postings and counts stay in their files, and none stays open: a memory map holds a file
+    descriptor as long as it lives, and there may be thousands of segments.
+    """
 
     def __init__(self, segment: Segment, term_ids: array[int]) -> None:
         self.term_ids = np.array(term_ids, dtype=np.int32)
         self.frequencies = np.load(segment.folder / "frequencies.npy")
         self.lengths = np.load(segment.folder / "lengths.npy")
-        self.postings = np.load(segment.folder / "postings.npy", mmap_mode="r")
-        self.counts = np.load(segment.folder / "counts.npy", mmap_mode="r")
+        self.folder = segment.folder
         self.starts = np.concatenate([[0], np.cumsum(self.frequencies, dtype=np.int64)])
         self.first_passage = 0
         self.norms: npt.NDArray[np.float64] = np.empty(0)  # k1 * (1 - b + b * |d| / mean |d|)
@@ -150,8 +153,8 @@ def _merge_range(
             continue
         term_ids, frequencies = segment.term_ids[low:high], segment.frequencies[low:high]
         begin, end = segment.starts[low], segment.starts[high]
-        passages = segment.postings[begin:end]
-        counts = segment.counts[begin:end].astype(np.float32)
+        passages = np.load(segment.folder / "postings.npy", mmap_mode="r")[begin:end]
+        counts = np.load(segment.folder / "counts.npy", mmap_mode="r")[begin:end].astype(np.float32)
 
         # The postings of each term go behind those of earlier segments.
         in_range = term_ids - first

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +113,21 @@ def test_the_index_does_not_depend_on_how_the_source_was_cut_into_blocks(
     assert contents(cut.index) == contents(whole.index)
 
 
-def test_more_segments_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("already_open", [0, 400])
+def test_more_segments_than_files_may_be_open(
+    already_open: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources.read_blocks, "__defaults__", (1,))  # a block for each line
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = sum(1 for _ in Path("/proc/self/fd").iterdir())  # of other tests, too
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 60, before[1]))
-    try:
-        made = indexed(tmp_path, ARTICLES * 50)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with ExitStack() as files:
+        for _ in range(already_open):
+            files.enter_context(Path(os.devnull).open("rb"))
+        open_now = sum(1 for _ in Path("/proc/self/fd").iterdir())  # those of other tests, too
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 60, before[1]))
+        try:
+            made = indexed(tmp_path, ARTICLES * 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert read_manifest(made.index)["passages"] == 200
 
 
