@@ -25,6 +25,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
     check_lengths,
+    check_prompt_sharing,
     check_tree,
     check_unpadding,
     check_weights,
@@ -116,6 +117,7 @@ def _checked(
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
+    engine.can_share_prompts = check_prompt_sharing(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine)
