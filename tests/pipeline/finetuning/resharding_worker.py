@@ -48,7 +48,7 @@ def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list
     from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
     from pipeline.finetuning.examples import load_examples
     from pipeline.finetuning.training import Training
-    from tests.pipeline.finetuning.data import configuration
+    from tests.pipeline.finetuning.inputs import configuration
 
     sizes = {"workers": world, "micro_batch_size": MICRO_BATCH[world]}
     values = sizes | {"batch_size": 12, "max_steps": 2 * HALF, "learning_rate": 1e-2}

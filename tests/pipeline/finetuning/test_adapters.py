@@ -27,7 +27,7 @@ from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import base_model, configuration, mean_loss, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError
 

@@ -16,7 +16,7 @@ import pytest
 from bench.fixtures.small_models import tokenizer
 from pipeline.finetuning.augmented_files import digest, parquet_row_groups, read_index, read_texts
 from pipeline.finetuning.examples import choose_uses, load_examples
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.inputs import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit

@@ -23,7 +23,7 @@ from pipeline.finetuning.batches import (
 from pipeline.finetuning.examples import Examples, load_examples
 from pipeline.finetuning.streaming import step_of, table_of_step
 from pipeline.syntax.tokenizer import decode_continuations
-from tests.pipeline.finetuning.data import configuration, encode, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.worker_checkpoints import steps_to_remove
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from pipeline.finetuning.checkpointing import naming_a_full_disk
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
-from tests.pipeline.finetuning.data import configuration
+from tests.pipeline.finetuning.inputs import configuration
 from tools_service.base.files import OutputError
 
 pytestmark = pytest.mark.unit

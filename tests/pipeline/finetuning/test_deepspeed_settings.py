@@ -17,7 +17,7 @@ from pipeline.finetuning.deepspeed_settings import (
     require_machine,
 )
 from pipeline.finetuning.run import with_absolute_paths
-from tests.pipeline.finetuning.data import configuration
+from tests.pipeline.finetuning.inputs import configuration
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit

@@ -18,7 +18,7 @@ from pipeline.finetuning.augmented_files import read_index
 from pipeline.finetuning.batches import EpochSampler
 from pipeline.finetuning.examples import choose_held_out, choose_uses, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import configuration, encode, flat, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, flat, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API
 

@@ -22,7 +22,7 @@ from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
 from pipeline.syntax.partial_call import callable_tools
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.contract.tool import ToolInput, ToolResult
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]

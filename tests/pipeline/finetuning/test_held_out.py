@@ -20,7 +20,7 @@ from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]

@@ -27,7 +27,7 @@ from pipeline.inference.generator import available_tools
 from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.tools_json import TOOLS
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 pytestmark = pytest.mark.unit
 

@@ -34,7 +34,7 @@ from pipeline.finetuning.errors import PackingError
 from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.packed_attention import packed_inputs
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import configuration, encode, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.finetuning.checkpointing import workers_of
-from tests.pipeline.finetuning.data import base_model, rows, write
+from tests.pipeline.finetuning.inputs import base_model, rows, write
 from tests.pipeline.finetuning.resharding_worker import LOSSES, RUNS
 
 pytestmark = pytest.mark.unit

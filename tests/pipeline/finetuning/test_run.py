@@ -45,7 +45,7 @@ from pipeline.finetuning.run_folder import PublishError, RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.token_store import TokenStore
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
-from tests.pipeline.finetuning.data import (
+from tests.pipeline.finetuning.inputs import (
     base_model,
     configuration,
     mean_loss,

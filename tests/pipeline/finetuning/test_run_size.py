@@ -15,7 +15,7 @@ from pipeline.finetuning.batches import IGNORED, IndexedBatches
 from pipeline.finetuning.examples import ExampleEncoder, load_examples
 from pipeline.finetuning.run_size import padding, run_size
 from pipeline.finetuning.tokenizing import prepare
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 pytestmark = pytest.mark.unit
 

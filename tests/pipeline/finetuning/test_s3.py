@@ -21,7 +21,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.metrics_log import without_measures
 from pipeline.finetuning.run_folder import RunFolder
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 
 CODE = (

@@ -14,7 +14,7 @@ from pipeline.base.finetune_config import LoraConfig
 from pipeline.base.records import Cost
 from pipeline.finetuning.batches import IGNORED, MicroBatch, StepBatch
 from pipeline.finetuning.step_meter import StepMeter, batch_cost, example_lengths
-from tests.pipeline.finetuning.data import base_model, configuration
+from tests.pipeline.finetuning.inputs import base_model, configuration
 
 pytestmark = pytest.mark.unit
 

@@ -22,7 +22,7 @@ from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.streaming import StepsByRank, StepStream, StreamedBatches
 from pipeline.finetuning.token_store import TokenStore
 from pipeline.finetuning.tokenizing import prepare
-from tests.pipeline.finetuning.data import base_model, configuration, plain_torch, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, plain_torch, rows, write
 from tests.pipeline.finetuning.test_batches import assert_equal
 from tests.pipeline.finetuning.test_run import kill_a_worker_after
 

@@ -27,7 +27,7 @@ from pipeline.finetuning.examples import ExampleEncoder, Split, load_examples
 from pipeline.finetuning.token_store import TokenStore, TokenStoreError, store_of
 from pipeline.finetuning.tokenizing import prepare
 from pipeline.storage.kinds import FINE_TUNED
-from tests.pipeline.finetuning.data import configuration, rows, write
+from tests.pipeline.finetuning.inputs import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import OutputError
 

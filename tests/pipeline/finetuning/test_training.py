@@ -17,7 +17,7 @@ from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFinite
 from pipeline.finetuning.examples import Split, load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import (
+from tests.pipeline.finetuning.inputs import (
     base_model,
     configuration,
     flat,
