@@ -23,8 +23,8 @@ from rich.table import Table
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.cli.recipes import RECIPES
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.run_size import padding
+from pipeline.finetuning.data.examples import load_examples
+from pipeline.finetuning.data.run_size import padding
 from tools_service.base.checkpoints import load_tokenizer
 
 _TEXTS, _MEDIAN, _SIGMA = 25_000, 300, 0.8

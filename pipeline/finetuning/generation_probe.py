@@ -28,7 +28,7 @@ import torch.distributed as dist
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.batching import batch_by_length
 from pipeline.engine.sampler import token_ranks
-from pipeline.finetuning.augmented_files import Indices
+from pipeline.finetuning.data.augmented_files import Indices
 from pipeline.finetuning.metrics_log import GenerationProbe
 from pipeline.finetuning.training import Training
 from pipeline.syntax.partial_call import callable_tools, parse_partial_call

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from pipeline.finetuning.augmented_files import Indices, files_of, tools_of
-from pipeline.finetuning.batches import micro_batch
+from pipeline.finetuning.data.augmented_files import Indices, files_of, tools_of
+from pipeline.finetuning.data.batches import micro_batch
+from pipeline.finetuning.data.examples import ExampleEncoder, Examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError
-from pipeline.finetuning.examples import ExampleEncoder, Examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation
 from pipeline.finetuning.training import Training

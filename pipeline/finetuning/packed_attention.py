@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.finetuning.batches import IGNORED, MicroBatch
+from pipeline.finetuning.data.batches import IGNORED, MicroBatch
 from pipeline.finetuning.errors import PackingError
 from tools_service.base.errors import brief
 

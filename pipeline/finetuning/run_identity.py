@@ -17,8 +17,8 @@ from pydantic import model_validator
 from pipeline.base.config import changed_fields
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import ParameterCounts
-from pipeline.finetuning.augmented_files import digest
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
+from pipeline.finetuning.data.augmented_files import digest
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.schedule import warmup_steps
 from tools_service.base.adapters import model_inputs

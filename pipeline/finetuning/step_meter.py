@@ -19,7 +19,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.hardware import peak_of_device
 from pipeline.base.records import Cost
 from pipeline.engine.loading import model_shape
-from pipeline.finetuning.batches import IGNORED, MicroBatch, StepBatch
+from pipeline.finetuning.data.batches import IGNORED, MicroBatch, StepBatch
 from pipeline.finetuning.metrics_log import StepMeasures
 
 

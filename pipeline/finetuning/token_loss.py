@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.finetuning.batches import IGNORED
+from pipeline.finetuning.data.batches import IGNORED
 
 MAX_FLOAT32_LOGITS = 2**26
 """Logits that are converted to float32 at once: 256 MiB, and as much again for their gradient."""

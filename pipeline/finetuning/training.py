@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import Indices
-from pipeline.finetuning.batches import Batches, MicroBatch
+from pipeline.finetuning.data.augmented_files import Indices
+from pipeline.finetuning.data.batches import Batches, MicroBatch
 from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
 from pipeline.finetuning.metrics_log import TrainStep

@@ -14,14 +14,14 @@ from typing import Any
 
 import ray.train
 
-from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.choice import should_stop
+from pipeline.finetuning.data.batches import IndexedBatches
+from pipeline.finetuning.data.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError
 from pipeline.finetuning.metrics_log import HeldOutEvaluation, evaluations
 from pipeline.finetuning.reporter import reporting
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
-from pipeline.finetuning.streaming import DATASET, StreamedBatches
-from pipeline.finetuning.token_store import TokenStore, TokenStoreError
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 

@@ -17,7 +17,7 @@ from pipeline.base.config import ExportConfig, MergeConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import Annotation, Document, Text
 from pipeline.exporting.run import export
-from pipeline.finetuning.examples import load_examples
+from pipeline.finetuning.data.examples import load_examples
 from pipeline.report.html.augmented_section import augmented_section
 from pipeline.report.losses import merge_losses
 from pipeline.storage.card import CARD

@@ -14,8 +14,8 @@ from bench.fixtures.small_training import (
     rows,
     write,
 )
-from pipeline.finetuning.augmented_files import Indices
-from pipeline.finetuning.examples import ExampleEncoder, Examples
+from pipeline.finetuning.data.augmented_files import Indices
+from pipeline.finetuning.data.examples import ExampleEncoder, Examples
 
 __all__ = [
     "NAMES",

@@ -44,9 +44,9 @@ def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list
     import torch
     from transformers import AutoTokenizer
 
-    from pipeline.finetuning.batches import IndexedBatches
     from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
-    from pipeline.finetuning.examples import load_examples
+    from pipeline.finetuning.data.batches import IndexedBatches
+    from pipeline.finetuning.data.examples import load_examples
     from pipeline.finetuning.training import Training
     from tests.pipeline.finetuning.inputs import configuration
 

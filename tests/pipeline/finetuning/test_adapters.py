@@ -18,9 +18,9 @@ from bench.fixtures.small_models import tokenizer
 from bench.fixtures.tiny_models import tiny_config, tiny_model
 from pipeline.base.finetune_config import FinetuneConfig, LoraConfig
 from pipeline.finetuning.adapters import count_parameters, insert_adapters, merge_adapter
-from pipeline.finetuning.batches import EpochSampler, IndexedBatches
 from pipeline.finetuning.checkpointing import restore, save
-from pipeline.finetuning.examples import load_examples
+from pipeline.finetuning.data.batches import EpochSampler, IndexedBatches
+from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.run import finetune

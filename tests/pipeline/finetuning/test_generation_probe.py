@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 from bench.fixtures.small_models import tokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
-from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.examples import Split, load_examples
+from pipeline.finetuning.data.batches import IndexedBatches
+from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.held_out import Evaluator, texts_of
 from pipeline.finetuning.training import Training

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
-from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.examples import load_examples
+from pipeline.finetuning.data.batches import IndexedBatches
+from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write

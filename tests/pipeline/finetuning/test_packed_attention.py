@@ -22,7 +22,7 @@ from transformers import (
 
 from bench.fixtures.small_models import ARCHITECTURES, causal_lm, tokenizer
 from pipeline.base.config import ModelConfig
-from pipeline.finetuning.batches import (
+from pipeline.finetuning.data.batches import (
     IGNORED,
     PADDING,
     IndexedBatches,
@@ -30,8 +30,8 @@ from pipeline.finetuning.batches import (
     StepBatch,
     micro_batch,
 )
+from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.errors import PackingError
-from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.packed_attention import packed_inputs
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.inputs import configuration, encode, rows, write

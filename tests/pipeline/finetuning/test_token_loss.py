@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from bench.fixtures.small_models import causal_lm
 from pipeline.finetuning import token_loss
-from pipeline.finetuning.batches import IGNORED
+from pipeline.finetuning.data.batches import IGNORED
 from pipeline.finetuning.token_loss import LabelledLogits, has_dropout, row_groups, token_nll
 
 pytestmark = pytest.mark.unit

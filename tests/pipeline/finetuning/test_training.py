@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import IndexedBatches
 from pipeline.finetuning.checkpointing import restore, save
+from pipeline.finetuning.data.batches import IndexedBatches
+from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
-from pipeline.finetuning.examples import Split, load_examples
 from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.training import Training
 from tests.pipeline.finetuning.inputs import (

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.fixtures.small_models import tokenizer
-from pipeline.finetuning.augmented_files import digest, parquet_row_groups, read_index, read_texts
-from pipeline.finetuning.examples import choose_uses, load_examples
+from pipeline.finetuning.data.augmented_files import digest, parquet_row_groups, read_index, read_texts
+from pipeline.finetuning.data.examples import choose_uses, load_examples
 from tests.pipeline.finetuning.inputs import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 

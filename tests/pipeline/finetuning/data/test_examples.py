@@ -14,9 +14,9 @@ from bench.fixtures.small_models import TOKENIZERS, byte_level, tokenizer
 from pipeline.base.config import ExportConfig
 from pipeline.exporting.augmented_text import parts_of
 from pipeline.exporting.formats import format_of
-from pipeline.finetuning.augmented_files import read_index
-from pipeline.finetuning.batches import EpochSampler
-from pipeline.finetuning.examples import choose_held_out, choose_uses, load_examples
+from pipeline.finetuning.data.augmented_files import read_index
+from pipeline.finetuning.data.batches import EpochSampler
+from pipeline.finetuning.data.examples import choose_held_out, choose_uses, load_examples
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
 from tests.pipeline.finetuning.inputs import configuration, encode, flat, rows, write
 from tools_service.base.errors import ConfigurationError

@@ -9,12 +9,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning import run_size as module
-from pipeline.finetuning.augmented_files import digest, read_index
-from pipeline.finetuning.batches import IGNORED, IndexedBatches
-from pipeline.finetuning.examples import ExampleEncoder, load_examples
-from pipeline.finetuning.run_size import padding, run_size
-from pipeline.finetuning.tokenizing import prepare
+from pipeline.finetuning.data import run_size as module
+from pipeline.finetuning.data.augmented_files import digest, read_index
+from pipeline.finetuning.data.batches import IGNORED, IndexedBatches
+from pipeline.finetuning.data.examples import ExampleEncoder, load_examples
+from pipeline.finetuning.data.run_size import padding, run_size
+from pipeline.finetuning.data.tokenizing import prepare
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 pytestmark = pytest.mark.unit

@@ -21,11 +21,11 @@ import pytest
 
 from bench.fixtures.small_models import tokenizer
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning import token_store
-from pipeline.finetuning.augmented_files import digest, read_index
-from pipeline.finetuning.examples import ExampleEncoder, Split, load_examples
-from pipeline.finetuning.token_store import TokenStore, TokenStoreError, store_of
-from pipeline.finetuning.tokenizing import prepare
+from pipeline.finetuning.data import token_store
+from pipeline.finetuning.data.augmented_files import digest, read_index
+from pipeline.finetuning.data.examples import ExampleEncoder, Split, load_examples
+from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError, store_of
+from pipeline.finetuning.data.tokenizing import prepare
 from pipeline.storage.kinds import FINE_TUNED
 from tests.pipeline.finetuning.inputs import configuration, rows, write
 from tools_service.base.errors import ConfigurationError
@@ -192,8 +192,8 @@ def test_a_process_that_was_killed_leaves_nothing_half_written(config: FinetuneC
         "import os, sys\n"
         "from bench.fixtures.small_models import tokenizer\n"
         "from pipeline.base.finetune_config import FinetuneConfig\n"
-        "from pipeline.finetuning.examples import ExampleEncoder\n"
-        "from tests.pipeline.finetuning.test_token_store import made\n"
+        "from pipeline.finetuning.data.examples import ExampleEncoder\n"
+        "from tests.pipeline.finetuning.data.test_token_store import made\n"
         "rows, calls = ExampleEncoder.rows, []\n"
         "def killed(*arguments):\n"
         "    calls.append(1)\n"

@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import (
+from pipeline.finetuning.data.augmented_files import (
     Indices,
     files_of,
     read_index,

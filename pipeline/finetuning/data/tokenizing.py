@@ -17,10 +17,16 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import TextIndex, files_of, parquet_row_groups, read_texts, tools_of
-from pipeline.finetuning.examples import ExampleEncoder, Examples
-from pipeline.finetuning.streaming import examples_of, in_order, table_of
-from pipeline.finetuning.token_store import TokenStore, store_of, write
+from pipeline.finetuning.data.augmented_files import (
+    TextIndex,
+    files_of,
+    parquet_row_groups,
+    read_texts,
+    tools_of,
+)
+from pipeline.finetuning.data.examples import ExampleEncoder, Examples
+from pipeline.finetuning.data.streaming import examples_of, in_order, table_of
+from pipeline.finetuning.data.token_store import TokenStore, store_of, write
 from pipeline.storage.kinds import TOKENS
 from tools_service.base.locks import output_lock
 from tools_service.base.ownership import replacing_folder

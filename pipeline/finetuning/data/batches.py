@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import Indices
-from pipeline.finetuning.examples import Examples
-from pipeline.finetuning.packing import Row, packed_rows
+from pipeline.finetuning.data.augmented_files import Indices
+from pipeline.finetuning.data.examples import Examples
+from pipeline.finetuning.data.packing import Row, packed_rows
 
 IGNORED = -100  # label of a position without a prediction: torch's cross entropy leaves it out
 PADDING = -1  # number of the example to which padding belongs, in packed rows

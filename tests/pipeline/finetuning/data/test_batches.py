@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fixtures.small_models import tokenizer
-from pipeline.finetuning.batches import (
+from pipeline.finetuning.data.batches import (
     IGNORED,
     PADDING,
     EpochSampler,
@@ -20,8 +20,8 @@ from pipeline.finetuning.batches import (
     StepBatch,
     micro_batches,
 )
-from pipeline.finetuning.examples import Examples, load_examples
-from pipeline.finetuning.streaming import step_of, table_of_step
+from pipeline.finetuning.data.examples import Examples, load_examples
+from pipeline.finetuning.data.streaming import step_of, table_of_step
 from pipeline.syntax.tokenizer import decode_continuations
 from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
 

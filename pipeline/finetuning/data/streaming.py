@@ -25,9 +25,9 @@ from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import IndexedBatches, StepBatch, StepRows
-from pipeline.finetuning.examples import Examples
-from pipeline.finetuning.token_store import TokenStore
+from pipeline.finetuning.data.batches import IndexedBatches, StepBatch, StepRows
+from pipeline.finetuning.data.examples import Examples
+from pipeline.finetuning.data.token_store import TokenStore
 
 DATASET = "train"
 _STEPS_PER_TASK = 16

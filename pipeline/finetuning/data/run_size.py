@@ -12,10 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import Indices, TextIndex, digest, files_of, read_texts, tools_of
-from pipeline.finetuning.batches import EpochSampler, rows_of_batch
-from pipeline.finetuning.examples import ExampleEncoder, Examples, Uses, choose_uses, concatenate
-from pipeline.finetuning.token_store import store_of
+from pipeline.finetuning.data.augmented_files import (
+    Indices,
+    TextIndex,
+    digest,
+    files_of,
+    read_texts,
+    tools_of,
+)
+from pipeline.finetuning.data.batches import EpochSampler, rows_of_batch
+from pipeline.finetuning.data.examples import ExampleEncoder, Examples, Uses, choose_uses, concatenate
+from pipeline.finetuning.data.token_store import store_of
 from tools_service.base.checkpoints import load_tokenizer
 
 _SAMPLE = 5_000  # texts

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.finetuning.augmented_files import Indices
+from pipeline.finetuning.data.augmented_files import Indices
 
 Row = Indices
 """Indices of the examples in a row."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetuning.packing import packed_rows
+from pipeline.finetuning.data.packing import packed_rows
 
 pytestmark = pytest.mark.unit
 

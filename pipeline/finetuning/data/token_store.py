@@ -26,8 +26,8 @@ import tokenizers
 from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.augmented_files import TextIndex, tools_of
-from pipeline.finetuning.examples import ExampleEncoder, Examples, Split, choose_uses, split
+from pipeline.finetuning.data.augmented_files import TextIndex, tools_of
+from pipeline.finetuning.data.examples import ExampleEncoder, Examples, Split, choose_uses, split
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import OutputError, atomic_write_json, read_json, writing
 from tools_service.base.fingerprint import content_digest, fingerprint
