@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline.base.finetune_config import FinetuneConfig, SelectBy
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 
 SCORES: dict[SelectBy, str] = {"perplexity": "plain_loss", "loss": "held_out_loss"}
 """The value that is compared, by `select_by`: nats per token. A loss orders as its perplexity does, and

@@ -19,8 +19,8 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import ParameterCounts
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.data.augmented_files import digest
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.schedule import warmup_steps
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import read_json, read_model

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.base.finetune_config import SelectBy
 from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.metrics_log import Event, evaluations_of, numbers, read_events
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.watching.metrics_log import Event, evaluations_of, numbers, read_events
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
 

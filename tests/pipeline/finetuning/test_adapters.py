@@ -22,11 +22,11 @@ from pipeline.finetuning.checkpointing import restore, save
 from pipeline.finetuning.data.batches import EpochSampler, IndexedBatches
 from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.held_out import held_out_loss
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.training import Training
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tests.pipeline.finetuning.inputs import base_model, configuration, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.choice import best_of, should_stop
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tests.pipeline.finetuning.inputs import configuration
 
 pytestmark = pytest.mark.unit

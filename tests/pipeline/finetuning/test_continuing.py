@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog
 from pipeline.finetuning.worker_checkpoints import steps_to_remove
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline.finetuning.choice import best_of, should_stop
-from pipeline.finetuning.metrics_log import evaluations, without_measures
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.watching.metrics_log import evaluations, without_measures
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 PATIENCE, MAX_STEPS = 2, 30

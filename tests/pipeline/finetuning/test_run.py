@@ -40,10 +40,10 @@ from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.errors import CheckpointError
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
 from pipeline.finetuning.run_folder import PublishError, RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.inputs import (
     base_model,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from pipeline.finetuning.metrics_log import (
+from pipeline.finetuning.watching.metrics_log import (
     LINE,
     Follower,
     GenerationProbe,
@@ -103,7 +103,7 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     MetricsLog(path, 0).append(HeldOutEvaluation(0, math.log(9.0), 10))
-    with caplog.at_level(logging.INFO, "pipeline.finetuning.metrics_log"), tail(path, 4):
+    with caplog.at_level(logging.INFO, "pipeline.finetuning.watching.metrics_log"), tail(path, 4):
         log = MetricsLog(path, 0)
         log.append(replace(PROBE, step=0))
         log.append(HeldOutEvaluation(0, math.log(9.0), 10))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.finetuning.metrics_log import numbers
+from pipeline.finetuning.watching.metrics_log import numbers
 from pipeline.runtime.metrics import Metric, Sample
 
 

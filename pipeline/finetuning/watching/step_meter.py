@@ -20,7 +20,7 @@ from pipeline.base.hardware import peak_of_device
 from pipeline.base.records import Cost
 from pipeline.engine.loading import model_shape
 from pipeline.finetuning.data.batches import IGNORED, MicroBatch, StepBatch
-from pipeline.finetuning.metrics_log import StepMeasures
+from pipeline.finetuning.watching.metrics_log import StepMeasures
 
 
 class StepMeter:

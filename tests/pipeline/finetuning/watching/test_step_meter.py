@@ -13,7 +13,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.base.finetune_config import LoraConfig
 from pipeline.base.records import Cost
 from pipeline.finetuning.data.batches import IGNORED, MicroBatch, StepBatch
-from pipeline.finetuning.step_meter import StepMeter, batch_cost, example_lengths
+from pipeline.finetuning.watching.step_meter import StepMeter, batch_cost, example_lengths
 from tests.pipeline.finetuning.inputs import base_model, configuration
 
 pytestmark = pytest.mark.unit

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from pipeline.finetuning.metrics import EVALUATED, MAX_STEPS, METRICS, STEPS_DONE, event_samples
-from pipeline.finetuning.metrics_log import StepMeasures
+from pipeline.finetuning.watching.metrics import EVALUATED, MAX_STEPS, METRICS, STEPS_DONE, event_samples
+from pipeline.finetuning.watching.metrics_log import StepMeasures
 
 pytestmark = pytest.mark.unit
 

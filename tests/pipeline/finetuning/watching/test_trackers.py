@@ -11,8 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning import trackers
-from pipeline.finetuning.trackers import Trackers, require_installed, tracked_values
+from pipeline.finetuning.watching import trackers
+from pipeline.finetuning.watching.trackers import Trackers, require_installed, tracked_values
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.metrics_log import Event, numbers
+from pipeline.finetuning.watching.metrics_log import Event, numbers
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write, writing
 
