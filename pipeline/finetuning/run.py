@@ -41,7 +41,8 @@ from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
-from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_done, tail
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_done
+from pipeline.finetuning.watching.progress import tail
 from pipeline.finetuning.watching.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection

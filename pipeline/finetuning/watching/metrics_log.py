@@ -1,4 +1,4 @@
-"""metrics.jsonl of a fine-tuning run: the first worker writes it, the driver follows it.
+"""metrics.jsonl of a fine-tuning run: the first worker writes it, progress.py and the report read it.
 
 One line per optimizer step: step, loss (nats per token, before the step), learning_rate,
 gradient_norm (before clipping; null at ZeRO stage 0) and the fields of `StepMeasures`, which are null
@@ -12,30 +12,19 @@ Each step is in the file once, also after restarts; a repeated one differs in it
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from pipeline.base.repeating import repeating
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write
 
-logger = logging.getLogger(__name__)
-
 Event = dict[str, Any]
 """A line of the file."""
-_POLL_S = 0.5
 _LARGEST_LOSS = math.log(sys.float_info.max)
-LINE = "step {n_fmt} of {total_fmt}, {remaining} left{postfix}"
 
 
 def _measure() -> Any:
@@ -115,11 +104,6 @@ E = TypeVar("E", HeldOutEvaluation, GenerationProbe)
 
 
 _MEASURES = frozenset(each.name for each in fields(StepMeasures))
-_SAID_ELSEWHERE = (
-    _MEASURES
-    | {each.name for kind in (TrainStep, HeldOutEvaluation, GenerationProbe) for each in fields(kind)}
-    | {"perplexity"}
-)
 
 
 class MetricsLog:
@@ -158,19 +142,6 @@ def numbers(event: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-@contextmanager
-def tail(path: Path, max_steps: int) -> Iterator[None]:
-    """Follow the file meanwhile: a progress line on a terminal, one log line per evaluation."""
-    evaluated = max((event["step"] for event in _read(path) if "held_out_loss" in event), default=-1)
-    with (
-        logging_redirect_tqdm(),
-        # A resumed run goes on where it was evaluated last.
-        tqdm(total=max_steps, initial=max(evaluated, 0), bar_format=LINE, disable=None) as bar,
-        repeating(Follower(path, bar, evaluated).update, _POLL_S),
-    ):
-        yield
-
-
 def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
     """The evaluations in the file up to step `steps`, in their order. Raises as `require_readable` does."""
     require_readable(path)
@@ -180,14 +151,15 @@ def evaluations(path: Path, steps: int) -> list[HeldOutEvaluation]:
 def evaluations_of(events: Iterable[Event]) -> list[HeldOutEvaluation]:
     """The evaluations among these lines, in their order; those without numbers are left out."""
     return [
-        _of_event(HeldOutEvaluation, event)
+        event_as(HeldOutEvaluation, event)
         for event in events
         if all(isinstance(event.get(name), int | float) for name in ("held_out_loss", "tokens"))
         and isinstance(event.get("plain_loss"), int | float | None)
     ]
 
 
-def _of_event(kind: type[E], event: Event) -> E:
+def event_as(kind: type[E], event: Event) -> E:
+    """A line with the values of `kind`; others are left out."""
     return kind(**{field.name: event[field.name] for field in fields(kind) if field.name in event})
 
 
@@ -226,74 +198,6 @@ def read_events(path: Path) -> tuple[list[Event], tuple[str, ...]]:
     if damaged := len(lines) - len(events):
         return events, (f"{path}: {damaged:,} of {len(lines):,} lines are damaged and left out",)
     return events, ()
-
-
-@dataclass(slots=True)
-class Follower:
-    """Draws the progress line, and logs the evaluations after step `evaluated`."""
-
-    path: Path
-    bar: tqdm[Any]
-    evaluated: int
-
-    latest: Event = field(default_factory=dict)
-    probe: GenerationProbe | None = None
-    read: int = 0  # bytes of the file
-    inode: int | None = None
-
-    def update(self) -> None:
-        for event in self._new_events():
-            self.latest |= event
-            if "prompts" in event:
-                self.probe = _of_event(GenerationProbe, event)
-            if "held_out_loss" in event and event["step"] > self.evaluated:
-                self.evaluated = event["step"]
-                text = evaluation_text(self.latest)
-                logger.info("step %d of %d: %s", self.evaluated, self.bar.total, text)
-                if self.probe is not None and self.probe.step == self.evaluated:
-                    logger.info("step %d of %d: %s", self.evaluated, self.bar.total, self.probe)
-        self.bar.set_postfix_str(progress_text(self.latest), refresh=False)
-        self.bar.update(max(0, self.latest.get("step", 0) - self.bar.n))
-
-    def _new_events(self) -> list[Event]:
-        """The lines since the last call; all lines if a start has written the file anew."""
-        try:
-            with self.path.open("rb") as file:
-                if (inode := os.fstat(file.fileno()).st_ino) != self.inode:
-                    self.inode, self.read = inode, 0
-                file.seek(self.read)
-                lines, end, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
-            return []
-        self.read += len(lines + end)
-        return [json.loads(line) for line in lines.splitlines()]
-
-
-def evaluation_text(latest: Event) -> str:
-    """The evaluation among the latest values, in words."""
-    training = f"loss {latest['loss']:.4f}, " if "loss" in latest else ""
-    others = numbers({name: value for name, value in latest.items() if name not in _SAID_ELSEWHERE})
-    shown = [f"{name.replace('_', ' ').replace('/', ' ')} {value:.5g}" for name, value in others.items()]
-    held_out = f"held-out perplexity {latest['perplexity']:.4f}, held-out loss {latest['held_out_loss']:.4f}"
-    return ", ".join([f"{training}{held_out}", *shown])
-
-
-def progress_text(latest: Event) -> str:
-    """The latest values in one line; what is not known is left out."""
-    parts = (
-        ("loss", "loss {:.4f}"),
-        ("perplexity", "perplexity {:.4g}"),
-        ("learning_rate", "rate {:.2g}"),
-        ("gradient_norm", "norm {:.2g}"),
-        ("tokens_per_s", "{:,.0f} tokens/s"),
-        ("utilisation", "{:.0%} of peak"),
-    )
-    texts = [text.format(latest[name]) for name, text in parts if latest.get(name) is not None]
-    if latest.get("utilisation") is None and latest.get("flops_per_s"):
-        texts.append(f"{latest['flops_per_s'] / 1e9:,.0f} GFLOP/s")
-    if memory := latest.get("memory_bytes"):
-        texts.append(f"{memory / 2**30:.1f} GiB")
-    return ", ".join(texts)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
