@@ -33,7 +33,7 @@ from bench.fixtures.worker_processes import Run, worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.data.batches import Batches, IndexedBatches, StepBatch
 from pipeline.finetuning.data.examples import Split, load_examples
-from pipeline.finetuning.deepspeed_settings import packaged_file
+from pipeline.finetuning.step.deepspeed_settings import packaged_file
 from tools_service.base.checkpoints import load_model, load_tokenizer
 
 TOLERANCE = 1e-4  # nats per token, in float32
@@ -126,7 +126,7 @@ def train(
 ) -> Trained:
     """All steps of `config` on one worker; `save_to` gets a checkpoint. Runs in the worker processes."""
     from pipeline.finetuning.checkpointing import save
-    from pipeline.finetuning.training import Training
+    from pipeline.finetuning.step.training import Training
 
     transformers_logging.disable_progress_bar()
     data, words = data_of(config), load_tokenizer(config.model.path, "model.path")

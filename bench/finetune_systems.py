@@ -112,7 +112,7 @@ class Toolformer:
     """This project: `Training`, one worker of `workers`."""
 
     def __init__(self, workload: Workload, rank: int, zero_stage: int, workers: int) -> None:
-        from pipeline.finetuning.training import Training
+        from pipeline.finetuning.step.training import Training
 
         torch.set_num_threads(workload.threads)
         config = workload.configuration(zero_stage, workers)

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from pipeline.finetuning.adapters import has_adapters, save_adapter
 from pipeline.finetuning.errors import CheckpointError, DivergedError
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import OutputError, apply_umask
 

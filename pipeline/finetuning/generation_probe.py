@@ -29,7 +29,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.batching import batch_by_length
 from pipeline.engine.sampler import token_ranks
 from pipeline.finetuning.data.augmented_files import Indices
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import GenerationProbe
 from pipeline.syntax.partial_call import callable_tools, parse_partial_call
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, special_ids, tokenize_continuations

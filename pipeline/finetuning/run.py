@@ -31,16 +31,16 @@ from pipeline.finetuning.data.run_size import run_size
 from pipeline.finetuning.data.streaming import DATASET, StepsByRank
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.data.tokenizing import prepare
-from pipeline.finetuning.deepspeed_settings import (
+from pipeline.finetuning.model_card import write_model_card
+from pipeline.finetuning.model_files import add_model_files
+from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.step.deepspeed_settings import (
     deepspeed_settings,
     given_file,
     require_known_keys,
     require_machine,
 )
-from pipeline.finetuning.model_card import write_model_card
-from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_done
 from pipeline.finetuning.watching.progress import tail
 from pipeline.finetuning.watching.trackers import require_installed

@@ -19,7 +19,7 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import ParameterCounts
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.data.augmented_files import digest
-from pipeline.finetuning.schedule import warmup_steps
+from pipeline.finetuning.step.schedule import warmup_steps
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tools_service.base.adapters import model_inputs
 from tools_service.base.errors import ConfigurationError, brief
@@ -104,7 +104,7 @@ def _deepspeed_digest(config: FinetuneConfig, *, of_earlier_version: bool = Fals
 
     Earlier versions digested the sizes, too, and knew no offloaded optimizer.
     """
-    from pipeline.finetuning.deepspeed_settings import deepspeed_settings
+    from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings
 
     if config.deepspeed is None:
         return None

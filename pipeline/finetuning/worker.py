@@ -49,10 +49,10 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     import torch
     from ray.train.torch import get_device
 
-    from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
     from pipeline.finetuning.errors import CheckpointError
     from pipeline.finetuning.held_out import Evaluator
-    from pipeline.finetuning.training import Training
+    from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.step.training import Training
     from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints
     from tools_service.base.checkpoints import load_tokenizer
 

@@ -25,7 +25,7 @@ from pipeline.base.finetune_config import FinetuneConfig, SelectBy
 from pipeline.finetuning.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
 from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 
 _SHARD = re.compile(r"(?:zero_pp_rank_|offloaded_tensors/rank)(\d+)")

@@ -24,7 +24,7 @@ MICRO_BATCH = {1: 6, 2: 3, 3: 2}  # by the number of workers
 
 
 def main(folder: Path, rank: int, world: int, port: int, saves: bool) -> dict[str, list[float]]:
-    from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
 
     prepare_deepspeed(use_gpu=False)
     import torch
@@ -47,7 +47,7 @@ def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list
     from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
     from pipeline.finetuning.data.batches import IndexedBatches
     from pipeline.finetuning.data.examples import load_examples
-    from pipeline.finetuning.training import Training
+    from pipeline.finetuning.step.training import Training
     from tests.pipeline.finetuning.inputs import configuration
 
     sizes = {"workers": world, "micro_batch_size": MICRO_BATCH[world]}

@@ -25,7 +25,7 @@ from pipeline.finetuning.held_out import held_out_loss
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tests.pipeline.finetuning.inputs import base_model, configuration, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer

@@ -17,7 +17,7 @@ from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.held_out import Evaluator, texts_of
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
 from pipeline.syntax.partial_call import callable_tools

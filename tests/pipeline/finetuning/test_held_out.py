@@ -19,7 +19,7 @@ from pipeline.evaluation.perplexity import perplexity
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.held_out import Evaluator, held_out_loss, texts_of
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from pipeline.finetuning.schedule import rate_factor, warmup_steps
+from pipeline.finetuning.step.schedule import rate_factor, warmup_steps
 from tests.pipeline.finetuning.inputs import configuration
 
 pytestmark = pytest.mark.unit

@@ -16,7 +16,7 @@ from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
 from pipeline.finetuning.held_out import held_out_loss
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import (
     base_model,
     configuration,

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.deepspeed_settings import (
+from pipeline.finetuning.run import with_absolute_paths
+from pipeline.finetuning.step.deepspeed_settings import (
     deepspeed_settings,
     given_file,
     packaged_file,
     require_known_keys,
     require_machine,
 )
-from pipeline.finetuning.run import with_absolute_paths
 from tests.pipeline.finetuning.inputs import configuration
 from tools_service.base.errors import ConfigurationError
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from bench.fixtures.small_models import causal_lm
-from pipeline.finetuning import token_loss
 from pipeline.finetuning.data.batches import IGNORED
-from pipeline.finetuning.token_loss import LabelledLogits, has_dropout, row_groups, token_nll
+from pipeline.finetuning.step import token_loss
+from pipeline.finetuning.step.token_loss import LabelledLogits, has_dropout, row_groups, token_nll
 
 pytestmark = pytest.mark.unit
 

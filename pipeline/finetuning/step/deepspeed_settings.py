@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.offloading import contradiction, unmet_requirement
+from pipeline.finetuning.step.offloading import contradiction, unmet_requirement
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 
@@ -58,7 +58,7 @@ _NOT_SUPPORTED = (
 )
 _AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
 _AUTO = "auto"
-_PACKAGED = Path(__file__).parent / "deepspeed"
+_PACKAGED = Path(__file__).parents[1] / "deepspeed"
 _MAX_SHOWN = 5
 
 

@@ -21,11 +21,11 @@ import torch.distributed as dist
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.data.augmented_files import Indices
 from pipeline.finetuning.data.batches import Batches, MicroBatch
-from pipeline.finetuning.engine_setup import deepspeed_engine
 from pipeline.finetuning.errors import DivergedError, NonFiniteLossError
-from pipeline.finetuning.packed_attention import packed_inputs, require_isolation
-from pipeline.finetuning.schedule import rate_factor
-from pipeline.finetuning.token_loss import LabelledLogits, has_dropout, row_groups
+from pipeline.finetuning.step.engine_setup import deepspeed_engine
+from pipeline.finetuning.step.packed_attention import packed_inputs, require_isolation
+from pipeline.finetuning.step.schedule import rate_factor
+from pipeline.finetuning.step.token_loss import LabelledLogits, has_dropout, row_groups
 from pipeline.finetuning.watching.metrics_log import TrainStep
 from pipeline.finetuning.watching.step_meter import StepMeter
 

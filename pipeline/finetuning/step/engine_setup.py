@@ -15,9 +15,9 @@ from torch.nn import Parameter
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import insert_adapters
-from pipeline.finetuning.deepspeed_settings import deepspeed_settings
 from pipeline.finetuning.errors import CheckpointError
-from pipeline.finetuning.offloading import offload_device, unmet_requirement, uses_cpu_adam
+from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings
+from pipeline.finetuning.step.offloading import offload_device, unmet_requirement, uses_cpu_adam
 from tools_service.base.adapters import read_adapter
 from tools_service.base.checkpoints import load_base, load_model
 from tools_service.base.errors import ConfigurationError

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.finetuning.deepspeed_settings import packaged_file, prepare_deepspeed
-from pipeline.finetuning.offloading import contradiction, offload_device, unmet_requirement, uses_cpu_adam
+from pipeline.finetuning.step.deepspeed_settings import packaged_file, prepare_deepspeed
+from pipeline.finetuning.step.offloading import (
+    contradiction,
+    offload_device,
+    unmet_requirement,
+    uses_cpu_adam,
+)
 
 pytestmark = pytest.mark.unit
 

@@ -32,8 +32,8 @@ from pipeline.finetuning.data.batches import (
 )
 from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.errors import PackingError
-from pipeline.finetuning.packed_attention import packed_inputs
-from pipeline.finetuning.training import Training
+from pipeline.finetuning.step.packed_attention import packed_inputs
+from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
