@@ -24,13 +24,13 @@ from ray.train.v2.api.config import LoggingConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
 from pipeline.finetuning.checkpoint_storage import is_uri
-from pipeline.finetuning.choice import best_of
 from pipeline.finetuning.data.augmented_files import TextIndex, read_index
 from pipeline.finetuning.data.examples import choose_uses
 from pipeline.finetuning.data.run_size import run_size
 from pipeline.finetuning.data.streaming import DATASET, StepsByRank
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.data.tokenizing import prepare
+from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
 from pipeline.finetuning.run_folder import RunFolder

@@ -14,10 +14,10 @@ from typing import Any
 
 import ray.train
 
-from pipeline.finetuning.choice import should_stop
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.streaming import DATASET, StreamedBatches
 from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError
+from pipeline.finetuning.evaluation.choice import should_stop
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, evaluations
@@ -50,7 +50,7 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     from ray.train.torch import get_device
 
     from pipeline.finetuning.errors import CheckpointError
-    from pipeline.finetuning.held_out import Evaluator
+    from pipeline.finetuning.evaluation.held_out import Evaluator
     from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
     from pipeline.finetuning.step.training import Training
     from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints

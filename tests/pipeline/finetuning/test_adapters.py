@@ -21,7 +21,7 @@ from pipeline.finetuning.adapters import count_parameters, insert_adapters, merg
 from pipeline.finetuning.checkpointing import restore, save
 from pipeline.finetuning.data.batches import EpochSampler, IndexedBatches
 from pipeline.finetuning.data.examples import load_examples
-from pipeline.finetuning.held_out import held_out_loss
+from pipeline.finetuning.evaluation.held_out import held_out_loss
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity

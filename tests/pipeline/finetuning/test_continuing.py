@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.choice import best_of
+from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.run_folder import RunFolder
 from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog

@@ -15,7 +15,7 @@ from pipeline.finetuning.checkpointing import restore, save
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
-from pipeline.finetuning.held_out import held_out_loss
+from pipeline.finetuning.evaluation.held_out import held_out_loss
 from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import (
     base_model,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.choice import best_of, should_stop
+from pipeline.finetuning.evaluation.choice import best_of, should_stop
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
 from tests.pipeline.finetuning.inputs import configuration
 

@@ -19,7 +19,7 @@ from pipeline.finetuning.data.augmented_files import Indices, files_of, tools_of
 from pipeline.finetuning.data.batches import micro_batch
 from pipeline.finetuning.data.examples import ExampleEncoder, Examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError
-from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
+from pipeline.finetuning.evaluation.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import GenerationProbe, HeldOutEvaluation
 from tools_service.base.errors import ConfigurationError

@@ -15,8 +15,8 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import Split, load_examples
-from pipeline.finetuning.generation_probe import Probe, choose_prompts, tools_of_texts
-from pipeline.finetuning.held_out import Evaluator, texts_of
+from pipeline.finetuning.evaluation.generation_probe import Probe, choose_prompts, tools_of_texts
+from pipeline.finetuning.evaluation.held_out import Evaluator, texts_of
 from pipeline.finetuning.step.training import Training
 from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams

@@ -18,7 +18,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import load_examples
-from pipeline.finetuning.held_out import Evaluator, held_out_loss, texts_of
+from pipeline.finetuning.evaluation.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
@@ -100,7 +100,7 @@ def test_trained_without_calls_both_losses_are_one_and_computed_once(
         calls.append(arguments)
         return held_out_loss(*arguments)
 
-    monkeypatch.setattr("pipeline.finetuning.held_out.held_out_loss", counted)
+    monkeypatch.setattr("pipeline.finetuning.evaluation.held_out.held_out_loss", counted)
     _, with_calls = started(configuration(folder, workers=1))
     text, _ = with_calls.evaluate(0)
     assert len(calls) == 2
