@@ -125,7 +125,7 @@ def train(
     given: Sequence[GivenBatches] | None = None,
 ) -> Trained:
     """All steps of `config` on one worker; `save_to` gets a checkpoint. Runs in the worker processes."""
-    from pipeline.finetuning.checkpointing import save
+    from pipeline.finetuning.checkpoints.checkpointing import save
     from pipeline.finetuning.step.training import Training
 
     transformers_logging.disable_progress_bar()

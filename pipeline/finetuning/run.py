@@ -23,7 +23,9 @@ from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
-from pipeline.finetuning.checkpoint_storage import is_uri
+from pipeline.finetuning.checkpoints.checkpoint_storage import is_uri
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.data.augmented_files import TextIndex, read_index
 from pipeline.finetuning.data.examples import choose_uses
 from pipeline.finetuning.data.run_size import run_size
@@ -33,8 +35,6 @@ from pipeline.finetuning.data.tokenizing import prepare
 from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.step.deepspeed_settings import (
     deepspeed_settings,
     given_file,

@@ -14,12 +14,12 @@ from typing import Any
 
 import ray.train
 
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.streaming import DATASET, StreamedBatches
 from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError
 from pipeline.finetuning.evaluation.choice import should_stop
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, evaluations
 from pipeline.finetuning.watching.reporter import reporting
 from tools_service.base.errors import ToolformerError
@@ -49,11 +49,11 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     import torch
     from ray.train.torch import get_device
 
+    from pipeline.finetuning.checkpoints.worker_checkpoints import WorkerCheckpoints
     from pipeline.finetuning.errors import CheckpointError
     from pipeline.finetuning.evaluation.held_out import Evaluator
     from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
     from pipeline.finetuning.step.training import Training
-    from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints
     from tools_service.base.checkpoints import load_tokenizer
 
     config = run.config

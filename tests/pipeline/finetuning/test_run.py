@@ -37,12 +37,12 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.errors import ModelError
 from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
+from pipeline.finetuning.checkpoints.run_folder import PublishError, RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
 from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
-from pipeline.finetuning.run_folder import PublishError, RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog, without_measures
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.inputs import (

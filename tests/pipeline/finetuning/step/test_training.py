@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.checkpointing import restore, save
+from pipeline.finetuning.checkpoints.checkpointing import restore, save
 from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.data.examples import Split, load_examples
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError

@@ -18,8 +18,8 @@ import pytest
 from pyarrow.fs import FileSelector, S3FileSystem
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.checkpoint_storage import CheckpointStorage
-from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.checkpoint_storage import CheckpointStorage
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.watching.metrics_log import without_measures
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError

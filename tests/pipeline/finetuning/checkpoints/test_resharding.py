@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finetuning.checkpointing import workers_of
+from pipeline.finetuning.checkpoints.checkpointing import workers_of
+from tests.pipeline.finetuning.checkpoints.resharding_worker import LOSSES, RUNS
 from tests.pipeline.finetuning.inputs import base_model, rows, write
-from tests.pipeline.finetuning.resharding_worker import LOSSES, RUNS
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ def run_workers(folder: Path, world: int, *, saves: bool) -> dict[str, list[floa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    module = "tests.pipeline.finetuning.resharding_worker"
+    module = "tests.pipeline.finetuning.checkpoints.resharding_worker"
     commands = [
         [sys.executable, "-m", module, str(folder), *map(str, (rank, world, port, int(saves)))]
         for rank in range(world)

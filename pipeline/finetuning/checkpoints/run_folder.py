@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity, changes, read_identity
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity, changes, read_identity
 from pipeline.finetuning.watching.metrics_log import require_readable
 from pipeline.storage.card import CARD, edited_card
 from pipeline.storage.kinds import FINE_TUNED

@@ -44,7 +44,7 @@ def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list
     import torch
     from transformers import AutoTokenizer
 
-    from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
+    from pipeline.finetuning.checkpoints.checkpointing import STATE, restore, save, workers_of
     from pipeline.finetuning.data.batches import IndexedBatches
     from pipeline.finetuning.data.examples import load_examples
     from pipeline.finetuning.step.training import Training

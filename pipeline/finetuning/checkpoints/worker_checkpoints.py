@@ -22,8 +22,8 @@ import torch.distributed as dist
 from ray.train.v2.api.report_config import CheckpointConsistencyMode, CheckpointUploadMode
 
 from pipeline.base.finetune_config import FinetuneConfig, SelectBy
-from pipeline.finetuning.checkpoint_storage import CheckpointStorage
-from pipeline.finetuning.checkpointing import STATE, restore, save, workers_of
+from pipeline.finetuning.checkpoints.checkpoint_storage import CheckpointStorage
+from pipeline.finetuning.checkpoints.checkpointing import STATE, restore, save, workers_of
 from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
+from pipeline.finetuning.checkpoints.worker_checkpoints import steps_to_remove
 from pipeline.finetuning.evaluation.choice import best_of
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog
-from pipeline.finetuning.worker_checkpoints import steps_to_remove
 from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 from tools_service.base.errors import ConfigurationError
 

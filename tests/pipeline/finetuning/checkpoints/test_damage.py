@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from pipeline.finetuning.checkpointing import naming_a_full_disk
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
+from pipeline.finetuning.checkpoints.checkpointing import naming_a_full_disk
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
 from tests.pipeline.finetuning.inputs import configuration
 from tools_service.base.files import OutputError
 

@@ -17,7 +17,7 @@ from pydantic import model_validator
 from pipeline.base.config import changed_fields
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import ParameterCounts
-from pipeline.finetuning.checkpoint_storage import CheckpointStorage
+from pipeline.finetuning.checkpoints.checkpoint_storage import CheckpointStorage
 from pipeline.finetuning.data.augmented_files import digest
 from pipeline.finetuning.step.schedule import warmup_steps
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
