@@ -35,12 +35,8 @@ from pipeline.finetuning.data.tokenizing import prepare
 from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.step.deepspeed_settings import (
-    deepspeed_settings,
-    given_file,
-    require_known_keys,
-    require_machine,
-)
+from pipeline.finetuning.step.deepspeed_checks import require_known_keys, require_machine
+from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings, given_file
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_done
 from pipeline.finetuning.watching.progress import tail
 from pipeline.finetuning.watching.trackers import require_installed

@@ -52,7 +52,7 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     from pipeline.finetuning.checkpoints.worker_checkpoints import WorkerCheckpoints
     from pipeline.finetuning.errors import CheckpointError
     from pipeline.finetuning.evaluation.held_out import Evaluator
-    from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.step.accelerator import prepare_deepspeed
     from pipeline.finetuning.step.training import Training
     from tools_service.base.checkpoints import load_tokenizer
 

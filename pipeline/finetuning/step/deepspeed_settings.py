@@ -4,20 +4,19 @@ In: a FinetuneConfig, whose `deepspeed` may name a file of the user. Out: the di
 ConfigurationError that names the file and the key. What the configuration decides (ZeRO stage, batch
 sizes, optimizer, learning rate, data types) has one source: a file may repeat it, but not contradict
 it. What would train on something else than the examples, or save another model, is refused. All other
-keys go to DeepSpeed, whose own parser says which keys it knows.
+keys go to DeepSpeed (deepspeed_checks.py asks its parser which it knows). Nothing here imports DeepSpeed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.step.offloading import contradiction, unmet_requirement
+from pipeline.finetuning.step.offloading import contradiction
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
 
@@ -59,28 +58,13 @@ _NOT_SUPPORTED = (
 _AUTO_IS_DEEPSPEEDS = ("data_types.keep_in_fp32_modules",)
 _AUTO = "auto"
 _PACKAGED = Path(__file__).parents[1] / "deepspeed"
-_MAX_SHOWN = 5
-
-
-def prepare_deepspeed(use_gpu: bool) -> None:
-    """Choose the accelerator, before DeepSpeed is imported for the first time.
-
-    On a CPU, DeepSpeed would compile a shared-memory all-reduce that only tensor-parallel inference
-    calls. That takes a C++ compiler, ninja and minutes (docs/decisions/0005). The entry below
-    declares it unavailable before DeepSpeed checks what it can compile; gloo is used instead.
-    """
-    os.environ["DS_ACCELERATOR"] = "cuda" if use_gpu else "cpu"
-    import deepspeed.ops
-
-    if not use_gpu:
-        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 
 
 def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
     """The JSON file of the ZeRO stage, or the user's own, with what `config` decides filled in.
 
     Raises ConfigurationError, naming file and key, for a file that is not JSON, contradicts `config`
-    or asks for what fine-tuning does not do. DeepSpeed's own check is `require_known_keys`.
+    or asks for what fine-tuning does not do. DeepSpeed's own check is `deepspeed_checks.require_known_keys`.
     """
     path = config.deepspeed or packaged_file(f"zero{config.zero_stage}")
     settings = _read(path)
@@ -107,7 +91,7 @@ def deepspeed_settings(config: FinetuneConfig) -> dict[str, Any]:
         given = section.get(name, _AUTO)
         if given != _AUTO and (given != value or isinstance(given, bool) is not isinstance(value, bool)):
             raise ConfigurationError(
-                f"deepspeed {path}: {key} = {_shown(given)}, but {field}: change one of the two"
+                f"deepspeed {path}: {key} = {shown(given)}, but {field}: change one of the two"
             )
         section[name] = value
     _refuse(settings, path)
@@ -130,126 +114,9 @@ def given_file(path: Path) -> Path:
     return packaged if len(path.parts) == 1 and not path.exists() and packaged.is_file() else path
 
 
-def require_machine(config: FinetuneConfig) -> None:
-    """Raise ConfigurationError for what this machine lacks for the settings of a file. Imports DeepSpeed."""
-    if config.deepspeed is None:
-        return
-    settings = deepspeed_settings(config)
-    prepare_deepspeed(use_gpu=False)  # the driver trains nothing
-    if reason := unmet_requirement(settings):
-        raise ConfigurationError(f"deepspeed {config.deepspeed}: {reason}")
-
-
-def require_known_keys(config: FinetuneConfig) -> None:
-    """Have DeepSpeed parse the settings, if they come from a file of the user. Imports DeepSpeed.
-
-    Raises ConfigurationError for what DeepSpeed does not know or accept: nothing else would name a
-    misspelt key.
-    """
-    if config.deepspeed is None:
-        return
-    values = deepspeed_settings(config)
-    del values["train_batch_size"]  # DeepSpeed divides it by the number of processes, here one
-    settings = _Recorded.of(values)
-    if error := _parse_error(settings):
-        cause = settings.of_wrong_type() or _located(error, values)
-        raise ConfigurationError(f"deepspeed {config.deepspeed}: DeepSpeed refuses it: {cause}") from error
-    if unknown := [*settings.unread(), *_unread_in_sections(settings)]:
-        raise ConfigurationError(
-            f"deepspeed {config.deepspeed}: DeepSpeed knows no {_listed(unknown)}: mend or remove it"
-        )
-    if wrong := settings.of_wrong_type():
-        raise ConfigurationError(f"deepspeed {config.deepspeed}: {wrong}")
-
-
-def _parse_error(settings: _Recorded) -> Exception | None:
-    """What DeepSpeed's parser raises for the settings."""
-    prepare_deepspeed(use_gpu=False)  # the driver trains nothing
-    from deepspeed.runtime.config import DeepSpeedConfig
-
-    try:
-        DeepSpeedConfig(settings)
-    except Exception as error:
-        return error
-    return None
-
-
-def _located(error: Exception, values: Mapping[str, Any]) -> str:
-    """The error, with the key without which it does not occur, unless it names that key itself."""
-    cause = printable(brief(error), 400)
-    for key in values:
-        others = _Recorded.of({name: value for name, value in values.items() if name != key})
-        if _parse_error(others) is None:
-            return cause if key in cause else f"{printable(key)}: {cause}"
-    return cause
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message."""
     return printable(repr(value), 100)
-
-
-def _listed(keys: list[str]) -> str:
-    shown = [printable(key, 100) or '""' for key in keys[:_MAX_SHOWN]]
-    more = [f"{len(keys) - _MAX_SHOWN} more"] if len(keys) > _MAX_SHOWN else []
-    return ", ".join(shown + more)
-
-
-class _Recorded(dict[str, Any]):
-    """A dict that remembers which keys it was asked for, with the default value."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
-        self.defaults: dict[str, Any] = {}
-
-    @staticmethod
-    def of(values: Mapping[str, Any]) -> _Recorded:
-        """`values` and its sections, recorded."""
-        sections = {key: _Recorded(value) for key, value in values.items() if isinstance(value, dict)}
-        return _Recorded({**values, **sections})
-
-    def __copy__(self) -> _Recorded:
-        return self
-
-    def __iter__(self) -> Iterator[str]:  # so that ** asks for each key
-        return super().__iter__()
-
-    def __contains__(self, key: object) -> bool:
-        self.defaults.setdefault(str(key), None)
-        return super().__contains__(key)
-
-    def __getitem__(self, key: str) -> Any:
-        self.defaults.setdefault(key, None)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.defaults[key] = default
-        return super().get(key, default)
-
-    def unread(self) -> list[str]:
-        """Keys that nothing asked for."""
-        return [key for key in self if key not in self.defaults]
-
-    def of_wrong_type(self) -> str:
-        """A sentence about the first number or truth value that is none; "" if there is none."""
-        for key, value in self.items():
-            default = self.defaults.get(key)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if isinstance(default, bool) and not isinstance(value, bool):
-                return f"{printable(key)} = {_shown(value)} is neither true nor false"
-            if (
-                isinstance(default, int | float)
-                and not isinstance(default, bool)
-                and not (is_number and value >= 0)
-            ):
-                return f"{printable(key)} = {_shown(value)} is not a number from 0 on"
-        return ""
-
-
-def _unread_in_sections(settings: _Recorded) -> Iterator[str]:
-    # A section that nothing read is one that DeepSpeed's engine reads, or one of a monitor.
-    for key, section in settings.items():
-        if isinstance(section, _Recorded) and section.defaults:
-            yield from (f"{key}.{name}" for name in section.unread())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -290,7 +157,7 @@ def _section(settings: dict[str, Any], key: str, path: Path) -> tuple[dict[str, 
     for section in sections:
         inner = settings.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"deepspeed {path}: {section} = {_shown(inner)} must be a JSON object")
+            raise ConfigurationError(f"deepspeed {path}: {section} = {shown(inner)} must be a JSON object")
         settings = inner
     return settings, name
 

@@ -24,7 +24,7 @@ MICRO_BATCH = {1: 6, 2: 3, 3: 2}  # by the number of workers
 
 
 def main(folder: Path, rank: int, world: int, port: int, saves: bool) -> dict[str, list[float]]:
-    from pipeline.finetuning.step.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.step.accelerator import prepare_deepspeed
 
     prepare_deepspeed(use_gpu=False)
     import torch

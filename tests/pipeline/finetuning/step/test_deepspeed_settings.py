@@ -10,13 +10,8 @@ import pytest
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.run import with_absolute_paths
-from pipeline.finetuning.step.deepspeed_settings import (
-    deepspeed_settings,
-    given_file,
-    packaged_file,
-    require_known_keys,
-    require_machine,
-)
+from pipeline.finetuning.step.deepspeed_checks import require_known_keys
+from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings, given_file, packaged_file
 from tests.pipeline.finetuning.inputs import configuration
 from tools_service.base.errors import ConfigurationError
 
@@ -149,35 +144,7 @@ REFUSED: list[tuple[Any, str]] = [
     ('{"gradient_clipping": 1, "gradient_clipping": 2}', "gradient_clipping occurs twice"),
     ("[" * 100_000, "not a DeepSpeed configuration"),
     ("// a comment\n{}", "not a DeepSpeed configuration"),
-    # What DeepSpeed's own parser finds.
-    ({"gradient_cliping": 1.0}, "DeepSpeed knows no gradient_cliping"),
-    ({"zero_optimisation": {"stage": 2}}, "DeepSpeed knows no zero_optimisation"),
-    ({"learning_rate": 1e-5}, "DeepSpeed knows no learning_rate"),
-    ({"zero_optimization": {"overlap_com": True}}, "DeepSpeed refuses it: .*overlap_com"),
-    ({"zero_optimization": {"reduce_bucket_size": "big"}}, "DeepSpeed refuses it: .*reduce_bucket_size"),
-    ({"zero_optimization": {"reduce_bucket_size": -1}}, "DeepSpeed refuses it: .*reduce_bucket_size"),
-    ({"bf16": {"enable": True}}, "DeepSpeed refuses it: .*enable"),
-    ({"fp16": {"loss_scale": "high"}}, "DeepSpeed refuses it: .*loss_scale"),
-    ({"flops_profiler": {"enabeld": True}}, "enabeld"),
-    ({"gradient_clipping": "1.0"}, "gradient_clipping = '1.0' is not a number"),
-    ({"gradient_clipping": -1}, "gradient_clipping = -1 is not a number from 0 on"),
-    ({"wall_clock_breakdown": "false"}, "wall_clock_breakdown = 'false' is neither true nor false"),
-    ({"communication_data_type": "fp12"}, "DeepSpeed refuses it"),
-]
-
-
-REFUSED += [
-    # DeepSpeed's own message names no key, or the value is long or breaks lines.
-    ({"communication_data_type": 5}, "communication_data_type: 'int' object"),
-    ({"flops_profiler": [1]}, "flops_profiler: 'list' object"),
-    ({"checkpoint": {"parallel_write": "x"}}, "checkpoint: 'str' object"),
-    ({"data_types": "fp32"}, "data_types: 'str' object"),
     ({"steps_per_print": 0}, "steps_per_print = 0"),
-    ({"\x1b[31m\n\n\nx": 1}, r"knows no \\x1b\[31m\\n\\n\\nx: "),
-    ({"": 1}, 'knows no "": '),
-    ({"k" * 100_000: 1}, "100,000 characters"),
-    ({f"k{number}": 1 for number in range(500)}, "knows no k0, k1, k2, k3, k4, 495 more"),
-    ({"gradient_clipping": "\n" * 1_000}, "gradient_clipping = "),
     ({"zero_optimization": {"stage": "y" * 100_000}}, "stage = 'yyy"),
     ({"zero_optimization": ["y" * 100_000]}, "zero_optimization = "),
 ]
@@ -235,15 +202,3 @@ def test_a_file_of_the_user_comes_before_one_of_this_package(
 def test_the_name_of_a_file_of_this_package_becomes_its_path() -> None:
     config = with_absolute_paths(configuration(HERE, deepspeed=Path("zero3_offload"), zero_stage=3))
     assert config.deepspeed == packaged_file("zero3_offload")
-
-
-def test_what_the_machine_lacks_is_said_with_the_file_and_the_key(tmp_path: Path) -> None:
-    disk = {"device": "nvme", "nvme_path": str(tmp_path / "disk")}
-    config = with_file(tmp_path, {"zero_optimization": {"offload_param": disk}}, zero_stage=3)
-    with pytest.raises(ConfigurationError) as caught:
-        require_machine(config)
-    assert str(caught.value) == (
-        f"deepspeed {config.deepspeed}: zero_optimization.offload_param.nvme_path = {tmp_path}/disk is not a "
-        "folder on this machine: make it, or name another"
-    )
-    require_machine(configuration(HERE))

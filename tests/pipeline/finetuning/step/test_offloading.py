@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.finetuning.step.deepspeed_settings import packaged_file, prepare_deepspeed
+from pipeline.finetuning.step.accelerator import prepare_deepspeed
+from pipeline.finetuning.step.deepspeed_settings import packaged_file
 from pipeline.finetuning.step.offloading import (
     contradiction,
     offload_device,
