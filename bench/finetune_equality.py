@@ -28,11 +28,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bench.fixtures.small_models import causal_lm, tokenizer
-from bench.fixtures.small_training import configuration, plain_torch, rows, write
+from bench.fixtures.small_training import configuration, load_examples, plain_torch, rows, write
 from bench.fixtures.worker_processes import Run, worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.data.batches import Batches, IndexedBatches, StepBatch
-from pipeline.finetuning.data.examples import Split, load_examples
+from pipeline.finetuning.data.examples import Split
 from pipeline.finetuning.step.deepspeed_settings import packaged_file
 from tools_service.base.checkpoints import load_model, load_tokenizer
 

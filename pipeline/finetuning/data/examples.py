@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.data.augmented_files import (
-    Indices,
-    files_of,
-    read_index,
-    read_texts,
-    tools_of,
-)
+from pipeline.finetuning.data.augmented_files import Indices
 from pipeline.syntax.tokenizer import CallTokens, tokenize_continuations
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API, END, split_calls, split_result
@@ -103,20 +96,6 @@ class Split:
             "truncated": self.train.truncated + self.held_out.truncated,
             "tokens_per_epoch": int(self.train.lengths.sum()),
         }
-
-
-def load_examples(config: FinetuneConfig, tokenizer: Any) -> Split:
-    """Read C* in `config.data`, tokenise it in memory and set `config.held_out` texts aside.
-
-    Raises ConfigurationError for a folder that merge did not write, for a text without a token to
-    predict, and for too few texts. (Runs keep the tokens in files: token_store.py.)
-    """
-    index = read_index(config.data)
-    uses = choose_uses(index.plain, config)
-    encoder = ExampleEncoder(tokenizer, config.sequence_length, tools_of(config.data))
-    batches = chain.from_iterable(map(read_texts, files_of(config.data)))
-    examples = concatenate([encoder.rows(rows, config.column) for rows in batches])
-    return split(examples.take(np.argsort(examples.text_ids)), uses, config)
 
 
 def split(examples: Examples, uses: Uses, config: FinetuneConfig) -> Split:

@@ -61,7 +61,7 @@ class TokenStore:
     folder: Path
 
     def split(self, config: FinetuneConfig) -> Split:
-        """The training and held-out examples, over the files. Raises as `load_examples` does."""
+        """The training and held-out examples, over the files. Raises as `split` and `choose_uses` do."""
         try:
             index = np.load(self.folder / _INDEX, mmap_mode="r")
             tokens, is_result = (self._flat(name) for name in _FLAT)

@@ -22,12 +22,11 @@ from pipeline.finetuning.checkpoints.checkpointing import restore, save
 from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.checkpoints.run_identity import RunIdentity
 from pipeline.finetuning.data.batches import EpochSampler, IndexedBatches
-from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.evaluation.held_out import held_out_loss
 from pipeline.finetuning.run import finetune
 from pipeline.finetuning.step.training import Training
 from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
-from tests.pipeline.finetuning.inputs import base_model, configuration, mean_loss, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError
 

@@ -39,7 +39,6 @@ from pipeline.engine.limits import position_embeddings
 from pipeline.engine.loading import load_causal_lm
 from pipeline.finetuning.checkpoints.run_folder import PublishError, RunFolder
 from pipeline.finetuning.checkpoints.run_identity import RunIdentity
-from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.errors import CheckpointError
 from pipeline.finetuning.run import FinetuningError, _fit, finetune
@@ -48,6 +47,7 @@ from pipeline.storage.lock import OutputInUseError, exclusive_lock
 from tests.pipeline.finetuning.inputs import (
     base_model,
     configuration,
+    load_examples,
     mean_loss,
     plain_torch,
     rows,

@@ -46,9 +46,8 @@ def _losses(folder: Path, rank: int, world: int, name: str, saves: bool) -> list
 
     from pipeline.finetuning.checkpoints.checkpointing import STATE, restore, save, workers_of
     from pipeline.finetuning.data.batches import IndexedBatches
-    from pipeline.finetuning.data.examples import load_examples
     from pipeline.finetuning.step.training import Training
-    from tests.pipeline.finetuning.inputs import configuration
+    from tests.pipeline.finetuning.inputs import configuration, load_examples
 
     sizes = {"workers": world, "micro_batch_size": MICRO_BATCH[world]}
     values = sizes | {"batch_size": 12, "max_steps": 2 * HALF, "learning_rate": 1e-2}

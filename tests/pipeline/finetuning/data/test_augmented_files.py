@@ -15,8 +15,8 @@ import pytest
 
 from bench.fixtures.small_models import tokenizer
 from pipeline.finetuning.data.augmented_files import digest, parquet_row_groups, read_index, read_texts
-from pipeline.finetuning.data.examples import choose_uses, load_examples
-from tests.pipeline.finetuning.inputs import configuration, rows, write
+from pipeline.finetuning.data.examples import choose_uses
+from tests.pipeline.finetuning.inputs import configuration, load_examples, rows, write
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = pytest.mark.unit

@@ -20,10 +20,10 @@ from pipeline.finetuning.data.batches import (
     StepBatch,
     micro_batches,
 )
-from pipeline.finetuning.data.examples import Examples, load_examples
+from pipeline.finetuning.data.examples import Examples
 from pipeline.finetuning.data.streaming import step_of, table_of_step
 from pipeline.syntax.tokenizer import decode_continuations
-from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, load_examples, rows, write
 
 pytestmark = pytest.mark.unit
 

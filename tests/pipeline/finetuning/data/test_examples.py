@@ -16,9 +16,9 @@ from pipeline.exporting.augmented_text import parts_of
 from pipeline.exporting.formats import format_of
 from pipeline.finetuning.data.augmented_files import read_index
 from pipeline.finetuning.data.batches import EpochSampler
-from pipeline.finetuning.data.examples import choose_held_out, choose_uses, load_examples
+from pipeline.finetuning.data.examples import choose_held_out, choose_uses
 from pipeline.syntax.tokenizer import CallTokens, decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.inputs import configuration, encode, flat, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, flat, load_examples, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.syntax.calls import API
 

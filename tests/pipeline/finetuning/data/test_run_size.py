@@ -12,10 +12,10 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.data import run_size as module
 from pipeline.finetuning.data.augmented_files import digest, read_index
 from pipeline.finetuning.data.batches import IGNORED, IndexedBatches
-from pipeline.finetuning.data.examples import ExampleEncoder, load_examples
+from pipeline.finetuning.data.examples import ExampleEncoder
 from pipeline.finetuning.data.run_size import padding, run_size
 from pipeline.finetuning.data.tokenizing import prepare
-from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, rows, write
 
 pytestmark = pytest.mark.unit
 

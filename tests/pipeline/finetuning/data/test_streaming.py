@@ -17,13 +17,19 @@ from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.data import streaming
 from pipeline.finetuning.data.augmented_files import digest, read_index
 from pipeline.finetuning.data.batches import IndexedBatches, StepBatch
-from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.data.streaming import StepsByRank, StepStream, StreamedBatches
 from pipeline.finetuning.data.token_store import TokenStore
 from pipeline.finetuning.data.tokenizing import prepare
 from pipeline.finetuning.run import finetune
 from tests.pipeline.finetuning.data.test_batches import assert_equal
-from tests.pipeline.finetuning.inputs import base_model, configuration, plain_torch, rows, write
+from tests.pipeline.finetuning.inputs import (
+    base_model,
+    configuration,
+    load_examples,
+    plain_torch,
+    rows,
+    write,
+)
 from tests.pipeline.finetuning.test_run import kill_a_worker_after
 
 pytestmark = pytest.mark.ray

@@ -23,11 +23,11 @@ from bench.fixtures.small_models import tokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.data import token_store
 from pipeline.finetuning.data.augmented_files import digest, read_index
-from pipeline.finetuning.data.examples import ExampleEncoder, Split, load_examples
+from pipeline.finetuning.data.examples import ExampleEncoder, Split
 from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError, store_of
 from pipeline.finetuning.data.tokenizing import prepare
 from pipeline.storage.kinds import FINE_TUNED
-from tests.pipeline.finetuning.inputs import configuration, rows, write
+from tests.pipeline.finetuning.inputs import configuration, load_examples, rows, write
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.files import OutputError
 

@@ -14,7 +14,7 @@ from bench.fixtures.small_models import tokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.finetuning.data.batches import IndexedBatches
-from pipeline.finetuning.data.examples import Split, load_examples
+from pipeline.finetuning.data.examples import Split
 from pipeline.finetuning.evaluation.generation_probe import Probe, choose_prompts, tools_of_texts
 from pipeline.finetuning.evaluation.held_out import Evaluator, texts_of
 from pipeline.finetuning.step.training import Training
@@ -22,7 +22,7 @@ from pipeline.inference.generator import Generator
 from pipeline.inference.params import DecodingParams
 from pipeline.syntax.partial_call import callable_tools
 from pipeline.syntax.tokenizer import decode_continuations, tokenize_continuations
-from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, rows, write
 from tools_service.contract.tool import ToolInput, ToolResult
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]

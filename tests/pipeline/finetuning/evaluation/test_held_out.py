@@ -17,10 +17,9 @@ from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
 from pipeline.finetuning.data.batches import IndexedBatches
-from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.evaluation.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.step.training import Training
-from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, rows, write
 from tests.pipeline.finetuning.process_group import free_port, worker
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]

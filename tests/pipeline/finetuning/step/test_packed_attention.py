@@ -30,11 +30,10 @@ from pipeline.finetuning.data.batches import (
     StepBatch,
     micro_batch,
 )
-from pipeline.finetuning.data.examples import load_examples
 from pipeline.finetuning.errors import PackingError
 from pipeline.finetuning.step.packed_attention import packed_inputs
 from pipeline.finetuning.step.training import Training
-from tests.pipeline.finetuning.inputs import configuration, encode, rows, write
+from tests.pipeline.finetuning.inputs import configuration, encode, load_examples, rows, write
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.checkpoints.checkpointing import restore, save
 from pipeline.finetuning.data.batches import IndexedBatches
-from pipeline.finetuning.data.examples import Split, load_examples
+from pipeline.finetuning.data.examples import Split
 from pipeline.finetuning.errors import CheckpointError, DivergedError, NonFiniteLossError
 from pipeline.finetuning.evaluation.held_out import held_out_loss
 from pipeline.finetuning.step.training import Training
@@ -21,6 +21,7 @@ from tests.pipeline.finetuning.inputs import (
     base_model,
     configuration,
     flat,
+    load_examples,
     mean_loss,
     plain_torch,
     rows,
