@@ -18,7 +18,7 @@ from tests.pipeline.finetuning.inputs import base_model, rows, write
 
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def run_workers(folder: Path, world: int, *, saves: bool) -> dict[str, list[float]]:

@@ -130,7 +130,7 @@ def start(config: FinetuneConfig, folder: Path) -> subprocess.Popen[bytes]:
     variables.pop("RAY_ADDRESS", None)
     log = (folder / "driver.log").open("w")
     command = [sys.executable, "-c", CODE, config.model_dump_json()]
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     return subprocess.Popen(command, env=variables, cwd=root, stdout=log, stderr=log)
 
 

@@ -202,7 +202,7 @@ def test_a_process_that_was_killed_leaves_nothing_half_written(config: FinetuneC
         "made(FinetuneConfig.model_validate_json(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", code, config.model_dump_json()]
-    assert subprocess.run(command, cwd=Path(__file__).parents[3], check=False).returncode == -9
+    assert subprocess.run(command, cwd=Path(__file__).parents[4], check=False).returncode == -9
     assert config.tokens is not None
     [left, *locks] = sorted(config.tokens.iterdir(), key=lambda path: path.is_file())
     assert left.name.endswith(".part")
