@@ -28,6 +28,16 @@ def with_file(folder: Path, content: str | dict[str, Any], **overrides: Any) -> 
     return configuration(HERE, deepspeed=file, **overrides)
 
 
+def require_refused(folder: Path, content: Any, named: str) -> None:
+    """The file is refused in few and short words, which match `named`."""
+    config = with_file(folder, content)
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        require_known_keys(config)
+    assert str(config.deepspeed) in str(caught.value)
+    assert str(caught.value).count("\n") < 3
+    assert len(str(caught.value).replace(str(config.deepspeed), "")) < 700
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_sizes_and_types_come_from_the_configuration(stage: int) -> None:
     settings = deepspeed_settings(configuration(HERE, micro_batch_size=1, zero_stage=stage))
@@ -152,12 +162,7 @@ REFUSED: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("content", "named"), REFUSED, ids=[str(case[0])[:60] for case in REFUSED])
 def test_what_a_run_would_not_do_is_refused_by_name(tmp_path: Path, content: Any, named: str) -> None:
-    config = with_file(tmp_path, content)
-    with pytest.raises(ConfigurationError, match=named) as caught:
-        require_known_keys(config)
-    assert str(config.deepspeed) in str(caught.value)
-    assert str(caught.value).count("\n") < 3
-    assert len(str(caught.value).replace(str(config.deepspeed), "")) < 700
+    require_refused(tmp_path, content, named)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
