@@ -25,6 +25,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
     check_lengths,
+    check_ragged,
     check_tree,
     check_unpadding,
     check_weights,
@@ -110,12 +111,16 @@ def _checked(
     tokenizer: PreTrainedTokenizerBase,
     max_batch_tokens: int | None,
 ) -> LanguageModel:
+    if model.device.type == "cuda":
+        # cuDNN's attention plans anew for every shape, and each step has another.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     # The checks use the engine itself, so what they allow is set on it one by one.
     engine = LanguageModel(model, tokenizer, max_batch_tokens)
     check_weights(engine)
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
+    engine.ragged_attention = check_ragged(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine)
@@ -159,9 +164,6 @@ def load_causal_lm(
         compile_layers(model)
     if device == "cpu" and not config.compile:
         pack_linear_layers(model)
-    if device == "cuda":
-        # cuDNN's attention plans anew for every shape, and each step has another.
-        torch.backends.cuda.enable_cudnn_sdp(False)
     return model, tokenizer
 
 

@@ -90,7 +90,7 @@ class PromptCache:
 class LanguageModel:
     """One causal LM with its tokenizer. Not for use by several threads at once.
 
-    Building one checks nothing: loading.py does, and sets `separate_head` and `can_unpad`.
+    Building one checks nothing: loading.py does, and sets what is False here.
     """
 
     def __init__(
@@ -116,6 +116,8 @@ class LanguageModel:
         self.separate_head = False
         # Tokens may be fed without their padding.
         self.can_unpad = False
+        # Unpadded sequences are scored without padding in attention, too.
+        self.ragged_attention = False
         # Eager attention compares a token with later ones as well, masked or not.
         self.eager_attention = model.config._attn_implementation == "eager"
         on_gpu = self.device.type == "cuda"

@@ -29,6 +29,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pipeline.engine import ragged_attention
+
 ATTENTION = "unpadded_sdpa"
 
 # Attention with these options, which change its scores, is left to transformers.
@@ -50,14 +52,18 @@ class UnpaddedLayout:
     """Where each of M tokens stands in a batch [B, Q], row by row.
 
     `causal`: each row is a whole sequence from slot 0 on and nothing is cached; attention
-    is then causal, and the mask of the forward is ignored.
+    is then causal, and the mask of the forward is ignored. With `cu_seqlens` as well, its
+    rows are never padded where ragged_attention.py takes them.
     """
 
     row: Tensor  # [M]
     slot: Tensor  # [M]
     rows: int  # B
-    slots: int  # Q
+    slots: int  # Q, the longest row
     causal: bool = False
+    cu_seqlens: Tensor | None = (
+        None  # [B + 1] int32: where each row begins, and M
+    )
 
     @classmethod
     def of(
@@ -65,18 +71,33 @@ class UnpaddedLayout:
         is_token: ndarray,
         device: torch.device,
         causal: bool = False,
+        ragged: bool = False,
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
         rows, slots = is_token.shape
+        cu_seqlens = None
+        if ragged:
+            ends = is_token.sum(axis=1).cumsum()
+            cu_seqlens = to_device(np.append(0, ends).astype(np.int32), device)
         return cls(
-            to_device(row, device), to_device(slot, device), rows, slots, causal
+            to_device(row, device),
+            to_device(slot, device),
+            rows,
+            slots,
+            causal,
+            cu_seqlens,
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
         """The same on another device, for a model that is spread over several."""
+        if device == self.row.device:
+            return self
         row, slot = self.row.to(device), self.slot.to(device)
-        return replace(self, row=row, slot=slot)
+        cu_seqlens = self.cu_seqlens
+        if cu_seqlens is not None:
+            cu_seqlens = cu_seqlens.to(device)
+        return replace(self, row=row, slot=slot, cu_seqlens=cu_seqlens)
 
     def unpad(self, batch: Tensor) -> Tensor:
         """[B, Q, …] → [1, M, …]."""
@@ -135,6 +156,17 @@ def unpadded_attention(
         return _attend(
             module, query, key, value, attention_mask, **options
         ), None
+    if layout.cu_seqlens is not None and _is_ragged(
+        module, query, key, value, options
+    ):
+        return ragged_attention.attend(
+            query,
+            key,
+            value,
+            layout.cu_seqlens,
+            layout.slots,
+            options.get("scaling"),
+        ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
         # sdpa then takes its causal path, which needs no mask.
@@ -143,6 +175,24 @@ def unpadded_attention(
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)
     return layout.unpad(output), None
+
+
+def _is_ragged(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: dict[str, Any],
+) -> bool:
+    """Whether ragged attention computes what sdpa would, with these options."""
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    return (
+        is_causal
+        and not options.keys() & _SCORE_OPTIONS
+        and ragged_attention.fits(query, key, value)
+    )
 
 
 def _attend(
