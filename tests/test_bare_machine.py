@@ -16,11 +16,11 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     # pytest asks the metadata of packages for plugins, which still name the hidden ones.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "tests.bare_machine", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
 
 
 def test_what_a_bare_machine_lacks_is_hidden() -> None:
@@ -32,11 +32,13 @@ def test_what_a_bare_machine_lacks_is_hidden() -> None:
         assert f"No module named '{module}'" in ran.stderr
 
 
-def test_bench_annotate_runs() -> None:
-    """Its help: everything it uses has been imported by then."""
-    ran = run("bench.annotate", "--help")
+def test_bench_annotate_runs(tmp_path: Path) -> None:
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    options = ("--tool", "Calculator", "--texts", "1", "--k", "1", "--m", "1", "--plain-texts", "0")
+    ran = run("bench.annotate", *options, "--no-shortcuts", "--profile", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "--profile" in ran.stdout
+    assert "tokens/s" in ran.stdout
+    assert (tmp_path / "runs" / "bench" / "annotate.json").is_file()
 
 
 def test_gpu_tests_are_collected() -> None:
