@@ -84,3 +84,70 @@ def attention(
     if bias is not None:
         scores = scores + bias
     return (scores.softmax(-1) @ values).to(query.dtype), scores.logsumexp(-1)
+
+
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor, ...]:
+    """aten::_scaled_dot_product_flash_attention."""
+    assert dropout_p == 0.0
+    assert not return_debug_mask
+    _check_heads(query, key, value)
+    assert query.shape[-1] <= 256
+    bias = _causal(query, key) if is_causal else None
+    output, lse = attention(query, key, value, bias, scale)
+    return output, lse.float(), *[torch.empty(0)] * 7
+
+
+def efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[Tensor, ...]:
+    """aten::_scaled_dot_product_efficient_attention."""
+    assert dropout_p == 0.0
+    assert compute_log_sumexp
+    _check_heads(query, key, value)
+    assert query.shape[1] == key.shape[1]
+    bias = _causal(query, key) if is_causal else torch.zeros(())
+    if attn_bias is not None:
+        assert attn_bias.dtype == query.dtype
+        assert attn_bias.shape == (*query.shape[:3], key.shape[2])
+        assert attn_bias.stride(-1) == 1
+        assert not any(stride % 8 for stride in attn_bias.stride()[:3])
+        bias = bias + attn_bias
+    output, lse = attention(query, key, value, bias, scale)
+    padding = -query.shape[2] % 32
+    padded = torch.nn.functional.pad(lse.float(), (0, padding), value=torch.inf)
+    return output, padded, torch.empty(0), torch.empty(0)
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """Query i sees keys 0 to i."""
+    scores = torch.zeros(query.shape[2], key.shape[2])
+    return scores.masked_fill_(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+
+
+def _check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for states in (query, key, value):
+        assert states.ndim == 4
+        assert states.dtype == query.dtype
+        assert states.shape[0] == query.shape[0]
+        assert states.shape[-1] % 8 == 0
+        assert states.stride(-1) == 1
+        assert states.storage_offset() % 8 == 0
+    assert query.shape[1] % key.shape[1] == 0
+    assert key.shape == value.shape
