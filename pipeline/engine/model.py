@@ -90,8 +90,7 @@ class PromptCache:
 class LanguageModel:
     """One causal LM with its tokenizer. Not for use by several threads at once.
 
-    Building one checks nothing: loading.py does, and sets `separate_head`, `can_unpad` and
-    `can_share_prompts`.
+    Building one checks nothing: loading.py does, and sets what is False here.
     """
 
     def __init__(
@@ -118,6 +117,8 @@ class LanguageModel:
         # Tokens may be fed without their padding, and rows may share a prompt.
         self.can_unpad = False
         self.can_share_prompts = False
+        # Unpadded sequences are scored without padding in attention, too.
+        self.ragged_attention = False
         # Eager attention compares a token with later ones as well, masked or not.
         self.eager_attention = model.config._attn_implementation == "eager"
         on_gpu = self.device.type == "cuda"
@@ -260,7 +261,10 @@ class LanguageModel:
         ):
             causal = causal and bool(cache.prompts)
             layout = UnpaddedLayout.of(
-                is_token, self.device, causal, cache.tokens(tokens_by_row)
+                is_token,
+                self.device,
+                causal,
+                prompts=cache.tokens(tokens_by_row),
             )
             mask = (
                 unused_mask(self.model.dtype, self.device)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.engine import cuda_attention
+
 
 def attend_partially(
     query: Tensor,  # [B, H, Q, E]
@@ -26,6 +28,10 @@ def attend_partially(
 
     With `causal`, query i sees keys 0 to i, and there is no mask.
     """
+    if query.device.type == "cuda":
+        return cuda_attention.attend_partially(
+            query, key, value, mask, causal=causal, scale=scale
+        )
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     rows, heads, slots, size = query.shape
     groups = heads // key.shape[1]

@@ -30,6 +30,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.engine.partial_attention import attend_partially, merge
+from pipeline.engine import ragged_attention
 
 ATTENTION = "unpadded_sdpa"
 
@@ -61,15 +62,19 @@ PromptTokens = tuple[PromptKeys, int]
 class UnpaddedLayout:
     """Where each of M tokens stands in a batch [B, Q], row by row.
 
-    `causal`: each row is a sequence from slot 0 on; attention is then causal, and the
-    mask of the forward is ignored.
+    `causal`: each row is a sequence from slot 0 on; attention is then causal, and the mask
+    of the forward is ignored. With `cu_seqlens` as well, and nothing cached, its rows are
+    never padded where ragged_attention.py takes them.
     """
 
     row: Tensor  # [M]
     slot: Tensor  # [M]
     rows: int  # B
-    slots: int  # Q
+    slots: int  # Q, the longest row
     causal: bool = False
+    cu_seqlens: Tensor | None = (
+        None  # [B + 1] int32: where each row begins, and M
+    )
     # Prompts behind which rows stand, in the order of the rows: each with its number of tokens.
     prompts: tuple[PromptTokens, ...] = ()
 
@@ -79,22 +84,33 @@ class UnpaddedLayout:
         is_token: ndarray,
         device: torch.device,
         causal: bool = False,
+        ragged: bool = False,
         prompts: tuple[PromptTokens, ...] = (),
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
+        cu_seqlens = None
+        if ragged:
+            ends = is_token.sum(axis=1).cumsum()
+            cu_seqlens = to_device(np.append(0, ends).astype(np.int32), device)
         return cls(
             to_device(row, device),
             to_device(slot, device),
             *is_token.shape,
             causal,
+            cu_seqlens,
             prompts,
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
         """The same on another device, for a model that is spread over several."""
+        if device == self.row.device:
+            return self
         row, slot = self.row.to(device), self.slot.to(device)
-        return replace(self, row=row, slot=slot)
+        cu_seqlens = self.cu_seqlens
+        if cu_seqlens is not None:
+            cu_seqlens = cu_seqlens.to(device)
+        return replace(self, row=row, slot=slot, cu_seqlens=cu_seqlens)
 
     def unpad(self, batch: Tensor) -> Tensor:
         """[B, Q, …] → [1, M, …]."""
@@ -157,6 +173,17 @@ def unpadded_attention(
         return _attend_behind_prompts(
             module, layout, query, key, value, attention_mask, **options
         ), None
+    if layout.cu_seqlens is not None and _is_ragged(
+        module, query, key, value, options
+    ):
+        return ragged_attention.attend(
+            query,
+            key,
+            value,
+            layout.cu_seqlens,
+            layout.slots,
+            options.get("scaling"),
+        ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
         # sdpa then takes its causal path, which needs no mask.
@@ -204,6 +231,24 @@ def _attend_behind_prompts(
         layout.unpad(log_sum_exp.transpose(1, 2)),
         torch.cat([part.transpose(1, 2) for part, _ in parts], dim=1),
         torch.cat([part.transpose(1, 2) for _, part in parts], dim=1),
+    )
+
+
+def _is_ragged(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: dict[str, Any],
+) -> bool:
+    """Whether ragged attention computes what sdpa would, with these options."""
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    return (
+        is_causal
+        and not options.keys() & _SCORE_OPTIONS
+        and ragged_attention.fits(query, key, value)
     )
 
 
