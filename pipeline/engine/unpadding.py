@@ -29,8 +29,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.engine.partial_attention import attend_partially, merge
 from pipeline.engine import ragged_attention
+from pipeline.engine.partial_attention import attend_partially, merge
 
 ATTENTION = "unpadded_sdpa"
 
@@ -89,6 +89,7 @@ class UnpaddedLayout:
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
+        rows, slots = is_token.shape
         cu_seqlens = None
         if ragged:
             ends = is_token.sum(axis=1).cumsum()
@@ -96,7 +97,8 @@ class UnpaddedLayout:
         return cls(
             to_device(row, device),
             to_device(slot, device),
-            *is_token.shape,
+            rows,
+            slots,
             causal,
             cu_seqlens,
             prompts,
