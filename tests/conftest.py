@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # The tests' models are too small for several threads, which wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Ray Train looks for new checkpoints every two seconds, and a worker waits for it after each of its own.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+
 # No test may depend on how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
