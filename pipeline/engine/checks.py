@@ -273,6 +273,21 @@ def check_ragged(model: LanguageModel) -> bool:
     return _distance(ragged, padded) <= tolerance
 
 
+def check_prompt_sharing(model: LanguageModel) -> bool:
+    """Whether rows may share the keys and values of their prompt.
+
+    Otherwise each row holds a copy, and the results are the same.
+    """
+    if not model.can_unpad:
+        return False
+    try:
+        model.can_share_prompts = True
+        check_tree(model)
+    except (ModelError, *_UNSUPPORTED):
+        model.can_share_prompts = False
+    return model.can_share_prompts
+
+
 def _set_attention(lm: Any, attention: str) -> None:
     """Set the attention of the text model; a vision or audio model keeps its own."""
     text = text_config(lm.config)
@@ -310,7 +325,8 @@ def _branches(
     slot = np.array([0, 0, 1])
     position = np.array([last[0], last[1] // 2, last[1]])
     first_mark, second_mark = mark
-    tree.extend(text, slot, tree.first_slot + position, np.full(3, first_mark))
+    parent = tree.first_slot[text] + position
+    tree.extend(text, slot, parent, np.full(3, first_mark))
     tree.extend(text, slot, slot, np.full(3, second_mark))
     hidden_states = tree.frontier(text, slot)
     logits = torch.cat(list(model.logits(hidden_states)))

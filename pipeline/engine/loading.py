@@ -25,6 +25,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
     check_lengths,
+    check_prompt_sharing,
     check_ragged,
     check_tree,
     check_unpadding,
@@ -132,6 +133,7 @@ def _checked(
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
     engine.ragged_attention = check_ragged(engine)
+    engine.can_share_prompts = check_prompt_sharing(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine, draws)

@@ -18,7 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from pipeline.base.records import Cost, Phase
-from pipeline.engine.model import LanguageModel, pad_rows
+from pipeline.engine.model import LanguageModel, pad_rows, unused_mask
 from pipeline.engine.unpadding import UnpaddedLayout
 
 
@@ -173,14 +173,11 @@ def _run_unpadded(model: LanguageModel, ids: ndarray, sizes: ndarray) -> Tensor:
     layout = UnpaddedLayout.of(
         is_token, model.device, causal=True, ragged=model.ragged_attention
     )
-    # Masks of four dimensions pass through transformers as they are.
-    dtype = model.model.dtype
-    unused_mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=model.device)
     tokens = model.hidden_states(
         model.tensor(ids)[None],
         layout,
         position_ids=layout.slot[None],
-        attention_mask=unused_mask,
+        attention_mask=unused_mask(model.model.dtype, model.device),
         use_cache=False,
     )
     return tokens[0]
