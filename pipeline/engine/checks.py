@@ -252,21 +252,6 @@ def check_unpadding(model: LanguageModel) -> bool:
     return same
 
 
-def check_prompt_sharing(model: LanguageModel) -> bool:
-    """Whether rows may share the keys and values of their prompt.
-
-    Otherwise each row holds a copy, and the results are the same.
-    """
-    if not model.can_unpad:
-        return False
-    try:
-        model.can_share_prompts = True
-        check_tree(model)
-    except (ModelError, *_UNSUPPORTED):
-        model.can_share_prompts = False
-    return model.can_share_prompts
-
-
 def check_ragged(model: LanguageModel) -> bool:
     """Whether sequences may be scored by ragged attention; otherwise attention pads them.
 
@@ -286,6 +271,21 @@ def check_ragged(model: LanguageModel) -> bool:
         model.ragged_attention = False
     tolerance = _tolerance(model, _distance(joined, padded))
     return _distance(ragged, padded) <= tolerance
+
+
+def check_prompt_sharing(model: LanguageModel) -> bool:
+    """Whether rows may share the keys and values of their prompt.
+
+    Otherwise each row holds a copy, and the results are the same.
+    """
+    if not model.can_unpad:
+        return False
+    try:
+        model.can_share_prompts = True
+        check_tree(model)
+    except (ModelError, *_UNSUPPORTED):
+        model.can_share_prompts = False
+    return model.can_share_prompts
 
 
 def _set_attention(lm: Any, attention: str) -> None:

@@ -132,8 +132,8 @@ def _checked(
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
-    engine.can_share_prompts = check_prompt_sharing(engine)
     engine.ragged_attention = check_ragged(engine)
+    engine.can_share_prompts = check_prompt_sharing(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine, draws)
