@@ -42,7 +42,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import Sampler
 from pipeline.engine.unpadding import current_layout
-from pipeline.method import filtering, sampling
+from pipeline.method import annotator, filtering, sampling
 from pipeline.method.annotator import Annotator
 
 HIDDEN = 8
@@ -57,13 +57,16 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (sampling._Scheduler, "_keys", "choose positions"),
     (Sampler, "add", "start draws, join"),
     (Sampler, "step", "draw"),
-    (sampling._Scheduler, "_parse_draws", "parse"),
+    (sampling._Scheduler, "_input_of_draw", "parse"),
     (sampling._Scheduler, "result", "sampled records, costs"),
-    (filtering, "score_calls", "scored records"),
+    (annotator, "score_calls", "scored records"),
     (filtering, "token_logprobs", "score"),
     (filtering, "scoring_work", "scoring costs"),
 )
 """Functions whose own time is counted under a name; what they call under another name is not."""
+
+Change = tuple[Any, str, Callable[[Any], Any]]
+"""An owner, the name of its attribute, and what makes the new attribute of the old one."""
 
 
 class StandIn(nn.Module):
@@ -108,6 +111,13 @@ class Recorder:
         """From now on the recorded answers come back, from the first one on."""
         self._replays, self._next = True, Counter()
 
+    def wrappers(self) -> list[Change]:
+        """The functions that answer, to be `replaced`."""
+        return [
+            (LanguageModel, "log_probability", functools.partial(self.wrap, "log_probability")),
+            (sampler, "invert_cdf", functools.partial(self.wrap, "invert_cdf")),
+        ]
+
     def wrap(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """`function`, whose results are recorded or replaced by recorded ones."""
 
@@ -140,6 +150,11 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float)
         self._within: list[float] = []
 
+    def wrappers(self) -> list[Change]:
+        """The functions of all stages, and the forward, to be `replaced`."""
+        stages = [*STAGES, (LanguageModel, "hidden_states", FORWARD)]
+        return [(owner, name, functools.partial(self.wrap, stage)) for owner, name, stage in stages]
+
     def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, timed under `stage` and named so for the profiler."""
 
@@ -160,7 +175,7 @@ class Stopwatch:
 
 
 @contextmanager
-def replaced(changes: Sequence[tuple[Any, str, Callable[[Any], Any]]]) -> Iterator[None]:
+def replaced(changes: Sequence[Change]) -> Iterator[None]:
     """Within the block, attributes are what the functions make of them."""
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     for owner, name, change in changes:
@@ -207,63 +222,52 @@ def operators(annotate_all: Callable[[], Any]) -> dict[str, tuple[int, float]]:
 
 def run(workload: Workload, repeats: int, launch_us: float) -> dict[str, Any]:
     """Record a real run, then time runs with the stand-in."""
-    model, texts = workload.model, workload.texts
-    recorder, annotator = Recorder(), OneThread(model, workload.tools, workload.method)
-    answers = [
-        (LanguageModel, "log_probability", functools.partial(recorder.wrap, "log_probability")),
-        (sampler, "invert_cdf", functools.partial(recorder.wrap, "invert_cdf")),
-    ]
-    with replaced(answers):
+    model, texts, recorder = workload.model, workload.texts, Recorder()
+    annotator = OneThread(model, workload.tools, workload.method)
+    with replaced(recorder.wrappers()):
         expected = annotate(annotator, texts)
-    recorder.replay()
-    lm = model.model
-    model.model = StandIn(lm)
+    real, model.model = model.model, StandIn(model.model)
     model._prompts.clear()
     for template in annotator._prompts.values():
         model.prompt(template)
     best: dict[str, float] = {}
-    forwards = 0
-    # Targets lie within the vocabulary of the stand-in.
-    small = (
-        LanguageModel,
-        "log_probability",
-        lambda own: lambda model, states, targets, phase: own(model, states, targets.clamp(max=0), phase),
-    )
-    with replaced([small, *answers]):
-        for number in range(repeats + 1):
-            recorder.replay()
+
+    def once(watch: Stopwatch) -> list[Annotation]:
+        recorder.replay()
+        annotations = annotate(annotator, texts)
+        watch.wrap(ROWS, make_rows)(annotations)
+        return annotations
+
+    with replaced([(LanguageModel, "log_probability", _small_targets), *recorder.wrappers()]):
+        for _ in range(repeats):
             watch = Stopwatch()
-            timed = [(owner, name, functools.partial(watch.wrap, stage)) for owner, name, stage in STAGES]
-            # The annotator has its own name for the function.
-            timed[-3] = (_annotator_module(), "score_calls", timed[-3][2])
-            timed.append((LanguageModel, "hidden_states", functools.partial(watch.wrap, FORWARD)))
-            with replaced(timed), count_forwards(model) as counted:
-                if number == repeats:
-                    by_stage = operators(lambda: watch.wrap(ROWS, make_rows)(annotate(annotator, texts)))
-                    break
+            with replaced(watch.wrappers()), count_forwards(model) as forwards:
                 began = time.process_time()
-                annotations = annotate(annotator, texts)
-                watch.wrap(ROWS, make_rows)(annotations)
+                annotations = once(watch)
                 total = time.process_time() - began
-                forwards = len(counted)
             if annotations != expected:
                 raise SystemExit("the run with the stand-in differs from the real one")
-            seconds = watch.seconds | {REST: total - sum(watch.seconds.values())}
             if not best or total < sum(best.values()):
-                best = seconds
-    model.model = lm
+                best = watch.seconds | {REST: total - sum(watch.seconds.values())}
+        watch = Stopwatch()
+        with replaced(watch.wrappers()):
+            by_stage = operators(functools.partial(once, watch))
+    model.model = real
     model._prompts.clear()
     stages = {
         stage: _stage(best.get(stage, 0.0), by_stage.get(stage, (0, 0.0)), len(texts), launch_us)
         for stage in dict.fromkeys((*(stage for _, _, stage in STAGES), ROWS, REST, FORWARD))
     }
-    return {"counts": counts(expected, forwards), "stages": stages}
+    return {"counts": counts(expected, len(forwards)), "stages": stages}
 
 
-def _annotator_module() -> Any:
-    from pipeline.method import annotator
+def _small_targets(log_probability: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`log_probability` with targets in the vocabulary of the stand-in."""
 
-    return annotator
+    def small(model: LanguageModel, states: Tensor, targets: Tensor, phase: Any) -> Tensor:
+        return log_probability(model, states, targets.clamp(max=0), phase)
+
+    return small
 
 
 def _stage(seconds: float, operators: tuple[int, float], texts: int, launch_us: float) -> dict[str, float]:
