@@ -24,7 +24,7 @@ import functools
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from pipeline.engine.sampler import Sampler
 from pipeline.engine.unpadding import current_layout
 from pipeline.method import annotator, filtering, sampling
 from pipeline.method.annotator import Annotator
+from tools_service.syntax.prompts import PromptTemplate
 
 HIDDEN = 8
 FORWARD, ROWS, REST = "forward (replaced)", "rows", "rest"
@@ -226,10 +227,6 @@ def run(workload: Workload, repeats: int, launch_us: float) -> dict[str, Any]:
     annotator = OneThread(model, workload.tools, workload.method)
     with replaced(recorder.wrappers()):
         expected = annotate(annotator, texts)
-    real, model.model = model.model, StandIn(model.model)
-    model._prompts.clear()
-    for template in annotator._prompts.values():
-        model.prompt(template)
     best: dict[str, float] = {}
 
     def once(watch: Stopwatch) -> list[Annotation]:
@@ -238,7 +235,7 @@ def run(workload: Workload, repeats: int, launch_us: float) -> dict[str, Any]:
         watch.wrap(ROWS, make_rows)(annotations)
         return annotations
 
-    with replaced([(LanguageModel, "log_probability", _small_targets), *recorder.wrappers()]):
+    with stand_in(model, annotator._prompts.values()), replaced(recorder.wrappers()):
         for _ in range(repeats):
             watch = Stopwatch()
             with replaced(watch.wrappers()), count_forwards(model) as forwards:
@@ -252,13 +249,24 @@ def run(workload: Workload, repeats: int, launch_us: float) -> dict[str, Any]:
         watch = Stopwatch()
         with replaced(watch.wrappers()):
             by_stage = operators(functools.partial(once, watch))
-    model.model = real
-    model._prompts.clear()
     stages = {
         stage: _stage(best.get(stage, 0.0), by_stage.get(stage, (0, 0.0)), len(texts), launch_us)
         for stage in dict.fromkeys((*(stage for _, _, stage in STAGES), ROWS, REST, FORWARD))
     }
     return {"counts": counts(expected, len(forwards)), "stages": stages}
+
+
+@contextmanager
+def stand_in(model: LanguageModel, prompts: Iterable[PromptTemplate | None]) -> Iterator[None]:
+    """Within the block, `model` computes nothing; its prompts are cached."""
+    model._prompts.clear()
+    try:
+        with replaced([(model, "model", StandIn), (LanguageModel, "log_probability", _small_targets)]):
+            for prompt in prompts:
+                model.prompt(prompt)
+            yield
+    finally:
+        model._prompts.clear()
 
 
 def _small_targets(log_probability: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -75,6 +75,8 @@ class UnpaddedLayout:
 
     def on(self, device: torch.device) -> UnpaddedLayout:
         """The same on another device, for a model that is spread over several."""
+        if self.row.device == device:
+            return self
         row, slot = self.row.to(device), self.slot.to(device)
         return replace(self, row=row, slot=slot)
 
