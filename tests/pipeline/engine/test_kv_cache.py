@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -29,8 +30,8 @@ def test_gathered_rows_and_slots_are_those_that_were_chosen() -> None:
     """Layers with unequally many heads, caches of unequal sizes."""
     first, second = cache(3, 6, 1), cache(2, 4, 2)
     parts = [
-        (first, torch.tensor([0, 2]), torch.tensor([[0, 1, 5], [2, 3, 4]])),
-        (second, torch.tensor([1]), torch.tensor([[3, 0]])),
+        (first, np.array([0, 2]), torch.tensor([[0, 1, 5], [2, 3, 4]])),
+        (second, np.array([1]), torch.tensor([[3, 0]])),
     ]
     before = [part[0].buffers.copy() for part in parts]
     gathered = KVCache.gathered(parts, 7)
