@@ -29,8 +29,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pipeline.engine.partial_attention import attend_partially, merge
 from pipeline.engine import ragged_attention
+from pipeline.engine.partial_attention import attend_partially, merge
 
 ATTENTION = "unpadded_sdpa"
 
