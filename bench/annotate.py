@@ -38,8 +38,8 @@ import torch
 
 from bench import results
 from bench.comparison import Scale, compare_calls, format_row, speedups, sum_costs, table
+from bench.engines import OPPONENTS
 from bench.measuring import measured
-from bench.opponents.opponent import OPPONENTS
 from bench.processes import run_in_processes
 from bench.side_by_side import SystemRuns, run_systems
 from bench.systems import BATCH, SystemRun, run_engine, without_shortcuts

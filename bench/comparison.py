@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.opponents.opponent import OPPONENTS
+from bench.engines import OPPONENTS
 from bench.systems import SystemRun
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Call, Cost, Phase

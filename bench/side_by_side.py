@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.engines import OPPONENTS
 from bench.measuring import matrix_rates
-from bench.opponents.opponent import OPPONENTS, start
+from bench.opponents.opponent import start
 from bench.plain import PlainAnnotator
 from bench.systems import SystemRun, no_wait, run_engine, run_plain
 from bench.workload import Workload

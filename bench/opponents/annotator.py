@@ -111,7 +111,6 @@ class ClientAnnotator:
         """Let the engine compile what it compiles at first use, and choose how to draw."""
         self.annotate(texts)
         self.name_first = self.named <= MAX_NAMED_SHARE * self.draws
-        self.annotate(texts)
 
     def reset(self) -> None:
         """Forget what was counted, and empty the engine's cache but for the prompt."""

@@ -1,6 +1,6 @@
-"""The inference engines that bench.annotate can compare ours with, and a loaded one.
+"""An inference engine that bench.annotate compares ours with, and one that is loaded.
 
-In: the name of an engine, the interpreter of its environment, a workload. Out: a `LoadedOpponent`,
+In: an engine of bench/engines.py, the interpreter of its environment, a workload. Out: a `LoadedOpponent`,
 which annotates the texts any number of times, and scores the calls of another system.
 """
 
@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-import bench.sglang.settings
-import bench.vllm.settings
 from bench.measuring import measured
 from bench.opponents.annotator import ClientAnnotator, calls_to_score
 from bench.opponents.process import WorkerProcess, model_folder
@@ -36,19 +34,6 @@ class Opponent:
     """The module of its worker."""
     settings: Callable[[LanguageModel, str], dict[str, Any]]
     environment: Callable[[str, torch.device], dict[str, str]]
-
-
-OPPONENTS = {
-    "vllm": Opponent(
-        "vLLM", "bench.vllm.worker", bench.vllm.settings.engine_settings, bench.vllm.settings.environment
-    ),
-    "sglang": Opponent(
-        "SGLang",
-        "bench.sglang.worker",
-        bench.sglang.settings.engine_settings,
-        bench.sglang.settings.environment,
-    ),
-}
 
 
 @dataclass(frozen=True)

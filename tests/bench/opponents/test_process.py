@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.opponents.opponent import OPPONENTS
+from bench.engines import OPPONENTS
 from bench.opponents.process import WorkerProcess
 from bench.opponents.worker import Worker, cpu_s, peak_mib, process_tree
 
