@@ -7,8 +7,8 @@ Every step handles all texts at once. Positions: one forward over prompt, text, 
 with the prompt cached, gives p(<API>) before each token. An engine may list the likeliest tokens
 only; where <API> is not listed but may be among the best positions, its probability is requested
 separately. Draws: the context of every position is cached as far as the engine can; m draws end at
-], or at a token that no call can contain. Where few draws name the tool, all draws are as long as
-the tool's name first, and those that name it are continued. Losses: every distinct sequence runs
+], or at a token that no call can contain. Draws are as long as the tool's name first, and only those
+that name it are continued, if the warm-up shows that this is faster. Losses: every distinct sequence runs
 once, up to the last token needed, and L(e(c)) only where it can decide.
 
 Tokenizing, parsing, tools and weights are done here, on the same clock. The worker sees token ids
@@ -50,8 +50,6 @@ from tools_service.tools.client import ToolClient
 
 TOP_LOGPROBS = 100
 """Most tokens to list per position. Those left out have p of at most 1 / TOP_LOGPROBS."""
-MAX_NAMED_SHARE = 0.5
-"""Draws take two steps if at most this share of the warm-up's draws names the tool."""
 _STOP = re.compile(rf"[{CONTROLS}\[\]]")  # a token with one of these ends a draw, with a call or without
 
 Request = Callable[..., dict[str, Any]]
@@ -86,8 +84,6 @@ class ClientAnnotator:
     usage: dict[Phase, Cost] = field(default_factory=dict)
     wall_s: Counter[str] = field(default_factory=Counter)
     cpu_s: Counter[str] = field(default_factory=Counter)
-    draws: int = 0
-    named: int = 0
 
     def __post_init__(self) -> None:
         if len(self.model.call_tokens.api) != 1:
@@ -108,15 +104,20 @@ class ClientAnnotator:
         self.head_tokens = len(head.ids)
 
     def warm_up(self, texts: Sequence[Text]) -> None:
-        """Let the engine compile what it compiles at first use, and choose how to draw."""
-        self.annotate(texts)
-        self.name_first = self.named <= MAX_NAMED_SHARE * self.draws
+        """Let the engine compile what it compiles at first use, and draw in the faster way."""
+        seconds = {}
+        for name_first in (True, False, True):  # the first time includes compiling
+            self.name_first = name_first
+            self.reset()
+            self.annotate(texts)
+            seconds[name_first] = self.wall_s["sample"]
+        self.name_first = seconds[True] <= seconds[False]
 
     def reset(self) -> None:
         """Forget what was counted, and empty the engine's cache but for the prompt."""
         self.request("reset")
         self.request("sample", ids=[self.prefix], m=1, max_tokens=1, stop=self.stop)
-        self.candidates, self.forwards, self.named, self.draws = 0, 0, 0, 0
+        self.candidates, self.forwards = 0, 0
         for counts in (self.usage, self.wall_s, self.cpu_s):
             counts.clear()
 
@@ -217,9 +218,7 @@ class ClientAnnotator:
             for (n, j), [rest] in zip(unfinished, rests, strict=True):
                 drawn[n][j] += rest
         distinct = {tuple(draw) for draws in drawn for draw in draws}
-        calls, named = self._parse(distinct), self._name_the_tool(distinct)
-        self.draws += sum(map(len, drawn))
-        self.named += sum(tuple(draw) in named for draws in drawn for draw in draws)
+        calls = self._parse(distinct)
         return [
             Counter(call for draw in draws if not isinstance(call := calls[tuple(draw)], Malformed))
             for draws in drawn

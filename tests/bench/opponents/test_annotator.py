@@ -97,12 +97,13 @@ def test_equal_texts_are_listed_once(method: MethodConfig, tools: LocalTools) ->
 def test_the_whole_method(method: MethodConfig, tools: LocalTools) -> None:
     annotator = ClientAnnotator(FakeWorker(annotator_model()), annotator_model(), tools, method)
     annotator.warm_up(texts(1))
+    assert not annotator.name_first  # the fake worker takes half a second for each request
     annotator.reset()
     calls = annotator.annotate(texts(4))
     assert annotator.candidates >= sum(map(len, calls)) > 0
     assert {call.result for of_text in calls for call in of_text} <= {str(n) for n in range(10_000)}
     assert annotator.usage.keys() >= {"positions", "decode", "plus", "empty"}
-    assert annotator.wall_s["sample"] in {0.5, 1.0}
+    assert annotator.wall_s["sample"] == 0.5
     assert annotator.forwards >= 9
 
 
@@ -125,7 +126,6 @@ def test_draws_are_parsed_as_calls(method: MethodConfig, tools: LocalTools) -> N
     annotator.name_first = False
     assert annotator.draw([[1, 2, 3]]) == [{"1 + 2": 2}]
     assert {draw[-1] for draw in drawn} <= {*annotator.stop}
-    assert (annotator.named, annotator.draws) == (3, 5)  # one of them is not a call
 
 
 def test_draws_that_do_not_name_the_tool_are_not_continued(method: MethodConfig, tools: LocalTools) -> None:
@@ -167,7 +167,7 @@ def test_both_ways_to_draw_give_the_same_distribution(method: MethodConfig, tool
         [calls] = annotator.draw([context])
         for _ in range(11):
             calls += annotator.draw([context])[0]
-        shares.append(sum(calls.values()) / annotator.draws)
+        shares.append(sum(calls.values()) / (12 * method.calculator.m))
     assert shares[0] > 0
     assert shares == pytest.approx([sum(shares) / 2] * 2, abs=0.25)
 
