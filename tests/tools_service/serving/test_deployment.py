@@ -34,6 +34,7 @@ from tools_service.serving.deployment import (
     serve_options,
     stop_unused,
     tools_on_ray,
+    wait_until_started,
 )
 from tools_service.serving.leases import Lease
 
@@ -94,6 +95,7 @@ def deployed(ray_cluster: None) -> Iterator[None]:
     small = configured(deadline_s=1.0, max_ongoing_requests=1, max_queued_requests=1)
     lease = Lease(CONFIG.service, APPLICATIONS.values())
     deploy({name: scripted(name) for name in NAMES}, small, APPLICATIONS)
+    wait_until_started(APPLICATIONS.values())
     yield
     lease.release()
     stop_unused(CONFIG.service)
