@@ -72,6 +72,7 @@ _SUMMARIES = {
     "finetune on plain texts": "the baseline, from the same texts without calls",
     "evaluate": "the models answer questions",
 }
+_SMALL_BYTES = 64 * 2**20  # of weights
 _ROUND = ", round "  # in the names of the steps of a later round
 
 _KNOWS = """\
@@ -266,9 +267,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 
     rounds = rounds_of(recipe)
     by_round = [of_round(number, one) for number, one in enumerate(rounds, 1)]
-    # On CPUs the workers wait for one another at each step, and another fine-tuning uses the cores.
-    beside_next = recipe.finetune.workers > 1 and not recipe.finetune.use_gpu
-    by_round[0][-1] = replace(by_round[0][-1], beside_next=beside_next)
+    by_round[0][-1] = replace(by_round[0][-1], beside_next=_leaves_cores_idle(recipe.finetune))
     by_round[0].append(
         step(
             "finetune on plain texts", baseline, *model_inputs(baseline.model.path), baseline.data / MANIFEST
@@ -278,6 +277,13 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     models = [folder / MANIFEST for folder in (recipe.finetune.output, baseline.output)]
     models += [one.finetune.output / MANIFEST for one in rounds[1:]]
     return [*chain(*by_round), step("evaluate", evaluate, *benchmarks, *evaluate.perplexity, *models)]
+
+
+def _leaves_cores_idle(config: FinetuneConfig) -> bool:
+    """Whether workers wait for one another with nothing else to do, on CPUs, and two fine-tunings need no
+    more memory than annotating: with a small model, the libraries of each process are most of it."""
+    weights = [file.stat().st_size for file in Path(config.model.path).glob("*.safetensors")]
+    return config.workers > 1 and not config.use_gpu and 0 < sum(weights) <= _SMALL_BYTES
 
 
 def _share(config: StepConfig) -> float:

@@ -149,10 +149,13 @@ def test_of_two_that_run_at_the_same_time_one_may_fail(
     assert state_of(cache) == {"finetune": "begun", "finetune on plain texts": "begun"}
 
 
-def test_on_gpus_and_on_other_machines_the_steps_run_one_by_one() -> None:
+def test_on_gpus_on_other_machines_and_with_large_models_the_steps_run_one_by_one(tmp_path: Path) -> None:
     recipe = chained(demo())
     assert all(len(group) == 1 for group in module._groups(steps_of(recipe), together=False))
-    for change in ({"use_gpu": True}, {"workers": 1}):
+    large = recipe.finetune.model.model_copy(update={"path": str(tmp_path)})
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(65 * 2**20)
+    for change in ({"use_gpu": True}, {"workers": 1}, {"model": large}):
         changed = recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update=change)})
         assert all(len(group) == 1 for group in module._groups(steps_of(changed), together=True))
 
