@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ray import serve
@@ -99,11 +99,11 @@ def starting_tools(
     tools = tuple(tools)
     require_available(tools, config)
     config = with_absolute_paths(config)
-    with service_lock(config.service):
-        prepare_tools(config, tools)
-    applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
-    with lease(config.service, applications.values()):
+    with ExitStack() as stack:
         with service_lock(config.service):
+            prepare_tools(config, tools)
+            applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
+            stack.enter_context(lease(config.service, applications.values()))
             _start(config, applications)
         yield ServeTools(config, count_tokens, applications)
 
