@@ -36,7 +36,7 @@ from tools_service.base.json_lines import parse_json
 ROOT = Path(__file__).parents[2]
 DEMO = "demo/models/annotator"
 ACTORS = (23.0, 60.0, 130.0)
-"""Texts a second of an actor: the limit of GPT-J 6B on an H100, and a 1 B Llama reachable and at its limit."""
+"""Texts a second of an actor on an H100: GPT-J 6B at its limit; a 1 B Llama, reachable and at its limit."""
 
 
 def main() -> None:
@@ -206,7 +206,9 @@ def actors_table(stages: Stages, rates: Sequence[float]) -> str:
             for rate in rates
         ]
         lines.append(f"{tool}: {share:.1%}; {', '.join(cores)}")
-    all_tools = [f"{rate * source_s:.2f} + {rate * (sum(select_s.values()) + tokenize_s):.2f}" for rate in rates]
+    all_tools = [
+        f"{rate * source_s:.2f} + {rate * (sum(select_s.values()) + tokenize_s):.2f}" for rate in rates
+    ]
     lines.append(f"all, every text selected: 100%; {', '.join(all_tools)}")
     return "\n".join(lines)
 

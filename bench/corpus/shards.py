@@ -82,9 +82,7 @@ def _pages(seed: int) -> Iterator[Page]:
                 lines.append(demo[int(random.integers(len(demo)))]["raw_content"])
             else:
                 words = next(invented)[1].split()
-                lines += [
-                    " ".join(words[n : n + _WORDS_A_LINE]) for n in range(0, len(words), _WORDS_A_LINE)
-                ]
+                lines += [" ".join(words[n : n + _WORDS_A_LINE]) for n in range(0, len(words), _WORDS_A_LINE)]
         yield Page(first["url"], first["title"], "\n".join(lines))
 
 
