@@ -169,7 +169,8 @@ def real_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     inner.post_processor = processors.ByteLevel(trim_offsets=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=500, show_progress=False, initial_alphabet=alphabet)
-    inner.train_from_iterator([TEXT, ".\n", ".\n\n", "?!\n"] * 20, trainer)
+    # "!" joins the line break before it joins "?": "?!\n" is one token, "?!" are two.
+    inner.train_from_iterator([TEXT, ".\n", ".\n\n", *["!\n"] * 3, "?!\n"] * 20, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
@@ -221,7 +222,7 @@ def test_one_tokenization_gives_the_passages_of_a_count_for_each_slice(
 @pytest.mark.parametrize("kind", [*TOKENIZERS, "llama_3", "demo"])
 def test_seams_at_which_tokens_differ(page: str, kind: str) -> None:
     words = Counting(kind)
-    for max_tokens in (1, 2, 3, 5, 8, 21, 55):
+    for max_tokens in (1, 2, 3, 6, 8, 11, 20, 55):
         fast = list(split_passages(page, words.count, max_tokens, words.starts))
         assert fast == list(split_passages(page, words.count, max_tokens))
 
