@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 # The tests' models are too small for several threads, which wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Measurements of the tests' models are not kept in the user's folder.
+_cache = tempfile.TemporaryDirectory(prefix="toolformer-tests-")
+os.environ["TOOLFORMER_CACHE"] = _cache.name
 
 # No test may depend on how busy the machine is.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

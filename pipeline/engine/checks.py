@@ -27,6 +27,7 @@ from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.unpadding import ATTENTION
 from pipeline.engine.usage import Usage
+from tools_service.base.fused_layers import fuse_layers, unfuse_layers
 
 # Largest difference that is only rounding, in nats, in float32.
 _EXACT = 1e-4
@@ -84,6 +85,21 @@ def check_weights(model: LanguageModel) -> None:
                 f"{_name(model)}: {name} holds NaN or infinite weights: the file is "
                 "damaged, or was saved in a type with too small a range; get it again"
             )
+
+
+def check_layers(model: LanguageModel) -> bool:
+    """Fuse norms, MLPs and rotary positions; False, and none fused, if scores change."""
+    ids = _ids(model, min(16, model.max_positions)).cpu().numpy()
+    plain = _plain(model, ids)
+    # Without the first token: how far off a wrong context would be.
+    effect = _distance(_plain(model, ids[1:]), plain)
+    if not fuse_layers(model.model):
+        return False
+    worst = _distance(_plain(model, ids), plain)
+    same = worst <= _tolerance(model, effect)
+    if not same:
+        unfuse_layers(model.model)
+    return same
 
 
 def check_tree(model: LanguageModel) -> None:
