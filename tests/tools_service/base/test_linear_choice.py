@@ -132,7 +132,8 @@ def test_the_folder_follows_the_variables(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_measurement_weighs_each_shape_by_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(linear_choice.time, "perf_counter", lambda: clock[0])
+    for name in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(linear_choice.time, name, lambda: clock[0])
     seen: list[tuple[int, int]] = []
 
     def ways(layer: nn.Linear) -> Sequence[object]:
