@@ -47,7 +47,7 @@ def fuse_layers(model: nn.Module) -> int:
             continue
         forward = _rms_norm(module) or _mlp(module) or _rotary_attention(module)
         if forward is not None:
-            module.forward = _Fused(module, forward)  # type: ignore[assignment]
+            module.forward = _Fused(module, forward)
             fused += 1
     return fused
 
@@ -77,8 +77,8 @@ class _Fused:
 
 def _rms_norm(norm: nn.Module) -> Forward | None:
     """torch's rms_norm for a module that computes just that; Gemma's adds 1 to the weight."""
-    weight = getattr(norm, "weight", None)
-    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    weight: Any = getattr(norm, "weight", None)
+    eps: Any = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     is_candidate = isinstance(weight, Tensor) and weight.dim() == 1 and isinstance(eps, float)
     if not is_candidate or isinstance(norm, nn.LayerNorm | nn.RMSNorm) or list(norm.children()):
         return None
@@ -124,8 +124,8 @@ def _in_pieces(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if x.is_cuda or x.numel() <= PIECE * x.shape[-1]:
         return run(x)
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
-    tokens = x.reshape(-1, x.shape[-1]).split(PIECE)
-    pieces = result.view(-1, x.shape[-1]).split(PIECE)
+    tokens = torch.split(x.reshape(-1, x.shape[-1]), PIECE)
+    pieces = torch.split(result.view(-1, x.shape[-1]), PIECE)
     for piece, part in zip(pieces, tokens, strict=True):
         piece.copy_(run(part))
     return result

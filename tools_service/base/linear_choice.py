@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "TOOLFORMER_CACHE"
 """Folder of kept measurements; default: toolformer/ in $XDG_CACHE_HOME, or in ~/.cache."""
 
-MIN_SPEEDUP = 1.03
-"""The copies cost memory, so a speedup that cannot be told from noise is not enough."""
+MIN_SPEEDUP = 1.15
+"""The copies cost memory, and below this factor the engine as a whole gains nothing."""
 MIN_SPEEDUP_NOT_KEPT = 1.3
 """Where nothing can be kept, processes agree only if noise cannot decide."""
 
