@@ -29,6 +29,7 @@ from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.ragged_attention import is_supported
 from pipeline.engine.unpadding import ATTENTION
 from pipeline.engine.usage import Usage
+from tools_service.base.fused_layers import fuse_layers, unfuse_layers
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,21 @@ def check_weights(model: LanguageModel) -> None:
                 f"{_name(model)}: {name} holds NaN or infinite weights: the file is "
                 "damaged, or was saved in a type with too small a range; get it again"
             )
+
+
+def check_layers(model: LanguageModel) -> bool:
+    """Fuse norms, MLPs and rotary positions; False, and none fused, if scores change."""
+    ids = _ids(model, min(16, model.max_positions)).cpu().numpy()
+    plain = _plain(model, ids)
+    # Without the first token: how far off a wrong context would be.
+    effect = _distance(_plain(model, ids[1:]), plain)
+    if not fuse_layers(model.model):
+        return False
+    worst = _distance(_plain(model, ids), plain)
+    same = worst <= _tolerance(model, effect)
+    if not same:
+        unfuse_layers(model.model)
+    return same
 
 
 def check_tree(model: LanguageModel) -> None:
@@ -252,21 +268,6 @@ def check_unpadding(model: LanguageModel) -> bool:
     return same
 
 
-def check_prompt_sharing(model: LanguageModel) -> bool:
-    """Whether rows may share the keys and values of their prompt.
-
-    Otherwise each row holds a copy, and the results are the same.
-    """
-    if not model.can_unpad:
-        return False
-    try:
-        model.can_share_prompts = True
-        check_tree(model)
-    except (ModelError, *_UNSUPPORTED):
-        model.can_share_prompts = False
-    return model.can_share_prompts
-
-
 def check_ragged(model: LanguageModel) -> bool:
     """Whether sequences may be scored by ragged attention; otherwise attention pads them.
 
@@ -286,6 +287,21 @@ def check_ragged(model: LanguageModel) -> bool:
         model.ragged_attention = False
     tolerance = _tolerance(model, _distance(joined, padded))
     return _distance(ragged, padded) <= tolerance
+
+
+def check_prompt_sharing(model: LanguageModel) -> bool:
+    """Whether rows may share the keys and values of their prompt.
+
+    Otherwise each row holds a copy, and the results are the same.
+    """
+    if not model.can_unpad:
+        return False
+    try:
+        model.can_share_prompts = True
+        check_tree(model)
+    except (ModelError, *_UNSUPPORTED):
+        model.can_share_prompts = False
+    return model.can_share_prompts
 
 
 def _set_attention(lm: Any, attention: str) -> None:

@@ -54,8 +54,9 @@ CPU_BATCH_TOKENS = 16_384
 
 # The texts of a few batches.
 _TEXTS_KEPT = 1_024
-# Most logits alive at once: 64 MiB in float32, whatever the vocabulary.
-_LOGITS_ALIVE = 2**24
+# Most logits alive at once: 64 MiB in float32, whatever the vocabulary. A GPU reads the whole
+# output embedding for each part: with less than some 300 rows, that takes longer than the product.
+_LOGITS_ALIVE, _LOGITS_ALIVE_ON_GPU = 2**24, 2**26
 # Of these a CPU sums so many at a time: 8 MiB in float64.
 _BLOCK_LOGITS = 2**20
 # From this share of real tokens on, unpadding costs more in copies than it saves.
@@ -127,6 +128,7 @@ class LanguageModel:
         self.eager_attention = model.config._attn_implementation == "eager"
         on_gpu = self.device.type == "cuda"
         self.slot_multiple = _GPU_SLOT_MULTIPLE if on_gpu else 1
+        self.logits_alive = _LOGITS_ALIVE_ON_GPU if on_gpu else _LOGITS_ALIVE
         # Computed once, kept as long as the model: prompts' keys and values, automata.
         self._prompts: dict[PromptTemplate, PromptCache] = {}
         self._prompt_ids: dict[PromptTemplate, tuple[ndarray, ndarray]] = {}
@@ -397,7 +399,7 @@ class LanguageModel:
             lm: Any = self.model
             head = lm.get_output_embeddings()
         # A vocabulary of 128,000 in float32 would take 512 KB for every row at once.
-        rows = max(1, _LOGITS_ALIVE // self.vocabulary_size)
+        rows = max(1, self.logits_alive // self.vocabulary_size)
         with torch.inference_mode():
             for chunk in torch.split(hidden_states, rows):
                 yield head(chunk).to(self.device).float()

@@ -28,7 +28,7 @@ def attend_partially(
 
     With `causal`, query i sees keys 0 to i, and there is no mask.
     """
-    if query.device.type == "cuda":
+    if query.is_cuda:
         return cuda_attention.attend_partially(
             query, key, value, mask, causal=causal, scale=scale
         )

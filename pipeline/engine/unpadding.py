@@ -62,9 +62,9 @@ PromptTokens = tuple[PromptKeys, int]
 class UnpaddedLayout:
     """Where each of M tokens stands in a batch [B, Q], row by row.
 
-    `causal`: each row is a sequence from slot 0 on; attention is then causal, and the mask
-    of the forward is ignored. With `cu_seqlens` as well, and nothing cached, its rows are
-    never padded where ragged_attention.py takes them.
+    `causal`: each row is a sequence from slot 0 on; attention is then causal, and the
+    mask of the forward is ignored. With `cu_seqlens` as well, nothing is cached, and
+    ragged_attention.py attends where it can.
     """
 
     row: Tensor  # [M]
@@ -72,11 +72,10 @@ class UnpaddedLayout:
     rows: int  # B
     slots: int  # Q, the longest row
     causal: bool = False
-    cu_seqlens: Tensor | None = (
-        None  # [B + 1] int32: where each row begins, and M
-    )
     # Prompts behind which rows stand, in the order of the rows: each with its number of tokens.
     prompts: tuple[PromptTokens, ...] = ()
+    # Where each row begins among the tokens, and M: [B + 1] int32.
+    cu_seqlens: Tensor | None = None
 
     @classmethod
     def of(
@@ -84,11 +83,12 @@ class UnpaddedLayout:
         is_token: ndarray,
         device: torch.device,
         causal: bool = False,
-        ragged: bool = False,
         prompts: tuple[PromptTokens, ...] = (),
+        ragged: bool = False,
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
+        rows, slots = is_token.shape
         cu_seqlens = None
         if ragged:
             ends = is_token.sum(axis=1).cumsum()
@@ -96,10 +96,11 @@ class UnpaddedLayout:
         return cls(
             to_device(row, device),
             to_device(slot, device),
-            *is_token.shape,
+            rows,
+            slots,
             causal,
-            cu_seqlens,
             prompts,
+            cu_seqlens,
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
@@ -169,10 +170,6 @@ def unpadded_attention(
         return _attend(
             module, query, key, value, attention_mask, **options
         ), None
-    if layout.prompts:
-        return _attend_behind_prompts(
-            module, layout, query, key, value, attention_mask, **options
-        ), None
     if layout.cu_seqlens is not None and _is_ragged(
         module, query, key, value, options
     ):
@@ -184,6 +181,10 @@ def unpadded_attention(
             layout.slots,
             options.get("scaling"),
         ), None
+    if layout.prompts:
+        return _attend_behind_prompts(
+            module, layout, query, key, value, attention_mask, **options
+        ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
         # sdpa then takes its causal path, which needs no mask.
@@ -192,6 +193,24 @@ def unpadded_attention(
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)
     return layout.unpad(output), None
+
+
+def _is_ragged(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: dict[str, Any],
+) -> bool:
+    """Whether ragged attention computes what sdpa would, with these options."""
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    return (
+        is_causal
+        and not options.keys() & _SCORE_OPTIONS
+        and ragged_attention.fits(query, key, value)
+    )
 
 
 def _attend_behind_prompts(
@@ -231,24 +250,6 @@ def _attend_behind_prompts(
         layout.unpad(log_sum_exp.transpose(1, 2)),
         torch.cat([part.transpose(1, 2) for part, _ in parts], dim=1),
         torch.cat([part.transpose(1, 2) for _, part in parts], dim=1),
-    )
-
-
-def _is_ragged(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    options: dict[str, Any],
-) -> bool:
-    """Whether ragged attention computes what sdpa would, with these options."""
-    is_causal = options.get("is_causal")
-    if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
-    return (
-        is_causal
-        and not options.keys() & _SCORE_OPTIONS
-        and ragged_attention.fits(query, key, value)
     )
 
 

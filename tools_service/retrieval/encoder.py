@@ -75,9 +75,11 @@ class Encoder:
         return vectors
 
     def _forward(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:  # [B, D]
-        rows = [torch.tensor(row, device=self._model.device) for row in ids]
+        rows = [torch.tensor(row) for row in ids]
         padded = pad_sequence(rows, batch_first=True, padding_value=self._tokenizer.pad_token_id)  # [B, T]
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        # Each copy to a GPU waits for it: one for the batch, not one for each row.
+        padded, mask = padded.to(self._model.device), mask.to(self._model.device)
         hidden = self._model(input_ids=padded, attention_mask=mask).last_hidden_state  # [B, T, D]
         if self._config.pooling == "cls":
             pooled = hidden[:, 0]

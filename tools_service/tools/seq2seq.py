@@ -94,9 +94,11 @@ class Seq2Seq:
         encoder: Any = self.model.get_encoder()
         lengths = [len(segment) for segment in segments]
         for batch in batch_by_length(lengths, max_tokens=self._max_batch_tokens):
-            rows = [torch.tensor(segments[index], device=self.model.device) for index in batch]
-            ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)  # [B, T]
-            hidden = encoder(input_ids=ids, attention_mask=_mask(rows)).last_hidden_state  # [B, T, D]
+            rows = [torch.tensor(segments[index]) for index in batch]
+            padded = pad_sequence(rows, batch_first=True, padding_value=self._pad)  # [B, T]
+            # Each copy to a GPU waits for it: one for the batch, not one for each row.
+            ids, mask = (tensor.to(self.model.device) for tensor in (padded, _mask(rows)))
+            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, D]
             for index, row in zip(batch, hidden, strict=True):
                 states[index] = row[: lengths[index]]
         return iter(states)

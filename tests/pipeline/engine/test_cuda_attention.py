@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.engine import cuda_attention
+from bench.fixtures import small_run
+from bench.fixtures.small_models import causal_lm, language_model
+from pipeline.engine import cuda_attention, unpadding
 from pipeline.engine.cuda_attention import attend_partially
+from pipeline.engine.loading import prepare_language_model
+from pipeline.method.annotator import Annotator
 from tests.pipeline.engine import cuda_operators
+from tools_service.config import ToolsConfig
+from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
 
@@ -51,14 +58,13 @@ def masked(keys: int) -> Tensor:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("keys", [QUERIES, 12, 40])
-@pytest.mark.parametrize("kind", ["all", "mask", "causal"])
+@pytest.mark.parametrize(
+    ("kind", "keys"), [("all", 12), ("all", 40), ("mask", 12), ("mask", 40), ("causal", QUERIES)]
+)
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_output_and_log_sum_exp(
     groups: int, keys: int, kind: str, scale: float | None, used: list[str]
 ) -> None:
-    if kind == "causal" and keys != QUERIES:
-        pytest.skip("queries and keys are the same tokens")
     query, key, value = (
         states(HEADS, QUERIES, 1),
         states(HEADS // groups, keys, 2),
@@ -107,3 +113,28 @@ def test_the_operators_take_these_arguments(kind: str, monkeypatch: pytest.Monke
     output, lse = attend_partially(query, key, key, mask, causal=kind == "causal")
     assert output.shape == (2, 8, 37, 64)
     assert (lse.shape, lse.dtype) == ((2, 8, 37), torch.float32)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gptj"])
+def test_calls_and_losses_are_those_of_the_cpu(
+    architecture: str, tmp_path: Path, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole annotation by these operators, with caches as a GPU has them."""
+    plain = language_model(architecture, "pieces")
+    copied = causal_lm(architecture, plain.vocabulary_size)
+    copied.load_state_dict(plain.model.state_dict())
+    engine = prepare_language_model(copied, plain.tokenizer)
+    method = small_run.method(small_run.write_prompts(tmp_path))
+    tools = LocalTools.start(ToolsConfig(), method.tools)
+    expected = Annotator(plain, tools, method).annotate(small_run.texts(4))
+    assert not used
+    monkeypatch.setattr(unpadding, "attend_partially", attend_partially)
+    engine.slot_multiple = 64
+    found = Annotator(engine, tools, method).annotate(small_run.texts(4))
+    assert used
+    assert any(one.calls for one in expected)
+    for one, other in zip(expected, found, strict=True):
+        assert one.funnel == other.funnel
+        assert [call.input for call in one.calls] == [call.input for call in other.calls]
+        losses = [call.l_plus for call in one.calls]
+        assert [call.l_plus for call in other.calls] == pytest.approx(losses, abs=1e-5)

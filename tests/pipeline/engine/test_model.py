@@ -90,7 +90,7 @@ def test_logits_are_computed_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     sequence = model.encode(["The bakery sold 48 rolls on Monday"])[0].ids
     wanted = [np.arange(1, len(sequence))]
     [whole], _ = token_logprobs(model, [sequence], wanted, "plus")
-    monkeypatch.setattr("pipeline.engine.model._LOGITS_ALIVE", 2 * model.vocabulary_size)
+    monkeypatch.setattr(model, "logits_alive", 2 * model.vocabulary_size)
     [chunked], _ = token_logprobs(model, [sequence], wanted, "plus")
     np.testing.assert_allclose(whole, chunked, atol=1e-5)
 
