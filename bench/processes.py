@@ -1,6 +1,6 @@
 """Run the systems of bench.annotate in several processes at once, like annotating actors.
 
-In: the options of bench.annotate. Out: one `SystemRun` for all processes together. Each process is
+In: the options of bench.annotate. Out: the `SystemRuns` of all processes together. Each process is
 bound to an equal share of the cores, runs as many threads, and annotates every Nth text. All start
 at the same moment. The time is the slowest process's; CPU time and memory are sums.
 """
@@ -9,32 +9,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from threading import BrokenBarrierError
 from typing import Any, TypeVar
 
 import torch
 
-from bench.plain import PlainAnnotator
-from bench.systems import SystemRun, run_engine, run_plain
-from bench.vllm.job import VllmResult, run_vllm
+from bench.side_by_side import OpponentRuns, SystemRuns, run_systems
+from bench.systems import SystemRun
 from bench.workload import Workload
 from pipeline.base.records import Cost, Phase
 
 START_TIMEOUT_S = 900.0
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SystemRuns:
-    """The runs of one process, or of all processes together."""
-
-    engine: SystemRun
-    plain: SystemRun | None
-    vllm: VllmResult | None
 
 
 def run_in_processes(processes: int, name: str, tool: str, args: argparse.Namespace) -> SystemRuns:
@@ -48,17 +39,24 @@ def run_in_processes(processes: int, name: str, tool: str, args: argparse.Namesp
         jobs = [pool.submit(_run, number, processes, name, tool, args) for number in range(processes)]
         runs = _collect([job.result for job in jobs])
     plain = [run.plain for run in runs if run.plain]
-    vllm = [run.vllm for run in runs if run.vllm]
+    rates: Counter[str] = Counter()
+    for run in runs:
+        rates.update(run.matrix_rates)
     return SystemRuns(
-        merge_runs([run.engine for run in runs]),
+        dict(rates),
+        _merge_rounds([run.engine for run in runs]),
         merge_runs(plain) if plain else None,
-        _merge_vllm(vllm) if vllm else None,
+        {key: _merge_opponents([run.opponents[key] for run in runs]) for key in runs[0].opponents},
     )
 
 
-def _merge_vllm(parts: Sequence[VllmResult]) -> VllmResult:
-    run, scored = merge_runs([part.run for part in parts]), interleave([part.scored for part in parts])
-    return VllmResult(run, scored, {"processes": [part.setup for part in parts]})
+def _merge_rounds(parts: Sequence[Sequence[SystemRun]]) -> list[SystemRun]:
+    return [merge_runs(of_round) for of_round in zip(*parts, strict=True)]
+
+
+def _merge_opponents(parts: Sequence[OpponentRuns]) -> OpponentRuns:
+    runs, scored = _merge_rounds([part.runs for part in parts]), interleave([part.scored for part in parts])
+    return OpponentRuns(runs, scored, {"processes": [part.setup for part in parts]})
 
 
 def _collect(waits: Sequence[Callable[[], T]]) -> list[T]:
@@ -92,15 +90,7 @@ def _run(number: int, of: int, name: str, tool: str, args: argparse.Namespace) -
     try:
         whole = Workload.create(name, tool, args)
         part = replace(whole, texts=whole.texts[number::of])
-        engine, _ = run_engine("engine", part.annotator(), part.model, part.texts, ready=_barrier.wait)
-        plain = vllm = None
-        if args.plain_texts:
-            texts = whole.texts[: args.plain_texts][number::of]
-            procedure = PlainAnnotator(part.model, part.tools, part.method)
-            plain = run_plain(procedure, part.model, texts, _barrier.wait)
-        if args.against == "vllm":
-            vllm = run_vllm(args.vllm_python, part, engine.calls, _barrier.wait)
-        return SystemRuns(engine, plain, vllm)
+        return run_systems(part, whole.texts[: args.plain_texts][number::of], args, _barrier.wait)
     except BaseException:
         _barrier.abort()  # so that no other process waits for this one
         raise
@@ -120,6 +110,7 @@ def merge_runs(runs: Sequence[SystemRun]) -> SystemRun:
         interleave([run.calls for run in runs]),
         usage,
         sum(run.forwards for run in runs),
+        {"processes": [run.details for run in runs]} if any(run.details for run in runs) else {},
     )
 
 

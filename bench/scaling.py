@@ -40,6 +40,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import ray
 
 from bench import results
 from cluster.local import LOOPBACK_ONLY, ROOT, LocalCluster
@@ -86,6 +87,8 @@ class TimedBatch:
         folder, name = times_folder(config.output), str(os.getpid())
         self._times = (folder / name).open("a", encoding="ascii")
         self._gpu, self._started = asyncio.Lock(), False
+        while ray.get(progress.tools_problem.remote()) is None:
+            time.sleep(0.1)
         # Ray Data gives batches to the actors that are ready. So each actor waits for all others.
         while len(names := sorted(path.name for path in folder.iterdir())) < config.ray.actors:
             time.sleep(0.1)
@@ -206,8 +209,6 @@ def _sampled_stores() -> Iterator[list[float]]:
 
 def _store_bytes() -> float:
     """From the nodes' metrics, which are some seconds old."""
-    import ray
-
     if not ray.is_initialized():
         return 0.0
     total = 0.0

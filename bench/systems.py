@@ -7,9 +7,9 @@ lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ BATCH = 64  # texts, as in RayConfig
 @dataclass(frozen=True)
 class SystemRun:
     """One system's run over its texts. `timing` has wall_s, cpu_s and peak_mib; `usage` is by
-    phase; `forwards` counts the model's forwards."""
+    phase; `forwards` counts the model's forwards; `details` are what else is written."""
 
     name: str
     timing: dict[str, float]
@@ -41,6 +41,7 @@ class SystemRun:
     calls: list[list[Call]]
     usage: dict[Phase, Cost]
     forwards: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def no_wait() -> None:

@@ -19,6 +19,7 @@ import ray
 from pipeline.annotation.isolation import MAX_CRASHES, ReadWriteLock
 from pipeline.annotation.metrics import BatchMetrics
 from pipeline.annotation.source import from_block
+from pipeline.annotation.tool_start import tools_problem
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.storage.logs import log_into
@@ -55,6 +56,7 @@ class AnnotateBatch:
         log_into(config.output)
         self._progress, self._lock, self._rows = progress, ReadWriteLock(), config.output / ROWS
         self._refused: AnnotationError | None = None
+        self._tools_run = False
         starts = ray.get(progress.begin.remote(_START))
         if starts >= _MAX_STARTS * config.ray.actors:  # Ray would restart the actors forever
             problem = f"annotators died {starts} times while they loaded the model: too little memory?"
@@ -79,6 +81,10 @@ class AnnotateBatch:
         """
         if self._refused is not None:
             raise self._refused
+        if not self._tools_run:
+            if problem := await tools_problem(self._progress):
+                raise AnnotationError(problem)
+            self._tools_run = True
         texts, started = from_block(batch), time.monotonic()
         try:
             annotations = await self._annotate_isolated(texts)

@@ -39,7 +39,16 @@ class ProgressActor:
         self._unended_starts: Counter[Hashable] = Counter()
         self._texts_by_task: dict[str, int] = {}
         self._done = done
+        self._tools_problem: str | None = None
         self._record()
+
+    def tools_ended_start(self, problem: str) -> None:
+        """All tools run, or one cannot start because of `problem`."""
+        self._tools_problem = problem
+
+    def tools_problem(self) -> str | None:
+        """None while the tools start, "" when all run, else why one cannot start."""
+        return self._tools_problem
 
     def read(self, task: str, texts: int) -> None:
         """A read task has ended. A repeated task reports the same number again."""

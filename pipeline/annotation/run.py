@@ -14,6 +14,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, Annot
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import progress_bar, start_progress
 from pipeline.annotation.source import TextSource, read_groups
+from pipeline.annotation.tool_start import watched_start
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ResourceRequest, are_free, ray_connection
 from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.expected_texts import PROGRESS
@@ -147,22 +149,26 @@ def _run_graph(
 
     Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged.
     """
-    from tools_service.serving.deployment import tools_on_ray
+    from tools_service.serving.deployment import starting_tools, wait_until_started
 
     _silence_ray()
     count = TokenCounter(config.model.path)
-    with (
-        ray_connection(needs(config), config.ray.address),
-        tools_on_ray(config.tools, config.method.tools, count) as tools,
-        DataContext.current(_data_context()),
-    ):
+    request = needs(config)
+    with ExitStack() as stack:
+        stack.enter_context(ray_connection(request, config.ray.address))
+        is_room = are_free(request)
+        tools = stack.enter_context(starting_tools(config.tools, config.method.tools, count))
+        applications = tools.applications.values()
+        if not is_room:  # else the actors could take what the tools need
+            wait_until_started(applications)
+        stack.enter_context(DataContext.current(_data_context()))
         groups = read_groups(files, config.corpus)
         progress = start_progress(len(groups), len(done), failures, str(config.output))
         source = TextSource(groups, config.corpus, count, ray.put(done), progress, config.method.tools)
         texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:
-            with progress_bar(progress, config.output):
+            with watched_start(applications, progress), progress_bar(progress, config.output):
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
                     pass  # the actors have written the rows
         except ray.exceptions.RayTaskError as error:

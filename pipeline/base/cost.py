@@ -8,8 +8,9 @@ used, and torch is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -22,23 +23,29 @@ def causal_cost(context: int, tokens: int, logits: int = 0) -> Cost:
     return Cost(tokens, attention_pairs=tokens * context + tokens * (tokens + 1) // 2, logits=logits)
 
 
-class PrefixTree:
-    """Distinct contexts: sequences share the tokens of a common prefix, which count once."""
+def shared_lengths(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """For each sequence the length of the longest prefix that an earlier one has, too."""
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    # In sorted order the longest prefix is shared with a neighbour. `shared[p]` is the length that the
+    # places `p` and `left[p]` share; one place more than sequences closes the list.
+    shared = [0, *(_common_length(sequences[a], sequences[b]) for a, b in pairwise(order)), 0]
+    left, right = [p - 1 for p in range(len(shared))], [p + 1 for p in range(len(shared))]
+    place = {index: p for p, index in enumerate(order)}
+    lengths = [0] * len(sequences)
+    # The last sequence has all others before it. Then it leaves the list, and the next one has.
+    for index in reversed(range(len(sequences))):
+        p = place[index]
+        after = right[p]
+        lengths[index] = max(shared[p], shared[after])
+        shared[after] = min(shared[p], shared[after])
+        left[after] = left[p]
+        right[left[p]] = after
+    return lengths
 
-    def __init__(self, context: int = 0) -> None:
-        """`context` tokens stand before all sequences; they cost nothing here."""
-        self._context = context
-        self._children: dict[tuple[int, int], int] = {}  # (node, token) → node; the root is 0
 
-    def add(self, sequence: Iterable[int]) -> Cost:
-        """The cost of the tokens that no earlier sequence shares; logits are not counted."""
-        node, shared, size = 0, 0, 0
-        for token in sequence:
-            size += 1
-            nodes = len(self._children)
-            node = self._children.setdefault((node, token), nodes + 1)
-            shared += len(self._children) == nodes
-        return causal_cost(self._context + shared, size - shared)
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    shorter = min(len(first), len(second))
+    return next((at for at in range(shorter) if first[at] != second[at]), shorter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +94,25 @@ def lower_bound_decode(
     The last token of ``<API>`` runs once per position; the earlier ones already ran for p(<API>). Then every
     distinct prefix of a draw runs that another token was drawn after, and every beginning of the name.
     """
-    cost = Cost()
+    tokens = pairs = 0
     for position, position_draws in draws.items():
-        context = layout.context(position) + layout.api - 1
-        tree = PrefixTree(context + 1)
-        prefixes = [*names.get(position, ()), *(draw[:-1] for draw in position_draws)]
-        drawn = sum(map(tree.add, prefixes), Cost())
-        cost += causal_cost(context, 1, 1) + drawn + Cost(logits=drawn.tokens)
-    return cost
+        context = layout.context(position) + layout.api
+        followed = {tuple(draw[:-1]) for draw in position_draws}
+        followed.update(map(tuple, names.get(position, ())))
+        prefixes = {ids[:size] for ids in followed for size in range(1, len(ids) + 1)}
+        tokens += 1 + len(prefixes)
+        pairs += (1 + len(prefixes)) * context + sum(map(len, prefixes))
+    return Cost(tokens, attention_pairs=pairs, logits=tokens)
 
 
 def lower_bound_scoring(sequences: Sequence[Sequence[int]], targets: Sequence[int]) -> list[Cost]:
     """What each sequence z + x adds to the earlier ones of the same text, without its last token, which is
     only predicted. `targets` has the number of tokens to predict in each."""
-    tree = PrefixTree()
-    pairs = zip(sequences, targets, strict=True)
-    return [tree.add(sequence[:-1]) + Cost(logits=count) for sequence, count in pairs]
+    fed = [sequence[:-1] for sequence in sequences]
+    return [
+        causal_cost(shared, len(ids) - shared, count)
+        for ids, shared, count in zip(fed, shared_lengths(fed), targets, strict=True)
+    ]
 
 
 class ModelShape(Frozen):

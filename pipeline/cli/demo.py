@@ -5,6 +5,7 @@ annotations/, augmented/, model/, model-plain/ (fine-tuned on the same texts wit
 the paper's M + CC) and evaluation.json with the four models base, plain, disabled and toolformer.
 With several rounds (recipes.rounds_of), round-N/ has annotations/, augmented/ and model/ of each later one,
 and evaluation.json its model as round-N.
+The two fine-tunings run at the same time where their workers would leave cores idle.
 Printed: which step runs and the time left (step_display.py), then the counts by tool, some kept calls,
 the table of results, a verdict and prompts to try. A step that has finished with the same configuration
 and inputs is skipped (steps.py).
@@ -16,8 +17,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,13 +28,14 @@ from pathlib import Path
 from pipeline.base.config import AnnotateConfig, MergeConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig
+from pipeline.base.threads import in_thread
 from pipeline.benchmarks.published import sources_of
 from pipeline.cli import recipes
 from pipeline.cli.evaluating import with_model
 from pipeline.cli.recipes import Recipe, RecipeName, rounds_of
 from pipeline.cli.reporting import report_at_end
 from pipeline.cli.step_display import StepDisplay
-from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.cli.steps import BegunStep, PipelineStep, StepCache
 from pipeline.evaluation.results import Evaluation
 from pipeline.report.demo_summary import commands_to_try, summary
 from pipeline.report.run_parts import RunParts
@@ -68,6 +72,7 @@ _SUMMARIES = {
     "finetune on plain texts": "the baseline, from the same texts without calls",
     "evaluate": "the models answer questions",
 }
+_SMALL_BYTES = 64 * 2**20  # of weights
 _ROUND = ", round "  # in the names of the steps of a later round
 
 _KNOWS = """\
@@ -105,12 +110,61 @@ def _run_steps(
         with redirected_output(log) as stream, one_local_cluster():
             display = StepDisplay(stream, steps, usual_s)
             with display.warnings():
-                for step in steps:
-                    if not cache.run(step, force=force, watched=display.running):
-                        display.finished_before(step)
+                for group in _groups(steps, together=_is_local()):
+                    begun = []
+                    for step in group:
+                        if (each := cache.begin(step, force=force)) is None:
+                            display.finished_before(step)
+                        else:
+                            begun.append(each)
+                    if begun:
+                        with display.running(*(each.step for each in begun)):
+                            _run_group(begun, cache)
     except Exception:
         print(f"The log of the steps: {log}", file=sys.stderr)
         raise
+
+
+def _groups(steps: Sequence[PipelineStep], *, together: bool) -> Iterator[list[PipelineStep]]:
+    """The steps in order, one by one or, if `together`, with those that may run at the same time."""
+    group: list[PipelineStep] = []
+    for step in steps:
+        group.append(step)
+        if not (together and step.beside_next):
+            yield group
+            group = []
+
+
+def _is_local() -> bool:
+    """Whether the steps start a Ray of their own, on this machine."""
+    from tools_service.runtime.address import LOCAL
+    from tools_service.runtime.connection import chosen_address
+
+    return chosen_address(None, "ray.address")[0] == LOCAL
+
+
+def _run_group(group: Sequence[BegunStep], cache: StepCache) -> None:
+    """Run the steps, several each in a thread. The first error ends the block, and the others with the
+    cluster that they share."""
+    if len(group) == 1:
+        group[0].step.run()
+        cache.finish(group[0])
+        return
+    with _room_for(each.step.config for each in group):
+        threads = {in_thread(each.step.run, each.step.name): each for each in group}
+        for future in as_completed(threads):
+            future.result()
+            cache.finish(threads[future])
+
+
+@contextmanager
+def _room_for(configs: Iterable[Frozen]) -> Iterator[None]:
+    """A Ray connection for fine-tunings on CPUs at the same time: each by itself would end it for all."""
+    from pipeline.runtime.connection import ResourceRequest, ray_connection
+
+    cpus = sum(each.workers * each.cpus_per_worker for each in configs if isinstance(each, FinetuneConfig))
+    with ray_connection(ResourceRequest(cpus=cpus, gpus=0, of="fine-tuning", remedy="lower workers")):
+        yield
 
 
 def _usual_s(recipe: Recipe) -> Mapping[str, float]:
@@ -213,6 +267,7 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 
     rounds = rounds_of(recipe)
     by_round = [of_round(number, one) for number, one in enumerate(rounds, 1)]
+    by_round[0][-1] = replace(by_round[0][-1], beside_next=_leaves_cores_idle(recipe.finetune))
     by_round[0].append(
         step(
             "finetune on plain texts", baseline, *model_inputs(baseline.model.path), baseline.data / MANIFEST
@@ -222,6 +277,13 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
     models = [folder / MANIFEST for folder in (recipe.finetune.output, baseline.output)]
     models += [one.finetune.output / MANIFEST for one in rounds[1:]]
     return [*chain(*by_round), step("evaluate", evaluate, *benchmarks, *evaluate.perplexity, *models)]
+
+
+def _leaves_cores_idle(config: FinetuneConfig) -> bool:
+    """Whether workers wait for one another with nothing else to do, on CPUs, and two fine-tunings need no
+    more memory than annotating: with a small model, the libraries of each process are most of it."""
+    weights = [file.stat().st_size for file in Path(config.model.path).glob("*.safetensors")]
+    return config.workers > 1 and not config.use_gpu and 0 < sum(weights) <= _SMALL_BYTES
 
 
 def _share(config: StepConfig) -> float:

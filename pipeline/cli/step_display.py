@@ -42,10 +42,10 @@ class StepDisplay:
         self._time_left = TimeLeft([step.name for step in steps], usual_s)
 
     @contextmanager
-    def running(self, step: PipelineStep) -> Iterator[None]:
-        """Show `step` during the block, and then how long it took."""
+    def running(self, *steps: PipelineStep) -> Iterator[None]:
+        """Show `steps`, which run at the same time, during the block, and then how long they took."""
         began = time.monotonic()
-        self._time_left.begin(step.name, began, step.share())
+        self._time_left.begin([step.name for step in steps], began, _share(steps))
         with Live(
             console=self._console,
             auto_refresh=False,
@@ -55,11 +55,11 @@ class StepDisplay:
         ) as live:
             at_terminal = self._console.is_terminal
             interval_s = _REFRESH_S if at_terminal else _REFRESH_IN_LOGS_S
-            with repeating(partial(self._draw, step, live), interval_s, at_end=at_terminal):
+            with repeating(partial(self._draw, steps, live), interval_s, at_end=at_terminal):
                 yield
         ended = time.monotonic()
         self._time_left.end(ended)
-        self._print(f"{self._titles[step.name]}: done in {in_words(ended - began)}")
+        self._print(f"{self._title(steps)}: done in {in_words(ended - began)}")
 
     def finished_before(self, step: PipelineStep) -> None:
         """Say that `step` is skipped."""
@@ -78,21 +78,29 @@ class StepDisplay:
             for package in PACKAGES:
                 logging.getLogger(package).removeHandler(handler)
 
-    def _draw(self, step: PipelineStep, live: Live) -> None:
+    def _draw(self, steps: Sequence[PipelineStep], live: Live) -> None:
         if not self._console.is_terminal:
-            self._print(self._state(step))
+            self._print(self._state(steps))
             return
-        live.update(Styled(self._state(step), no_wrap=True, overflow="ellipsis"), refresh=True)
+        live.update(Styled(self._state(steps), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def _state(self, step: PipelineStep) -> str:
-        share = step.share()
+    def _state(self, steps: Sequence[PipelineStep]) -> str:
+        share, summary = _share(steps), steps[0].summary
         left_s = self._time_left.left(time.monotonic(), share)
-        state = [f"{100 * share:.0f} % done"] if share else [step.summary] if step.summary else []
+        state = [f"{100 * share:.0f} % done"] if share else [summary] if summary else []
         state += [f"{about(left_s)} left"] if left_s is not None else []
-        return f"{self._titles[step.name]}: {'; '.join(state)}" if state else self._titles[step.name]
+        return f"{self._title(steps)}: {'; '.join(state)}" if state else self._title(steps)
+
+    def _title(self, steps: Sequence[PipelineStep]) -> str:
+        return " and ".join(self._titles[step.name] for step in steps)
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _share(steps: Sequence[PipelineStep]) -> float:
+    """How much of the steps is done: the mean."""
+    return sum(step.share() for step in steps) / len(steps)
 
 
 class _WarningHandler(logging.Handler):

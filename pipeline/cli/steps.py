@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +51,17 @@ class PipelineStep:
     """How much of the output there is while the step runs, from 0 to 1; 0 if that is not known."""
     problem: Callable[[], str | None] = lambda: None
     """What is wrong with a finished output, such as lost files; None if it is whole."""
+    beside_next: bool = False
+    """Whether the step may run at the same time as the next one, which reads nothing that it writes."""
+
+
+@dataclass(frozen=True)
+class BegunStep:
+    """A step that runs, with what is stored of it."""
+
+    step: PipelineStep
+    fingerprint: str
+    owns: str
 
 
 class _StepEntry(Frozen):
@@ -102,20 +112,23 @@ class StepCache:
         """What is stored of `step`."""
         return self.entries.get(step.name, _StepEntry(fingerprint="", state="begun"))
 
-    def run(
-        self,
-        step: PipelineStep,
-        *,
-        force: bool = False,
-        watched: Callable[[PipelineStep], AbstractContextManager[object]] = nullcontext,
-    ) -> bool:
-        """Run `step` unless it is finished, in the context of `watched`; return whether it ran."""
+    def run(self, step: PipelineStep, *, force: bool = False) -> bool:
+        """Run `step` unless it is finished; return whether it ran."""
+        begun = self.begin(step, force=force)
+        if begun is not None:
+            step.run()
+            self.finish(begun)
+        return begun is not None
+
+    def begin(self, step: PipelineStep, *, force: bool = False) -> BegunStep | None:
+        """Prepare `step` to run and store that it has begun, unless it is finished: then None. Call it once
+        for each step of the chain, in order."""
         unchanged = self.is_unchanged(step) and not force
         owns = self.entry(step).owns
         if unchanged and self.is_finished(step):
             problem = step.problem()
             if problem is None:
-                return False
+                return None
             logger.warning("%s: %s; running it again", step.name, problem)
         if not unchanged:
             # Remove an output of an earlier run. Any other output is left to the step itself.
@@ -123,14 +136,17 @@ class StepCache:
                 with output_lock(step.output):  # nobody may be writing there
                     remove_own(step.output, step.kind, f"output of {step.name}")
             owns = "" if step.output.exists() else str(step.output)
-        self._write(step, "begun", owns)
-        with watched(step):
-            step.run()
-        self._write(step, "finished", owns)
-        return True
+        begun = BegunStep(step, self.chain, owns)
+        self._write(begun, "begun")
+        return begun
 
-    def _write(self, step: PipelineStep, state: Literal["begun", "finished"], owns: str) -> None:
-        self.entries[step.name] = _StepEntry(fingerprint=self.chain, state=state, owns=owns)
+    def finish(self, begun: BegunStep) -> None:
+        """Store that a step has finished."""
+        self._write(begun, "finished")
+
+    def _write(self, begun: BegunStep, state: Literal["begun", "finished"]) -> None:
+        entry = _StepEntry(fingerprint=begun.fingerprint, state=state, owns=begun.owns)
+        self.entries[begun.step.name] = entry
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(self.path, _StepEntries(self.entries).model_dump(mode="json"))

@@ -18,6 +18,7 @@ import torch
 from numpy import ndarray
 
 from pipeline.engine.errors import NonFiniteError, Origin
+from pipeline.engine.model import row_blocks
 from pipeline.engine.name_paths import NamedDraw, NamePaths, Prefix
 from pipeline.engine.random_streams import uniforms
 from pipeline.engine.tree_attention import TreeBatch, index_within_group
@@ -115,8 +116,9 @@ def _probabilities(
     tokens = tree.model.tensor(opening.tokens)
     # Logits come in chunks, to bound the memory they take.
     chunks = [
-        logits.double().softmax(dim=-1)[:, tokens]
+        block.double().softmax(dim=-1)[:, tokens]
         for logits in tree.logits(text, slot)
+        for block in row_blocks(logits)
     ]
     probabilities: ndarray = torch.cat(chunks).cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))

@@ -156,10 +156,11 @@ class KVCache(DynamicCache):
             for cache, rows, _ in parts
             for prompt in cache._prompts_of(rows)
         ]
+        places = _Places(parts, gathered.capacity)
         for layer in range(len(first[0].buffers)):
             pairs = [cache.buffers[layer] for cache, _, _ in parts]
-            keys = gathered._stack([pair[0] for pair in pairs], parts)
-            values = gathered._stack([pair[1] for pair in pairs], parts)
+            keys = gathered._stack([pair[0] for pair in pairs], places)
+            values = gathered._stack([pair[1] for pair in pairs], places)
             gathered.buffers.append((keys, values))
             # Free the layer of the old caches before the next one is copied.
             empty = keys.new_empty(0)
@@ -180,22 +181,19 @@ class KVCache(DynamicCache):
     def _stack(
         self,
         buffers: Sequence[Tensor],
-        parts: Sequence[CacheRows],
+        places: _Places,
     ) -> Tensor:
         """One buffer [B, H, capacity, E] of the chosen rows and slots of others."""
         _, heads, _, size = buffers[0].shape
-        total = sum(len(rows) for _, rows, _ in parts)
-        shape = (total, heads, self.capacity, size)
+        shape = (places.rows, heads, self.capacity, size)
         stacked = buffers[0].new_empty(shape)
-        start = 0
-        for buffer, (_, rows, slots) in zip(buffers, parts, strict=True):
-            device = buffer.device
-            end = start + len(rows)
-            spare = self.capacity - slots.shape[1]
-            # Spare slots repeat a chosen one: finite, as in _room, and in the same copy.
-            filled = torch.cat([slots, slots[:, :1].expand(-1, spare)], dim=1)
-            row = to_device(rows, device)
-            _take(buffer, row, filled.to(device), stacked[start:end])
+        flat, start = stacked.view(-1, size), 0
+        for part, buffer in enumerate(buffers):
+            index = places.of(part, buffer)
+            end = start + len(index)
+            torch.index_select(
+                buffer.reshape(-1, size), 0, index, out=flat[start:end]
+            )
             start = end
         return stacked
 
@@ -222,12 +220,35 @@ class KVCache(DynamicCache):
         return resized
 
 
-def _take(buffer: Tensor, rows: Tensor, slots: Tensor, out: Tensor) -> None:
-    """Copy [B, H, T, E] at rows [B'], and of each of those at slots [B', T'], into `out`."""
-    _, heads, width, size = buffer.shape
-    # One gather over the buffer flattened to [B * H * T, E] is faster than three.
-    head = torch.arange(heads, device=buffer.device)
-    head_of_row = rows[:, None] * heads + head  # [B', H]
-    index = head_of_row[:, :, None] * width + slots[:, None]  # [B', H, T']
-    flat = buffer.reshape(-1, size)
-    torch.index_select(flat, 0, index.flatten(), out=out.view(-1, size))
+class _Places:
+    """Where the chosen rows and slots of several caches stand in the buffers of a layer.
+
+    Layers with equally many heads have the same places; they are computed once.
+    """
+
+    def __init__(self, parts: Sequence[CacheRows], capacity: int) -> None:
+        self.rows = sum(len(rows) for _, rows, _ in parts)
+        self._parts = parts
+        self._capacity = capacity
+        self._known: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def of(self, part: int, buffer: Tensor) -> Tensor:
+        """Indices [B' * H * capacity] into `buffer` [B, H, T, E] as [B * H * T, E]."""
+        key = part, buffer.shape[1], buffer.device
+        if key not in self._known:
+            self._known[key] = self._index(part, buffer)
+        return self._known[key]
+
+    def _index(self, part: int, buffer: Tensor) -> Tensor:
+        _, heads, width, _ = buffer.shape
+        _, rows, slots = self._parts[part]
+        row = to_device(rows, buffer.device)
+        slots = slots.to(buffer.device)
+        spare = self._capacity - slots.shape[1]
+        # Spare slots repeat a chosen one: finite, as in _room, and in the same copy.
+        filled = torch.cat([slots, slots[:, :1].expand(-1, spare)], dim=1)
+        # One gather over the flattened buffer is faster than one for each dimension.
+        head = torch.arange(heads, device=buffer.device)
+        head_of_row = row[:, None] * heads + head  # [B', H]
+        index = head_of_row[:, :, None] * width + filled[:, None]  # [B', H, T']
+        return index.flatten()

@@ -52,9 +52,13 @@ logger = logging.getLogger(__name__)
 # max_batch_tokens on a CPU, if none is given.
 CPU_BATCH_TOKENS = 16_384
 
+# The texts of a few batches.
+_TEXTS_KEPT = 1_024
 # Most logits alive at once: 64 MiB in float32, whatever the vocabulary. A GPU reads the whole
 # output embedding for each part: with less than some 300 rows, that takes longer than the product.
 _LOGITS_ALIVE, _LOGITS_ALIVE_ON_GPU = 2**24, 2**26
+# Of these a CPU sums so many at a time: 8 MiB in float64.
+_BLOCK_LOGITS = 2**20
 # From this share of real tokens on, unpadding costs more in copies than it saves.
 _DENSE_SHARE = 0.95
 # GPU attention kernels want few, aligned shapes: views of the cache grow by so many slots.
@@ -130,6 +134,8 @@ class LanguageModel:
         self._prompt_ids: dict[PromptTemplate, tuple[ndarray, ndarray]] = {}
         self._automata: dict[tuple[str, bool], ndarray] = {}
         self._openings: dict[str, Opening] = {}
+        # The tokens of the last texts: each tool and step asks for them again.
+        self._encoded: dict[str, TokenizedText] = {}
 
     def shrink(self, smallest: int, reason: str) -> None:
         """Halve `max_batch_tokens` after a forward ran out of memory.
@@ -160,17 +166,22 @@ class LanguageModel:
         Of several tokens at one offset of x (a lone space, then the first word) only the
         first may have calls.
         """
-        encoded = tokenize_continuations(
-            self.tokenizer, [" " + text for text in texts]
+        encoded = {
+            text: self._encoded[text] for text in texts if text in self._encoded
+        }
+        missing = [text for text in dict.fromkeys(texts) if text not in encoded]
+        tokenized = tokenize_continuations(
+            self.tokenizer, [" " + text for text in missing]
         )
-        # From offsets in s = " " + x to offsets in x. Offsets 0 and 1 would both become 0:
-        # the token at 0 has it, one at 1 gets -1.
-        return [
-            TokenizedText(
-                s.ids, np.where(s.starts == 1, -1, s.starts - (s.starts > 1))
-            )
-            for s in encoded
-        ]
+        for text, s in zip(missing, tokenized, strict=True):
+            # From offsets in s = " " + x to offsets in x. Offsets 0 and 1 would both become
+            # 0: the token at 0 has it, one at 1 gets -1.
+            starts = np.where(s.starts == 1, -1, s.starts - (s.starts > 1))
+            encoded[text] = self._encoded[text] = TokenizedText(s.ids, starts)
+        # The oldest are forgotten.
+        for text in list(self._encoded)[:-_TEXTS_KEPT]:
+            del self._encoded[text]
+        return [encoded[text] for text in texts]
 
     def prompt(self, template: PromptTemplate | None) -> PromptCache:
         """The prompt with its keys and values, computed once. None: no prompt."""
@@ -263,7 +274,10 @@ class LanguageModel:
         ):
             causal = causal and bool(cache.prompts)
             layout = UnpaddedLayout.of(
-                is_token, self.device, causal, cache.tokens(tokens_by_row)
+                is_token,
+                self.device,
+                causal,
+                prompts=cache.tokens(tokens_by_row),
             )
             mask = (
                 unused_mask(self.model.dtype, self.device)
@@ -404,7 +418,8 @@ class LanguageModel:
             # log p = logit - log of the sum of exponentials; no softmax is stored.
             chunk_targets = targets[start:end, None]
             target_logits = logits.gather(1, chunk_targets)[:, 0]
-            chunks.append(target_logits - logits.logsumexp(1))
+            sums = [block.logsumexp(1) for block in row_blocks(logits)]
+            chunks.append(target_logits - torch.cat(sums))
             start = end
         return torch.cat(chunks) if chunks else torch.zeros(0)
 
@@ -418,6 +433,18 @@ class LanguageModel:
         """batching.batch_by_length under this share of `max_batch_tokens`."""
         max_tokens = int(self.max_batch_tokens * share)
         return batch_by_length(lengths, max_tokens, prefix, forwards)
+
+
+def row_blocks(logits: Tensor) -> tuple[Tensor, ...]:
+    """Logits [M, V] in blocks of rows whose sums and softmaxes are computed at once.
+
+    On a CPU the intermediate results then stay in its cache, and in memory that the
+    process already has.
+    """
+    rows = len(logits)
+    if logits.device.type == "cpu":
+        rows = max(1, _BLOCK_LOGITS // logits.shape[1])
+    return logits.split(max(1, rows))
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:

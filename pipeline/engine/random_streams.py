@@ -17,18 +17,24 @@ _SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
 
 def stream_keys(
     seed: int,
-    text_id: int,
+    text_id: int | ndarray,
     tool: int,
-    position: int,
+    position: int | ndarray,
     m: int,
 ) -> ndarray:
     """Keys [m] uint64 of the streams of the m draws at token `position` of a text.
 
-    `tool` is the tool's place in the list of tools.
+    `tool` is the tool's place in the list of tools. Arrays [R, 1] int64 of texts and
+    positions give keys [R, m].
     """
     key = np.zeros(m, dtype=np.uint64)
     for part in (seed, text_id, tool, position):
-        word = np.uint64(part % 2**64)  # negative numbers wrap around
+        # Negative numbers wrap around.
+        word = (
+            part.astype(np.uint64)
+            if isinstance(part, ndarray)
+            else np.uint64(part % 2**64)
+        )
         key = _mix((key ^ word) + _GAMMA)
     draw = np.arange(m, dtype=np.uint64)
     return _mix((key ^ draw) + _GAMMA)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.engine.errors import NonFiniteError, Origin
 from pipeline.engine.given_name import DrawnName, GivenName, draw_names
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.model import LanguageModel, row_blocks
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import uniforms
 from pipeline.engine.tree_attention import TreeBatch, index_within_group
@@ -37,6 +37,15 @@ def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
 
     Minus one where a row of logits is not finite.
     """
+    blocks = row_blocks(logits)
+    sizes = [len(block) for block in blocks]
+    tokens = [
+        _invert_cdf(*pair) for pair in zip(blocks, u.split(sizes), strict=True)
+    ]
+    return torch.cat(tokens)
+
+
+def _invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
     probabilities = logits.double().softmax(dim=-1)
     cdf = probabilities.cumsum(dim=-1)
     # Rounding may leave the last value a little off 1: u is scaled to it.
@@ -93,10 +102,12 @@ class Sampler:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        # The tokens of every draw so far, in the order in which draws were added, and the
-        # name that it was given, if any. Callers read both by number.
-        self.tokens: list[list[int]] = []
+        # The name that each draw was given, if any; callers read it by number.
         self.names: list[GivenName | None] = []
+        # The tokens [draws, longest] of every draw so far, in the order in which draws were
+        # added, and how many [draws] each has.
+        self._tokens = np.zeros((0, 0), dtype=np.int64)
+        self._lengths = np.zeros(0, dtype=np.int64)
         self._model = model
         self._origins: list[Origin] = []  # of every draw too
         self._automata: list[ndarray] = []
@@ -112,6 +123,15 @@ class Sampler:
         if self._tree is None:
             return 0
         return self._tree.cached_slots
+
+    def tokens(self, numbers: range) -> list[tuple[int, ...]]:
+        """The tokens of these draws so far."""
+        rows = self._tokens[numbers.start : numbers.stop].tolist()
+        lengths = self._lengths[numbers.start : numbers.stop].tolist()
+        return [
+            tuple(row[:length])
+            for row, length in zip(rows, lengths, strict=True)
+        ]
 
     def running(self) -> set[int]:
         """Numbers of the draws that have not ended."""
@@ -137,9 +157,11 @@ class Sampler:
         """
         contexts.branch(text, position)
         count, m = keys.size, keys.shape[1]
-        first = len(self.tokens)
+        first = len(self._lengths)
         numbers = range(first, first + count)
-        self.tokens += [[] for _ in numbers]
+        self._lengths = np.pad(self._lengths, (0, count))
+        more = max(0, max_tokens - self._tokens.shape[1])
+        self._tokens = np.pad(self._tokens, ((0, count), (0, more)))
         self.names += [None] * count
         self._origins += [origin for origin in origins for _ in range(m)]
         node_slot = index_within_group(text)
@@ -195,12 +217,11 @@ class Sampler:
             if drawn is None:
                 continue
             prefix = name.prefixes[drawn.prefix]
-            self.tokens[number] += [*prefix.tokens, drawn.token]
+            tokens = [*prefix.tokens, drawn.token]
+            self._tokens[number, : len(tokens)] = tokens
+            self._lengths[number] = len(tokens)
             state = int(automaton[prefix.state, drawn.token])
-            if (
-                state >= 0
-                and len(self.tokens[number]) < draws.max_tokens[index]
-            ):
+            if state >= 0 and len(tokens) < draws.max_tokens[index]:
                 alive.append(index)
                 states.append(state)
                 key = (index // m, drawn.prefix, drawn.token)
@@ -225,17 +246,15 @@ class Sampler:
         if self._tree is None or self._running is None:
             return
         running = self._running
-        numbers = running.number.tolist()
-        lengths = [len(self.tokens[number]) for number in numbers]
-        length = np.array(lengths)
+        length = self._lengths[running.number]
         u = uniforms(running.key, length)
         drawn = self._draw(self._tree, running.node, u)
         failed = running.number[drawn < 0]
         if len(failed):
             origin = self._origins[failed[0]]
             raise NonFiniteError("the probability of a call's token", *origin)
-        for number, token in zip(numbers, drawn.tolist(), strict=True):
-            self.tokens[number].append(token)
+        self._tokens[running.number, length] = drawn
+        self._lengths[running.number] = length + 1
         # Closed and dead draws have a negative state.
         state = self._next_states(running, drawn)
         room = length + 1 < running.max_tokens

@@ -88,6 +88,7 @@ class UnpaddedLayout:
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
+        rows, slots = is_token.shape
         cu_seqlens = None
         if ragged:
             ends = is_token.sum(axis=1).cumsum()
@@ -95,7 +96,8 @@ class UnpaddedLayout:
         return cls(
             to_device(row, device),
             to_device(slot, device),
-            *is_token.shape,
+            rows,
+            slots,
             causal,
             prompts,
             cu_seqlens,

@@ -9,9 +9,11 @@ stand before the whole text, not at i: M has not yet seen calls inside text.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy import ndarray
@@ -120,20 +122,17 @@ def score_calls(
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """One call to score, in text number `text`."""
+    """One call to score, in text number `text`.
+
+    `prefixes` has z for the three losses: nothing, e(c) and e(c, r).
+    """
 
     text: int
     candidate: Candidate
     result: str
-
-    def prefix(self, phase: Phase) -> str:
-        """z: nothing, e(c) or e(c, r), for the three losses."""
-        if phase == "empty":
-            return ""
-        result = self.result if phase == "plus" else None
-        return linearise(self.candidate.tool, self.candidate.input, result)
+    prefixes: dict[Phase, str]
 
 
 def _call(
@@ -166,7 +165,8 @@ class _Sequence:
     tool: str | None  # None for the empty prefix, which tools share
     jobs: list[_Job]
     ids: ndarray  # of z, then of x up to the last target
-    targets: ndarray  # token indices in x whose log-probabilities are needed
+    # Token indices in x whose log-probabilities are needed, ascending.
+    targets: list[int]
     wanted: ndarray  # the same as indices into ids
 
 
@@ -189,17 +189,19 @@ class _Scorer:
         self.scored: list[list[ScoredSequence]] = [[] for _ in texts]
         self.discarded: list[dict[str, Counter[str]]] = [{} for _ in texts]
         jobs = [
-            _Job(index, call.candidate, call.result)
+            job
             for index, calls in enumerate(executed)
             for call in calls
-            if call.result is not None
+            if (job := self._job(index, call)) is not None
         ]
-        jobs = [job for job in jobs if self._writable(job)]
-        self.prefix_ids = self._encode_prefixes(jobs)
+        bos = np.array(model.call_tokens.bos, dtype=np.int64)
+        self.prefix_ids = {"": bos}
+        self._encode_prefixes("plus", jobs)
         self.jobs = [job for job in jobs if self._scorable(job)]
 
     def losses(self, phase: Phase, jobs: Sequence[_Job]) -> dict[_Job, float]:
         """L_i of every job under the prefix of this phase: nothing, e(c) or e(c, r)."""
+        self._encode_prefixes(phase, jobs)
         sequences = self._sequences(phase, jobs)
         logprobs, costs = token_logprobs(
             self.model,
@@ -222,11 +224,11 @@ class _Scorer:
             )
             for job in sequence.jobs:
                 i = job.candidate.token_index
-                in_window = (sequence.targets >= i) & (
-                    sequence.targets < i + len(WEIGHTS)
-                )
-                losses[job] = weighted_loss(target_logprobs[in_window])
-                if not np.isfinite(losses[job]):
+                # The targets from i on are i, i + 1, … to the end of the window or text.
+                first = bisect_left(sequence.targets, i)
+                window = target_logprobs[first : first + len(WEIGHTS)]
+                losses[job] = weighted_loss(window)
+                if not isfinite(losses[job]):
                     text_id = self.texts[job.text].text_id
                     tool = job.candidate.tool
                     raise NonFiniteError(
@@ -238,49 +240,52 @@ class _Scorer:
         """One sequence for each text and prefix; it ends with the last token it needs."""
         groups: dict[tuple[int, str], list[_Job]] = {}
         for job in jobs:
-            groups.setdefault((job.text, job.prefix(phase)), []).append(job)
+            groups.setdefault((job.text, job.prefixes[phase]), []).append(job)
         sequences = []
         for (text, prefix), group in groups.items():
             z, x = self.prefix_ids[prefix], self.text_ids[text]
-            positions = np.array(
-                sorted({job.candidate.token_index for job in group})
-            )
-            windows = positions[:, None] + np.arange(len(WEIGHTS))
-            targets = np.unique(windows)
-            targets = targets[targets < len(x)]
+            windows = [
+                range(i, min(i + len(WEIGHTS), len(x)))
+                for i in {job.candidate.token_index for job in group}
+            ]
+            targets = sorted(set().union(*windows))
             ids = np.concatenate([z, x[: targets[-1] + 1]])
+            wanted = np.array(targets) + len(z)
             tool = None if phase == "empty" else group[0].candidate.tool
-            sequences.append(
-                _Sequence(
-                    text, tool, group, ids, targets, wanted=len(z) + targets
-                )
-            )
+            sequences.append(_Sequence(text, tool, group, ids, targets, wanted))
         return sequences
 
-    def _writable(self, job: _Job) -> bool:
-        """Whether the call can be written with its result.
+    def _job(self, text: int, call: ExecutedCall) -> _Job | None:
+        """The call, unless it has no result or cannot be written with it.
 
         Tools already remove what cannot be written; this guards against one that does not.
         """
+        candidate, result = call.candidate, call.result
+        if result is None:
+            return None
+        tool, argument = candidate.tool, candidate.input
         try:
-            job.prefix("plus")
+            plus = linearise(tool, argument, result)
         except CallError:
-            self._discard(job, "unwritable")
-            return False
-        return True
+            self._discard(text, tool, "unwritable")
+            return None
+        prefixes: dict[Phase, str] = {
+            "empty": "",
+            "plus": plus,
+            "call": linearise(tool, argument),
+        }
+        return _Job(text, candidate, result, prefixes)
 
-    def _encode_prefixes(self, jobs: Sequence[_Job]) -> dict[str, ndarray]:
-        """The ids of every prefix, BOS included."""
-        phases: tuple[Phase, Phase] = ("plus", "call")
-        prefixes = sorted(
-            {job.prefix(phase) for job in jobs for phase in phases}
-        )
-        encoded = tokenize_continuations(self.model.tokenizer, prefixes)
-        bos = np.array(self.model.call_tokens.bos, dtype=np.int64)
-        prefix_ids = {"": bos}
-        for prefix, tokens in zip(prefixes, encoded, strict=True):
-            prefix_ids[prefix] = np.concatenate([bos, tokens.ids])
-        return prefix_ids
+    def _encode_prefixes(self, phase: Phase, jobs: Sequence[_Job]) -> None:
+        """Add the ids of the prefixes of a phase, BOS included."""
+        prefixes = {job.prefixes[phase] for job in jobs}
+        missing = sorted(prefixes - self.prefix_ids.keys())
+        if not missing:
+            return
+        encoded = tokenize_continuations(self.model.tokenizer, missing)
+        bos = self.prefix_ids[""]
+        for prefix, tokens in zip(missing, encoded, strict=True):
+            self.prefix_ids[prefix] = np.concatenate([bos, tokens.ids])
 
     def _scorable(self, job: _Job) -> bool:
         """Whether all three losses exist and the rule for inputs lets the call pass.
@@ -290,7 +295,7 @@ class _Scorer:
         candidate = job.candidate
         text, text_ids = self.texts[job.text].text, self.text_ids[job.text]
         end = min(candidate.token_index + len(WEIGHTS), len(text_ids))
-        longest = len(self.prefix_ids[job.prefix("plus")]) + end - 1
+        longest = len(self.prefix_ids[job.prefixes["plus"]]) + end - 1
         reason = None
         if candidate.token_index == 0 and not self.model.call_tokens.bos:
             # Sampling leaves the position out: only another caller can name it.
@@ -302,9 +307,9 @@ class _Scorer:
         ):
             reason = "input_only_after_position"
         if reason:
-            self._discard(job, reason)
+            self._discard(job.text, candidate.tool, reason)
         return reason is None
 
-    def _discard(self, job: _Job, reason: str) -> None:
-        by_tool = self.discarded[job.text]
-        by_tool.setdefault(job.candidate.tool, Counter())[reason] += 1
+    def _discard(self, text: int, tool: str, reason: str) -> None:
+        by_tool = self.discarded[text]
+        by_tool.setdefault(tool, Counter())[reason] += 1

@@ -185,6 +185,8 @@ class _Scheduler:
         self.prompts = prompts
         self.method = method
         self.sampler = Sampler(model)
+        # What the draws of each tool are, once all have ended.
+        self._inputs: dict[str, dict[tuple[int, ...], str | Malformed]] = {}
         encoded = model.encode([request.text.text for request in requests])
         self.states = [_RequestState(text) for text in encoded]
         for request, state in zip(requests, self.states, strict=True):
@@ -240,9 +242,7 @@ class _Scheduler:
         for index in self.pending():
             state = self.states[index]
             if state.started and not running.intersection(state.draws):
-                state.tokens = [
-                    tuple(self.sampler.tokens[n]) for n in state.draws
-                ]
+                state.tokens = self.sampler.tokens(state.draws)
                 m = self.method.of(self.requests[index].tool).m
                 names = [self.sampler.names[n] for n in state.draws[::m]]
                 state.names = [name for name in names if name is not None]
@@ -370,18 +370,16 @@ class _Scheduler:
             text_id = self.requests[index].text.text_id
             positions = self.states[index].positions.tolist()
             origins += [(text_id, tool, position) for position in positions]
-        tool_number = stream_number(tool)
-        keys = [
-            stream_keys(
-                self.method.seed,
-                text_id,
-                tool_number,
-                position,
-                settings.m,
-            )
-            for text_id, _, position in origins
-        ]
-        return np.stack(keys), origins
+        text_ids = np.array([text_id for text_id, _, _ in origins])
+        position = np.array([position for _, _, position in origins])
+        keys = stream_keys(
+            self.method.seed,
+            text_ids[:, None],
+            stream_number(tool),
+            position[:, None],
+            settings.m,
+        )
+        return keys, origins
 
     def result(self, index: int) -> SampledText:
         """What came of a request, once no request is pending."""
@@ -402,7 +400,8 @@ class _Scheduler:
         ):
             draws[position].append(tokens)
         names = dict(zip(draws, state.names, strict=False))
-        inputs = self._parse_draws(request.tool, tokens_of_draws)
+        input_of = self._input_of_draw(request.tool)
+        inputs = [input_of[ids] for ids in tokens_of_draws]
         draws_of_call: Counter[tuple[int, str]] = Counter()
         discarded: Counter[str] = Counter()
         if state.position_0_unscorable:
@@ -455,7 +454,8 @@ class _Scheduler:
             return None
         tokens = state.tokens or []
         written = decode_continuations(self.model.tokenizer, tokens)
-        inputs = self._parse_draws(request.tool, tokens)
+        input_of = self._input_of_draw(request.tool)
+        inputs = [input_of[ids] for ids in tokens]
         return SamplingTrace(
             state.p_api,
             state.encoded.starts,
@@ -463,17 +463,29 @@ class _Scheduler:
             list(zip(written, inputs, strict=True)),
         )
 
-    def _parse_draws(
-        self, tool: str, draws: Sequence[tuple[int, ...]]
-    ) -> list[str | Malformed]:
-        """The input of each draw's call, or why the draw is no call. Equal draws parse once.
+    def _input_of_draw(
+        self, tool: str
+    ) -> dict[tuple[int, ...], str | Malformed]:
+        """The input of the call of each distinct draw, or why it is no call.
 
+        All texts' draws parse together, when the first of them is asked for.
         A draw without tokens was to be given a name that is too unlikely. Without a prompt
         the model writes results, too: the call is what stands before ``->``.
         """
+        if tool in self._inputs:
+            return self._inputs[tool]
         tokenizer = self.model.tokenizer
         takes_input = self.method.of(tool).takes_input
-        distinct = list(dict.fromkeys(draws))
+        distinct = list(
+            {
+                ids: None
+                for request, state in zip(
+                    self.requests, self.states, strict=True
+                )
+                if request.tool == tool
+                for ids in state.tokens or ()
+            }
+        )
         special = set(special_ids(tokenizer))
         texts = decode_continuations(tokenizer, distinct)
         parsed: dict[tuple[int, ...], str | Malformed] = {}
@@ -486,4 +498,5 @@ class _Scheduler:
                 parsed[ids] = Malformed("special_token")
             else:
                 parsed[ids] = parse_call(text, tool, takes_input)
-        return [parsed[ids] for ids in draws]
+        self._inputs[tool] = parsed
+        return parsed

@@ -109,6 +109,12 @@ def _too_small(request: ResourceRequest) -> bool:
     return bool(resources.get("CPU", 0) < request.cpus or resources.get("GPU", 0) < request.gpus)
 
 
+def are_free(request: ResourceRequest) -> bool:
+    """Whether nobody uses any of what `request` asks for."""
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
+
+
 def check_resources(request: ResourceRequest, local: bool = False) -> None:
     """ConfigurationError if a `local` cluster is too small; a warning if another cluster is."""
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]

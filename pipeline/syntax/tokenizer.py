@@ -58,10 +58,11 @@ def tokenize_continuations(tokenizer: PreTrainedTokenizerBase, strings: Sequence
         anchored = [anchor + strings[index] for index in pending]
         (anchor_ids, _), *encoded = _encode(tokenizer, [anchor, *anchored])
         size = len(anchor_ids)
-        for index, (ids, spans) in zip(pending, encoded, strict=True):
-            same_anchor = np.array_equal(ids[:size], anchor_ids)
-            if same_anchor and (spans[size:] >= len(anchor)).all():
-                results[index] = TokenizedText(ids[size:], _starts(spans[size:] - len(anchor)))
+        for index, (ids, all_spans) in zip(pending, encoded, strict=True):
+            spans = all_spans[size:]
+            if ids[:size] == anchor_ids and all(start >= len(anchor) for start, _ in spans):
+                starts = np.array(_starts(spans, len(anchor)), dtype=np.int64)
+                results[index] = TokenizedText(np.array(ids[size:], dtype=np.int64), starts)
         pending = [index for index in pending if index not in results]
         if not pending:
             return [results[index] for index in range(len(strings))]
@@ -78,7 +79,7 @@ def decode_continuations(tokenizer: PreTrainedTokenizerBase, sequences: Sequence
         return []  # batch_decode returns one string for an empty batch
     [(anchor_ids, _)] = _encode(tokenizer, ["a"])
     strings = tokenizer.batch_decode(
-        [[*anchor_ids.tolist(), *ids] for ids in sequences],
+        [[*anchor_ids, *ids] for ids in sequences],
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
@@ -91,8 +92,11 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({*tokenizer.all_special_ids, *flagged})
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Ids [n] and character spans [n, 2] of each string; spans include spaces."""
+Span = tuple[int, int]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tuple[list[int], list[Span]]]:
+    """Ids and character spans of each string; spans include spaces."""
     batch = tokenizer(
         strings,
         add_special_tokens=False,
@@ -101,15 +105,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tupl
         return_attention_mask=False,
         verbose=False,
     )
-    spans_by_string = batch["offset_mapping"]
+    spans_by_string: list[list[Span]] = batch["offset_mapping"]
     untrimmed = _untrimmed(tokenizer)
     if untrimmed is not None:
         encodings = untrimmed.encode_batch(strings, add_special_tokens=False)
         spans_by_string = [encoding.offsets for encoding in encodings]
-    return [
-        (np.array(ids, dtype=np.int64), np.array(spans, dtype=np.int64).reshape(-1, 2))
-        for ids, spans in zip(batch["input_ids"], spans_by_string, strict=True)
-    ]
+    return list(zip(batch["input_ids"], spans_by_string, strict=True))
 
 
 _untrimmed_copies: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer | None] = WeakKeyDictionary()
@@ -142,10 +143,16 @@ def _untrimmed_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     return copy
 
 
-def _starts(spans: np.ndarray) -> np.ndarray:
-    """Each token starts where the previous tokens end, or at -1 if these reach into the token."""
-    previous_end = np.maximum.accumulate(np.concatenate([[0], spans[:, 1]]))[:-1]
-    return np.where(spans[:, 0] >= previous_end, previous_end, -1)
+def _starts(spans: Sequence[Span], origin: int) -> list[int]:
+    """Each token starts where the previous tokens end, or at -1 if these reach into the token.
+
+    Offsets count from `origin`, where the first token starts.
+    """
+    starts, previous_end = [], origin
+    for start, end in spans:
+        starts.append(previous_end - origin if start >= previous_end else -1)
+        previous_end = max(previous_end, end)
+    return starts
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.annotate import compare_calls
+from bench.comparison import compare_calls
 from bench.fixtures import small_run
 from bench.fixtures.small_run import annotator_model, texts
 from bench.plain import PlainAnnotator

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench.annotate import compare_calls, speedups
+from bench.comparison import compare_calls
+from bench.measuring import matrix_rates
 from bench.processes import interleave, merge_runs, run_in_processes
 from bench.systems import SystemRun, run_engine
 from bench.workload import Workload
@@ -28,7 +30,8 @@ ARGS = argparse.Namespace(
     corpus=["demo/pages"],
     prompts=Path("demo/prompts"),
     max_tokens=112,
-    against=None,
+    against=[],
+    rounds=2,
     plain_texts=2,
 )
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
@@ -39,7 +42,9 @@ def test_two_processes_find_what_one_finds() -> None:
     workload = Workload.create("demo", "Calculator", ARGS)
     alone, _ = run_engine("engine", workload.annotator(), workload.model, workload.texts)
     together = run_in_processes(2, "demo", "Calculator", ARGS)
-    both = together.engine
+    assert len(together.engine) == ARGS.rounds
+    assert together.matrix_rates.keys() == matrix_rates(torch.device("cpu"), torch.float32).keys()
+    both = together.engine[-1]
     assert both.name == "engine, 2 processes"
     same = compare_calls(alone.calls, both.calls, workload.settings.tau_f)
     assert same["scored"][0] == same["scored_by_both"] > 0
@@ -80,17 +85,3 @@ def test_runs_together_take_the_longest_and_cost_the_sum() -> None:
 def test_texts_come_back_in_their_original_order() -> None:
     texts = list(range(8))
     assert interleave([texts[n::3] for n in range(3)]) == texts
-
-
-def test_a_speedup_compares_the_best_numbers_of_processes() -> None:
-    rows = [
-        {"system": name, "texts_per_s": rate}
-        for name, rate in {
-            "engine": 4.0,
-            "engine, 2 processes": 6.0,
-            "vLLM": 3.0,
-            "plain procedure": 9.0,
-        }.items()
-    ]
-    assert speedups(rows) == {"vLLM": 2.0, "plain procedure": 0.667}
-    assert speedups(rows[:2]) == {}

@@ -39,9 +39,10 @@ TINY: dict[str, dict[str, int]] = {
 
 def tiny(name: str) -> Callable[[], Any]:
     """The shape called `name`, with few and small layers."""
+    whole = SHAPES[name]
 
     def shape() -> Any:
-        config = SHAPES[name]()
+        config = whole()
         for field, value in {**TINY[name], "vocab_size": 3_000}.items():
             setattr(config, field, value)
         return config

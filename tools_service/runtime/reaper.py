@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-_CHECK_S = 0.5
+_CHECK_S = 0.5  # at first; the agents start with their raylet
+_LONGEST_CHECK_S = 5.0  # looking at all processes of a machine takes CPU time from the run
 
 
 @functools.cache
@@ -36,9 +37,10 @@ def start_reaper() -> subprocess.Popen[bytes]:
 def reap(owner: int) -> None:
     """Wait for the end of standard input, then kill the descendants that `owner`'s raylets had."""
     watched: set[psutil.Process] = set()
-    ended = False
+    ended, check_s = False, _CHECK_S
     while not ended:
-        ended = bool(select.select([sys.stdin], [], [], _CHECK_S)[0])
+        ended = bool(select.select([sys.stdin], [], [], check_s)[0])
+        check_s = min(1.1 * check_s, _LONGEST_CHECK_S)
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(owner).children():
                 if child.name() == "raylet":

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ray import serve
@@ -35,6 +35,10 @@ Pairs = list[tuple[str | None, str | None]]
 
 # Clients give up a request after one deadline; a request that still runs after two is stuck.
 STUCK_AFTER_DEADLINES = 2.0
+
+_POLL_S = 0.1
+_ALIVE = ("RUNNING", "UNHEALTHY")  # statuses of Serve; a replica of an unhealthy one is being replaced
+_STARTING = ("NOT_STARTED", "DEPLOYING")
 
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -82,16 +86,47 @@ def tools_on_ray(
 
     ToolUnavailableError, before anything starts; ToolStartError if one cannot start.
     """
+    with starting_tools(config, tools, count_tokens) as client:
+        wait_until_started(client.applications.values())
+        yield client
+
+
+@contextmanager
+def starting_tools(
+    config: ToolsConfig, tools: Iterable[str], count_tokens: CountTokens = count_words
+) -> Iterator[ServeTools]:
+    """As `tools_on_ray`, but the block begins while the tools start: see `have_started`."""
     tools = tuple(tools)
     require_available(tools, config)
     config = with_absolute_paths(config)
-    with service_lock(config.service):
-        prepare_tools(config, tools)
-    applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
-    with lease(config.service, applications.values()):
+    with ExitStack() as stack:
         with service_lock(config.service):
+            prepare_tools(config, tools)
+            applications: dict[str, str] = {tool: application_name(config, tool) for tool in tools}
+            stack.enter_context(lease(config.service, applications.values()))
             _start(config, applications)
         yield ServeTools(config, count_tokens, applications)
+
+
+def wait_until_started(applications: Iterable[str]) -> None:
+    """Return when all `applications` run; ToolStartError if one cannot start."""
+    applications = tuple(applications)
+    while not have_started(applications):
+        time.sleep(_POLL_S)
+
+
+def have_started(applications: Iterable[str]) -> bool:
+    """Whether all `applications` run. ToolStartError if one cannot start, or is not there any more."""
+    overviews = serve.status().applications
+    statuses = []
+    for name in applications:
+        if name not in overviews:
+            raise ToolStartError(f"the tools could not be started on Ray: {name} was stopped meanwhile")
+        statuses.append(overviews[name].status.value)
+        if statuses[-1] not in (*_ALIVE, *_STARTING):
+            problem = f"{name}: {statuses[-1]}: {overviews[name].message}"
+            raise ToolStartError(f"the tools could not be started on Ray: {problem}")
+    return all(status in _ALIVE for status in statuses)
 
 
 @contextmanager
@@ -107,7 +142,7 @@ def lease(service: str, applications: Iterable[str]) -> Iterator[None]:
 
 
 def _start(config: ToolsConfig, applications: Mapping[str, str]) -> None:
-    """Deploy the applications that do not run, and stop those that crashed jobs left behind."""
+    """Begin to deploy the applications that do not run, and stop those that crashed jobs left behind."""
     stop_unused(config.service)
     running = running_applications(config.service)
     missing = [tool for tool, application in applications.items() if application not in running]
@@ -115,13 +150,15 @@ def _start(config: ToolsConfig, applications: Mapping[str, str]) -> None:
         logger.info("%s already runs with these settings: sharing %s", tool, applications[tool])
     try:
         deploy({tool: functools.partial(load_tool, tool, config) for tool in missing}, config, applications)
-    except RuntimeError as error:  # raised by Serve if a replica cannot start
+    except RuntimeError as error:  # raised by Serve for what it does not deploy
         raise ToolStartError(f"the tools could not be started on Ray: {error}") from error
 
 
 def running_applications(service: str) -> set[str]:
-    """Return the applications of `service` that answer, or will after a replacement."""
-    alive = {name for name, status in application_statuses().items() if status in ("RUNNING", "UNHEALTHY")}
+    """Return the applications of `service` that answer, or will: another job starts them, or they are
+    being replaced."""
+    statuses = application_statuses().items()
+    alive = {name for name, status in statuses if status in (*_ALIVE, "DEPLOYING")}
     return {name for name in alive if _belongs_to(name, service)}
 
 
@@ -149,7 +186,7 @@ def _belongs_to(application: str, service: str) -> bool:
 def deploy(
     loaders: Mapping[str, Callable[[], Tool]], config: ToolsConfig, applications: Mapping[str, str]
 ) -> None:
-    """Deploy an application per tool, with `loaders` for its replicas; block until ready."""
+    """Begin to deploy an application per tool, with `loaders` for its replicas."""
     if not loaders:
         return
     serve.start(proxy_location="Disabled", logging_config=QUIET)
@@ -159,7 +196,7 @@ def deploy(
         replica = serve.deployment(name=tool, **serve_options(deployment))(Replica)
         bound = replica.bind(load, deployment.threads, STUCK_AFTER_DEADLINES * deployment.deadline_s)
         targets.append(serve.RunTarget(bound, name=applications[tool], route_prefix=None))
-    serve.run_many(targets)
+    serve.run_many(targets, wait_for_applications_running=False)
 
 
 def serve_options(deployment: Deployment) -> dict[str, Any]:

@@ -8,9 +8,10 @@ process group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import Parameter
 
 from pipeline.base.finetune_config import FinetuneConfig
@@ -91,13 +92,25 @@ def _require_finite_weights(config: FinetuneConfig, ds_config: Mapping[str, Any]
     damaged = []
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=on_disk):
-            weights = parameter if on_disk else getattr(parameter, "ds_tensor", parameter)
+            weights = parameter if on_disk else held_by_this_worker(parameter)
             if not weights.isfinite().all():
                 damaged.append(name)
     if names := _of_all_workers(config, damaged):
         raise CheckpointError(
             f"model.path {config.model.path!r}: the weights {', '.join(names[:_SHOWN_NAMES])} are not finite"
         )
+
+
+def held_by_this_worker(parameter: Any) -> Tensor:
+    """The weights of a parameter that are here: all, or those of a shard.
+
+    A shard may be longer than its weights, to be as long as the others. DeepSpeed leaves that part
+    uninitialized, so anything may stand in it.
+    """
+    if not hasattr(parameter, "ds_tensor"):
+        return cast(Tensor, parameter)
+    shard: Tensor = parameter.ds_tensor.flatten()
+    return shard[: max(0, parameter.ds_numel - dist.get_rank() * len(shard))]
 
 
 def _of_all_workers(config: FinetuneConfig, items: list[str]) -> list[str]:

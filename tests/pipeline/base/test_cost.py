@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,6 +18,7 @@ from pipeline.base.cost import (
     lower_bound_decode,
     lower_bound_positions,
     lower_bound_scoring,
+    shared_lengths,
 )
 from pipeline.base.records import Cost
 from pipeline.engine.loading import model_shape
@@ -103,6 +105,23 @@ def test_the_lower_bound_scoring_is_the_set_of_distinct_contexts_over_all_phases
             5,
         )
         asked.append(whole)
+
+
+def common_length(first: list[int], second: list[int]) -> int:
+    return max(size for size in range(len(first) + 1) if first[:size] == second[:size])
+
+
+def test_shared_lengths_are_those_of_the_longest_common_prefix() -> None:
+    random = Random(5)
+    for _ in range(200):
+        sequences = [
+            [random.randrange(3) for _ in range(random.randrange(7))] for _ in range(random.randrange(9))
+        ]
+        expected = [
+            max((common_length(earlier, ids) for earlier in sequences[:number]), default=0)
+            for number, ids in enumerate(sequences)
+        ]
+        assert shared_lengths(sequences) == expected
 
 
 def test_flops_by_hand() -> None:

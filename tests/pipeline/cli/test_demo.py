@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Barrier, Event
 
 import pytest
 
 from pipeline.cli import demo as module
 from pipeline.cli.demo import chained, models_of, steps_of
 from pipeline.cli.recipes import Recipe, demo, written_below
-from pipeline.cli.steps import PipelineStep, StepCache
+from pipeline.cli.steps import BegunStep, PipelineStep, StepCache
 from pipeline.storage.manifest import MANIFEST
 
 pytestmark = pytest.mark.unit
@@ -105,6 +108,56 @@ def test_a_failure_names_the_log(
     assert "step 1 of 5, annotate: " in printed.err
     assert f"The log of the steps: {tmp_path / 'demo.log'}" in printed.err
     assert (tmp_path / "demo.log").read_text() == "noise\n"
+
+
+def pair(cache: StepCache, tmp_path: Path, run: Callable[[str], None]) -> list[BegunStep]:
+    """The two fine-tunings, begun; `run` is called with the name of each."""
+    group = next(
+        group for group in module._groups(steps_of(two_rounds(tmp_path)), together=True) if group[1:]
+    )
+    assert [step.name for step in group] == ["finetune", "finetune on plain texts"]
+    begun = [cache.begin(dataclasses.replace(step, run=partial(run, step.name))) for step in group]
+    return [each for each in begun if each is not None]
+
+
+def state_of(cache: StepCache) -> dict[str, str]:
+    return {name: entry.state for name, entry in StepCache.open(cache.path).entries.items()}
+
+
+def test_the_two_fine_tunings_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_room_for", lambda configs: nullcontext())
+    cache, both = StepCache.open(tmp_path / "steps.json"), Barrier(2)
+    module._run_group(pair(cache, tmp_path, lambda name: both.wait(60) and None), cache)
+    assert state_of(cache) == {"finetune": "finished", "finetune on plain texts": "finished"}
+
+
+def test_of_two_that_run_at_the_same_time_one_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has finished stays finished; the error comes at once, without the end of the other."""
+    monkeypatch.setattr(module, "_room_for", lambda configs: nullcontext())
+    cache, never = StepCache.open(tmp_path / "steps.json"), Event()
+
+    def run(name: str) -> None:
+        if name == "finetune":
+            raise RuntimeError("broken")
+        never.wait()
+
+    with pytest.raises(RuntimeError, match="broken"):
+        module._run_group(pair(cache, tmp_path, run), cache)
+    never.set()
+    assert state_of(cache) == {"finetune": "begun", "finetune on plain texts": "begun"}
+
+
+def test_on_gpus_on_other_machines_and_with_large_models_the_steps_run_one_by_one(tmp_path: Path) -> None:
+    recipe = chained(demo())
+    assert all(len(group) == 1 for group in module._groups(steps_of(recipe), together=False))
+    large = recipe.finetune.model.model_copy(update={"path": str(tmp_path)})
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(65 * 2**20)
+    for change in ({"use_gpu": True}, {"workers": 1}, {"model": large}):
+        changed = recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update=change)})
+        assert all(len(group) == 1 for group in module._groups(steps_of(changed), together=True))
 
 
 def two_rounds(tmp_path: Path) -> Recipe:

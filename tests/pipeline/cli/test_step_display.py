@@ -52,6 +52,18 @@ def test_a_pipe_gets_a_line_at_each_start_and_end() -> None:
     ]
 
 
+def test_steps_at_the_same_time_have_one_line() -> None:
+    stream = io.StringIO()
+    display = StepDisplay(stream, STEPS, {"one": 100.0, "two": 20.0, "three": 60.0})
+    display.finished_before(STEPS[0])
+    with display.running(STEPS[1], STEPS[2]):
+        pass
+    assert stream.getvalue().splitlines()[1:] == [
+        "step 2 of 3, two and step 3 of 3, three: 12 % done; about 1 min left",
+        "step 2 of 3, two and step 3 of 3, three: done in 0 s",
+    ]
+
+
 def test_without_known_durations_there_is_no_time_left() -> None:
     stream = io.StringIO()
     with StepDisplay(stream, STEPS, {}).running(STEPS[0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.usage import Usage
+from pipeline.syntax.tokenizer import tokenize_continuations
 from tests.pipeline import oracle
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -216,6 +218,27 @@ class IgnoresMask(LlamaForCausalLM):
     @property
     def base_model(self) -> Any:
         return self
+
+
+def test_a_text_is_tokenised_once_for_all_that_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenised = language_model("llama", "bytes"), list[str]()
+
+    def tokenise(tokenizer: Any, strings: Sequence[str]) -> Any:
+        tokenised.extend(strings)
+        return tokenize_continuations(tokenizer, strings)
+
+    monkeypatch.setattr("pipeline.engine.model.tokenize_continuations", tokenise)
+    monkeypatch.setattr("pipeline.engine.model._TEXTS_KEPT", 2)
+    first = model.encode(["one", "two", "one"])
+    assert first[0] is first[2]
+    assert model.encode(["two", "one"]) == [first[1], first[0]]
+    assert tokenised == [" one", " two"]
+    # The oldest is forgotten, and comes back the same.
+    model.encode(["three"])
+    [again] = model.encode(["one"])
+    assert tokenised == [" one", " two", " three", " one"]
+    assert again.ids.tolist() == first[0].ids.tolist()
+    assert again.starts.tolist() == first[0].starts.tolist()
 
 
 @pytest.mark.parametrize("kind", [IgnoresPositions, IgnoresMask])

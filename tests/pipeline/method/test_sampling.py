@@ -16,7 +16,7 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import POSITION_NOT_SCORABLE, Call, Document, Text
 from pipeline.engine.errors import ModelError, NonFiniteError
 from pipeline.engine.loading import prepare_language_model
-from pipeline.engine.model import LanguageModel
+from pipeline.engine.model import LanguageModel, row_blocks
 from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.engine.sampler import invert_cdf
 from pipeline.engine.tree_attention import TreeBatch
@@ -236,6 +236,13 @@ def test_draws_differ_by_seed_text_tool_position_and_number() -> None:
     assert stream_keys(0, 1, 0, 2, 2).tolist() == keys[0][:2].tolist()
 
 
+def test_keys_of_many_texts_and_positions_are_those_of_each() -> None:
+    texts, positions = np.array([7, -1, 2**63 - 1]), np.array([0, 5, 9])
+    together = stream_keys(3, texts[:, None], 2, positions[:, None], 4)
+    pairs = zip(texts.tolist(), positions.tolist(), strict=True)
+    assert together.tolist() == [stream_keys(3, *(text, 2, position), 4).tolist() for text, position in pairs]
+
+
 def test_streams_are_splitmix64() -> None:
     """The generator's published first values for the seed 1234567."""
     bits = [6457827717110365317, 3203168211198807973, 9817491932198370423]
@@ -256,6 +263,28 @@ def test_inverting_the_cdf_takes_tokens_in_proportion() -> None:
     u = torch.tensor([[0.0, 0.0999, 0.1001, 0.2999, 0.3001, 1 - 2**-53]], dtype=torch.float64)
     assert invert_cdf(logits, u).tolist() == [[0, 0, 1, 1, 3, 3]]
     assert invert_cdf(logits * torch.nan, u).tolist() == [[-1] * 6]
+
+
+def test_a_large_vocabulary_gives_the_tokens_of_the_plain_definition() -> None:
+    """Rows are inverted in blocks. At the edge between two tokens the later one is drawn, and no token
+    without probability is."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(7, 400_000, generator=generator)
+    logits[:, :3] = logits[:, 200_000:300_000] = logits[:, -2:] = -torch.inf
+    logits[2] = torch.nan
+    assert len(row_blocks(logits)) > 2
+    cdf = logits.double().softmax(1).cumsum(1)
+    edges = cdf[:, [3, 199_999, 250_000, 399_990]]
+    below = edges.nextafter(torch.zeros(()).double())
+    u = torch.cat([torch.rand(7, 5, generator=generator).double(), edges, below, torch.zeros(7, 1)], dim=1)
+    tokens = invert_cdf(logits, u)
+    for row in (0, 1, 3, 4, 5, 6):
+        total = cdf[row, -1]
+        for number, drawn in zip(u[row].tolist(), tokens[row].tolist(), strict=True):
+            first = int((cdf[row] > number * total).nonzero()[0])
+            assert drawn == first
+            assert logits[row, drawn] > -torch.inf
+    assert tokens[2].tolist() == [-1] * u.shape[1]
 
 
 def test_positions_are_the_top_k_above_tau_s() -> None:

@@ -13,6 +13,7 @@ from ray._private import ray_constants, services
 
 from pipeline.runtime.connection import (
     ResourceRequest,
+    are_free,
     end_local_cluster,
     one_local_cluster,
     ray_connection,
@@ -72,6 +73,16 @@ def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS):
         pytest.fail("it began")
     assert there.asked[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("free", "fits"), [({"CPU": 4.5, "GPU": 2}, True), ({"CPU": 9}, False), ({"CPU": 4, "GPU": 2}, False)]
+)
+def test_what_is_free_is_compared_with_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, free: dict[str, float], fits: bool
+) -> None:
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+    assert are_free(NEEDS) is fits
 
 
 @pytest.mark.parametrize("named", ["configuration", "variable"])

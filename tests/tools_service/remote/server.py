@@ -63,6 +63,17 @@ def tools() -> MCPServer:
         await asyncio.sleep(seconds)
         return str(os.getpid())
 
+    arrived, complete = [], asyncio.Event()
+
+    @server.tool(annotations=READ_ONLY)
+    async def gather(count: int) -> str:
+        """Answers when `count` calls are under way at the same time."""
+        arrived.append(count)
+        if len(arrived) == count:
+            complete.set()
+        await complete.wait()
+        return "gathered"
+
     def stop_at(file: str) -> str:
         """Ends the server, unless it stands in `file` that it has done so twice."""
         starts = len(Path(file).read_text()) if Path(file).exists() else 0

@@ -204,10 +204,9 @@ def test_a_server_of_an_early_protocol(kind: str) -> None:
 
 
 def test_calls_are_pipelined() -> None:
-    with running(config("wait", calls_per_session=64)) as tool:
-        began = time.monotonic()
-        assert len(set(ask(tool, *["0.2"] * 64))) == 1
-        assert time.monotonic() - began < 64 * 0.2
+    """One after another, the first would wait for the others until its deadline."""
+    with running(config("gather", calls_per_session=64)) as tool:
+        assert ask(tool, *["64"] * 64) == ["gathered"] * 64
 
 
 def test_calls_are_spread_over_sessions() -> None:
@@ -295,9 +294,9 @@ def test_no_server_outlives_a_killed_process(kind: str) -> None:
 
 
 def test_a_slow_call_does_not_end_the_session() -> None:
-    with running(config("wait", deadline_s=1.0)) as tool:
+    with running(config("wait", deadline_s=3.0)) as tool:
         [pid] = ask(tool, "0")
-        assert ask(tool, "0", "1000", "0.5") == [pid, f"[{DEADLINE}]", pid]
+        assert ask(tool, "0", "1000", "0.01") == [pid, f"[{DEADLINE}]", pid]
         assert ask(tool, "0") == [pid]
 
 

@@ -4,13 +4,16 @@ much to do."""
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import serve
 
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.settings import Deployment
@@ -29,11 +32,14 @@ from tools_service.contract.tool import (
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import (
     Replica,
+    ToolStartError,
     deploy,
+    have_started,
     running_applications,
     serve_options,
     stop_unused,
     tools_on_ray,
+    wait_until_started,
 )
 from tools_service.serving.leases import Lease
 
@@ -94,6 +100,7 @@ def deployed(ray_cluster: None) -> Iterator[None]:
     small = configured(deadline_s=1.0, max_ongoing_requests=1, max_queued_requests=1)
     lease = Lease(CONFIG.service, APPLICATIONS.values())
     deploy({name: scripted(name) for name in NAMES}, small, APPLICATIONS)
+    wait_until_started(APPLICATIONS.values())
     yield
     lease.release()
     stop_unused(CONFIG.service)
@@ -214,6 +221,34 @@ def test_a_client_travels_by_pickle() -> None:
     assert copy.applications == APPLICATIONS
     assert copy._config == CONFIG
     assert copy._count_tokens is len
+
+
+@pytest.mark.parametrize(
+    ("statuses", "started"),
+    [
+        (["RUNNING", "UNHEALTHY"], True),  # a replica of the second is being replaced
+        (["RUNNING", "DEPLOYING"], False),
+        (["NOT_STARTED", "RUNNING"], False),
+        (["RUNNING", "DEPLOY_FAILED"], "the tools could not be started on Ray: b: DEPLOY_FAILED: no memory"),
+        (["RUNNING", "DELETING"], "the tools could not be started on Ray: b: DELETING: no memory"),
+        (["RUNNING"], "the tools could not be started on Ray: b was stopped meanwhile"),
+    ],
+)
+def test_tools_have_started_when_all_run(
+    monkeypatch: pytest.MonkeyPatch, statuses: list[str], started: bool | str
+) -> None:
+    overviews = {
+        name: SimpleNamespace(status=SimpleNamespace(value=status), message="no memory")
+        for name, status in zip("ab", statuses, strict=False)
+    }
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=overviews))
+    if isinstance(started, bool):
+        assert have_started(["a", "b"]) is started
+    else:
+        with pytest.raises(ToolStartError, match=re.escape(started)):
+            have_started(["a", "b"])
+        with pytest.raises(ToolStartError):
+            wait_until_started(["a", "b"])
 
 
 def test_replicas_are_fixed_or_scale_between_their_bounds() -> None:

@@ -1,18 +1,18 @@
-"""Annotation with vLLM, written as someone who knows vLLM well would write it.
+"""Annotation as a client of an inference engine, written as someone who knows the engine well would.
 
-In: the interpreter of an environment with vLLM, and a workload. Out: the scored calls of each text
-with the usage, and the engine's own calls scored by vLLM. The losses are compared on the engine's
-calls, because vLLM draws with random numbers of its own.
+In: a function that sends requests to an engine's worker (bench/opponents/worker.py), and a
+workload. Out: the scored calls of each text with the usage.
 
 Every step handles all texts at once. Positions: one forward over prompt, text, suffix and text,
-with the prompt cached, lists the likeliest tokens at each position; where <API> is not listed but
-may be among the best positions, its probability is requested separately. Draws: the context of
-every position is cached up to its last block; m draws end at ], or at a token that no call can
-contain. Losses: every distinct sequence runs once, up to the last token needed, and L(e(c)) only
-where it can decide.
+with the prompt cached, gives p(<API>) before each token. An engine may list the likeliest tokens
+only; where <API> is not listed but may be among the best positions, its probability is requested
+separately. Draws: the context of every position is cached as far as the engine can; m draws end at
+], or at a token that no call can contain. Draws are as long as the tool's name first, and only those
+that name it are continued, if the warm-up shows that this is faster. Losses: every distinct sequence runs
+once, up to the last token needed, and L(e(c)) only where it can decide.
 
-Tokenizing, parsing, tools and weights are done here, on the same clock. vLLM (bench/vllm/worker.py,
-in its own process) sees token ids only. Works only with tokenizers whose ``<API>`` is one token.
+Tokenizing, parsing, tools and weights are done here, on the same clock. The worker sees token ids
+only. Works only with tokenizers whose ``<API>`` is one token.
 """
 
 from __future__ import annotations
@@ -26,13 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.measuring import measured
 from bench.plain import passes_input_rule, prompt_ids, scored_call
-from bench.systems import SystemRun, no_wait
-from bench.vllm.process import VllmProcess, engine_settings, environment, model_folder
-from bench.workload import Workload
 from pipeline.base.config import MethodConfig
 from pipeline.base.cost import causal_cost
 from pipeline.base.records import Call, Candidate, Cost, Phase, Text
@@ -41,6 +36,7 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import WEIGHTS, weighted_loss
 from pipeline.method.sampling import select_positions
 from pipeline.method.selection import select
+from pipeline.syntax.grammar import call_head
 from pipeline.syntax.tokenizer import (
     TokenizedText,
     decode_continuations,
@@ -54,68 +50,11 @@ from tools_service.tools.client import ToolClient
 
 TOP_LOGPROBS = 100
 """Most tokens to list per position. Those left out have p of at most 1 / TOP_LOGPROBS."""
-WARM_UP = 8  # texts
 _STOP = re.compile(rf"[{CONTROLS}\[\]]")  # a token with one of these ends a draw, with a call or without
 
 Request = Callable[..., dict[str, Any]]
 LossKey = tuple[int, str, int]
 """A loss: the number of its text, the prefix z, the token i of the text."""
-
-
-@dataclass(frozen=True)
-class VllmResult:
-    """The outcome of one job in vLLM."""
-
-    run: SystemRun
-    scored: list[list[Call]]
-    """The engine's calls of each text, as vLLM scores them."""
-    setup: dict[str, Any]
-    """Versions, settings and variables of vLLM, and where its time went."""
-
-
-def run_vllm(
-    python: str,
-    workload: Workload,
-    engine_calls: Sequence[Sequence[Call]],
-    ready: Callable[[], Any] = no_wait,
-) -> VllmResult:
-    """Annotate the texts with vLLM, with the clock started when `ready` returns; then score
-    `engine_calls`.
-
-    Starting, loading, compiling and a warm-up are not timed. The CPU time is that of both
-    processes. The peak memory is vLLM's, including the cache that it allocates for itself.
-    """
-    model, texts = workload.model, workload.texts
-    env = environment(python, model.device)
-    with model_folder(model) as path:
-        settings = engine_settings(model, path)
-        vllm = VllmProcess(python, env)
-        try:
-            loaded = vllm.request("load", **settings)
-            annotator = VllmAnnotator(vllm.request, model, workload.tools, workload.method)
-            annotator.warm_up(texts[:WARM_UP])
-            ready()
-            with measured(torch.device("cpu")) as timing:
-                calls = annotator.annotate(texts)
-            timing["cpu_s"] += sum(annotator.cpu_s.values())
-            timing["peak_mib"] = annotator.peak_mib
-            usage, forwards = dict(annotator.usage), annotator.forwards
-            run = SystemRun("vLLM", timing, annotator.candidates, calls, usage, forwards)
-            setup = {
-                "versions": loaded["versions"],
-                "settings": settings,
-                "environment": {
-                    name: env[name] for name in sorted(env) if name.startswith(("VLLM_", "LD_P"))
-                },
-                "wall_s_in_vllm": dict(annotator.wall_s),
-            }
-            to_score = [
-                calls_to_score(model, text, of_text)
-                for text, of_text in zip(texts, engine_calls, strict=True)
-            ]
-            return VllmResult(run, annotator.score(texts, to_score), setup)
-        finally:
-            vllm.close()
 
 
 def calls_to_score(model: LanguageModel, text: Text, calls: Iterable[Call]) -> list[ExecutedCall]:
@@ -132,8 +71,8 @@ def calls_to_score(model: LanguageModel, text: Text, calls: Iterable[Call]) -> l
 
 
 @dataclass
-class VllmAnnotator:
-    """The whole method for one tool. `request` answers as bench/vllm/worker.py does."""
+class ClientAnnotator:
+    """The whole method for one tool. `request` answers as bench/opponents/worker.py says."""
 
     request: Request
     model: LanguageModel
@@ -141,14 +80,14 @@ class VllmAnnotator:
     method: MethodConfig
     candidates: int = 0
     forwards: int = 0
-    peak_mib: float = 0.0
+    name_first: bool = True
     usage: dict[Phase, Cost] = field(default_factory=dict)
     wall_s: Counter[str] = field(default_factory=Counter)
     cpu_s: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if len(self.model.call_tokens.api) != 1:
-            raise SystemExit("annotation with vLLM needs a tokenizer whose <API> is one token")
+            raise SystemExit("this comparison needs a tokenizer whose <API> is one token")
         [self.tool] = self.method.tools
         self.settings: ToolMethod = self.method.of(self.tool)
         self.template = load_prompt(self.tool, self.method.prompts)
@@ -158,14 +97,27 @@ class VllmAnnotator:
         unknown = range(len(strings), self.model.vocabulary_size)
         self.special = {*special_ids(self.model.tokenizer), *unknown}
         ending = {token for token, string in enumerate(strings) if _STOP.search(string)}
-        self.stop = sorted(ending | self.special)
+        self._ends = ending | self.special
+        self.stop = sorted(self._ends)
+        self.head = call_head(self.tool, self.settings.takes_input)
+        [head] = tokenize_continuations(self.model.tokenizer, [self.head])
+        self.head_tokens = len(head.ids)
 
     def warm_up(self, texts: Sequence[Text]) -> None:
-        """Compile what vLLM compiles at first use. Afterwards only the prompt is cached."""
-        self.annotate(texts)
-        self.request("reset_cache")
+        """Let the engine compile what it compiles at first use, and draw in the faster way."""
+        seconds = {}
+        for name_first in (True, False, True):  # the first time includes compiling
+            self.name_first = name_first
+            self.reset()
+            self.annotate(texts)
+            seconds[name_first] = self.wall_s["sample"]
+        self.name_first = seconds[True] <= seconds[False]
+
+    def reset(self) -> None:
+        """Forget what was counted, and empty the engine's cache but for the prompt."""
+        self.request("reset")
         self.request("sample", ids=[self.prefix], m=1, max_tokens=1, stop=self.stop)
-        self.candidates, self.forwards, self.peak_mib = 0, 0, 0.0
+        self.candidates, self.forwards = 0, 0
         for counts in (self.usage, self.wall_s, self.cpu_s):
             counts.clear()
 
@@ -225,7 +177,7 @@ class VllmAnnotator:
         context = {n: self._context(ids[n]) for n in distinct}
         whole, starts = [[*context[n], *ids[n]] for n in distinct], [len(context[n]) for n in distinct]
         top = min(TOP_LOGPROBS, self.model.vocabulary_size, math.ceil(1 / tau_s) if tau_s else TOP_LOGPROBS)
-        response = self._request("top_logprobs", ids=whole, starts=starts, token=api, top=top)
+        response = self._request("token_logprobs", ids=whole, starts=starts, token=api, top=top)
         self._record("positions", whole, response["fed"])
         p_api: dict[tuple[int, ...], np.ndarray] = {}
         unknown: list[tuple[int, int]] = []  # text and token where <API> is requested separately
@@ -250,16 +202,48 @@ class VllmAnnotator:
         if not contexts:
             return []
         m, max_tokens = self.settings.m, self.settings.max_call_tokens
-        response = self._request("sample", ids=contexts, m=m, max_tokens=max_tokens, stop=self.stop)
-        for context, fed, draws in zip(contexts, response["fed"], response["drawn"], strict=True):
-            for draw in draws:
-                cost = causal_cost(len(context) - fed, fed) + causal_cost(len(context), len(draw) - 1)
-                self._add("decode", cost + Cost(logits=len(draw)))
-        calls = self._parse({tuple(draw) for draws in response["drawn"] for draw in draws})
+        if not self.name_first or self.head_tokens >= max_tokens:
+            drawn = self._sample(contexts, m, max_tokens)
+        else:
+            drawn = self._sample(contexts, m, self.head_tokens)
+            named = self._name_the_tool({tuple(draw) for draws in drawn for draw in draws})
+            unfinished = [
+                (n, j)
+                for n, draws in enumerate(drawn)
+                for j, draw in enumerate(draws)
+                if tuple(draw) in named and draw[-1] not in self._ends
+            ]
+            longer = [[*contexts[n], *drawn[n][j]] for n, j in unfinished]
+            rests = self._sample(longer, 1, max_tokens - self.head_tokens) if longer else []
+            for (n, j), [rest] in zip(unfinished, rests, strict=True):
+                drawn[n][j] += rest
+        distinct = {tuple(draw) for draws in drawn for draw in draws}
+        calls = self._parse(distinct)
         return [
             Counter(call for draw in draws if not isinstance(call := calls[tuple(draw)], Malformed))
-            for draws in response["drawn"]
+            for draws in drawn
         ]
+
+    def _sample(self, contexts: Sequence[list[int]], m: int, max_tokens: int) -> list[list[list[int]]]:
+        """m draws of at most `max_tokens` tokens after each context."""
+        response = self._request("sample", ids=contexts, m=m, max_tokens=max_tokens, stop=self.stop)
+        drawn: list[list[list[int]]] = response["drawn"]
+        for context, fed, draws in zip(contexts, response["fed"], drawn, strict=True):
+            for draw, size in zip(draws, fed, strict=True):
+                cost = causal_cost(len(context) - size, size) + causal_cost(len(context), len(draw) - 1)
+                self._add("decode", cost + Cost(logits=len(draw)))
+        return drawn
+
+    def _name_the_tool(self, drawn: Collection[tuple[int, ...]]) -> set[tuple[int, ...]]:
+        """The draws that begin as a call of the tool does, as far as they go."""
+        draws = list(drawn)
+        strings = decode_continuations(self.model.tokenizer, draws)
+        head = self.head
+        return {
+            draw
+            for draw, string in zip(draws, strings, strict=True)
+            if head.startswith(string) or string.startswith(head)
+        }
 
     def _parse(self, drawn: Collection[tuple[int, ...]]) -> dict[tuple[int, ...], str | Malformed]:
         """The input of each drawn call, or why it is no call."""
@@ -327,7 +311,6 @@ class VllmAnnotator:
         self.wall_s[method] += response["wall_s"]
         self.cpu_s[method] += response["cpu_s"]
         self.forwards += response["forwards"]
-        self.peak_mib = max(self.peak_mib, response["peak_mib"])
         return response
 
     def _record(self, phase: Phase, sequences: Iterable[Sequence[int]], fed: Iterable[int]) -> None:

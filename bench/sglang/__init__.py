@@ -1,0 +1,1 @@
+"""SGLang as an engine that bench.annotate compares ours with (docs/decisions/0014)."""
