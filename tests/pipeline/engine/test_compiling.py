@@ -89,3 +89,15 @@ def test_a_model_is_compiled_when_its_configuration_says_so(
     assert not compiled
     loaded = load_language_model(config.model_copy(update={"compile": True}))
     assert compiled == [loaded.model]
+
+
+def test_a_torch_without_a_limit_for_each_module_gets_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.compile
+
+    def as_in_2_11(model: Any = None, *, dynamic: bool | None = None, backend: Any = "inductor") -> Any:
+        return compiled(model, dynamic=dynamic, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", as_in_2_11)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    assert compile_layers(causal_lm("llama", 420), backend="eager")
+    assert torch._dynamo.config.recompile_limit == 64
