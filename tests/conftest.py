@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Ray Train looks for new checkpoints every two seconds, and a worker waits for it after each of its own.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+
+# Measurements of the tests' models are not kept in the user's folder.
+_cache = tempfile.TemporaryDirectory(prefix="toolformer-tests-")
+os.environ["TOOLFORMER_CACHE"] = _cache.name
 
 if find_spec("hypothesis"):
     from hypothesis import HealthCheck, settings

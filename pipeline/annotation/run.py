@@ -26,6 +26,7 @@ from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import progress_bar, start_progress
 from pipeline.annotation.source import TextSource, read_groups
 from pipeline.annotation.tool_start import watched_start
+from pipeline.annotation.unselected import UnselectedRows, some_texts_are_unselected
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
@@ -164,7 +165,12 @@ def _run_graph(
         stack.enter_context(DataContext.current(_data_context()))
         groups = read_groups(files, config.corpus)
         progress = start_progress(len(groups), len(done), failures, str(config.output))
-        source = TextSource(groups, config.corpus, count, ray.put(done), progress, config.method.tools)
+        unselected = None
+        if some_texts_are_unselected(config.method):
+            unselected = UnselectedRows(config.method, config.output / ROWS, progress)
+        source = TextSource(
+            groups, config.corpus, count, ray.put(done), progress, config.method.tools, unselected
+        )
         texts = ray.data.read_datasource(source)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:

@@ -1,12 +1,14 @@
 """The corpus as a Ray Data source: Arrow blocks of TEXT_SCHEMA, read by one task per group of files.
 
 In: corpus files, and the ids of the texts that are done. Out: blocks of the other texts, and the number of
-texts per task for the progress actor, to compare rows written with texts read. Ray's own readers fail or
+texts per task for the progress actor, to compare rows written with texts read. Texts that no tool is tried
+on may get their rows here (unselected.py) and are then in no block. Ray's own readers fail or
 repeat rows on resume (docs/decisions/0004), know no passages, and lose a file to one bad line.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +21,7 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pipeline.annotation.unselected import UnselectedRows
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import TEXT_SCHEMA, Document, Text
 from pipeline.corpus.files import CorpusFile
@@ -41,12 +44,13 @@ class TextSource(Datasource):
         done: ray.ObjectRef[Ids],
         progress: Any,
         tools: Collection[str] = (),
+        unselected: UnselectedRows | None = None,
     ) -> None:
         """`done` are the sorted ids of the finished texts, `progress` is the progress actor; calls of
-        `tools` count as call syntax."""
+        `tools` count as call syntax; `unselected` takes the texts that no tool is tried on."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
-        self._read = partial(_read, config, count, done, progress, tools)
+        self._read = partial(_read, config, count, done, progress, tools, unselected)
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: file sizes are compressed, and nothing depends on it."""
@@ -100,16 +104,23 @@ def _read(
     done: ray.ObjectRef[Ids],
     progress: Any,
     tools: Collection[str],
+    unselected: UnselectedRows | None,
     task: str,
     files: Sequence[CorpusFile],
 ) -> Iterator[pa.Table]:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a task has one CPU
     done_ids: Ids = ray.get(done)
     texts = read_corpus(files, config, count, tools)
     texts_read = 0
     while block := list(islice(texts, _BLOCK_ROWS)):
         texts_read += len(block)
-        if remaining := [text for text in block if not _contains(done_ids, text.text_id)]:
+        remaining = [text for text in block if not _contains(done_ids, text.text_id)]
+        if unselected is not None:
+            remaining = unselected.take(remaining)
+        if remaining:
             yield to_block(remaining)
+    if unselected is not None:
+        unselected.write()
     # Wait, so that the total is complete when the last row has been written.
     ray.get(progress.read.remote(task, texts_read))
 

@@ -49,7 +49,7 @@ class ModelConfig(Frozen):
     max_batch_tokens: PositiveInt | None = None
     """Maximum tokens per forward pass, with padding. None: measured on a GPU, 16,384 on a CPU."""
     compile: bool = False
-    """Compile norms and MLPs with torch.compile. Takes minutes at the start; meant for GPUs."""
+    """Compile norms and MLPs with torch.compile, on a GPU; ignored on a CPU. Takes minutes at the start."""
     gpus: Annotated[Gpus, Field(gt=0.0)] = 1.0
     """GPUs to spread the layers over if one is too small. Below 1: the share of one GPU's memory to use,
     so that several processes can have a model on it. On Ray, ray.gpus_per_actor is used."""

@@ -17,6 +17,7 @@ from pipeline.base.records import Text, reason_kind
 from pipeline.corpus.documents import read_records
 from pipeline.corpus.files import CorpusError, CorpusFile
 from pipeline.corpus.passages import split_passages
+from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.printable import printable
 from tools_service.syntax.calls import has_call_syntax
 
@@ -34,11 +35,13 @@ def read_file(
 
     `tools` are those, beside the installed ones, whose calls count as call syntax.
     """
+    starts = count.starts if isinstance(count, TokenCounter) else None
     for record in read_records(file, config):
         if record.problem is not None:
             yield Text(text_id(file.name, record.row, 0), record.document, "", record.problem)
             continue
-        for number, passage in enumerate(split_passages(record.text, count, config.max_tokens)):
+        passages = split_passages(record.text, count, config.max_tokens, starts)
+        for number, passage in enumerate(passages):
             problem = passage.problem
             if problem is None and len(passage.text) < config.min_characters:
                 problem = f"short passage: fewer than {config.min_characters} characters"

@@ -29,6 +29,7 @@ from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.ragged_attention import is_supported
 from pipeline.engine.unpadding import ATTENTION
 from pipeline.engine.usage import Usage
+from tools_service.base.fused_layers import fuse_layers, unfuse_layers
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,21 @@ def check_weights(model: LanguageModel) -> None:
                 f"{_name(model)}: {name} holds NaN or infinite weights: the file is "
                 "damaged, or was saved in a type with too small a range; get it again"
             )
+
+
+def check_layers(model: LanguageModel) -> bool:
+    """Fuse norms, MLPs and rotary positions; False, and none fused, if scores change."""
+    ids = _ids(model, min(16, model.max_positions)).cpu().numpy()
+    plain = _plain(model, ids)
+    # Without the first token: how far off a wrong context would be.
+    effect = _distance(_plain(model, ids[1:]), plain)
+    if not fuse_layers(model.model):
+        return False
+    worst = _distance(_plain(model, ids), plain)
+    same = worst <= _tolerance(model, effect)
+    if not same:
+        unfuse_layers(model.model)
+    return same
 
 
 def check_tree(model: LanguageModel) -> None:

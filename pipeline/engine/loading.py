@@ -24,6 +24,7 @@ from pipeline.base.config import ModelConfig
 from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
+    check_layers,
     check_lengths,
     check_prompt_sharing,
     check_ragged,
@@ -41,6 +42,7 @@ from pipeline.engine.memory import (
 )
 from pipeline.engine.model import LanguageModel
 from pipeline.syntax.tokenizer import CallTokens
+from tools_service.base.allocator import keep_freed_memory
 from tools_service.base.checkpoints import (
     empty_model,
     load_config,
@@ -130,6 +132,7 @@ def _checked(
     engine = LanguageModel(model, tokenizer, max_batch_tokens)
     check_weights(engine)
     engine.separate_head = check_head(engine)
+    check_layers(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
     engine.ragged_attention = check_ragged(engine)
@@ -175,9 +178,14 @@ def load_causal_lm(
         logger.warning(
             "model.compile: a model that is spread over GPUs is not compiled"
         )
+    elif config.compile and device == "cpu":
+        logger.warning(
+            "model.compile: ignored on a CPU, where it saves no time"
+        )
     elif config.compile:
         compile_layers(model)
-    if device == "cpu" and not config.compile:
+    if device == "cpu":
+        keep_freed_memory()
         pack_linear_layers(model)
     return model, tokenizer
 

@@ -30,6 +30,9 @@ _RESULT = re.compile(
     re.IGNORECASE,
 )
 
+# One of these is part of every match of _RESULT, in small letters.
+_RESULT_WORDS = ("=", "equal", "total", "average")
+
 # Longer runs of digits are identifiers or coordinates rather than quantities.
 _MAX_WHOLE_DIGITS = 15
 _MAX_DECIMALS = 6
@@ -55,22 +58,34 @@ class Number:
         return self.digits * factor
 
 
-def find_numbers(text: str) -> list[Number]:
-    """The numbers of a text in order. Signs are ignored: a - b = c is found as c + b = a."""
-    token_starts = [match.start() for match in _TOKEN.finditer(text)]
-    numbers = []
+def find_numbers(text: str, at_least: int = 1) -> list[Number]:
+    """The numbers of a text in order; none if there are fewer than `at_least`.
+
+    Signs are ignored: a - b = c is found as c + b = a.
+    """
+    written = []
     for match in _NUMBER.finditer(text):
         whole, _, fraction = match[0].replace(",", "").partition(".")
         if len(whole) <= _MAX_WHOLE_DIGITS and len(fraction) <= _MAX_DECIMALS:
-            position = bisect_right(token_starts, match.start()) - 1
-            numbers.append(
-                Number(position, int(whole + fraction), len(fraction))
-            )
-    return numbers
+            written.append((match.start(), whole, fraction))
+    if len(written) < at_least:
+        return []
+    token_starts = [match.start() for match in _TOKEN.finditer(text)]
+    return [
+        Number(
+            position=bisect_right(token_starts, start) - 1,
+            digits=int(whole + fraction),
+            decimals=len(fraction),
+        )
+        for start, whole, fraction in written
+    ]
 
 
 def announces_result(text: str) -> bool:
     """Whether `=`, `equals`, `equal to`, `total of` or `average of` precedes a number."""
+    lowered = text.lower()
+    if not any(word in lowered for word in _RESULT_WORDS):
+        return False  # a search for strings is faster than the pattern's
     return _RESULT.search(text) is not None
 
 

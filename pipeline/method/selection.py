@@ -22,7 +22,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.records import Document, Text
+from pipeline.base.records import Annotation, Document, Funnel, Text
 from pipeline.method.numeracy import (
     announces_result,
     find_numbers,
@@ -68,7 +68,8 @@ _URL_DATES = (
 
 # Scripts without spaces between words: each character is a token of its own.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+_WORD = rf"(?:[{UNSPACED}]|[^\s{UNSPACED}]++)"
+_CHUNK = re.compile(rf"(?:{_WORD}\s*+){{1,{CHUNK_TOKENS}}}")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -118,6 +119,24 @@ def select(tool: str, text: Text, method: MethodConfig) -> Selection:
         rule.rule,
         TextToSelect(text.text, text.document, rule.random_share, uniform),
     )
+
+
+def unselected_annotation(
+    text: Text, method: MethodConfig
+) -> Annotation | None:
+    """The row of a text that is skipped, or that no tool is tried on; None for others.
+
+    Raises SelectionError.
+    """
+    if text.skipped is not None:
+        return Annotation(text, "skipped", text.skipped)
+    funnel = []
+    for tool in method.tools:
+        selection = select(tool, text, method)
+        if selection.chosen:
+            return None
+        funnel.append(Funnel(tool, selection.rule))
+    return Annotation(text, "no_calls", funnel=tuple(funnel))
 
 
 def _select_pattern(text: Text, rule: Select, uniform: float) -> Selection:
@@ -172,7 +191,7 @@ def _uniform(tool: str, text_id: int, seed: int) -> float:
 
 def arithmetic(to_select: TextToSelect) -> Selection:
     """The calculator's rule: numbers, and a sign of arithmetic with them."""
-    numbers = find_numbers(to_select.text)
+    numbers = find_numbers(to_select.text, at_least=_NUMBERS_NEEDED)
     if has_computed_number(numbers, WINDOW_TOKENS):
         return Selection("a number computed from two others", True)
     if announces_result(to_select.text):
@@ -246,10 +265,4 @@ def foreign_passage(
 
 def _chunks(text: str) -> list[str]:
     """The text in slices of CHUNK_TOKENS words."""
-    spans = [match.span() for match in _WORD.finditer(text)]
-    chunks = []
-    for first in range(0, len(spans), CHUNK_TOKENS):
-        last = min(first + CHUNK_TOKENS, len(spans)) - 1
-        start, end = spans[first][0], spans[last][1]
-        chunks.append(text[start:end])
-    return chunks
+    return [match[0].rstrip() for match in _CHUNK.finditer(text)]

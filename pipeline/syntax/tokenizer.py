@@ -97,20 +97,20 @@ Span = tuple[int, int]
 
 def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[tuple[list[int], list[Span]]]:
     """Ids and character spans of each string; spans include spaces."""
+    untrimmed = _untrimmed(tokenizer)
+    if untrimmed is not None:
+        encodings = untrimmed.encode_batch(strings, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
     batch = tokenizer(
         strings,
         add_special_tokens=False,
         split_special_tokens=True,
         return_offsets_mapping=True,
         return_attention_mask=False,
+        return_token_type_ids=False,
         verbose=False,
     )
-    spans_by_string: list[list[Span]] = batch["offset_mapping"]
-    untrimmed = _untrimmed(tokenizer)
-    if untrimmed is not None:
-        encodings = untrimmed.encode_batch(strings, add_special_tokens=False)
-        spans_by_string = [encoding.offsets for encoding in encodings]
-    return list(zip(batch["input_ids"], spans_by_string, strict=True))
+    return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
 
 
 _untrimmed_copies: WeakKeyDictionary[PreTrainedTokenizerBase, Tokenizer | None] = WeakKeyDictionary()
@@ -222,7 +222,11 @@ class TokenCounter:
     model_path: str
 
     def __call__(self, text: str) -> int:
-        return len(tokenize_continuations(load_tokenizer(self.model_path), [" " + text])[0].ids)
+        return len(self.starts(text))
+
+    def starts(self, text: str) -> np.ndarray:
+        """The start of each token in ``" " + text``, as in `TokenizedText`."""
+        return tokenize_continuations(load_tokenizer(self.model_path), [" " + text])[0].starts
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -13,10 +15,12 @@ from bench.fixtures import small_run as annotating
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
 from pipeline.annotation.source import TextSource, from_block, read_groups, to_block
-from pipeline.base.config import CorpusConfig
+from pipeline.annotation.unselected import UnselectedRows
+from pipeline.base.config import CorpusConfig, MethodConfig
 from pipeline.base.records import TEXT_SCHEMA
 from pipeline.corpus.files import CorpusFile, list_files
 from pipeline.corpus.texts import read_corpus
+from pipeline.storage.row_files import ROWS
 from pipeline.syntax.tokenizer import TokenCounter
 
 pytestmark = pytest.mark.ray
@@ -46,6 +50,27 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     assert all(block.schema == TEXT_SCHEMA for block in blocks)
     assert from_block(pa.concat_tables(blocks)) == [text for text in texts if text not in done]
     assert ray.get(progress.done_and_total.remote()) == (len(done), len(texts))
+
+
+def test_texts_that_no_tool_is_tried_on_have_rows_and_are_in_no_block(
+    ray_cluster: None, world: Path, tmp_path: Path
+) -> None:
+    pages = [{"text": f"Page {n} tells of no sums."} for n in range(90)]
+    pages[70] = {"text": "27 boys and 4 girls, that is 31 pupils."}
+    (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, pages)) + "\n{broken\n")
+    (tmp_path / ROWS).mkdir()
+    config = CorpusConfig(paths=(str(tmp_path / "pages.jsonl"),))
+    files, count = list_files(config), TokenCounter(str(world / "model"))
+    texts = list(read_corpus(files, config, count))
+    progress = start_progress(1, 1, FailureBudget(1.0), "tests")
+    unselected = UnselectedRows(MethodConfig(tools=("Calculator",)), tmp_path / ROWS, progress)
+    done = ray.put(np.array([texts[3].text_id]))
+    source = TextSource([files], config, count, done, progress, (), unselected)
+    [block] = source.get_read_tasks(1)[0]()
+    assert from_block(block) == [texts[70]]
+    written = {row["text_id"] for row in pq.read_table(tmp_path / ROWS).to_pylist()}
+    assert written == {text.text_id for text in texts} - {texts[3].text_id, texts[70].text_id}
+    assert ray.get(progress.done_and_total.remote()) == (1 + len(written), len(texts))
 
 
 def test_a_limit_is_one_read_task(world: Path) -> None:

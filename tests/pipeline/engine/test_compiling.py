@@ -76,8 +76,8 @@ def test_without_a_compiler_the_model_runs_as_it_is(
     assert annotate(prepare_language_model(copied, model.tokenizer), method) == annotate(model, method)
 
 
-def test_a_model_is_compiled_when_its_configuration_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_on_a_cpu_the_option_is_ignored_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = language_model("llama", "pieces")
     model.model.save_pretrained(tmp_path)
@@ -86,9 +86,10 @@ def test_a_model_is_compiled_when_its_configuration_says_so(
     monkeypatch.setattr(loading, "compile_layers", compiled.append)
     config = ModelConfig(path=str(tmp_path), dtype="float32", device="cpu")
     load_language_model(config)
+    assert "model.compile" not in caplog.text
+    load_language_model(config.model_copy(update={"compile": True}))
     assert not compiled
-    loaded = load_language_model(config.model_copy(update={"compile": True}))
-    assert compiled == [loaded.model]
+    assert "model.compile: ignored on a CPU" in caplog.text
 
 
 def test_a_torch_without_a_limit_for_each_module_gets_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

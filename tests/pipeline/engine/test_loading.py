@@ -17,6 +17,8 @@ from pipeline.engine import loading
 from pipeline.engine.errors import ModelError
 from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
+from tools_service.base import fused_layers
+from tools_service.base.fused_layers import unfuse_layers
 
 pytestmark = pytest.mark.unit
 
@@ -63,11 +65,36 @@ def test_packed_linear_layers_give_the_same_log_probabilities(
     for choice in ("plain", "packed"):
         monkeypatch.setenv("TOOLFORMER_LINEAR", choice)
         model = load_language_model(config)
-        packed = [module for module in model.model.modules() if "forward" in vars(module)]
+        layers = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)]
+        packed = [layer for layer in layers if "forward" in vars(layer)]
         assert bool(packed) == (choice == "packed" and torch.backends.mkldnn.is_available())
         logprobs[choice] = token_logprobs(model, ids, wanted, "plus")[0]
     for plain, other in zip(logprobs["plain"], logprobs["packed"], strict=True):
         np.testing.assert_allclose(other, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gptj", "gpt2", "gpt_neox"])
+def test_fused_layers_give_the_same_log_probabilities(kind: str) -> None:
+    ids = [np.arange(10, 60), np.arange(100, 107)]
+    wanted = [np.arange(1, len(each)) for each in ids]
+    lm = causal_lm(kind, 420)
+    fused = prepare_language_model(lm, tokenizer("bytes"))
+    found = token_logprobs(fused, ids, wanted, "plus")[0]
+    mlp = next(module for module in lm.modules() if type(module).__name__.endswith("MLP"))
+    assert "forward" in vars(mlp)
+    unfuse_layers(lm)
+    assert "forward" not in vars(mlp)
+    for plain, other in zip(token_logprobs(fused, ids, wanted, "plus")[0], found, strict=True):
+        np.testing.assert_allclose(other, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_change_the_scores_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module may agree on random numbers and not on those that it gets in the model."""
+    monkeypatch.setattr(fused_layers, "_agrees", lambda *_: True)
+    monkeypatch.setattr(fused_layers, "_run_rms_norm", lambda norm, eps, x: 2 * x)
+    lm = causal_lm("llama", 420)
+    prepare_language_model(lm, tokenizer("bytes"))
+    assert not any("forward" in vars(module) for module in lm.modules())
 
 
 def test_without_a_number_of_tokens_a_cpu_gets_a_fixed_one(tmp_path: Path) -> None:

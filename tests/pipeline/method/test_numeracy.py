@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from fractions import Fraction
 from itertools import permutations
 
@@ -146,3 +147,51 @@ def test_a_result_is_announced(text: str) -> None:
 )
 def test_words_that_announce_no_number(text: str) -> None:
     assert not announces_result(text)
+
+
+PARTS = (
+    *(
+        "12",
+        "1,200",
+        "3.5",
+        "12,34",
+        "1.2.3",
+        "0.00",
+        "7",
+        "5th",
+        "B2B",
+        "$",
+        ",",
+        ".",
+        "-",
+        " ",
+        "\n",
+        "word",
+    ),
+    *("=", "EQUALS", "equal\u017f", "Equal  to", "a total\nof", "average of", "Average", "\u00a0", "\u4e2d"),
+)
+WRITTEN = st.lists(st.sampled_from(PARTS), max_size=40).map("".join)
+
+
+@given(WRITTEN)
+def test_a_number_is_at_the_token_that_holds_its_first_digit(text: str) -> None:
+    tokens = [match.span() for match in re.finditer(r"[0-9][0-9.,]*|[^\W\d_]+|\S", text)]
+    at = 0
+    for number in find_numbers(text):
+        start, end = tokens[number.position]
+        digits = re.sub("[.,]", "", text[start:end])
+        assert str(number.digits).lstrip("0") in digits
+        assert number.position >= at
+        at = number.position
+
+
+@given(WRITTEN, st.integers(1, 5))
+def test_too_few_numbers_are_none(text: str, at_least: int) -> None:
+    numbers = find_numbers(text)
+    assert find_numbers(text, at_least) == (numbers if len(numbers) >= at_least else [])
+
+
+@given(WRITTEN)
+def test_the_search_for_words_before_the_pattern_misses_no_result(text: str) -> None:
+    pattern = r"(?:=|\b(?:equals|equal\s+to|total\s+of|average\s+of)\b)\s*[-+]?\s?[$£€]?[0-9]"
+    assert announces_result(text) == bool(re.search(pattern, text, re.IGNORECASE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Document, Text
-from pipeline.method.selection import Selection, TextToSelect, date_in_url, foreign_passage, select
+from pipeline.method.selection import (
+    CHUNK_TOKENS,
+    UNSPACED,
+    Selection,
+    TextToSelect,
+    date_in_url,
+    foreign_passage,
+    select,
+)
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.spec import Select, ToolMethod
 
@@ -187,6 +196,24 @@ def test_chunks_of_only_digits_or_symbols_are_not_even_asked_about() -> None:
     assert (
         foreign_passage(to_select(body), foreign_without_letters).rule == "no: no chunk in another language"
     )
+
+
+@given(
+    st.lists(st.sampled_from(["word", "a.b", "字", "かな", "ไทย", " ", "\n", "\u00a0", "\x1c", "é"])).map(
+        "".join
+    )
+)
+def test_a_chunk_is_ten_words_or_characters_of_a_script_without_spaces(body: str) -> None:
+    asked: list[str] = []
+
+    def identify(chunk: str) -> tuple[str, float]:
+        asked.append(chunk)
+        return "en", 1.0
+
+    foreign_passage(to_select(body), identify)
+    tokens = [match.span() for match in re.finditer(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", body)]
+    tens = [tokens[first : first + CHUNK_TOKENS] for first in range(0, len(tokens), CHUNK_TOKENS)]
+    assert asked == [body[ten[0][0] : ten[-1][1]] for ten in tens]
 
 
 # tools of a user

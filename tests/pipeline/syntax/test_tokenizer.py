@@ -63,6 +63,17 @@ def test_trimmed_offsets_still_give_the_space_to_the_word() -> None:
     )
 
 
+@pytest.mark.parametrize("trim_offsets", [False, True])
+def test_the_ids_are_those_of_the_tokenizer_whether_it_trims_offsets_or_not(trim_offsets: bool) -> None:
+    words = byte_level([" ["], trim_offsets=trim_offsets)
+    for string, tokenized in zip(STRINGS, tokenize_continuations(words, STRINGS), strict=True):
+        whole = words("a" + string + "<|end|>", add_special_tokens=False, split_special_tokens=True).input_ids
+        anchored = words("a" + string, add_special_tokens=False).input_ids
+        assert tokenized.ids.tolist() == anchored[1:]
+        [with_special] = tokenize_continuations(words, [string + "<|end|>"])
+        assert with_special.ids.tolist() == whole[1:]
+
+
 INDENTED = "def f(x):\n        return x\n    y = 1\n\n\n  z\t\tq\n" + "        " * 3
 
 
