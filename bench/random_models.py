@@ -41,7 +41,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
 }
 
 
-def _llama(**sizes: int) -> LlamaConfig:
+def _llama(**sizes: Any) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=128_256,
         num_attention_heads=32,

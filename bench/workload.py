@@ -63,7 +63,7 @@ def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None)
         path = DEMO if name == "demo" else name
         return load_language_model(ModelConfig.model_validate({"path": path, **fields}))
     tokenizer = load_tokenizer(DEMO, "--model")
-    place = torch.device(resolve_device(device))
+    place = torch.device(resolve_device(device, "--device"))
     model = random_model(SHAPES[name], tokenizer, place, getattr(torch, dtype))
     return prepare_language_model(model, tokenizer, max_batch_tokens)
 

@@ -7,6 +7,7 @@ have another shape at every step. Where nothing can be compiled, the model runs 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -29,10 +30,9 @@ def compile_layers(
 ) -> bool:
     """Compile norms and MLPs by running a few tokens; False, with a warning, if it fails."""
     modules = _norms_and_mlps(model)
+    limit = _recompile_limit()
     for module in modules:
-        module.compile(
-            dynamic=True, backend=backend, recompile_limit=_RECOMPILE_LIMIT
-        )
+        module.compile(dynamic=True, backend=backend, **limit)
     # Compilation happens at the first forward; errors show up here, not within a run.
     ids = torch.arange(4, device=model.device)[None]
     try:
@@ -50,6 +50,15 @@ def compile_layers(
         )
         return False
     return bool(modules)
+
+
+def _recompile_limit() -> dict[str, Any]:
+    """The options of torch.compile that set the limit of recompilations."""
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        return {"recompile_limit": _RECOMPILE_LIMIT}
+    # torch 2.11 has one limit for the whole process.
+    torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
+    return {}
 
 
 def _norms_and_mlps(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -51,13 +51,18 @@ def attend(
     scale: float | None,
 ) -> Tensor:  # [1, M, H, E]
     """Causal attention within each sequence; scores are multiplied by `scale` (E ** -0.5)."""
-    shared: dict[str, Any] = {}
+    operator: Any = varlen_attn
+    shared: dict[str, bool] = {}
     # torch 2.11 lets heads share keys without being told, later versions must be told.
-    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    if "enable_gqa" in inspect.signature(operator).parameters:
         shared["enable_gqa"] = query.shape[1] != key.shape[1]
-    tokens = [states[0].transpose(0, 1) for states in (query, key, value)]
-    output: Tensor = varlen_attn(
-        *tokens,
+    queries, keys, values = (
+        states[0].transpose(0, 1) for states in (query, key, value)
+    )
+    output: Tensor = operator(
+        queries,
+        keys,
+        values,
         cu_seqlens,
         cu_seqlens,
         longest,

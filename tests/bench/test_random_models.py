@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from bench.random_models import SHAPES, random_model
-from bench.workload import DEMO, PROMPTS, make_texts, make_tools
+from bench.workload import DEMO, PROMPTS, make_model, make_texts, make_tools
 from pipeline.base.config import MethodConfig
 from pipeline.base.cost import ModelShape
 from pipeline.engine.loading import prepare_language_model
@@ -36,16 +37,17 @@ TINY: dict[str, dict[str, int]] = {
 }
 
 
-def tiny(name: str, dtype: torch.dtype, vocabulary: int = 3_000) -> Any:
-    """The model called `name`, with few and small layers."""
+def tiny(name: str) -> Callable[[], Any]:
+    """The shape called `name`, with few and small layers."""
+    whole = SHAPES[name]
 
     def shape() -> Any:
-        config = SHAPES[name]()
-        for field, value in {**TINY[name], "vocab_size": vocabulary}.items():
+        config = whole()
+        for field, value in {**TINY[name], "vocab_size": 3_000}.items():
             setattr(config, field, value)
         return config
 
-    return random_model(shape, load_tokenizer(DEMO, "--model"), torch.device("cpu"), dtype)
+    return shape
 
 
 def test_every_shape_is_tested() -> None:
@@ -71,11 +73,12 @@ def test_shapes_have_the_sizes_of_the_published_models(name: str, billions: floa
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_draws_become_calls(name: str, dtype: torch.dtype) -> None:
-    model = tiny(name, dtype)
+    tokenizer = load_tokenizer(DEMO, "--model")
+    model = random_model(tiny(name), tokenizer, torch.device("cpu"), dtype)
     assert {weight.dtype for weight in model.parameters()} == {dtype}
     # As from_pretrained has it: rotary positions in half precision would coincide.
     assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} <= {torch.float32}
-    engine = prepare_language_model(model, load_tokenizer(DEMO, "--model"))
+    engine = prepare_language_model(model, tokenizer)
     settings = ToolMethod(tau_s=0.0, k=3, m=4, tau_f=0.0)
     method = MethodConfig(tools=("Calculator",), prompts=PROMPTS, calculator=settings)
     texts = make_texts(engine, method, 3, ["demo/pages"], 60)
@@ -83,3 +86,10 @@ def test_draws_become_calls(name: str, dtype: torch.dtype) -> None:
     assert not any(annotation.reason for annotation in annotations)
     assert sum(funnel.candidates for annotation in annotations for funnel in annotation.funnel) > 3
     assert any(annotation.calls for annotation in annotations)
+
+
+def test_a_shape_is_a_model_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "llama-1b", tiny("llama-1b"))
+    engine = make_model("llama-1b", "cpu", "bfloat16", 512)
+    assert (engine.vocabulary_size, engine.max_batch_tokens) == (3_000, 512)
+    assert engine.model.dtype == torch.bfloat16

@@ -90,3 +90,15 @@ def test_on_a_cpu_the_option_is_ignored_with_a_warning(
     load_language_model(config.model_copy(update={"compile": True}))
     assert not compiled
     assert "model.compile: ignored on a CPU" in caplog.text
+
+
+def test_a_torch_without_a_limit_for_each_module_gets_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.compile
+
+    def as_in_2_11(model: Any = None, *, dynamic: bool | None = None, backend: Any = "inductor") -> Any:
+        return compiled(model, dynamic=dynamic, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", as_in_2_11)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    assert compile_layers(causal_lm("llama", 420), backend="eager")
+    assert torch._dynamo.config.recompile_limit == 64
