@@ -9,11 +9,16 @@ candidates/s, tokens fed by phase relative to the lower bound, FLOP/s as a share
 product's in the same run (through MKL or oneDNN, whichever is faster), and the peak memory of the
 whole process, libraries included. Out: a table, and runs/bench/annotate.json.
 
-`demo` is the demo's annotator. `gpt2-small` is GPT-2 small with random weights and the demo's
-tokenizer; its embeddings are set by hand so that it writes calculator calls. Few of these calls
-help, so this model measures speed, not quality. Calculator and calendar are real. The other tools
-look their answers up in the demo's pages, or return a fixed phrase, at no cost. Prompts and tables
-are prepared before the clock starts.
+`demo` is the demo's annotator. `gpt2-small`, `llama-1b`, `gptj-6b` and `llama-8b` are shapes with
+random weights and the demo's tokenizer; their embeddings are set by hand so that they write calculator
+calls. Few of these calls help, so these models measure speed, not quality. Calculator and calendar
+are real. The other tools look their answers up in the demo's pages, or return a fixed phrase, at no
+cost. Prompts and tables are prepared before the clock starts.
+
+On a GPU the tokens per second of each phase and their share of the matrix product's rate are printed,
+from a second run that waits for the device after each phase. `--profile` prints them on a CPU, too,
+and for a batch of texts the most expensive kernels and the share of each phase in which the device
+has nothing to do (bench/device_profile.py).
 
 `--given-name` also samples the texts with draws that are given the tool's name, and prints the share
 of draws that are calls and the tokens run for each distinct call, with and without.
@@ -38,9 +43,11 @@ import torch
 
 from bench import results
 from bench.comparison import Scale, compare_calls, format_row, speedups, sum_costs, table
+from bench.device_profile import idle_shares, phase_rows, phases, traced
 from bench.engines import OPPONENTS
 from bench.measuring import measured
 from bench.processes import run_in_processes
+from bench.random_models import SHAPES
 from bench.side_by_side import SystemRuns, run_systems
 from bench.systems import BATCH, SystemRun, run_engine, without_shortcuts
 from bench.workload import PROMPTS, Workload, make_model
@@ -119,6 +126,26 @@ def compare_given_name(workload: Workload) -> dict[str, dict[str, float]]:
     return results
 
 
+def report_phases(workload: Workload, scale: Scale, rate: float, *, kernels: bool) -> dict[str, Any]:
+    """Annotate once more and print what each phase takes; with `kernels`, profile a batch as well."""
+    model = workload.model
+    with phases(model.device) as seconds:
+        run, _ = run_engine("by phase", workload.annotator(), model, workload.texts)
+    rows = phase_rows(seconds, run.usage, scale.shape, rate)
+    for phase, row in rows.items():
+        print(
+            f"{phase:10} {row['seconds']:9.2f} s {row['tokens_per_s']:12,.0f} tokens/s, "
+            f"{100 * row['share_of_matrix_rate']:5.1f} % of the matrix rate"
+        )
+    numbers: dict[str, Any] = {"phases": rows}
+    if kernels:
+        batch = workload.texts[:BATCH]
+        table, events = traced(lambda: workload.annotator().annotate(batch), model.device)
+        numbers["idle_share"] = {phase: round(share, 4) for phase, share in idle_shares(events).items()}
+        print(f"{table}\nshare of the time in which no kernel runs: {numbers['idle_share'] or 'no GPU'}")
+    return numbers
+
+
 def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run all systems on one model and tool, in `args.dtype`."""
     workload = Workload.create(name, tool, args)
@@ -151,6 +178,9 @@ def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
 
     report_all(alone)
     matrix_rates = {"1": alone.matrix_rates}
+    by_phase: dict[str, Any] = {}
+    if args.profile or model.device.type == "cuda":
+        by_phase = report_phases(workload, scale, rate, kernels=args.profile)
     if args.processes > 1:
         together = run_in_processes(args.processes, name, tool, args)
         matrix_rates[str(args.processes)] = together.matrix_rates
@@ -162,7 +192,7 @@ def compare(name: str, tool: str, args: argparse.Namespace) -> dict[str, Any]:
         report([run_engine("norms and MLPs compiled", workload.annotator(), model, texts)[0]], rate)
     numbers = {"model": name, "tool": tool, "dtype": args.dtype, "method": settings.model_dump()}
     numbers |= {"matrix_flops_per_s": matrix_rates, "shape": scale.shape.model_dump(), "systems": rows}
-    numbers |= {"engine_speedup": speedups(rows)}
+    numbers |= {"engine_speedup": speedups(rows)} | by_phase
     for other, ratio in numbers["engine_speedup"].items():
         print(f"texts/s, each system with its best number of processes: {ratio:.2f} times those of {other}")
     if args.agreement:
@@ -180,7 +210,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description="Compare the annotation engine with the plain procedure.")
     add = parser.add_argument
-    add("--model", nargs="+", default=["demo"], help="demo, gpt2-small, folders or hub names")
+    add("--model", nargs="+", default=["demo"], help=f"demo, {', '.join(SHAPES)}, folders or hub names")
     add("--tool", nargs="+", choices=PACKAGED, default=["Calculator", "QA"])
     add("--texts", type=int, default=64)
     add("--plain-texts", type=int, default=4, help="how many of them the plain procedure annotates")
@@ -197,6 +227,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--agreement", action="store_true", help="also score the float32 model's calls in bfloat16")
     add("--given-name", action="store_true", help="also sample with draws that are given the tool's name")
     add("--compile", action="store_true", help="also run the engine compiled, as model.compile does")
+    add("--profile", action="store_true", help="also print the time by phase, kernels, and idle time")
     add(
         "--against", nargs="+", choices=tuple(OPPONENTS), default=[], help="also run the job in these engines"
     )

@@ -42,7 +42,7 @@ from bench.fixtures.worker_processes import worker_processes
 from bench.measuring import matrix_rate
 from pipeline.base.records import Cost
 from pipeline.engine.loading import model_shape
-from pipeline.finetuning.step_meter import batch_cost
+from pipeline.finetuning.watching.step_meter import batch_cost
 
 TOLERANCE, ROUGH_TOLERANCE = 1e-4, 2e-2  # nats per token, in float32 and in bfloat16
 MOST_OF_PLAIN, LEAST_UTILISATION = 1.10, 0.45

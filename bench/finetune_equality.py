@@ -28,12 +28,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bench.fixtures.small_models import causal_lm, tokenizer
-from bench.fixtures.small_training import configuration, plain_torch, rows, write
+from bench.fixtures.small_training import configuration, load_examples, plain_torch, rows, write
 from bench.fixtures.worker_processes import Run, worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import Batches, IndexedBatches, StepBatch
-from pipeline.finetuning.deepspeed_settings import packaged_file
-from pipeline.finetuning.examples import Split, load_examples
+from pipeline.finetuning.data.batches import Batches, IndexedBatches, StepBatch
+from pipeline.finetuning.data.examples import Split
+from pipeline.finetuning.step.deepspeed_settings import packaged_file
 from tools_service.base.checkpoints import load_model, load_tokenizer
 
 TOLERANCE = 1e-4  # nats per token, in float32
@@ -108,9 +108,9 @@ class GivenBatches:
 
 def streamed(config: FinetuneConfig) -> list[GivenBatches]:
     """The batches of all steps by rank, tokenised and streamed by the Ray cluster of this process."""
-    from pipeline.finetuning.augmented_files import digest, read_index
-    from pipeline.finetuning.streaming import StepStream
-    from pipeline.finetuning.tokenizing import prepare
+    from pipeline.finetuning.data.augmented_files import digest, read_index
+    from pipeline.finetuning.data.streaming import StepStream
+    from pipeline.finetuning.data.tokenizing import prepare
 
     words = load_tokenizer(config.model.path, "model.path")
     store = prepare(config, words, digest(config.data), read_index(config.data))
@@ -125,8 +125,8 @@ def train(
     given: Sequence[GivenBatches] | None = None,
 ) -> Trained:
     """All steps of `config` on one worker; `save_to` gets a checkpoint. Runs in the worker processes."""
-    from pipeline.finetuning.checkpointing import save
-    from pipeline.finetuning.training import Training
+    from pipeline.finetuning.checkpoints.checkpointing import save
+    from pipeline.finetuning.step.training import Training
 
     transformers_logging.disable_progress_bar()
     data, words = data_of(config), load_tokenizer(config.model.path, "model.path")

@@ -34,8 +34,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
 from bench import results
-from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
-from pipeline.finetuning.token_loss import MAX_FLOAT32_LOGITS
+from pipeline.finetuning.step.accelerator import prepare_deepspeed
+from pipeline.finetuning.step.token_loss import MAX_FLOAT32_LOGITS
 from tools_service.base.checkpoints import empty_model, load_config
 
 GIB = 2**30

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from bench.measuring import measured
 from pipeline.base.config import ModelConfig
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.batches import IGNORED, IndexedBatches, StepBatch
-from pipeline.finetuning.examples import Examples
+from pipeline.finetuning.data.batches import IGNORED, IndexedBatches, StepBatch
+from pipeline.finetuning.data.examples import Examples
 from tools_service.base.checkpoints import empty_model, load_model
 
 RATE = 1e-4
@@ -112,7 +112,7 @@ class Toolformer:
     """This project: `Training`, one worker of `workers`."""
 
     def __init__(self, workload: Workload, rank: int, zero_stage: int, workers: int) -> None:
-        from pipeline.finetuning.training import Training
+        from pipeline.finetuning.step.training import Training
 
         torch.set_num_threads(workload.threads)
         config = workload.configuration(zero_stage, workers)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.results import write
 from pipeline.evaluation.results import Evaluation
-from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
 
 LEAST_RATIO, LARGEST_SHARE = 0.9, 0.1
 _NO_TOOL = "plain"  # questions that need no tool: every model answers them

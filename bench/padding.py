@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.fixtures.small_training import load_examples
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.cli.recipes import RECIPES
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.run_size import padding
+from pipeline.finetuning.data.run_size import padding
 from tools_service.base.checkpoints import load_tokenizer
 
 _TEXTS, _MEDIAN, _SIGMA = 25_000, 300, 0.8

@@ -28,7 +28,7 @@ from bench import results
 from bench.truth import compare
 from demo import generate
 from pipeline.augmentation.annotated_rows import rows_of
-from pipeline.augmentation.merge import annotated_thresholds, input_rule_of, merge, merge_problem, thresholds
+from pipeline.augmentation.merge import annotated_thresholds, merge, merge_problem, mixture_of, thresholds
 from pipeline.base.config import MergeConfig, MethodConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.base.records import Annotation, Call, Document, Text
@@ -36,7 +36,6 @@ from pipeline.cli import recipes
 from pipeline.cli.demo import chained
 from pipeline.cli.recipes import Recipe, rounds_of, written_below
 from pipeline.evaluation.results import Evaluation
-from pipeline.method.merging import choose
 from pipeline.storage.manifest import read_finished
 from tools_service.contract.declarations import in_order
 
@@ -89,15 +88,7 @@ def annotations(folders: Sequence[Path], config: MergeConfig, *, merged: bool) -
     sources = {folder: read_finished(folder) for folder in folders}
     tau_f = thresholds(config, annotated_thresholds(sources))
     with rows_of(folders, tau_f, "unite") as rows:
-        mixture = choose(
-            rows.read(),
-            tau_f,
-            config.max_examples,
-            config.seed,
-            one_per_position=config.one_call_per_position,
-            input_rule=input_rule_of(sources),
-            cap_by=config.cap_by,
-        )
+        mixture = mixture_of(rows, config, tau_f, sources)
         for row in rows.read():
             calls = mixture.calls(row) if merged else [Call(**call) for call in row["calls"]]
             text = Text(row["text_id"], Document(""), row["text"])

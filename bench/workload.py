@@ -12,9 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench.fixtures.small_models import teach
+from bench.random_models import SHAPES, random_model
 from bench.systems import BATCH
 from demo import generate
 from pipeline.base.config import CorpusConfig, MethodConfig, ModelConfig
@@ -25,7 +24,6 @@ from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
 from pipeline.method.selection import select
-from pipeline.syntax.tokenizer import tokenize_continuations
 from tools_service.base.checkpoints import load_tokenizer, resolve_device
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import PACKAGED
@@ -38,7 +36,6 @@ from tools_service.tools.client import LocalTools
 
 DEMO = "demo/models/annotator"
 PROMPTS = Path("demo/prompts")
-TAUGHT = " sold [Calculator(48 + 67)] 48 + 67 [Calculator(115 / 5)] on [Calculator(12 * 4)] 12 [Calculator(7"
 
 
 class LookupTool:
@@ -60,16 +57,14 @@ def make_tools() -> LocalTools:
 
 
 def make_model(name: str, device: str, dtype: str, max_batch_tokens: int | None) -> LanguageModel:
-    """The model called `name`: `demo`, `gpt2-small`, or a folder or hub name."""
-    if name != "gpt2-small":
+    """The model called `name`: `demo`, one of SHAPES, or a folder or hub name."""
+    if name not in SHAPES:
         fields = {"device": device, "dtype": dtype, "max_batch_tokens": max_batch_tokens}
         path = DEMO if name == "demo" else name
         return load_language_model(ModelConfig.model_validate({"path": path, **fields}))
-    torch.manual_seed(0)
     tokenizer = load_tokenizer(DEMO, "--model")
-    model = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False)).eval()
-    teach(model, tokenize_continuations(tokenizer, [TAUGHT])[0].ids.tolist(), strength=0.5)
-    model = model.to(resolve_device(device), getattr(torch, dtype))
+    place = torch.device(resolve_device(device))
+    model = random_model(SHAPES[name], tokenizer, place, getattr(torch, dtype))
     return prepare_language_model(model, tokenizer, max_batch_tokens)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotation.metrics import METRICS as ANNOTATION_METRICS
-from pipeline.finetuning.metrics import METRICS as TRAINING_METRICS
+from pipeline.finetuning.watching.metrics import METRICS as TRAINING_METRICS
 
 DASHBOARD = Path(__file__).parent / "monitoring" / "grafana" / "dashboards" / "toolformer.json"
 VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}

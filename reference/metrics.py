@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.annotation.metrics import METRICS as ANNOTATION_METRICS
-from pipeline.finetuning.metrics import METRICS as TRAINING_METRICS
+from pipeline.finetuning.watching.metrics import METRICS as TRAINING_METRICS
 from reference.markdown import code, prose, table
 
 

@@ -24,9 +24,9 @@ from pipeline.base.records import ANNOTATION_SCHEMA, AUGMENTED_SCHEMA
 from pipeline.evaluation.predictions import SCHEMA as PREDICTION_SCHEMA
 from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
 from pipeline.finetuning.merge_lora import MergedManifest
-from pipeline.finetuning.metrics_log import GenerationProbe, HeldOutEvaluation, TrainStep
-from pipeline.finetuning.run_identity import FinetuneManifest
+from pipeline.finetuning.watching.metrics_log import GenerationProbe, HeldOutEvaluation, TrainStep
 from pipeline.method.insertions import ScoredInsertion
 from pipeline.planning.estimate import Plan
 from pipeline.report.status import RunStatus

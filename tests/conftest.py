@@ -1,20 +1,33 @@
-"""Fixtures of all tests: one local Ray cluster for those marked `ray`; Hypothesis without deadlines."""
+"""Fixtures of all tests: one local Ray cluster for those marked `ray`; Hypothesis without deadlines.
+
+The GPU tests also run where neither Ray nor Hypothesis nor pytest's plugins are installed.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 # The tests' models are too small for several threads, which wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# No test may depend on how busy the machine is.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+if find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # No test may depend on how busy the machine is.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let pytest accept the settings of pytest-timeout where that is not installed."""
+    if find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds; needs pytest-timeout")
+        parser.addini("timeout_method", "needs pytest-timeout")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from pipeline.base.config import ModelConfig
 from pipeline.engine.loading import load_causal_lm, model_shape
 from pipeline.finetuning.run import _check_model
 from pipeline.syntax.tokenizer import load_tokenizer as load_cached_tokenizer
-from tests.pipeline.finetuning.data import base_model, configuration
+from tests.pipeline.finetuning.inputs import base_model, configuration
 from tools_service.base.checkpoints import load_config, load_model, load_tokenizer, require_whole
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.config import EncoderConfig, QAConfig

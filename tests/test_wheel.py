@@ -194,7 +194,7 @@ def test_a_plan_is_made_with_the_prompts_of_the_wheel(commands: Path, empty: Pat
 DEEPSPEED = """
 import pipeline
 from pipeline.cli.recipes import paper
-from pipeline.finetuning.deepspeed_settings import deepspeed_settings
+from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings
 for stage in range(4):
     config = paper().finetune.model_copy(update={"zero_stage": stage})
     assert deepspeed_settings(config)["zero_optimization"]["stage"] == stage

@@ -24,7 +24,7 @@ from bench.faults.merging import MergeFaults
 from bench.faults.outcome import compare, leftovers
 from bench.faults.rounds import Faults, Injected
 from bench.faults.world import NODE, World
-from pipeline.finetuning.metrics_log import without_measures
+from pipeline.finetuning.watching.metrics_log import without_measures
 
 STEPS, EVALUATE_EVERY, WORKERS = 12, 4, 2
 OTHER_WORKERS = (("--workers", "1", "--micro-batch-size", "3"), ("--workers", "3"))

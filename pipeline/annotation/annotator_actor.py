@@ -61,7 +61,8 @@ class AnnotateBatch:
             self._refused = AnnotationError(problem)
             return
         try:
-            model = load_language_model(config.model.placed(config.ray.gpus_per_actor))
+            draws = max(config.method.of(tool).k * config.method.of(tool).m for tool in config.method.tools)
+            model = load_language_model(config.model.placed(config.ray.gpus_per_actor), draws)
             self._annotator = Annotator(model, tools, config.method)
             self._metrics = BatchMetrics(config, model.model)
         except ConfigurationError as error:

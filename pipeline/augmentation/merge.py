@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.augmentation.annotated_rows import rows_of
+from pipeline.augmentation.annotated_rows import ReachingRows, rows_of
 from pipeline.augmentation.plain_texts import plain_texts, plain_texts_for
 from pipeline.augmentation.slices import expand, require_together
 from pipeline.base.config import MergeConfig
@@ -118,15 +118,7 @@ def _merge(config: MergeConfig) -> MergeManifest:
     plain: list[dict[str, Any]] = []
     scratch = config.output.resolve().parent
     with rows_of(config.annotations, tau_f, config.same_texts, scratch) as rows:
-        mixture = choose(
-            rows.read(),
-            tau_f,
-            config.max_examples,
-            config.seed,
-            one_per_position=config.one_call_per_position,
-            input_rule=input_rule_of(sources),
-            cap_by=config.cap_by,
-        )
+        mixture = mixture_of(rows, config, tau_f, sources)
         table = _table(augment(rows.read(), mixture, calls))
         if wanted := plain_texts_for(config.plain_share, table.num_rows):
             have_calls = _with_kept_calls(rows.read(), mixture)
@@ -232,6 +224,21 @@ def annotated_thresholds(sources: Mapping[Path, AnnotationManifest]) -> dict[str
 def input_rule_of(sources: Mapping[Path, AnnotationManifest]) -> frozenset[str]:
     """The tools that drop calls whose input stands in the text only after them."""
     return frozenset().union(*(source.config.method.input_rule for source in sources.values()))
+
+
+def mixture_of(
+    rows: ReachingRows, config: MergeConfig, tau_f: TauF, sources: Mapping[Path, AnnotationManifest]
+) -> Mixture:
+    """The calls of the annotations `sources` that C* has; `rows` are theirs."""
+    return choose(
+        rows.read(),
+        tau_f,
+        config.max_examples,
+        config.seed,
+        one_per_position=config.one_call_per_position,
+        input_rule=input_rule_of(sources),
+        cap_by=config.cap_by,
+    )
 
 
 def thresholds(config: MergeConfig, annotated_tau_f: Mapping[str, set[float]]) -> dict[str, float]:

@@ -50,12 +50,13 @@ class ModelConfig(Frozen):
     """Maximum tokens per forward pass, with padding. None: measured on a GPU, 16,384 on a CPU."""
     compile: bool = False
     """Compile norms and MLPs with torch.compile. Takes minutes at the start; meant for GPUs."""
-    gpus: PositiveInt = 1
-    """GPUs to spread the layers over if one is too small; annotate uses ray.gpus_per_actor."""
+    gpus: Annotated[Gpus, Field(gt=0.0)] = 1.0
+    """GPUs to spread the layers over if one is too small. Below 1: the share of one GPU's memory to use,
+    so that several processes can have a model on it. On Ray, ray.gpus_per_actor is used."""
 
     def placed(self, gpus: float) -> ModelConfig:
         """The same on the `gpus` that Ray reserved for a process; on the CPU if there are none."""
-        placement: dict[str, object] = {"gpus": max(1, int(gpus))} if gpus else {"device": "cpu"}
+        placement: dict[str, object] = {"gpus": gpus} if gpus else {"device": "cpu"}
         return self.model_copy(update=placement)
 
     def with_absolute_path(self) -> ModelConfig:
@@ -202,7 +203,8 @@ class RayConfig(Frozen):
     actors: PositiveInt = 1
     """Annotating actors; each holds one copy of the model."""
     gpus_per_actor: Gpus = 1.0
-    """GPUs per annotating actor. 0: run on the CPU; 2 or more: spread the layers over them."""
+    """GPUs per annotating actor. 0: run on the CPU; 2 or more: spread the layers over them. Below 1:
+    actors share a GPU, and each uses this share of its memory."""
     cpus_per_actor: Annotated[Resource, Field(gt=0.0)] = 1.0
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64

@@ -226,8 +226,8 @@ def steps_of(recipe: Recipe) -> list[PipelineStep]:
 
 def _share(config: StepConfig) -> float:
     """How much of a step's output there is, from 0 to 1; 0 if that cannot be told."""
-    from pipeline.finetuning.metrics_log import steps_done
-    from pipeline.finetuning.run_folder import RunFolder
+    from pipeline.finetuning.checkpoints.run_folder import RunFolder
+    from pipeline.finetuning.watching.metrics_log import steps_done
 
     with suppress(OSError, ValueError, ToolformerError):  # the files are being written
         if isinstance(config, AnnotateConfig) and (expected := read_expected(config.output)):
@@ -240,7 +240,7 @@ def _share(config: StepConfig) -> float:
 def _problem(config: StepConfig) -> str | None:
     """What is damaged or missing in the output of a finished step; None if it is whole."""
     from pipeline.augmentation.merge import merge_problem
-    from pipeline.finetuning.run_folder import RunFolder
+    from pipeline.finetuning.checkpoints.run_folder import RunFolder
 
     try:
         if isinstance(config, AnnotateConfig):

@@ -7,7 +7,7 @@ under it is started again and resumes by itself. Under another fingerprint its o
 first, if it is of the step's kind and holds nothing else (tools_service/base/ownership.py). A
 finished step whose output has lost files is started again, too.
 
-finetuning/run_folder.py and the annotation manifest cannot replace this: they refuse another
+finetuning/checkpoints/run_folder.py and the annotation manifest cannot replace this: they refuse another
 configuration and name the fields. A chain covers merge and evaluate, too, and starts over unasked.
 """
 

@@ -11,6 +11,7 @@ Shapes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,11 @@ from pipeline.engine.limits import REACH, named_lengths, text_config
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
 from pipeline.engine.prefill import PrefilledBatch
+from pipeline.engine.ragged_attention import is_supported
 from pipeline.engine.unpadding import ATTENTION
 from pipeline.engine.usage import Usage
+
+logger = logging.getLogger(__name__)
 
 # Largest difference that is only rounding, in nats, in float32.
 _EXACT = 1e-4
@@ -248,6 +252,42 @@ def check_unpadding(model: LanguageModel) -> bool:
     return same
 
 
+def check_prompt_sharing(model: LanguageModel) -> bool:
+    """Whether rows may share the keys and values of their prompt.
+
+    Otherwise each row holds a copy, and the results are the same.
+    """
+    if not model.can_unpad:
+        return False
+    try:
+        model.can_share_prompts = True
+        check_tree(model)
+    except (ModelError, *_UNSUPPORTED):
+        model.can_share_prompts = False
+    return model.can_share_prompts
+
+
+def check_ragged(model: LanguageModel) -> bool:
+    """Whether sequences may be scored by ragged attention; otherwise attention pads them.
+
+    An operator that fails, as in a build of torch without it, is not used.
+    """
+    dtype = model.model.dtype
+    if not model.can_unpad or not is_supported(model.device, dtype):
+        return False
+    padded, joined = _score_pair(model)
+    model.ragged_attention = True
+    try:
+        ragged, _ = _score_pair(model)
+    except _UNSUPPORTED as error:
+        logger.warning("scoring pads attention: %s", first_line(error))
+        return False
+    finally:
+        model.ragged_attention = False
+    tolerance = _tolerance(model, _distance(joined, padded))
+    return _distance(ragged, padded) <= tolerance
+
+
 def _set_attention(lm: Any, attention: str) -> None:
     """Set the attention of the text model; a vision or audio model keeps its own."""
     text = text_config(lm.config)
@@ -285,7 +325,8 @@ def _branches(
     slot = np.array([0, 0, 1])
     position = np.array([last[0], last[1] // 2, last[1]])
     first_mark, second_mark = mark
-    tree.extend(text, slot, tree.first_slot + position, np.full(3, first_mark))
+    parent = tree.first_slot[text] + position
+    tree.extend(text, slot, parent, np.full(3, first_mark))
     tree.extend(text, slot, slot, np.full(3, second_mark))
     hidden_states = tree.frontier(text, slot)
     logits = torch.cat(list(model.logits(hidden_states)))

@@ -5,6 +5,8 @@ far. A stock DynamicCache copies the whole cache at every step, which for a deco
 few tokens costs more than the step. Of a DynamicCache's methods only `update` and
 `get_seq_length` are supported.
 
+Rows may stand behind a prompt whose keys and values they share: its slots are not among theirs.
+
 Shapes: B rows, H key-value heads, Q new slots, M real tokens, T visible slots (filled ones,
 rounded up to `slot_multiple`), E head size; B' rows and T' slots that are kept.
 """
@@ -14,15 +16,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from transformers import DynamicCache
 
-from pipeline.engine.unpadding import current_layout
+from pipeline.engine.unpadding import (
+    PromptTokens,
+    current_layout,
+    to_device,
+)
 
 SPARE_SHARE = 4  # a full cache grows to what is needed, and a fourth more
 # A cache, some of its rows [B'], and of each of those some slots [B', T'].
-CacheRows = tuple["KVCache", Tensor, Tensor]
+CacheRows = tuple["KVCache", ndarray, Tensor]
 
 
 class KVCache(DynamicCache):
@@ -36,6 +44,8 @@ class KVCache(DynamicCache):
         self.slot_multiple = 1
         # Keys and values of each layer, [B, H, capacity, E].
         self.buffers: list[tuple[Tensor, Tensor]] = []
+        # Prompts that rows share, in the order of the rows: each with its number of rows.
+        self.prompts: list[tuple[KVCache, int]] = []
 
     def update(
         self,
@@ -81,6 +91,40 @@ class KVCache(DynamicCache):
             # The old buffers of a layer are freed before the next layer grows.
             self.buffers[layer] = self._resized(keys), self._resized(values)
 
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The filled slots of a layer, [B, H, length, E] each."""
+        keys, values = self.buffers[layer]
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def shared(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache of so many rows, which stand behind this cache of one row."""
+        behind = KVCache()
+        behind.slot_multiple = self.slot_multiple
+        behind.capacity = behind._visible(capacity)
+        behind.prompts = [(self, rows)]
+        return behind
+
+    @property
+    def prompt_lengths(self) -> ndarray:
+        """Slots of the prompt that each row [B] shares; empty if rows share none."""
+        lengths = np.array(
+            [prompt.length for prompt, _ in self.prompts], dtype=int
+        )
+        rows = [rows for _, rows in self.prompts]
+        return np.repeat(lengths, np.array(rows, dtype=int))
+
+    def tokens(self, tokens_by_row: Sequence[int]) -> tuple[PromptTokens, ...]:
+        """The prompts, each with the tokens of its rows; `tokens_by_row` [B]."""
+        counts = np.cumsum([0, *tokens_by_row])
+        ends = np.cumsum([rows for _, rows in self.prompts], dtype=int)
+        return tuple(
+            (prompt, int(tokens))
+            for (prompt, _), tokens in zip(
+                self.prompts, np.diff(counts[ends], prepend=0), strict=True
+            )
+            if tokens  # rows of branches that have ended
+        )
+
     def repeated(self, rows: int, capacity: int) -> KVCache:
         """This cache of one row repeated `rows` times, with room for `capacity` slots."""
         copy = KVCache()
@@ -107,6 +151,11 @@ class KVCache(DynamicCache):
         gathered.length = max(slots.shape[1] for _, _, slots in parts)
         gathered.slot_multiple = first[0].slot_multiple
         gathered.capacity = gathered._visible(capacity)
+        gathered.prompts = [
+            prompt
+            for cache, rows, _ in parts
+            for prompt in cache._prompts_of(rows)
+        ]
         for layer in range(len(first[0].buffers)):
             pairs = [cache.buffers[layer] for cache, _, _ in parts]
             keys = gathered._stack([pair[0] for pair in pairs], parts)
@@ -117,6 +166,16 @@ class KVCache(DynamicCache):
             for cache, _, _ in parts:
                 cache.buffers[layer] = (empty, empty)
         return gathered
+
+    def _prompts_of(self, rows: ndarray) -> list[tuple[KVCache, int]]:
+        """The prompts of some rows [B'], ascending."""
+        ends = np.cumsum([count for _, count in self.prompts], dtype=int)
+        counts = np.diff(np.searchsorted(rows, ends), prepend=0).tolist()
+        return [
+            (prompt, count)
+            for (prompt, _), count in zip(self.prompts, counts, strict=True)
+            if count
+        ]
 
     def _stack(
         self,
@@ -135,9 +194,8 @@ class KVCache(DynamicCache):
             spare = self.capacity - slots.shape[1]
             # Spare slots repeat a chosen one: finite, as in _room, and in the same copy.
             filled = torch.cat([slots, slots[:, :1].expand(-1, spare)], dim=1)
-            _take(
-                buffer, rows.to(device), filled.to(device), stacked[start:end]
-            )
+            row = to_device(rows, device)
+            _take(buffer, row, filled.to(device), stacked[start:end])
             start = end
         return stacked
 

@@ -25,6 +25,8 @@ from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
     check_lengths,
+    check_prompt_sharing,
+    check_ragged,
     check_tree,
     check_unpadding,
     check_weights,
@@ -32,7 +34,11 @@ from pipeline.engine.checks import (
 from pipeline.engine.compiling import compile_layers
 from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.limits import max_positions, require_tokenizer_fits
-from pipeline.engine.memory import profile_max_batch_tokens
+from pipeline.engine.memory import (
+    PAPER_DRAWS,
+    limit_to_share,
+    profile_max_batch_tokens,
+)
 from pipeline.engine.model import LanguageModel
 from pipeline.syntax.tokenizer import CallTokens
 from tools_service.base.checkpoints import (
@@ -49,14 +55,19 @@ from tools_service.base.packed_linear import pack_linear_layers
 logger = logging.getLogger(__name__)
 
 
-def load_language_model(config: ModelConfig) -> LanguageModel:
-    """The engine for the model at `config.path`, loaded, checked and profiled.
+def load_language_model(
+    config: ModelConfig, draws: int = PAPER_DRAWS
+) -> LanguageModel:
+    """The engine for the model at `config.path`, loaded, checked and profiled for up to
+    `draws` draws of a text.
 
     Raises ModelError for a model that cannot be loaded or would be run wrongly, and for
     devices that are not there.
     """
     model, tokenizer = load_causal_lm(config)
-    return prepare_language_model(model, tokenizer, config.max_batch_tokens)
+    return prepare_language_model(
+        model, tokenizer, config.max_batch_tokens, draws
+    )
 
 
 def require_model(config: ModelConfig) -> None:
@@ -94,6 +105,7 @@ def prepare_language_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_batch_tokens: int | None = None,
+    draws: int = PAPER_DRAWS,
 ) -> LanguageModel:
     """The engine around a loaded model, checked; on a GPU, what fits is measured.
 
@@ -102,23 +114,29 @@ def prepare_language_model(
     """
     name = type(model).__name__
     with refused(f"{name} fails in the engine's checks"):
-        return _checked(model, tokenizer, max_batch_tokens)
+        return _checked(model, tokenizer, max_batch_tokens, draws)
 
 
 def _checked(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     max_batch_tokens: int | None,
+    draws: int,
 ) -> LanguageModel:
+    if model.device.type == "cuda":
+        # cuDNN's attention plans anew for every shape, and each step has another.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     # The checks use the engine itself, so what they allow is set on it one by one.
     engine = LanguageModel(model, tokenizer, max_batch_tokens)
     check_weights(engine)
     engine.separate_head = check_head(engine)
     check_tree(engine)
     engine.can_unpad = check_unpadding(engine)
+    engine.can_share_prompts = check_prompt_sharing(engine)
+    engine.ragged_attention = check_ragged(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
-        engine.max_batch_tokens = profile_max_batch_tokens(engine)
+        engine.max_batch_tokens = profile_max_batch_tokens(engine, draws)
     # What the checks ran is no work on a text.
     engine.usage.clear()
     return engine
@@ -130,6 +148,8 @@ def load_causal_lm(
     """The transformers model and its tokenizer. Raises ModelError."""
     device = resolve_device(config.device, "model.device", ModelError)
     placement = _placement(config)
+    if device == "cuda":
+        limit_to_share(config.gpus)
     if (
         device == "cpu"
         and config.dtype == "bfloat16"
@@ -159,9 +179,6 @@ def load_causal_lm(
         compile_layers(model)
     if device == "cpu" and not config.compile:
         pack_linear_layers(model)
-    if device == "cuda":
-        # cuDNN's attention plans anew for every shape, and each step has another.
-        torch.backends.cuda.enable_cudnn_sdp(False)
     return model, tokenizer
 
 
@@ -213,15 +230,15 @@ def _cpu_has_bfloat16() -> bool:
 
 def _placement(config: ModelConfig) -> dict[str, Any]:
     """What from_pretrained needs to spread the layers; nothing for one device."""
-    if config.gpus == 1:
+    if config.gpus <= 1:
         return {}
     gpus = torch.cuda.device_count()
     if config.device == "cpu" or gpus < config.gpus:
         raise ModelError(
-            f"model.gpus = {config.gpus}: this process sees {gpus} GPUs, on {config.device}"
+            f"model.gpus = {config.gpus:g}: this process sees {gpus} GPUs, on {config.device}"
         )
     memory = {
         gpu: torch.cuda.get_device_properties(gpu).total_memory
-        for gpu in range(config.gpus)
+        for gpu in range(int(config.gpus))
     }
     return {"device_map": "balanced", "max_memory": memory}

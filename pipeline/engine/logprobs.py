@@ -4,7 +4,8 @@ In: sequences of ids, and which of their tokens are wanted. Out: those tokens' l
 and what each sequence cost. Nothing is cached or shared between sequences; they are batched by
 length, without padding where the model allows that. What the sequences mean is for the caller.
 
-Shapes: B sequences, Q fed tokens of the longest (its length - 1), D hidden.
+Shapes: B sequences, Q fed tokens of the longest (its length - 1), M fed tokens in all (B * Q
+with padding), D hidden.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from pipeline.base.records import Cost, Phase
-from pipeline.engine.model import LanguageModel, pad_rows
+from pipeline.engine.model import LanguageModel, pad_rows, unused_mask
 from pipeline.engine.unpadding import UnpaddedLayout
 
 
@@ -112,12 +113,11 @@ def _score_batch(
     """Log-probabilities of one batch, those of one sequence after another; costs."""
     # The last token is only predicted, never fed.
     fed = [ids[:-1] for ids in sequences]
-    hidden_states, forward_costs = _forward_batch(model, fed)
+    hidden_states, first, forward_costs = _forward_batch(model, fed)
     sizes = [len(indices) for indices in wanted]
-    row = np.repeat(np.arange(len(sizes)), sizes)
     # A token is predicted by the one before it.
-    slot = np.concatenate(wanted) - 1
-    predicting = hidden_states[model.tensor(row), model.tensor(slot)]
+    index = np.repeat(first, sizes) + np.concatenate(wanted) - 1
+    predicting = hidden_states[model.tensor(index)]
     targets = [
         ids[indices] for ids, indices in zip(sequences, wanted, strict=True)
     ]
@@ -135,47 +135,49 @@ def _score_batch(
 @torch.inference_mode()
 def _forward_batch(
     model: LanguageModel, rows: Sequence[ndarray]
-) -> tuple[Tensor, list[Cost]]:
-    """Hidden states [B, Q, D] of independent sequences, and the cost of each."""
+) -> tuple[Tensor, ndarray, list[Cost]]:
+    """Hidden states [M, D] of independent sequences, the index of each one's first token in
+    them [B], and the cost of each."""
     sizes = np.array([len(row) for row in rows])
-    ids = model.tensor(pad_rows(rows))  # [B, Q]
-    longest = ids.shape[1]
-    unpadded = model.unpads(int(sizes.sum()), ids.numel())
+    longest = int(sizes.max())
+    unpadded = model.unpads(int(sizes.sum()), sizes.size * longest)
     # Without a mask, transformers checks for packed sequences, which waits for the GPU. The
     # unpadded path has a mask, so on CUDA it is always taken.
     if model.can_unpad and model.device.type == "cuda":
         unpadded = True
     if unpadded:
-        is_token = np.arange(longest) < sizes[:, None]
-        hidden_states = _run_unpadded(model, ids, is_token)
+        hidden_states = _run_unpadded(model, np.concatenate(rows), sizes)
+        first = sizes.cumsum() - sizes
     else:
         # Padding stands behind the tokens: a causal model needs no mask for it.
-        hidden_states = model.hidden_states(ids, use_cache=False)
-    pairs = longest * (longest + 1) // 2
+        ids = model.tensor(pad_rows(rows))
+        hidden_states = model.hidden_states(ids, use_cache=False).flatten(0, 1)
+        first = np.arange(sizes.size) * longest
+    # Attention pads a row, and is causal; ragged attention does not pad, eager is not causal.
+    attended = sizes if unpadded and model.ragged_attention else longest
+    pairs = np.broadcast_to(attended * (attended + 1) // 2, sizes.shape)
     if model.eager_attention:
-        pairs = longest * longest
+        pairs = np.full(sizes.shape, longest * longest)
     costs = [
-        model.row_cost(size, longest, pairs, unpadded)
-        for size in sizes.tolist()
+        model.row_cost(size, longest, pairs_of_row, unpadded)
+        for size, pairs_of_row in zip(
+            sizes.tolist(), pairs.tolist(), strict=True
+        )
     ]
-    return hidden_states, costs
+    return hidden_states, first, costs
 
 
-def _run_unpadded(
-    model: LanguageModel,
-    ids: Tensor,
-    is_token: ndarray,
-) -> Tensor:
-    """Hidden states [B, Q, D] of ids [B, Q], run without their padding."""
-    layout = UnpaddedLayout.of(is_token, model.device, causal=True)
-    # Masks of four dimensions pass through transformers as they are.
-    dtype = model.model.dtype
-    unused_mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=model.device)
+def _run_unpadded(model: LanguageModel, ids: ndarray, sizes: ndarray) -> Tensor:
+    """Hidden states [M, D] of the ids [M] of sequences of these sizes, without padding."""
+    is_token = np.arange(sizes.max()) < sizes[:, None]
+    layout = UnpaddedLayout.of(
+        is_token, model.device, causal=True, ragged=model.ragged_attention
+    )
     tokens = model.hidden_states(
-        layout.unpad(ids),
+        model.tensor(ids)[None],
         layout,
         position_ids=layout.slot[None],
-        attention_mask=unused_mask,
+        attention_mask=unused_mask(model.model.dtype, model.device),
         use_cache=False,
     )
-    return layout.pad(tokens)
+    return tokens[0]

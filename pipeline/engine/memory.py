@@ -3,7 +3,8 @@
 In: an engine. Out: a number for its `max_batch_tokens`, which bounds the padded tokens of a
 forward and the cache slots held at once. Profiling runs sample and score with few and with
 many texts of one length: peak memory then grows linearly with the tokens, and the free memory
-says where to stop. Should a forward run out of memory all the same, its caller halves
+says where to stop. A process that shares its GPU is held to its share of the memory, and
+counts only that as free. Should a forward run out of memory all the same, its caller halves
 `max_batch_tokens` (LanguageModel.shrink).
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
@@ -25,23 +27,49 @@ from pipeline.engine.usage import Usage
 # Safety margin: a profiling run does not cover every allocation.
 _USABLE_SHARE = 0.85
 _MAX_TOKENS = 2**18
-# Sizes of a profiling run: tokens of the prompt and of a text, positions and draws per
-# text, steps of drawing.
+# What a process takes of a GPU beside the memory that torch manages: its context.
+_CONTEXT_BYTES = 512 * 2**20
+# Sizes of a profiling run: tokens of the prompt and of a text, positions of a text, and
+# steps of drawing, with which the cache outgrows its first size.
 _PROMPT_TOKENS, _TEXT_TOKENS = 256, 384
-_POSITIONS, _DRAWS, _STEPS = 16, 64, 2
+_POSITIONS, _STEPS = 20, 5
+# Draws per text where the caller names no number: the paper's k * m for the calculator.
+PAPER_DRAWS = 20 * 10
 # Texts of a batch in the small run and in the large one; a run has two batches.
 _FEW_TEXTS, _MANY_TEXTS = 2, 6
 
 
-def profile_max_batch_tokens(model: LanguageModel) -> int:
-    """Most tokens of a forward, padding included, of a model on one or several GPUs."""
+def limit_to_share(share: float) -> None:
+    """Hold this process to `share` of its GPU's memory; below 1, others have the rest.
+
+    Raises ModelError for a share that leaves nothing.
+    """
+    if share >= 1:
+        return
+    device = torch.cuda.current_device()
+    _, total = torch.cuda.mem_get_info(device)
+    # The contexts of all processes stand in the same memory.
+    usable = share * total - _CONTEXT_BYTES
+    if usable <= 0:
+        raise ModelError(
+            f"model.gpus = {share:g}: this share of the GPU's {total / 2**30:.1f} GiB leaves "
+            "no room for a model. Raise it (ray.gpus_per_actor on Ray) and use fewer processes"
+        )
+    torch.cuda.set_per_process_memory_fraction(usable / total, device)
+
+
+def profile_max_batch_tokens(
+    model: LanguageModel, draws: int = PAPER_DRAWS
+) -> int:
+    """Most tokens of a forward, padding included, of a model on one or several GPUs, with up
+    to `draws` draws of a text."""
     devices = {weight.device for weight in model.model.parameters()}
     # Libraries allocate their workspaces once, in the first run.
-    run_profile(model, 1)
+    run_profile(model, 1, draws)
     peak_bytes: dict[int, dict[torch.device, int]] = {}
     for texts in (_FEW_TEXTS, _MANY_TEXTS):
         before = {device: _reset_peak(device) for device in devices}
-        tokens = run_profile(model, texts)
+        tokens = run_profile(model, texts, draws)
         peak_bytes[tokens] = {
             device: torch.cuda.max_memory_allocated(device) - before[device]
             for device in devices
@@ -68,10 +96,13 @@ def fitting_batch_tokens(peak_bytes: Mapping[int, int], free_bytes: int) -> int:
     return int(min(max(fitting, few), _MAX_TOKENS))
 
 
-def run_profile(model: LanguageModel, texts: int) -> int:
+def run_profile(
+    model: LanguageModel, texts: int, draws: int = PAPER_DRAWS
+) -> int:
     """Sample from two batches of `texts` texts, and score sequences of the same size.
 
-    The second batch is admitted to the first; then a few tokens of many draws follow.
+    The second batch is admitted to the first; then a few tokens of `draws` draws of each
+    text follow.
     Returns the cached slots. The usage of the model stays as it was.
     """
     usage = Usage(model.usage)
@@ -81,7 +112,8 @@ def run_profile(model: LanguageModel, texts: int) -> int:
     other = _contexts(model, texts, text_tokens)
     tree.admit(other)
     tokens = tree.cached_slots
-    _draw(model, tree, 2 * texts, parents=min(_POSITIONS, text_tokens))
+    parents = min(_POSITIONS, text_tokens)
+    _draw(model, tree, 2 * texts, parents, draws)
     # As many tokens in sequences to score as the contexts have.
     sequence = np.arange(text_tokens) % model.vocabulary_size
     sequences = [sequence] * (tokens // text_tokens)
@@ -100,10 +132,11 @@ def _draw(
     tree: TreeBatch,
     texts: int,
     parents: int,
+    draws: int,
 ) -> None:
-    """A few steps of many draws for each text, at its first `parents` slots."""
-    text = np.repeat(np.arange(texts), _DRAWS)
-    slot = np.tile(np.arange(_DRAWS), texts)
+    """A few steps of all draws of each text, at its first `parents` slots."""
+    text = np.repeat(np.arange(texts), draws)
+    slot = np.tile(np.arange(draws), texts)
     ids = slot % model.vocabulary_size
     parent = slot % parents
     for _ in range(_STEPS):
@@ -153,6 +186,10 @@ def _reset_peak(device: torch.device) -> int:
 
 
 def _free_bytes(device: torch.device) -> int:
+    """Bytes that this process may still take. Others that share the GPU take theirs later:
+    what is free now is more than this process's share."""
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    own = int(share * total) - torch.cuda.memory_reserved(device)
+    return min(free, own)

@@ -90,7 +90,7 @@ class PromptCache:
 class LanguageModel:
     """One causal LM with its tokenizer. Not for use by several threads at once.
 
-    Building one checks nothing: loading.py does, and sets `separate_head` and `can_unpad`.
+    Building one checks nothing: loading.py does, and sets what is False here.
     """
 
     def __init__(
@@ -114,8 +114,11 @@ class LanguageModel:
         self.usage = Usage()
         # Logits are the output embedding of the last hidden states, and nothing more.
         self.separate_head = False
-        # Tokens may be fed without their padding.
+        # Tokens may be fed without their padding, and rows may share a prompt.
         self.can_unpad = False
+        self.can_share_prompts = False
+        # Unpadded sequences are scored without padding in attention, too.
+        self.ragged_attention = False
         # Eager attention compares a token with later ones as well, masked or not.
         self.eager_attention = model.config._attn_implementation == "eager"
         on_gpu = self.device.type == "cuda"
@@ -241,35 +244,48 @@ class LanguageModel:
         phase: Phase,
         tokens_by_row: Sequence[int],  # [B] real tokens
         is_token: ndarray | None = None,  # [B, Q] bool: the real tokens
+        causal: bool = False,
     ) -> Tensor:  # [B, Q, D]
         """Run tokens behind `cache`, which grows by Q slots; hidden states for `logits`.
 
-        Padding is fed as well unless `is_token` says where it is.
+        Padding is fed as well unless `is_token` says where it is. `causal` says that the
+        mask is causal, real tokens stand first in their rows, and `cache` was empty.
         """
+        costs = self.forward_costs(tokens_by_row, attention_mask, cache, causal)
         # The mask has as many columns as the cache will show slots.
         cache.slot_multiple = self.slot_multiple
-        inputs: dict[str, Any] = {
-            "attention_mask": self._additive(attention_mask),
-            "past_key_values": cache,
-        }
-        unpadded = is_token is not None and self.unpads(
-            sum(tokens_by_row), ids.numel()
-        )
+        inputs: dict[str, Any] = {"past_key_values": cache}
         # Linear layers then run real tokens only; attention pads and unpads by itself.
-        if unpadded and is_token is not None:
-            layout = UnpaddedLayout.of(is_token, self.device)
+        if is_token is not None and self.unpads(
+            sum(tokens_by_row), ids.numel(), cache
+        ):
+            causal = causal and bool(cache.prompts)
+            layout = UnpaddedLayout.of(
+                is_token,
+                self.device,
+                causal,
+                prompts=cache.tokens(tokens_by_row),
+            )
+            mask = (
+                unused_mask(self.model.dtype, self.device)
+                if causal
+                else self._additive(attention_mask)
+            )
             tokens = self.hidden_states(
                 layout.unpad(ids),
                 layout,
                 position_ids=layout.unpad(position_ids),
+                attention_mask=mask,
                 **inputs,
             )
             hidden_states = layout.pad(tokens)
         else:
             hidden_states = self.hidden_states(
-                ids, position_ids=position_ids, **inputs
+                ids,
+                position_ids=position_ids,
+                attention_mask=self._additive(attention_mask),
+                **inputs,
             )
-        costs = self.forward_costs(tokens_by_row, attention_mask, unpadded)
         # Recorded after the forward: one that runs out of memory costs nothing.
         self.usage.record(phase, sum(costs, Cost()))
         cache.length += ids.shape[1]
@@ -302,25 +318,44 @@ class LanguageModel:
         additive[..., : mask.shape[2]].masked_fill_(mask, 0)
         return additive[:, None]
 
-    def unpads(self, tokens: int, slots: int) -> bool:
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether rows share the keys and values of their prompt, and hold no copy."""
+        return self.can_unpad and self.can_share_prompts
+
+    def unpads(
+        self, tokens: int, slots: int, cache: KVCache | None = None
+    ) -> bool:
         """Whether a batch with so many real tokens in its slots runs without padding."""
-        return self.can_unpad and tokens <= _DENSE_SHARE * slots
+        shares_prompts = cache is not None and bool(cache.prompts)
+        dense = tokens > _DENSE_SHARE * slots
+        return self.can_unpad and (shares_prompts or not dense)
 
     def forward_costs(
         self,
         tokens_by_row: Sequence[int],
         attention_mask: Tensor,  # [B, Q, T]
-        unpadded: bool,
+        cache: KVCache,
+        causal: bool = False,
     ) -> list[Cost]:
         """The cost of each row of a forward.
 
         Logits are not in it where they are computed from hidden states afterwards.
         """
+        rows = len(tokens_by_row)
         _, slots, width = attention_mask.shape
+        unpadded = self.unpads(sum(tokens_by_row), rows * slots, cache)
         pairs = slots * width
+        prompt_lengths = cache.prompt_lengths.tolist()
+        if not prompt_lengths:
+            prompt_lengths = [0] * rows
+        elif causal:
+            pairs = slots * (slots + 1) // 2
         return [
-            self.row_cost(tokens, slots, pairs, unpadded)
-            for tokens in tokens_by_row
+            self.row_cost(tokens, slots, pairs + tokens * prompt, unpadded)
+            for tokens, prompt in zip(
+                tokens_by_row, prompt_lengths, strict=True
+            )
         ]
 
     def row_cost(
@@ -391,6 +426,15 @@ def causal_mask(length: int, device: torch.device) -> Tensor:
     return torch.ones(
         1, length, length, dtype=torch.bool, device=device
     ).tril_()
+
+
+def unused_mask(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A mask [1, 1, 1, 1] where none is needed.
+
+    transformers passes masks of four dimensions on as they are; without one it would make
+    its own.
+    """
+    return torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)
 
 
 def pad_rows(rows: Sequence[ndarray]) -> ndarray:

@@ -1,9 +1,10 @@
 """Prefill: the contexts that calls are sampled in, for all positions at once (paper section 2).
 
-A row's context is the prompt (computed once, copied per row), the text, the prompt's suffix
-and the text again. Position i is predicted by the token before it: by the last token of the
-suffix for i = 0, else by token i - 1 of the second copy of the text. Without a prompt the row
-is BOS, if there is one, and the text; without either, position 0 is predicted by nothing.
+A row's context is the prompt (computed once, and shared by all rows where the model allows
+it), the text, the prompt's suffix and the text again. Position i is predicted by the token
+before it: by the last token of the suffix for i = 0, else by token i - 1 of the second copy
+of the text. Without a prompt the row is BOS, if there is one, and the text; without either,
+position 0 is predicted by nothing.
 
 In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>``
 behind the chosen positions. The caller chooses the positions.
@@ -16,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy import ndarray
+from torch.nn.functional import pad
 
 from pipeline.engine.model import (
     LanguageModel,
@@ -46,63 +47,50 @@ class PrefilledBatch(TreeBatch):
         """Run the contexts. Every text has at least one token, or two if nothing stands
         before it."""
         rows = len(texts)
-        # Prompt (cached) | text | suffix | text without its last token: that would predict
-        # what comes after the text.
-        text_ids = pad_rows(texts)  # [B, N]
-        suffix_ids = np.tile(prompt.suffix, (rows, 1))  # [B, S]
-        copy_ids = text_ids[:, :-1]  # [B, N - 1]
+        # Behind the prompt: text | suffix | text without its last token, which would
+        # predict what comes after the text. Without a prompt the text stands there once.
+        contexts = [
+            np.concatenate(
+                [
+                    text if prompt.has_prompt else text[:0],
+                    prompt.suffix,
+                    text[:-1],
+                ]
+            )
+            for text in texts
+        ]
         self.lengths = np.array([len(text) for text in texts])
-        self.longest = text_ids.shape[1]  # N
-        # Tokens of each text in its prompt, [B]: the text stands there, if there is one.
-        in_prompt = self.lengths * prompt.has_prompt
-        text_ids = text_ids[
-            :, : in_prompt.max()
-        ]  # [B, N]; [B, 0] without a prompt
-        ids = np.concatenate([text_ids, suffix_ids, copy_ids], axis=1)
-        self.context_length = prompt.length + ids.shape[1]
-        # The query slot that predicts position 0: the last token of the suffix. It is -1
-        # where there is none, and the first position is then 1.
-        self.first_slot = text_ids.shape[1] + len(prompt.suffix) - 1
-        self.first_position = max(0, -self.first_slot)
-        cache = prompt.cache.repeated(rows, self.context_length + SPARE_SLOTS)
-        super().__init__(model, cache, usage_by_text)
-        is_token, position_ids = self._layout(in_prompt, len(prompt.suffix))
+        context_lengths = np.array([len(context) for context in contexts])
+        # The query slot [B] that predicts position 0: the last token of the suffix. It is
+        # -1 where there is none, and the first position is then 1.
+        self.first_slot = context_lengths - self.lengths
+        self.first_position = max(0, -int(self.first_slot[0]))
+        ids = pad_rows(contexts)
+        is_token = np.arange(ids.shape[1]) < context_lengths[:, None]
         # Padding gets position id 0: it must not ask for positions that the model lacks.
-        position_ids = np.where(is_token, prompt.length + position_ids, 0)
-        # A token sees the prompt, and the real tokens before it in its own row.
-        causal = causal_mask(ids.shape[1], self.device)
-        context_mask = model.tensor(is_token)[:, None] & causal
-        prompt_mask = context_mask.new_ones(1, 1, prompt.length)
-        prompt_mask = prompt_mask.expand(*context_mask.shape[:2], -1)
+        position_ids = np.where(
+            is_token, prompt.length + np.arange(ids.shape[1]), 0
+        )
+        # A token sees the real tokens before it in its own row, and the prompt.
+        causal = causal_mask(ids.shape[1], model.device)
+        mask = model.tensor(is_token)[:, None] & causal
+        capacity = ids.shape[1] + SPARE_SLOTS
+        if model.shares_prompts and prompt.length:
+            cache = prompt.cache.shared(rows, capacity)
+        else:
+            cache = prompt.cache.repeated(rows, prompt.length + capacity)
+            mask = pad(mask, (prompt.length, 0), value=True)
+        # Slots of the cache before those of the contexts.
+        self._first_cache_slot = cache.length
+        super().__init__(model, cache, usage_by_text)
         self._run(
             model.tensor(ids),
             model.tensor(position_ids),
-            torch.cat([prompt_mask, context_mask], dim=2),
+            mask,
             "positions",
             is_token,
+            causal=True,
         )
-
-    def _layout(
-        self,
-        in_prompt: ndarray,  # [B] tokens of the text in the prompt
-        suffix_length: int,
-    ) -> tuple[ndarray, ndarray]:
-        """Which slots [B, N + S + N - 1] hold tokens, and their positions after the prompt."""
-        length, before = self.lengths[:, None], in_prompt[:, None]
-        text = np.arange(in_prompt.max())
-        suffix = np.arange(suffix_length)
-        copy = np.arange(self.longest - 1)
-        suffix_is_token = np.ones((len(length), suffix_length), dtype=bool)
-        is_token = np.concatenate(
-            [text < before, suffix_is_token, copy < length - 1], axis=1
-        )
-        # Position ids skip padding: suffix and copy go on from the text's own length.
-        text_positions = np.broadcast_to(text, (len(length), len(text)))
-        position_ids = np.concatenate(
-            [text_positions, before + suffix, before + suffix_length + copy],
-            axis=1,
-        )
-        return is_token, position_ids
 
     def api_probabilities(self) -> list[ndarray]:
         """p(<API>) at every position: an array [tokens of the text], float64, for each text.
@@ -118,7 +106,7 @@ class PrefilledBatch(TreeBatch):
         # Truncating the cache's length afterwards drops the temporary branches.
         context = (self.hidden_states, self.attention_mask, self.position_ids)
         length = self.cache.length
-        slot = self.first_slot + position
+        slot = self.first_slot[text] + position
         log_p_api = np.zeros(len(text))
         previous = None
         for token in self.model.call_tokens.api:
@@ -144,13 +132,11 @@ class PrefilledBatch(TreeBatch):
         of ``<API>`` of each branch: slot j of a text is its j-th position. Context behind
         the last position is dropped: no branch sees it.
         """
-        copy_length = self.longest - 1
-        until_position_0 = self.context_length - copy_length
-        self.cache.length = until_position_0 + int(position.max())
+        parent = self.first_slot[text] + position
+        self.cache.length = self._first_cache_slot + int(parent.max()) + 1
         self.attention_mask = self.attention_mask[:, :, : self.cache.length]
         # Several ids of <API> follow one another on the same branch.
         slot = index_within_group(text)
-        parent = self.first_slot + position
         for token in self.model.call_tokens.api:
             self.extend(text, slot, parent, np.full(len(text), token))
             parent = slot

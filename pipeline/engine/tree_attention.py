@@ -135,7 +135,7 @@ class TreeBatch:
             if len(rows) * width <= _COMPACT_SHARE * size:
                 tokens, position_ids = tokens[rows], position_ids[rows]
                 is_token = is_token[self.active_rows]
-                context_mask = self._compact(rows, active_mask, width, shape[1])
+                context_mask = self._compact(active_mask, width, shape[1])
         # A token also sees itself, in the slot that it gets.
         itself = torch.eye(shape[1], dtype=torch.bool, device=self.device)
         itself = itself.expand(len(position_ids), -1, -1)
@@ -167,6 +167,7 @@ class TreeBatch:
         """
         batches = (self, other)
         rows = [batch.model.tensor(batch.active_rows) for batch in batches]
+        active = [batch.active_rows for batch in batches]
         masks = [
             batch.attention_mask[r]
             for batch, r in zip(batches, rows, strict=True)
@@ -176,7 +177,7 @@ class TreeBatch:
         width = max(kept.shape[1] for kept in slots)
         queries = max(batch.position_ids.shape[1] for batch in batches)
         caches = [batch.cache for batch in batches]
-        parts = list(zip(caches, rows, slots, strict=True))
+        parts = list(zip(caches, active, slots, strict=True))
         self.cache = KVCache.gathered(parts, width + _spare(queries))
         padded = [
             batch._padded(row, mask, kept, queries, width)
@@ -217,21 +218,20 @@ class TreeBatch:
 
     def _compact(
         self,
-        rows: Tensor,
         mask: Tensor,
         width: int,
         queries: int,
     ) -> Tensor:
-        """Keep the active `rows` and their visible slots; the mask [B', Q, T'] over these.
+        """Keep the active rows and their visible slots; the mask [B', Q, T'] over these.
 
         `mask` [B', Q, T] is that of the active rows, of which none sees more than `width` slots.
         """
         # Slots keep their order; a token's position does not depend on its slot.
         slots = _visible_slots(mask, width)
-        part = (self.cache, rows, slots)
+        part = (self.cache, self.active_rows, slots)
         self.cache = KVCache.gathered([part], width + _spare(queries))
         self.row_of_text = self._rows_after_compaction()
-        self.active_rows = np.arange(len(rows))
+        self.active_rows = np.arange(len(self.active_rows))
         return _at_slots(mask, slots)
 
     def _rows_after_compaction(self) -> ndarray:
@@ -249,6 +249,7 @@ class TreeBatch:
         attention_mask: Tensor,  # [B, Q, T]
         phase: Phase,
         is_token: ndarray,  # [B, Q]
+        causal: bool = False,
     ) -> None:
         """Run a forward; its tokens become the frontier."""
         tokens_by_row = is_token.sum(axis=1).tolist()
@@ -260,15 +261,13 @@ class TreeBatch:
             phase,
             tokens_by_row,
             is_token,
+            causal,
         )
         self.attention_mask = attention_mask
         self.position_ids = position_ids
         # Each text is charged for its row, padding included where padding was fed.
-        unpadded = self.model.unpads(sum(tokens_by_row), is_token.size)
         costs = self.model.forward_costs(
-            tokens_by_row,
-            attention_mask,
-            unpadded,
+            tokens_by_row, attention_mask, self.cache, causal
         )
         self.usage.record_rows(phase, costs, self.row_of_text)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from pipeline.engine import ragged_attention
+from pipeline.engine.partial_attention import attend_partially, merge
 
 ATTENTION = "unpadded_sdpa"
 
@@ -45,19 +48,35 @@ def to_device(array: ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+class PromptKeys(Protocol):
+    """The keys and values of a prompt, [1, H, P, E] for each layer."""
+
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]: ...
+
+
+# A prompt, and how many tokens of the batch stand in rows behind it.
+PromptTokens = tuple[PromptKeys, int]
+
+
 @dataclass(frozen=True, slots=True)
 class UnpaddedLayout:
     """Where each of M tokens stands in a batch [B, Q], row by row.
 
-    `causal`: each row is a whole sequence from slot 0 on and nothing is cached; attention
-    is then causal, and the mask of the forward is ignored.
+    `causal`: each row is a sequence from slot 0 on; attention is then causal, and the mask
+    of the forward is ignored. With `cu_seqlens` as well, and nothing cached, its rows are
+    never padded where ragged_attention.py takes them.
     """
 
     row: Tensor  # [M]
     slot: Tensor  # [M]
     rows: int  # B
-    slots: int  # Q
+    slots: int  # Q, the longest row
     causal: bool = False
+    cu_seqlens: Tensor | None = (
+        None  # [B + 1] int32: where each row begins, and M
+    )
+    # Prompts behind which rows stand, in the order of the rows: each with its number of tokens.
+    prompts: tuple[PromptTokens, ...] = ()
 
     @classmethod
     def of(
@@ -65,18 +84,33 @@ class UnpaddedLayout:
         is_token: ndarray,
         device: torch.device,
         causal: bool = False,
+        ragged: bool = False,
+        prompts: tuple[PromptTokens, ...] = (),
     ) -> UnpaddedLayout:
         """The layout of a batch whose real tokens are `is_token` [B, Q] bool."""
         row, slot = is_token.nonzero()
-        rows, slots = is_token.shape
+        cu_seqlens = None
+        if ragged:
+            ends = is_token.sum(axis=1).cumsum()
+            cu_seqlens = to_device(np.append(0, ends).astype(np.int32), device)
         return cls(
-            to_device(row, device), to_device(slot, device), rows, slots, causal
+            to_device(row, device),
+            to_device(slot, device),
+            *is_token.shape,
+            causal,
+            cu_seqlens,
+            prompts,
         )
 
     def on(self, device: torch.device) -> UnpaddedLayout:
         """The same on another device, for a model that is spread over several."""
+        if device == self.row.device:
+            return self
         row, slot = self.row.to(device), self.slot.to(device)
-        return replace(self, row=row, slot=slot)
+        cu_seqlens = self.cu_seqlens
+        if cu_seqlens is not None:
+            cu_seqlens = cu_seqlens.to(device)
+        return replace(self, row=row, slot=slot, cu_seqlens=cu_seqlens)
 
     def unpad(self, batch: Tensor) -> Tensor:
         """[B, Q, …] → [1, M, …]."""
@@ -135,6 +169,21 @@ def unpadded_attention(
         return _attend(
             module, query, key, value, attention_mask, **options
         ), None
+    if layout.prompts:
+        return _attend_behind_prompts(
+            module, layout, query, key, value, attention_mask, **options
+        ), None
+    if layout.cu_seqlens is not None and _is_ragged(
+        module, query, key, value, options
+    ):
+        return ragged_attention.attend(
+            query,
+            key,
+            value,
+            layout.cu_seqlens,
+            layout.slots,
+            options.get("scaling"),
+        ), None
     if layout.causal:
         key, value = layout.pad_heads(key), layout.pad_heads(value)
         # sdpa then takes its causal path, which needs no mask.
@@ -143,6 +192,64 @@ def unpadded_attention(
     query = layout.pad_heads(query)
     output = _attend(module, query, key, value, attention_mask, **options)
     return layout.unpad(output), None
+
+
+def _attend_behind_prompts(
+    module: torch.nn.Module,
+    layout: UnpaddedLayout,
+    query: Tensor,  # [1, H, M, E]
+    key: Tensor,  # [B, H / groups, T, E]
+    value: Tensor,
+    mask: Tensor | None,  # [B, 1, Q, T]
+    scaling: float | None = None,
+    **options: Any,
+) -> Tensor:  # [1, M, H, E]
+    """Attention to the prompts' keys, read once for all rows, and to those of the own row."""
+    if options.keys() & _SCORE_OPTIONS:
+        raise ValueError("attention with soft caps cannot be merged")
+    own_query = layout.pad_heads(query)
+    if layout.causal:
+        # Slots are those of the batch: keys and values of a cache have spare ones.
+        key, value = key[:, :, : layout.slots], value[:, :, : layout.slots]
+        mask = None
+    output, log_sum_exp = attend_partially(
+        own_query, key, value, mask, causal=layout.causal, scale=scaling
+    )
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    parts = []
+    start = 0
+    for prompt, tokens in layout.prompts:
+        part = query[:, :, start : start + tokens]
+        parts.append(
+            attend_partially(
+                part, *prompt.keys_and_values(layer), scale=scaling
+            )
+        )
+        start += tokens
+    return merge(
+        layout.unpad(output.transpose(1, 2)),
+        layout.unpad(log_sum_exp.transpose(1, 2)),
+        torch.cat([part.transpose(1, 2) for part, _ in parts], dim=1),
+        torch.cat([part.transpose(1, 2) for _, part in parts], dim=1),
+    )
+
+
+def _is_ragged(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: dict[str, Any],
+) -> bool:
+    """Whether ragged attention computes what sdpa would, with these options."""
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    return (
+        is_causal
+        and not options.keys() & _SCORE_OPTIONS
+        and ragged_attention.fits(query, key, value)
+    )
 
 
 def _attend(

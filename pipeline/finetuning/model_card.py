@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.finetuning.metrics_log import Event, numbers, read_events
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
+from pipeline.finetuning.watching.metrics_log import Event, numbers, read_events
 from pipeline.storage.card import cell, marked_page, table, write_card
 from pipeline.storage.tools_json import LearnedTools, read_tools
 

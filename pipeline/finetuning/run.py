@@ -23,26 +23,23 @@ from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
-from pipeline.finetuning.augmented_files import TextIndex, read_index
-from pipeline.finetuning.checkpoint_storage import is_uri
-from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.deepspeed_settings import (
-    deepspeed_settings,
-    given_file,
-    require_known_keys,
-    require_machine,
-)
-from pipeline.finetuning.examples import choose_uses
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, steps_done, tail
+from pipeline.finetuning.checkpoints.checkpoint_storage import is_uri
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.data.augmented_files import TextIndex, read_index
+from pipeline.finetuning.data.examples import choose_uses
+from pipeline.finetuning.data.run_size import run_size
+from pipeline.finetuning.data.streaming import DATASET, StepsByRank
+from pipeline.finetuning.data.token_store import TokenStore
+from pipeline.finetuning.data.tokenizing import prepare
+from pipeline.finetuning.evaluation.choice import best_of
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
-from pipeline.finetuning.run_size import run_size
-from pipeline.finetuning.streaming import DATASET, StepsByRank
-from pipeline.finetuning.token_store import TokenStore
-from pipeline.finetuning.tokenizing import prepare
-from pipeline.finetuning.trackers import require_installed
+from pipeline.finetuning.step.deepspeed_checks import require_known_keys, require_machine
+from pipeline.finetuning.step.deepspeed_settings import deepspeed_settings, given_file
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_done
+from pipeline.finetuning.watching.progress import tail
+from pipeline.finetuning.watching.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
 from pipeline.runtime.connection import ResourceRequest, ray_connection
 from pipeline.storage.card import CARD

@@ -14,14 +14,14 @@ from typing import Any
 
 import ray.train
 
-from pipeline.finetuning.batches import IndexedBatches
-from pipeline.finetuning.choice import should_stop
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, evaluations
-from pipeline.finetuning.reporter import reporting
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
-from pipeline.finetuning.streaming import DATASET, StreamedBatches
-from pipeline.finetuning.token_store import TokenStore, TokenStoreError
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
+from pipeline.finetuning.data.batches import IndexedBatches
+from pipeline.finetuning.data.streaming import DATASET, StreamedBatches
+from pipeline.finetuning.data.token_store import TokenStore, TokenStoreError
+from pipeline.finetuning.evaluation.choice import should_stop
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, evaluations
+from pipeline.finetuning.watching.reporter import reporting
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import OutputError
 
@@ -49,11 +49,11 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     import torch
     from ray.train.torch import get_device
 
-    from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
+    from pipeline.finetuning.checkpoints.worker_checkpoints import WorkerCheckpoints
     from pipeline.finetuning.errors import CheckpointError
-    from pipeline.finetuning.held_out import Evaluator
-    from pipeline.finetuning.training import Training
-    from pipeline.finetuning.worker_checkpoints import WorkerCheckpoints
+    from pipeline.finetuning.evaluation.held_out import Evaluator
+    from pipeline.finetuning.step.accelerator import prepare_deepspeed
+    from pipeline.finetuning.step.training import Training
     from tools_service.base.checkpoints import load_tokenizer
 
     config = run.config
@@ -70,7 +70,8 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
     )
     checkpoints = WorkerCheckpoints(config)
     steps_done = checkpoints.resume(training)
-    log = stack.enter_context(reporting(config, steps_done, rank))
+    metrics = RunFolder(config.output).metrics
+    log = stack.enter_context(reporting(config, metrics, steps_done, rank))
     evaluator = Evaluator(training, data.held_out)
 
     def evaluate(step: int) -> HeldOutEvaluation:
@@ -80,7 +81,7 @@ def _train(run: RunIdentity, tokens: TokenStore, stack: ExitStack) -> dict[str, 
         log(evaluation)
         return evaluation
 
-    evaluated = evaluations_so_far(RunFolder(config.output).metrics, steps_done)
+    evaluated = evaluations_so_far(metrics, steps_done)
     if not steps_done:
         evaluate(0)
     for step in range(steps_done + 1, config.max_steps + 1):

@@ -119,7 +119,7 @@ def sample_calls(
         # Not in the handler: the exception keeps the tensors of the failed forward alive.
         if failure is not None:
             sizes = [
-                scheduler.context_length(index) for index in scheduler.pending()
+                scheduler.cache_slots(index) for index in scheduler.pending()
             ]
             model.shrink(min(sizes, default=1), failure)
     results = [scheduler.result(index) for index in range(len(requests))]
@@ -226,7 +226,7 @@ class _Scheduler:
     def run(self, pending: Sequence[int]) -> None:
         """Draw for these requests, from their contexts to the last token."""
         for batch in self._batches(pending):
-            self._make_room(len(batch) * self.context_length(batch[0]))
+            self._make_room(len(batch) * self.cache_slots(batch[0]))
             self._start(batch)
         # Room for a whole batch is there only once every draw has ended.
         self._make_room(self.model.max_batch_tokens)
@@ -257,17 +257,25 @@ class _Scheduler:
         batches = []
         for tool, indices in by_tool.items():
             prompt_length = self.model.prompt(self.prompts[tool]).length
-            lengths = [self.context_length(i) - prompt_length for i in indices]
+            lengths = [self._context_length(i) - prompt_length for i in indices]
             places = self.model.batch_by_length(
                 lengths,
-                prompt_length,
+                0 if self.model.shares_prompts else prompt_length,
                 _PREFILL_FORWARDS,
                 _PREFILL_SHARE,
             )
             batches += [[indices[place] for place in batch] for batch in places]
-        return sorted(batches, key=lambda batch: -self.context_length(batch[0]))
+        return sorted(
+            batches, key=lambda batch: -self._context_length(batch[0])
+        )
 
-    def context_length(self, index: int) -> int:
+    def cache_slots(self, index: int) -> int:
+        """Cache slots that the context of a request takes."""
+        prompt = self.model.prompt(self.prompts[self.requests[index].tool])
+        shared = prompt.length if self.model.shares_prompts else 0
+        return self._context_length(index) - shared
+
+    def _context_length(self, index: int) -> int:
         """Tokens of a request's context: the prompt, the text, the suffix, the text."""
         prompt = self.model.prompt(self.prompts[self.requests[index].tool])
         return prompt.context_length(len(self.states[index].encoded.ids))

@@ -16,7 +16,7 @@ from pipeline.augmentation.plain_texts import plain_texts_for
 from pipeline.base.config import AnnotateConfig
 from pipeline.base.inference_config import EvaluateConfig
 from pipeline.evaluation.results import ModelResult
-from pipeline.finetuning.run_identity import FinetuneManifest
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
 from pipeline.inference.generation import Generation
 from pipeline.planning.estimate import Plan
 from pipeline.report.reasons import explain

@@ -15,9 +15,9 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from pipeline.finetuning.metrics_log import read_events
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
+from pipeline.finetuning.watching.metrics_log import read_events
 from pipeline.report.row_counts import RowCounter, RowCounts
 from pipeline.report.run_parts import chunk_folders, parts_of
 from pipeline.storage.expected_texts import read_expected

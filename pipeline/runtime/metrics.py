@@ -2,7 +2,7 @@
 
 In: the declaration of a metric and samples of it. Out: counters, gauges and histograms of Ray. Labels have
 few values: no ids, no free text. Which metrics there are, the steps declare (annotation/metrics.py,
-finetuning/metrics.py; docs/operations.md lists them).
+finetuning/watching/metrics.py; docs/operations.md lists them).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_losses_are_compared_step_by_step() -> None:
 def test_it_needs_neither_ray_nor_faiss() -> None:
     """A GPU machine may have torch, transformers and DeepSpeed only."""
     program = (
-        "import sys, bench.finetune, bench.finetune_memory, pipeline.finetuning.training;"
+        "import sys, bench.finetune, bench.finetune_memory, pipeline.finetuning.step.training;"
         "print([name for name in ('ray', 'faiss') if name in sys.modules])"
     )
     output = run_process(

@@ -10,7 +10,7 @@ from transformers import GPTJConfig
 
 from bench.finetune import llama
 from bench.finetune_memory import MODELS, ModelSize, model_size, model_states
-from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
+from pipeline.finetuning.step.accelerator import prepare_deepspeed
 
 pytestmark = pytest.mark.unit
 SIZE = ModelSize(1_000, 100, 4, 16, 50, 200.0, 0.5)

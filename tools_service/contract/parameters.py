@@ -13,17 +13,17 @@ import logging
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import jsonschema
-from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import extend, validator_for
 from pydantic_core import SchemaError as PydanticSchemaError
 from pydantic_core import SchemaValidator, core_schema
 
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.printable import printable
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,10 @@ class Parameters:
         """Raises ParametersError unless `schema` is the JSON schema of an object."""
         if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
             raise ParametersError('parameters: wanted a JSON schema with type = "object"')
+        # Imported where a tool has parameters: annotating with the packaged tools needs no jsonschema.
+        import jsonschema
+        from jsonschema.validators import extend, validator_for
+
         try:
             self.schema: dict[str, Any] = _Inliner(schema).inline(schema)
             draft = {"$schema": str(schema.get("$schema"))}
@@ -97,6 +101,8 @@ class Parameters:
 
     def violation(self, values: Mapping[str, Any]) -> str | None:
         """Why `values` (JSON values by name) do not fit, or None."""
+        from jsonschema.exceptions import best_match
+
         for name in self.properties:
             if name in self.required and name not in values:
                 return reason("missing argument", name)
@@ -222,6 +228,8 @@ def _both(target: Any, here: dict[str, Any]) -> Any:
 
 
 def _check_pattern(_validator: Any, pattern: Any, value: Any, _schema: Any) -> Iterator[ValidationError]:
+    from jsonschema import ValidationError
+
     if isinstance(value, str) and isinstance(pattern, str) and not _matches(pattern, value):
         yield ValidationError("does not match the pattern")
 

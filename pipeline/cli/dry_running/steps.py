@@ -124,11 +124,11 @@ def preview_merge(preview: Preview, config: MergeConfig) -> None:
 def preview_finetune(preview: Preview, config: FinetuneConfig, *, force: bool = False) -> None:
     """Step 6."""
     from pipeline.finetuning.adapters import count_parameters
-    from pipeline.finetuning.augmented_files import read_index
+    from pipeline.finetuning.checkpoints.run_folder import RunFolder
+    from pipeline.finetuning.checkpoints.run_identity import RunIdentity
+    from pipeline.finetuning.data.augmented_files import read_index
+    from pipeline.finetuning.data.run_size import run_size
     from pipeline.finetuning.run import check_settings, with_absolute_paths
-    from pipeline.finetuning.run_folder import RunFolder
-    from pipeline.finetuning.run_identity import RunIdentity
-    from pipeline.finetuning.run_size import run_size
 
     preview.read("data", [config.data])
     has_model = preview_model(preview, config.model.path)

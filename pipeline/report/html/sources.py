@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.augmentation.merge import MergeManifest
 from pipeline.base.config import MergeConfig
-from pipeline.finetuning.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.report.html.annotation_section import annotation_section
 from pipeline.report.html.augmented_section import augmented_section, read_merge_manifest
 from pipeline.report.html.data import Report

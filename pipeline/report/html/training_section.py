@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from pipeline.base.finetune_config import SelectBy
-from pipeline.finetuning.choice import best_of
-from pipeline.finetuning.metrics_log import Event, evaluations_of, numbers, read_events
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.evaluation.choice import best_of
+from pipeline.finetuning.watching.metrics_log import Event, evaluations_of, numbers, read_events
 from pipeline.report.html.data import Curve, Fact, TrainingSection
 from pipeline.report.losses import finetune_losses
 

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.fixtures.small_models import tokenizer
+from bench.fixtures.small_training import load_examples
 from pipeline.augmentation.merge import MergeManifest, merge, merge_problem
 from pipeline.augmentation.plain_texts import plain_texts, plain_texts_for
 from pipeline.base.config import ExportConfig, MergeConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import Annotation, Document, Text
 from pipeline.exporting.run import export
-from pipeline.finetuning.examples import load_examples
 from pipeline.report.html.augmented_section import augmented_section
 from pipeline.report.losses import merge_losses
 from pipeline.storage.card import CARD

@@ -99,9 +99,9 @@ def test_every_field_has_a_help_text(model: type[Frozen]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "placement"), [(0.0, ("cpu", 1)), (0.5, ("auto", 1)), (1.0, ("auto", 1)), (2.0, ("auto", 2))]
+    ("gpus", "placement"), [(0.0, ("cpu", 1)), (0.5, ("auto", 0.5)), (1.0, ("auto", 1)), (2.0, ("auto", 2))]
 )
-def test_a_model_runs_on_the_gpus_of_its_process(gpus: float, placement: tuple[str, int]) -> None:
+def test_a_model_runs_on_the_gpus_of_its_process(gpus: float, placement: tuple[str, float]) -> None:
     model = ModelConfig(path="m").placed(gpus)
     assert (model.path, model.device, model.gpus) == ("m", *placement)
 

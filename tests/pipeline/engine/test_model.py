@@ -147,6 +147,39 @@ def test_padding_is_left_out_where_the_architecture_allows_and_changes_nothing(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gptj_padded"])
+def test_a_prompt_is_shared_where_the_architecture_allows_and_changes_nothing(architecture: str) -> None:
+    model = language_model(architecture, "bytes")
+    assert model.shares_prompts == model.can_unpad
+    ids = [pieces.ids for pieces in model.encode(TEXTS)]
+    other = PromptTemplate("QA", "Ask or do not.\n\nInput:", "\nOutput:")
+
+    def run() -> tuple[list[np.ndarray], np.ndarray, int]:
+        """p(<API>), and log-probabilities on branches of both tools' texts in one tree; its cache slots."""
+        trees = []
+        for template in (PROMPT, other):
+            tree = PrefilledBatch(model, model.prompt(template), ids, [Usage() for _ in ids])
+            probabilities.extend(tree.api_probabilities())
+            tree.branch(np.array([0, 0, 1, 2]), np.array([1, 3, 2, 1]))
+            trees.append(tree)
+        tree, newer = trees
+        tree.admit(newer)
+        tree.extend(np.array([0, 0, 4, 5]), np.array([0, 1, 0, 0]), np.array([0, 1, 0, 0]), np.full(4, 7))
+        tree.extend(np.array([4, 4]), np.array([0, 1]), np.array([0, 0]), np.array([8, 9]))
+        found = tree.log_probability(np.array([4, 4]), np.array([0, 1]), np.array([5, 6]))
+        return probabilities, found, tree.cache.length
+
+    probabilities: list[np.ndarray] = []
+    shared, found, slots = run()
+    probabilities, can_share, model.can_share_prompts = [], model.can_share_prompts, False
+    copied, expected, all_slots = run()
+    model.can_share_prompts = can_share
+    for one, another in zip(shared, copied, strict=True):
+        np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (slots < all_slots) == model.can_unpad
+
+
 def test_room_counts_the_text_twice() -> None:
     model = language_model("llama", "bytes")
     prompt = model.prompt(PROMPT)

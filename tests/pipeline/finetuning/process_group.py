@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from pipeline.finetuning.deepspeed_settings import prepare_deepspeed
+from pipeline.finetuning.step.accelerator import prepare_deepspeed
 
 
 def free_port() -> int:

@@ -18,16 +18,15 @@ from bench.fixtures.small_models import tokenizer
 from bench.fixtures.tiny_models import tiny_config, tiny_model
 from pipeline.base.finetune_config import FinetuneConfig, LoraConfig
 from pipeline.finetuning.adapters import count_parameters, insert_adapters, merge_adapter
-from pipeline.finetuning.batches import EpochSampler, IndexedBatches
-from pipeline.finetuning.checkpointing import restore, save
-from pipeline.finetuning.examples import load_examples
-from pipeline.finetuning.held_out import held_out_loss
-from pipeline.finetuning.metrics_log import HeldOutEvaluation
+from pipeline.finetuning.checkpoints.checkpointing import restore, save
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
+from pipeline.finetuning.data.batches import EpochSampler, IndexedBatches
+from pipeline.finetuning.evaluation.held_out import held_out_loss
 from pipeline.finetuning.run import finetune
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
-from pipeline.finetuning.training import Training
-from tests.pipeline.finetuning.data import base_model, configuration, mean_loss, rows, write
+from pipeline.finetuning.step.training import Training
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError
 

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.base.finetune_config import LoraConfig
 from pipeline.finetuning.adapters import count_parameters
-from pipeline.finetuning.examples import load_examples
 from pipeline.finetuning.run import finetune
-from tests.pipeline.finetuning.data import base_model, configuration, mean_loss, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, mean_loss, rows, write
 from tools_service.base.checkpoints import load_model, load_tokenizer
 
 LORA = LoraConfig(rank=2, alpha=4.0)

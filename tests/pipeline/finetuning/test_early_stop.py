@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.finetuning.choice import best_of, should_stop
-from pipeline.finetuning.metrics_log import evaluations, without_measures
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.evaluation.choice import best_of, should_stop
 from pipeline.finetuning.run import finetune
-from pipeline.finetuning.run_folder import RunFolder
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from pipeline.finetuning.watching.metrics_log import evaluations, without_measures
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 PATIENCE, MAX_STEPS = 2, 30
 

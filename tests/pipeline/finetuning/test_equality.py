@@ -29,7 +29,7 @@ from bench.finetune_equality import (
 from bench.fixtures.small_models import causal_lm
 from bench.fixtures.worker_processes import Run, WorkerError, worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
-from pipeline.finetuning.deepspeed_settings import packaged_file
+from pipeline.finetuning.step.deepspeed_settings import packaged_file
 from tools_service.base.errors import ConfigurationError
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(300)]
@@ -132,7 +132,7 @@ def test_recomputed_activations_give_the_same_gradients(architecture: str) -> No
 
 
 def _refused(rank: int, config: FinetuneConfig) -> str:
-    from pipeline.finetuning import engine_setup
+    from pipeline.finetuning.step import engine_setup
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_setup, "unmet_requirement", lambda settings: "no disk here" if rank else "")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.cli.main import main
 from pipeline.finetuning.merge_lora import merge_lora
-from tests.pipeline.finetuning.data import base_model
+from tests.pipeline.finetuning.inputs import base_model
 from tools_service.base.checkpoints import load_model, load_tokenizer
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.ownership import NotOwnError

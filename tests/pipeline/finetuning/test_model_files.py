@@ -18,16 +18,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from pipeline.base.config import ModelConfig
 from pipeline.base.finetune_config import LoraConfig
 from pipeline.base.inference_config import GenerateConfig
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
+from pipeline.finetuning.checkpoints.run_folder import RunFolder
+from pipeline.finetuning.checkpoints.run_identity import RunIdentity
 from pipeline.finetuning.model_card import write_model_card
 from pipeline.finetuning.model_files import add_model_files, generation_config
-from pipeline.finetuning.run_folder import RunFolder
-from pipeline.finetuning.run_identity import RunIdentity
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
 from pipeline.inference.generator import available_tools
 from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.tools_json import TOOLS
-from tests.pipeline.finetuning.data import base_model, configuration, rows, write
+from tests.pipeline.finetuning.inputs import base_model, configuration, rows, write
 
 pytestmark = pytest.mark.unit
 

@@ -13,8 +13,8 @@ from pipeline.evaluation.predictions import Prediction
 from pipeline.evaluation.questions import Question
 from pipeline.evaluation.results import ModelResult, summarise
 from pipeline.evaluation.store import ResultStore
-from pipeline.finetuning.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, MetricsLog, TrainStep
 from pipeline.inference.call_parser import CompletedCall
 from pipeline.inference.generation import Generation
 from tests.pipeline.exporting.augmented import augmented

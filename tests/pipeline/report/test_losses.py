@@ -24,7 +24,7 @@ from pipeline.cli.handlers import plan as plan_command
 from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.evaluation.results import BenchmarkResult, ModelResult, PerplexityResult
-from pipeline.finetuning.run_identity import FinetuneManifest
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
 from pipeline.inference.call_parser import FailedCall
 from pipeline.inference.generation import Generation
 from pipeline.planning.estimate import plan

@@ -12,7 +12,7 @@ import pytest
 from pipeline.augmentation.merge import MergeManifest
 from pipeline.evaluation.results import Evaluation
 from pipeline.exporting.run import ExportManifest
-from pipeline.finetuning.run_identity import FinetuneManifest, RunIdentity
+from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
 from pipeline.planning.estimate import Plan
 from pipeline.scoring.manifest import ScoreManifest
 from pipeline.storage.kinds import ANNOTATION, AUGMENTED, EVALUATION, EXPORT, FINE_TUNED, PLAN, SCORES

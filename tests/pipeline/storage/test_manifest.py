@@ -14,7 +14,7 @@ from pipeline.base.cost import ModelShape
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.records import Cost, PhaseWork
 from pipeline.corpus.files import CorpusFile
-from pipeline.finetuning import run_identity
+from pipeline.finetuning.checkpoints import run_identity
 from pipeline.storage import manifest
 from pipeline.storage.counts import Counts
 from pipeline.storage.manifest import ManifestError, Session, begin, read_finished, read_manifest

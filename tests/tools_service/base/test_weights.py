@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.pipeline.finetuning.data import base_model
+from tests.pipeline.finetuning.inputs import base_model
 from tools_service.base.checkpoints import load_model, require_whole
 from tools_service.base.errors import ConfigurationError
 from tools_service.base.weights import (

@@ -14,7 +14,7 @@ from pipeline.base.config import AnnotateConfig
 from pipeline.cli import main as cli
 from pipeline.corpus.files import find_files
 from pipeline.storage.manifest import begin
-from tests.pipeline.finetuning.data import rows, write
+from tests.pipeline.finetuning.inputs import rows, write
 from tests.pipeline.report.run_folders import whole_run
 
 pytestmark = pytest.mark.unit
