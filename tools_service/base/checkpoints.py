@@ -11,6 +11,7 @@ without torch may load tokenizers and configurations.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -48,6 +49,8 @@ _OLD_BUFFERS: tuple[str, ...] = (
     ".position_ids",
 )
 _OLD_BUFFERS += (".attention.masked_bias", ".embed_positions", ".causal_mask", ".attn_bias")
+# While transformers makes a model, it replaces functions of torch and of its own for the whole process.
+_ONE_AT_A_TIME = threading.RLock()
 # What a configuration may ask for. Every other name is code that transformers would fetch or import.
 _IMPLEMENTATIONS = {
     "_attn_implementation": ("eager", "sdpa"),
@@ -150,19 +153,20 @@ def load_model(
     stored_numbers(path, field, error)
     with _loading(path, field, error):
         require_unchanged(Path(path), listed_files(Path(path)))
-        model, report = auto_class.from_pretrained(
-            path,
-            config=config,
-            trust_remote_code=False,
-            attn_implementation=config._attn_implementation,
-            experts_implementation=config._experts_implementation,
-            use_kernels=False,
-            use_safetensors=True,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, in one sentence
-            **options,
-        )
+        with _ONE_AT_A_TIME:
+            model, report = auto_class.from_pretrained(
+                path,
+                config=config,
+                trust_remote_code=False,
+                attn_implementation=config._attn_implementation,
+                experts_implementation=config._experts_implementation,
+                use_kernels=False,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, in one sentence
+                **options,
+            )
 
     # transformers fills missing weights with random numbers and only logs a warning.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused_weights))
@@ -223,9 +227,10 @@ def _unused(names: Iterable[str]) -> list[str]:
 
 def empty_model(auto_class: Any, config: Any) -> Any:
     """The model of a configuration that `load_config` returned, on the current default device."""
-    return auto_class.from_config(
-        config, trust_remote_code=False, attn_implementation=config._attn_implementation
-    )
+    with _ONE_AT_A_TIME:
+        return auto_class.from_config(
+            config, trust_remote_code=False, attn_implementation=config._attn_implementation
+        )
 
 
 def require_whole(

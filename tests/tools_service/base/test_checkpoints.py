@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM
 
 from tests.tools_service.encoders import bert
 from tools_service.base import checkpoints
@@ -90,3 +92,11 @@ def test_cuda_without_a_gpu_is_refused_by_the_name_of_its_field(monkeypatch: pyt
         resolve_device("cuda", "qa.device", ModelError)
     monkeypatch.setattr(checkpoints, "is_torch_cuda_available", lambda: True)
     assert resolve_device("cuda", "qa.device") == "cuda"
+
+
+def test_several_threads_may_load_models_at_once() -> None:
+    """While transformers loads a model, it keeps every other one in the process from tying its weights."""
+    load = partial(load_model, AutoModelForCausalLM, "demo/models/annotator", "model.path", dtype="float32")
+    with ThreadPoolExecutor(4) as threads:
+        models = [loaded.result() for loaded in [threads.submit(load, device_map="meta") for _ in range(8)]]
+    assert all(model.get_output_embeddings() is not None for model in models)
