@@ -17,7 +17,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -37,6 +38,9 @@ ROOT = Path(__file__).parents[2]
 DEMO = "demo/models/annotator"
 ACTORS = (23.0, 60.0, 130.0)
 """Texts a second of an actor on an H100: GPT-J 6B at its limit; a 1 B Llama, reachable and at its limit."""
+
+
+SOURCE_STEPS = ("reading", "parsing", "splitting", "blocks")
 
 
 def main() -> None:
@@ -77,7 +81,8 @@ def measure(files: Sequence[CorpusFile], config: CorpusConfig, args: argparse.Na
     print(stages_table(stages))
     if theirs:
         print(comparison(stages, medians(theirs)))
-    print(actors_table(stages, args.actor_texts))
+    every_text = [tool for tool in method.tools if method.of(tool).select.rule == "all"]
+    print(actors_table(stages, args.actor_texts, every_text))
     return {"files": files_s, "stages": [vars(stage) for stage in passes], "datatrove": theirs}
 
 
@@ -136,7 +141,9 @@ def middle(passes: Sequence[Stages]) -> Stages:
     """The counts, with the median seconds of each step."""
     first = passes[0]
     seconds = medians([stage.seconds for stage in passes])
-    return Stages(seconds, first.characters, first.documents, first.texts, first.selected)
+    return replace(
+        first, seconds=seconds, plain_splitting_s=median(stage.plain_splitting_s for stage in passes)
+    )
 
 
 def files_table(files: Mapping[str, Mapping[str, float]]) -> str:
@@ -168,6 +175,8 @@ def stages_table(stages: Stages) -> str:
         so_far += seconds
         parts = f"{1e3 * seconds / stages.texts:.3f}; {seconds / total:.0%}; {stages.texts / so_far:,.0f}"
         lines.append(f"{step}: {parts}")
+    factor = stages.plain_splitting_s / stages.seconds["splitting"]
+    lines.append(f"splitting with a tokenization of every slice that is tried: {factor:.1f} times as long")
     return "\n".join(lines)
 
 
@@ -177,40 +186,43 @@ def comparison(stages: Stages, theirs: Mapping[str, float]) -> str:
     splitting = reading + stages.seconds["splitting"]
     everything = sum(stages.seconds.values())
     return (
-        "\ndatatrove's CPU seconds / ours, of the same files\n"
+        "\ntexts per CPU second, ours / datatrove's, of the same files\n"
         f"reading and parsing: {theirs['reading_s'] / reading:.2f}\n"
         f"and counting a document's tokens (datatrove) or splitting (ours): "
         f"{theirs['counting_s'] / splitting:.2f}\n"
-        f"its reading alone / all of our steps: {theirs['reading_s'] / everything:.3f}"
+        f"all of our steps / its reading alone: {theirs['reading_s'] / everything:.3f}"
     )
 
 
-def actors_table(stages: Stages, rates: Sequence[float]) -> str:
-    """Cores that read for one actor, by tool, and the share of a core that selects and tokenizes in it."""
-    steps = stages.seconds
-    source_s = sum(steps[step] for step in ("reading", "parsing", "splitting", "blocks")) / stages.texts
-    select_s = {tool: steps[f"select {tool}"] / stages.texts for tool in stages.selected}
+def actors_table(stages: Stages, rates: Sequence[float], every_text: Collection[str]) -> str:
+    """Cores that read for one actor, by tool, and those that select and tokenize in the actor.
+
+    `every_text` are the tools that take every text. Alone, the others' texts are selected where they are
+    read, and those that are selected once more in the actor.
+    """
+    source_s = sum(stages.seconds[step] for step in SOURCE_STEPS) / stages.texts
+    tokenize_s = stages.seconds["tokenizing"] / stages.texts
+    select_s = {tool: stages.seconds[f"select {tool}"] / stages.texts for tool in stages.selected}
     lines = [
-        "\ncores for one actor = texts/s of the actor / share selected x seconds a text "
-        f"(source {1e3 * source_s:.3f} ms; in the actor: selecting, tokenizing selected texts)",
-        f"tool: share selected; {', '.join(f'{rate:g} texts/s' for rate in rates)}",
+        "\ncores that read + cores in the actor, for an actor of so many texts/s\n"
+        f"tool: share selected; {', '.join(f'{rate:g} texts/s' for rate in rates)}"
     ]
-    tokenize_s = steps["tokenizing"] / stages.texts
     for tool, selected in stages.selected.items():
-        share = selected / stages.texts
         if not selected:
             lines.append(f"{tool}: none selected")
             continue
-        cores = [
-            f"{rate / share * source_s:.2f} + {rate * (select_s[tool] / share + tokenize_s):.2f}"
-            for rate in rates
-        ]
-        lines.append(f"{tool}: {share:.1%}; {', '.join(cores)}")
-    all_tools = [
-        f"{rate * source_s:.2f} + {rate * (sum(select_s.values()) + tokenize_s):.2f}" for rate in rates
-    ]
-    lines.append(f"all, every text selected: 100%; {', '.join(all_tools)}")
+        share = selected / stages.texts
+        read_s = source_s if tool in every_text else source_s + select_s[tool]
+        actor_s = select_s[tool] + tokenize_s
+        lines.append(f"{tool}: {share:.1%}; {cores(rates, read_s / share, actor_s)}")
+    everything = cores(rates, source_s, sum(select_s.values()) + tokenize_s)
+    lines.append(f"all, every text selected: 100%; {everything}")
     return "\n".join(lines)
+
+
+def cores(rates: Sequence[float], read_s: float, actor_s: float) -> str:
+    """The cores for each rate, from the seconds of a text."""
+    return ", ".join(f"{rate * read_s:.2f} + {rate * actor_s:.2f}" for rate in rates)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pipeline.base.config import CorpusConfig, MethodConfig
 from pipeline.base.records import Text
 from pipeline.corpus.documents import Record, lines_with_content, read_records
 from pipeline.corpus.files import CorpusFile
-from pipeline.corpus.passages import split_passages
+from pipeline.corpus.passages import TokenStarts, split_passages
 from pipeline.corpus.texts import read_file
 from pipeline.method.selection import select
 from pipeline.syntax.tokenizer import TokenCounter, load_tokenizer, tokenize_continuations
@@ -35,6 +35,8 @@ class Stages:
     documents: int
     texts: int
     selected: dict[str, int]
+    plain_splitting_s: float
+    """Splitting as it is defined: every slice that is tried is tokenized."""
 
 
 def run_stages(
@@ -46,7 +48,9 @@ def run_stages(
     seconds["reading"], _ = timed(lambda: sum(map(read_lines, files)))
     parsed_s, records = timed(lambda: [record for file in files for record in read_records(file, config)])
     seconds["parsing"] = max(0.0, parsed_s - seconds["reading"])
-    seconds["splitting"], _ = timed(lambda: split(records, count, config.max_tokens))
+    max_tokens = config.max_tokens
+    seconds["splitting"], _ = timed(lambda: split(records, count, max_tokens, count.starts))
+    plain_splitting_s, _ = timed(lambda: split(records, count, max_tokens, None))
     texts = [text for file in files for text in read_file(file, config, count, method.tools)]
     batches = [texts[n : n + BATCH] for n in range(0, len(texts), BATCH)]
     seconds["blocks"], _ = timed(lambda: [from_block(to_block(batch)) for batch in batches])
@@ -60,7 +64,7 @@ def run_stages(
     strings = [[" " + text.text for text in batch if text.skipped is None] for batch in batches]
     seconds["tokenizing"], _ = timed(lambda: [tokenize_continuations(tokenizer, batch) for batch in strings])
     characters = sum(len(record.text) for record in records)
-    return Stages(seconds, characters, len(records), len(usable), selected)
+    return Stages(seconds, characters, len(records), len(usable), selected, plain_splitting_s)
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:
@@ -77,10 +81,10 @@ def read_lines(file: CorpusFile) -> int:
     return sum(len(line.text) for line in lines_with_content(file))
 
 
-def split(records: Sequence[Record], count: TokenCounter, max_tokens: int) -> int:
+def split(records: Sequence[Record], count: TokenCounter, max_tokens: int, starts: TokenStarts | None) -> int:
     """The number of passages of all records."""
     texts = [record.text for record in records if record.problem is None]
-    return sum(1 for text in texts for _ in split_passages(text, count, max_tokens, count.starts))
+    return sum(1 for text in texts for _ in split_passages(text, count, max_tokens, starts))
 
 
 def chosen_by(tool: str, texts: Sequence[Text], method: MethodConfig) -> list[bool]:

@@ -19,13 +19,23 @@ from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.method.selection import SelectionError, unselected_annotation
 from pipeline.storage.row_files import write_rows
 from tools_service.base.files import writing
+from tools_service.contract.spec import Select
 
 _ROWS_PER_FILE = 1_024
 
 
 def some_texts_are_unselected(method: MethodConfig) -> bool:
-    """Whether no tool takes every text. If one does, selecting twice would be in vain."""
-    return all(method.of(tool).select.rule != "all" for tool in method.tools)
+    """Whether no tool takes every text, and every rule may run in a read task.
+
+    If a tool takes every text, selecting twice would be in vain. A user's function may kill its process,
+    which only the actors survive.
+    """
+    return all(_may_run_here(method.of(tool).select) for tool in method.tools)
+
+
+def _may_run_here(select: Select) -> bool:
+    own_function = select.rule.startswith("pipeline.")
+    return select.pattern is not None or select.rule == "dated" or own_function
 
 
 @dataclass(slots=True)

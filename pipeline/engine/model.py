@@ -444,7 +444,7 @@ def row_blocks(logits: Tensor) -> tuple[Tensor, ...]:
     rows = len(logits)
     if logits.device.type == "cpu":
         rows = max(1, _BLOCK_LOGITS // logits.shape[1])
-    return logits.split(max(1, rows))
+    return torch.split(logits, max(1, rows))
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:

@@ -46,18 +46,18 @@ def test_every_step_is_timed_on_what_the_step_before_it_gave(tmp_path: Path) -> 
     assert all(0 <= selected <= stages.texts for selected in stages.selected.values())
 
 
-def test_the_cores_of_an_actor_are_its_texts_times_the_seconds_of_those_it_is_not_given() -> None:
+def test_the_cores_of_an_actor_grow_with_the_texts_that_it_is_not_given() -> None:
     seconds = {"reading": 1.0, "parsing": 0.0, "splitting": 2.0, "blocks": 1.0, "select Sum": 2.0}
-    stages = Stages(seconds | {"tokenizing": 3.0}, 10, 10, 1_000, {"Sum": 250})
-    table = actors_table(stages, [100.0])
-    # 100 texts/s of every fourth text: 400 texts/s of 4 ms; 400 of 2 ms and 100 of 3 ms in the actor.
-    assert "Sum: 25.0%; 1.60 + 1.10" in table
+    stages = Stages(seconds | {"tokenizing": 3.0}, 10, 10, 1_000, {"Sum": 250}, 8.0)
+    table = actors_table(stages, [100.0], [])
+    # 100 texts/s of every fourth text: 400 texts/s of 4 + 2 ms; 100 of 2 + 3 ms in the actor.
+    assert "Sum: 25.0%; 2.40 + 0.50" in table
     assert "all, every text selected: 100%; 0.40 + 0.50" in table
 
 
 def test_medians_are_taken_step_by_step() -> None:
-    passes = [Stages({"reading": s, "parsing": 4.0 - s}, 1, 1, 1, {}) for s in (1.0, 3.0, 2.0)]
-    assert middle(passes).seconds == {"reading": 2.0, "parsing": 2.0}
+    passes = [Stages({"reading": s, "parsing": 4.0 - s}, 1, 1, 1, {}, 2 * s) for s in (1.0, 3.0, 2.0)]
+    assert middle(passes) == Stages({"reading": 2.0, "parsing": 2.0}, 1, 1, 1, {}, 4.0)
 
 
 def test_an_interpreter_without_datatrove_ends_with_its_message(tmp_path: Path) -> None:

@@ -107,3 +107,17 @@ def test_a_folder_that_is_gone_is_an_output_error(rows: UnselectedRows) -> None:
 )
 def test_a_tool_that_takes_every_text_leaves_none_to_write(tools: tuple[str, ...], unselected: bool) -> None:
     assert some_texts_are_unselected(MethodConfig.model_validate({"tools": tools})) is unselected
+
+
+@pytest.mark.parametrize(
+    ("select", "unselected"),
+    [
+        ({"rule": "tests.pipeline.method.rules:a_bool"}, False),
+        ({"pattern": "km"}, True),
+        ({"rule": "all"}, False),
+    ],
+)
+def test_a_function_of_a_user_runs_in_actors_only(select: dict[str, str], unselected: bool) -> None:
+    """It may kill its process."""
+    method = MethodConfig.model_validate({"tools": ["Units"], "units": {"select": select}})
+    assert some_texts_are_unselected(method) is unselected
