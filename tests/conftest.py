@@ -16,6 +16,9 @@ import pytest
 # The tests' models are too small for several threads, which wait for each other on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# No test asks the hub: a name that is no folder would be tried for most of a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Ray Train looks for new checkpoints every two seconds, and a worker waits for it after each of its own.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
