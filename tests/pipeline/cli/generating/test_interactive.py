@@ -123,10 +123,16 @@ class Keyboard:
         self.shown = ""
 
     def interrupt(self) -> None:
-        """Type Ctrl-C when the process waits: Python sees an earlier signal only at the next key."""
+        """Type Ctrl-C when the process waits: Python sees an earlier signal only at the next key.
+
+        A process that sleeps once may wait for a page or a lock; one that waits for keys stays asleep.
+        """
         end = time.monotonic() + _PATIENCE_S
-        while self._stat.exists() and self._stat.read_text().rpartition(")")[2].split()[0] != "S":
+        asleep = 0
+        while asleep < 20 and self._stat.exists():
             assert time.monotonic() < end, "the process does not wait"
+            state = self._stat.read_text().rpartition(")")[2].split()[0]
+            asleep = asleep + 1 if state == "S" else 0
             time.sleep(0.01)
         self.type("\x03")
 
