@@ -25,7 +25,8 @@ def causal_cost(context: int, tokens: int, logits: int = 0) -> Cost:
 
 def shared_lengths(sequences: Sequence[Sequence[int]]) -> list[int]:
     """For each sequence the length of the longest prefix that an earlier one has, too."""
-    order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
+    as_tuples = [tuple(ids) for ids in sequences]
+    order = sorted(range(len(sequences)), key=as_tuples.__getitem__)
     # In sorted order the longest prefix is shared with a neighbour. `shared[p]` is the length that the
     # places `p` and `left[p]` share; one place more than sequences closes the list.
     shared = [0, *(_common_length(sequences[a], sequences[b]) for a, b in pairwise(order)), 0]
