@@ -31,7 +31,7 @@ ARGS = argparse.Namespace(
     prompts=Path("demo/prompts"),
     max_tokens=112,
     against=[],
-    rounds=2,
+    rounds=1,
     plain_texts=2,
 )
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
