@@ -27,7 +27,7 @@ from typing import Any
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core; read when tokenizers is imported
 
 from bench import results
-from bench.corpus.shards import write_shards
+from bench.corpus.made_files import write_files
 from bench.corpus.stages import Stages, read_lines, run_stages, timed
 from pipeline.base.config import CorpusConfig, MethodConfig
 from pipeline.corpus.documents import TEXT_FIELDS, lines_with_content, read_records
@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         paths = args.paths or [
-            str(path) for path in write_shards(Path(folder), args.seed, int(args.megabytes * 1e6))
+            str(path) for path in write_files(Path(folder), args.seed, int(args.megabytes * 1e6))
         ]
         config = CorpusConfig(paths=tuple(paths), max_tokens=args.max_tokens)
         measured = measure(list_files(config), config, args)

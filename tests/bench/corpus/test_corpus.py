@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.corpus.__main__ import actors_table, middle, run_datatrove, text_field
-from bench.corpus.shards import write_shards
+from bench.corpus.made_files import write_files
 from bench.corpus.stages import Stages, run_stages
 from pipeline.base.config import CorpusConfig, MethodConfig
 from pipeline.corpus.documents import read_records
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_seed_gives_the_same_files_of_four_shapes(tmp_path: Path) -> None:
-    files = write_shards(tmp_path / "a", 0, 40_000)
+    files = write_files(tmp_path / "a", 0, 40_000)
     assert [file.read_bytes() for file in files] == [
-        file.read_bytes() for file in write_shards(tmp_path / "b", 0, 40_000)
+        file.read_bytes() for file in write_files(tmp_path / "b", 0, 40_000)
     ]
     config = CorpusConfig(paths=tuple(map(str, files)))
     listed = list_files(config)
@@ -32,7 +32,7 @@ def test_a_seed_gives_the_same_files_of_four_shapes(tmp_path: Path) -> None:
 
 
 def test_every_step_is_timed_on_what_the_step_before_it_gave(tmp_path: Path) -> None:
-    files = write_shards(tmp_path, 0, 20_000)
+    files = write_files(tmp_path, 0, 20_000)
     config, method = CorpusConfig(paths=tuple(map(str, files)), max_tokens=200), MethodConfig()
     stages = run_stages(list_files(config), config, method, "demo/models/annotator")
     assert list(stages.seconds) == [
@@ -61,7 +61,7 @@ def test_medians_are_taken_step_by_step() -> None:
 
 
 def test_an_interpreter_without_datatrove_ends_with_its_message(tmp_path: Path) -> None:
-    files = list_files(CorpusConfig(paths=(str(write_shards(tmp_path, 0, 4_000)[2]),)))
+    files = list_files(CorpusConfig(paths=(str(write_files(tmp_path, 0, 4_000)[2]),)))
     with pytest.raises(SystemExit, match=r"--datatrove-python .*(?s:.)*No module named 'datatrove'"):
         run_datatrove(sys.executable, files, None)
     with pytest.raises(SystemExit, match="--datatrove-python /nowhere: "):

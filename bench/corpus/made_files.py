@@ -37,11 +37,11 @@ class Page:
     text: str
 
 
-def write_shards(folder: Path, seed: int, characters: int) -> list[Path]:
+def write_files(folder: Path, seed: int, characters: int) -> list[Path]:
     """The four files; each has at least a quarter of `characters`. The same arguments, the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     stream = _pages(seed)
-    shards = [list(_until(stream, characters // 4)) for _ in range(4)]
+    parts = [list(_until(stream, characters // 4)) for _ in range(4)]
     files = [
         folder / "2019-09" / "en_head_0000.json.gz",
         folder / "dolma" / "cc_en_head-0000.jsonl.zst",
@@ -50,7 +50,7 @@ def write_shards(folder: Path, seed: int, characters: int) -> list[Path]:
     ]
     for file in files:
         file.parent.mkdir(exist_ok=True)
-    ccnet, dolma, c4, fineweb = shards
+    ccnet, dolma, c4, fineweb = parts
     files[0].write_bytes(gzip.compress(_lines(map(_ccnet, ccnet)), mtime=0))
     files[1].write_bytes(zstandard.compress(_lines(map(_dolma, dolma))))
     files[2].write_bytes(_lines(map(_c4, c4)))
