@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.fixtures.worker_processes import worker_processes
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.engine.model import LanguageModel
 from pipeline.evaluation.perplexity import perplexity
@@ -20,7 +19,6 @@ from pipeline.finetuning.data.batches import IndexedBatches
 from pipeline.finetuning.evaluation.held_out import Evaluator, held_out_loss, texts_of
 from pipeline.finetuning.step.training import Training
 from tests.pipeline.finetuning.inputs import base_model, configuration, load_examples, rows, write
-from tests.pipeline.finetuning.process_group import free_port, worker
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("process_group")]
 
@@ -123,19 +121,14 @@ def test_texts_are_found_in_any_file_and_in_the_order_of_the_ids(folder: Path) -
     assert plain == [by_id[i]["plain"] for i in ids.tolist()]
 
 
-def evaluate_in_process(rank: int, workers: int, port: int, folder: str, stages: tuple[int, ...]) -> None:
-    """Two steps at each stage, then an evaluation, written to a file by each worker."""
-    torch.set_num_threads(1)
-    with worker(rank, workers, port):
-        for stage in stages:
-            config = configuration(Path(folder), workers=workers, zero_stage=stage)
-            training, evaluator = started(config, rank)
-            for step in (1, 2):
-                training.step(step)
-            evaluation, probe = evaluator.evaluate(2)
-            assert probe is not None
-            written = json.dumps([asdict(evaluation), asdict(probe)])
-            (Path(folder) / f"stage-{stage}-rank-{rank}.json").write_text(written)
+def evaluate_in_process(rank: int, workers: int, folder: Path, stage: int) -> list[dict[str, Any]]:
+    """Two steps, then an evaluation; runs on every worker."""
+    training, evaluator = started(configuration(folder, workers=workers, zero_stage=stage), rank)
+    for step in (1, 2):
+        training.step(step)
+    evaluation, probe = evaluator.evaluate(2)
+    assert probe is not None
+    return [asdict(evaluation), asdict(probe)]
 
 
 @pytest.mark.timeout(600)
@@ -145,9 +138,9 @@ def test_two_workers_evaluate_as_one_does_at_any_stage(folder: Path) -> None:
         training.step(step)
     evaluation, probe = evaluator.evaluate(2)
     assert probe is not None
-    mp.spawn(evaluate_in_process, (2, free_port(), str(folder), (2, 3)), nprocs=2)
-    for stage in (2, 3):
-        of_workers = [json.loads((folder / f"stage-{stage}-rank-{rank}.json").read_text()) for rank in (0, 1)]
+    with worker_processes(2) as run:
+        by_stage = [run(evaluate_in_process, 2, folder, stage) for stage in (2, 3)]
+    for of_workers in by_stage:
         assert of_workers[0] == of_workers[1], "all workers must decide alike"
         found, counts = of_workers[0]
         assert found == pytest.approx(asdict(evaluation), rel=1e-5)
