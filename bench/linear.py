@@ -95,20 +95,20 @@ def measure_layers(model: nn.Module) -> list[dict[str, float]]:
 def time_in_linear(model: nn.Module) -> Iterator[list[float]]:
     """A list that gets the CPU seconds, in the model's thread, of every forward of a linear layer."""
     began: list[float] = []
-    spent: list[float] = []
+    seconds_by_call: list[float] = []
 
     def begin(*_: Any) -> None:
         began.append(time.thread_time())
 
     def end(*_: Any) -> None:
-        spent.append(time.thread_time() - began.pop())
+        seconds_by_call.append(time.thread_time() - began.pop())
 
     hooks: list[Any] = []
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             hooks.append(layer.register_forward_pre_hook(begin))
             hooks.append(layer.register_forward_hook(end))
-    yield spent
+    yield seconds_by_call
     for hook in hooks:
         hook.remove()
 
@@ -154,10 +154,10 @@ def main() -> None:
     for _ in range(args.rounds):
         for way, (fused, packed) in WAYS.items():
             set_way(model, fused=fused, packed=packed)
-            with time_in_linear(model) as spent:
+            with time_in_linear(model) as seconds_by_call:
                 run = run_engine(way, workload.annotator(), workload.model, workload.texts)[0]
             runs[way].append(run)
-            shares[way] = sum(spent) / run.timing["cpu_s"]
+            shares[way] = sum(seconds_by_call) / run.timing["cpu_s"]
     engine: dict[str, Any] = {}
     for way, done in runs.items():
         seconds = [run.timing["cpu_s"] for run in done]
