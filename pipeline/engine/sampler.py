@@ -40,7 +40,8 @@ def invert_cdf(logits: Tensor, u: Tensor) -> Tensor:
     blocks = row_blocks(logits)
     sizes = [len(block) for block in blocks]
     tokens = [
-        _invert_cdf(*pair) for pair in zip(blocks, u.split(sizes), strict=True)
+        _invert_cdf(*pair)
+        for pair in zip(blocks, torch.split(u, sizes), strict=True)
     ]
     return torch.cat(tokens)
 
