@@ -21,9 +21,6 @@ from pipeline.base.records import Cost, Phase
 from pipeline.engine.model import LanguageModel, pad_rows, unused_mask
 from pipeline.engine.unpadding import UnpaddedLayout
 
-# On a CPU sequences run so many tokens at a time: activations then stay in its cache.
-_CPU_TOKENS = 2_048
-
 
 def token_logprobs(
     model: LanguageModel,
@@ -69,15 +66,12 @@ def run_batches(
     """
     # Results stay on the device until the end: fetching one waits for all queued work.
     results: list[tuple[list[int], Tensor]] = []
-    share = 1.0
-    if model.device.type == "cpu":
-        share = min(1.0, _CPU_TOKENS / model.max_batch_tokens)
     pending = list(range(len(lengths)))
     while pending:
         done: set[int] = set()
         failure = None
         for batch in model.batch_by_length(
-            [lengths[index] for index in pending], share=share
+            [lengths[index] for index in pending]
         ):
             indices = [pending[place] for place in batch]
             try:
