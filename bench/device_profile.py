@@ -81,15 +81,15 @@ def phase_rows(
     work = {phase: (seconds[phase], usage[phase]) for phase in seconds if phase in usage}
     scoring = [work[phase] for phase in ("empty", "plus", "call") if phase in work]
     if scoring:
-        spent, costs = zip(*scoring, strict=True)
-        work["scoring"] = sum(spent), sum(costs, Cost())
+        duration, costs = zip(*scoring, strict=True)
+        work["scoring"] = sum(duration), sum(costs, Cost())
     return {
         phase: {
-            "seconds": round(spent, 3),
-            "tokens_per_s": round((cost.tokens + cost.padding) / spent, 1),
-            "share_of_matrix_rate": round(shape.flops(cost) / spent / rate, 4),
+            "seconds": round(duration, 3),
+            "tokens_per_s": round((cost.tokens + cost.padding) / duration, 1),
+            "share_of_matrix_rate": round(shape.flops(cost) / duration / rate, 4),
         }
-        for phase, (spent, cost) in work.items()
+        for phase, (duration, cost) in work.items()
     }
 
 
