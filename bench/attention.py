@@ -3,8 +3,8 @@
     python -m bench.attention
 
 Shared: a token attends to the prompt and to its own row separately, and the two results are
-combined by their log-sum-exps (torch's flash-attention kernel for the CPU returns them). Copied:
-one attention over a longer row, as in the engine. Shapes are those of the demo's model, float32,
+combined by their log-sum-exps (torch's flash-attention kernel for the CPU returns them), as in the
+engine. Copied: one attention over a longer row. Shapes are those of the demo's model, float32,
 one thread. Out: a table of CPU times with their ratio and the time of the copy itself, and
 runs/bench/attention.json.
 """
@@ -19,6 +19,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import results
+from pipeline.engine.partial_attention import attend_partially, merge
 
 HEADS, SIZE, PROMPT = 4, 48, 220
 SHAPES = {  # rows, tokens fed in each, cache slots of each row's own
@@ -43,7 +44,6 @@ def milliseconds(work: Callable[[], Any]) -> float:
 
 def compare(rows: int, queries: int, slots: int) -> dict[str, float]:
     """Time both variants for one shape. AssertionError if their results differ."""
-    flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     query = torch.randn(rows, HEADS, queries, SIZE)
     prompt = [torch.randn(1, HEADS, PROMPT, SIZE) for _ in range(2)]  # keys and values
     own = [torch.randn(rows, HEADS, slots, SIZE) for _ in range(2)]  # keys and values
@@ -60,12 +60,11 @@ def compare(rows: int, queries: int, slots: int) -> dict[str, float]:
 
     def shared() -> torch.Tensor:
         flat = query.transpose(0, 1).reshape(1, HEADS, rows * queries, SIZE)
-        over_prompt, prompt_lse = flash_attention(flat, *prompt, 0.0, False)
-        over_own, own_lse = flash_attention(query, *own, 0.0, False, attn_mask=own_mask)
-        over_prompt = over_prompt.view(HEADS, rows, queries, SIZE).transpose(0, 1)
-        prompt_lse = prompt_lse.view(HEADS, rows, queries).transpose(0, 1)
-        weight = torch.sigmoid(prompt_lse - own_lse)[..., None]  # the prompt's share of the softmax
-        return over_own + (over_prompt - over_own) * weight
+        over_prompt, prompt_lse = attend_partially(flat, *prompt)
+        over_own, own_lse = attend_partially(query, *own, own_mask)
+        over_prompt = over_prompt.reshape(HEADS, rows, queries, SIZE).transpose(0, 1)
+        prompt_lse = prompt_lse.reshape(HEADS, rows, queries).transpose(0, 1)
+        return merge(over_own, own_lse, over_prompt, prompt_lse)
 
     full = copy_prompt()
     torch.testing.assert_close(shared(), copied(), atol=1e-4, rtol=1e-4)

@@ -103,6 +103,9 @@ def without_shortcuts(
     yield run_engine("texts one by one, each with its prompt", uncached, model, texts, batch=1)[0]
     with _attribute(sampling, "_PREFILL_SHARE", 1.0):
         yield run_engine("no continuous batching", whole, model, texts)[0]
+    if model.shares_prompts:
+        with _attribute(model, "can_share_prompts", False):
+            yield run_engine("prompts copied into rows", whole, model, texts)[0]
     if model.can_unpad:
         with _attribute(model, "can_unpad", False):
             yield run_engine("padding fed", whole, model, texts)[0]
