@@ -167,10 +167,10 @@ class Stopwatch:
                 with record_function(stage):
                     return function(*args, **options)
             finally:
-                spent = time.thread_time() - began
-                self.seconds[stage] += spent - self._within.pop()
+                elapsed = time.thread_time() - began
+                self.seconds[stage] += elapsed - self._within.pop()
                 if self._within:
-                    self._within[-1] += spent
+                    self._within[-1] += elapsed
 
         return timed
 

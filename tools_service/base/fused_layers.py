@@ -125,9 +125,9 @@ def _in_pieces(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return run(x)
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens = torch.split(x.reshape(-1, x.shape[-1]), PIECE)
-    pieces = torch.split(result.view(-1, x.shape[-1]), PIECE)
-    for piece, part in zip(pieces, tokens, strict=True):
-        piece.copy_(run(part))
+    outputs = torch.split(result.view(-1, x.shape[-1]), PIECE)
+    for output, part in zip(outputs, tokens, strict=True):
+        output.copy_(run(part))
     return result
 
 

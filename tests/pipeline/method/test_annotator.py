@@ -17,6 +17,7 @@ from bench.fixtures.small_models import language_model
 from bench.fixtures.small_run import annotator_model, texts
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Cost, Document, Text
+from pipeline.engine import unpadding
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.method.annotator import MIN_TEXTS_TO_BLAME, Annotator, BatchFailedError
@@ -63,6 +64,7 @@ def test_the_rows_account_for_every_forward(
     fed, rows, pairs = [], [], []
     first = next(part for name, part in model.model.named_modules() if name.endswith(("up_proj", "fc_in")))
     attention = torch.nn.functional.scaled_dot_product_attention
+    partial = unpadding.attend_partially
 
     def counted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         batch, heads, size, _ = query.shape
@@ -70,6 +72,13 @@ def test_the_rows_account_for_every_forward(
         pairs.append(batch * heads * each)
         return attention(query, key, *args, **options)
 
+    def partially_counted(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> Any:
+        batch, heads, size, _ = query.shape
+        each = size * (size + 1) // 2 if options.get("causal") else size * key.shape[2]
+        pairs.append(batch * heads * each)
+        return partial(query, key, *args, **options)
+
+    monkeypatch.setattr(unpadding, "attend_partially", partially_counted)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     hooks = [
         first.register_forward_hook(lambda _, inputs, __: fed.append(inputs[0].shape[:-1].numel())),
