@@ -48,7 +48,6 @@ def tiny(name: str) -> Callable[[], Any]:
         for field, value in {
             **TINY[name],
             "vocab_size": 3_000,
-            "initializer_range": INITIALIZER_RANGE,
         }.items():
             setattr(config, field, value)
         return config
