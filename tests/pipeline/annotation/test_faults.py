@@ -41,5 +41,7 @@ def test_what_was_computed_is_on_record(trial: AnnotateFaults) -> None:
     """Else nothing would ever have been done again."""
     output = trial.undisturbed / "out"
     done = [line for path in record_folder(output).iterdir() for line in path.read_text().splitlines()]
-    assert sum(len(line.split()) - 1 for line in done if line.startswith("done")) == len(trial.rows)
+    # Texts that no tool is tried on get their rows where they are read.
+    by_actors = sum(bool(row["work"]) for row in trial.rows.values())
+    assert sum(len(line.split()) - 1 for line in done if line.startswith("done")) == by_actors > 100
     assert repetitions(output, "begun") == repetitions(output, "done") == 0
