@@ -157,7 +157,7 @@ def _run_graph(
     request = needs(config)
     with ExitStack() as stack:
         stack.enter_context(ray_connection(request, config.ray.address))
-        is_room = are_free(request)
+        is_room = are_free(request, config.ray.address)
         tools = stack.enter_context(starting_tools(config.tools, config.method.tools, count))
         applications = tools.applications.values()
         if not is_room:  # else the actors could take what the tools need

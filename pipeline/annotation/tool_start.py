@@ -46,6 +46,6 @@ class _Watch:
         try:
             self._ended = have_started(self._applications)
         except Exception as error:  # whatever it is, the actors must not wait forever
-            self._ended, problem = True, str(error)
+            self._ended, problem = True, str(error) or type(error).__name__
         if self._ended:
             self._progress.tools_ended_start.remote(problem)

@@ -153,8 +153,11 @@ def _run_group(group: Sequence[BegunStep], cache: StepCache) -> None:
     with _room_for(each.step.config for each in group):
         threads = {in_thread(each.step.run, each.step.name): each for each in group}
         for future in as_completed(threads):
+            # A step that ended beside the one that failed is done, too.
+            for other, step in threads.items():
+                if other.done() and not other.exception():
+                    cache.finish(step)
             future.result()
-            cache.finish(threads[future])
 
 
 @contextmanager

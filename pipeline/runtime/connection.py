@@ -109,8 +109,14 @@ def _too_small(request: ResourceRequest) -> bool:
     return bool(resources.get("CPU", 0) < request.cpus or resources.get("GPU", 0) < request.gpus)
 
 
-def are_free(request: ResourceRequest) -> bool:
-    """Whether nobody uses any of what `request` asks for."""
+def are_free(request: ResourceRequest, address: str | None = None) -> bool:
+    """Whether the cluster is this process's own, and nobody uses any of what `request` asks for.
+
+    In a cluster of several jobs or nodes, another job may ask for the same at the same moment, and a sum
+    says nothing of a single node.
+    """
+    if chosen_address(address, "ray.address")[0] != LOCAL:
+        return False
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
 

@@ -37,9 +37,17 @@ class LocalProgress:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("error", [None, ToolStartError("no such model"), OSError("no connection")])
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (None, ""),
+        (ToolStartError("no such model"), "no such model"),
+        (OSError("no connection"), "no connection"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
 def test_actors_learn_how_the_start_of_the_tools_ended(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, problem: str
 ) -> None:
     looks: list[Collection[str]] = []
 
@@ -54,13 +62,13 @@ def test_actors_learn_how_the_start_of_the_tools_ended(
         await asyncio.sleep(0)
         assert not waiting.done()
         with watched_start(["a-tool"], progress):
-            problem = await waiting
+            ended_with = await waiting
             await asyncio.sleep(2 * _POLL_S)  # in which nobody asks again
-        return problem
+        return ended_with
 
     progress = LocalProgress()
     monkeypatch.setattr(deployment, "have_started", have_started)
-    assert asyncio.run(wait()) == str(error or "")
+    assert asyncio.run(wait()) == problem
     assert looks == 3 * [["a-tool"]]
 
 

@@ -81,8 +81,10 @@ def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_free_is_compared_with_what_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, free: dict[str, float], fits: bool
 ) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "available_resources", lambda: free)
     assert are_free(NEEDS) is fits
+    assert not are_free(NEEDS, "head:6379"), "others may ask for the same"
 
 
 @pytest.mark.parametrize("named", ["configuration", "variable"])
