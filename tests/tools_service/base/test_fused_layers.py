@@ -198,3 +198,25 @@ def test_an_encoder_decoder_gives_the_same() -> None:
         assert fuse_layers(model) > 0
         after = model(input_ids=ids, decoder_input_ids=ids).logits
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+class GatedNorm(nn.Module):
+    """An RMSNorm that takes a gate beside its input, as those of recurrent layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(16)), 1e-6
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
+        return x if gate is None else x * gate.sigmoid()
+
+
+def test_a_second_input_is_given_to_the_modules_own_forward() -> None:
+    norm = GatedNorm().eval()
+    x, gate = torch.randn(3, 16), torch.randn(3, 16)
+    with torch.inference_mode():
+        expected = norm(x, gate)
+        assert fuse_layers(norm) == 1
+        torch.testing.assert_close(norm(x, gate), expected)
+        torch.testing.assert_close(norm(x, gate=gate), expected)
