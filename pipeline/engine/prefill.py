@@ -9,7 +9,7 @@ position 0 is predicted by nothing.
 In: a prompt and texts as ids. Out: p(<API>) at every position, and a tree with ``<API>``
 behind the chosen positions. The caller chooses the positions.
 
-Shapes: B rows, N tokens of the longest text, S of the suffix, M positions in a flat list.
+Shapes: B rows, M positions in a flat list.
 """
 
 from __future__ import annotations

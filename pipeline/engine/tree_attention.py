@@ -167,7 +167,6 @@ class TreeBatch:
         """
         batches = (self, other)
         rows = [batch.model.tensor(batch.active_rows) for batch in batches]
-        active = [batch.active_rows for batch in batches]
         masks = [
             batch.attention_mask[r]
             for batch, r in zip(batches, rows, strict=True)
@@ -176,8 +175,10 @@ class TreeBatch:
         # Both batches are padded to the same numbers of cache and query slots.
         width = max(kept.shape[1] for kept in slots)
         queries = max(batch.position_ids.shape[1] for batch in batches)
-        caches = [batch.cache for batch in batches]
-        parts = list(zip(caches, active, slots, strict=True))
+        parts = [
+            (batch.cache, batch.active_rows, kept)
+            for batch, kept in zip(batches, slots, strict=True)
+        ]
         self.cache = KVCache.gathered(parts, width + _spare(queries))
         padded = [
             batch._padded(row, mask, kept, queries, width)
