@@ -1,7 +1,8 @@
 """Is a Ray cluster at an address? The answer takes seconds, where Ray itself would try for minutes.
 
 In: an address as Ray takes it (HOST:PORT, ray://HOST:PORT, auto). Out: nothing, or a RayAddressError
-that says what is wrong with it. The port must accept a connection and speak gRPC, as Ray's do.
+that says what is wrong with it. The port must accept a connection, speak gRPC, as Ray's do, and answer the
+first question that Ray asks: several ports of a cluster speak gRPC, and on the wrong one Ray waits for ever.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from queue import Empty, Queue
 
 from tools_service.base.errors import ConfigurationError
 
-TIMEOUT_S = 5.0  # of name resolution, TCP and the greeting together
+TIMEOUT_S = 4.0  # of name resolution, TCP and the greeting together; and once more of the first question
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
+TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
 WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
 
 _HOST_AND_PORT = re.compile(
@@ -26,6 +28,7 @@ _HOST_AND_PORT = re.compile(
 # server's first frame is SETTINGS, too. The type is the fourth of a frame header's nine bytes.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _HEADER_BYTES, _TYPE_AT = 4, 9, 3
+_MAX_REASON = 200  # characters of a message of gRPC's
 _EMPTY_SETTINGS = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
@@ -46,8 +49,35 @@ def require_cluster(address: str, source: str) -> None:
     except (OSError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RayAddressError(f"{say}: {host}:{port}: {reason}; {remedy}") from None
-    if not is_ray:
-        raise RayAddressError(f"{say}: what listens at {host}:{port} is not Ray; {remedy}")
+    problem = _problem(address, host, port) if is_ray else f"what listens at {host}:{port} is not Ray"
+    if problem:
+        raise RayAddressError(f"{say}: {problem}; {remedy}")
+
+
+def _problem(address: str, host: str, port: int) -> str | None:
+    """Why the server there is not the one that `address` names; None if it is."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with init_grpc_channel(target) as channel:
+        try:
+            if address.startswith(CLIENT):
+                ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+                ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=TIMEOUT_S)
+            else:
+                alive = gcs_service_pb2.CheckAliveRequest()
+                gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                return f"the server asks for a token: {TOKEN}"
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                kind = "Ray client server" if address.startswith(CLIENT) else "GCS"
+                return f"the server at {host}:{port} is not a {kind} of Ray: name {WANTED}"
+            reason = " ".join((error.details() or "").split())[:_MAX_REASON]
+            return f"the server at {host}:{port} does not answer as Ray does ({error.code().name}: {reason})"
+    return None
 
 
 def split_address(address: str, source: str) -> tuple[str, int]:

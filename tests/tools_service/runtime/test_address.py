@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from tools_service.runtime import address
@@ -139,12 +141,76 @@ def test_a_silent_server_is_not_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
 
 
-def test_a_server_of_grpc_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(SETTINGS_FRAME) as port:
+@contextmanager
+def grpc_server(*methods: str, answer: bytes = b"", status: grpc.StatusCode | None = None) -> Iterator[int]:
+    """A gRPC server with `methods`, which answer with a message, or refuse with `status`."""
+
+    def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if status is not None:
+            context.abort(status, "no\nentry")
+        return answer
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            known = details.method in methods
+            return grpc.unary_unary_rpc_method_handler(handle) if known else None
+
+    server = grpc.server(ThreadPoolExecutor(2), [Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
+GCS = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+CLIENT_SERVER = "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+def test_the_servers_of_ray_are_told_from_one_another() -> None:
+    """Several ports of a cluster speak gRPC; on the wrong one Ray itself waits for minutes."""
+    with grpc_server(GCS) as port:
         require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
-    monkeypatch.setenv("RAY_USE_TLS", "1")  # its greeting is encrypted
+        with pytest.raises(RayAddressError, match="is not a Ray client server of Ray: name HOST:PORT"):
+            require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
+    with grpc_server(CLIENT_SERVER) as port:
+        require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
+        with pytest.raises(RayAddressError, match="RAY_ADDRESS 127.* is not a GCS of Ray: name HOST:PORT"):
+            require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"),
+        (grpc.StatusCode.UNAVAILABLE, r"does not answer as Ray does \(UNAVAILABLE: no entry\)"),
+    ],
+)
+def test_a_cluster_that_refuses_is_quoted(status: grpc.StatusCode, said: str) -> None:
+    with grpc_server(GCS, status=status) as port, pytest.raises(RayAddressError, match=said):
+        require_cluster(f"127.0.0.1:{port}", "--ray.address")
+
+
+def test_a_server_that_only_greets_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.5)
+    with listening(SETTINGS_FRAME) as port, pytest.raises(RayAddressError, match="does not answer as Ray"):
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+def test_a_full_backlog_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that drops packets: the kernel answers no SYN while the queue of a listening socket is full."""
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, socket.socket() as waiting:
+        waiting.connect(server.getsockname())
+        with pytest.raises(RayAddressError, match="does not answer within"):
+            require_cluster(f"127.0.0.1:{server.getsockname()[1]}", "RAY_ADDRESS")
+
+
+def test_the_greeting_of_tls_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
     with listening(b"") as port:
-        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+        assert address.greets("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
