@@ -173,7 +173,7 @@ def _run_graph(
         source = TextSource(
             groups, config.corpus, count, ray.put(done), progress, config.method.tools, unselected
         )
-        readers = TaskPoolStrategy(size=max_readers(request, config.ray.actors))
+        readers = TaskPoolStrategy(size=max_readers(request, config.ray.actors, len(groups)))
         texts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         try:

@@ -153,9 +153,7 @@ def resource_request(configs: Sequence[FinetuneConfig]) -> ResourceRequest:
         )
         for config in configs
     )
-    return ResourceRequest(
-        processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="--wait-s"
-    )
+    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="--wait-s")
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:

@@ -111,8 +111,9 @@ def are_free(request: ResourceRequest, address: str | None = None) -> bool:
     return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
 
 
-def max_readers(request: ResourceRequest, actors: int) -> int:
-    """How many tasks may read at the same time: as many as there are CPUs that nothing else asks for, and one
-    for each actor at least. (They ask for a tenth of a CPU each, so without a limit ten would share one.)"""
+def max_readers(request: ResourceRequest, actors: int, inputs: int) -> int:
+    """How many tasks may read `inputs` at the same time: as many as there are CPUs that nothing else asks
+    for, and one for each actor at least. (Each asks for a tenth of a CPU, so without a limit ten of them
+    would share one.)"""
     cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-    return max(actors, int(cpus - request.cpus + request.other_cpus))
+    return max(1, min(inputs, max(actors, int(cpus - request.cpus + request.other_cpus))))

@@ -101,7 +101,7 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
     with ray_connection(request, config.ray.address), DataContext.current(context):
-        readers = TaskPoolStrategy(size=max_readers(request, actors))
+        readers = TaskPoolStrategy(size=max_readers(request, actors, len(files)))
         source = PartSource(files, ray.put(done))
         parts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         scored = parts.map_batches(

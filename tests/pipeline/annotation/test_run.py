@@ -333,4 +333,3 @@ def test_gpus_that_the_cluster_lacks_are_not_waited_for(
     message = r"Calculator replica .*: lower --tools\.calculator\.deployment\.gpus"
     with pytest.raises(ConfigurationError, match=message):
         check(wait_s=0.0)
-

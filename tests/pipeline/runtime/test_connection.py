@@ -229,9 +229,12 @@ def test_a_step_that_a_shared_cluster_cannot_run_gets_its_own(
     assert there.asked.count("shutdown") == 2
 
 
-@pytest.mark.parametrize(("cpus", "actors", "readers"), [(3, 2, 2), (64, 2, 59), (64, 99, 99), (0, 1, 1)])
+@pytest.mark.parametrize
+    ("cpus", "actors", "inputs", "readers"),
+    [(3, 2, 9, 2), (64, 2, 999, 59), (64, 99, 999, 99), (0, 1, 9, 1), (64, 2, 5, 5), (64, 2, 0, 1)],
+)
 def test_readers_use_the_cpus_that_are_left(
-    monkeypatch: pytest.MonkeyPatch, cpus: float, actors: int, readers: int
+    monkeypatch: pytest.MonkeyPatch, cpus: float, actors: int, inputs: int, readers: int
 ) -> None:
     FakeRay(monkeypatch, CPU=cpus)
-    assert max_readers(replace(NEEDS, other_cpus=3), actors) == readers
+    assert max_readers(replace(NEEDS, other_cpus=3), actors, inputs) == readers

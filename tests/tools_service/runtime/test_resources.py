@@ -169,7 +169,9 @@ def test_without_an_autoscaler_the_wait_ends(monkeypatch: pytest.MonkeyPatch, ca
     with pytest.raises(ResourceError, match=message), caplog.at_level(logging.WARNING):
         require_resources(REQUEST)
     assert 20 <= there.now <= 22
-    assert [[each.count for each in demand] for demand in there.demands] == [[1, 1]], "what is needed at least"
+    assert [[each.count for each in demand] for demand in there.demands] == [[1, 1]], (
+        "what is needed at least"
+    )
     assert "waiting (for 20 s at most): an actor needs" in caplog.text
 
 
