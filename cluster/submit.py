@@ -74,8 +74,8 @@ def metadata(command: Sequence[str]) -> dict[str, str]:
 def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
     """Start the job: a client, and the submission id. SubmitError if the cluster refuses, and
     RayAddressError within seconds if there is none."""
-    require_dashboard(arguments.address, "--address")
     environment = runtime_env(arguments.env)
+    require_dashboard(arguments.address, "--address")
     # Ray would use these instead of --address.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)

@@ -229,7 +229,7 @@ def test_a_step_that_a_shared_cluster_cannot_run_gets_its_own(
     assert there.asked.count("shutdown") == 2
 
 
-@pytest.mark.parametrize
+@pytest.mark.parametrize(
     ("cpus", "actors", "inputs", "readers"),
     [(3, 2, 9, 2), (64, 2, 999, 59), (64, 99, 999, 99), (0, 1, 9, 1), (64, 2, 5, 5), (64, 2, 0, 1)],
 )

@@ -184,7 +184,7 @@ def test_the_servers_of_ray_are_told_from_one_another() -> None:
             require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
     with grpc_server(CLIENT_SERVER) as port:
         require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
-        with pytest.raises(RayAddressError, match="RAY_ADDRESS 127.* is not a GCS of Ray: name HOST:PORT"):
+        with pytest.raises(RayAddressError, match=r"RAY_ADDRESS 127.* is not a GCS of Ray: name HOST:PORT"):
             require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
 
 
@@ -272,13 +272,13 @@ def test_a_dashboard_is_recognised() -> None:
     ],
 )
 def test_another_page_is_no_dashboard(status: int, body: bytes, said: str) -> None:
-    with web_server(status, body) as url, pytest.raises(RayAddressError, match=f"--address {url}.*{said}"):
+    with web_server(status, body) as url, pytest.raises(RayAddressError, match=rf"--address {url}.*{said}"):
         require_dashboard(url, "--address")
 
 
 @pytest.mark.parametrize("wrong", ["", "127.0.0.1:8265", "ray://head:10001", "http://", "http:///x", "auto"])
 def test_what_is_no_address_of_a_dashboard_is_refused(wrong: str) -> None:
-    with pytest.raises(RayAddressError, match="name the dashboard's address, such as http://127.0.0.1:8265"):
+    with pytest.raises(RayAddressError, match=r"name the dashboard's address, such as http://127.0.0.1:8265"):
         require_dashboard(wrong, "--address")
 
 
@@ -289,7 +289,7 @@ def test_an_impossible_address_of_a_dashboard_is_refused(wrong: str) -> None:
 
 
 def test_a_dashboard_that_is_gone_costs_seconds(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RayAddressError, match=f"--address .*:{closed_port}: .*Connection refused; look at"):
+    with pytest.raises(RayAddressError, match=rf"--address .*:{closed_port}: .*Connection refused; look at"):
         require_dashboard(f"http://127.0.0.1:{closed_port}", "--address")
     monkeypatch.setattr(address, "TIMEOUT_S", 0.3)
     with listening(None) as port, pytest.raises(RayAddressError, match="does not answer within"):
