@@ -231,7 +231,7 @@ def needs(config: AnnotateConfig) -> ResourceRequest:
     )
     readers = ProcessRequest(of="reading task", count=2, least=1, cpus=READER_CPUS)
     return ResourceRequest(
-        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools"), readers),
+        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools."), readers),
         other_cpus=_OTHER_CPUS,
         wait_s=config.ray.wait_s,
         wait_option="--ray.wait-s",

@@ -99,7 +99,7 @@ def resource_request(config: ServeConfig, tools: tuple[str, ...]) -> ResourceReq
         fewer="lower --replicas",
     )
     return ResourceRequest(
-        processes=(replicas, *tool_processes(config.generation.tools, tools, "generation.tools")),
+        processes=(replicas, *tool_processes(config.generation.tools, tools, "generation.tools.")),
         other_cpus=_OTHER_CPUS,
         wait_s=config.wait_s,
         wait_option="--wait-s",

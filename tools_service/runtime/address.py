@@ -57,35 +57,37 @@ def require_cluster(address: str, source: str) -> None:
     except (OSError, UnicodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RayAddressError(f"{say}: {host}:{port}: {reason}; {remedy}") from None
-    problem = _problem(address, host, port) if is_ray else f"what listens at {host}:{port} is not Ray"
-    if problem:
-        raise RayAddressError(f"{say}: {problem}; {remedy}")
-
-
-def _problem(address: str, host: str, port: int) -> str | None:
-    """Why the server there is not the one that `address` names; None if it is."""
+    if not is_ray:
+        raise RayAddressError(f"{say}: what listens at {host}:{port} is not Ray; {remedy}")
     import grpc
+
+    try:
+        _ask(address, host, port)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise RayAddressError(f"{source} {address}: the cluster asks for a token: {TOKEN}") from None
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            kind = "Ray client server" if address.startswith(CLIENT) else "GCS"
+            raise RayAddressError(f"{say}: the server is not a {kind} of Ray; name {WANTED}") from None
+        reason = " ".join((error.details() or "").split())[:_MAX_REASON]
+        raise RayAddressError(
+            f"{say}: the server does not answer as Ray does ({error.code().name}: {reason}); {remedy}"
+        ) from None
+
+
+def _ask(address: str, host: str, port: int) -> None:
+    """Ask what Ray asks first of the server that `address` names. grpc.RpcError says what is wrong."""
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
 
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with init_grpc_channel(target) as channel:
-        try:
-            if address.startswith(CLIENT):
-                ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
-                ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=TIMEOUT_S)
-            else:
-                alive = gcs_service_pb2.CheckAliveRequest()
-                gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                return f"the server asks for a token: {TOKEN}"
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-                kind = "Ray client server" if address.startswith(CLIENT) else "GCS"
-                return f"the server at {host}:{port} is not a {kind} of Ray: name {WANTED}"
-            reason = " ".join((error.details() or "").split())[:_MAX_REASON]
-            return f"the server at {host}:{port} does not answer as Ray does ({error.code().name}: {reason})"
-    return None
+        if address.startswith(CLIENT):
+            ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=TIMEOUT_S)
+        else:
+            alive = gcs_service_pb2.CheckAliveRequest()
+            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=TIMEOUT_S)
 
 
 def require_dashboard(url: str, source: str) -> None:

@@ -145,6 +145,14 @@ def shortage(processes: Sequence[ProcessRequest], nodes: Sequence[Node]) -> str 
     return None
 
 
+def room_for(process: ProcessRequest, beside: Sequence[ProcessRequest], nodes: Sequence[Node]) -> int:
+    """How many processes of that kind fit on `nodes` at the same time, beside others."""
+    count = 0
+    while shortage((replace(process, count=count + 1), *beside), nodes) is None:
+        count += 1
+    return count
+
+
 def require_machine(request: ResourceRequest) -> None:
     """Raise ResourceError if this machine, as the whole cluster, lacks GPUs. Ray need not run.
 

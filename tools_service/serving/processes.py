@@ -9,11 +9,11 @@ from tools_service.runtime.resources import ProcessRequest
 
 
 def tool_processes(config: ToolsConfig, tools: Iterable[str], field: str) -> tuple[ProcessRequest, ...]:
-    """The replicas that must run before a tool answers; `field` leads to `config` on the command line."""
+    """The replicas that must run before a tool answers; `field` comes before their options: "tools."."""
     requests = []
     for tool in tools:
         deployment = config.of(tool).deployment
-        option = f"--{field}.{config.spec(tool).section}.deployment".replace("_", "-")
+        option = f"--{field}{config.spec(tool).section}.deployment".replace("_", "-")
         requests.append(
             ProcessRequest(
                 of=f"{tool} replica",

@@ -180,11 +180,11 @@ def test_the_servers_of_ray_are_told_from_one_another() -> None:
     """Several ports of a cluster speak gRPC; on the wrong one Ray itself waits for minutes."""
     with grpc_server(GCS) as port:
         require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
-        with pytest.raises(RayAddressError, match="is not a Ray client server of Ray: name HOST:PORT"):
+        with pytest.raises(RayAddressError, match="is not a Ray client server of Ray; name HOST:PORT"):
             require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
     with grpc_server(CLIENT_SERVER) as port:
         require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
-        with pytest.raises(RayAddressError, match=r"RAY_ADDRESS 127.* is not a GCS of Ray: name HOST:PORT"):
+        with pytest.raises(RayAddressError, match=r"RAY_ADDRESS 127.* is not a GCS of Ray; name HOST:PORT"):
             require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
 
 

@@ -18,6 +18,7 @@ from tools_service.runtime.resources import (
     ResourceRequest,
     require_machine,
     require_resources,
+    room_for,
     shortage,
 )
 
@@ -100,8 +101,8 @@ def test_what_fits(processes: tuple[ProcessRequest, ...], nodes: list[Node]) -> 
         (
             (replace(READER, cpus=5),),
             [Node(name, number, 0) for number, name in enumerate("abcde")],
-            "a reading task needs 5 CPUs on one node; e has 4 CPUs; d has 3 CPUs; c has 2 CPUs; 2 other nodes "
-            "have no more: use larger nodes",
+            "a reading task needs 5 CPUs on one node; e has 4 CPUs; d has 3 CPUs; c has 2 CPUs; 2 other "
+            "nodes have no more: use larger nodes",
         ),
     ],
 )
@@ -116,6 +117,23 @@ def test_a_sum_over_the_cluster_is_not_enough() -> None:
     nodes = [Node("a", 32, 4), Node("b", 32, 4)]
     assert shortage((replace(ACTOR, count=1, gpus=8),), nodes) is not None
     assert shortage((replace(ACTOR, count=2, gpus=4),), nodes) is None
+
+
+@pytest.mark.parametrize(
+    ("gpus", "beside", "nodes", "count"),
+    [
+        (1, 0, [Node("a", 16, 8)], 8),
+        (1, 1, [Node("a", 16, 8)], 7),  # QA and MT share the eighth
+        (2, 1, [Node("a", 16, 8)], 3),
+        (0.5, 0, [Node("a", 16, 1)], 2),
+        (1, 0, [Node("a", 16, 0)], 0),
+        (2, 0, [Node("a", 16, 3), Node("b", 16, 3)], 2),  # the sum has room for three
+        (1, 0, [Node("a", 3, 8)], 3),  # no CPU for more
+    ],
+)
+def test_as_many_as_there_is_room_for(gpus: float, beside: float, nodes: list[Node], count: int) -> None:
+    tools = [ProcessRequest(of="tool", cpus=0.1, gpus=beside / 2, count=2)] if beside else []
+    assert room_for(replace(ACTOR, gpus=gpus), tools, nodes) == count
 
 
 class Cluster:
