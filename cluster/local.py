@@ -44,6 +44,9 @@ COMMANDS = "commands: add cpus=2,gpus=1 | kill NODE"
 # What Ray's head writes, for `file_sd_configs` of Prometheus.
 DISCOVERY = "prom_metrics_service_discovery.json"
 
+# Variables of the ports that Ray itself does not choose.
+METRICS_PORTS = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+
 # How this cluster asks for its token, and where that is; never the token itself.
 PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 
@@ -301,6 +304,8 @@ class _Nodes:
         self._by_name: dict[str, Any] = {}
         self._started = 0
         self.dashboard = ""
+        for variable in METRICS_PORTS:
+            os.environ[variable] = str(_free_port())
         head = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
         head |= autoscaling.head_options() if autoscaling else {}
         self._add(NodeSize(cpus=0), include_dashboard=dashboard, ray_client_server_port=None, **head)
