@@ -83,7 +83,7 @@ faults: $(INSTALLED) ## disturb annotate, merge and finetune, and compare what t
 NODES ?= cpus=2 cpus=2,gpus=1
 
 local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1'] [ARGS='--autoscale cpus=2,gpus=1']
-	$(PYTHON) -m cluster.local --dashboard --nodes $(NODES) $(ARGS)
+	$(PYTHON) -m cluster.local --nodes $(NODES) $(ARGS)
 
 # What `make submit` runs: python -m pipeline STEP --recipe RECIPE ARGS. `python -m cluster.submit` runs anything.
 STEP ?= annotate

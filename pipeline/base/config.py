@@ -22,6 +22,7 @@ from tools_service.base.settings import (
     Gpus,
     Nats,
     NotAnOption,
+    NotNegative,
     Positive,
     PositiveInt,
     Probability,
@@ -209,6 +210,9 @@ class RayConfig(Frozen):
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
 
 
 class CallsConfig(Frozen):
