@@ -84,6 +84,11 @@ class AnnotateBatch:
         done = f"{self._texts} texts, {self._batches} batches, {speed:.3g} texts/s"
         return f"Annotator({self._name}, {done})"
 
+    def __del__(self) -> None:
+        """Ray Data deletes the object when its actor ends in an orderly way."""
+        if hasattr(self, "_reporter"):
+            logger.info("%r has ended", self)
+
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Annotate a block of TEXT_SCHEMA, write its rows to a file, return the number of texts.
 

@@ -7,9 +7,9 @@ still begin (budget.py). progress_line.py shows it. The manifest uses the GPU-ho
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.annotation.actor_reports import ActorReport, ActorReports
 from pipeline.annotation.isolation import FailedText, FailureBudget
 from pipeline.annotation.metrics import DONE, EXPECTED
+from pipeline.runtime.actor_names import ActorNames
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
 
@@ -67,9 +68,9 @@ class ProgressActor:
         self._record()
 
     def begin(self, task: Hashable, node: str = "") -> int:
-        """An actor on `node` starts this task. Returns its earlier starts without an end: each may be a crash.
+        """An actor on `node` starts this task. Returns its earlier starts without an end.
 
-        A start whose node has gone does not count: a node that is lost says nothing of a text.
+        Each may be a crash, unless its node has gone: a node that is lost says nothing of a text.
         """
         earlier = self._unended_starts.get(task, [])
         dead = _dead_nodes() if earlier else set()
@@ -171,8 +172,8 @@ class ProgressActor:
 def start_progress(tasks: int, done: int, failures: FailureBudget, run: str) -> Any:
     """Start the progress actor on this node; returns its handle. `run` labels its metrics."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    name = f"annotation progress {uuid.uuid4().hex[:6]}"  # of a killed run, the name stays for a moment
-    actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here, name=name)
+    name = ActorNames("progress actor", Path(run).name)()
+    actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here, **name)
     return actor.remote(tasks, done, failures, run)
 
 

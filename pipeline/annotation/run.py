@@ -220,9 +220,6 @@ def _annotated(
     """The graph: texts in batches of `texts_per_batch` through a pool of actors."""
     # Strict and in order: batch boundaries must not depend on what is done already. A text is then
     # always computed together with the same texts, and its row is the same to the last bit.
-    # All actors of an elastic run on GPUs are asked for at once: Ray starts them as nodes join. On CPUs they
-    # would take those that reading needs; there Ray Data adds actors while some are left.
-    first = resources.most_actors if resources.gpus_per_actor else resources.actors
     batches = texts.repartition(target_num_rows_per_block=resources.texts_per_batch, strict=True)
     return batches.map_batches(
         actor,
@@ -234,7 +231,7 @@ def _annotated(
         compute=ActorPoolStrategy(
             min_size=resources.actors,
             max_size=resources.most_actors,
-            initial_size=first,
+            initial_size=resources.initial_actors,
             max_tasks_in_flight_per_actor=2 * BATCHES_IN_FLIGHT,
             max_concurrent_calls_per_actor=BATCHES_IN_FLIGHT,
         ),
@@ -243,8 +240,7 @@ def _annotated(
 
 def needs(config: AnnotateConfig) -> ResourceRequest:
     """The resources that annotators, tools, reading and batching need at the same time."""
-    elastic = config.ray.max_actors is not None
-    actors = 1 if elastic and config.ray.gpus_per_actor else config.ray.actors
+    actors = config.ray.needed_actors
     tools = {tool: config.tools.of(tool).deployment for tool in config.method.tools}
     tool_cpus = sum(tool.min_replicas * tool.cpus for tool in tools.values())
     tool_gpus = sum(tool.min_replicas * tool.gpus for tool in tools.values())

@@ -218,6 +218,17 @@ class RayConfig(Frozen):
         """The maximum number of actors, elastic or not."""
         return self.actors if self.max_actors is None else self.max_actors
 
+    @property
+    def initial_actors(self) -> int:
+        """The actors to ask Ray for at once. Those on GPUs start as nodes join. On CPUs they would take what
+        reading needs: there Ray Data adds actors while CPUs are left."""
+        return self.most_actors if self.gpus_per_actor else self.actors
+
+    @property
+    def needed_actors(self) -> int:
+        """The actors without which a run cannot begin as it was asked for."""
+        return 1 if self.max_actors is not None and self.gpus_per_actor else self.actors
+
     @model_validator(mode="after")
     def _check_actors(self) -> RayConfig:
         if self.most_actors < self.actors:

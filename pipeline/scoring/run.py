@@ -90,11 +90,11 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
     config = config.model_copy(
         update={"output": config.output.resolve(), "model": config.model.with_absolute_path()}
     )
-    actors = config.ray.actors
+    actors = config.ray.needed_actors
     request = ResourceRequest(
         cpus=actors * config.ray.cpus_per_actor + _OTHER_CPUS,
         gpus=actors * config.ray.gpus_per_actor,
-        of=f"{actors} actors",
+        of=f"{actors} actor{'s' * (actors != 1)}",
         remedy="lower ray.gpus_per_actor (0 runs on the CPU) or ray.actors, or name a cluster in ray.address",
     )
     context = DataContext.get_current().copy()
@@ -113,7 +113,11 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
             batch_format="pyarrow",
             num_cpus=config.ray.cpus_per_actor,
             num_gpus=config.ray.gpus_per_actor,
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(
+                min_size=config.ray.actors,
+                max_size=config.ray.most_actors,
+                initial_size=config.ray.initial_actors,
+            ),
         )
         try:
             with tqdm(desc="score", unit=" lines") as bar:
