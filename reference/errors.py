@@ -16,6 +16,7 @@ EXIT_CODES = {
     0: "Done.",
     1: "The run failed: the message says why. `toolformer-tools call`: the call has no result.",
     2: "The command line, the configuration or an input that it names is wrong.",
+    3: "`annotate` has used up `--max-hours` or `--max-gpu-hours`. The same command goes on.",
     130: "Interrupted with Ctrl-C. The same command resumes the run.",
 }
 
@@ -51,19 +52,26 @@ def page() -> str:
 def all_errors() -> Iterator[ErrorClass]:
     """Every class of error of the two packages."""
     classes = list(_classes())
-    errors, configuration = {"ToolformerError"}, {"ConfigurationError"}
+    codes = {"ToolformerError": 1}
     for _ in range(len(classes)):  # until no further class derives from one of them
-        before = len(errors) + len(configuration)
-        errors |= {node.name for _, node in classes if errors & _bases(node)}
-        configuration |= {node.name for _, node in classes if configuration & _bases(node)}
-        if len(errors) + len(configuration) == before:
+        before = len(codes)
+        for _, node in classes:
+            if bases := [codes[base] for base in _bases(node) if base in codes]:
+                codes[node.name] = _own_exit_code(node) or max(bases)
+        if len(codes) == before:
             break
     for module, node in classes:
-        bases = _bases(node)
-        if node.name == "ToolformerError" or bases & errors:
-            is_configuration = node.name == "ConfigurationError" or bool(bases & configuration)
+        if node.name in codes:
             summary = (ast.get_docstring(node) or "").partition("\n\n")[0]
-            yield ErrorClass(node.name, module, 2 if is_configuration else 1, summary)
+            yield ErrorClass(node.name, module, codes[node.name], summary)
+
+
+def _own_exit_code(node: ast.ClassDef) -> int | None:
+    """The exit code that a class sets, if it does."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "exit_code":
+            return int(ast.literal_eval(statement.value))
+    return None
 
 
 def _classes() -> Iterator[tuple[str, ast.ClassDef]]:

@@ -1,6 +1,6 @@
-"""The end of a run whose budget is spent: no new batch begins, and those in progress are finished.
+"""The end of a run whose budget is used up: no new batch begins, and those in progress are finished.
 
-In: hours since the start, GPU-hours. Out: which budget is spent. The progress actor then lets no batch
+In: hours since the start, GPU-hours. Out: which budget is used up. The progress actor then lets no batch
 begin (progress.py); when none is in progress, `StopWhenDrained` ends the execution of Ray Data.
 """
 
@@ -22,25 +22,25 @@ logger = logging.getLogger(__name__)
 _TOOLS_INTERVAL_S = 10.0  # between two looks at the replicas
 
 
-class BudgetSpentError(AnnotationError):
-    """The run has stopped because its budget is spent. The rows are whole; the same command goes on."""
+class BudgetExhaustedError(AnnotationError):
+    """The run has stopped because its budget is used up. The rows are whole; the same command goes on."""
 
     exit_code = 3
 
 
-def spent_budget(config: AnnotateConfig, hours: float, gpu_hours: float) -> str | None:
-    """The budget that is spent, as in "max_hours = 2"; None if there is time left."""
-    for name, budget, spent in (
+def exhausted_budget(config: AnnotateConfig, hours: float, gpu_hours: float) -> str | None:
+    """The budget that is used up, as in "max_hours = 2"; None if there is time left."""
+    for name, budget, used in (
         ("max_hours", config.max_hours, hours),
         ("max_gpu_hours", config.max_gpu_hours, gpu_hours),
     ):
-        if budget is not None and spent >= budget:
+        if budget is not None and used >= budget:
             return f"{name} = {budget:g}"
     return None
 
 
 class BudgetWatch:
-    """Watches what a run has used, and stops it when its budget is spent."""
+    """Watches what a run has used, and stops it when its budget is used up."""
 
     def __init__(self, config: AnnotateConfig, began: float) -> None:
         """`began` is when this start began, by time.monotonic."""
@@ -49,7 +49,7 @@ class BudgetWatch:
         self._gpus = {tool: number for tool, number in gpus.items() if number}
         self._looked_at_tools = 0.0
         self.gpu_hours = 0.0
-        self.spent: str | None = None
+        self.exhausted: str | None = None
 
     def begin(self, progress: Any, applications: Mapping[str, str], drained: threading.Event) -> None:
         """The run begins; `drained` ends it."""
@@ -66,12 +66,12 @@ class BudgetWatch:
             held = sum(gpus * running[tool] for tool, gpus in self._gpus.items())
             self._progress.tools_hold.remote(held)
         self.gpu_hours = round(state.gpu_hours, 4)
-        spent = spent_budget(self._config, (now - self._began) / 3600, state.gpu_hours)
-        if spent is not None and self.spent is None:
-            self.spent = spent
-            logger.info("%s is spent: %d batches in progress are finished", spent, state.batches)
+        exhausted = exhausted_budget(self._config, (now - self._began) / 3600, state.gpu_hours)
+        if exhausted is not None and self.exhausted is None:
+            self.exhausted = exhausted
+            logger.info("%s is used up: %d batches in progress are finished", exhausted, state.batches)
             self._progress.stop.remote()
-        elif self.spent is not None and not state.batches:
+        elif self.exhausted is not None and not state.batches:
             self._drained.set()
 
 
@@ -99,9 +99,9 @@ class StopWhenDrained:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Raise BudgetSpentError if the run is drained."""
+        """Raise BudgetExhaustedError if the run is drained."""
         if _drained.is_set():
-            raise BudgetSpentError("the budget is spent")
+            raise BudgetExhaustedError("the budget is used up")
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Nothing to do."""

@@ -22,7 +22,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError, ModelRefusedError
-from pipeline.annotation.budget import BudgetSpentError, BudgetWatch, StopWhenDrained, drained_run
+from pipeline.annotation.budget import BudgetExhaustedError, BudgetWatch, StopWhenDrained, drained_run
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
 from pipeline.annotation.progress_line import progress_line
@@ -109,8 +109,8 @@ def _run(
     watch = BudgetWatch(config, clock)
     try:
         texts = _run_graph(config, files, done, failures, actor, watch)
-    except BudgetSpentError:
-        ended(gpu_hours=watch.gpu_hours, stopped=watch.spent).write(config.output)
+    except BudgetExhaustedError:
+        ended(gpu_hours=watch.gpu_hours, stopped=watch.exhausted).write(config.output)
         raise
     written = len(recover_rows(rows))
     if written != texts:
@@ -160,8 +160,8 @@ def _run_graph(
 ) -> int:
     """Annotate the texts that are not `done`; return the number of all texts in the corpus.
 
-    Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged; BudgetSpentError
-    when `watch` has stopped the run.
+    Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged;
+    BudgetExhaustedError when `watch` has stopped the run.
     """
     from tools_service.serving.deployment import starting_tools, wait_until_started
 
@@ -195,12 +195,10 @@ def _run_graph(
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
                     pass  # the actors have written the rows
             if ray.get(progress.progress.remote()).refused:  # also if that emptied the whole graph
-                raise BudgetSpentError(watch.spent)
-        except BudgetSpentError:
-            message = (
-                f"stopped: {watch.spent} is spent. The rows in {config.output} stay; the same command goes on"
-            )
-            raise BudgetSpentError(message) from None
+                raise BudgetExhaustedError(watch.exhausted)
+        except BudgetExhaustedError:
+            rows = f"The rows in {config.output} stay; the same command goes on"
+            raise BudgetExhaustedError(f"stopped: {watch.exhausted} is used up. {rows}") from None
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ToolformerError):
                 raise

@@ -5,7 +5,7 @@ the field's name, with dots for nesting. Results go to standard output, progress
 standard error. commands.py has the table of commands, handlers.py what they do.
 
 Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input it names is
-wrong; 3 annotate has stopped because its budget (--max-hours, --max-gpu-hours) is spent; 130
+wrong; 3 annotate has stopped because its budget (--max-hours, --max-gpu-hours) is used up; 130
 interrupted. The project's own errors are printed as one message without a traceback. Any other exception
 is a bug and keeps its traceback.
 """
@@ -196,6 +196,6 @@ def _overview() -> str:
         f"  {'completion':<{width}}  {COMPLETION_SUMMARY}\n\n"
         f"Start with `{program} demo`; `{program} COMMAND --help` shows a command's main options, "
         "--help-all every one.\n"
-        "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 3 budget spent, "
+        "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 3 budget used up, "
         "130 interrupted."
     )

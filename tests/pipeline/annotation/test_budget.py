@@ -1,4 +1,4 @@
-"""What ends a run whose budget is spent."""
+"""What ends a run whose budget is used up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from pipeline.annotation import budget
 from pipeline.annotation.budget import (
-    BudgetSpentError,
+    BudgetExhaustedError,
     BudgetWatch,
     StopWhenDrained,
     drained_run,
-    spent_budget,
+    exhausted_budget,
 )
 from pipeline.annotation.progress import RunProgress
 from pipeline.base.config import AnnotateConfig, RayConfig
@@ -29,11 +29,11 @@ def config(**fields: Any) -> AnnotateConfig:
     return AnnotateConfig(output=Path("out"), **fields)
 
 
-def test_the_budget_that_is_spent_is_named() -> None:
-    assert spent_budget(config(), 1e6, 1e6) is None
-    assert spent_budget(config(max_hours=2), 1.99, 1e6) is None
-    assert spent_budget(config(max_hours=2), 2.0, 0) == "max_hours = 2"
-    assert spent_budget(config(max_hours=2, max_gpu_hours=0.5), 1.0, 0.5) == "max_gpu_hours = 0.5"
+def test_the_budget_that_is_used_up_is_named() -> None:
+    assert exhausted_budget(config(), 1e6, 1e6) is None
+    assert exhausted_budget(config(max_hours=2), 1.99, 1e6) is None
+    assert exhausted_budget(config(max_hours=2), 2.0, 0) == "max_hours = 2"
+    assert exhausted_budget(config(max_hours=2, max_gpu_hours=0.5), 1.0, 0.5) == "max_gpu_hours = 0.5"
 
 
 def test_a_budget_of_gpu_hours_needs_gpus() -> None:
@@ -71,12 +71,12 @@ def test_a_run_is_told_to_stop_and_ends_when_no_batch_is_in_progress(monkeypatch
         assert (told, held) == ([], [1.5])
         now[0] += 3_600
         watch.look(RunProgress(5, None, batches=3, gpu_hours=0.25))
-        assert (told, held, watch.spent) == (["stop"], [1.5, 1.5], "max_hours = 1")
+        assert (told, held, watch.exhausted) == (["stop"], [1.5, 1.5], "max_hours = 1")
         watch.look(RunProgress(6, None, batches=1, gpu_hours=0.5))
         StopWhenDrained().on_execution_step(None)
         watch.look(RunProgress(7, None, batches=0, gpu_hours=0.75))
         assert (told, watch.gpu_hours) == (["stop"], 0.75)
-        with pytest.raises(BudgetSpentError):
+        with pytest.raises(BudgetExhaustedError):
             StopWhenDrained().on_execution_step(None)
     StopWhenDrained().on_execution_step(None)
-    assert BudgetSpentError.exit_code == 3
+    assert BudgetExhaustedError.exit_code == 3

@@ -24,7 +24,7 @@ from bench.faults.disk import can_mount
 from bench.fixtures import small_run as annotating
 from pipeline.annotation import budget, run
 from pipeline.annotation.annotator_actor import AnnotationError
-from pipeline.annotation.budget import BudgetSpentError
+from pipeline.annotation.budget import BudgetExhaustedError
 from pipeline.annotation.run import annotate, needs
 from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
@@ -208,7 +208,7 @@ def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
     assert rows_of(config) == undisturbed[0]
 
 
-def test_a_spent_budget_stops_an_elastic_run_that_then_goes_on(
+def test_a_exhausted_budget_stops_an_elastic_run_that_then_goes_on(
     world: Path,
     undisturbed: tuple[list[dict[str, Any]], AnnotationManifest],
     monkeypatch: pytest.MonkeyPatch,
@@ -223,7 +223,7 @@ def test_a_spent_budget_stops_an_elastic_run_that_then_goes_on(
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=clock))
     with pytest.raises(
-        BudgetSpentError, match=r"stopped: max_hours = 1 is spent\. .* the same command goes on"
+        BudgetExhaustedError, match=r"stopped: max_hours = 1 is used up\. .* the same command goes on"
     ):
         annotate(config.model_copy(update={"max_hours": 1.0}))
     rows = rows_of(config)
