@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,22 +56,29 @@ def all_errors() -> Iterator[ErrorClass]:
     for _ in range(len(classes)):  # until no further class derives from one of them
         before = len(codes)
         for _, node in classes:
-            if bases := [codes[base] for base in _bases(node) if base in codes]:
-                codes[node.name] = _own_exit_code(node) or max(bases)
+            if code := _exit_code(node, codes):
+                codes[node.name] = code
         if len(codes) == before:
             break
     for module, node in classes:
-        if node.name in codes:
+        if code := _exit_code(node, codes):
             summary = (ast.get_docstring(node) or "").partition("\n\n")[0]
-            yield ErrorClass(node.name, module, codes[node.name], summary)
+            yield ErrorClass(node.name, module, code, summary)
 
 
-def _own_exit_code(node: ast.ClassDef) -> int | None:
-    """The exit code that a class sets, if it does."""
+def _exit_code(node: ast.ClassDef, codes: Mapping[str, int]) -> int | None:
+    """The exit code that a class sets or has from its bases, by their `codes`; None for no error."""
+    if node.name == "ToolformerError":
+        return 1
+    of_bases = [codes[base] for base in _bases(node) if base in codes]
     for statement in node.body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "exit_code":
+        if (
+            of_bases
+            and isinstance(statement, ast.Assign)
+            and ast.unparse(statement.targets[0]) == "exit_code"
+        ):
             return int(ast.literal_eval(statement.value))
-    return None
+    return max(of_bases, default=None)
 
 
 def _classes() -> Iterator[tuple[str, ast.ClassDef]]:
