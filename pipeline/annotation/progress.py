@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipeline.annotation.isolation import FailedText, FailureBudget
-from pipeline.annotation.metrics import DONE, EXPECTED
+from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED
 from pipeline.base.repeating import repeating
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
@@ -70,13 +70,14 @@ class ProgressActor:
         Returns why to stop if too many texts have failed so far.
         """
         self._done += texts
-        self._record()
         self._failures.add(failed)
+        self._record()
         return self._failures.verdict(self._done)
 
     def _record(self) -> None:
         """Record the metrics; an unread file is expected to have as many texts as a read one."""
-        samples = [(DONE, (), float(self._done))]
+        used = self._failures.used(self._done)
+        samples = [(DONE, (), float(self._done)), (FAILURE_BUDGET_USED, (), used)]
         if (expected := self._expected()) is not None:
             samples.append((EXPECTED, (), expected))
         self._recorder.record(samples)
