@@ -30,6 +30,7 @@ from cluster.running_clusters import NoClusterError, RunningCluster, chosen_clus
 
 MONITORING = Path(__file__).parent / "monitoring"
 PROMETHEUS_PORT, GRAFANA_PORT = 9090, 3000  # where Ray's dashboard looks for them
+GRAFANA_NAMES = ("grafana", "grafana-server")
 GRAFANA_HOMES = ("/usr/share/grafana", "/opt/homebrew/opt/grafana/share/grafana")
 
 _LOOPBACK = "127.0.0.1"
@@ -46,32 +47,34 @@ class MonitorError(Exception):
     """A missing program, a used port, an unreadable file, or a program that does not start."""
 
 
-def find_program(names: Sequence[str], given: str | None) -> str:
-    """The file of a program. MonitorError, which says how to get it."""
-    for name in [given] if given else names:
-        if found := shutil.which(name):
-            return found
-    wanted = given or names[0]
-    raise MonitorError(f"{wanted} was not found: {_INSTALL[names[0]]}")
+def find_program(program: str, names: Sequence[str], given: str | None) -> str:
+    """The file that is given, or the first of `names` on PATH. MonitorError, which says how to get it."""
+    found = next(filter(None, map(shutil.which, [given] if given else names)), None)
+    if found is None:
+        raise MonitorError(f"{given or program} was not found: {_INSTALL[program]}")
+    return found
 
 
 def choose_port(option: str, given: int | None, usual: int) -> int:
-    """The given port, else the usual one, else a free one. MonitorError if the given one is in use."""
-    if given is not None and not _is_free(given):
-        raise MonitorError(f"{option} {given}: the port is in use; name another, or leave the option out")
-    if given is not None:
-        return given
-    return usual if _is_free(usual) else _free_port()
+    """The given port, else the usual one, else a free one. MonitorError if the given one cannot be used."""
+    if given is None:
+        return usual if _problem(usual) is None else _free_port()
+    if problem := _problem(given):
+        raise MonitorError(f"{option} {given}: {problem}; name another port, or leave the option out")
+    return given
 
 
-def _is_free(port: int) -> bool:
+def _problem(port: int) -> str | None:
+    """Why a program cannot listen at the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as both programs do
         try:
             probe.bind((_LOOPBACK, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return error.strerror or str(error)
+        except OverflowError:
+            return "there are ports up to 65535"
+    return None
 
 
 def _free_port() -> int:
@@ -190,14 +193,13 @@ def _answers(url: str) -> bool:
 
 def watch(arguments: argparse.Namespace, folder: Path) -> None:
     """Start both programs, print where they are, and wait. MonitorError if something is missing."""
-    prometheus = find_program(["prometheus"], arguments.prometheus)
+    prometheus = find_program("prometheus", ["prometheus"], arguments.prometheus)
     grafana = None
-    with suppress(MonitorError):
-        grafana = find_program(["grafana", "grafana-server"], None)
-    if arguments.grafana:
-        grafana = find_program(["grafana"], arguments.grafana)
-    cluster, targets = _watched(arguments)
+    if arguments.grafana or any(map(shutil.which, GRAFANA_NAMES)):
+        grafana = find_program("grafana", GRAFANA_NAMES, arguments.grafana)
     port = choose_port("--prometheus-port", arguments.prometheus_port, PROMETHEUS_PORT)
+    grafana_port = choose_port("--grafana-port", arguments.grafana_port, GRAFANA_PORT)
+    cluster, targets = _watched(arguments)
     url = f"http://{_LOOPBACK}:{port}"
     with ExitStack() as stack:
         command = prometheus_command(prometheus, folder, targets, port)
@@ -210,7 +212,6 @@ def watch(arguments: argparse.Namespace, folder: Path) -> None:
         if grafana is None:
             print("no Grafana on PATH: no dashboards (--grafana names its file)", flush=True)
         else:
-            grafana_port = choose_port("--grafana-port", arguments.grafana_port, GRAFANA_PORT)
             grafana_url = f"http://{_LOOPBACK}:{grafana_port}"
             command = grafana_command(grafana, folder, url, cluster and cluster.dashboards, grafana_port)
             processes["Grafana"] = stack.enter_context(

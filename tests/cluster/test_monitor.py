@@ -24,6 +24,7 @@ import yaml
 
 from cluster.local import ROOT
 from cluster.monitor import (
+    GRAFANA_NAMES,
     MONITORING,
     MonitorError,
     choose_port,
@@ -123,20 +124,24 @@ def test_a_missing_program_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(
         MonitorError, match=r"^prometheus was not found: .*apt install prometheus.*--prometheus"
     ):
-        find_program(["prometheus"], None)
+        find_program("prometheus", ["prometheus"], None)
     with pytest.raises(MonitorError, match=r"^/no/such was not found: .*--grafana"):
-        find_program(["grafana"], "/no/such")
+        find_program("grafana", ["grafana"], "/no/such")
     found = program(tmp_path / "grafana-server", BROKEN)
-    assert find_program(["grafana", "grafana-server"], None) == found
+    assert find_program("grafana", GRAFANA_NAMES, None) == found
 
 
 def test_ports() -> None:
     with used_port() as used:
         port = used.getsockname()[1]
-        with pytest.raises(MonitorError, match=f"^--prometheus-port {port}: the port is in use"):
+        with pytest.raises(
+            MonitorError, match=f"^--prometheus-port {port}: Address already in use; name another"
+        ):
             choose_port("--prometheus-port", port, 1)
         free = choose_port("--prometheus-port", None, port)
     assert free != port
+    with pytest.raises(MonitorError, match=r"^--grafana-port 70000: there are ports up to 65535"):
+        choose_port("--grafana-port", 70_000, 1)
     assert choose_port("--prometheus-port", None, port) == port  # the usual one, if it is free
     assert choose_port("--prometheus-port", free, port) == free
 
