@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from pipeline.annotation.isolation import FailedText, FailureBudget
-from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED
+from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED, TEXTS
 from pipeline.base.repeating import repeating
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
@@ -73,6 +73,11 @@ class ProgressActor:
         self._failures.add(failed)
         self._record()
         return self._failures.verdict(self._done)
+
+    def unselected(self, texts: Counter[tuple[str, str]]) -> None:
+        """A read task has written rows of texts that no tool is tried on, by status and class of reason."""
+        self._recorder.record((TEXTS, labels, float(number)) for labels, number in texts.items())
+        self.annotated(texts.total())
 
     def _record(self) -> None:
         """Record the metrics; an unread file is expected to have as many texts as a read one."""
