@@ -54,6 +54,7 @@ BATCHES_IN_FLIGHT = 2  # batches per actor: while one waits for tools, the other
 _BLOCK_BYTES = 8 * 2**20  # limits how far reading is ahead of the annotators
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a large model may take long to load
 _RAY_ADVICE = "\nFailed to apply UDF"  # how the advice begins that Ray Data appends
+_NAME_CHARACTERS = 40  # of the output folder, in Ray's dashboard and names of log files
 _OTHER_CPUS = 3  # for reading and batching, besides annotators and tools
 
 
@@ -193,6 +194,7 @@ def _run_graph(
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         watch.begin(progress, tools.applications, drained)
         shown = progress_line(progress, config.ray, config.output, watch.look)
+        annotated.set_name(f"annotate-{config.output.name[:_NAME_CHARACTERS]}")
         try:
             with watched_start(applications, progress), shown:
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
