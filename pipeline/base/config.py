@@ -30,6 +30,7 @@ from tools_service.base.settings import (
     Seed,
     Text,
 )
+from tools_service.base.staged_models import staged_source
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools, undeclared
 from tools_service.contract.spec import Select, ToolMethod, ToolName, ToolSpec
@@ -61,8 +62,9 @@ class ModelConfig(Frozen):
         return self.model_copy(update=placement)
 
     def with_absolute_path(self) -> ModelConfig:
-        """The same with a local folder's absolute path: Ray's workers have another working directory."""
-        local = Path(self.path)
+        """The same with the absolute path of a local folder, or of a staged model of the hub: Ray's workers
+        have another working directory."""
+        local = Path(staged_source(self.path))
         return self.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else self
 
 
