@@ -91,7 +91,6 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
     config = config.model_copy(
         update={"output": config.output.resolve(), "model": config.model.with_absolute_path()}
     )
-    actors = config.ray.actors
     request = resource_request(config)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -101,7 +100,7 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
     with ray_connection(request, config.ray.address), DataContext.current(context):
-        readers = TaskPoolStrategy(size=max_readers(request, actors, len(files)))
+        readers = TaskPoolStrategy(size=max_readers(request, config.ray.most_actors, len(files)))
         source = PartSource(files, ray.put(done))
         parts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         scored = parts.map_batches(
@@ -111,7 +110,11 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
             batch_format="pyarrow",
             num_cpus=config.ray.cpus_per_actor,
             num_gpus=config.ray.gpus_per_actor,
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(
+                min_size=config.ray.actors,
+                max_size=config.ray.most_actors,
+                initial_size=config.ray.initial_actors,
+            ),
         )
         try:
             with tqdm(desc="score", unit=" lines") as bar:
@@ -129,7 +132,7 @@ def resource_request(config: ScoreConfig) -> ResourceRequest:
     """The resources that the actors and reading need at the same time."""
     actors = ProcessRequest(
         of="scoring actor",
-        count=config.ray.actors,
+        count=config.ray.needed_actors,
         least=1,
         cpus=config.ray.cpus_per_actor,
         gpus=config.ray.gpus_per_actor,

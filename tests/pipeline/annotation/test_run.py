@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,7 +22,9 @@ import torch
 
 from bench.faults.disk import can_mount
 from bench.fixtures import small_run as annotating
+from pipeline.annotation import budget, run
 from pipeline.annotation.annotator_actor import AnnotationError
+from pipeline.annotation.budget import BudgetExhaustedError
 from pipeline.annotation.run import annotate, needs
 from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
@@ -31,7 +34,7 @@ from pipeline.report.status import PartStatus, StatusReader
 from pipeline.storage.expected_texts import PROGRESS
 from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
-from pipeline.storage.manifest import AnnotationManifest, read_manifest
+from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_finished, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
@@ -203,6 +206,42 @@ def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
     begun.write(config.output)
     assert annotate(config).counts == undisturbed[1].counts
     assert rows_of(config) == undisturbed[0]
+
+
+def test_a_exhausted_budget_stops_an_elastic_run_that_then_goes_on(
+    world: Path,
+    undisturbed: tuple[list[dict[str, Any]], AnnotationManifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a clock that is two hours on when the second file is written; up to three actors."""
+    config = annotating.config(world, world / "budget")
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"max_actors": 3})})
+
+    def clock() -> float:
+        return 7_200.0 if len(parquet_files(config.output / ROWS)) >= 2 else 0.0
+
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=clock))
+    with pytest.raises(
+        BudgetExhaustedError, match=r"stopped: max_hours = 1 is used up\. .* the same command goes on"
+    ):
+        annotate(config.model_copy(update={"max_hours": 1.0}))
+    rows = rows_of(config)
+    assert 16 <= len(rows) < len(undisturbed[0])
+    assert [row for row in undisturbed[0] if row["text_id"] in {row["text_id"] for row in rows}] == rows
+    assert not list((config.output / ROWS).glob("*.part")), "batches in progress are written to their end"
+    manifest = read_manifest(config.output)
+    [session] = manifest.sessions
+    assert (manifest.state, session.stopped, session.wall_s) == ("unfinished", "max_hours = 1", 7_200.0)
+    assert session.gpu_hours == 0
+    with pytest.raises(ManifestError, match="not finished; give its annotate command again"):
+        read_finished(config.output)
+    assert status_of(config).state == "stopped"
+    monkeypatch.undo()
+    manifest = annotate(config)
+    assert rows_of(config) == undisturbed[0]
+    assert (manifest.state, manifest.counts) == ("finished", undisturbed[1].counts)
+    assert [session.stopped for session in manifest.sessions] == ["max_hours = 1", None]
 
 
 def test_a_finished_run_is_left_alone(
