@@ -54,7 +54,7 @@ PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 _LOOPBACK = "127.0.0.1"
-_START_TIMEOUT_S = 180.0  # of a raylet and its agents, on a busy machine
+_START_TIMEOUT_S = 180.0  # of a raylet and its agents, and of the dashboard, on a busy machine
 _STORE_BYTES = 128 * 2**20
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -374,6 +374,7 @@ def _cleaning_up() -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(LOOPBACK_ONLY)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", f"{_START_TIMEOUT_S:.0f}")
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         provide_token()
