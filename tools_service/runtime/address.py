@@ -60,7 +60,9 @@ def require_cluster(address: str, source: str) -> None:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RayAddressError(f"{say}: {host}:{port}: {reason}; {remedy}") from None
     if not is_ray:
-        raise RayAddressError(f"{say}: what listens at {host}:{port} is not Ray; {remedy}")
+        raise RayAddressError(
+            f"{say}: what listens at {host}:{port} is not Ray, or Ray with TLS (RAY_USE_TLS); {remedy}"
+        )
     import grpc
 
     try:
