@@ -147,13 +147,13 @@ def resource_request(configs: Sequence[FinetuneConfig]) -> ResourceRequest:
             count=config.workers,
             cpus=config.cpus_per_worker,
             gpus=int(config.use_gpu),
-            fewer_cpus="lower --cpus-per-worker",
-            fewer_gpus="train on the CPU (--no-use-gpu)",
+            fewer_cpus="lower cpus_per_worker",
+            fewer_gpus="train on the CPU (use_gpu false)",
             fewer="lower --workers",
         )
         for config in configs
     )
-    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="--wait-s")
+    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="wait_s")
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:
