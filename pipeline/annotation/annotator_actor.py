@@ -71,7 +71,7 @@ class AnnotateBatch:
             draws = max(config.method.of(tool).k * config.method.of(tool).m for tool in config.method.tools)
             model = load_language_model(config.model.placed(config.ray.gpus_per_actor), draws)
             self._annotator = Annotator(model, tools, config.method)
-            self._metrics = BatchMetrics(config, model.model)
+            self._metrics = BatchMetrics(config, model.model, self._annotator.utilization)
         except ConfigurationError as error:
             self._refused = ModelRefusedError(str(error))  # raised later: raised here, it would lose its type
         except ToolformerError as error:

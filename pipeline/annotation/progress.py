@@ -7,6 +7,7 @@ still begin (budget.py). progress_line.py shows it. The manifest uses the GPU-ho
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.annotation.actor_reports import ActorReport, ActorReports
 from pipeline.annotation.isolation import FailedText, FailureBudget
-from pipeline.annotation.metrics import DONE, EXPECTED
+from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED, TEXTS
 from pipeline.runtime.actor_names import ActorNames
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
@@ -127,13 +128,19 @@ class ProgressActor:
         Returns why to stop if too many texts have failed so far.
         """
         self._done += texts
-        self._record()
         self._failures.add(failed)
+        self._record()
         return self._failures.verdict(self._done)
+
+    def unselected(self, texts: Counter[tuple[str, str]]) -> None:
+        """A read task has written rows of texts that no tool is tried on, by status and class of reason."""
+        self._recorder.record((TEXTS, labels, float(number)) for labels, number in texts.items())
+        self.annotated(texts.total())
 
     def _record(self) -> None:
         """Record the metrics; an unread file is expected to have as many texts as a read one."""
-        samples = [(DONE, (), float(self._done))]
+        used = self._failures.used(self._done)
+        samples = [(DONE, (), float(self._done)), (FAILURE_BUDGET_USED, (), used)]
         if (expected := self._expected()) is not None:
             samples.append((EXPECTED, (), expected))
         self._recorder.record(samples)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError, ModelRefusedError
 from pipeline.annotation.budget import BudgetExhaustedError, BudgetWatch, StopWhenDrained, drained_run
@@ -32,7 +32,7 @@ from pipeline.annotation.unselected import UnselectedRows, some_texts_are_unsele
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
-from pipeline.runtime.connection import ResourceRequest, are_free, ray_connection
+from pipeline.runtime.connection import are_free, max_readers, ray_connection
 from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.expected_texts import PROGRESS
@@ -44,6 +44,8 @@ from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recove
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import now, writing
+from tools_service.runtime.resources import READER_CPUS, ProcessRequest, ResourceRequest
+from tools_service.serving.processes import tool_processes
 from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ BATCHES_IN_FLIGHT = 2  # batches per actor: while one waits for tools, the other
 _BLOCK_BYTES = 8 * 2**20  # limits how far reading is ahead of the annotators
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a large model may take long to load
 _RAY_ADVICE = "\nFailed to apply UDF"  # how the advice begins that Ray Data appends
+_NAME_CHARACTERS = 40  # of the output folder, in Ray's dashboard and names of log files
 _OTHER_CPUS = 3  # for reading and batching, besides annotators and tools
 
 
@@ -186,10 +189,12 @@ def _run_graph(
         source = TextSource(
             groups, config.corpus, count, ray.put(done), progress, config.method.tools, unselected
         )
-        texts = ray.data.read_datasource(source)
+        readers = TaskPoolStrategy(size=max_readers(request, config.ray.most_actors, len(groups)))
+        texts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
         watch.begin(progress, tools.applications, drained)
         shown = progress_line(progress, config.ray, config.output, watch.look)
+        annotated.set_name(f"annotate-{config.output.name[:_NAME_CHARACTERS]}")
         try:
             with watched_start(applications, progress), shown:
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
@@ -219,6 +224,8 @@ def _annotated(
     # Strict and in order: batch boundaries must not depend on what is done already. A text is then
     # always computed together with the same texts, and its row is the same to the last bit.
     batches = texts.repartition(target_num_rows_per_block=resources.texts_per_batch, strict=True)
+    # A whole CPU by default, which no node may have left. repartition() has no argument for it.
+    batches._logical_plan.dag.ray_remote_args["num_cpus"] = READER_CPUS
     return batches.map_batches(
         actor,
         fn_constructor_args=arguments,
@@ -238,17 +245,22 @@ def _annotated(
 
 def needs(config: AnnotateConfig) -> ResourceRequest:
     """The resources that annotators, tools, reading and batching need at the same time."""
-    actors = config.ray.needed_actors
-    tools = {tool: config.tools.of(tool).deployment for tool in config.method.tools}
-    tool_cpus = sum(tool.min_replicas * tool.cpus for tool in tools.values())
-    tool_gpus = sum(tool.min_replicas * tool.gpus for tool in tools.values())
-    lower = ["ray.gpus_per_actor (0 runs on the CPU)"]
-    lower += [f"tools.{name.lower()}.deployment.gpus" for name, tool in tools.items() if tool.gpus]
+    annotators = ProcessRequest(
+        of="annotating actor",
+        count=config.ray.needed_actors,
+        least=1,
+        cpus=config.ray.cpus_per_actor,
+        gpus=config.ray.gpus_per_actor,
+        fewer_cpus="lower --ray.cpus-per-actor",
+        fewer_gpus="lower --ray.gpus-per-actor (0 runs on the CPU)",
+        fewer="lower --ray.actors",
+    )
+    readers = ProcessRequest(of="reading task", count=2, least=1, cpus=READER_CPUS)
     return ResourceRequest(
-        cpus=actors * config.ray.cpus_per_actor + tool_cpus + _OTHER_CPUS,
-        gpus=actors * config.ray.gpus_per_actor + tool_gpus,
-        of=f"{actors} actor{'s' * (actors != 1)} and the tools",
-        remedy=f"lower {', '.join(lower)} or ray.actors, or name a cluster in ray.address",
+        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools."), readers),
+        other_cpus=_OTHER_CPUS,
+        wait_s=config.ray.wait_s,
+        wait_option="--ray.wait-s",
     )
 
 

@@ -55,6 +55,10 @@ class TextSource(Datasource):
         self._groups = groups
         self._read = partial(_read, config, count, done, progress, tools, unselected)
 
+    def get_name(self) -> str:
+        """What Ray's dashboard shows after "Read"."""
+        return "Texts"
+
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: file sizes are compressed, and nothing depends on it."""
         return None

@@ -22,6 +22,7 @@ from tools_service.base.settings import (
     Gpus,
     Nats,
     NotAnOption,
+    NotNegative,
     Positive,
     PositiveInt,
     Probability,
@@ -29,6 +30,7 @@ from tools_service.base.settings import (
     Seed,
     Text,
 )
+from tools_service.base.staged_models import staged_source
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import PACKAGED, Declarations, installed_tools, undeclared
 from tools_service.contract.spec import Select, ToolMethod, ToolName, ToolSpec
@@ -60,8 +62,9 @@ class ModelConfig(Frozen):
         return self.model_copy(update=placement)
 
     def with_absolute_path(self) -> ModelConfig:
-        """The same with a local folder's absolute path: Ray's workers have another working directory."""
-        local = Path(self.path)
+        """The same with the absolute path of a local folder, or of a staged model of the hub: Ray's workers
+        have another working directory."""
+        local = Path(staged_source(self.path))
         return self.model_copy(update={"path": str(local.resolve())}) if local.is_dir() else self
 
 
@@ -212,6 +215,9 @@ class RayConfig(Frozen):
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
 
     @property
     def most_actors(self) -> int:

@@ -24,6 +24,7 @@ from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
 from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
 from pipeline.method.selection import Selection, select
+from pipeline.method.utilization import UtilizationClock
 from pipeline.syntax.tokenizer import require_separate_heads
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import TRANSIENT
@@ -81,6 +82,7 @@ class Annotator:
         # One thread: the model serves one batch at a time, and the allocator keeps freed
         # memory by thread.
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.utilization = UtilizationClock()
 
     def annotate(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text, in order. Raises as `aannotate` does."""
@@ -98,7 +100,8 @@ class Annotator:
         MIN_TEXTS_TO_BLAME texts fail.
         """
         usable = [text for text in texts if text.skipped is None]
-        annotations = await self._isolated(usable, done)
+        with self.utilization.phase("other"):
+            annotations = await self._isolated(usable, done)
         failed = [a for a in annotations if a.status == "failed"]
         if len(failed) == len(annotations) >= MIN_TEXTS_TO_BLAME:
             raise BatchFailedError(
@@ -157,8 +160,13 @@ class Annotator:
 
     async def _with_model(self, work: Callable[[], T]) -> T:
         """Run work that needs the model, in the order in which it was asked for."""
+
+        def timed() -> T:
+            with self.utilization.phase("model"):
+                return work()
+
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._model_thread, work)
+        return await loop.run_in_executor(self._model_thread, timed)
 
     def _select(self, states: Sequence[_TextState]) -> None:
         """Step 1."""
@@ -198,7 +206,8 @@ class Annotator:
             for state in states
         ]
         dates = [state.date for state in states]
-        executed = await execute(candidates, dates, self._tools)
+        with self.utilization.phase("tools"):
+            executed = await execute(candidates, dates, self._tools)
         for state, calls in zip(states, executed, strict=True):
             state.executed = calls
 

@@ -40,7 +40,7 @@ def map_in_order(
     """Yield the function's result for every tuple of arguments, in order.
 
     With 0 workers everything runs here. Otherwise each of `workers` Ray actors (at most one per
-    CPU) makes its own function. An actor that dies is started again, and its calls are repeated.
+    CPU of a node) makes its own function. An actor that dies is started again, and its calls are repeated.
     """
     if not workers:
         function = make_function()
@@ -48,11 +48,20 @@ def map_in_order(
         return
     import ray
 
+    from tools_service.runtime.resources import (
+        ProcessRequest,
+        ResourceRequest,
+        live_nodes,
+        require_resources,
+        room_for,
+    )
+
+    worker = ProcessRequest(of="indexing worker", cpus=1, gpus=gpus)
+    require_resources(ResourceRequest(processes=(worker,)))
+    workers = min(workers, room_for(worker, (), live_nodes()))  # others would wait for a CPU for ever
     actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(
         IndexBuilder
     )
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # others would wait for a CPU for ever
     run = uuid.uuid4().hex[:6]
     names = [f"index builder {number} ({run})" for number in range(1, workers + 1)]
     actors = [actor_class.options(name=name).remote(make_function) for name in names]

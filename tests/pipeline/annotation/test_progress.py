@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 
 import pytest
 
 from pipeline.annotation import progress as progress_module
 from pipeline.annotation.actor_reports import ActorReport
 from pipeline.annotation.isolation import FailureBudget
+from pipeline.annotation.metrics import DONE, FAILURE_BUDGET_USED, TEXTS
 from pipeline.annotation.progress import ProgressActor
 from pipeline.annotation.run import _silence_ray
+from pipeline.runtime.metrics import Recorder, Sample
 from pipeline.storage.expected_texts import ExpectedTexts
 
 pytestmark = pytest.mark.unit
@@ -61,6 +64,25 @@ def test_a_stopped_run_is_drained_when_its_living_actors_have_written_their_batc
     progress.end_batch((1,))
     assert progress.is_drained()
     assert progress.progress().refused
+
+
+def test_texts_that_no_tool_is_tried_on_are_done_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Sample] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
+    progress = ProgressActor(1, 5, FailureBudget(1.0), "a test")
+    progress.unselected(Counter({("no_calls", ""): 2, ("skipped", "not JSON"): 1}))
+    assert progress.done_and_total() == (8, None)
+    assert (TEXTS, ("no_calls", ""), 2.0) in recorded
+    assert (TEXTS, ("skipped", "not JSON"), 1.0) in recorded
+    assert [number for metric, _, number in recorded if metric == DONE] == [5.0, 8.0]
+
+
+def test_the_used_share_of_the_failure_budget_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Sample] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
+    progress = ProgressActor(1, 0, FailureBudget(0.01), "a test")
+    progress.annotated(8, [(7, "ToolError: no")])
+    assert [number for metric, _, number in recorded if metric == FAILURE_BUDGET_USED] == [0.0, 0.1]
 
 
 def test_rays_advice_on_small_corpora_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,6 @@ from pipeline.cli.recipes import paper
 from pipeline.corpus.files import CorpusError, list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.report.status import PartStatus, StatusReader
-from pipeline.runtime.connection import check_resources
 from pipeline.storage.expected_texts import PROGRESS
 from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
@@ -41,6 +40,7 @@ from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
 from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import ToolUnavailableError
+from tools_service.runtime.resources import require_machine, require_resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -320,9 +320,10 @@ def test_tools_that_cannot_be_had_are_refused_before_anything_is_loaded(tmp_path
 
 TWICE = """
 from ray import serve
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 for number in (1, 2):
-    with ray_connection(ResourceRequest(cpus=1, gpus=0, of="a test", remedy="")):
+    with ray_connection(ResourceRequest(processes=(ProcessRequest(of="test", cpus=1),))):
         assert serve.status().applications == {}
         if number == 1:
             serve.start(proxy_location="Disabled")
@@ -348,17 +349,26 @@ def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
         annotate(annotating.config(world, tmp_path / "out"))
 
 
-def test_gpus_that_this_machine_lacks_are_not_waited_for(
-    ray_cluster: None, world: Path, tmp_path: Path
+@pytest.mark.parametrize("local", [True, False])
+def test_gpus_that_the_cluster_lacks_are_not_waited_for(
+    ray_cluster: None, world: Path, tmp_path: Path, local: bool
 ) -> None:
     config = annotating.config(world, tmp_path / "out", actors=2)
-    wanting = config.model_copy(update={"ray": config.ray.model_copy(update={"gpus_per_actor": 64.0})})
-    check_resources(needs(config), local=True)
-    with pytest.raises(ConfigurationError, match=r"128 GPUs for 2 actors .*: lower ray\.gpus_per_actor"):
-        check_resources(needs(wanting), local=True)
-    check_resources(needs(wanting), local=False)
+
+    def check(**ray: Any) -> None:
+        changed = config.model_copy(update={"ray": config.ray.model_copy(update=ray)})
+        (require_machine if local else require_resources)(needs(changed))
+
+    check(wait_s=0.0)
+    message = r"annotating actor needs 1 CPU and 64 GPUs .*: lower --ray\.gpus-per-actor"
+    with pytest.raises(ConfigurationError, match=message):
+        check(gpus_per_actor=64.0, wait_s=0.0)
+    if not local:
+        with pytest.raises(ConfigurationError, match=r"needs 99 CPUs .*: lower --ray\.cpus-per-actor"):
+            check(cpus_per_actor=99.0, wait_s=0.0)
     deployment = Deployment(gpus=64.0)
     tool = config.tools.of("Calculator").model_copy(update={"deployment": deployment})
-    greedy = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
-    with pytest.raises(ConfigurationError, match=r"64 GPUs .*, tools\.calculator\.deployment\.gpus or "):
-        check_resources(needs(greedy), local=True)
+    config = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
+    message = r"Calculator replica .*: lower --tools\.calculator\.deployment\.gpus"
+    with pytest.raises(ConfigurationError, match=message):
+        check(wait_s=0.0)

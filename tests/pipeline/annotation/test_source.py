@@ -50,7 +50,9 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = [[file] for file in files]
     progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
-    tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
+    source = TextSource(groups, config, count, ray.put(ids), progress)
+    assert source.get_name() == "Texts"  # "ReadTexts" in Ray's dashboard
+    tasks = source.get_read_tasks(1)
     assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
     assert ray.get(progress.done_and_total.remote())[1] is None, "known only when every file has been read"
