@@ -56,7 +56,7 @@ def warnings(plan: Plan) -> Iterator[str]:
             ("max_gpu_hours", plan.time.gpu_hours, config.max_gpu_hours),
         ):
             if budget is not None and needed > budget:
-                yield f"{name} = {budget:g}, but annotate needs about {needed:,.3g}: it stops, to be gone on with"
+                yield f"{name} = {budget:g}, but annotate needs about {needed:,.3g}: it stops unfinished"
     for tool, row in plan.tools.items():
         if row.replicas is not None and row.replicas > row.max_replicas:
             option = f"tools.{tool.lower()}.deployment.max_replicas = {row.max_replicas}"
