@@ -14,11 +14,8 @@ from contextlib import contextmanager
 from typing import Literal
 
 Phase = Literal["model", "tools", "other"]
-PHASES: tuple[Phase, ...] = (
-    "model",
-    "tools",
-    "other",
-)  # of a batch, the busiest first
+# Of a batch, the busiest first.
+PHASES: tuple[Phase, ...] = ("model", "tools", "other")
 NO_BATCH = "texts"  # the state of an annotator that waits for its next batch
 
 
