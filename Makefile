@@ -83,7 +83,7 @@ faults: $(INSTALLED) ## disturb annotate, merge and finetune, and compare what t
 NODES ?= cpus=2 cpus=2,gpus=1
 
 local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1'] [ARGS='--autoscale cpus=2,gpus=1']
-	$(PYTHON) -m cluster.local --dashboard --nodes $(NODES) $(ARGS)
+	$(PYTHON) -m cluster.local --nodes $(NODES) $(ARGS)
 
 monitor: $(INSTALLED) ## Prometheus and, where installed, Grafana beside a run on this machine [ARGS='--address HOST:PORT']
 	$(PYTHON) -m cluster.monitor $(ARGS)

@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools_service.runtime.address import RayAddressError, require_dashboard
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
@@ -70,10 +72,10 @@ def metadata(command: Sequence[str]) -> dict[str, str]:
 
 
 def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
-    """Start the job: a client, and the submission id. SubmitError if the cluster refuses."""
-    if not arguments.address.startswith(("http://", "https://")):
-        raise SubmitError(f"--address {arguments.address}: the dashboard's, such as http://127.0.0.1:8265")
+    """Start the job: a client, and the submission id. SubmitError if the cluster refuses, and
+    RayAddressError within seconds if there is none."""
     environment = runtime_env(arguments.env)
+    require_dashboard(arguments.address, "--address")
     # Ray would use these instead of --address.
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
@@ -165,7 +167,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     try:
         return submit(arguments)
-    except SubmitError as error:
+    except (SubmitError, RayAddressError) as error:
         print(f"python -m cluster.submit: {error}", file=sys.stderr)
         return 2
 

@@ -15,6 +15,7 @@ from pipeline.base.config import ModelConfig
 from tools_service.base.settings import (
     FilePath,
     Frozen,
+    NotNegative,
     NotNegativeInt,
     Positive,
     PositiveInt,
@@ -116,6 +117,9 @@ class FinetuneConfig(Frozen):
     """One GPU per worker."""
     cpus_per_worker: PositiveInt = 1
     """CPUs per worker; also its number of threads."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
     deepspeed: FilePath | None = None

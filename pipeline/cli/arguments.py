@@ -12,6 +12,7 @@ import tyro
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig
 from pipeline.base.config import ExportConfig, ScoreConfig, TryConfig
+from pipeline.base.fetch_config import FetchConfig
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.cli.recipes import Recipe, RecipeName
@@ -45,6 +46,18 @@ class Arguments(Generic[C]):
 class ToolsArguments(Arguments[C]):
     tools_file: FilePath | None = None
     """TOML file for the tools (cluster/tools.toml): over the recipe, under --config and options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchArguments(ToolsArguments[FetchConfig]):
+    names: tyro.conf.Positional[tuple[Text, ...]] = ()
+    """Names on the hub, or folders with pickled weights; the same as --models."""
+
+    @property
+    def configuration(self) -> FetchConfig:
+        if not self.names:
+            return self.config
+        return self.config.model_copy(update={"models": self.names})
 
 
 @dataclass(frozen=True, kw_only=True)

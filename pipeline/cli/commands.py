@@ -18,6 +18,7 @@ from pipeline.base.config import (
     ScoreConfig,
     TryConfig,
 )
+from pipeline.base.fetch_config import FetchConfig
 from pipeline.base.finetune_config import MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig
@@ -28,6 +29,7 @@ from pipeline.cli.arguments import (
     DemoArguments,
     EvaluateArguments,
     ExportArguments,
+    FetchArguments,
     FinetuneArguments,
     GenerateArguments,
     ReportArguments,
@@ -68,6 +70,24 @@ _CORPUS = {"--corpus": "--corpus.paths", "--slice": "--corpus.slice"}
 _SHORT = {**_CORPUS, **_MODEL, "--tools": "--method.tools"}
 
 COMMANDS: dict[str, Command] = {
+    "fetch": Command(
+        run=handlers.fetch,
+        arguments=FetchArguments,
+        config=lambda recipe: FetchConfig(
+            model=recipe.annotate.model,
+            tools=recipe.annotate.tools,
+            for_tools=recipe.annotate.method.tools,
+            actors=recipe.annotate.ray.actors,
+        ),
+        short={"--model": "--models", "--tools": "--for-tools"},
+        main="NAMES --model --revision --tools --tools-file --output",
+        examples=(
+            "--recipe paper --dry-run",
+            "--recipe paper --tools-file cluster/tools.toml",
+            "--model EleutherAI/gpt-j-6b --revision float16 --output /shared/models",
+            "--model /models/my-gpt-j",
+        ),
+    ),
     "plan": Command(
         run=handlers.plan,
         arguments=ToolsArguments[PlanConfig],
@@ -91,8 +111,8 @@ COMMANDS: dict[str, Command] = {
         short=_SHORT,
         main=(
             "--corpus --model --tools --tools-file --corpus.max-tokens --corpus.max-texts "
-            "--method.TOOL.tau-f --method.TOOL.k --method.TOOL.m --ray.actors --ray.gpus-per-actor "
-            "--output"
+            "--method.TOOL.tau-f --method.TOOL.k --method.TOOL.m --ray.actors --ray.max-actors "
+            "--ray.gpus-per-actor --max-hours --max-gpu-hours --output"
         ),
         examples=(
             "--recipe demo",

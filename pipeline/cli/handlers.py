@@ -19,6 +19,7 @@ from pipeline.cli.arguments import (
     DemoArguments,
     EvaluateArguments,
     ExportArguments,
+    FetchArguments,
     FinetuneArguments,
     GenerateArguments,
     ReportArguments,
@@ -33,6 +34,13 @@ from pipeline.cli.arguments import (
     TryArguments,
 )
 from pipeline.cli.reporting import report_at_end
+
+
+def fetch(arguments: FetchArguments) -> None:
+    """Stage the models of a run: download, convert pickled weights, check. Before a cluster is rented."""
+    from pipeline.cli.fetching import fetch_models
+
+    fetch_models(arguments.configuration)
 
 
 def annotate(arguments: ReportedToolsArguments[AnnotateConfig]) -> None:

@@ -9,15 +9,15 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
-import ray
-
-from pipeline.base.inference_config import ActorsConfig, EvaluateConfig, GenerateConfig
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.evaluation.actors import ActorPool, EvaluationActor
 from pipeline.evaluation.tasks import Task, TaskResult
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
 from tools_service.config import ToolsConfig
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest, live_nodes, room_for
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import tools_on_ray
+from tools_service.serving.processes import tool_processes
 from tools_service.tools.client import ToolClient
 
 logger = logging.getLogger(__name__)
@@ -53,27 +53,33 @@ class RayExecutor:
 
     def _start_pool(self) -> ActorPool:
         """Connect to Ray; one actor for each GPU that the tools leave, if no number is given."""
-        generations = [config.generation for config in self._configs]
-        deployments = {
-            tool: generation.tools.of(tool).deployment
-            for generation in generations
-            for tool in generation.tools.specs
-            if tool not in generation.tools_off and not generation.calls_disabled
+        replicas = {
+            each.of: each
+            for config in self._configs
+            if not config.generation.calls_disabled
+            for each in tool_processes(
+                config.generation.tools,
+                [tool for tool in config.generation.tools.specs if tool not in config.generation.tools_off],
+                "generation.tools.",
+            )
         }
-        tool_cpus = sum(each.min_replicas * each.cpus for each in deployments.values())
-        tool_gpus = sum(each.min_replicas * each.gpus for each in deployments.values())
         per_actor = self._configs[0].ray
-        least = per_actor.actors or 1
+        actors = ProcessRequest(
+            of="evaluating actor",
+            count=per_actor.actors or 1,
+            cpus=per_actor.cpus_per_actor,
+            gpus=per_actor.gpus_per_actor,
+            fewer_cpus="lower --ray.cpus-per-actor",
+            fewer_gpus="lower --ray.gpus-per-actor (0: on the CPU)",
+            fewer="lower --ray.actors (0: in this process)",
+        )
         request = ResourceRequest(
-            cpus=least * per_actor.cpus_per_actor + tool_cpus,
-            gpus=least * per_actor.gpus_per_actor + tool_gpus,
-            of=f"{least} evaluating actors and the tools",
-            remedy="lower ray.actors (0: in this process) or ray.gpus_per_actor (0: on the CPU), or name a "
-            "cluster in ray.address",
+            processes=(actors, *replicas.values()), wait_s=per_actor.wait_s, wait_option="--ray.wait-s"
         )
         self._stack.enter_context(ray_connection(request, per_actor.address))
-        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        size = actors_of(per_actor, gpus - tool_gpus)
+        size = actors.count
+        if per_actor.actors is None and per_actor.gpus_per_actor:
+            size = room_for(actors, tuple(replicas.values()), live_nodes())
         logger.info("%d evaluating actors", size)
         pool = ActorPool(per_actor, size, self._actor)
         self._stack.callback(pool.close)
@@ -87,10 +93,3 @@ class RayExecutor:
         if key not in self._started:
             self._started[key] = self._stack.enter_context(tools_on_ray(config, sorted(tools)))
         return self._started[key]
-
-
-def actors_of(config: ActorsConfig, gpus: float) -> int:
-    """The number that is given, or one actor for each of the `gpus`; at least one."""
-    if config.actors is not None or not config.gpus_per_actor:
-        return config.actors or 1
-    return max(1, int(gpus // config.gpus_per_actor))

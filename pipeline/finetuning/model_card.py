@@ -18,6 +18,7 @@ from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest
 from pipeline.finetuning.watching.metrics_log import Event, numbers, read_events
 from pipeline.storage.card import cell, marked_page, table, write_card
 from pipeline.storage.tools_json import LearnedTools, read_tools
+from tools_service.base.staged_models import hub_name
 
 _LICENCE = (
     "**Licence:** none is given here. The model keeps the licence of the model before, and texts keep those "
@@ -71,7 +72,7 @@ class ModelCard:
             "pipeline_tag": "text-generation",
             "tags": ["tool-use", "toolformer"],
         }
-        base = self.manifest.config.model.path
+        base = hub_name(self.manifest.config.model.path)
         if _is_hub_id(base):
             header["base_model"] = base
             header["base_model_relation"] = "adapter" if is_adapter else "finetune"

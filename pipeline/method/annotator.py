@@ -39,6 +39,10 @@ MIN_TEXTS_TO_BLAME = 8
 """If all texts of a batch fail, and there are at least so many, the texts are not to blame."""
 
 
+# The shares of a batch's work that are done after sampling and after the calls, roughly.
+_SAMPLED, _EXECUTED = 0.6, 0.65
+
+
 class BatchFailedError(ToolformerError):
     """Every text of a batch failed."""
 
@@ -84,15 +88,20 @@ class Annotator:
         """One annotation per text, in order. Raises as `aannotate` does."""
         return asyncio.run(self.aannotate(texts))
 
-    async def aannotate(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def aannotate(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None] | None = None,
+    ) -> list[Annotation]:
         """The same without blocking the event loop.
 
+        `done` is told the share of the batch's work that is done, from any thread.
         Raises NonFiniteError, and BatchFailedError when all of at least
         MIN_TEXTS_TO_BLAME texts fail.
         """
         usable = [text for text in texts if text.skipped is None]
         with self.utilization.phase("other"):
-            annotations = await self._isolated(usable)
+            annotations = await self._isolated(usable, done)
         failed = [a for a in annotations if a.status == "failed"]
         if len(failed) == len(annotations) >= MIN_TEXTS_TO_BLAME:
             raise BatchFailedError(
@@ -107,12 +116,16 @@ class Annotator:
             for text in texts
         ]
 
-    async def _isolated(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def _isolated(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None] | None = None,
+    ) -> list[Annotation]:
         """Annotate; a batch that fails is halved until one text stands alone with its error."""
         if not texts:
             return []
         try:
-            return await self._steps(texts)
+            return await self._steps(texts, done or _untold)
         except NonFiniteError:
             raise
         except Exception as error:  # isolation: the failure becomes a row
@@ -125,14 +138,21 @@ class Annotator:
         second = await self._isolated(texts[half:])
         return [*first, *second]
 
-    async def _steps(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def _steps(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None],
+    ) -> list[Annotation]:
         states = [_TextState(text) for text in texts]
         # Selection needs no model: it runs beside another batch's use of the model.
         await asyncio.to_thread(self._select, states)
-        await self._with_model(lambda: self._sample(states))
+        sampling = _part(done, 0.0, _SAMPLED)
+        await self._with_model(lambda: self._sample(states, sampling))
         await self._execute(states)
+        done(_EXECUTED)
         _log_lost_calls(states)
-        scored = await self._with_model(lambda: self._score(states))
+        scoring = _part(done, _EXECUTED, 1.0)
+        scored = await self._with_model(lambda: self._score(states, scoring))
         return [
             self._annotation(state, scored_text)
             for state, scored_text in zip(states, scored, strict=True)
@@ -156,7 +176,11 @@ class Annotator:
                 for tool in self._prompts
             }
 
-    def _sample(self, states: Sequence[_TextState]) -> None:
+    def _sample(
+        self,
+        states: Sequence[_TextState],
+        done: Callable[[float], None],
+    ) -> None:
         """Step 2."""
         chosen = [
             (state, tool)
@@ -166,7 +190,7 @@ class Annotator:
         ]
         requests = [SamplingRequest(state.text, tool) for state, tool in chosen]
         sampled = sample_calls(
-            self._model, requests, self._prompts, self._method
+            self._model, requests, self._prompts, self._method, done=done
         )
         for (state, tool), sampled_text in zip(chosen, sampled, strict=True):
             state.sampled[tool] = sampled_text
@@ -187,7 +211,11 @@ class Annotator:
         for state, calls in zip(states, executed, strict=True):
             state.executed = calls
 
-    def _score(self, states: Sequence[_TextState]) -> list[ScoredText]:
+    def _score(
+        self,
+        states: Sequence[_TextState],
+        done: Callable[[float], None],
+    ) -> list[ScoredText]:
         """Step 4."""
         texts = [state.text for state in states]
         executed = [state.executed for state in states]
@@ -197,6 +225,7 @@ class Annotator:
             executed,
             self._tau_floor,
             self._method.input_rule,
+            done=done,
         )
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
@@ -221,6 +250,17 @@ class Annotator:
             funnel=funnel,
             work=(*sampling, *scored.work),
         )
+
+
+def _untold(share: float) -> None:
+    """Nobody wants to know what share of a batch is done."""
+
+
+def _part(
+    done: Callable[[float], None], start: float, end: float
+) -> Callable[[float], None]:
+    """What a step calls that takes a batch from the share `start` to `end`."""
+    return lambda share: done(start + share * (end - start))
 
 
 def _failed(text: Text, error: Exception) -> Annotation:

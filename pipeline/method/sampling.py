@@ -9,7 +9,7 @@ requests run together. Calls are neither executed nor scored here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,11 +100,13 @@ def sample_calls(
     method: MethodConfig,
     *,
     trace: bool = False,
+    done: Callable[[float], None] = lambda share: None,
 ) -> list[SampledText]:
     """The candidate calls of every request, in the order of the requests.
 
     A tool without a prompt (None) gets the text alone. A text without tokens, or too long to
-    fit beside the prompt, comes back failed. Raises
+    fit beside the prompt, comes back failed. `done` is told the share of the requests that
+    have begun to draw. Raises
     NonFiniteError if the model's probabilities are not finite, and ModelError if a single
     context does not fit the memory.
     """
@@ -112,7 +114,7 @@ def sample_calls(
     while pending := scheduler.pending():
         failure = None
         try:
-            scheduler.run(pending)
+            scheduler.run(pending, done)
         except torch.OutOfMemoryError as error:
             failure = str(error)
         scheduler.collect_finished()
@@ -225,11 +227,18 @@ class _Scheduler:
             if state.failed is None and state.tokens is None
         ]
 
-    def run(self, pending: Sequence[int]) -> None:
+    def run(
+        self,
+        pending: Sequence[int],
+        done: Callable[[float], None],
+    ) -> None:
         """Draw for these requests, from their contexts to the last token."""
+        begun = len(self.states) - len(pending)
         for batch in self._batches(pending):
             self._make_room(len(batch) * self.cache_slots(batch[0]))
             self._start(batch)
+            begun += len(batch)
+            done(begun / len(self.states))
         # Room for a whole batch is there only once every draw has ended.
         self._make_room(self.model.max_batch_tokens)
 

@@ -102,6 +102,12 @@ MERGED_MODEL = OutputKind(
     paths=(_MANIFEST, _MODEL_FILE),
 )
 
+STAGED = OutputKind(
+    name="a staged model",
+    marks={"manifest.json": frozenset({"source", "commit", "pickled", "files"})},
+    paths=(_MANIFEST, _MODEL_FILE),
+)
+
 PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"
 """Expression for the names of files with scores: number of the input file, and of its first line."""
 

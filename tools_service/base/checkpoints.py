@@ -1,11 +1,11 @@
 """Hugging Face checkpoints: the one place that calls `from_pretrained` and `from_config`.
 
-In: a folder or a hub name, and the configuration field that holds it. Out: a tokenizer, a
-configuration or a model. A checkpoint is data of a stranger: weights come from safetensors only, no
-code of it runs, and it names neither a kernel to fetch nor a quantization library to import. A folder
-with a LoRA adapter is its base model with the adapter added (adapters.py). Every failure becomes the
-caller's error and names the field. Callers choose architectures. Imports no torch, so that code
-without torch may load tokenizers and configurations.
+In: a folder or a hub name, and the configuration field that holds it. Out: a tokenizer, a configuration or
+a model. A model of the hub is read from where `toolformer fetch` has staged it. A checkpoint is data of a
+stranger: weights come from safetensors only, no code of it runs, and it names neither a kernel to fetch nor
+a quantization library to import. A folder with a LoRA adapter is its base model with the adapter added
+(adapters.py). Every failure becomes the caller's error and names the field. Callers choose architectures.
+Imports no torch, so that code without torch may load tokenizers and configurations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from tools_service.base.adapters import Adapter, base_field, model_inputs, read_adapter, require_base
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.model_folder import check_model_folder, has_tokenizer, may_be_hub_name
+from tools_service.base.model_folder import (
+    TO_SAFETENSORS,
+    check_model_folder,
+    has_tokenizer,
+    may_be_hub_name,
+)
+from tools_service.base.staged_models import staged_source
 from tools_service.base.weights import (
     WeightsError,
     listed_files,
@@ -67,6 +73,7 @@ def load_tokenizer(
 ) -> Any:
     """Load the tokenizer in `path`, of an adapter without one that of its base. Raises `error`, which names
     `field`."""
+    path = staged_source(path, revision)
     adapter = read_adapter(path, field, error)
     if adapter and not has_tokenizer(adapter.folder):
         return load_tokenizer(adapter.base, base_field(path, field), error, revision=adapter.revision)
@@ -80,7 +87,7 @@ def load_tokenizer(
 def load_generation_config(path: str) -> Any:
     """The generation configuration in `path`, a folder or a hub name; None if there is none."""
     try:
-        return GenerationConfig.from_pretrained(path, trust_remote_code=False)
+        return GenerationConfig.from_pretrained(staged_source(path), trust_remote_code=False)
     except OSError:
         return None
 
@@ -98,6 +105,7 @@ def load_config(
     transformers' own eager and sdpa becomes the default, with a warning. Quantized weights are
     refused, and adapters of the hub.
     """
+    path = staged_source(path, revision)
     if adapter := read_adapter(path, field, error):
         return load_config(adapter.base, base_field(path, field), error, revision=adapter.revision)
     check_model_folder(path, field, "config", error)
@@ -139,6 +147,7 @@ def load_model(
     those whose names start with one of `unused_weights`), has them in another shape, or has more of
     them.
     """
+    path = staged_source(path, options.get("revision"))
     if adapter := read_adapter(path, field, error):
         from tools_service.base.adapter_weights import add_adapter  # imports torch
 
@@ -209,6 +218,7 @@ def stored_numbers(path: str, field: str, error: type[ConfigurationError] = Conf
     Of an adapter, those of its base. Raises `error`, which names `field`, if the files are damaged or
     hold quantized weights.
     """
+    path = staged_source(path)
     if adapter := read_adapter(path, field, error):
         return stored_numbers(adapter.base, base_field(path, field), error)
     check_model_folder(path, field, "weights", error)
@@ -234,14 +244,20 @@ def empty_model(auto_class: Any, config: Any) -> Any:
 
 
 def require_whole(
-    auto_class: Any, path: str, field: str, error: type[ConfigurationError] = ConfigurationError
+    auto_class: Any,
+    path: str,
+    field: str,
+    error: type[ConfigurationError] = ConfigurationError,
+    unused_weights: tuple[str, ...] = (),
 ) -> None:
     """Load the folder `path` strictly, one tensor in memory at a time: names, shapes, finite numbers.
 
     An adapter's base is loaded, too. Raises `error`, which names `field` and the first tensor that is
     missing, empty, of another shape or not finite.
     """
-    load_model(auto_class, path, field, dtype="auto", error=error, device_map="meta")
+    path = staged_source(path)
+    whole = {"dtype": "auto", "unused_weights": unused_weights, "device_map": "meta"}
+    load_model(auto_class, path, field, error=error, **whole)
     with _loading(path, field, error):
         stored = (pair for folder in model_inputs(path, field) for pair in tensors(Path(folder)))
         for name, tensor in stored:
@@ -272,19 +288,21 @@ def _loading(path: str, field: str, error: type[ConfigurationError]) -> Iterator
     try:
         yield
     except Exception as cause:
-        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause)}") from cause
+        raise error(f"{field} {path!r}: cannot load it: {_in_short(cause, path)}") from cause
     finally:
         transformers_logging.set_verbosity(level)
         hub_logger.setLevel(hub_level)
 
 
-def _in_short(cause: Exception) -> str:
+def _in_short(cause: Exception, path: str) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
     if "couldn't connect to" in text:
         return (
             "there is no such folder, and the hub cannot be reached for a model of that name; name a folder, "
             "or load the model where there is a connection"
         )
+    if "safetensors" in text and "does not appear to have" in text:
+        return f"it has no weights in safetensors; {TO_SAFETENSORS.format(path)}"
     if "trust_remote_code" in text:
         return "it needs code of its own (auto_map), which is never run; use an architecture of transformers"
     kind, unrecognized, rest = text.partition("for this kind of AutoModel: ")

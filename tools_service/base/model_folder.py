@@ -17,6 +17,7 @@ from tools_service.base.errors import ConfigurationError
 from tools_service.base.weights import ADAPTER_WEIGHTS, INDEX, WEIGHTS
 
 ADAPTER_CONFIG = "adapter_config.json"
+PICKLED = "pytorch_model*.bin"
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 Part = Literal["tokenizer", "config", "weights"]
@@ -32,6 +33,7 @@ _OTHER_WEIGHTS = (
 # Each tokenizer of transformers has one of these files.
 _TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.bpe", "spiece*")
 _CONVERT = "save the model again with save_pretrained, which writes safetensors"
+TO_SAFETENSORS = "`toolformer fetch --model {}` makes a copy with safetensors"
 
 
 def check_model_folder(path: str, field: str, part: Part, error: type[ConfigurationError]) -> None:
@@ -133,7 +135,8 @@ def _weights_problem(folder: Path) -> str | None:
         return f"it has {weights[0].name}, but neither {WEIGHTS} nor {INDEX}; download it again"
     for pattern, kind in _OTHER_WEIGHTS:
         if any(folder.glob(pattern)):
-            return f"it has {kind} and no {WEIGHTS}; {_CONVERT}"
+            advice = TO_SAFETENSORS.format(folder) if any(folder.glob(PICKLED)) else _CONVERT
+            return f"it has {kind} and no {WEIGHTS}; {advice}"
     return f"it has no weights ({WEIGHTS}); download the whole checkpoint"
 
 

@@ -129,6 +129,17 @@ def have_started(applications: Iterable[str]) -> bool:
     return all(status in _ALIVE for status in statuses)
 
 
+def running_replicas(applications: Mapping[str, str]) -> dict[str, int]:
+    """Return the replicas of each tool that start or run; `applications` are named by tool."""
+    overviews = serve.status().applications
+    numbers = dict.fromkeys(applications, 0)
+    for tool, name in applications.items():
+        for deployment in overviews[name].deployments.values() if name in overviews else ():
+            states = {state.value: number for state, number in deployment.replica_states.items()}
+            numbers[tool] += states.get("STARTING", 0) + states.get("RUNNING", 0)
+    return numbers
+
+
 @contextmanager
 def lease(service: str, applications: Iterable[str]) -> Iterator[None]:
     """Hold a lease on `applications` during the block; then stop those that nobody else leases."""

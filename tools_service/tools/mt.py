@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from tools_service.config import MTConfig, ToolsConfig
 from tools_service.contract.spec import ToolSpec
 from tools_service.contract.tool import ToolInput, ToolResult
@@ -43,11 +45,7 @@ class MT:
         """Load the checkpoint; Seq2SeqError if that fails or it cannot write English."""
         model, self._tokenizer = load_seq2seq(config, "tools.mt")
         self._token_ids: dict[str, int] = self._tokenizer.get_vocab()  # languages among them
-        if ENGLISH not in self._token_ids or not hasattr(self._tokenizer, "src_lang"):
-            raise Seq2SeqError(
-                f"tools.mt.model {config.model!r}: its tokenizer has no language {ENGLISH}; "
-                "choose a checkpoint of NLLB's architecture"
-            )
+        require_english(self._tokenizer, config.model)
         self._translator = Seq2Seq(
             model,
             self._tokenizer,
@@ -89,6 +87,15 @@ class MT:
             # Special tokens that are written out in the text are text.
             ids: Ids = self._tokenizer(text, split_special_tokens=True, verbose=False).input_ids
         return ids if len(ids) <= self._max_tokens else "text too long"
+
+
+def require_english(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """Raise Seq2SeqError unless the tokenizer of `model` knows languages, and English among them."""
+    if ENGLISH not in tokenizer.get_vocab() or not hasattr(tokenizer, "src_lang"):
+        raise Seq2SeqError(
+            f"tools.mt.model {model!r}: its tokenizer has no language {ENGLISH}; "
+            "choose a checkpoint of NLLB's architecture"
+        )
 
 
 def _result(text: str | None) -> ToolResult:

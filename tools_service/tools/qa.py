@@ -68,11 +68,7 @@ class QA:
     ) -> None:
         """Load the reader, or raise Seq2SeqError, and the index unless there is a `retriever`."""
         model, self._tokenizer = load_seq2seq(config, "tools.qa")
-        if config.reader == "fid" and model.config.model_type not in _FID_ARCHITECTURES:
-            raise Seq2SeqError(
-                f"tools.qa.reader = fid: {config.model!r} is no T5 but {model.config.model_type}; "
-                "use concatenated"
-            )
+        require_reader(config, model.config.model_type)
         self._reader = Seq2Seq(
             model, self._tokenizer, max_batch_tokens=config.max_batch_tokens, beams=config.beams
         )
@@ -110,6 +106,14 @@ def _index_settings(settings: QAConfig, tools: ToolsConfig) -> WikiSearchConfig:
     if not isinstance(found, WikiSearchConfig):
         raise ToolUnavailableError(f"tools.qa.index_of = {index!r}: no tool of that name has an index")
     return found
+
+
+def require_reader(config: QAConfig, model_type: str) -> None:
+    """Raise Seq2SeqError unless a checkpoint of this type can be the reader that `config` asks for."""
+    if config.reader == "fid" and model_type not in _FID_ARCHITECTURES:
+        raise Seq2SeqError(
+            f"tools.qa.reader = fid: {config.model!r} is no T5 but {model_type}; use concatenated"
+        )
 
 
 def reader_texts(config: QAConfig, question: str, passages: Sequence[Passage]) -> list[str]:

@@ -26,6 +26,7 @@ from tools_service.base.errors import ToolformerError, brief
 from tools_service.base.fingerprint import content_digest, fingerprint, input_states
 from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.settings import Frozen, ModelSource
+from tools_service.base.staged_models import staged_source
 from tools_service.base.version import __version__
 from tools_service.config import ToolsConfig
 from tools_service.contract.declarations import import_object, settings_class, undeclared
@@ -113,7 +114,7 @@ def _answers_lists(tool: Any) -> bool:
     return len(parameters) == 1 and "ToolInput" in str(parameters[0].annotation)
 
 
-def _with_dependencies(tools: Iterable[str], config: ToolsConfig) -> list[str]:
+def with_dependencies(tools: Iterable[str], config: ToolsConfig) -> list[str]:
     """`tools`, and the tools that they depend on, each once."""
     pending, found = list(tools), dict[str, None]()
     while pending:
@@ -128,7 +129,7 @@ def _with_dependencies(tools: Iterable[str], config: ToolsConfig) -> list[str]:
 
 def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
     """Build what `tools` read, an index for example."""
-    for tool in _with_dependencies(tools, config):
+    for tool in with_dependencies(tools, config):
         implementation = _implementation(config.spec(tool))
         if hasattr(implementation, "prepare"):
             implementation.prepare(config.of(tool))
@@ -137,7 +138,7 @@ def prepare_tools(config: ToolsConfig, tools: Iterable[str]) -> None:
 def files_read(config: ToolsConfig, tools: Iterable[str]) -> list[str]:
     """The files, folders and models that `tools` are made from, each once."""
     read: dict[str, None] = {}
-    for tool in _with_dependencies(tools, config):
+    for tool in with_dependencies(tools, config):
         implementation = _implementation(config.spec(tool))
         if hasattr(implementation, "reads"):
             read |= dict.fromkeys(map(str, implementation.reads(config.of(tool))))
@@ -159,7 +160,8 @@ def _absolute(settings: C) -> C:
         elif isinstance(value, Path):
             update[name] = value.resolve()
         elif any(isinstance(mark, ModelSource) for mark in field.metadata):
-            update[name] = value if may_be_hub_name(value) else str(Path(value).expanduser().resolve())
+            source = staged_source(value)
+            update[name] = source if may_be_hub_name(source) else str(Path(source).expanduser().resolve())
     return settings.model_copy(update=update)
 
 
@@ -167,7 +169,7 @@ def tool_fingerprint(config: ToolsConfig, tool: str) -> str:
     """Return a hex digest of what replicas of `tool` are made from: settings, version, files, code."""
     config = with_absolute_paths(config)
     parts: list[object] = [__version__, config.of(tool).model_dump(mode="json")]
-    for used in _with_dependencies([tool], config):
+    for used in with_dependencies([tool], config):
         parts += [
             config.spec(used).model_dump(mode="json"),
             config.of(used).model_dump(mode="json", exclude={"deployment"}),

@@ -16,6 +16,7 @@ from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.fingerprint import FileState, input_states
 from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.ownership import OutputKind, require_own
+from tools_service.base.staged_models import staged_source
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -51,6 +52,7 @@ class Preview:
 
     def read_model(self, path: str, what: str = "model") -> bool:
         """A model; return whether it is a folder on this machine, which can be checked."""
+        path = staged_source(path)
         if Path(path).exists():
             self.read(what, [path])
             with self.checking():

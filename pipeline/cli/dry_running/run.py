@@ -1,7 +1,7 @@
 """The option `--dry-run`: collects what each kind of command would do, with the checks that it makes itself.
 
 In: the arguments of a command. Out: lines on standard output; ConfigurationError, and so exit code 2, if
-something is missing. Loads no weights, starts no Ray, asks no hub, writes nothing.
+something is missing. Loads no weights, starts no Ray, writes nothing; `fetch` alone asks the hub.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.base.analysis_config import ReportConfig, StatusConfig, TableConfig, ThresholdsConfig
 from pipeline.base.config import AnnotateConfig, ExportConfig, MergeConfig, PlanConfig, ScoreConfig, TryConfig
+from pipeline.base.fetch_config import FetchConfig
 from pipeline.base.finetune_config import FinetuneConfig, MergeLoraConfig
 from pipeline.base.harness_config import HarnessConfig
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
@@ -37,6 +38,11 @@ from pipeline.storage.kinds import EXPORT, HARNESS, MERGED_MODEL, PLAN, SCORES
 
 def dry_run(arguments: Arguments[Any], program: str) -> None:
     """Print what the command would do. Raises ConfigurationError if it could not."""
+    if isinstance(arguments.configuration, FetchConfig):
+        from pipeline.cli.fetching import print_plan
+
+        print_plan(arguments.configuration)
+        return
     preview = Preview()
     with preview.checking():
         require_demo_files(arguments, program)
