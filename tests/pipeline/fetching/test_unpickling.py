@@ -172,12 +172,16 @@ def test_a_file_that_is_not_whole_or_not_weights_is_refused(tmp_path: Path, kind
     make(file)
     message = refusal(file)
     assert expected in message
-    assert len(message) < 400 and "\n" not in message
+    assert len(message) < 400
+    assert "\n" not in message
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path) -> None:
-    first, second = tmp_path / "pytorch_model-00001-of-00002.bin", tmp_path / "pytorch_model-00002-of-00002.bin"
+    first, second = (
+        tmp_path / "pytorch_model-00001-of-00002.bin",
+        tmp_path / "pytorch_model-00002-of-00002.bin",
+    )
     torch.save({"a": torch.ones(2)}, first)
     torch.save({"b": torch.ones(2)}, second)
     indexed = {"a": first.name, "b": second.name, "c": second.name}
@@ -217,7 +221,8 @@ def test_the_process_has_no_secrets_and_a_limit_of_memory(
     torch.save({"a": torch.ones(2), "b": Calls(bytearray, 10**12)}, file)
     with pytest.raises(FetchError, match="owner/name: it needs more memory than its size explains"):
         convert("owner/name", [file], folder, tied={}, indexed=None)
-    assert "HF_TOKEN" not in seen["env"] and seen["timeout"] >= 600
+    assert "HF_TOKEN" not in seen["env"]
+    assert seen["timeout"] >= 600
     torch.save(weights(), file)
     convert("owner/name", [file], folder, tied={"head": "table"}, indexed=None, shard_bytes=600)
     assert dict(tensors(folder)).keys() == weights().keys() - {"head"}
