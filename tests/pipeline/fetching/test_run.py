@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from pipeline.base.config import ModelConfig
@@ -21,6 +22,7 @@ from pipeline.engine.loading import load_causal_lm, require_model
 from pipeline.fetching.errors import FetchError
 from pipeline.fetching.plan import plan_fetch
 from pipeline.fetching.run import fetch
+from pipeline.fetching.unpickling import Job, Result, UnfitWeightsError, _convert
 from tests.pipeline.fetching.local_hub import COMMIT, LocalHub, pickled, serving
 from tests.pipeline.scripted import tokenizer
 from tests.tools_service.small_seq2seq import byte_level_tokenizer, nllb, nllb_tokenizer, save, t5
@@ -64,6 +66,19 @@ def hub(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home/hub"))
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "home/token"))
         yield hub
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert in this process, which is quicker; test_unpickling.py has the other one."""
+
+    def run(_name: str, job: Job, _seconds: float) -> Result:
+        try:
+            return Result(index=_convert(job, torch, safetensors.torch))
+        except UnfitWeightsError as error:
+            return Result(error=str(error))
+
+    monkeypatch.setattr("pipeline.fetching.conversion._run", run)
 
 
 def paper(**changes: Any) -> FetchConfig:
@@ -128,6 +143,7 @@ def test_the_models_of_the_paper_are_staged_converted_and_found_by_name(
     assert not hub.sent
 
 
+@pytest.mark.usefixtures("here")
 def test_another_revision_replaces_what_is_staged_and_none_leaves_it(hub: LocalHub) -> None:
     stage(FetchConfig(models=(GPTJ,), revision="float16"))
     folder = Path(staged_source(GPTJ))
@@ -152,6 +168,7 @@ def test_a_damaged_model_is_staged_again(hub: LocalHub) -> None:
     assert weights.read_bytes() == whole
 
 
+@pytest.mark.usefixtures("here")
 def test_a_cut_download_is_gone_on_with_and_leaves_nothing_half_done(hub: LocalHub, tmp_path: Path) -> None:
     file = "pytorch_model.bin"
     size = (hub.models[GPTJ] / file).stat().st_size
@@ -260,6 +277,7 @@ REFUSED: dict[str, tuple[Callable[[LocalHub], object], str]] = {
 }
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_staged_is_one_sentence_and_leaves_no_folder(
     hub: LocalHub, tmp_path: Path, what: str
@@ -277,6 +295,7 @@ def test_what_cannot_be_staged_is_one_sentence_and_leaves_no_folder(
     assert not (tmp_path / "home/toolformer/EleutherAI--gpt-j-6b").exists()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_wrong_revision_no_network_and_a_full_disk_are_said(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +319,7 @@ def test_a_wrong_revision_no_network_and_a_full_disk_are_said(
         stage(FetchConfig(models=(GPTJ,)))
 
 
+@pytest.mark.usefixtures("here")
 def test_a_folder_is_converted_and_what_is_not_ours_stays(models: dict[str, Path], tmp_path: Path) -> None:
     source = str(models[GPTJ])
     with pytest.raises(ModelError, match=rf"pickled weights.*toolformer fetch --model {source}"):
