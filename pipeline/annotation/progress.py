@@ -8,6 +8,7 @@ still begin (budget.py). progress_line.py shows it. The manifest uses the GPU-ho
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
