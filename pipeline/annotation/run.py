@@ -210,8 +210,8 @@ def _run_graph(
         except ExecutionTimeoutError as error:
             why = f": {stalls.diagnosis.sentence}" if stalls.diagnosis else ""
             raise AnnotationError(
-                f"nothing moved for {_NO_PROGRESS_TIMEOUT_S / 3600:g} hours{why}. The rows in {config.output} "
-                "stay; the same command resumes the run"
+                f"nothing moved for {_NO_PROGRESS_TIMEOUT_S / 3600:g} hours{why}. The rows in "
+                f"{config.output} stay; the same command resumes the run"
             ) from error
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ToolformerError):

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,8 @@ def disk_problem(folder: Path) -> str | None:
     free: list[int] = []
 
     def ask() -> None:
-        free.append(shutil.disk_usage(folder).free)
+        with suppress(OSError):  # the run itself says that its output is gone
+            free.append(shutil.disk_usage(folder).free)
 
     thread = threading.Thread(target=ask, name="disk", daemon=True)
     thread.start()

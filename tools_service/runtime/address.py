@@ -24,6 +24,7 @@ from tools_service.base.errors import ConfigurationError
 Answer = TypeVar("Answer")
 
 TIMEOUT_S = 4.0  # of name resolution, TCP and the greeting together; and once more of the first question
+DASHBOARD_TIMEOUT_S = 8.0  # it is one busy process; a node that joins can hold it up for seconds
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
 TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
 WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
@@ -99,7 +100,7 @@ def require_dashboard(url: str, source: str) -> None:
     say = f"{source} {url}: no Ray dashboard there"
     remedy = "look at the address that the cluster printed, or forward its port again"
     try:
-        status, body = _in_time(lambda: _get(f"{url.rstrip('/')}/api/version"))
+        status, body = _in_time(lambda: _get(f"{url.rstrip('/')}/api/version"), DASHBOARD_TIMEOUT_S)
     except (
         OSError,
         ValueError,
@@ -107,7 +108,7 @@ def require_dashboard(url: str, source: str) -> None:
     ) as error:  # ValueError: an impossible port or name
         reason = getattr(error, "reason", error)  # of urllib's
         if isinstance(reason, TimeoutError):
-            reason = f"it does not answer within {TIMEOUT_S:.0f} s"
+            reason = f"it does not answer within {DASHBOARD_TIMEOUT_S:.0f} s"
         raise RayAddressError(f"{say}: {getattr(reason, 'strerror', None) or reason}; {remedy}") from None
     if status in (401, 403):
         raise RayAddressError(f"{source} {url}: the dashboard asks for a token: {TOKEN}")
@@ -121,7 +122,7 @@ def _get(url: str) -> tuple[int, bytes]:
 
     request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=DASHBOARD_TIMEOUT_S) as answer:
             return answer.status, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         return error.code, b""
@@ -153,8 +154,8 @@ def greets(host: str, port: int) -> bool:
     return _in_time(lambda: _greets(host, port))
 
 
-def _in_time(ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns, or TimeoutError after TIMEOUT_S; its exceptions.
+def _in_time(ask: Callable[[], Answer], timeout_s: float = TIMEOUT_S) -> Answer:
+    """What `ask` returns, or TimeoutError after `timeout_s`; its exceptions.
 
     It runs in a thread of its own, because a resolver cannot be given a time limit.
     """
@@ -168,7 +169,7 @@ def _in_time(ask: Callable[[], Answer]) -> Answer:
 
     threading.Thread(target=probe, name="probe", daemon=True).start()
     try:
-        found = outcome.get(timeout=TIMEOUT_S)
+        found = outcome.get(timeout=timeout_s)
     except Empty:
         raise TimeoutError from None
     if isinstance(found, Exception):

@@ -177,7 +177,10 @@ def test_a_file_that_is_not_whole_or_not_weights_is_refused(tmp_path: Path, kind
 
 
 def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path) -> None:
-    first, second = tmp_path / "pytorch_model-00001-of-00002.bin", tmp_path / "pytorch_model-00002-of-00002.bin"
+    first, second = (
+        tmp_path / "pytorch_model-00001-of-00002.bin",
+        tmp_path / "pytorch_model-00002-of-00002.bin",
+    )
     torch.save({"a": torch.ones(2)}, first)
     torch.save({"b": torch.ones(2)}, second)
     indexed = {"a": first.name, "b": second.name, "c": second.name}
