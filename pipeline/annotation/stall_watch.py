@@ -1,8 +1,8 @@
 """Says why a run stalls: looks when no text has been done for a while, and again at growing intervals.
 
 In: the progress actor, Ray's resources, Ray Serve's replicas, the disk of the output. Out: one sentence in
-the log and on the terminal, and the metric `toolformer_stalled`. It never ends a run, and its own failure
-is only logged. What the sentence says is decided in stall.py.
+the log and on the terminal, again when the reason changes, and the metric `toolformer_stalled`. It never
+ends a run, and its own failure is only logged. What the sentence says is decided in stall.py.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class StallWatch:
         self._last_done: int | None = None
         self._since = clock()
         self._longest_pause = 0.0
-        self._next_s = after_s
+        self._look_s = after_s  # seconds of the stall at which to look
+        self._next_s = 0.0  # and at which to say the same reason again
         self.diagnosis: Diagnosis | None = None
         """Of the stall that lasts, if it has been named."""
 
@@ -64,9 +65,13 @@ class StallWatch:
         stalled_s = now - self._since
         if done != self._last_done:
             self._go_on(done, now)
-        elif stalled_s >= self._next_s:
+        elif stalled_s >= self._look_s:
+            self._look_s = stalled_s + self._after_s
             diagnosis = diagnose(self._take(stalled_s))
             if diagnosis.is_work and stalled_s < _FASTER_THAN_USUAL * self._longest_pause:
+                return
+            is_known = self.diagnosis is not None and self.diagnosis.reason == diagnosis.reason
+            if is_known and stalled_s < self._next_s:
                 return
             self._next_s = stalled_s + min(stalled_s, _MAX_PAUSE_S)
             self.diagnosis = diagnosis
@@ -81,7 +86,7 @@ class StallWatch:
                 logger.warning("texts are done again, after %.0f s", now - self._since)
                 self._show(None)
                 self.diagnosis = None
-        self._last_done, self._since, self._next_s = done, now, self._after_s
+        self._last_done, self._since, self._look_s = done, now, self._after_s
 
 
 @contextmanager

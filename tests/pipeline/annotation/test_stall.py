@@ -151,6 +151,15 @@ def test_a_stall_is_named_at_growing_intervals_until_texts_are_done(caplog: pyte
     assert run.watch.diagnosis is None
 
 
+def test_another_reason_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(snapshot(NO_ACTOR))
+    run.until(245)
+    run.situation = snapshot(replace(NO_ACTOR, loading=(20.0,)))
+    run.until(305)
+    assert seconds_said(caplog)[-2:] == ["no text was done for 240 s", "no text was done for 300 s"]
+    assert run.shown[-1] == "model loads"
+
+
 def test_batches_that_always_take_long_are_no_stall(caplog: pytest.LogCaptureFixture) -> None:
     run = Run(snapshot(replace(WORKING, batches=(BATCH,))))
     for end in range(100, 1000, 100):  # each batch takes 100 s
