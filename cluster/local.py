@@ -374,6 +374,8 @@ def _cleaning_up() -> Iterator[None]:
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(LOOPBACK_ONLY)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # A submitted job's `python` is this one, also where its environment is not activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         provide_token()
