@@ -175,26 +175,30 @@ def test_claims_secrets_and_services_exist_under_the_names_used() -> None:
 def test_services_and_network_policies_select_the_right_pods() -> None:
     """KubeRay adds labels to Ray's pods; they are added here too."""
     labels = {name: pod["metadata"]["labels"] for name, pod in pods().items()}
-    for name in groups():
+    for name in (*groups(), "trial"):
         labels[name] = labels[name] | {"ray.io/is-ray-node": "yes"}
-        labels[name]["ray.io/node-type"] = "head" if name == "head" else "worker"
+        labels[name]["ray.io/node-type"] = "head" if name in ("head", "trial") else "worker"
 
     def selected(selector: Object) -> set[str]:
         return {name for name, own in labels.items() if matches(selector, own)}
 
-    ray = set(groups())
+    ray = {*groups(), "trial"}
+    submitters = {"submitter", "trial's submitter"}
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in objects("NetworkPolicy")}
     assert {name: selected(spec["podSelector"]) for name, spec in policies.items()} == {
-        "toolformer": ray | {"submitter", "slices"},
+        "toolformer": ray | submitters | {"slices"},
         "toolformer-ray": ray,
         "toolformer-redis": {"redis"},
     }
     inside = policies["toolformer-ray"]["ingress"][0]["from"][0]["podSelector"]
-    assert selected(inside) == ray | {"submitter"}
-    assert selected(policies["toolformer-redis"]["ingress"][0]["from"][0]["podSelector"]) == {"head"}
+    assert selected(inside) == ray | submitters
+    assert selected(policies["toolformer-redis"]["ingress"][0]["from"][0]["podSelector"]) == {
+        "head",
+        "trial",
+    }
     assert selected(policies["toolformer"]["egress"][0]["to"][0]["podSelector"]) == {
         *ray,
-        "submitter",
+        *submitters,
         "slices",
         "redis",
     }
@@ -202,7 +206,7 @@ def test_services_and_network_policies_select_the_right_pods() -> None:
     (monitor,) = objects("PodMonitor")
     assert selected(monitor["spec"]["selector"]) == ray
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    ports = next(values(objects("RayCluster"), "ports"))
+    ports = next(values(objects("RayJob"), "ports"))
     port = {each["name"]: each["containerPort"] for each in ports}
     admitted = policies["toolformer-ray"]["ingress"][-1]["ports"]
     assert admitted == [{"protocol": "TCP", "port": port[endpoint["port"]]}]

@@ -75,7 +75,7 @@ def test_sizes_reach_resources_and_commands(tmp_path: Path, variant: str) -> Non
     groups = groups_of(job)
     resource = VARIANTS[variant].get("gpuResource", "nvidia.com/gpu")
     nodes, per_node = groups["gpu"]["maxReplicas"], int(limits(groups["gpu"])[resource])
-    annotate, finetune, plain, evaluate = (arguments_of(job, tmp_path)[n] for n in (0, 2, 3, 4))
+    annotate, _, finetune, plain, evaluate, *_ = arguments_of(job, tmp_path)
     assert annotate.recipe == VARIANTS[variant].get("job", {}).get("recipe", "paper")
     assert annotate.config.ray.actors == nodes * per_node
     workers = VARIANTS[variant].get("job", {}).get("workers", nodes * per_node)
