@@ -4,7 +4,7 @@
 
 In: the values (values.py) and the plain manifests of this repository, which are what the values in
 cluster/values.yaml render to. Out, in FOLDER: ray_job.yaml, ray_cluster.yaml (the same cluster without a
-job), trial.yaml, slices.yaml, pod_monitor.yaml, prometheus_rule.yaml, aws.yaml, and setup/. Exit code 2
+job), trial.yaml, slices.yaml, pod_monitor.yaml, prometheus_rule.yaml, setup/ and ray_up/aws.yaml. Exit code 2
 for a wrong value. Only files that this command made are overwritten.
 """
 
@@ -54,7 +54,7 @@ def render(values: Values) -> dict[str, list[Object]]:
     if values.namespace is not None:
         for document in (document for documents in files.values() for document in documents):
             document["metadata"]["namespace"] = values.namespace
-    files["aws.yaml"] = [_aws(values)]
+    files["ray_up/aws.yaml"] = [_aws(values)]  # apart: kubectl reads all files of a folder
     return files
 
 

@@ -30,7 +30,7 @@ def written(folder: Path, variant: Any = None, text: str | None = None) -> Path:
 def test_the_defaults_render_to_the_manifests_of_the_repository(tmp_path: Path) -> None:
     output = written(tmp_path)
     plain = {path.relative_to(KUBERNETES): path for path in KUBERNETES.rglob("*.yaml")}
-    for name, path in (plain | {Path("ray_job.yaml"): RAY_JOB, Path("aws.yaml"): AWS}).items():
+    for name, path in (plain | {Path("ray_job.yaml"): RAY_JOB, Path("ray_up/aws.yaml"): AWS}).items():
         assert documents(output / name) == documents(path), name
     (job,), (cluster,) = documents(RAY_JOB), documents(output / "ray_cluster.yaml")
     assert cluster["spec"] == job["spec"]["rayClusterSpec"]
@@ -71,7 +71,7 @@ def test_every_commented_example_of_the_values_renders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sizes_reach_resources_and_commands(tmp_path: Path, variant: str) -> None:
     files = rendered(tmp_path, variant)
-    (job,), (config,) = files["ray_job.yaml"], files["aws.yaml"]
+    (job,), (config,) = files["ray_job.yaml"], files["ray_up/aws.yaml"]
     groups = groups_of(job)
     resource = VARIANTS[variant].get("gpuResource", "nvidia.com/gpu")
     nodes, per_node = groups["gpu"]["maxReplicas"], int(limits(groups["gpu"])[resource])
@@ -97,7 +97,7 @@ def test_sizes_reach_resources_and_commands(tmp_path: Path, variant: str) -> Non
 
 def test_one_place_for_names_reaches_all_objects(tmp_path: Path) -> None:
     files = rendered(tmp_path, "2 x 4 in a queue")
-    kubernetes = [document for name in files if name != "aws.yaml" for document in files[name]]
+    kubernetes = [document for name in files if name != "ray_up/aws.yaml" for document in files[name]]
     assert {document["metadata"]["namespace"] for document in kubernetes} == {"research"}
     images = {image for image in values(kubernetes, "image") if "redis" not in image}
     assert images == {f"registry.yours.org:5000/toolformer:1.2-{target}" for target in ("cpu", "cuda")}
