@@ -12,7 +12,7 @@ import yaml
 
 from cluster.manifests import KUBERNETES, RAY_JOB, check, documents
 from cluster.render import AWS, main
-from cluster.rules import ELASTIC, QUEUE
+from cluster.rules import ELASTIC, QUEUE, problems
 from cluster.values import DEFAULTS
 from tests.cluster.test_manifests import arguments_of, matches, values
 from tests.cluster.variants import VARIANTS, groups_of, limits, rendered
@@ -107,6 +107,19 @@ def test_one_place_for_names_reaches_all_objects(tmp_path: Path) -> None:
     admitted = policies["toolformer-ray"]["ingress"][-1]["from"][0]["namespaceSelector"]
     assert matches(admitted, {"kubernetes.io/metadata.name": "observability"})
     assert files["pod_monitor.yaml"][0]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_alerts_become_a_rule_of_the_prometheus_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts = tmp_path / "rules.yml"
+    alerts.write_text("groups: [{name: toolformer, rules: [{alert: Stalled, expr: stalled > 0}]}]\n")
+    monkeypatch.setattr("cluster.render.ALERTS", alerts)
+    (rule,) = rendered(tmp_path, "2 x 4 in a queue")["prometheus_rule.yaml"]
+    assert rule["spec"] == yaml.safe_load(alerts.read_text())
+    assert rule["metadata"]["namespace"] == "research"
+    assert rule["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    assert list(problems(rule)) == []
 
 
 def test_a_job_in_a_queue_waits_suspended_and_has_its_full_size(tmp_path: Path) -> None:
