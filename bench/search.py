@@ -1,15 +1,16 @@
 """WikiSearch at scale: build time, disk, memory of a replica, latency, and the recall of FAISS.
 
-    python -m bench.search [--passages 1000000] [--source texts.jsonl …] [--index FOLDER]
+    python -m bench.search [--passages 1000000] [--workers 2] [--source texts.jsonl …] [--index FOLDER]
 
-Articles are invented (texts.py) or recombined from the `text` of jsonl files; `--index` uses an
-existing index. Measured in CPU time and wall time: the build, in this process; then one and two
-replicas, each a process with one thread, that answer the same queries (search terms as a model
-writes them; every fourth query is a question). A replica's memory is what it does not share with
-the other one (USS), measured while both run. For comparison, bm25s scores every passage on the same
-postings. Last, recall@10 of the FAISS indexes against exact search with NumPy, on vectors of
-passages (latent semantic analysis). Out: the numbers and the limits that they meet, also in
-runs/bench/search.json.
+Articles are invented (texts.py), or the sentences of the `text` of jsonl files are mixed; `--index`
+measures searching in an existing index. First the build: time, CPU time, and the peaks of memory and
+disk of all its processes. Then queries, search terms as a model writes them; every fourth is a
+question. They are answered cold (nothing of the index in the page cache), then warm by one replica, by
+one with two threads, and by two replicas at once. A replica's memory is what it does not share with the
+other one (USS), measured while both run. For comparison, bm25s scores every passage on the same
+postings. Last, where an index was built, recall@10 of the FAISS indexes against exact search with
+NumPy, on vectors of passages (latent semantic analysis). Out: the numbers and the limits that they
+meet, also in runs/bench/search.json.
 """
 
 from __future__ import annotations
@@ -203,6 +204,7 @@ def measure_cold(index: Path, queries: list[str]) -> dict[str, float]:
     """A new process answers the queries once, with no file of the index in the page cache."""
     for file in index.iterdir():
         with file.open("rb") as opened:
+            os.fsync(opened.fileno())  # what is not yet written cannot be dropped
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return measure_replicas(index, queries, 1, warm=False)
 

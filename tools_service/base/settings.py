@@ -81,7 +81,7 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 """A text that is not blank: a name, or a path, glob or URI that is kept as text."""
 FilePath = Annotated[Path, BeforeValidator(_path_not_blank)]
 """A file or folder. An empty text is an error."""
-FolderOrUri = Annotated[str | Path, BeforeValidator(_folder_or_uri)]
+FolderOrUri = Annotated[str | FilePath, BeforeValidator(_folder_or_uri)]
 """A folder, as a path, or the URI of one, as text."""
 IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""

@@ -83,7 +83,8 @@ class StoredIndex:
             if sum(sizes.values()) > free:
                 raise IndexFolderError(
                     f"{_COPY_OPTION}: the index {self.location} takes {gigabytes:.1f} GB, and "
-                    f"{folder.parent} has {free / 1e9:.1f} GB free; make room, or name a folder on another disk"
+                    f"{folder.parent} has {free / 1e9:.1f} GB free; make room, or name a folder on another "
+                    "disk"
                 )
             logger.info("copying the index %s (%.1f GB) to %s", self.location, gigabytes, folder)
             with self._naming_failures("copied"), ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
