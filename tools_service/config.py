@@ -110,7 +110,7 @@ class WikiSearchConfig(ToolSettings):
     one (s3://bucket/path), which each node copies to its disk."""
     local_copy: FilePath | None = None
     """Folder on each node's disk to which the index is copied, once per node. None: a folder is
-    read where it is, and a URI is copied below ~/.cache/toolformer."""
+    read where it is, and a URI is copied below TOOLFORMER_CACHE (~/.cache/toolformer)."""
     retriever: Literal["bm25", "dense", "hybrid"] = "bm25"
     """BM25 (the paper's), vectors, or both fused by reciprocal rank."""
     encoder: EncoderConfig = EncoderConfig()

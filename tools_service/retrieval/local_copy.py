@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import posixpath
 import re
 import shutil
@@ -138,12 +137,6 @@ class StoredIndex:
             yield
         except (OSError, ValueError, ArrowException) as error:
             raise IndexFolderError(f"{OPTION}: {self.location} cannot be {verb}: {brief(error)}") from error
-
-
-def copies_folder(local_copy: Path | None) -> Path:
-    """The folder below which an index is copied."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return local_copy or Path(cache, "toolformer")
 
 
 def _is_copy(folder: Path, manifest_text: str) -> bool:

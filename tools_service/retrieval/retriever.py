@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools_service.base.errors import brief
+from tools_service.base.files import cache_folder
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import damaged, read_manifest, require_whole
@@ -77,9 +78,9 @@ def _with_local_index(config: WikiSearchConfig) -> WikiSearchConfig:
     """The same with the index on this machine, which is copied if it has to be."""
     if isinstance(config.index, Path) and config.local_copy is None:
         return config
-    from tools_service.retrieval.local_copy import StoredIndex, copies_folder  # imports pyarrow
+    from tools_service.retrieval.local_copy import StoredIndex  # imports pyarrow
 
-    folder = StoredIndex.at(config.index).copy_below(copies_folder(config.local_copy))
+    folder = StoredIndex.at(config.index).copy_below(config.local_copy or cache_folder())
     return config.model_copy(update={"index": folder})
 
 

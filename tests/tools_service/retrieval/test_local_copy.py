@@ -25,7 +25,7 @@ from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.tool import ToolInput, ToolUnavailableError
 from tools_service.indexing.build import build_index, ensure_index
 from tools_service.retrieval.index import IndexFolderError, read_manifest
-from tools_service.retrieval.local_copy import StoredIndex, copies_folder
+from tools_service.retrieval.local_copy import StoredIndex
 from tools_service.tools.registry import files_read, require_available, with_absolute_paths
 from tools_service.tools.wikisearch import WikiSearch
 
@@ -237,7 +237,7 @@ def test_an_index_in_a_store_is_not_built_but_compared_with_the_source(server: s
         ensure_index(stored)
 
 
-def test_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options() -> None:
     arguments = ["--wikisearch.index", "s3://bucket/index", "--wikisearch.local-copy", "disk"]
     config: Any = parse(["call", "WikiSearch", "spin", *arguments])
     search = with_absolute_paths(config.config).of("WikiSearch")
@@ -250,6 +250,11 @@ def test_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"index.* = 's3:bucket': .*write s3://bucket/path"):
         parse(["call", "WikiSearch", "spin", "--wikisearch.index", "s3:bucket"])
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert copies_folder(None) == tmp_path / "toolformer"
-    assert copies_folder(Path("disk")) == Path("disk")
+
+def test_an_index_at_a_uri_is_copied_to_the_cache_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLFORMER_CACHE", str(tmp_path / "cache"))
+    built = indexed(tmp_path)
+    assert ask(WikiSearchConfig(index=built.folder.as_uri())) == ask(built)
+    assert [path.name[:6] for path in (tmp_path / "cache").iterdir()] == ["index-"]
