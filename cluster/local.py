@@ -375,6 +375,8 @@ def _cleaning_up() -> Iterator[None]:
     os.environ.update(LOOPBACK_ONLY)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", f"{_START_TIMEOUT_S:.0f}")
+    # A submitted job's `python` is this one, also where its environment is not activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         provide_token()

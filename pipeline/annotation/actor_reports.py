@@ -17,6 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.annotation.stall import ToolWait
+from pipeline.annotation.tool_waits import WatchedTools
+from tools_service.tools.client import ToolClient
+
 _INTERVAL_S = 2.0
 _GONE_AFTER_S = 30.0  # a busy machine delays reports
 
@@ -29,6 +33,8 @@ class ActorReport:
     gpus: float
     ready: bool = False  # whether the model is loaded
     texts: float = 0.0  # of the batches in progress, as if their shares were whole texts
+    age_s: float = 0.0  # of the process's reports
+    waits: tuple[ToolWait, ...] = ()  # for tools
 
 
 class GpuMeter:
@@ -74,6 +80,8 @@ class Reporter:
     def __init__(self, progress: Any, gpus: float) -> None:
         self._progress = progress
         self._report = ActorReport(uuid.uuid4().hex, gpus)
+        self._began = time.monotonic()
+        self._tools: WatchedTools | None = None
         self._numbers = itertools.count()
         self._batches: dict[int, float] = {}  # texts of the batches in progress, times the share done
         self._send()
@@ -82,6 +90,11 @@ class Reporter:
     @property
     def process(self) -> str:
         return self._report.process
+
+    def watching(self, tools: ToolClient) -> ToolClient:
+        """The same client; from now on its waits are reported."""
+        self._tools = WatchedTools(tools)
+        return self._tools
 
     def ready(self) -> None:
         """The model is loaded."""
@@ -105,7 +118,9 @@ class Reporter:
 
     def _send(self) -> None:
         texts = sum(list(self._batches.values()))
-        self._progress.report.remote(replace(self._report, texts=texts))
+        waits = self._tools.waits() if self._tools is not None else ()
+        age_s = time.monotonic() - self._began
+        self._progress.report.remote(replace(self._report, texts=texts, age_s=age_s, waits=waits))
 
     def _repeat(self) -> None:
         while True:

@@ -70,7 +70,7 @@ class AnnotateBatch:
         try:
             draws = max(config.method.of(tool).k * config.method.of(tool).m for tool in config.method.tools)
             model = load_language_model(config.model.placed(config.ray.gpus_per_actor), draws)
-            self._annotator = Annotator(model, tools, config.method)
+            self._annotator = Annotator(model, self._reporter.watching(tools), config.method)
             self._metrics = BatchMetrics(config, model.model, self._annotator.utilization)
         except ConfigurationError as error:
             self._refused = ModelRefusedError(str(error))  # raised later: raised here, it would lose its type

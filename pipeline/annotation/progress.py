@@ -7,6 +7,8 @@ still begin (budget.py). progress_line.py shows it. The manifest uses the GPU-ho
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.annotation.actor_reports import ActorReport, ActorReports
 from pipeline.annotation.isolation import FailedText, FailureBudget
-from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED, TEXTS
+from pipeline.annotation.metrics import DONE, EXPECTED, FAILURE_BUDGET_USED, STALLED, TEXTS
+from pipeline.annotation.stall import Activity, BatchInProgress
 from pipeline.runtime.actor_names import ActorNames
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
@@ -48,8 +51,11 @@ class ProgressActor:
         self._reports = ActorReports()
         self._unended_starts: dict[Hashable, list[str]] = {}  # the nodes, by task
         self._batches: dict[Hashable, str] = {}  # in progress: the processes, by batch
+        self._began: dict[Hashable, float] = {}  # when, by batch
+        self._stalled: str | None = None
         self._stopping = self._refused = False
         self._texts_by_task: dict[str, int] = {}
+        self._reading: dict[str, tuple[int, float]] = {}  # texts and share, of tasks that have not ended
         self._done = done
         self._tools_problem: str | None = None
         self._record()
@@ -65,7 +71,13 @@ class ProgressActor:
     def read(self, task: str, texts: int) -> None:
         """A read task has ended. A repeated task reports the same number again."""
         self._texts_by_task[task] = texts
+        self._reading.pop(task, None)
         self._record()
+
+    def reading(self, task: str, texts: int, share: float) -> None:
+        """A read task has read this share of its files so far, with `texts` texts."""
+        if task not in self._texts_by_task:
+            self._reading[task] = texts, share
 
     def begin(self, task: Hashable, node: str = "") -> int:
         """An actor on `node` starts this task. Returns its earlier starts without an end.
@@ -87,12 +99,13 @@ class ProgressActor:
         if self._stopping:
             self._refused = True
             return False
-        self._batches[batch] = process
+        self._batches[batch], self._began[batch] = process, time.monotonic()
         return True
 
     def end_batch(self, batch: Hashable) -> None:
         """The rows of this batch are written."""
         self._batches.pop(batch, None)
+        self._began.pop(batch, None)
 
     def stop(self) -> None:
         """Let no further batch begin."""
@@ -138,9 +151,10 @@ class ProgressActor:
         self._recorder.record(samples)
 
     def _expected(self) -> float | None:
-        if not self._texts_by_task:
-            return None
-        return sum(self._texts_by_task.values()) * self._tasks / len(self._texts_by_task)
+        """What is not read is expected to have as many texts as what is."""
+        texts = sum(self._texts_by_task.values()) + sum(texts for texts, _ in self._reading.values())
+        read = len(self._texts_by_task) + sum(share for _, share in self._reading.values())
+        return texts * self._tasks / read if read else None
 
     def expected(self) -> ExpectedTexts | None:
         """Texts of the corpus; None until a corpus file is read."""
@@ -162,6 +176,32 @@ class ProgressActor:
             refused=self._refused,
             gpu_hours=self._reports.meter.gpu_s / 3600,
         )
+
+    def activity(self) -> Activity:
+        """What the processes of the run do now (stall.py)."""
+        reports, now = self._reports.alive(), time.monotonic()
+        batches = [
+            BatchInProgress(batch[0], batch[-1], len(batch), now - self._began[batch])
+            for batch, process in self._batches.items()
+            if process in reports and isinstance(batch, tuple)
+        ]
+        done, total = self.done_and_total()
+        return Activity(
+            done=done,
+            total=total,
+            read=len(self._texts_by_task),
+            to_read=self._tasks,
+            loading=tuple(report.age_s for report in reports.values() if not report.ready),
+            ready=sum(report.ready for report in reports.values()),
+            batches=tuple(batches),
+            waits=tuple(wait for report in reports.values() for wait in report.waits),
+        )
+
+    def stalls(self, reason: str | None) -> None:
+        """The run stalls for this reason; None: it goes on. For the metric."""
+        ended = [(STALLED, (self._stalled,), 0.0)] if self._stalled not in (None, reason) else []
+        self._recorder.record([*ended, *([(STALLED, (reason,), 1.0)] if reason is not None else [])])
+        self._stalled = reason
 
     def __repr__(self) -> str:
         return f"ProgressActor({self._run}, {self._done} texts)"

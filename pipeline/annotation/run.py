@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError, ModelRefusedError
 from pipeline.annotation.budget import BudgetExhaustedError, BudgetWatch, StopWhenDrained, drained_run
@@ -27,6 +28,7 @@ from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
 from pipeline.annotation.progress_line import progress_line
 from pipeline.annotation.source import TextSource, read_groups
+from pipeline.annotation.stall_watch import watched_stalls
 from pipeline.annotation.tool_start import watched_start
 from pipeline.annotation.unselected import UnselectedRows, some_texts_are_unselected
 from pipeline.base.config import AnnotateConfig, RayConfig
@@ -177,12 +179,13 @@ def _run_graph(
         is_room = config.ray.max_actors is None and are_free(request, config.ray.address)
         tools = stack.enter_context(starting_tools(config.tools, config.method.tools, count))
         applications = tools.applications.values()
+        groups = read_groups(files, config.corpus)
+        progress = start_progress(len(groups), len(done), failures, str(config.output))
+        stalls = stack.enter_context(watched_stalls(config, request, tools.applications, progress))
         if not is_room:  # else the actors could take what the tools need
             wait_until_started(applications)
         stack.enter_context(DataContext.current(_data_context()))
         drained = stack.enter_context(drained_run())
-        groups = read_groups(files, config.corpus)
-        progress = start_progress(len(groups), len(done), failures, str(config.output))
         unselected = None
         if some_texts_are_unselected(config.method):
             unselected = UnselectedRows(config.method, config.output / ROWS, progress)
@@ -204,6 +207,12 @@ def _run_graph(
         except BudgetExhaustedError:
             rows = f"The rows in {config.output} stay; the same command goes on"
             raise BudgetExhaustedError(f"stopped: {watch.exhausted} is used up. {rows}") from None
+        except ExecutionTimeoutError as error:
+            why = f": {stalls.diagnosis.sentence}" if stalls.diagnosis else ""
+            raise AnnotationError(
+                f"nothing moved for {_NO_PROGRESS_TIMEOUT_S / 3600:g} hours{why}. The rows in "
+                f"{config.output} stay; the same command resumes the run"
+            ) from error
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ToolformerError):
                 raise

@@ -215,6 +215,9 @@ class RayConfig(Frozen):
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
+    stall_warning_s: NotNegative = 60.0
+    """Seconds without a finished text after which the run says what it waits for, and again at growing
+    intervals. 0: never."""
     wait_s: NotNegative = 30.0
     """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
     autoscaler starts nodes, the wait has no limit."""

@@ -24,7 +24,6 @@ from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
-from pipeline.finetuning.checkpoints.checkpoint_storage import is_uri
 from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.data.augmented_files import TextIndex, read_index
@@ -51,6 +50,7 @@ from tools_service.base.adapters import model_inputs
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
+from tools_service.base.uris import is_uri
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address
 from tools_service.runtime.resources import ProcessRequest, ResourceRequest

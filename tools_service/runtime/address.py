@@ -25,6 +25,7 @@ from tools_service.base.errors import ConfigurationError
 Answer = TypeVar("Answer")
 
 TIMEOUT_S = 4.0  # of name resolution, TCP and the greeting together; and once more of the first question
+DASHBOARD_TIMEOUT_S = 8.0  # it is one busy process; a node that joins can hold it up for seconds
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
 TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
 WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
@@ -103,7 +104,7 @@ def require_dashboard(url: str, source: str) -> None:
     say = f"{source} {url}: no Ray dashboard there"
     remedy = "look at the address that the cluster printed, or forward its port again"
     try:
-        status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(TIMEOUT_S)
+        status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(DASHBOARD_TIMEOUT_S)
     except (
         OSError,
         ValueError,
@@ -111,7 +112,7 @@ def require_dashboard(url: str, source: str) -> None:
     ) as error:  # ValueError: an impossible port or name
         reason = getattr(error, "reason", error)  # of urllib's
         if isinstance(reason, TimeoutError):
-            reason = f"it does not answer within {TIMEOUT_S:.0f} s"
+            reason = f"it does not answer within {DASHBOARD_TIMEOUT_S:.0f} s"
         raise RayAddressError(f"{say}: {getattr(reason, 'strerror', None) or reason}; {remedy}") from None
     if status in (401, 403):
         raise RayAddressError(f"{source} {url}: the dashboard asks for a token: {TOKEN}")
@@ -125,7 +126,7 @@ def _get(url: str) -> tuple[int, bytes]:
 
     request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=DASHBOARD_TIMEOUT_S) as answer:
             return answer.status, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         return error.code, b""

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -103,6 +103,7 @@ class Node:
     name: str
     cpus: float
     gpus: float
+    node_id: str = field(default="", compare=False)
 
     def lacks(self, process: ProcessRequest) -> tuple[str, ...]:
         """Names of the resources that are too few for `process`."""
@@ -210,8 +211,27 @@ def live_nodes() -> list[Node]:
     for node, address in zip(alive, addresses, strict=True):
         resources = node["Resources"]
         name = address if addresses.count(address) == 1 else f"{address} (node {node['NodeID'][:8]})"
-        nodes.append(Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0)))
+        nodes.append(Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["NodeID"]))
     return sorted((node for node in nodes if node.cpus or node.gpus), key=lambda node: node.name)
+
+
+def free_nodes() -> list[Node]:
+    """What is free now on each node of `live_nodes`."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return [
+        Node(node.name, amounts.get("CPU", 0.0), amounts.get("GPU", 0.0))
+        for node in live_nodes()
+        for amounts in [free.get(node.node_id, {})]
+    ]
+
+
+def no_room(process: ProcessRequest, free: Sequence[Node]) -> str | None:
+    """What the nodes lack for one more `process`, from what is `free` on each; None if one has room."""
+    if any(not node.lacks(process) for node in free):
+        return None
+    return _lacking(process, free, " free")
 
 
 @contextmanager

@@ -23,7 +23,11 @@ pytestmark = pytest.mark.unit
 def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     progress = ProgressActor(4, 0, FailureBudget(1.0), "a test")
     assert progress.expected() is None
+    progress.reading("a", 5, 0.25)
+    assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
     progress.read("a", 10)
+    progress.reading("a", 5, 0.25)  # late
+    assert progress.expected() == ExpectedTexts(texts=40, is_estimate=True)
     progress.read("b", 30)
     progress.read("b", 30)  # a repeated task
     assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
@@ -33,7 +37,6 @@ def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     assert progress.done_and_total() == (0, 45)
 
 
-<<<<<<< HEAD
 def test_starts_on_nodes_that_have_gone_are_no_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is begun on three nodes: the first is lost, on the second its process died."""
     dead: set[str] = set()
@@ -61,7 +64,8 @@ def test_a_stopped_run_is_drained_when_its_living_actors_have_written_their_batc
     progress.end_batch((1,))
     assert progress.is_drained()
     assert progress.progress().refused
-=======
+
+
 def test_texts_that_no_tool_is_tried_on_are_done_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[Sample] = []
     monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
@@ -79,7 +83,6 @@ def test_the_used_share_of_the_failure_budget_is_recorded(monkeypatch: pytest.Mo
     progress = ProgressActor(1, 0, FailureBudget(0.01), "a test")
     progress.annotated(8, [(7, "ToolError: no")])
     assert [number for metric, _, number in recorded if metric == FAILURE_BUDGET_USED] == [0.0, 0.1]
->>>>>>> h/watch
 
 
 def test_rays_advice_on_small_corpora_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
