@@ -7,7 +7,8 @@ A round starts `annotate` with ray.max_actors on a cluster.local that has no GPU
 files must be those of a run on three nodes that nothing happened to. Actors hold their GPU by sleeping, as
 in bench/simulated_gpus.py. The table has a line for each time during which the number of living actors stayed
 the same: the texts a second that their GPUs were busy for, beside the ideal of as many actors. Time
-counts from when an actor is ready; how long a node waits for its actor is a column of its own.
+counts from when an actor is ready, and from the first batch on: before it, processes that read are
+starting. How long each node waits for its actor stands above the table.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ class Window:
 
 
 def windows(actors: Sequence[ActorLife], at_least_s: float) -> list[Window]:
-    """The windows of at least that length, in their order."""
-    edges = sorted({edge for actor in actors for edge in (actor.ready, actor.ended)})
+    """The windows of at least that length, in their order, from the start of the first batch."""
+    first = min((began for actor in actors for began, _ in actor.spans), default=0.0)
+    edges = sorted({max(first, edge) for actor in actors for edge in (actor.ready, actor.ended)})
     found = []
     for since, until in pairwise(edges):
         alive = [actor for actor in actors if actor.ready <= since and actor.ended >= until]

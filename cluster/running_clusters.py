@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
-TARGETS = "prom_metrics_service_discovery.json"  # in a session's folder, written by Ray's dashboard
-TARGETS_TIMEOUT_S = 15.0  # a cluster that has just started writes it after some seconds
+from cluster.local import DISCOVERY
+
+TARGETS_TIMEOUT_S = 15.0  # a cluster that has just started writes its file of targets after some seconds
 
 
 class NoClusterError(Exception):
@@ -34,7 +35,7 @@ class RunningCluster:
     @property
     def targets(self) -> Path:
         """The file that lists the metrics endpoints of its nodes."""
-        return self.session / TARGETS
+        return self.session / DISCOVERY
 
     @property
     def dashboards(self) -> Path:
@@ -83,6 +84,6 @@ def chosen_cluster(address: str | None, clusters: Sequence[RunningCluster]) -> R
     if not cluster.targets.is_file():
         raise NoClusterError(
             f"the cluster at {cluster.address} runs without Ray's dashboard, which lists the metrics "
-            "endpoints: start it with the dashboard (python -m cluster.local --dashboard)"
+            "endpoints: start it with its dashboard"
         )
     return cluster

@@ -36,6 +36,7 @@ from pipeline.storage.tools_json import LearnedTools
 from reference.fields import describe_type
 from reference.markdown import code, prose, table
 from reference.meanings import MEANINGS
+from tools_service.base.staged_models import StagedManifest
 from tools_service.contract.spec import ToolSpec
 
 # Records whose fields are on the page of the configuration.
@@ -77,6 +78,7 @@ OUTPUTS = (
     Output("finetune: metrics.jsonl", "../finetuning.md", (TrainStep, HeldOutEvaluation, GenerationProbe)),
     Output("finetune: tools.json", "../finetuning.md", LearnedTools),
     Output("finetune: manifest.json", "../finetuning.md", FinetuneManifest),
+    Output("fetch: manifest.json", "../models.md#where-they-are", StagedManifest),
     Output("merge-lora: manifest.json", "../finetuning.md#adapters-lora", MergedManifest),
     Output("evaluate: evaluation.json", "../evaluation.md#files", Evaluation),
     Output("evaluate: evaluation.LABEL.parquet", "../evaluation.md#files", PREDICTION_SCHEMA),

@@ -47,7 +47,7 @@ class BudgetWatch:
         self._config, self._began = config, began
         gpus = {tool: config.tools.of(tool).deployment.gpus for tool in config.method.tools}
         self._gpus = {tool: number for tool, number in gpus.items() if number}
-        self._looked_at_tools = 0.0
+        self._looked_at_tools = self._held_by_tools = 0.0
         self.gpu_hours = 0.0
         self.exhausted: str | None = None
 
@@ -57,14 +57,10 @@ class BudgetWatch:
 
     def look(self, state: RunProgress) -> None:
         """Look at the run once."""
-        from tools_service.serving.deployment import running_replicas
-
         now = time.monotonic()
         if self._gpus and now - self._looked_at_tools >= _TOOLS_INTERVAL_S:
             self._looked_at_tools = now
-            running = running_replicas(self._applications)
-            held = sum(gpus * running[tool] for tool, gpus in self._gpus.items())
-            self._progress.tools_hold.remote(held)
+            self._count_tools()
         self.gpu_hours = round(state.gpu_hours, 4)
         exhausted = exhausted_budget(self._config, (now - self._began) / 3600, state.gpu_hours)
         if exhausted is not None and self.exhausted is None:
@@ -73,6 +69,17 @@ class BudgetWatch:
             self._progress.stop.remote()
         elif self.exhausted is not None and not state.batches:
             self._drained.set()
+
+    def _count_tools(self) -> None:
+        from tools_service.serving.deployment import running_replicas
+
+        try:
+            running = running_replicas(self._applications)
+        except Exception:  # Serve's controller may be restarting: what the tools held before counts on
+            logger.warning("the tools' replicas cannot be counted now", exc_info=True)
+        else:
+            self._held_by_tools = sum(gpus * running[tool] for tool, gpus in self._gpus.items())
+        self._progress.tools_hold.remote(self._held_by_tools)
 
 
 _drained = threading.Event()  # of the one run of this process

@@ -55,6 +55,7 @@ class ProgressActor:
         self._stalled: str | None = None
         self._stopping = self._refused = False
         self._texts_by_task: dict[str, int] = {}
+        self._reading: dict[str, tuple[int, float]] = {}  # texts and share, of tasks that have not ended
         self._done = done
         self._tools_problem: str | None = None
         self._record()
@@ -70,7 +71,13 @@ class ProgressActor:
     def read(self, task: str, texts: int) -> None:
         """A read task has ended. A repeated task reports the same number again."""
         self._texts_by_task[task] = texts
+        self._reading.pop(task, None)
         self._record()
+
+    def reading(self, task: str, texts: int, share: float) -> None:
+        """A read task has read this share of its files so far, with `texts` texts."""
+        if task not in self._texts_by_task:
+            self._reading[task] = texts, share
 
     def begin(self, task: Hashable, node: str = "") -> int:
         """An actor on `node` starts this task. Returns its earlier starts without an end.
@@ -144,9 +151,10 @@ class ProgressActor:
         self._recorder.record(samples)
 
     def _expected(self) -> float | None:
-        if not self._texts_by_task:
-            return None
-        return sum(self._texts_by_task.values()) * self._tasks / len(self._texts_by_task)
+        """What is not read is expected to have as many texts as what is."""
+        texts = sum(self._texts_by_task.values()) + sum(texts for texts, _ in self._reading.values())
+        read = len(self._texts_by_task) + sum(share for _, share in self._reading.values())
+        return texts * self._tasks / read if read else None
 
     def expected(self) -> ExpectedTexts | None:
         """Texts of the corpus; None until a corpus file is read."""

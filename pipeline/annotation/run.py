@@ -260,16 +260,16 @@ def needs(config: AnnotateConfig) -> ResourceRequest:
         least=1,
         cpus=config.ray.cpus_per_actor,
         gpus=config.ray.gpus_per_actor,
-        fewer_cpus="lower --ray.cpus-per-actor",
-        fewer_gpus="lower --ray.gpus-per-actor (0 runs on the CPU)",
-        fewer="lower --ray.actors",
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
+        fewer="lower ray.actors",
     )
     readers = ProcessRequest(of="reading task", count=2, least=1, cpus=READER_CPUS)
     return ResourceRequest(
-        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools."), readers),
+        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools"), readers),
         other_cpus=_OTHER_CPUS,
         wait_s=config.ray.wait_s,
-        wait_option="--ray.wait-s",
+        wait_option="ray.wait_s",
     )
 
 

@@ -5,7 +5,6 @@ As in config.py, the docstring of a field is its help text. This module touches 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +21,7 @@ from tools_service.base.settings import (
     Probability,
     Text,
 )
+from tools_service.base.uris import require_whole_scheme
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 SelectBy = Literal["perplexity", "loss"]
@@ -146,8 +146,7 @@ class FinetuneConfig(Frozen):
     @field_validator("storage")
     @classmethod
     def _whole_scheme(cls, value: str | None) -> str | None:
-        if value is not None and re.match(r"[a-z0-9+]+:(?!//)", value):
-            raise ValueError(f"{value!r} looks like a URI without its //: write s3://bucket/path or a folder")
+        require_whole_scheme(value or "")
         return value
 
     @model_validator(mode="after")

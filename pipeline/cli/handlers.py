@@ -59,6 +59,7 @@ def annotate(arguments: ReportedToolsArguments[AnnotateConfig]) -> None:
 
 def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     """Estimate what annotating takes: work, time, cost, tools, disk. Runs no model."""
+    from pipeline.fetching.wanted import unstaged
     from pipeline.planning.estimate import plan
     from pipeline.planning.render import render_plan
     from pipeline.report import losses
@@ -68,6 +69,9 @@ def plan(arguments: ToolsArguments[PlanConfig]) -> None:
     estimate.write(arguments.config.output)
     console().print(render_plan(estimate), highlight=False)
     _print_losses(losses.plan_losses(estimate))
+    config = arguments.config
+    if missing := unstaged(config.model, config.tools, config.method.tools):
+        print(f"! Not staged: {', '.join(missing)}. `fetch` downloads, converts and checks them before a run")
     print(arguments.config.output)
 
 

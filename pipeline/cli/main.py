@@ -25,7 +25,7 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.cli.completion import SUMMARY as COMPLETION_SUMMARY
 from pipeline.cli.completion import print_completion
 from pipeline.cli.demo_files import require_demo_files
-from pipeline.cli.devices import require_devices
+from pipeline.cli.devices import look_for_cluster, require_devices
 from pipeline.cli.doctor.run import SUMMARY, doctor
 from pipeline.cli.generating.prompts import unescape
 from pipeline.cli.missing_inputs import require_inputs
@@ -99,6 +99,7 @@ def _run(name: str, options: Sequence[str]) -> int:
         require_demo_files(arguments, _program())
         require_inputs(arguments)
         require_devices(arguments.config)
+        look_for_cluster(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
         command = COMMANDS[name]

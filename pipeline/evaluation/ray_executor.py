@@ -53,35 +53,14 @@ class RayExecutor:
 
     def _start_pool(self) -> ActorPool:
         """Connect to Ray; one actor for each GPU that the tools leave, if no number is given."""
-        replicas = {
-            each.of: each
-            for config in self._configs
-            if not config.generation.calls_disabled
-            for each in tool_processes(
-                config.generation.tools,
-                [tool for tool in config.generation.tools.specs if tool not in config.generation.tools_off],
-                "generation.tools.",
-            )
-        }
-        per_actor = self._configs[0].ray
-        actors = ProcessRequest(
-            of="evaluating actor",
-            count=per_actor.actors or 1,
-            cpus=per_actor.cpus_per_actor,
-            gpus=per_actor.gpus_per_actor,
-            fewer_cpus="lower --ray.cpus-per-actor",
-            fewer_gpus="lower --ray.gpus-per-actor (0: on the CPU)",
-            fewer="lower --ray.actors (0: in this process)",
-        )
-        request = ResourceRequest(
-            processes=(actors, *replicas.values()), wait_s=per_actor.wait_s, wait_option="--ray.wait-s"
-        )
-        self._stack.enter_context(ray_connection(request, per_actor.address))
+        resources, request = self._configs[0].ray, resource_request(self._configs)
+        self._stack.enter_context(ray_connection(request, resources.address))
+        actors, *replicas = request.processes
         size = actors.count
-        if per_actor.actors is None and per_actor.gpus_per_actor:
-            size = room_for(actors, tuple(replicas.values()), live_nodes())
+        if resources.actors is None and resources.gpus_per_actor:
+            size = room_for(actors, replicas, live_nodes())
         logger.info("%d evaluating actors", size)
-        pool = ActorPool(per_actor, size, self._actor)
+        pool = ActorPool(resources, size, self._actor)
         self._stack.callback(pool.close)
         return pool
 
@@ -93,3 +72,30 @@ class RayExecutor:
         if key not in self._started:
             self._started[key] = self._stack.enter_context(tools_on_ray(config, sorted(tools)))
         return self._started[key]
+
+
+def resource_request(configs: Sequence[EvaluateConfig]) -> ResourceRequest:
+    """The actors, one if no number is given, and the tools of all labels."""
+    replicas = {
+        each.of: each
+        for generation in (config.generation for config in configs)
+        if not generation.calls_disabled
+        for each in tool_processes(
+            generation.tools,
+            [tool for tool in generation.tools.specs if tool not in generation.tools_off],
+            "generation.tools",
+        )
+    }
+    resources = configs[0].ray
+    actors = ProcessRequest(
+        of="evaluating actor",
+        count=resources.actors or 1,
+        cpus=resources.cpus_per_actor,
+        gpus=resources.gpus_per_actor,
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0: on the CPU)",
+        fewer="lower ray.actors (0: in this process)",
+    )
+    return ResourceRequest(
+        processes=(actors, *replicas.values()), wait_s=resources.wait_s, wait_option="ray.wait_s"
+    )

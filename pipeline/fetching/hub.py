@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -51,7 +51,7 @@ class Revision:
 def find_revision(name: str, revision: str | None) -> Revision:
     """The files of `name` at `revision` (None: main). Raises FetchError."""
     with asking_hub(name, revision):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        info = HfApi(constants.ENDPOINT).model_info(name, revision=revision, files_metadata=True)
     if info.sha is None:
         raise FetchError(f"{name}: the hub names no commit of it; try again later")
     files = {
@@ -64,7 +64,7 @@ def find_revision(name: str, revision: str | None) -> Revision:
 def download(revision: Revision, file: str, folder: Path) -> Path:
     """Download `file` into `folder`, or go on with a download that was cut off there. Raises FetchError."""
     with asking_hub(revision.name, revision.asked):
-        api = HfApi()
+        api = HfApi(constants.ENDPOINT)
         path = Path(api.hf_hub_download(revision.name, file, revision=revision.commit, local_dir=folder))
     expected = revision.files[file].size
     if path.stat().st_size != expected:

@@ -6,11 +6,14 @@ of the tools' settings that are marked as models count (ModelPath), those of oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.base.config import ModelConfig
 from pipeline.base.fetch_config import FetchConfig
+from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.settings import Frozen, ModelSource
+from tools_service.base.staged_models import staged_source
 from tools_service.config import EncoderConfig, ToolsConfig, WikiSearchConfig
 from tools_service.contract.settings import Deployment
 from tools_service.tools.registry import with_dependencies
@@ -36,6 +39,13 @@ def wanted_models(config: FetchConfig) -> list[WantedModel]:
     """Each model once, by its name; those that `config.models` names, if it names any."""
     named = [WantedModel(name, "models", None, config.model.dtype, "") for name in config.models]
     return list({model.name: model for model in reversed(named or list(_of_run(config)))}.values())[::-1]
+
+
+def unstaged(model: ModelConfig, tools: ToolsConfig, names: Iterable[str]) -> list[str]:
+    """The models of the hub that a run with these tools would read, and that are not staged."""
+    config = FetchConfig(model=model, tools=tools, for_tools=tuple(names))
+    found = [wanted.name for wanted in wanted_models(config)]
+    return [name for name in found if may_be_hub_name(staged_source(name))]
 
 
 def _of_run(config: FetchConfig) -> Iterator[WantedModel]:

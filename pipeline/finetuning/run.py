@@ -24,7 +24,6 @@ from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
-from pipeline.finetuning.checkpoints.checkpoint_storage import is_uri
 from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.data.augmented_files import TextIndex, read_index
@@ -51,6 +50,7 @@ from tools_service.base.adapters import model_inputs
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
+from tools_service.base.uris import is_uri
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address
 from tools_service.runtime.resources import ProcessRequest, ResourceRequest
@@ -147,13 +147,13 @@ def resource_request(configs: Sequence[FinetuneConfig]) -> ResourceRequest:
             count=config.workers,
             cpus=config.cpus_per_worker,
             gpus=int(config.use_gpu),
-            fewer_cpus="lower --cpus-per-worker",
-            fewer_gpus="train on the CPU (--no-use-gpu)",
+            fewer_cpus="lower cpus_per_worker",
+            fewer_gpus="train on the CPU (use_gpu false)",
             fewer="lower --workers",
         )
         for config in configs
     )
-    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="--wait-s")
+    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="wait_s")
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:

@@ -14,12 +14,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 Phase = Literal["model", "tools", "other"]
-PHASES: tuple[Phase, ...] = (
-    "model",
-    "tools",
-    "other",
-)  # of a batch, the busiest first
+# Of a batch, the busiest first.
+PHASES: tuple[Phase, ...] = ("model", "tools", "other")
 NO_BATCH = "texts"  # the state of an annotator that waits for its next batch
+_STATES: tuple[str, ...] = (*PHASES, NO_BATCH)
 
 
 class UtilizationClock:
@@ -31,7 +29,7 @@ class UtilizationClock:
         self._lock = threading.Lock()
         self._active: Counter[Phase] = Counter()
         self._changed: float | None = None
-        self._seconds: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(_STATES, 0.0)
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -46,10 +44,8 @@ class UtilizationClock:
         """The seconds of each state, PHASES and NO_BATCH, since the last call."""
         with self._lock:
             self._count()
-            seconds = {
-                state: self._seconds[state] for state in (*PHASES, NO_BATCH)
-            }
-            self._seconds.clear()
+            seconds = self._seconds
+            self._seconds = dict.fromkeys(_STATES, 0.0)
         return seconds
 
     def _change(self, name: Phase, number: int) -> None:

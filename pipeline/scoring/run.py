@@ -136,13 +136,13 @@ def resource_request(config: ScoreConfig) -> ResourceRequest:
         least=1,
         cpus=config.ray.cpus_per_actor,
         gpus=config.ray.gpus_per_actor,
-        fewer_cpus="lower --ray.cpus-per-actor",
-        fewer_gpus="lower --ray.gpus-per-actor (0 runs on the CPU)",
-        fewer="lower --ray.actors",
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
+        fewer="lower ray.actors",
     )
     return ResourceRequest(
         processes=(actors, ProcessRequest(of="reading task", cpus=READER_CPUS)),
         other_cpus=_OTHER_CPUS,
         wait_s=config.ray.wait_s,
-        wait_option="--ray.wait-s",
+        wait_option="ray.wait_s",
     )

@@ -94,13 +94,13 @@ def resource_request(config: ServeConfig, tools: tuple[str, ...]) -> ResourceReq
         count=config.replicas,
         cpus=config.cpus_per_replica,
         gpus=config.gpus_per_replica,
-        fewer_cpus="lower --cpus-per-replica",
-        fewer_gpus="lower --gpus-per-replica (0 runs on the CPU)",
+        fewer_cpus="lower cpus_per_replica",
+        fewer_gpus="lower gpus_per_replica (0 runs on the CPU)",
         fewer="lower --replicas",
     )
     return ResourceRequest(
-        processes=(replicas, *tool_processes(config.generation.tools, tools, "generation.tools.")),
+        processes=(replicas, *tool_processes(config.generation.tools, tools, "generation.tools")),
         other_cpus=_OTHER_CPUS,
         wait_s=config.wait_s,
-        wait_option="--wait-s",
+        wait_option="wait_s",
     )

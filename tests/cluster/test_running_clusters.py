@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import cluster.running_clusters
+from cluster.local import DISCOVERY
 from cluster.running_clusters import (
-    TARGETS,
     NoClusterError,
     RunningCluster,
     chosen_cluster,
@@ -58,7 +58,7 @@ def test_a_cluster_that_is_only_starting_is_left_out(tmp_path: Path) -> None:
 
 def cluster_at(address: str, session: Path) -> RunningCluster:
     session.mkdir()
-    (session / TARGETS).write_text("[]")
+    (session / DISCOVERY).write_text("[]")
     return RunningCluster(address, session, psutil.Process())
 
 
@@ -93,5 +93,7 @@ def test_a_cluster_without_dashboard_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cluster.running_clusters, "TARGETS_TIMEOUT_S", 0.0)
     without = cluster_at("127.0.0.1:1", tmp_path / "1")
     without.targets.unlink()
-    with pytest.raises(NoClusterError, match=r"127.0.0.1:1 runs without Ray's dashboard.*--dashboard"):
+    with pytest.raises(
+        NoClusterError, match=r"127.0.0.1:1 runs without Ray's dashboard.*start it with its dashboard"
+    ):
         chosen_cluster("127.0.0.1:1", [without])

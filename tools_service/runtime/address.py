@@ -16,7 +16,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from queue import Empty, Queue
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from tools_service.base.errors import ConfigurationError
@@ -36,6 +37,7 @@ _HOST_AND_PORT = re.compile(
 # server's first frame is SETTINGS, too. The type is the fourth of a frame header's nine bytes.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _HEADER_BYTES, _TYPE_AT = 4, 9, 3
+_early: dict[tuple[str, int], Future[bool]] = {}
 _MAX_ANSWER = 10_000  # bytes
 _MAX_REASON = 200  # characters of a message of gRPC's
 _EMPTY_SETTINGS = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
@@ -100,7 +102,7 @@ def require_dashboard(url: str, source: str) -> None:
     say = f"{source} {url}: no Ray dashboard there"
     remedy = "look at the address that the cluster printed, or forward its port again"
     try:
-        status, body = _in_time(lambda: _get(f"{url.rstrip('/')}/api/version"), DASHBOARD_TIMEOUT_S)
+        status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(DASHBOARD_TIMEOUT_S)
     except (
         OSError,
         ValueError,
@@ -146,35 +148,35 @@ def is_loopback(host: str) -> bool:
         return host.rstrip(".").lower() == "localhost"
 
 
+def look_early(address: str) -> None:
+    """Begin to look for the cluster at `address`; the next `greets` has the answer. A command imports for
+    seconds before it joins, and a host that drops packets costs seconds, too. Never fails."""
+    with suppress(RayAddressError):
+        host, port = split_address(address, "")
+        _early[host, port] = _begin(lambda: _greets(host, port))
+
+
 def greets(host: str, port: int) -> bool:
     """Whether what listens there speaks gRPC (HTTP/2), as Ray does.
 
     Raises TimeoutError, another OSError, or UnicodeError for a host that no resolver takes.
     """
-    return _in_time(lambda: _greets(host, port))
+    begun = _early.pop((host, port), None)
+    return (begun or _begin(lambda: _greets(host, port))).result(TIMEOUT_S)
 
 
-def _in_time(ask: Callable[[], Answer], timeout_s: float = TIMEOUT_S) -> Answer:
-    """What `ask` returns, or TimeoutError after `timeout_s`; its exceptions.
+def _begin(ask: Callable[[], Answer]) -> Future[Answer]:
+    """What `ask` will return. A thread of its own, because a resolver cannot be given a time limit."""
+    future: Future[Answer] = Future()
 
-    It runs in a thread of its own, because a resolver cannot be given a time limit.
-    """
-    outcome: Queue[tuple[Answer] | Exception] = Queue()
-
-    def probe() -> None:
+    def run() -> None:
         try:
-            outcome.put((ask(),))
-        except Exception as error:  # raised again below
-            outcome.put(error)
+            future.set_result(ask())
+        except Exception as error:
+            future.set_exception(error)
 
-    threading.Thread(target=probe, name="probe", daemon=True).start()
-    try:
-        found = outcome.get(timeout=timeout_s)
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(found, Exception):
-        raise found
-    return found[0]
+    threading.Thread(target=run, name="probe", daemon=True).start()
+    return future
 
 
 def _greets(host: str, port: int) -> bool:

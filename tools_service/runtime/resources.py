@@ -53,7 +53,7 @@ class ProcessRequest:
     least: int | None = None
     """How many must run for the step to go on; None: all of them."""
     fewer_cpus: str | None = None
-    """What to do about too few CPUs: "lower --ray.cpus-per-actor"."""
+    """What to do about too few CPUs: "lower ray.cpus_per_actor". The command line shows fields as options."""
     fewer_gpus: str | None = None
     fewer: str | None = None
     """How to ask for fewer of them."""

@@ -9,20 +9,20 @@ from tools_service.runtime.resources import ProcessRequest
 
 
 def tool_processes(config: ToolsConfig, tools: Iterable[str], field: str) -> tuple[ProcessRequest, ...]:
-    """The replicas that must run before a tool answers; `field` comes before their options: "tools."."""
+    """The replicas that must run before a tool answers; `field` is the field of `config`."""
     requests = []
     for tool in tools:
         deployment = config.of(tool).deployment
-        option = f"--{field}{config.spec(tool).section}.deployment".replace("_", "-")
+        section = f"{field}.{config.spec(tool).section}.deployment"
         requests.append(
             ProcessRequest(
                 of=f"{tool} replica",
                 count=deployment.min_replicas,
                 cpus=deployment.cpus,
                 gpus=deployment.gpus,
-                fewer_cpus=f"lower {option}.cpus",
-                fewer_gpus=f"lower {option}.gpus",
-                fewer=f"lower {option}.min-replicas",
+                fewer_cpus=f"lower {section}.cpus",
+                fewer_gpus=f"lower {section}.gpus",
+                fewer=f"lower {section}.min_replicas",
             )
         )
     return tuple(requests)

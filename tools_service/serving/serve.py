@@ -47,7 +47,7 @@ def serve(
     say = functools.partial(print, file=sys.stderr) if mcp and not http else print
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address, source = chosen_address(address, "--address")
-    request = ResourceRequest(processes=tool_processes(config, tools, ""))
+    request = ResourceRequest(processes=tool_processes(config, tools, "tools"))
     if address == LOCAL:
         require_machine(request)
     token = read_token(http) if http else None

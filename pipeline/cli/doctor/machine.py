@@ -5,10 +5,12 @@ In: paths and numbers. Out: a Check each. Folders are tried by a temporary file 
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cli.doctor.check import Check, size
@@ -97,6 +99,17 @@ def home(environ: Mapping[str, str], folder: Path | None) -> Check:
         return Check("home", "ok", f"HF_HOME={cache}" if cache else str(folder))
     advice = "models of the hub cannot be kept: set HF_HOME to a writable folder"
     return Check("home", "warning", f"{cache or folder}: {problem}", advice)
+
+
+def staged_models(folder: Path) -> Check:
+    """The models that `fetch` has staged in `folder`."""
+    names = []
+    for manifest in sorted(folder.glob("*/manifest.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            names.append(str(json.loads(manifest.read_text(encoding="utf-8"))["source"]))
+    if not names:
+        return Check("staged models", "ok", f"none in {folder} (`fetch --recipe paper` stages the paper's)")
+    return Check("staged models", "ok", f"{', '.join(names)} in {folder}")
 
 
 def ports(is_free: Callable[[int], bool], wanted: Sequence[tuple[str, int]] = PORTS) -> Check:

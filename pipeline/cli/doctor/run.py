@@ -78,6 +78,7 @@ def run_checks(*, network: bool = False) -> Iterator[Check]:
         ("limits", lambda: machine.limits(_limit(resource.RLIMIT_NOFILE), _limit(resource.RLIMIT_NPROC))),
         ("container limits", lambda: machine.cgroup(_cgroup(), os.cpu_count() or 1)),
         ("demo files", lambda: machine.demo_files(Path("demo"))),
+        ("staged models", lambda: machine.staged_models(_hub_home() / "toolformer")),
         ("hub", lambda: packages.hub(environ, reach if network else None)),
     )
     for name, check in checks:
@@ -186,6 +187,12 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def _hub_home() -> Path:
+    """The folder of the hub's client, HF_HOME, as it finds it."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or Path(caches, "huggingface")).expanduser()
 
 
 def _limit(which: int) -> int:

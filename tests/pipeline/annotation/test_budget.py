@@ -63,7 +63,7 @@ def test_a_run_is_told_to_stop_and_ends_when_no_batch_is_in_progress(monkeypatch
     }
     watch = BudgetWatch(given.model_copy(update={"tools": given.tools.model_copy(update=tools)}), began=100.0)
     with drained_run() as drained:
-        watch.begin(progress, {}, drained)
+        watch.begin(progress, {"QA": "a", "MT": "b"}, drained)
         StopWhenDrained().on_execution_step(None)
         watch.look(RunProgress(5, None, batches=3, gpu_hours=0.25))
         now[0] += 9

@@ -24,7 +24,11 @@ pytestmark = pytest.mark.unit
 def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     progress = ProgressActor(4, 0, FailureBudget(1.0), "a test")
     assert progress.expected() is None
+    progress.reading("a", 5, 0.25)
+    assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
     progress.read("a", 10)
+    progress.reading("a", 5, 0.25)  # late
+    assert progress.expected() == ExpectedTexts(texts=40, is_estimate=True)
     progress.read("b", 30)
     progress.read("b", 30)  # a repeated task
     assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)

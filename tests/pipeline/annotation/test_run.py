@@ -360,15 +360,15 @@ def test_gpus_that_the_cluster_lacks_are_not_waited_for(
         (require_machine if local else require_resources)(needs(changed))
 
     check(wait_s=0.0)
-    message = r"annotating actor needs 1 CPU and 64 GPUs .*: lower --ray\.gpus-per-actor"
+    message = r"annotating actor needs 1 CPU and 64 GPUs .*: lower ray\.gpus_per_actor"
     with pytest.raises(ConfigurationError, match=message):
         check(gpus_per_actor=64.0, wait_s=0.0)
     if not local:
-        with pytest.raises(ConfigurationError, match=r"needs 99 CPUs .*: lower --ray\.cpus-per-actor"):
+        with pytest.raises(ConfigurationError, match=r"needs 99 CPUs .*: lower ray\.cpus_per_actor"):
             check(cpus_per_actor=99.0, wait_s=0.0)
     deployment = Deployment(gpus=64.0)
     tool = config.tools.of("Calculator").model_copy(update={"deployment": deployment})
     config = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
-    message = r"Calculator replica .*: lower --tools\.calculator\.deployment\.gpus"
+    message = r"Calculator replica .*: lower tools\.calculator\.deployment\.gpus"
     with pytest.raises(ConfigurationError, match=message):
         check(wait_s=0.0)

@@ -1,4 +1,4 @@
-"""A model hub on loopback with the few answers that the hub's client asks for, and checkpoints to put there."""
+"""A model hub on loopback, with the few answers that its client asks for, and checkpoints to put there."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ BRANCHES = ("main", "float16", COMMIT)
 
 @dataclass
 class LocalHub:
-    """Repositories by name, each a folder; `gated` ones need a token. `cut` ends the first answer for a file
-    after so many bytes."""
+    """Repositories by name, each a folder; `gated` ones need a token, files in `wrong` are sent damaged.
+
+    `sent` counts the bytes of each file.
+    """
 
     models: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
-    cut: dict[str, int] = field(default_factory=dict)
     wrong: set[str] = field(default_factory=set)
     sent: Counter[str] = field(default_factory=Counter)
-    authorized: list[str] = field(default_factory=list)
     address: str = ""
 
 
@@ -48,12 +48,14 @@ def serving(hub: LocalHub) -> Iterator[LocalHub]:
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
-            listing = re.fullmatch(r"/api/models/(.+?)(?:/revision/(.+))?", path)
+            listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
             file = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path)
             if listing:
                 self._list(listing[1], listing[2] or "main")
             elif file:
                 self._send_file(*file.groups())
+            elif "/tree/" in path:  # folders in a repository: none
+                self._refuse(404, "EntryNotFound")
             else:
                 self._refuse(404, "EntryNotFound")
 
@@ -82,14 +84,11 @@ def serving(hub: LocalHub) -> Iterator[LocalHub]:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.end_headers()
             if self.command == "GET":
-                end = hub.cut.pop(file, len(content))
-                hub.sent[file] += max(0, end - start)
-                self.wfile.write(content[start:end])
-                self.close_connection = end < len(content)
+                hub.sent[file] += len(content) - start
+                self.wfile.write(content[start:])
 
         def _may_read(self, name: str, revision: str) -> bool:
             authorization = self.headers.get("Authorization")
-            hub.authorized += [authorization] if authorization else []
             if name not in hub.models:
                 self._refuse(401, "RepoNotFound")
             elif name in hub.gated and not authorization:
@@ -140,7 +139,7 @@ def _sibling(path: Path) -> dict[str, Any]:
 def pickled(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shards: int = 1
 ) -> dict[str, torch.Tensor]:
-    """Save a checkpoint as models of 2021 were, with weights in pickles; return its tensors, tied ones too."""
+    """Save a checkpoint with pickled weights, as in 2021; return its tensors, tied ones too."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "model.safetensors").unlink()

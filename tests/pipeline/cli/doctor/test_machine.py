@@ -141,3 +141,11 @@ def test_demo_files(tmp_path: Path) -> None:
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     pointer = machine.demo_files(tmp_path / "demo")
     assert (pointer.state, pointer.advice) == ("problem", "git lfs pull")
+
+
+def test_staged_models_are_named(tmp_path: Path) -> None:
+    assert machine.staged_models(tmp_path).found.startswith(f"none in {tmp_path}")
+    for name, content in (("a--b", '{"source": "a/b"}'), ("broken", "{"), ("other", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(content)
+    assert machine.staged_models(tmp_path).found == f"a/b in {tmp_path}"
