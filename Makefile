@@ -95,6 +95,7 @@ RECIPE ?= paper
 submit: $(INSTALLED) ## run a step on a cluster: ADDRESS=http://... [STEP=annotate] [RECIPE=paper] [ARGS='...']
 	@if [[ -z "$(ADDRESS)" ]]; then \
 		echo "make: name the cluster's dashboard: make submit ADDRESS=http://127.0.0.1:8265" >&2; exit 2; fi
+	@# It prints how to follow and to stop the job, and where its results are.
 	$(PYTHON) -m cluster.submit --address "$(ADDRESS)" -- python -m pipeline $(STEP) --recipe $(RECIPE) $(ARGS)
 
 constraints: $(INSTALLED) ## write the installed versions into constraints.txt (after `make setup`, without setup-gpu)

@@ -11,9 +11,10 @@ import pytest
 from pipeline.annotation import progress as progress_module
 from pipeline.annotation.actor_reports import ActorReport
 from pipeline.annotation.isolation import FailureBudget
-from pipeline.annotation.metrics import DONE, FAILURE_BUDGET_USED, TEXTS
+from pipeline.annotation.metrics import DONE, FAILURE_BUDGET_USED, STALLED, TEXTS
 from pipeline.annotation.progress import ProgressActor
 from pipeline.annotation.run import _silence_ray
+from pipeline.annotation.stall import ToolWait
 from pipeline.runtime.metrics import Recorder, Sample
 from pipeline.storage.expected_texts import ExpectedTexts
 
@@ -95,3 +96,35 @@ def test_rays_advice_on_small_corpora_is_not_shown(monkeypatch: pytest.MonkeyPat
         warnings.warn("The minimum number of concurrent actors for 'MapBatches' is set to 2", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["something else"]
+
+
+def test_activity_is_that_of_processes_that_are_there() -> None:
+    progress = ProgressActor(3, 10, FailureBudget(1.0), "a test")
+    wait = ToolWait("QA", 7, 9.0)
+    progress.report(ActorReport("ready", 1.0, ready=True, waits=(wait,)))
+    progress.report(ActorReport("loading", 1.0, age_s=61.0))
+    progress.begin_batch((4, 5, 6), "ready")
+    progress.begin_batch((7, 8), "lost with its node")
+    progress.read("a", 30)
+    activity = progress.activity()
+    assert (activity.done, activity.total, activity.read, activity.to_read) == (10, None, 1, 3)
+    assert (activity.loading, activity.ready, activity.waits) == ((61.0,), 1, (wait,))
+    [batch] = activity.batches
+    assert (batch.first, batch.last, batch.texts) == (4, 6, 3)
+    progress.end_batch((4, 5, 6))
+    assert progress.activity().batches == ()
+
+
+def test_the_metric_of_a_stall_has_one_reason_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Sample] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
+    progress = ProgressActor(1, 0, FailureBudget(1.0), "a test")
+    for reason in ("model loads", "model loads", "disk", None):
+        progress.stalls(reason)
+    assert [(labels, number) for metric, labels, number in recorded if metric == STALLED] == [
+        (("model loads",), 1.0),
+        (("model loads",), 1.0),
+        (("model loads",), 0.0),
+        (("disk",), 1.0),
+        (("disk",), 0.0),
+    ]

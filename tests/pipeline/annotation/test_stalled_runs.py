@@ -26,11 +26,8 @@ def stopped_replica(tool: str) -> Iterator[None]:
     """The replica of `tool` stands still during the block."""
     replicas = [
         process
-        for process in psutil.process_iter()
-        if process.username() == psutil.Process().username()
-        and process.ppid() in {child.pid for child in psutil.Process().children(recursive=True)}
-        and "ServeReplica" in (line := " ".join(process.cmdline()))
-        and line.rstrip().split(".")[0].endswith(tool)
+        for process in psutil.Process().children(recursive=True)  # the cluster is this process's own
+        if "ServeReplica" in (line := " ".join(process.cmdline())) and f":{tool}" in line
     ]
     assert replicas, "no replica of the tool"
     for process in replicas:
