@@ -54,7 +54,8 @@ class ElasticBatch(simulated_gpus.TimedBatch):
         reporter = Reporter(progress, config.ray.gpus_per_actor)
         load_tokenizer(config.model.path)
         self._seconds = float((config.output.parent / simulated_gpus.SECONDS).read_text(encoding="ascii"))
-        self._times = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115
+        calls = calls_folder(config.output) / str(os.getpid())
+        self._times = calls.open("a", encoding="ascii")
         file = simulated_gpus.times_folder(config.output) / str(os.getpid())
         self._spans = file.open("a", encoding="ascii")
         self._gpu = asyncio.Lock()
@@ -69,6 +70,11 @@ class ElasticBatch(simulated_gpus.TimedBatch):
             ended = time.monotonic()
             print(ended, file=self._spans, flush=True)
             return began, ended
+
+
+def calls_folder(output: Path) -> Path:
+    """Where each actor of a run into `output` writes a line per batch that ends with its lost calls."""
+    return output.with_name(output.name + ".calls")
 
 
 def run_annotate(world: str, output: str) -> None:
@@ -138,11 +144,14 @@ class Round:
     waits_s: list[float]
     """From each node's start to its first ready actor."""
     rows_equal: bool
+    calls_lost: int
+    """Calls without a result because a tool was late: on a machine that is too busy, rows lack them."""
 
 
 def annotation_process(cluster: LocalCluster, world: Path, output: Path) -> subprocess.Popen[bytes]:
     """`run_annotate` in a process of its own."""
     simulated_gpus.times_folder(output).mkdir()
+    calls_folder(output).mkdir()
     call = f"from bench.elastic import run_annotate; run_annotate({str(world)!r}, {str(output)!r})"
     environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, env=environment)
@@ -223,7 +232,9 @@ def run_rounds(rounds: int, seconds: float, batches: int, every_s: float) -> int
             wall_s, actors, waits_s = play(number, world, output, every_s)
             names, rows = rows_of(output)
             equal = names == expected[0] and rows.equals(expected[1])
-            this = Round(number, wall_s, windows(actors, 2 * seconds), waits_s, equal)
+            files = (path.read_text(encoding="ascii") for path in calls_folder(output).iterdir())
+            lost = sum(int(line.split()[-1]) for file in files for line in file.splitlines())
+            this = Round(number, wall_s, windows(actors, 2 * seconds), waits_s, equal, lost)
             done.append(this)
             missed += print_round(this, simulated_gpus.TEXTS_PER_BATCH / seconds)
     print("\n".join(f"missed: {limit}" for limit in missed) or "all limits met")
@@ -235,7 +246,7 @@ def run_rounds(rounds: int, seconds: float, batches: int, every_s: float) -> int
 def print_round(this: Round, texts_per_s: float) -> list[str]:
     """Print a round; returns the limits that it misses. An actor has `texts_per_s`."""
     waits = ", ".join(f"{wait:.0f} s" for wait in this.waits_s)
-    rows = "rows equal" if this.rows_equal else "rows DIFFER"
+    rows = ("rows equal" if this.rows_equal else "rows DIFFER") + f", {this.calls_lost} calls lost"
     print(f"round {this.number}: {this.wall_s:.0f} s, {rows}; from a node to its ready actor: {waits}")
     print(f"{'seconds':>10}{'actors':>8}{'texts/s':>10}{'ideal':>8}{'share':>8}")
     missed = [] if this.rows_equal else [f"round {this.number}: rows differ"]
