@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import file_download
 
 from pipeline.base.config import ModelConfig
 from pipeline.base.fetch_config import FetchConfig
@@ -61,6 +62,8 @@ def hub(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The hub, and an HF_HOME of its own."""
     with serving(LocalHub(models=dict(models))) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home/hub"))
@@ -169,38 +172,30 @@ def test_a_damaged_model_is_staged_again(hub: LocalHub) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_cut_download_is_gone_on_with_and_leaves_nothing_half_done(hub: LocalHub, tmp_path: Path) -> None:
-    file = "pytorch_model.bin"
-    size = (hub.models[GPTJ] / file).stat().st_size
-    folder = tmp_path / "home/toolformer/EleutherAI--gpt-j-6b"
-    with pytest.MonkeyPatch.context() as patch:
-        # The client would go on by itself.
-        patch.setattr("huggingface_hub.file_download.http_get", _killed(hub))
-        with pytest.raises(KeyboardInterrupt):
-            stage(FetchConfig(models=(GPTJ,)))
-    assert not folder.exists()
-    assert staged_source(GPTJ) == GPTJ
-    sent = hub.sent[file]
-    stage(FetchConfig(models=(GPTJ,)))
-    assert hub.sent[file] - sent < size  # the rest only
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def _killed(hub: LocalHub) -> Callable[..., None]:
-    from huggingface_hub import file_download
-
+def test_an_interrupted_download_goes_on_and_leaves_nothing_half_done(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+    folder = tmp_path / "home/toolformer/facebook--nllb-200-distilled-600M"
     http_get = file_download.http_get
 
-    def get(url: str, temp_file: Any, **options: Any) -> None:
-        if not url.endswith("pytorch_model.bin"):
-            http_get(url, temp_file, **options)
-            return
-        content = (hub.models[GPTJ] / "pytorch_model.bin").read_bytes()
-        temp_file.write(content[: len(content) // 2])
-        temp_file.flush()
-        raise KeyboardInterrupt
+    def interrupted(url: str, *arguments: Any, **options: Any) -> None:
+        if url.endswith(second):
+            raise KeyboardInterrupt
+        http_get(url, *arguments, **options)
 
-    return get
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.file_download.http_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stage(FetchConfig(models=(NLLB,)))
+    assert not folder.exists()
+    assert staged_source(NLLB) == NLLB
+    sent = hub.sent[first]
+    assert sent > 0
+    assert not hub.sent[second]
+    stage(FetchConfig(models=(NLLB,)))
+    assert hub.sent[first] == sent  # not again
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def _gate(hub: LocalHub) -> None:
