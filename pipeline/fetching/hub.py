@@ -1,7 +1,7 @@
 """The Hugging Face hub: which files a revision of a model has, and their download.
 
-In: a name and a revision. Out: the commit with its files, or files in a folder. A file that is
-downloaded is not downloaded again. The hub's answers become one sentence each. The token is the hub's own (HF_TOKEN, or
+In: a name and a revision. Out: the commit with its files, or files in a folder. A file that is downloaded
+is not downloaded again. The hub's answers become one sentence each. The token is the hub's own (HF_TOKEN, or
 `hf auth login`).
 """
 
