@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types imports docs bench faults local-cluster submit constraints clean
+.PHONY: help setup setup-gpu demo test test-unit test-ray check format lint types imports docs bench faults local-cluster monitor submit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -83,7 +83,10 @@ faults: $(INSTALLED) ## disturb annotate, merge and finetune, and compare what t
 NODES ?= cpus=2 cpus=2,gpus=1
 
 local-cluster: $(INSTALLED) ## a Ray cluster of several nodes on this machine [NODES='cpus=2 cpus=2,gpus=1'] [ARGS='--autoscale cpus=2,gpus=1']
-	$(PYTHON) -m cluster.local --dashboard --nodes $(NODES) $(ARGS)
+	$(PYTHON) -m cluster.local --nodes $(NODES) $(ARGS)
+
+monitor: $(INSTALLED) ## Prometheus and, where installed, Grafana beside a run on this machine [ARGS='--address HOST:PORT']
+	$(PYTHON) -m cluster.monitor $(ARGS)
 
 # What `make submit` runs: python -m pipeline STEP --recipe RECIPE ARGS. `python -m cluster.submit` runs anything.
 STEP ?= annotate

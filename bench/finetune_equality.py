@@ -186,9 +186,10 @@ def _compare(
 
 
 def _cluster(needed: bool) -> AbstractContextManager[None]:
-    from pipeline.runtime.connection import ResourceRequest, ray_connection
+    from pipeline.runtime.connection import ray_connection
+    from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 
-    request = ResourceRequest(cpus=1, gpus=0, of="tokenising", remedy="name a cluster in RAY_ADDRESS")
+    request = ResourceRequest(processes=(ProcessRequest(of="tokenising task", cpus=1),))
     return ray_connection(request) if needed else nullcontext()
 
 

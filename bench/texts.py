@@ -29,6 +29,9 @@ FREQUENT = tuple(_FREQUENT.split())
 
 _SYLLABLES = [c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"]
 _VARIED_SHARE = 0.08  # of the words that are not frequent
+_CROSSING_SHARE = 0.3  # of the words of a mixed sentence, where it goes on as another does
+_MAX_MIXED_WORDS = 40
+_ARTICLES_AT_ONCE = 500
 _WINDOW = 400  # an article takes its sentences from so many neighbouring ones
 
 
@@ -59,6 +62,30 @@ def read(files: Sequence[Path]) -> Language:
     return Language(ranked, [np.array([number[word] for word in words]) for words in sentences])
 
 
+def mix(language: Language, sentences: int, seed: int = 0) -> Language:
+    """The same words in new `sentences`: at some words, a sentence goes on as another one does.
+
+    So pairs of words are as in the texts, and few sentences come often. Neighbours begin alike.
+    """
+    random = np.random.default_rng(seed)
+    tokens = np.concatenate(language.sentences).astype(np.int32)
+    is_end = np.zeros(len(tokens), dtype=bool)
+    is_end[np.cumsum([len(sentence) for sentence in language.sentences]) - 1] = True
+    places, counts = np.argsort(tokens, kind="stable"), np.bincount(tokens)  # of each word
+    starts = np.cumsum(counts) - counts
+    at = np.sort(random.integers(len(tokens), size=sentences))
+    mixed = np.full((sentences, _MAX_MIXED_WORDS), -1, dtype=np.int32)
+    going_on = np.arange(sentences)
+    for column in range(_MAX_MIXED_WORDS):
+        words = tokens[at[going_on]]
+        mixed[going_on, column] = words
+        other = places[starts[words] + (random.random(len(words)) * counts[words]).astype(np.int64)]
+        at[going_on] = np.where(random.random(len(words)) < _CROSSING_SHARE, other, at[going_on])
+        going_on = going_on[~is_end[at[going_on]]]
+        at[going_on] += 1
+    return Language(language.words, np.split(mixed[mixed >= 0], np.cumsum((mixed >= 0).sum(axis=1))[:-1]))
+
+
 def invent(seed: int = 0, types: int = 40_000, sentences: int = 60_000) -> Language:
     """A language of `types` words by the Zipf-Mandelbrot law, p(rank) ~ 1 / (rank + 2.7)."""
     random = np.random.default_rng(seed)
@@ -72,30 +99,36 @@ def invent(seed: int = 0, types: int = 40_000, sentences: int = 60_000) -> Langu
 def articles(language: Language, number: int, seed: int = 0) -> Iterator[tuple[str, str]]:
     """`number` articles as (title, text)."""
     random = np.random.default_rng(seed)
-    count, size = len(language.sentences), len(language.words)
-    spelled: dict[int, str] = {}
-    mean = sum(map(len, language.sentences)) / count
-    for _ in range(number):
-        length = max(3, int(random.exponential(WORDS_PER_ARTICLE) / mean))
-        picked = (random.integers(count) + random.integers(_WINDOW, size=length)) % count
-        sentences = [language.sentences[n] for n in picked]
-        tokens = np.concatenate(sentences)
-        varied = (random.random(len(tokens)) < _VARIED_SHARE) & (tokens >= len(FREQUENT))
-        steps = np.minimum(random.random(len(tokens)) ** (-1 / 0.9), 1e6).astype(np.int64)
-        numbers = (tokens + size * (steps * varied)).tolist()
-        words = [spelled.get(n) or spelled.setdefault(n, _word(language, n)) for n in numbers]
-        ends = np.cumsum([len(sentence) for sentence in sentences]) - 1
-        for end in ends.tolist():
-            words[end] = f"{words[end].rstrip('.!?')}."
-        rare = np.argsort(tokens[:60], kind="stable")[-3:]
-        yield " ".join(words[n].strip(".,") for n in sorted(rare)), " ".join(words)
-        if len(spelled) > 2_000_000:
-            spelled.clear()
+    tokens, vocabulary = np.concatenate(language.sentences), np.array(language.words, dtype=object)
+    sizes = np.array([len(sentence) for sentence in language.sentences])
+    starts = np.cumsum(sizes) - sizes
+    varied: dict[int, str] = {}
+    for first in range(0, number, _ARTICLES_AT_ONCE):
+        articles = min(_ARTICLES_AT_ONCE, number - first)
+        lengths = np.maximum(3, random.exponential(WORDS_PER_ARTICLE / sizes.mean(), articles).astype(int))
+        subjects = np.repeat(random.integers(len(sizes), size=articles), lengths)
+        picked = (subjects + random.integers(_WINDOW, size=len(subjects))) % len(sizes)
+        ends = np.cumsum(sizes[picked])  # of the sentences
+        shifts = starts[picked] - (ends - sizes[picked])
+        drawn = tokens[np.repeat(shifts, sizes[picked]) + np.arange(ends[-1])]
+        words = vocabulary[drawn]
+        at = np.flatnonzero((random.random(len(drawn)) < _VARIED_SHARE) & (drawn >= len(FREQUENT)))
+        steps = np.minimum(random.random(len(at)) ** (-1 / 0.9), 1e6).astype(np.int64)
+        numbers = drawn[at] + len(vocabulary) * steps
+        words[at] = [varied.get(n) or varied.setdefault(n, _word(language, n)) for n in numbers.tolist()]
+        words[ends - 1] = [f"{word.rstrip('.!?')}." for word in words[ends - 1]]
+        begin = 0
+        for end in ends[np.cumsum(lengths) - 1].tolist():
+            rare = begin + np.sort(np.argsort(drawn[begin : begin + 60], kind="stable")[-3:])
+            yield " ".join(word.strip(".,") for word in words[rare]), " ".join(words[begin:end])
+            begin = end
+        if len(varied) > 2_000_000:
+            varied.clear()
 
 
 def _word(language: Language, number: int) -> str:
     steps, word = divmod(number, len(language.words))
-    return language.words[word].rstrip(".,;:!?)") + spell(steps) if steps else language.words[word]
+    return language.words[word].rstrip(".,;:!?)") + spell(steps)
 
 
 def queries(passages: Sequence[str], number: int, seed: int = 0) -> list[str]:

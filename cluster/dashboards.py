@@ -26,12 +26,17 @@ from typing import Any
 from pipeline.annotation.metrics import METRICS as ANNOTATION_METRICS
 from pipeline.finetuning.watching.metrics import METRICS as TRAINING_METRICS
 
-DASHBOARD = Path(__file__).parent / "monitoring" / "grafana" / "dashboards" / "toolformer.json"
+MONITORING = Path(__file__).parent / "monitoring"
+DASHBOARD = MONITORING / "grafana" / "dashboards" / "toolformer.json"
+RULES = MONITORING / "rules.yml"
 VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}
 
 RAY_METRICS: dict[str, frozenset[str]] = {
     name: frozenset(labels.split())
     for name, labels in {
+        "ray_data_num_alive_actors": "dataset operator",
+        "ray_data_num_pending_actors": "dataset operator",
+        "ray_data_num_restarting_actors": "dataset operator",
         "ray_node_gram_used": "GpuIndex GpuDeviceName",
         "ray_node_gpus_utilization": "GpuIndex GpuDeviceName",
         "ray_serve_deployment_processing_latency_ms_bucket": "deployment application replica route le",
@@ -60,7 +65,7 @@ class Panel:
 
 
 def read_panels(path: Path = DASHBOARD) -> list[Panel]:
-    """The panels of a dashboard, without its rows."""
+    """The panels of a dashboard that show metrics."""
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     return [
         Panel(
@@ -69,7 +74,7 @@ def read_panels(path: Path = DASHBOARD) -> list[Panel]:
             may_be_empty="noValue" in panel["fieldConfig"]["defaults"],
         )
         for panel in dashboard["panels"]
-        if panel["type"] != "row"
+        if "targets" in panel  # not rows and texts
     ]
 
 
@@ -96,12 +101,22 @@ def _unknown(panel: Panel, labels: set[str], known: set[str] | frozenset[str], w
     )
 
 
-def count_series(address: str, query: str, minutes: float) -> int:
-    """How many series `query` had. ValueError if it is refused, OSError without Prometheus."""
+def with_values(query: str) -> str:
+    """The query with values for Grafana's variables."""
     for variable, value in VARIABLES.items():
         query = query.replace(variable, value)
+    return query
+
+
+def count_series(address: str, query: str, minutes: float) -> int:
+    """How many series `query` had. ValueError if it is refused, OSError without Prometheus."""
     end = time.time()
-    parameters = {"query": query, "start": end - 60 * minutes, "end": end, "step": max(1.0, minutes / 100)}
+    parameters = {
+        "query": with_values(query),
+        "start": end - 60 * minutes,
+        "end": end,
+        "step": max(1.0, minutes / 100),
+    }
     url = f"{address.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(parameters)}"
     try:
         with urllib.request.urlopen(url, timeout=30) as response:

@@ -4,11 +4,13 @@
 
 For trying out scheduling, node failures and autoscaling without a second machine. In: the CPUs,
 GPUs and memory of each node, all simulated. Out, line by line: the address of a head that runs no
-work, and the nodes. Then commands are read from standard input (COMMANDS). With --autoscale, Ray's
-autoscaler starts nodes on demand and ends idle ones. Ctrl-C, SIGTERM or the end of standard input
-stops all processes and removes all files. All ports are on loopback, and free ports are chosen, so
-that other clusters on the machine are not disturbed. A process that joins needs the two variables
-that are printed, because otherwise Ray takes 127.0.0.1 for the machine's address.
+work, the dashboard, the file by which Prometheus finds the nodes, the nodes, and what another shell
+needs to join or to submit jobs. Then commands are read from standard input (COMMANDS). With
+--autoscale, Ray's autoscaler starts nodes on demand and ends idle ones. Ctrl-C, SIGTERM or the end
+of standard input stops all processes and removes all files. All ports are on loopback, and free
+ports are chosen, so that other clusters on the machine are not disturbed. Ray asks for its token,
+as on a cluster of several machines. A process that joins needs the variables that are printed,
+because otherwise Ray takes 127.0.0.1 for the machine's address.
 
 `LocalCluster` does the same for programs. Why not `ray start`: docs/decisions/0015.
 """
@@ -34,8 +36,19 @@ from typing import IO, Any
 import psutil
 import yaml
 
+from tools_service.runtime.surroundings import provide_token
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = "commands: add cpus=2,gpus=1 | kill NODE"
+
+# What Ray's head writes, for `file_sd_configs` of Prometheus.
+DISCOVERY = "prom_metrics_service_discovery.json"
+
+# Variables of the ports that Ray itself does not choose.
+METRICS_PORTS = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+
+# How this cluster asks for its token, and where that is; never the token itself.
+PASSED_ON = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
 
 # Makes Ray use loopback only, as on systems for which it does not support clusters.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -185,11 +198,14 @@ class LocalCluster:
         at most `max_workers` nodes of that size. Errors (LocalClusterError) are raised when the
         block is entered.
         """
-        self._arguments = ["--nodes", *nodes, *["--dashboard"] * dashboard]
+        self._arguments = ["--nodes", *nodes, "--dashboard" if dashboard else "--no-dashboard"]
         if autoscale is not None:
             self._arguments += ["--autoscale", autoscale, "--max-workers", str(max_workers)]
         self.address = ""
         """For RAY_ADDRESS, and for ray.init if Ray was imported with LOOPBACK_ONLY set."""
+        self.dashboard = ""
+        """Its URL, if there is one."""
+        self._variables: dict[str, str] = {}
         self.nodes: dict[str, LocalNode] = {}
         """By name: "1", "2", … in the order in which they were started."""
 
@@ -201,7 +217,7 @@ class LocalCluster:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a process that joins the cluster."""
-        return {**os.environ, **LOOPBACK_ONLY, "RAY_ADDRESS": self.address}
+        return {**os.environ, **self._variables}
 
     def __enter__(self) -> LocalCluster:
         self._errors: IO[bytes] = tempfile.TemporaryFile()
@@ -216,7 +232,8 @@ class LocalCluster:
         )
         try:
             self.address = self._wait_for("address")[0]
-            self._wait_for("ready")
+            self._variables = dict(part.split("=", 1) for part in self._wait_for("export"))
+            self._wait_for("stop")
         except BaseException:
             self.stop()
             raise
@@ -261,9 +278,11 @@ class LocalCluster:
         """The rest of the line that reports `event`. LocalClusterError for an error or the end."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            reported, *rest = line.split()
+            reported, *rest = line.split() or [""]
             if reported == "node":
                 self.nodes[rest[0]] = LocalNode(rest[0], rest[1], int(rest[2]))
+            elif reported == "dashboard":
+                self.dashboard = rest[0]
             elif reported == "killed":
                 del self.nodes[rest[0]]
             if reported == event:
@@ -284,13 +303,18 @@ class _Nodes:
         self._cluster = Cluster(shutdown_at_exit=False)
         self._by_name: dict[str, Any] = {}
         self._started = 0
+        self.dashboard = ""
+        for variable in METRICS_PORTS:
+            os.environ[variable] = str(_free_port())
         head = {"dashboard_port": _free_port(), "dashboard_agent_listen_port": 0}
         head |= autoscaling.head_options() if autoscaling else {}
         self._add(NodeSize(cpus=0), include_dashboard=dashboard, ray_client_server_port=None, **head)
         self.address = self._cluster.address
         print(f"address {self.address}", flush=True)
         if dashboard:
-            print(f"dashboard http://{self._cluster.webui_url}", flush=True)
+            self.dashboard = f"http://{self._cluster.webui_url}"
+            print(f"dashboard {self.dashboard}", flush=True)
+        print(f"prometheus {self._cluster.head_node.get_temp_dir_path()}/{DISCOVERY}", flush=True)
 
     def add(self, size: NodeSize) -> None:
         node = self._add(size)
@@ -349,8 +373,17 @@ def _cleaning_up() -> Iterator[None]:
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(LOOPBACK_ONLY)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # A submitted job's `python` is this one, also where its environment is not activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
+        provide_token()
+        if token := os.environ.get("RAY_AUTH_TOKEN"):  # only in the environment: others read it from here
+            file = Path(folder, "auth_token")
+            file.touch(mode=0o600)
+            file.write_text(token, encoding="ascii")
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
         try:
             yield
         finally:
@@ -369,8 +402,12 @@ def serve(
         nodes = _Nodes(dashboard, autoscaling)
         for size in sizes:
             nodes.add(size)
-        variables = " ".join(f"{name}={value}" for name, value in LOOPBACK_ONLY.items())
-        print(f"ready export RAY_ADDRESS={nodes.address} {variables}", flush=True)
+        variables = {"RAY_ADDRESS": nodes.address, **LOOPBACK_ONLY}
+        variables |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        print("\nready. To run commands on it, paste this line into any shell of yours:", flush=True)
+        print("export " + " ".join(f"{name}={value}" for name, value in variables.items()), flush=True)
+        if nodes.dashboard:
+            print(f"then, for example: make submit ADDRESS={nodes.dashboard} RECIPE=demo", flush=True)
         print(f"stop with Ctrl-C; {COMMANDS}", flush=True)
         for line in commands:
             verb, _, rest = line.strip().partition(" ")
@@ -406,7 +443,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--nodes", nargs="*", default=["cpus=2", "cpus=2"], metavar="cpus=2,gpus=1,memory=4G,store=200M"
     )
-    parser.add_argument("--dashboard", action="store_true", help="also start Ray's dashboard")
+    parser.add_argument(
+        "--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard"
+    )
     parser.add_argument(
         *("--autoscale", "--grow"),
         metavar="cpus=2,gpus=1",

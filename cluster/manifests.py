@@ -22,7 +22,9 @@ from cluster.rules import Object, problems
 from cluster.schemas import Schemas
 
 ROOT = Path(__file__).parents[1]
-MANIFESTS = (ROOT / "ray_job.yaml", *sorted((ROOT / "cluster" / "kubernetes").rglob("*.yaml")))
+RAY_JOB = ROOT / "ray_job.yaml"
+KUBERNETES = ROOT / "cluster" / "kubernetes"
+MANIFESTS = (RAY_JOB, *sorted(KUBERNETES.rglob("*.yaml")))
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -9,15 +9,24 @@
 #     FOLDER/index/        the search index (written)      FOLDER/runs/paper/     results (written)
 #
 # tables.md and tables.tex show the results beside the paper's figures, thresholds.md the examples in C*.
-# MODEL names another model, TOOLS_FILE another configuration of the tools, RECIPE another recipe. Started
-# again after a failure, it resumes.
+# GPUS is the number of GPUs for annotating actors and training workers, WORKERS that of workers if it is less,
+# MICRO_BATCH the examples of a worker's forward, TOOL_REPLICAS the most replicas of QA and of MT. MODEL names another model, TOOLS_FILE another configuration of the tools, RECIPE another
+# recipe. Started again after a failure, it resumes.
 set -euo pipefail
 shopt -s nullglob
 
 shared=${1:?"usage: cluster/paper.sh FOLDER"}
 recipe=${RECIPE:-paper}
 runs=$shared/runs/$recipe
-model=${MODEL:-EleutherAI/gpt-j-6b}
+case $recipe in
+single_gpu) model=openai-community/gpt2-large gpus=1 ;;
+*) model=EleutherAI/gpt-j-6b gpus=8 ;;
+esac
+model=${MODEL:-$model}
+gpus=${GPUS:-$gpus}
+workers=${WORKERS:-$gpus}
+micro_batch=${MICRO_BATCH:-8}
+replicas=${TOOL_REPLICAS:-2}
 tools=${TOOLS_FILE:-cluster/tools.toml}
 benchmarks=("$shared"/questions/*.jsonl)
 for path in "$shared"/benchmarks/*; do
@@ -31,12 +40,14 @@ fi
 
 python -m pipeline annotate --recipe "$recipe" --model "$model" --corpus "$shared/corpus" --tools-file "$tools" \
     --tools.wikisearch.source "$shared/encyclopedia" --tools.wikisearch.index "$shared/index" \
-    --output "$runs/annotations"
+    --tools.qa.deployment.max-replicas "$replicas" --tools.mt.deployment.max-replicas "$replicas" \
+    --ray.actors "$gpus" --output "$runs/annotations"
 python -m pipeline merge --recipe "$recipe" --annotations "$runs/annotations" --output "$runs/augmented"
-python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --output "$runs/model"
+python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" \
+    --workers "$workers" --micro-batch-size "$micro_batch" --output "$runs/model"
 # The baseline M + CC: the same texts without their calls.
 python -m pipeline finetune --recipe "$recipe" --model "$model" --data "$runs/augmented" --column plain \
-    --output "$runs/model-plain"
+    --workers "$workers" --micro-batch-size "$micro_batch" --output "$runs/model-plain"
 
 # Evaluation runs on the GPUs of the cluster. Calls are off in the baselines, which were not trained to call,
 # wherever perplexity is measured; Toolformer's own perplexity is a dash.
@@ -44,7 +55,8 @@ python -m pipeline evaluate --recipe "$recipe" --tools-file "$tools" \
     --models "base=$model,disabled-perplexity" "plain=$runs/model-plain,disabled-perplexity" \
     "disabled=$runs/model,disabled" "toolformer=$runs/model" \
     --generation.tools.wikisearch.source "$shared/encyclopedia" --generation.tools.wikisearch.index "$shared/index" \
-    --generation.tools.calendar.today \
+    --generation.tools.qa.deployment.max-replicas "$replicas" \
+    --generation.tools.mt.deployment.max-replicas "$replicas" --generation.tools.calendar.today \
     --benchmarks "${benchmarks[@]}" dateset=0 --perplexity "$shared/held_out" --output "$runs/evaluation.json"
 
 python -m pipeline table "$runs/evaluation.json" --intervals > "$runs/tables.md"

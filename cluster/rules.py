@@ -1,5 +1,6 @@
 """The rules of KubeRay 1.7's operator beyond its schema, and the names of its own fields.
 
+Also Kueue's refusals, for an object with the label of a queue.
 In: one object parsed from YAML: a RayJob or RayCluster (ray.io/v1), or one of a few other kinds
 that belong to a cluster, of which only the outermost fields are checked. Out: one sentence per
 problem. The contents of pods are checked against the full definitions, in schemas.py.
@@ -24,6 +25,10 @@ _LABEL = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
 _MIN_RAY_FOR_TOKENS = (2, 52)
 _AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
+# Kueue's label and annotation, and its limit (a workload has at most eight sets of pods before Kueue 0.18).
+QUEUE = "kueue.x-k8s.io/queue-name"
+ELASTIC = "kueue.x-k8s.io/elastic-job"
+_MAX_QUEUED_GROUPS = 7
 
 _GROUP = "labels rayStartParams resources template"
 FIELDS: dict[str, frozenset[str]] = {
@@ -65,6 +70,7 @@ _OTHER_KINDS: dict[str, tuple[str, frozenset[str]]] = {
             "monitoring.coreos.com/v1",
             "jobLabel namespaceSelector podMetricsEndpoints podTargetLabels selector",
         ),
+        "PrometheusRule": ("monitoring.coreos.com/v1", "groups"),
         "PersistentVolumeClaim": ("v1", "accessModes resources storageClassName volumeMode volumeName"),
         "Service": ("v1", "clusterIP ports selector type"),
         "StatefulSet": (
@@ -104,6 +110,8 @@ def problems(document: Object) -> Iterator[str]:
     yield from _unknown(fields, "spec", spec)
     if kind == "RayJob":
         yield from _job_problems(spec)
+    if QUEUE in document.get("metadata", {}).get("labels", {}):
+        yield from _queue_problems(kind, spec, annotations)
     for endpoint in spec.get("podMetricsEndpoints", ()):
         yield from _unknown(frozenset(_ENDPOINT_FIELDS.split()), "podMetricsEndpoints", endpoint)
     cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec")
@@ -143,6 +151,17 @@ def _job_problems(spec: Object) -> Iterator[str]:
         yield "runtimeEnvYAML is not a YAML mapping"
     if not _is_mapping(json.loads, spec.get("entrypointResources", "{}")):
         yield "entrypointResources is not a JSON object"
+
+
+def _queue_problems(kind: str, spec: Object, annotations: Mapping[str, str]) -> Iterator[str]:
+    """What Kueue's webhooks refuse."""
+    cluster = spec.get("rayClusterSpec") or spec
+    if cluster.get("enableInTreeAutoscaling") and annotations.get(ELASTIC) != "true":
+        yield f"{QUEUE} excludes enableInTreeAutoscaling without the annotation {ELASTIC}: 'true'"
+    if len(cluster.get("workerGroupSpecs", [])) > _MAX_QUEUED_GROUPS:
+        yield f"{QUEUE} allows at most {_MAX_QUEUED_GROUPS} workerGroupSpecs"
+    if kind == "RayJob" and not spec.get("shutdownAfterJobFinishes"):
+        yield f"{QUEUE} needs shutdownAfterJobFinishes: true"
 
 
 def _selector_problems(spec: Object) -> Iterator[str]:

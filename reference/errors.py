@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ EXIT_CODES = {
     0: "Done.",
     1: "The run failed: the message says why. `toolformer-tools call`: the call has no result.",
     2: "The command line, the configuration or an input that it names is wrong.",
+    3: "`annotate` has used up `--max-hours` or `--max-gpu-hours`. The same command goes on.",
     130: "Interrupted with Ctrl-C. The same command resumes the run.",
 }
 
@@ -51,19 +52,33 @@ def page() -> str:
 def all_errors() -> Iterator[ErrorClass]:
     """Every class of error of the two packages."""
     classes = list(_classes())
-    errors, configuration = {"ToolformerError"}, {"ConfigurationError"}
+    codes = {"ToolformerError": 1}
     for _ in range(len(classes)):  # until no further class derives from one of them
-        before = len(errors) + len(configuration)
-        errors |= {node.name for _, node in classes if errors & _bases(node)}
-        configuration |= {node.name for _, node in classes if configuration & _bases(node)}
-        if len(errors) + len(configuration) == before:
+        before = len(codes)
+        for _, node in classes:
+            if code := _exit_code(node, codes):
+                codes[node.name] = code
+        if len(codes) == before:
             break
     for module, node in classes:
-        bases = _bases(node)
-        if node.name == "ToolformerError" or bases & errors:
-            is_configuration = node.name == "ConfigurationError" or bool(bases & configuration)
+        if code := _exit_code(node, codes):
             summary = (ast.get_docstring(node) or "").partition("\n\n")[0]
-            yield ErrorClass(node.name, module, 2 if is_configuration else 1, summary)
+            yield ErrorClass(node.name, module, code, summary)
+
+
+def _exit_code(node: ast.ClassDef, codes: Mapping[str, int]) -> int | None:
+    """The exit code that a class sets or has from its bases, by their `codes`; None for no error."""
+    if node.name == "ToolformerError":
+        return 1
+    of_bases = [codes[base] for base in _bases(node) if base in codes]
+    for statement in node.body:
+        if (
+            of_bases
+            and isinstance(statement, ast.Assign)
+            and ast.unparse(statement.targets[0]) == "exit_code"
+        ):
+            return int(ast.literal_eval(statement.value))
+    return max(of_bases, default=None)
 
 
 def _classes() -> Iterator[tuple[str, ast.ClassDef]]:

@@ -247,7 +247,7 @@ def _run(argv: Sequence[str]) -> int:
         return index(arguments) if isinstance(arguments, Index) else serve(arguments)
     except ToolformerError as error:
         print(f"{PROGRAM}: {_with_options(str(error), argv[0])}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("python -m tools_service: interrupted", file=sys.stderr)
         return 130

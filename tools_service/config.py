@@ -22,8 +22,10 @@ from pydantic import (
     model_validator,
 )
 
+from tools_service.base.errors import ConfigurationError
 from tools_service.base.settings import (
     FilePath,
+    FolderOrUri,
     Frozen,
     ModelPath,
     NotAnOption,
@@ -96,18 +98,33 @@ class WikiSearchConfig(ToolSettings):
     OPERATIONAL = {  # noqa: RUF012
         "deployment": True,
         "index": True,
+        "local_copy": True,
         "encoder": {"batch_size", "device"},
         "vectors": {"gpu"},
     }
 
     source: tuple[Text, ...] = ()
     """Files, folders or globs of articles (KILT jsonl, DPR tsv, jsonl with title and text)."""
-    index: FilePath = Path("runs/index")
-    """Folder of the index, built again when the source changes. All nodes must see it."""
+    index: FolderOrUri = Path("runs/index")
+    """Folder of the index, which all nodes see, built again when the source changes. Or the URI of
+    one (s3://bucket/path), which each node copies to its disk."""
+    local_copy: FilePath | None = None
+    """Folder on each node's disk to which the index is copied, once per node. None: a folder is
+    read where it is, and a URI is copied below TOOLFORMER_CACHE (~/.cache/toolformer)."""
     retriever: Literal["bm25", "dense", "hybrid"] = "bm25"
     """BM25 (the paper's), vectors, or both fused by reciprocal rank."""
     encoder: EncoderConfig = EncoderConfig()
     vectors: VectorsConfig = VectorsConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the index; ConfigurationError if it is at a URI."""
+        if isinstance(self.index, Path):
+            return self.index
+        raise ConfigurationError(
+            f"tools.wikisearch.index = {self.index}: an index is built in a folder; name one, copy the index "
+            "from there, manifest.json last, and leave out the source where the copy is used"
+        )
 
     def writing_below(self, folder: Path) -> Self:
         """The same with the index in `folder`."""

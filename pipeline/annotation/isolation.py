@@ -45,10 +45,15 @@ class FailureBudget:
             if len(self._examples[kind]) < _MAX_SHOWN:
                 self._examples[kind][text_id] = reason
 
+    def used(self, texts: int) -> float:
+        """Failed texts over those allowed after `texts` texts; the run stops above 1."""
+        failed, allowed = len(self._ids), self._allowed(texts)
+        return failed / allowed if allowed else float(failed)
+
     def verdict(self, texts: int) -> str | None:
         """Why to stop after `texts` texts, or None."""
         failed = len(self._ids)
-        if failed <= self._max_share * max(texts, MIN_TEXTS):
+        if failed <= self._allowed(texts):
             return None
         kinds = []
         for kind, number in self._kinds.most_common(_MAX_SHOWN):
@@ -59,6 +64,9 @@ class FailureBudget:
             f"{failed:,} of {texts:,} texts failed, more than max_failed_share = {self._max_share:g} allows "
             f"(counted over at least {MIN_TEXTS:,} texts): {'; '.join(kinds)}"
         )
+
+    def _allowed(self, texts: int) -> float:
+        return self._max_share * max(texts, MIN_TEXTS)
 
 
 class ReadWriteLock:

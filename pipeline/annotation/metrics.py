@@ -16,6 +16,7 @@ from pipeline.base.config import AnnotateConfig, MethodConfig
 from pipeline.base.cost import ModelShape
 from pipeline.base.hardware import peak_of_device
 from pipeline.base.records import POSITION_NOT_SCORABLE, Annotation, Cost, reason_kind
+from pipeline.method.utilization import UtilizationClock
 from pipeline.runtime.metrics import Metric, Recorder, Sample
 
 _MAX_REASON_LENGTH = 60
@@ -41,6 +42,12 @@ BATCH_SECONDS = Metric(
     "From the arrival of a batch to its file; the batches of an actor overlap",
     boundaries=(0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800),
 )
+ANNOTATOR_SECONDS = Metric(
+    "counter",
+    "toolformer_annotator_seconds",
+    "Time of annotators by state: model, waiting for tools or for texts, other (method/utilization.py)",
+    ("state",),
+)
 PEAK = Metric("gauge", "toolformer_peak_flops_per_s", "BF16 peak of the GPUs of an annotator, if known")
 DONE = Metric("gauge", "toolformer_texts_done", "Texts with a row, those of earlier sessions included")
 EXPECTED = Metric(
@@ -48,7 +55,12 @@ EXPECTED = Metric(
     "toolformer_texts_expected",
     "Texts of the corpus; unread files are expected to have as many as the average read file",
 )
-METRICS = (TEXTS, FUNNEL, DISCARDED, TOKENS, PADDING, FLOPS, BATCH_SECONDS, PEAK, DONE, EXPECTED)
+FAILURE_BUDGET_USED = Metric(
+    "gauge", "toolformer_failure_budget_used", "Failed texts over those that max_failed_share allows: 1 stops"
+)
+STALLED = Metric("gauge", "toolformer_stalled", "1 while the run stalls for this reason", ("reason",))
+_OF_BATCHES = (TEXTS, FUNNEL, DISCARDED, TOKENS, PADDING, FLOPS, BATCH_SECONDS, ANNOTATOR_SECONDS, PEAK)
+METRICS = (*_OF_BATCHES, DONE, EXPECTED, FAILURE_BUDGET_USED, STALLED)
 
 
 def batch_samples(annotations: Sequence[Annotation], method: MethodConfig, shape: ModelShape) -> list[Sample]:
@@ -84,9 +96,9 @@ def reason_class(reason: str) -> str:
 class BatchMetrics:
     """The metrics of an annotating actor."""
 
-    def __init__(self, config: AnnotateConfig, model: Any) -> None:
-        """`model` is a transformers causal LM on its device."""
-        self._method, self._shape = config.method, ModelShape.of(model)
+    def __init__(self, config: AnnotateConfig, model: Any, utilization: UtilizationClock) -> None:
+        """`model` is a transformers causal LM on its device, `utilization` its annotator's."""
+        self._method, self._shape, self._utilization = config.method, ModelShape.of(model), utilization
         self._recorder = Recorder(str(config.output))
         if model.device.type == "cuda":
             import torch
@@ -97,4 +109,6 @@ class BatchMetrics:
     def batch(self, annotations: Sequence[Annotation], seconds: float) -> None:
         """Record a batch whose rows are written."""
         samples = batch_samples(annotations, self._method, self._shape)
+        states = self._utilization.take().items()
+        samples += [(ANNOTATOR_SECONDS, (state,), state_seconds) for state, state_seconds in states]
         self._recorder.record([*samples, (BATCH_SECONDS, (), seconds)])

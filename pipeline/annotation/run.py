@@ -19,18 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.annotation.annotator_actor import RETRY_HINT, AnnotateBatch, AnnotationError, ModelRefusedError
+from pipeline.annotation.budget import BudgetExhaustedError, BudgetWatch, StopWhenDrained, drained_run
 from pipeline.annotation.isolation import FailureBudget
-from pipeline.annotation.progress import progress_bar, start_progress
+from pipeline.annotation.progress import start_progress
+from pipeline.annotation.progress_line import progress_line
 from pipeline.annotation.source import TextSource, read_groups
+from pipeline.annotation.stall_watch import watched_stalls
 from pipeline.annotation.tool_start import watched_start
 from pipeline.annotation.unselected import UnselectedRows, some_texts_are_unselected
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
-from pipeline.runtime.connection import ResourceRequest, are_free, ray_connection
+from pipeline.runtime.connection import are_free, max_readers, ray_connection
 from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.expected_texts import PROGRESS
@@ -42,6 +46,8 @@ from pipeline.storage.row_files import ROWS, Ids, read_failed, read_rows, recove
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ToolformerError
 from tools_service.base.files import now, writing
+from tools_service.runtime.resources import READER_CPUS, ProcessRequest, ResourceRequest
+from tools_service.serving.processes import tool_processes
 from tools_service.tools.registry import require_available
 
 logger = logging.getLogger(__name__)
@@ -50,6 +56,7 @@ BATCHES_IN_FLIGHT = 2  # batches per actor: while one waits for tools, the other
 _BLOCK_BYTES = 8 * 2**20  # limits how far reading is ahead of the annotators
 _NO_PROGRESS_TIMEOUT_S = 4 * 3600  # a large model may take long to load
 _RAY_ADVICE = "\nFailed to apply UDF"  # how the advice begins that Ray Data appends
+_NAME_CHARACTERS = 40  # of the output folder, in Ray's dashboard and names of log files
 _OTHER_CPUS = 3  # for reading and batching, besides annotators and tools
 
 
@@ -99,7 +106,17 @@ def _run(
     session, clock = Session(started=now()), time.monotonic()
     done, failures = _recover(config, rows)
     manifest.with_session(session).write(config.output)
-    texts = _run_graph(config, files, done, failures, actor)
+
+    def ended(**more: Any) -> AnnotationManifest:
+        wall_s = round(time.monotonic() - clock, 1)
+        return manifest.with_session(Session(started=session.started, finished=now(), wall_s=wall_s, **more))
+
+    watch = BudgetWatch(config, clock)
+    try:
+        texts = _run_graph(config, files, done, failures, actor, watch)
+    except BudgetExhaustedError:
+        ended(gpu_hours=watch.gpu_hours, stopped=watch.exhausted).write(config.output)
+        raise
     written = len(recover_rows(rows))
     if written != texts:
         raise AnnotationError(
@@ -108,8 +125,7 @@ def _run(
             "are more, the corpus has changed"
         )
     counts = count_rows(read_rows(config.output, COLUMNS), config.method)
-    session = Session(started=session.started, finished=now(), wall_s=round(time.monotonic() - clock, 1))
-    manifest = manifest.with_session(session).completed(counts, model_shape(config.model.path))
+    manifest = ended(gpu_hours=watch.gpu_hours).completed(counts, model_shape(config.model.path))
     manifest.write(config.output)
     with writing(config.output):
         (config.output / PROGRESS).unlink(missing_ok=True)
@@ -145,10 +161,12 @@ def _run_graph(
     done: Ids,
     failures: FailureBudget,
     actor: Callable[..., Any],
+    watch: BudgetWatch,
 ) -> int:
     """Annotate the texts that are not `done`; return the number of all texts in the corpus.
 
-    Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged.
+    Raises this project's exceptions from workers as AnnotationError, and Ray's unchanged;
+    BudgetExhaustedError when `watch` has stopped the run.
     """
     from tools_service.serving.deployment import starting_tools, wait_until_started
 
@@ -157,26 +175,44 @@ def _run_graph(
     request = needs(config)
     with ExitStack() as stack:
         stack.enter_context(ray_connection(request, config.ray.address))
-        is_room = are_free(request, config.ray.address)
+        # An elastic run asks for all that is free.
+        is_room = config.ray.max_actors is None and are_free(request, config.ray.address)
         tools = stack.enter_context(starting_tools(config.tools, config.method.tools, count))
         applications = tools.applications.values()
+        groups = read_groups(files, config.corpus)
+        progress = start_progress(len(groups), len(done), failures, str(config.output))
+        stalls = stack.enter_context(watched_stalls(config, request, tools.applications, progress))
         if not is_room:  # else the actors could take what the tools need
             wait_until_started(applications)
         stack.enter_context(DataContext.current(_data_context()))
-        groups = read_groups(files, config.corpus)
-        progress = start_progress(len(groups), len(done), failures, str(config.output))
+        drained = stack.enter_context(drained_run())
         unselected = None
         if some_texts_are_unselected(config.method):
             unselected = UnselectedRows(config.method, config.output / ROWS, progress)
         source = TextSource(
             groups, config.corpus, count, ray.put(done), progress, config.method.tools, unselected
         )
-        texts = ray.data.read_datasource(source)
+        readers = TaskPoolStrategy(size=max_readers(request, config.ray.most_actors, len(groups)))
+        texts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
+        watch.begin(progress, tools.applications, drained)
+        shown = progress_line(progress, config.ray, config.output, watch.look)
+        annotated.set_name(f"annotate-{config.output.name[:_NAME_CHARACTERS]}")
         try:
-            with watched_start(applications, progress), progress_bar(progress, config.output):
+            with watched_start(applications, progress), shown:
                 for _ in annotated.iter_batches(batch_size=None, prefetch_batches=0):
                     pass  # the actors have written the rows
+            if ray.get(progress.progress.remote()).refused:  # also if that emptied the whole graph
+                raise BudgetExhaustedError(watch.exhausted)
+        except BudgetExhaustedError:
+            rows = f"The rows in {config.output} stay; the same command goes on"
+            raise BudgetExhaustedError(f"stopped: {watch.exhausted} is used up. {rows}") from None
+        except ExecutionTimeoutError as error:
+            why = f": {stalls.diagnosis.sentence}" if stalls.diagnosis else ""
+            raise AnnotationError(
+                f"nothing moved for {_NO_PROGRESS_TIMEOUT_S / 3600:g} hours{why}. The rows in "
+                f"{config.output} stay; the same command resumes the run"
+            ) from error
         except ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, ToolformerError):
                 raise
@@ -193,10 +229,12 @@ def _run_graph(
 def _annotated(
     texts: Dataset, resources: RayConfig, actor: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> Dataset:
-    """The graph: texts in batches of `texts_per_batch` through a fixed pool of actors."""
+    """The graph: texts in batches of `texts_per_batch` through a pool of actors."""
     # Strict and in order: batch boundaries must not depend on what is done already. A text is then
     # always computed together with the same texts, and its row is the same to the last bit.
     batches = texts.repartition(target_num_rows_per_block=resources.texts_per_batch, strict=True)
+    # A whole CPU by default, which no node may have left. repartition() has no argument for it.
+    batches._logical_plan.dag.ray_remote_args["num_cpus"] = READER_CPUS
     return batches.map_batches(
         actor,
         fn_constructor_args=arguments,
@@ -205,7 +243,9 @@ def _annotated(
         num_cpus=resources.cpus_per_actor,
         num_gpus=resources.gpus_per_actor,
         compute=ActorPoolStrategy(
-            size=resources.actors,
+            min_size=resources.actors,
+            max_size=resources.most_actors,
+            initial_size=resources.initial_actors,
             max_tasks_in_flight_per_actor=2 * BATCHES_IN_FLIGHT,
             max_concurrent_calls_per_actor=BATCHES_IN_FLIGHT,
         ),
@@ -214,17 +254,22 @@ def _annotated(
 
 def needs(config: AnnotateConfig) -> ResourceRequest:
     """The resources that annotators, tools, reading and batching need at the same time."""
-    actors = config.ray.actors
-    tools = {tool: config.tools.of(tool).deployment for tool in config.method.tools}
-    tool_cpus = sum(tool.min_replicas * tool.cpus for tool in tools.values())
-    tool_gpus = sum(tool.min_replicas * tool.gpus for tool in tools.values())
-    lower = ["ray.gpus_per_actor (0 runs on the CPU)"]
-    lower += [f"tools.{name.lower()}.deployment.gpus" for name, tool in tools.items() if tool.gpus]
+    annotators = ProcessRequest(
+        of="annotating actor",
+        count=config.ray.needed_actors,
+        least=1,
+        cpus=config.ray.cpus_per_actor,
+        gpus=config.ray.gpus_per_actor,
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
+        fewer="lower ray.actors",
+    )
+    readers = ProcessRequest(of="reading task", count=2, least=1, cpus=READER_CPUS)
     return ResourceRequest(
-        cpus=actors * config.ray.cpus_per_actor + tool_cpus + _OTHER_CPUS,
-        gpus=actors * config.ray.gpus_per_actor + tool_gpus,
-        of=f"{actors} actors and the tools",
-        remedy=f"lower {', '.join(lower)} or ray.actors, or name a cluster in ray.address",
+        processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools"), readers),
+        other_cpus=_OTHER_CPUS,
+        wait_s=config.ray.wait_s,
+        wait_option="ray.wait_s",
     )
 
 
@@ -236,6 +281,7 @@ def _data_context() -> DataContext:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [StopWhenDrained]
     return context
 
 

@@ -9,6 +9,7 @@ repeat rows on resume (docs/decisions/0004), know no passages, and lose a file t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +32,8 @@ from pipeline.syntax.tokenizer import TokenCounter
 
 _BLOCK_ROWS = 64
 _GROUP_BYTES = 2**20  # compressed: seconds of reading
+_REPORT_S = 2.0
+_MIN_READ_BYTES = 2**20  # the chunk that is read, but not yet texts, must be little beside it
 
 
 class TextSource(Datasource):
@@ -51,6 +54,10 @@ class TextSource(Datasource):
         super().__init__()  # type: ignore[no-untyped-call]
         self._groups = groups
         self._read = partial(_read, config, count, done, progress, tools, unselected)
+
+    def get_name(self) -> str:
+        """What Ray's dashboard shows after "Read"."""
+        return "Texts"
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown: file sizes are compressed, and nothing depends on it."""
@@ -110,10 +117,15 @@ def _read(
 ) -> Iterator[pa.Table]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a task has one CPU
     done_ids: Ids = ray.get(done)
-    texts = read_corpus(files, config, count, tools)
-    texts_read = 0
+    watched = [_WatchedFile(**asdict(file)) for file in files]
+    texts = read_corpus(watched, config, count, tools)
+    texts_read, reported = 0, time.monotonic()
     while block := list(islice(texts, _BLOCK_ROWS)):
         texts_read += len(block)
+        if time.monotonic() >= reported + _REPORT_S and (share := share_read(watched)):
+            reported = time.monotonic()
+            share = max(share, texts_read / config.max_texts if config.max_texts else 0.0)
+            progress.reading.remote(task, texts_read, share)
         remaining = [text for text in block if not _contains(done_ids, text.text_id)]
         if unselected is not None:
             remaining = unselected.take(remaining)
@@ -123,6 +135,29 @@ def _read(
         unselected.write()
     # Wait, so that the total is complete when the last row has been written.
     ray.get(progress.read.remote(task, texts_read))
+
+
+class _WatchedFile(CorpusFile):
+    """A file that keeps its stream, which knows how far it is read."""
+
+    stream: pa.NativeFile | None = None
+
+    def open_stream(self) -> pa.NativeFile:
+        object.__setattr__(self, "stream", super().open_stream())  # the class is frozen
+        return self.stream
+
+
+def share_read(files: Sequence[_WatchedFile]) -> float | None:
+    """The share of the files' bytes that is read; None where it is not known well enough."""
+    positions = [0 if file.stream is None else _position(file, file.stream) for file in files]
+    sizes = [file.size for file in files if file.size is not None]
+    if len(sizes) < len(files) or sum(positions) < _MIN_READ_BYTES:
+        return None
+    return sum(positions) / sum(sizes)
+
+
+def _position(file: CorpusFile, stream: pa.NativeFile) -> int:
+    return file.size or 0 if stream.closed else int(stream.tell())
 
 
 def _contains(ids: Ids, text_id: int) -> bool:

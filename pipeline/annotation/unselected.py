@@ -7,6 +7,7 @@ the batches of an actor hold texts that it works on (docs/decisions/0052).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.annotation.metrics import reason_class
 from pipeline.base.config import MethodConfig
 from pipeline.base.records import ANNOTATION_SCHEMA, Annotation, Text
 from pipeline.method.selection import SelectionError, unselected_annotation
@@ -68,7 +70,8 @@ class UnselectedRows:
         table = pa.Table.from_pylist([item.to_row() for item in self._pending], schema=ANNOTATION_SCHEMA)
         with writing(self.rows):
             write_rows(self.rows, table)
-        self.progress.annotated.remote(len(self._pending))
+        texts = Counter((item.status, reason_class(item.reason or "")) for item in self._pending)
+        self.progress.unselected.remote(texts)
         self._pending = []
 
     def _annotation(self, text: Text) -> Annotation | None:

@@ -22,6 +22,7 @@ from tools_service.base.settings import (
     Gpus,
     Nats,
     NotAnOption,
+    NotNegative,
     Positive,
     PositiveInt,
     Probability,
@@ -204,6 +205,9 @@ class RayConfig(Frozen):
     """Ray cluster to join (auto, ray://…). None: RAY_ADDRESS if it is set, else a local cluster."""
     actors: PositiveInt = 1
     """Annotating actors; each holds one copy of the model."""
+    max_actors: PositiveInt | None = None
+    """Maximum actors of an elastic run. It begins when one actor has its resources, and grows to this number
+    as nodes join. None: exactly ray.actors."""
     gpus_per_actor: Gpus = 1.0
     """GPUs per annotating actor. 0: run on the CPU; 2 or more: spread the layers over them. Below 1:
     actors share a GPU, and each uses this share of its memory."""
@@ -211,6 +215,34 @@ class RayConfig(Frozen):
     """CPUs per annotating actor; on a CPU, also its number of threads."""
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
+    stall_warning_s: NotNegative = 60.0
+    """Seconds without a finished text after which the run says what it waits for, and again at growing
+    intervals. 0: never."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
+
+    @property
+    def most_actors(self) -> int:
+        """The maximum number of actors, elastic or not."""
+        return self.actors if self.max_actors is None else self.max_actors
+
+    @property
+    def initial_actors(self) -> int:
+        """The actors to ask Ray for at once. Those on GPUs start as nodes join. On CPUs they would take what
+        reading needs: there Ray Data adds actors while CPUs are left."""
+        return self.most_actors if self.gpus_per_actor else self.actors
+
+    @property
+    def needed_actors(self) -> int:
+        """The actors without which a run cannot begin as it was asked for."""
+        return 1 if self.max_actors is not None and self.gpus_per_actor else self.actors
+
+    @model_validator(mode="after")
+    def _check_actors(self) -> RayConfig:
+        if self.most_actors < self.actors:
+            raise ValueError(f"max_actors = {self.max_actors}: must be at least actors = {self.actors}")
+        return self
 
 
 class CallsConfig(Frozen):
@@ -249,8 +281,21 @@ class AnnotateConfig(CallsConfig):
     """Stop if more than this share of the texts fails, counted over at least 1,000 texts."""
     retry_failed: bool = False
     """When resuming, remove the rows of failed texts first, so that these texts are tried again."""
+    max_hours: Positive | None = None
+    """Stop after so many hours of this start; the same command goes on. Batches in progress are finished."""
+    max_gpu_hours: Positive | None = None
+    """Stop when this start's actors and tools have held GPUs for so many hours in all, like max_hours."""
     output: FilePath = Path("runs/annotations")
     """Folder for the rows (Parquet) and manifest.json; an interrupted run in it is resumed."""
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        gpus = [self.ray.gpus_per_actor, *(self.tools.of(tool).deployment.gpus for tool in self.method.tools)]
+        if self.max_gpu_hours is not None and not any(gpus):
+            raise ValueError(
+                f"max_gpu_hours = {self.max_gpu_hours:g}: neither actors nor tools use a GPU; use max_hours"
+            )
+        return self
 
 
 class PlanConfig(AnnotateConfig):

@@ -5,7 +5,6 @@ As in config.py, the docstring of a field is its help text. This module touches 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,12 +14,14 @@ from pipeline.base.config import ModelConfig
 from tools_service.base.settings import (
     FilePath,
     Frozen,
+    NotNegative,
     NotNegativeInt,
     Positive,
     PositiveInt,
     Probability,
     Text,
 )
+from tools_service.base.uris import require_whole_scheme
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 SelectBy = Literal["perplexity", "loss"]
@@ -116,6 +117,9 @@ class FinetuneConfig(Frozen):
     """One GPU per worker."""
     cpus_per_worker: PositiveInt = 1
     """CPUs per worker; also its number of threads."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage."""
     deepspeed: FilePath | None = None
@@ -142,8 +146,7 @@ class FinetuneConfig(Frozen):
     @field_validator("storage")
     @classmethod
     def _whole_scheme(cls, value: str | None) -> str | None:
-        if value is not None and re.match(r"[a-z0-9+]+:(?!//)", value):
-            raise ValueError(f"{value!r} looks like a URI without its //: write s3://bucket/path or a folder")
+        require_whole_scheme(value or "")
         return value
 
     @model_validator(mode="after")

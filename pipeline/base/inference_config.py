@@ -14,6 +14,7 @@ from tools_service.base.settings import (
     Frozen,
     Gpus,
     IsoDate,
+    NotNegative,
     NotNegativeInt,
     PositiveInt,
     Resource,
@@ -108,6 +109,9 @@ class ActorsConfig(Frozen):
     """GPUs per evaluating actor. 0: run on the CPU; 2 or more: spread the layers over them."""
     cpus_per_actor: Annotated[Resource, Field(gt=0.0)] = 1.0
     """CPUs per evaluating actor; on a CPU, also its number of threads."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
 
 
 class EvaluateConfig(Frozen):

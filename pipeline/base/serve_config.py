@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.base.inference_config import GenerateConfig
-from tools_service.base.settings import FilePath, Frozen, Gpus, NotNegativeInt, PositiveInt, Resource, Text
+from tools_service.base.settings import (
+    FilePath,
+    Frozen,
+    Gpus,
+    NotNegative,
+    NotNegativeInt,
+    PositiveInt,
+    Resource,
+    Text,
+)
 from tools_service.config import HttpConfig
 
 
@@ -40,6 +49,9 @@ class ServeConfig(Frozen):
     """GPUs per replica. 0: run on the CPU; 2 or more: spread the layers over them."""
     cpus_per_replica: Annotated[Resource, Field(gt=0.0)] = 1.0
     """CPUs per replica; on a CPU, also its number of threads."""
+    wait_s: NotNegative = 30.0
+    """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
+    autoscaler starts nodes, the wait has no limit."""
     max_rows: PositiveInt = 32
     """Prompts that a replica decodes together."""
     max_queued: NotNegativeInt = 256

@@ -111,8 +111,8 @@ COMMANDS: dict[str, Command] = {
         short=_SHORT,
         main=(
             "--corpus --model --tools --tools-file --corpus.max-tokens --corpus.max-texts "
-            "--method.TOOL.tau-f --method.TOOL.k --method.TOOL.m --ray.actors --ray.gpus-per-actor "
-            "--output"
+            "--method.TOOL.tau-f --method.TOOL.k --method.TOOL.m --ray.actors --ray.max-actors "
+            "--ray.gpus-per-actor --max-hours --max-gpu-hours --output"
         ),
         examples=(
             "--recipe demo",

@@ -163,10 +163,10 @@ def _run_group(group: Sequence[BegunStep], cache: StepCache) -> None:
 @contextmanager
 def _room_for(configs: Iterable[Frozen]) -> Iterator[None]:
     """A Ray connection for fine-tunings on CPUs at the same time: each by itself would end it for all."""
-    from pipeline.runtime.connection import ResourceRequest, ray_connection
+    from pipeline.finetuning.run import resource_request
+    from pipeline.runtime.connection import ray_connection
 
-    cpus = sum(each.workers * each.cpus_per_worker for each in configs if isinstance(each, FinetuneConfig))
-    with ray_connection(ResourceRequest(cpus=cpus, gpus=0, of="fine-tuning", remedy="lower workers")):
+    with ray_connection(resource_request([each for each in configs if isinstance(each, FinetuneConfig)])):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Refuses a device `cuda` where there is no GPU for it, before a command starts.
+"""Refuses a device `cuda` where there is no GPU for it, before a command starts; looks for its cluster early.
 
 In: the configuration of a command. On Ray, a process has the GPUs that are reserved for it, and with none it
 would run on the CPU; in this process, and on a local Ray, the machine must have a GPU.
@@ -6,6 +6,7 @@ would run on the CPU; in this process, and on a local Ray, the machine must have
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,16 @@ def require_devices(config: Frozen) -> None:
                 f"{place.field} cuda: this machine has no GPU that torch can use; auto or cpu run on the CPU "
                 "(`doctor` looks for GPUs)"
             )
+
+
+def look_for_cluster(config: Frozen) -> None:
+    """Begin to look for the cluster that a command names, before it imports what it needs."""
+    from tools_service.runtime.address import look_early
+
+    on_ray = AnnotateConfig | ScoreConfig | FinetuneConfig | ServeConfig | EvaluateConfig | Recipe
+    if isinstance(config, on_ray) and not isinstance(config, PlanConfig):
+        named = getattr(getattr(config, "ray", config), "address", None)
+        look_early(named or os.environ.get("RAY_ADDRESS") or "")
 
 
 def _placements(config: Any) -> Iterator[Placement]:

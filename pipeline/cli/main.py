@@ -5,8 +5,9 @@ the field's name, with dots for nesting. Results go to standard output, progress
 standard error. commands.py has the table of commands, handlers.py what they do.
 
 Exit codes: 0 done; 1 the run failed; 2 the command line, the configuration or an input it names is
-wrong; 130 interrupted. The project's own errors are printed as one message without a traceback. Any
-other exception is a bug and keeps its traceback.
+wrong; 3 annotate has stopped because its budget (--max-hours, --max-gpu-hours) is used up; 130
+interrupted. The project's own errors are printed as one message without a traceback. Any other exception
+is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.cli.completion import SUMMARY as COMPLETION_SUMMARY
 from pipeline.cli.completion import print_completion
 from pipeline.cli.demo_files import require_demo_files
-from pipeline.cli.devices import require_devices
+from pipeline.cli.devices import look_for_cluster, require_devices
 from pipeline.cli.doctor.run import SUMMARY, doctor
 from pipeline.cli.generating.prompts import unescape
 from pipeline.cli.missing_inputs import require_inputs
@@ -35,7 +36,7 @@ from pipeline.cli.settings_file import SettingsFileError
 from pipeline.storage.logs import PACKAGES
 from tools_service.base.command_line import as_options, parse_command_line
 from tools_service.base.cpus import limit_threads
-from tools_service.base.errors import ConfigurationError, ToolformerError
+from tools_service.base.errors import ToolformerError
 from tools_service.base.help_text import CommandHelp, show_help, unknown_command
 from tools_service.base.option_fields import Field, argument_fields, nested_fields, option_names, option_of
 from tools_service.base.option_values import separate_values
@@ -98,6 +99,7 @@ def _run(name: str, options: Sequence[str]) -> int:
         require_demo_files(arguments, _program())
         require_inputs(arguments)
         require_devices(arguments.config)
+        look_for_cluster(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
         command = COMMANDS[name]
@@ -105,7 +107,7 @@ def _run(name: str, options: Sequence[str]) -> int:
         is_of_file = isinstance(error, SettingsFileError)  # its fields are not options
         message = str(error) if is_of_file else as_options(str(error), names, command.short)
         print(f"{_program()} {name}: {message}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
@@ -195,5 +197,6 @@ def _overview() -> str:
         f"  {'completion':<{width}}  {COMPLETION_SUMMARY}\n\n"
         f"Start with `{program} demo`; `{program} COMMAND --help` shows a command's main options, "
         "--help-all every one.\n"
-        "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 130 interrupted."
+        "Exit codes: 0 done, 1 the run failed, 2 wrong command line or configuration, 3 budget used up, "
+        "130 interrupted."
     )

@@ -30,31 +30,33 @@ class SettingsFile:
     path: Path
     values: Mapping[str, Any]
     lines: Mapping[Keys, int] = field(default_factory=dict)
+    option: str = "--config"
+    """The option that names the file, for messages."""
 
     @staticmethod
-    def read(path: Path) -> SettingsFile:
+    def read(path: Path, option: str = "--config") -> SettingsFile:
         """Raises SettingsFileError."""
         try:
             text = path.read_text(encoding="utf-8-sig")
             if path.suffix.lower() == ".toml":
-                return SettingsFile(path, tomllib.loads(text))
-            return _read_yaml(path, text)
+                return SettingsFile(path, tomllib.loads(text), option=option)
+            return _read_yaml(path, text, option)
         except OSError as error:
-            raise SettingsFileError(f"--config {path}: {error.strerror or error}") from error
+            raise SettingsFileError(f"{option} {path}: {error.strerror or error}") from error
         except RecursionError as error:
-            raise SettingsFileError(f"--config {path}: nested too deeply") from error
+            raise SettingsFileError(f"{option} {path}: nested too deeply") from error
         except tomllib.TOMLDecodeError as error:
-            raise SettingsFileError(f"--config {path}: not TOML: {error}") from error
+            raise SettingsFileError(f"{option} {path}: not TOML: {error}") from error
         except yaml.YAMLError as error:
-            raise SettingsFileError(f"--config {path}{_explain(error)}") from error
+            raise SettingsFileError(f"{option} {path}{_explain(error)}") from error
         except ValueError as error:  # no UTF-8, or a value that YAML resolves to an impossible date
-            raise SettingsFileError(f"--config {path}: cannot be read: {error}") from error
+            raise SettingsFileError(f"{option} {path}: cannot be read: {error}") from error
 
     def error(self, keys: Keys, problem: str) -> SettingsFileError:
         """An error about the value at `keys`."""
         known = next((keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in self.lines), None)
         place = f", line {self.lines[known]}" if known is not None else ""
-        return SettingsFileError(f"--config {self.path}{place}: {problem}")
+        return SettingsFileError(f"{self.option} {self.path}{place}: {problem}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,17 +67,17 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _read_yaml(path: Path, text: str) -> SettingsFile:
+def _read_yaml(path: Path, text: str, option: str) -> SettingsFile:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         lines: dict[Keys, int] = {}
         if node is None:
-            return SettingsFile(path, {})
+            return SettingsFile(path, {}, option=option)
         if not isinstance(node, yaml.MappingNode):
-            raise SettingsFileError(f"--config {path}: holds no settings; write NAME: VALUE lines")
+            raise SettingsFileError(f"{option} {path}: holds no settings; write NAME: VALUE lines")
         _find_lines(node, (), lines)
-        return SettingsFile(path, loader.construct_document(node), lines)
+        return SettingsFile(path, loader.construct_document(node), lines, option)
     finally:
         loader.dispose()
 

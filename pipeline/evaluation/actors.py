@@ -19,6 +19,7 @@ from pipeline.base.inference_config import ActorsConfig
 from pipeline.evaluation.predictions import Prediction, refused_prediction, to_table
 from pipeline.evaluation.store import ACTOR_DIED
 from pipeline.evaluation.tasks import Chunk, Task, TaskResult, Worker
+from pipeline.runtime.actor_names import ActorNames
 from tools_service.base.errors import ToolformerError
 from tools_service.tools.client import ToolClient
 
@@ -44,14 +45,20 @@ class EvaluationActor:
         # More threads than reserved CPUs would take CPU time from other actors.
         torch.set_num_threads(max(1, int(cpus)))
         self._worker = Worker()
+        self._model, self._tasks = "no model", 0
+
+    def __repr__(self) -> str:
+        return f"EvaluationActor({self._model}, {self._tasks} tasks)"
 
     def use(self, model: ModelConfig, tools: ToolClient) -> None:
         """Load the model of the next tasks."""
         self._worker.use(model, tools)
+        self._model = model.path
 
     def run(self, task: Task) -> Any:
         """The result of a task; predictions as a table, which any process can read."""
         result = self._worker.run(task)
+        self._tasks += 1
         return to_table(result) if isinstance(result, list) else result
 
 
@@ -63,6 +70,7 @@ class ActorPool:
         self._class = ray.remote(actor).options(
             num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
         )
+        self._names = ActorNames("evaluator", "evaluate")
         self._actors: dict[int, Any] = {}
         self._settings: dict[int, tuple[ModelConfig, ToolClient]] = {}
         self._crashes: Counter[str] = Counter()
@@ -116,7 +124,7 @@ class ActorPool:
     ) -> tuple[Any, Task | None]:
         """Give an idle actor the next task, or the model that it needs first."""
         if number not in self._actors:
-            self._actors[number] = self._class.remote(self._config.cpus_per_actor)
+            self._actors[number] = self._class.options(**self._names()).remote(self._config.cpus_per_actor)
         actor = self._actors[number]
         if self._settings.get(number) != settings:
             self._settings[number] = settings

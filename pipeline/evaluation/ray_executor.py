@@ -9,15 +9,15 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
-import ray
-
-from pipeline.base.inference_config import ActorsConfig, EvaluateConfig, GenerateConfig
+from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.evaluation.actors import ActorPool, EvaluationActor
 from pipeline.evaluation.tasks import Task, TaskResult
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
 from tools_service.config import ToolsConfig
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest, live_nodes, room_for
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import tools_on_ray
+from tools_service.serving.processes import tool_processes
 from tools_service.tools.client import ToolClient
 
 logger = logging.getLogger(__name__)
@@ -53,29 +53,14 @@ class RayExecutor:
 
     def _start_pool(self) -> ActorPool:
         """Connect to Ray; one actor for each GPU that the tools leave, if no number is given."""
-        generations = [config.generation for config in self._configs]
-        deployments = {
-            tool: generation.tools.of(tool).deployment
-            for generation in generations
-            for tool in generation.tools.specs
-            if tool not in generation.tools_off and not generation.calls_disabled
-        }
-        tool_cpus = sum(each.min_replicas * each.cpus for each in deployments.values())
-        tool_gpus = sum(each.min_replicas * each.gpus for each in deployments.values())
-        per_actor = self._configs[0].ray
-        least = per_actor.actors or 1
-        request = ResourceRequest(
-            cpus=least * per_actor.cpus_per_actor + tool_cpus,
-            gpus=least * per_actor.gpus_per_actor + tool_gpus,
-            of=f"{least} evaluating actors and the tools",
-            remedy="lower ray.actors (0: in this process) or ray.gpus_per_actor (0: on the CPU), or name a "
-            "cluster in ray.address",
-        )
-        self._stack.enter_context(ray_connection(request, per_actor.address))
-        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        size = actors_of(per_actor, gpus - tool_gpus)
+        resources, request = self._configs[0].ray, resource_request(self._configs)
+        self._stack.enter_context(ray_connection(request, resources.address))
+        actors, *replicas = request.processes
+        size = actors.count
+        if resources.actors is None and resources.gpus_per_actor:
+            size = room_for(actors, replicas, live_nodes())
         logger.info("%d evaluating actors", size)
-        pool = ActorPool(per_actor, size, self._actor)
+        pool = ActorPool(resources, size, self._actor)
         self._stack.callback(pool.close)
         return pool
 
@@ -89,8 +74,28 @@ class RayExecutor:
         return self._started[key]
 
 
-def actors_of(config: ActorsConfig, gpus: float) -> int:
-    """The number that is given, or one actor for each of the `gpus`; at least one."""
-    if config.actors is not None or not config.gpus_per_actor:
-        return config.actors or 1
-    return max(1, int(gpus // config.gpus_per_actor))
+def resource_request(configs: Sequence[EvaluateConfig]) -> ResourceRequest:
+    """The actors, one if no number is given, and the tools of all labels."""
+    replicas = {
+        each.of: each
+        for generation in (config.generation for config in configs)
+        if not generation.calls_disabled
+        for each in tool_processes(
+            generation.tools,
+            [tool for tool in generation.tools.specs if tool not in generation.tools_off],
+            "generation.tools",
+        )
+    }
+    resources = configs[0].ray
+    actors = ProcessRequest(
+        of="evaluating actor",
+        count=resources.actors or 1,
+        cpus=resources.cpus_per_actor,
+        gpus=resources.gpus_per_actor,
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0: on the CPU)",
+        fewer="lower ray.actors (0: in this process)",
+    )
+    return ResourceRequest(
+        processes=(actors, *replicas.values()), wait_s=resources.wait_s, wait_option="ray.wait_s"
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from ray.train.v2.api.config import LoggingConfig
 
 from pipeline.base.finetune_config import FinetuneConfig
 from pipeline.finetuning.adapters import count_parameters, merge_adapter
-from pipeline.finetuning.checkpoints.checkpoint_storage import is_uri
 from pipeline.finetuning.checkpoints.run_folder import RunFolder
 from pipeline.finetuning.checkpoints.run_identity import FinetuneManifest, RunIdentity
 from pipeline.finetuning.data.augmented_files import TextIndex, read_index
@@ -41,7 +41,7 @@ from pipeline.finetuning.watching.metrics_log import HeldOutEvaluation, steps_do
 from pipeline.finetuning.watching.progress import tail
 from pipeline.finetuning.watching.trackers import require_installed
 from pipeline.finetuning.worker import run_worker
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
 from pipeline.storage.card import CARD
 from pipeline.storage.kinds import FINE_TUNED
 from pipeline.storage.lock import exclusive_lock
@@ -50,8 +50,10 @@ from tools_service.base.adapters import model_inputs
 from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
+from tools_service.base.uris import is_uri
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +92,6 @@ def finetune(config: FinetuneConfig, *, force: bool = False) -> FinetuneManifest
 
 def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     started, config = time.monotonic(), run.config
-    resources = ResourceRequest(
-        cpus=config.workers * config.cpus_per_worker,
-        gpus=config.workers if config.use_gpu else 0,
-        of=f"{config.workers} workers",
-        remedy="set use_gpu to false, lower workers, or name a cluster in the variable RAY_ADDRESS",
-    )
     parameters = count_parameters(config)
     logger.info(
         "%s: %d of %d parameters are trained (%.2f %%)",
@@ -104,7 +100,7 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
         parameters.total,
         100 * parameters.trained / parameters.total,
     )
-    with ray_connection(resources):
+    with ray_connection(resource_request([config])):
         store = _tokenise(run, index)
         with tail(folder.metrics, config.max_steps):
             result = _fit(run, store)
@@ -141,6 +137,23 @@ def _run(run: RunIdentity, folder: RunFolder, index: TextIndex) -> None:
     add_model_files(model, config)
     folder.publish(model, run, values)
     write_model_card(folder)
+
+
+def resource_request(configs: Sequence[FinetuneConfig]) -> ResourceRequest:
+    """The workers of `configs`, which train at the same time."""
+    workers = (
+        ProcessRequest(
+            of="training worker",
+            count=config.workers,
+            cpus=config.cpus_per_worker,
+            gpus=int(config.use_gpu),
+            fewer_cpus="lower cpus_per_worker",
+            fewer_gpus="train on the CPU (use_gpu false)",
+            fewer="lower --workers",
+        )
+        for config in configs
+    )
+    return ResourceRequest(processes=tuple(workers), wait_s=configs[0].wait_s, wait_option="wait_s")
 
 
 def _tokenise(run: RunIdentity, index: TextIndex) -> TokenStore:

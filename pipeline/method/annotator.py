@@ -20,10 +20,12 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Funnel, Status, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
+from pipeline.method.drawn_calls import SampledText, SamplingRequest
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
-from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
+from pipeline.method.sampling import sample_calls
 from pipeline.method.selection import Selection, select
+from pipeline.method.utilization import UtilizationClock
 from pipeline.syntax.tokenizer import require_separate_heads
 from tools_service.base.errors import ToolformerError
 from tools_service.contract.tool import TRANSIENT
@@ -36,6 +38,10 @@ T = TypeVar("T")
 
 MIN_TEXTS_TO_BLAME = 8
 """If all texts of a batch fail, and there are at least so many, the texts are not to blame."""
+
+
+# The shares of a batch's work that are done after sampling and after the calls, roughly.
+_SAMPLED, _EXECUTED = 0.6, 0.65
 
 
 class BatchFailedError(ToolformerError):
@@ -77,19 +83,26 @@ class Annotator:
         # One thread: the model serves one batch at a time, and the allocator keeps freed
         # memory by thread.
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.utilization = UtilizationClock()
 
     def annotate(self, texts: Sequence[Text]) -> list[Annotation]:
         """One annotation per text, in order. Raises as `aannotate` does."""
         return asyncio.run(self.aannotate(texts))
 
-    async def aannotate(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def aannotate(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None] | None = None,
+    ) -> list[Annotation]:
         """The same without blocking the event loop.
 
+        `done` is told the share of the batch's work that is done, from any thread.
         Raises NonFiniteError, and BatchFailedError when all of at least
         MIN_TEXTS_TO_BLAME texts fail.
         """
         usable = [text for text in texts if text.skipped is None]
-        annotations = await self._isolated(usable)
+        with self.utilization.phase("other"):
+            annotations = await self._isolated(usable, done)
         failed = [a for a in annotations if a.status == "failed"]
         if len(failed) == len(annotations) >= MIN_TEXTS_TO_BLAME:
             raise BatchFailedError(
@@ -104,12 +117,16 @@ class Annotator:
             for text in texts
         ]
 
-    async def _isolated(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def _isolated(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None] | None = None,
+    ) -> list[Annotation]:
         """Annotate; a batch that fails is halved until one text stands alone with its error."""
         if not texts:
             return []
         try:
-            return await self._steps(texts)
+            return await self._steps(texts, done or _untold)
         except NonFiniteError:
             raise
         except Exception as error:  # isolation: the failure becomes a row
@@ -122,14 +139,21 @@ class Annotator:
         second = await self._isolated(texts[half:])
         return [*first, *second]
 
-    async def _steps(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def _steps(
+        self,
+        texts: Sequence[Text],
+        done: Callable[[float], None],
+    ) -> list[Annotation]:
         states = [_TextState(text) for text in texts]
         # Selection needs no model: it runs beside another batch's use of the model.
         await asyncio.to_thread(self._select, states)
-        await self._with_model(lambda: self._sample(states))
+        sampling = _part(done, 0.0, _SAMPLED)
+        await self._with_model(lambda: self._sample(states, sampling))
         await self._execute(states)
+        done(_EXECUTED)
         _log_lost_calls(states)
-        scored = await self._with_model(lambda: self._score(states))
+        scoring = _part(done, _EXECUTED, 1.0)
+        scored = await self._with_model(lambda: self._score(states, scoring))
         return [
             self._annotation(state, scored_text)
             for state, scored_text in zip(states, scored, strict=True)
@@ -137,8 +161,13 @@ class Annotator:
 
     async def _with_model(self, work: Callable[[], T]) -> T:
         """Run work that needs the model, in the order in which it was asked for."""
+
+        def timed() -> T:
+            with self.utilization.phase("model"):
+                return work()
+
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._model_thread, work)
+        return await loop.run_in_executor(self._model_thread, timed)
 
     def _select(self, states: Sequence[_TextState]) -> None:
         """Step 1."""
@@ -148,7 +177,11 @@ class Annotator:
                 for tool in self._prompts
             }
 
-    def _sample(self, states: Sequence[_TextState]) -> None:
+    def _sample(
+        self,
+        states: Sequence[_TextState],
+        done: Callable[[float], None],
+    ) -> None:
         """Step 2."""
         chosen = [
             (state, tool)
@@ -158,7 +191,7 @@ class Annotator:
         ]
         requests = [SamplingRequest(state.text, tool) for state, tool in chosen]
         sampled = sample_calls(
-            self._model, requests, self._prompts, self._method
+            self._model, requests, self._prompts, self._method, done=done
         )
         for (state, tool), sampled_text in zip(chosen, sampled, strict=True):
             state.sampled[tool] = sampled_text
@@ -174,11 +207,16 @@ class Annotator:
             for state in states
         ]
         dates = [state.date for state in states]
-        executed = await execute(candidates, dates, self._tools)
+        with self.utilization.phase("tools"):
+            executed = await execute(candidates, dates, self._tools)
         for state, calls in zip(states, executed, strict=True):
             state.executed = calls
 
-    def _score(self, states: Sequence[_TextState]) -> list[ScoredText]:
+    def _score(
+        self,
+        states: Sequence[_TextState],
+        done: Callable[[float], None],
+    ) -> list[ScoredText]:
         """Step 4."""
         texts = [state.text for state in states]
         executed = [state.executed for state in states]
@@ -188,6 +226,7 @@ class Annotator:
             executed,
             self._tau_floor,
             self._method.input_rule,
+            done=done,
         )
 
     def _annotation(self, state: _TextState, scored: ScoredText) -> Annotation:
@@ -212,6 +251,17 @@ class Annotator:
             funnel=funnel,
             work=(*sampling, *scored.work),
         )
+
+
+def _untold(share: float) -> None:
+    """Nobody wants to know what share of a batch is done."""
+
+
+def _part(
+    done: Callable[[float], None], start: float, end: float
+) -> Callable[[float], None]:
+    """What a step calls that takes a batch from the share `start` to `end`."""
+    return lambda share: done(start + share * (end - start))
 
 
 def _failed(text: Text, error: Exception) -> Annotation:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -82,6 +82,7 @@ def score_calls(
     input_rule: Collection[str] = (),
     *,
     all_losses: bool = False,
+    done: Callable[[float], None] = lambda share: None,
 ) -> list[ScoredText]:
     """The losses of every call with a result, in the order of `texts`; others are ignored.
 
@@ -89,12 +90,15 @@ def score_calls(
     gain, so it is computed only where L_empty - L_plus reaches that threshold; with
     `all_losses` also elsewhere, by forwards of their own, so that no other loss changes.
     Calls of the tools in `input_rule` are dropped if their input stands only after them.
-    Raises NonFiniteError for a loss that is not finite.
+    `done` is told the share of the three losses that is computed. Raises NonFiniteError for a
+    loss that is not finite.
     """
     scorer = _Scorer(model, texts, executed, input_rule)
     jobs = scorer.jobs
     l_plus = scorer.losses("plus", jobs)
+    done(1 / 3)
     l_empty = scorer.losses("empty", jobs)
+    done(2 / 3)
     close = [
         job
         for job in jobs

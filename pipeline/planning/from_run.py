@@ -143,7 +143,8 @@ def _throughput(folder: Path, manifest: AnnotationManifest) -> dict[str, float]:
     """
     compute, sessions, actors = manifest.compute, manifest.sessions, manifest.config.ray.actors
     files = sorted((path.stat().st_mtime, path) for path in parquet_files(folder / ROWS))
-    if compute is None or len(sessions) != 1 or len(files) < 3 * actors:
+    elastic = manifest.config.ray.max_actors is not None  # the number of actors is not known
+    if compute is None or elastic or len(sessions) != 1 or len(files) < 3 * actors:
         return {}
     [session] = sessions
     if session.finished is None or session.wall_s is None:

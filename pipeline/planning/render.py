@@ -50,6 +50,13 @@ def warnings(plan: Plan) -> Iterator[str]:
             f"--utilisation {config.utilisation} is an assumption; a finished run shows the real speed in "
             "compute.flops_per_s"
         )
+    if plan.time is not None:
+        for name, needed, budget in (
+            ("max_hours", plan.time.hours, config.max_hours),
+            ("max_gpu_hours", plan.time.gpu_hours, config.max_gpu_hours),
+        ):
+            if budget is not None and needed > budget:
+                yield f"{name} = {budget:g}, but annotate needs about {needed:,.3g}: it stops unfinished"
     for tool, row in plan.tools.items():
         if row.replicas is not None and row.replicas > row.max_replicas:
             option = f"tools.{tool.lower()}.deployment.max_replicas = {row.max_replicas}"

@@ -1,14 +1,13 @@
 """The Ray connection of a step.
 
 In: a resource request and an address. Out: a connection for the length of a block: to the cluster that
-this process is connected to, else to that at ray.address or RAY_ADDRESS, else to a local cluster. On a
-named cluster that is too small a step waits, because a cluster may grow; on a local one it is refused.
-Steps within `one_local_cluster` share the local cluster that the first of them starts.
+this process is connected to, else to that at ray.address or RAY_ADDRESS, else to a local cluster, once it
+has what the step needs (tools_service/runtime/resources.py). Steps within `one_local_cluster` share the
+local cluster that the first of them starts.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -18,44 +17,35 @@ from dataclasses import dataclass
 import ray
 
 from tools_service.base.cpus import available_cpus
-from tools_service.base.errors import ConfigurationError
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address, connect
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceRequest:
-    """CPUs and GPUs needed at the same time by `of`, and the `remedy` if they are not available."""
-
-    cpus: float
-    gpus: float
-    of: str
-    remedy: str
+from tools_service.runtime.resources import ResourceRequest, require_machine, require_resources
 
 
 @contextmanager
 def ray_connection(request: ResourceRequest, address: str | None = None) -> Iterator[None]:
     """Connect this process for the block; an existing connection is used and left open.
 
-    Raises ConfigurationError if there is no cluster at the address, if Ray does not start, or if this
-    machine is too small.
+    Raises ConfigurationError if there is no cluster at the address, if Ray does not start, or if the
+    cluster or this machine lacks what `request` asks for.
     """
     address, source = chosen_address(address, "ray.address")
     if _shared.started and (address != LOCAL or _too_small(request)):
         end_local_cluster()
     if ray.is_initialized():
-        check_resources(request)
+        require_resources(request)
         yield
         return
+    if address == LOCAL:
+        require_machine(request)
     # Logical CPUs only limit the number of processes. With too few, processes wait forever.
     cpus = max(available_cpus(), math.ceil(request.cpus))
     # Nobody is told where the dashboard of such a cluster is, and its processes take CPU time.
     connect(address, source, cpus=cpus, dashboard=False if _shared.wanted else None)
     shared = _shared.wanted and address == LOCAL
     try:
-        check_resources(request, local=address == LOCAL)
+        if address != LOCAL:
+            require_resources(request)
         _shared.started = shared
         yield
     finally:
@@ -121,14 +111,9 @@ def are_free(request: ResourceRequest, address: str | None = None) -> bool:
     return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
 
 
-def check_resources(request: ResourceRequest, local: bool = False) -> None:
-    """ConfigurationError if a `local` cluster is too small; a warning if another cluster is."""
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for name, amount in (("CPU", request.cpus), ("GPU", request.gpus)):
-        available = resources.get(name, 0)
-        if available >= amount:
-            continue
-        needed = f"{amount:g} {name}s for {request.of}"
-        if local:
-            raise ConfigurationError(f"{needed}, but this machine has {available:g}: {request.remedy}")
-        logger.warning("%s, but the cluster has %g: waiting until it has grown", needed, available)
+def max_readers(request: ResourceRequest, actors: int, inputs: int) -> int:
+    """How many tasks may read `inputs` at the same time: as many as there are CPUs that nothing else asks
+    for, and one for each actor at least. (Each asks for a tenth of a CPU, so without a limit ten of them
+    would share one.)"""
+    cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+    return max(1, min(inputs, max(actors, int(cpus - request.cpus + request.other_cpus))))

@@ -13,13 +13,13 @@ import logging
 from collections.abc import Sequence
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from tqdm import tqdm
 
 from pipeline.base.config import CorpusConfig, ScoreConfig
 from pipeline.corpus.files import CorpusError, CorpusFile, list_files
 from pipeline.engine.loading import require_model
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import max_readers, ray_connection
 from pipeline.scoring.manifest import (
     ScoreError,
     ScoreManifest,
@@ -37,6 +37,7 @@ from pipeline.storage.manifest import MANIFEST
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import atomic_write, writing
 from tools_service.base.ownership import require_own
+from tools_service.runtime.resources import READER_CPUS, ProcessRequest, ResourceRequest
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +91,7 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
     config = config.model_copy(
         update={"output": config.output.resolve(), "model": config.model.with_absolute_path()}
     )
-    actors = config.ray.actors
-    request = ResourceRequest(
-        cpus=actors * config.ray.cpus_per_actor + _OTHER_CPUS,
-        gpus=actors * config.ray.gpus_per_actor,
-        of=f"{actors} actors",
-        remedy="lower ray.gpus_per_actor (0 runs on the CPU) or ray.actors, or name a cluster in ray.address",
-    )
+    request = resource_request(config)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -105,7 +100,9 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
     with ray_connection(request, config.ray.address), DataContext.current(context):
-        parts = ray.data.read_datasource(PartSource(files, ray.put(done)))
+        readers = TaskPoolStrategy(size=max_readers(request, config.ray.most_actors, len(files)))
+        source = PartSource(files, ray.put(done))
+        parts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
         scored = parts.map_batches(
             ScoreParts,
             fn_constructor_args=(config,),
@@ -113,7 +110,11 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
             batch_format="pyarrow",
             num_cpus=config.ray.cpus_per_actor,
             num_gpus=config.ray.gpus_per_actor,
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(
+                min_size=config.ray.actors,
+                max_size=config.ray.most_actors,
+                initial_size=config.ray.initial_actors,
+            ),
         )
         try:
             with tqdm(desc="score", unit=" lines") as bar:
@@ -125,3 +126,23 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
             message = str(error.cause).partition("\nFailed to apply UDF")[0]
             kind = ScoreRefusedError if isinstance(error.cause, ConfigurationError) else ScoreError
             raise kind(f"{message}. The same command resumes the run") from error
+
+
+def resource_request(config: ScoreConfig) -> ResourceRequest:
+    """The resources that the actors and reading need at the same time."""
+    actors = ProcessRequest(
+        of="scoring actor",
+        count=config.ray.needed_actors,
+        least=1,
+        cpus=config.ray.cpus_per_actor,
+        gpus=config.ray.gpus_per_actor,
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
+        fewer="lower ray.actors",
+    )
+    return ResourceRequest(
+        processes=(actors, ProcessRequest(of="reading task", cpus=READER_CPUS)),
+        other_cpus=_OTHER_CPUS,
+        wait_s=config.ray.wait_s,
+        wait_option="ray.wait_s",
+    )

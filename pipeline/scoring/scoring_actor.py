@@ -79,12 +79,15 @@ class ScoreParts:
 
         torch.set_num_threads(max(1, int(config.ray.cpus_per_actor)))
         log_into(config.output)
-        self._config = config
+        self._config, self._lines = config, 0
         self._refused: ScoreError | None = None
         try:
             self._model = load_language_model(config.model.placed(config.ray.gpus_per_actor))
         except ToolformerError as error:
             self._refused = ScoreRefusedError(str(error))  # raised later: raised here, it would lose its type
+
+    def __repr__(self) -> str:
+        return f"ScoringActor({self._config.output.name}, {self._lines} lines)"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the part in `batch` and write its file. Raises ScoreError if that is not possible."""
@@ -97,6 +100,7 @@ class ScoreParts:
             atomic_write(self._config.output / SCORE_FILES / row["name"], output)
         except ToolformerError as error:
             raise ScoreError(str(error)) from error
+        self._lines += len(lines)
         return pa.table({"lines": [len(lines)]})
 
 

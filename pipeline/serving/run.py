@@ -18,13 +18,15 @@ from pipeline.base.serve_config import ServeConfig
 from pipeline.engine.loading import require_model
 from pipeline.inference.generator import available_tools
 from pipeline.inference.params import DecodingParams
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
 from pipeline.serving.app import Endpoint, create_app
 from pipeline.serving.chat import chat_template
 from pipeline.serving.deployment import deploy_model, replica_states
 from tools_service.contract.schemas import arguments_of, with_schema
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 from tools_service.serving.deployment import application_statuses, lease, tools_on_ray
 from tools_service.serving.http import bind_socket, create_server, read_token
+from tools_service.serving.processes import tool_processes
 from tools_service.serving.serve import sigterm_interrupts, url_of
 
 TOKEN_VARIABLE = "TOOLFORMER_TOKEN"
@@ -87,13 +89,18 @@ class Status:
 
 def resource_request(config: ServeConfig, tools: tuple[str, ...]) -> ResourceRequest:
     """The resources that the replicas and the tools need at the same time."""
-    deployments = [config.generation.tools.of(tool).deployment for tool in tools]
+    replicas = ProcessRequest(
+        of="model replica",
+        count=config.replicas,
+        cpus=config.cpus_per_replica,
+        gpus=config.gpus_per_replica,
+        fewer_cpus="lower cpus_per_replica",
+        fewer_gpus="lower gpus_per_replica (0 runs on the CPU)",
+        fewer="lower --replicas",
+    )
     return ResourceRequest(
-        cpus=config.replicas * config.cpus_per_replica
-        + sum(deployment.min_replicas * deployment.cpus for deployment in deployments)
-        + _OTHER_CPUS,
-        gpus=config.replicas * config.gpus_per_replica
-        + sum(deployment.min_replicas * deployment.gpus for deployment in deployments),
-        of=f"{config.replicas} replicas and the tools",
-        remedy="lower --gpus-per-replica (0 runs on the CPU) or --replicas, or name a cluster in --address",
+        processes=(replicas, *tool_processes(config.generation.tools, tools, "generation.tools")),
+        other_cpus=_OTHER_CPUS,
+        wait_s=config.wait_s,
+        wait_option="wait_s",
     )

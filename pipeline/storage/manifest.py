@@ -28,6 +28,8 @@ OPERATIONAL: dict[str, Any] = {
     "output": True,
     "max_failed_share": True,
     "retry_failed": True,
+    "max_hours": True,
+    "max_gpu_hours": True,
     "model": {"device", "max_batch_tokens", "gpus", "compile"},
 }
 """Fields of AnnotateConfig, without those of the tools, that the rows do not depend on."""
@@ -74,6 +76,10 @@ class Session(Frozen):
     started: str
     finished: str | None = None
     wall_s: float | None = None
+    gpu_hours: float | None = None
+    """GPUs that actors and tools held, integrated over the time."""
+    stopped: str | None = None
+    """The budget that ended this start; the run is unfinished."""
 
 
 class Compute(Frozen):

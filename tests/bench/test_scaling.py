@@ -9,16 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.scaling import (
-    CALLS,
-    annotation,
-    busy_share,
-    calls_of,
-    cpu_load,
-    summary,
-    times_folder,
-    write_pages,
-)
+from bench.scaling import busy_share, cpu_load, summary
+from bench.simulated_gpus import CALLS, annotation, calls_of, times_folder, write_pages
 from pipeline.base.config import CorpusConfig
 from pipeline.base.records import Annotation, Document, Text
 from pipeline.corpus.files import list_files

@@ -5,25 +5,41 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import promql_parser
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from bench.fixtures import small_run
-from cluster.dashboards import DASHBOARD, PIPELINE_METRICS, RAY_METRICS, Panel, main, problems, read_panels
+from cluster.dashboards import (
+    DASHBOARD,
+    MONITORING,
+    PIPELINE_METRICS,
+    RAY_METRICS,
+    RULES,
+    Panel,
+    main,
+    problems,
+    read_panels,
+    with_values,
+)
 from cluster.local import ROOT, LocalCluster
 from pipeline.annotation.metrics import BATCH_SECONDS
 
-MONITORING = ROOT / "cluster" / "monitoring"
 # Panels that stay empty on a machine without a GPU.
-GPU_PANELS = {"FLOP utilisation", "GPU memory in use", "GPU busy"}
+GPU_PANELS = {"FLOP utilisation", "GPU memory in use", "GPU busy", "GPUs idle"}
+# Panels of what did not happen.
+FAULT_PANELS = {"Stalled", "Calls lost to tools", "Alerts"}
 TRAINING_PANELS = {
     panel.title
     for panel in read_panels()
@@ -77,11 +93,9 @@ def test_panels_do_not_overlap() -> None:
 
 
 @pytest.mark.unit
-def test_provisioning_is_yaml_that_finds_the_dashboard() -> None:
-    provisioning = MONITORING / "grafana" / "provisioning"
-    [provider] = yaml.safe_load((provisioning / "dashboards" / "toolformer.yaml").read_text())["providers"]
-    assert provider["options"]["path"] == "$TOOLFORMER_DASHBOARDS"
-    [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+def test_the_data_source_knows_how_often_prometheus_scrapes() -> None:
+    file = MONITORING / "grafana" / "provisioning" / "datasources" / "prometheus.yaml"
+    [source] = yaml.safe_load(file.read_text())["datasources"]
     scrape = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == scrape
 
@@ -92,16 +106,80 @@ def test_a_missing_prometheus_is_reported(capsys: pytest.CaptureFixture[str]) ->
     assert "http://127.0.0.1:1" in capsys.readouterr().err
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("panel", read_panels(), ids=lambda panel: panel.title)
+def test_queries_are_promql(panel: Panel) -> None:
+    for query, _ in panel.queries:
+        promql_parser.parse(with_values(query))
+
+
+@pytest.mark.unit
+def test_the_dashboard_follows_the_schema_of_grafana() -> None:
+    """What the schema does not know is lost on the way through its types."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    register_default_plugins()  # the types of panels and queries
+    known = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    assert list(lost(dashboard, known)) == []
+    dashboard["panels"][1]["options"]["colourMode"] = "background"
+    known = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    assert list(lost(dashboard, known)) == ["/panels/1/options/colourMode"]
+
+
+def lost(value: Any, known: Any, path: str = "") -> Iterator[str]:
+    """The paths in `value` that `known` lacks or has with another value."""
+    if isinstance(value, dict) and isinstance(known, dict):
+        for key in value:
+            yield from lost(value[key], known.get(key), f"{path}/{key}")
+    elif isinstance(value, list) and isinstance(known, list) and len(value) == len(known):
+        for number, (part, known_part) in enumerate(zip(value, known, strict=True)):
+            yield from lost(part, known_part, f"{path}/{number}")
+    elif value != known:
+        yield path
+
+
+def alerts() -> list[dict[str, Any]]:
+    [group] = yaml.safe_load(RULES.read_text())["groups"]
+    return list(group["rules"])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_an_alert_is_a_panel_with_a_limit(alert: dict[str, Any]) -> None:
+    promql_parser.parse(alert["expr"])
+    panel = Panel(alert["alert"], ((alert["expr"], ""),), False)
+    assert list(problems(panel)) == []
+    assert {"summary", "action"} <= alert["annotations"].keys()
+    if "panel" in alert["annotations"]:
+        [shown] = [panel for panel in read_panels() if panel.title == alert["annotations"]["panel"]]
+        query, _, condition = shown.queries[0][0].partition(" and on (run) ")
+        for part in (query, condition):
+            assert bare(part) in bare(alert["expr"])
+
+
+def bare(query: str) -> str:
+    """A query of any run, without spaces."""
+    for selector in ('{run=~"$run"}', ', run=~"$run"'):
+        query = query.replace(selector, "")
+    return "".join(query.split())
+
+
+@pytest.mark.unit
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
+def test_alerts_fire_when_they_should() -> None:
+    cases = Path(__file__).with_name("alerts_test.yaml")
+    for command in (["check", "config", MONITORING / "prometheus.yml"], ["test", "rules", cases]):
+        result = subprocess.run(["promtool", *map(str, command)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
 DRIVER = """
-import json, sys
+import sys
 from pathlib import Path
 import ray
 from bench.fixtures import small_run
 from pipeline.annotation.run import annotate
 
 ray.init(log_to_driver=False)
-targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes()]
-print(json.dumps(targets), flush=True)
 world = Path(sys.argv[1])
 annotate(small_run.config(world, world / "annotations", texts_per_batch=4))
 """
@@ -113,23 +191,20 @@ def process(command: Sequence[str], **options: object) -> Iterator[subprocess.Po
         try:
             yield running
         finally:
-            running.kill()
+            running.terminate()
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[str]:
-    """The address of a running Prometheus."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    jobs = [{"job_name": "ray", "static_configs": [{"targets": list(targets)}]}]
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-    folder.mkdir()
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    command = ["prometheus", *options, f"--web.listen-address={address}", "--log.level=error"]
-    with process(command):
-        yield f"http://{address}"
+def prometheus(address: str) -> Iterator[str]:
+    """The URL of the Prometheus that watches the cluster at `address`."""
+    command = [sys.executable, "-m", "cluster.monitor", "--address", address]
+    with process(command, cwd=ROOT, stdout=subprocess.PIPE) as monitor:
+        assert monitor.stdout is not None
+        lines = []
+        while not lines or not lines[-1].startswith("Prometheus"):
+            lines.append(monitor.stdout.readline())
+            assert lines[-1], lines
+        yield lines[-1].split()[1].removesuffix("/alerts")
 
 
 @pytest.mark.ray
@@ -141,25 +216,22 @@ def test_every_panel_has_data_during_a_run(
     small_run.save_model(tmp_path / "model")
     small_run.write_prompts(tmp_path / "prompts")
     small_run.write_corpus(tmp_path / "pages", files=400, pages=9)  # enough for a long run
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
     driver = [sys.executable, "-c", DRIVER, str(tmp_path)]
     with (
-        LocalCluster(["cpus=6"]) as cluster,
-        process(driver, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE) as running,
+        LocalCluster(["cpus=6"], dashboard=True) as cluster,
+        prometheus(cluster.address) as url,
+        process(driver, cwd=ROOT, env=cluster.environment) as running,
     ):
-        assert running.stdout is not None
-        targets = json.loads(running.stdout.readline())
-        with prometheus(tmp_path / "prometheus", targets) as address:
-            output = ""
-            while not all_have_data(output):
-                assert running.poll() is None, output
-                time.sleep(2)
-                main(["--prometheus", address, "--minutes", "5"])
-                output = capsys.readouterr().out
-            assert main(["--prometheus", address, "--minutes", "5"]) == 0
+        output = ""
+        while not all_have_data(output):
+            assert running.poll() is None, output
+            time.sleep(2)
+            main(["--prometheus", url, "--minutes", "5"])
+            output = capsys.readouterr().out
+        assert main(["--prometheus", url, "--minutes", "5"]) == 0
 
 
 def all_have_data(output: str) -> bool:
     lines = output.splitlines()
     empty = {line.split(": ")[0].split(maxsplit=1)[1] for line in lines if not line.startswith("data")}
-    return bool(lines) and empty <= GPU_PANELS | TRAINING_PANELS
+    return bool(lines) and empty <= GPU_PANELS | TRAINING_PANELS | FAULT_PANELS

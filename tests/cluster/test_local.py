@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from cluster.local import ROOT, Autoscaling, LocalCluster, LocalClusterError, NodeSize
+from tests.cluster.sockets import documented, is_loopback, listeners
+from tools_service.runtime.address import require_dashboard
 
 
 @pytest.mark.unit
@@ -60,7 +62,7 @@ def test_autoscaling_options() -> None:
 
 
 INSPECT = """
-import json, os, sys, psutil, ray
+import json, os, sys, ray
 ray.init(log_to_driver=False)
 
 @ray.remote
@@ -71,11 +73,7 @@ def place(**options): return ray.get(Actor.options(**options).remote().place.rem
 
 actor = Actor.options(num_gpus=1).remote()
 node, pid = ray.get(actor.place.remote())
-pids = {process.pid for process in psutil.Process(int(sys.argv[1])).children(recursive=True)}
-ips = {socket.laddr.ip for pid in pids for socket in psutil.Process(pid).net_connections("inet")
-         if socket.status == psutil.CONN_LISTEN}
-print("seen", json.dumps({"resources": ray.cluster_resources(), "gpu": node, "pid": pid, "ips": sorted(ips)}),
-      flush=True)
+print("seen", json.dumps({"resources": ray.cluster_resources(), "gpu": node, "pid": pid}), flush=True)
 sys.stdin.readline()
 try:
     ray.get(actor.place.remote(), timeout=60)
@@ -94,8 +92,16 @@ def next_seen(lines: IO[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(["cpus=2", "cpus=1,gpus=1,memory=1G"]) as running:
+    with LocalCluster(["cpus=2", "cpus=1,gpus=1,memory=1G"], dashboard=True) as running:
         yield running
+
+
+def check_sockets(cluster: LocalCluster) -> None:
+    """The table of docs/security.md is true of this cluster, on which an actor runs."""
+    found = dict(listeners(cluster.pid))
+    assert found.keys() == documented(ROOT / "docs" / "security.md")
+    assert all(is_loopback(ip) for ip in found.values()), found
+    require_dashboard(cluster.dashboard, "its address")
 
 
 @pytest.mark.ray
@@ -103,7 +109,7 @@ def cluster() -> Iterator[LocalCluster]:
 def test_a_node_is_killed_and_another_added(cluster: LocalCluster) -> None:
     """The tests' own cluster, which runs at the same time, has neither GPUs nor these nodes."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", INSPECT, str(cluster.pid)],
+        [sys.executable, "-c", INSPECT],
         env=cluster.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -115,7 +121,7 @@ def test_a_node_is_killed_and_another_added(cluster: LocalCluster) -> None:
         seen = next_seen(driver.stdout)
         assert (seen["resources"]["CPU"], seen["resources"]["GPU"]) == (3, 1)
         assert seen["gpu"] == cluster.nodes["2"].node_id
-        assert all(address in ("127.0.0.1", "::ffff:127.0.0.1") for address in seen["ips"])
+        check_sockets(cluster)
         cluster.kill_node("2")
         assert set(cluster.nodes) == {"1"}
         assert not psutil.pid_exists(seen["pid"])
@@ -132,8 +138,57 @@ def test_a_node_is_killed_and_another_added(cluster: LocalCluster) -> None:
         driver.wait()
 
 
+IMPOSSIBLE = """
+import sys, time
+from pipeline.runtime.connection import ray_connection
+from tools_service.base.errors import ConfigurationError
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest
+
+def refused(**asked):
+    process = ProcessRequest(of="worker", fewer_gpus="lower --gpus", fewer="lower --workers", **asked)
+    begun = time.monotonic()
+    try:
+        with ray_connection(ResourceRequest(processes=(process,), wait_s=3, wait_option="--wait-s")):
+            print("it began")
+    except ConfigurationError as error:
+        print(round(time.monotonic() - begun), error)
+
+refused(cpus=1, gpus=8)
+refused(cpus=2, gpus=0, count=2)
+refused(cpus=0.5, gpus=0, count=4)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_what_no_node_has_is_named_with_the_option_that_helps(cluster: LocalCluster) -> None:
+    """On nodes of 2 and 1 CPUs and a GPU: also the sum of 4 x 0.5 of 3 CPUs fits, that of 2 x 2 does not."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPOSSIBLE],
+        cwd=ROOT,
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=280,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    seconds, _, message = lines[0].partition(" ")
+    assert 3 <= int(seconds) < 60
+    assert message.startswith("a worker needs 1 CPU and 8 GPUs on one node; 127.0.0.1 (node ")
+    assert "1 GPU;" in message
+    assert message.endswith(
+        ": lower --gpus, or add such a node; none came within 3 s (--wait-s waits longer)"
+    )
+    assert "there is room for 1 of 2 workers, each 2 CPUs" in lines[1]
+    assert "lower --workers" in lines[1]
+    assert lines[2] == "it began"
+
+
 AUTOSCALE = """
 import time, ray
+from tools_service.runtime.resources import ProcessRequest, ResourceError, ResourceRequest, require_resources
 ray.init(log_to_driver=False)
 
 def see(*numbers): print("seen", *numbers, flush=True)
@@ -144,6 +199,16 @@ def nodes(): return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 class Holder:
     def where(self): return ray.get_runtime_context().get_node_id()
 
+def ask(count):
+    holder = ProcessRequest(of="holder", count=count, cpus=0, gpus=1)
+    require_resources(ResourceRequest(processes=(holder,), wait_s=20))
+
+see(len(nodes()))
+try:
+    ask(3)
+except ResourceError as error:
+    see("refused", "room for" in str(error) or "needs 1 GPU" in str(error))
+ask(2)
 see(len(nodes()))
 holders = [Holder.remote() for _ in range(3)]
 asked = [holder.where.remote() for holder in holders]
@@ -159,10 +224,12 @@ see(len(nodes()))
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_nodes_are_started_on_demand_and_ended_when_idle() -> None:
-    """Three actors need a GPU each; the autoscaler may start two nodes with one GPU."""
+    """Three actors need a GPU each; the autoscaler may start two nodes with one GPU. A step that asks for
+    three is refused; one that asks for two waits until the nodes are there."""
     with LocalCluster(["cpus=1"], autoscale="cpus=1,gpus=1", max_workers=2) as cluster:
         finished = subprocess.run(
             [sys.executable, "-c", AUTOSCALE],
+            cwd=ROOT,
             env=cluster.environment | {"RAY_SCHEDULER_EVENTS": "0"},  # no messages of the autoscaler
             stdout=subprocess.PIPE,
             text=True,
@@ -173,7 +240,7 @@ def test_nodes_are_started_on_demand_and_ended_when_idle() -> None:
     seen = [
         line for line in finished.stdout.splitlines() if line.startswith("seen")
     ]  # without the autoscaler's lines
-    assert seen == ["seen 2", "seen 2 1", "seen 2.0", "seen 2"]
+    assert seen == ["seen 2", "seen refused True", "seen 4", "seen 2 1", "seen 2.0", "seen 2"]
     assert started
     assert not any(process.is_running() for process in started)
 
@@ -189,7 +256,7 @@ def test_an_unknown_node_cannot_be_killed(cluster: LocalCluster) -> None:
 @pytest.mark.parametrize("how", ["interrupt", "end of input"])
 def test_the_command_prints_how_to_join_and_cleans_up(how: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster.local", "--nodes", "cpus=1"],
+        [sys.executable, "-m", "cluster.local", "--no-dashboard", "--nodes", "cpus=1"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -199,10 +266,13 @@ def test_the_command_prints_how_to_join_and_cleans_up(how: str) -> None:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(4)]
-    assert [line.split()[0] for line in lines] == ["address", "node", "ready", "stop"]
+    lines = [process.stdout.readline() for _ in range(7)]
+    words = [line.split()[0] for line in lines if line.strip()]
+    assert words == ["address", "prometheus", "node", "ready.", "export", "stop"]
     address = lines[0].split()[1]
-    assert f"RAY_ADDRESS={address}" in lines[2]
+    variables = dict(part.split("=") for part in lines[5].split()[1:])
+    assert (variables["RAY_ADDRESS"], variables["RAY_AUTH_MODE"]) == (address, "token")
+    assert Path(lines[1].split()[1]).name == "prom_metrics_service_discovery.json"
     started = psutil.Process(process.pid).children(recursive=True)
     store = next(
         part for child in started for part in child.cmdline() if part.startswith("--store_socket_name=")

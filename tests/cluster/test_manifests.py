@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 Object = dict[str, Any]
 SETUP = ROOT / "cluster" / "kubernetes" / "setup"
-RAY_CLUSTER = ROOT / "cluster" / "kubernetes" / "ray_cluster.yaml"
+RAY_JOB = ROOT / "ray_job.yaml"
 AWS = ROOT / "cluster" / "aws.yaml"
 PLACEHOLDER = re.compile(r"example\.com|shared-files|fs-0+\.|us-west-2|2Ti|monitoring }")
 
@@ -46,6 +46,9 @@ def pods() -> dict[str, Object]:
     """Every pod template (metadata and spec) by its purpose."""
     templates = {name: group["template"] for name, group in groups().items()}
     templates["submitter"] = job()["spec"]["submitterPodTemplate"]
+    (trial,) = documents(ROOT / "cluster" / "kubernetes" / "trial.yaml")
+    templates["trial"] = trial["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    templates["trial's submitter"] = trial["spec"]["submitterPodTemplate"]
     templates["slices"] = objects("Job")[0]["spec"]["template"]
     templates["redis"] = objects("StatefulSet")[0]["spec"]["template"]
     return templates
@@ -68,21 +71,14 @@ def test_no_manifest_breaks_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_command_names_file_and_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = tmp_path / "job.yaml"
-    wrong.write_text(RAY_CLUSTER.read_text().replace("maxReplicas", "maxReplica"))
+    wrong.write_text(RAY_JOB.read_text().replace("maxReplicas", "maxReplica"))
     assert main([str(wrong)]) == 1
-    assert f"{wrong}: RayCluster toolformer: workerGroupSpecs gpu: no field" in capsys.readouterr().out
+    assert f"{wrong}: RayJob toolformer-paper: workerGroupSpecs gpu: no field" in capsys.readouterr().out
     wrong.write_text("kind: RayJob\nspec: {}\nspec: {}\n")
     assert main([str(wrong)]) == 2
     assert "spec is a duplicate key" in capsys.readouterr().err
-    assert main([str(RAY_CLUSTER), "--crds", str(tmp_path / "nowhere")]) == 2
+    assert main([str(RAY_JOB), "--crds", str(tmp_path / "nowhere")]) == 2
     assert "RayCluster is missing" in capsys.readouterr().err
-
-
-def test_the_ray_cluster_equals_the_job_s() -> None:
-    """Line for line, so that nobody changes only one of them."""
-    of_job = (ROOT / "ray_job.yaml").read_text().partition("  rayClusterSpec:\n")[2]
-    of_job = of_job.partition("\n  # Submits the entrypoint")[0].replace("\n  ", "\n").removeprefix("  ")
-    assert RAY_CLUSTER.read_text().partition("\nspec:\n")[2] == of_job
 
 
 def test_settings_of_the_job() -> None:
@@ -179,26 +175,30 @@ def test_claims_secrets_and_services_exist_under_the_names_used() -> None:
 def test_services_and_network_policies_select_the_right_pods() -> None:
     """KubeRay adds labels to Ray's pods; they are added here too."""
     labels = {name: pod["metadata"]["labels"] for name, pod in pods().items()}
-    for name in groups():
+    for name in (*groups(), "trial"):
         labels[name] = labels[name] | {"ray.io/is-ray-node": "yes"}
-        labels[name]["ray.io/node-type"] = "head" if name == "head" else "worker"
+        labels[name]["ray.io/node-type"] = "head" if name in ("head", "trial") else "worker"
 
     def selected(selector: Object) -> set[str]:
         return {name for name, own in labels.items() if matches(selector, own)}
 
-    ray = set(groups())
+    ray = {*groups(), "trial"}
+    submitters = {"submitter", "trial's submitter"}
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in objects("NetworkPolicy")}
     assert {name: selected(spec["podSelector"]) for name, spec in policies.items()} == {
-        "toolformer": ray | {"submitter", "slices"},
+        "toolformer": ray | submitters | {"slices"},
         "toolformer-ray": ray,
         "toolformer-redis": {"redis"},
     }
     inside = policies["toolformer-ray"]["ingress"][0]["from"][0]["podSelector"]
-    assert selected(inside) == ray | {"submitter"}
-    assert selected(policies["toolformer-redis"]["ingress"][0]["from"][0]["podSelector"]) == {"head"}
+    assert selected(inside) == ray | submitters
+    assert selected(policies["toolformer-redis"]["ingress"][0]["from"][0]["podSelector"]) == {
+        "head",
+        "trial",
+    }
     assert selected(policies["toolformer"]["egress"][0]["to"][0]["podSelector"]) == {
         *ray,
-        "submitter",
+        *submitters,
         "slices",
         "redis",
     }
@@ -206,7 +206,7 @@ def test_services_and_network_policies_select_the_right_pods() -> None:
     (monitor,) = objects("PodMonitor")
     assert selected(monitor["spec"]["selector"]) == ray
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    ports = next(values(objects("RayCluster"), "ports"))
+    ports = next(values(objects("RayJob"), "ports"))
     port = {each["name"]: each["containerPort"] for each in ports}
     admitted = policies["toolformer-ray"]["ingress"][-1]["ports"]
     assert admitted == [{"protocol": "TCP", "port": port[endpoint["port"]]}]
@@ -252,29 +252,34 @@ def test_ray_up_accepts_the_aws_file() -> None:
     assert "security_group" not in config["provider"], "Ray's own admits only the cluster's nodes and ssh"
 
 
-def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
-    """Runs cluster/paper.sh with fake commands that record their arguments; the real parser reads
-    them."""
-    entrypoint = shlex.split(job()["spec"]["entrypoint"])
-    assert entrypoint[:2] == ["bash", "cluster/paper.sh"]
-    (tmp_path / "questions").mkdir()
-    (tmp_path / "questions" / "own.jsonl").touch()
-    (tmp_path / "runs" / "paper").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "lama_trex").mkdir(parents=True)
+def arguments_of(job: Object, folder: Path) -> list[Any]:
+    """Runs the job's entrypoint, cluster/paper.sh, with fake commands that record their arguments; the real
+    parser reads them."""
+    entrypoint = shlex.split(job["spec"]["entrypoint"])
+    assert entrypoint[-3:] == ["bash", "cluster/paper.sh", "/shared"]
+    (folder / "questions").mkdir(exist_ok=True)
+    (folder / "questions" / "own.jsonl").touch()
+    for recipe in ("paper", "single_gpu"):
+        (folder / "runs" / recipe).mkdir(parents=True, exist_ok=True)
+    (folder / "benchmarks" / "lama_trex").mkdir(parents=True, exist_ok=True)
     for name in ("svamp.json", "nq.dev.jsonl.gz", "wikitext.raw"):
-        (tmp_path / "benchmarks" / name).touch()
-    command = tmp_path / "python"
-    command.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{tmp_path}/calls"\n')
+        (folder / "benchmarks" / name).touch()
+    command = folder / "python"
+    command.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{folder}/calls"\n')
     command.chmod(0o755)
-    path = f"{tmp_path}:/usr/bin:/bin"
-    subprocess.run([*entrypoint[:2], str(tmp_path)], cwd=ROOT, env={"PATH": path}, check=True, timeout=20)
-    calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    path = f"{folder}:/usr/bin:/bin"
+    subprocess.run([*entrypoint[:-1], str(folder)], cwd=ROOT, env={"PATH": path}, check=True, timeout=20)
+    calls = [shlex.split(line) for line in (folder / "calls").read_text().splitlines()]
     commands = [call[call.index("pipeline") + 1 :] for call in calls]
     assert [command[0] for command in commands] == [
         *("annotate", "merge", "finetune", "finetune", "evaluate"),
         *("table", "table", "thresholds"),
     ]
-    parsed = [parse(command[0], command[1:]) for command in commands]
+    return [parse(command[0], command[1:]) for command in commands]
+
+
+def test_the_job_runs_commands_that_exist(tmp_path: Path) -> None:
+    parsed = arguments_of(job(), tmp_path)
     assert {arguments.recipe for arguments in parsed[:5]} == {"paper"}
     annotate, merge, finetune, plain, evaluate, *tables = (arguments.config for arguments in parsed)
     assert set(annotate.method.tools) == {"QA", "WikiSearch", "Calculator", "Calendar", "MT"}
@@ -326,16 +331,22 @@ def test_slurm_and_kubernetes_run_every_slice_once(tmp_path: Path) -> None:
     python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$(printf " %q" "$@")" >> "{tmp_path}/calls"\n')
     python.chmod(0o755)
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    for index in ({"SLURM_ARRAY_TASK_ID": "0"}, {"JOB_COMPLETION_INDEX": "63"}, {"INDEX": "5"}):
+    indexes: list[dict[str, str]] = [
+        {"SLURM_ARRAY_TASK_ID": "0"},
+        {"JOB_COMPLETION_INDEX": "63", "GPUS": "4"},
+        {"INDEX": "5", "SLURM_GPUS_ON_NODE": "1"},
+    ]
+    for index in indexes:
         subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path | index, check=True, timeout=20)
     calls = [shlex.split(line) for line in (tmp_path / "calls").read_text().splitlines()]
     configs = [parse("annotate", call[call.index("annotate") + 1 :]).config for call in calls]
     assert [config.corpus.slice for config in configs] == ["0/64", "63/64", "5/64"]
     assert len({config.output for config in configs}) == 3
-    gpus = int(indexed["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-    deployments = [configs[0].tools.of(tool).deployment for tool in configs[0].method.tools]
-    tool_gpus = sum(deployment.min_replicas * deployment.gpus for deployment in deployments)
-    assert configs[0].ray.actors + tool_gpus <= gpus
+    for config, gpus in zip(configs, (8, 4, 1), strict=True):
+        deployments = [config.tools.of(tool).deployment for tool in config.method.tools]
+        tool_gpus = sum(deployment.min_replicas * deployment.gpus for deployment in deployments)
+        assert config.ray.actors == max(1, gpus - 1)
+        assert config.ray.actors * config.ray.gpus_per_actor + tool_gpus == gpus
     unnamed = subprocess.run([*command[:2], "/s", "64"], cwd=ROOT, env=path, capture_output=True, check=False)
     assert unnamed.returncode != 0
 

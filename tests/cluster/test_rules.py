@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.manifests import ROOT, documents
-from cluster.rules import FIELDS, problems
+from cluster.rules import ELASTIC, FIELDS, QUEUE, problems
 
 pytestmark = pytest.mark.unit
 
@@ -114,6 +114,27 @@ BROKEN: dict[str, tuple[Callable[[Object], object], str]] = {
         "must be equal",
     ),
 }
+
+
+QUEUED: dict[str, tuple[Callable[[Object], object], str]] = {
+    "autoscaler": (lambda d: None, "excludes enableInTreeAutoscaling without the annotation"),
+    "elastic": (lambda d: d["metadata"].update(annotations={ELASTIC: "true"}), ""),
+    "cluster stays": (
+        lambda d: d["spec"].update(shutdownAfterJobFinishes=False, ttlSecondsAfterFinished=0),
+        f"{QUEUE} needs shutdownAfterJobFinishes",
+    ),
+    "groups": (lambda d: cluster_of(d)["workerGroupSpecs"].extend([{}] * 5), "at most 7 workerGroupSpecs"),
+}
+
+
+@pytest.mark.parametrize("case", QUEUED)
+def test_what_kueue_refuses_is_reported_for_a_job_in_a_queue(job: Object, case: str) -> None:
+    change, expected = QUEUED[case]
+    change(job)
+    assert not any(QUEUE in problem for problem in problems(job))
+    job["metadata"]["labels"][QUEUE] = "user-queue"
+    found = [problem for problem in problems(job) if QUEUE in problem]
+    assert any(expected in problem for problem in found) if expected else not found
 
 
 @pytest.mark.parametrize("case", BROKEN)

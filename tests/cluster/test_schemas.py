@@ -16,6 +16,7 @@ import pytest
 from cluster.manifests import MANIFESTS, documents, read_schemas
 from cluster.rules import FIELDS, problems
 from cluster.schemas import Schemas
+from tests.cluster.variants import VARIANTS, rendered
 
 pytestmark = pytest.mark.unit
 
@@ -167,6 +168,14 @@ def full() -> Schemas:
 def test_the_repository_s_manifests_pass_the_full_definitions(full: Schemas) -> None:
     for path in MANIFESTS:
         assert [problem for document in documents(path) for problem in full.problems(document)] == []
+
+
+@with_definitions
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rendered_manifests_pass_the_full_definitions(full: Schemas, tmp_path: Path, variant: str) -> None:
+    files = rendered(tmp_path, variant)
+    kubernetes = [document for name in files if name != "ray_up/aws.yaml" for document in files[name]]
+    assert [problem for document in kubernetes for problem in full.problems(document)] == []
 
 
 @with_definitions

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import secrets
 import shlex
 import socket
@@ -18,17 +19,22 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from cluster.submit import ROOT, main
+from bench.fixtures import small_run
+from cluster.local import LocalCluster
+from cluster.submit import ROOT, main, readable_id
 from pipeline.storage.manifest import read_manifest
 from pipeline.storage.row_files import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+PIPELINE = ("python", "-m", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,53 @@ def test_nothing_runs_without_the_token(cluster: Cluster) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=60)
     assert refused.value.code in (401, 403)
+
+
+def test_jobs_run_on_two_nodes_and_on_three(tmp_path: Path) -> None:
+    """The shell that starts the cluster has another python first in its PATH, as after `make setup`."""
+    small_run.write_world(tmp_path, pages=8)
+    annotate = (*PIPELINE, "annotate", "--recipe", "demo", "--corpus", str(tmp_path / "pages"))
+    annotate += ("--model", str(tmp_path / "model"), "--method.tools", "Calculator", "--ray.actors", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.defpath)
+        with LocalCluster(["cpus=2", "cpus=2"], dashboard=True) as local:
+            running = Cluster(local.dashboard, local.environment)
+            for name in ("two", "three"):
+                output = tmp_path / name
+                done = running.submit("--", *annotate, "--output", str(output))
+                assert done.returncode == 0, done.stdout + done.stderr
+                assert done.stdout.startswith("annotate-demo-")
+                assert read_manifest(output).state == "finished"
+                assert f"results: {output}" in done.stderr
+                if name == "two":
+                    local.add_node("cpus=2")
+            assert running.submit("--submission-id", "mine", "--no-wait", "--", "true").returncode == 0
+            again = running.submit("--submission-id", "mine", "--", "true")
+            assert (again.returncode, again.stdout) == (2, "")
+            assert "mine already exists" in again.stderr
+            assert "Traceback" not in again.stderr
+            local.stop()
+            gone = running.submit("--", "true")
+            assert gone.returncode == 2
+            assert "--address http" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ((*PIPELINE, "annotate", "--recipe", "demo", "--output", "/s/x"), "annotate-demo"),
+        ((*PIPELINE, "annotate", "--recipe=paper", "--recipe=my own"), "annotate-my-own"),
+        ((*PIPELINE, "merge", "--output", "/shared/runs/C_star"), "merge-c-star"),
+        ((*PIPELINE, "annotate"), "annotate"),
+        (("bash", "cluster/paper.sh", "/shared"), "paper"),
+        (("true",), "true"),
+        (("!", "-x"), "job"),
+        ((*PIPELINE, "merge", "--recipe", "r" * 99), f"merge-{'r' * 54}"),
+    ],
+)
+def test_a_submission_id_says_what_runs(command: tuple[str, ...], name: str) -> None:
+    made = readable_id(command, datetime(2026, 11, 28, 23, 59))
+    assert re.fullmatch(rf"{name}-20261128-2359-[0-9a-f]{{4}}", made)
 
 
 @pytest.mark.parametrize(

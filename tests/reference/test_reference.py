@@ -176,8 +176,9 @@ def test_every_error_is_listed_with_its_exit_code() -> None:
     loaded = [error for error in subclasses(ToolformerError) if error.__module__.startswith(errors.PACKAGES)]
     assert len(loaded) > 10
     for error in loaded:
-        code = 2 if issubclass(error, ConfigurationError) else 1
-        assert listed[error.__module__, error.__name__] == code, error
+        assert listed[error.__module__, error.__name__] == error.exit_code, error
+        assert error.exit_code in errors.EXIT_CODES
+        assert (error.exit_code == 2) == issubclass(error, ConfigurationError), error
     page = errors.page()
     assert all(f"`{name}`" in page for _, name in listed)
 

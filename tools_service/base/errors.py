@@ -7,6 +7,7 @@ do. The command line prints the message without a traceback.
 from __future__ import annotations
 
 from pathlib import PurePath
+from typing import ClassVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,11 +20,15 @@ _MAX_VALUE = 60
 
 
 class ToolformerError(Exception):
-    """A run cannot go on. The message explains why to its user. Exit code 1."""
+    """A run cannot go on. The message explains why to its user."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ConfigurationError(ToolformerError):
-    """A setting is wrong, or an input that a setting names; nothing has run yet. Exit code 2."""
+    """A setting is wrong, or an input that a setting names; nothing has run yet."""
+
+    exit_code = 2
 
 
 def brief(error: BaseException) -> str:

@@ -20,6 +20,9 @@ from tools_service.base.errors import ConfigurationError, ToolformerError
 PART = ".part"  # suffix of a file that is not complete yet
 _MAX_JSON_BYTES = 64 * 2**20  # manifests and results take kilobytes
 
+CACHE_VARIABLE = "TOOLFORMER_CACHE"
+"""Folder of what is kept between runs; default: toolformer/ in $XDG_CACHE_HOME, or in ~/.cache."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -115,6 +118,14 @@ def resolved(path: Path) -> Path:
     if not path.name:
         raise ConfigurationError(f"{path}: the root cannot be an output; name a folder or a file")
     return path
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept between runs: measurements, copies of indexes. It need not exist."""
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "toolformer"
 
 
 def now() -> str:

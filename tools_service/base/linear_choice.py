@@ -25,12 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from tools_service.base.cpus import available_cpus
-from tools_service.base.files import now, read_json
+from tools_service.base.files import CACHE_VARIABLE, cache_folder, now, read_json
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "TOOLFORMER_CACHE"
-"""Folder of kept measurements; default: toolformer/ in $XDG_CACHE_HOME, or in ~/.cache."""
 
 MIN_SPEEDUP = 1.15
 """The copies cost memory, and below this factor the engine as a whole gains nothing."""
@@ -72,14 +70,6 @@ def packed_is_faster(layers: Sequence[nn.Linear], ways: Ways) -> bool:
     # Another process may have been first.
     kept = _read(path)
     return speedup >= MIN_SPEEDUP_NOT_KEPT if kept is None else kept
-
-
-def cache_folder() -> Path:
-    """The folder in which measurements are kept. It need not exist."""
-    if folder := os.environ.get(CACHE_VARIABLE):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "toolformer"
 
 
 def memory_for_copies() -> int:

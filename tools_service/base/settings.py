@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tools_service.base.uris import is_uri, require_whole_scheme
+
 ALL = "all"
 """In fields with a value for each tool: the tools that are not named."""
 _MOST = 2**31 - 1  # of counts and sizes
@@ -35,6 +37,14 @@ def _path_not_blank(value: Any) -> Any:
     # Path("") is the working folder, so the text is checked before it becomes a path.
     _not_blank(str(value))
     return value
+
+
+def _folder_or_uri(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value
+    text = _not_blank(str(value))
+    require_whole_scheme(text)
+    return text if is_uri(text) else Path(text)
 
 
 def _iso_date(value: Any) -> str:
@@ -71,6 +81,8 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 """A text that is not blank: a name, or a path, glob or URI that is kept as text."""
 FilePath = Annotated[Path, BeforeValidator(_path_not_blank)]
 """A file or folder. An empty text is an error."""
+FolderOrUri = Annotated[str | FilePath, BeforeValidator(_folder_or_uri)]
+"""A folder, as a path, or the URI of one, as text."""
 IsoDate = Annotated[str, BeforeValidator(_iso_date)]
 """YYYY-MM-DD."""
 

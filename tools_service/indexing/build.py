@@ -24,7 +24,7 @@ from tools_service.base.cpus import available_cpus
 from tools_service.base.files import atomic_write
 from tools_service.base.fingerprint import FileState
 from tools_service.base.locks import output_lock
-from tools_service.base.ownership import OutputKind, replacing_folder, require_own
+from tools_service.base.ownership import replacing_folder, require_own
 from tools_service.base.printable import printable
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing.merging import K1, B, merge
@@ -33,8 +33,9 @@ from tools_service.indexing.segments import write_segment
 from tools_service.indexing.sources import SourceError, read_blocks, source_files
 from tools_service.retrieval.index import (
     FORMAT,
-    INDEX_FILES,
+    INDEX,
     MANIFEST,
+    OPTION,
     IndexFolderError,
     read_manifest,
     require_whole,
@@ -54,23 +55,6 @@ SETTINGS: dict[str, str | int | float] = {
     "passage_words": PASSAGE_WORDS,
 }
 
-_PASSAGES = r"passages\.(bin|npy)"
-_SEGMENT = rf"({_PASSAGES}|(lengths|frequencies|postings|counts)\.npy|terms\.txt|skipped\.jsonl)"
-INDEX = OutputKind(
-    name="an index",
-    marks={MANIFEST: frozenset({"settings", "source", "passages"})},
-    paths=(
-        rf"manifest\.json(\.part)?|skipped\.jsonl|{_PASSAGES}|terms\.(bin|npy)",
-        r"(starts|postings|scores|maxima)\.npy",
-        r"vectors/|vectors/(index\.faiss|exact\.f16|probe\.npy)",
-        rf"segments/|segments/\d{{6,}}/|segments/\d{{6,}}/{_SEGMENT}",
-        r"offsets\.npy|bm25/|bm25/[\w.]+\.(npy|json|jsonl)",  # format 1
-    ),
-    core=frozenset(INDEX_FILES),
-)
-"""How to recognise an index, of any version of this program."""
-_OPTION = "tools.wikisearch.index"
-
 # Sources of at least this size are read by as many workers as there are CPUs, by default.
 _LARGE_BYTES = 2**30
 
@@ -84,33 +68,50 @@ def index_settings(config: WikiSearchConfig) -> dict[str, Any]:
     return {**SETTINGS, **vector_settings(config)}
 
 
-def ensure_index(config: WikiSearchConfig) -> Path:
-    """Return the index folder. Build the index if it is missing or source or settings changed.
+def ensure_index(config: WikiSearchConfig) -> Path | str:
+    """Return the index's folder. Build the index if it is missing or source or settings changed.
 
-    If another process is building it, wait, and use that one.
+    If another process is building it, wait, and use that one. An index at a URI is not built:
+    IndexFolderError if it is not of this source and these settings.
     """
     files = source_files(config.source)
-    if _is_current(config, files):
-        return config.index
-    require_own(config.index, INDEX, _OPTION)
-    with output_lock(config.index, wait=True):
-        if not _is_current(config, files):
-            _build_index(config, None, progress=True)
+    if not isinstance(config.index, Path):
+        _require_current(config, config.index, files)
+    elif not _is_current(config, files):
+        require_own(config.folder, INDEX, OPTION)
+        with output_lock(config.folder, wait=True):
+            if not _is_current(config, files):
+                _build_index(config, None, progress=True)
     return config.index
+
+
+def _require_current(config: WikiSearchConfig, uri: str, files: list[Path]) -> None:
+    from tools_service.retrieval.local_copy import StoredIndex  # imports pyarrow
+
+    if not _is_of(StoredIndex.at(uri).manifest(), config, files):
+        raise IndexFolderError(
+            f"{OPTION}: {uri} was built from another source or with other settings; build the index in a "
+            "folder and copy it there, or leave out tools.wikisearch.source"
+        )
 
 
 def _is_current(config: WikiSearchConfig, files: list[Path]) -> bool:
     try:
-        manifest = read_manifest(config.index)
-        require_whole(config.index, manifest)
+        manifest = read_manifest(config.folder)
+        require_whole(config.folder, manifest)
     except IndexFolderError as error:
         logger.info("building an index: %s", error)
         return False
-    same_settings = index_settings(config).items() <= manifest["settings"].items()
-    if same_settings and _is_unchanged(manifest["source"], files):
+    if _is_of(manifest, config, files):
         return True
-    logger.warning("source or settings changed since %s was built: building it again", config.index)
+    logger.warning("source or settings changed since %s was built: building it again", config.folder)
     return False
+
+
+def _is_of(manifest: dict[str, Any], config: WikiSearchConfig, files: list[Path]) -> bool:
+    """Whether an index was built from these files with these settings."""
+    same_settings = index_settings(config).items() <= manifest["settings"].items()
+    return same_settings and _is_unchanged(manifest["source"], files)
 
 
 def build_index(
@@ -124,21 +125,21 @@ def build_index(
     OutputInUseError if another process is building it.
     """
     source_files(config.source)
-    require_own(config.index, INDEX, _OPTION)
-    with output_lock(config.index):
+    require_own(config.folder, INDEX, OPTION)
+    with output_lock(config.folder):
         return _build_index(config, workers, progress=progress)
 
 
 def _build_index(config: WikiSearchConfig, workers: int | None, *, progress: bool) -> dict[str, Any]:
     """`build_index`, for the holder of the lock."""
     started = time.monotonic()
-    files, folder = source_files(config.source), config.index
+    files, folder = source_files(config.source), config.folder
     if workers is None:
         is_large = sum(file.stat().st_size for file in files) >= _LARGE_BYTES
         workers = available_cpus() if is_large else 0
     # Recorded before anything is read: the next `ensure_index` notices a change during the build.
     source = [asdict(FileState.of(file, contents=True)) for file in files]
-    with replacing_folder(folder, INDEX, _OPTION) as staging:
+    with replacing_folder(folder, INDEX, OPTION) as staging:
         counts = _write_index(config, files, staging, workers, progress)
         manifest = {
             "settings": index_settings(config),

@@ -64,6 +64,7 @@ def _merge_passages(segments: Sequence[Segment], folder: Path) -> None:
             for name, target in (("passages.bin", passages), ("skipped.jsonl", skipped)):
                 with (segment.folder / name).open("rb") as source:
                     shutil.copyfileobj(source, target, 2**20)
+                (segment.folder / name).unlink()  # the disk holds the passages once
             starts.append(np.load(segment.folder / "passages.npy")[1:] + size)
             size = passages.tell()
     np.save(folder / "passages.npy", np.concatenate(starts))

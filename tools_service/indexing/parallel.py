@@ -5,6 +5,7 @@ Results come in order, and memory is bounded. Ray is imported only if there are 
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -39,7 +40,7 @@ def map_in_order(
     """Yield the function's result for every tuple of arguments, in order.
 
     With 0 workers everything runs here. Otherwise each of `workers` Ray actors (at most one per
-    CPU) makes its own function. An actor that dies is started again, and its calls are repeated.
+    CPU of a node) makes its own function. An actor that dies is started again, and its calls are repeated.
     """
     if not workers:
         function = make_function()
@@ -47,10 +48,23 @@ def map_in_order(
         return
     import ray
 
-    actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # others would wait for a CPU for ever
-    actors = [actor_class.remote(make_function) for _ in range(workers)]
+    from tools_service.runtime.resources import (
+        ProcessRequest,
+        ResourceRequest,
+        live_nodes,
+        require_resources,
+        room_for,
+    )
+
+    worker = ProcessRequest(of="indexing worker", cpus=1, gpus=gpus)
+    require_resources(ResourceRequest(processes=(worker,)))
+    workers = min(workers, room_for(worker, (), live_nodes()))  # others would wait for a CPU for ever
+    actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(
+        IndexBuilder
+    )
+    run = uuid.uuid4().hex[:6]
+    names = [f"index builder {number} ({run})" for number in range(1, workers + 1)]
+    actors = [actor_class.options(name=name).remote(make_function) for name in names]
     pending: deque[Any] = deque()
     for number, call in enumerate(arguments):
         if len(pending) == _CALLS_PER_WORKER * workers:
@@ -60,9 +74,16 @@ def map_in_order(
         yield ray.get(pending.popleft())
 
 
-class _Worker:
+class IndexBuilder:
+    """A process with its own function. Ray's dashboard shows the name of the class."""
+
     def __init__(self, make_function: Callable[[], Callable[..., Any]]) -> None:
-        self._function = make_function()
+        self._function, self._calls = make_function(), 0
+
+    def __repr__(self) -> str:
+        return f"IndexBuilder({self._calls} calls)"
 
     def call(self, *arguments: Any) -> Any:
+        """The function's result."""
+        self._calls += 1
         return self._function(*arguments)

@@ -7,7 +7,8 @@ and merging.py joins them. Work and memory are bounded by the block. The files o
     lengths.npy                  int32 [passages]: number of terms of each
     terms.txt                    the terms, sorted by their bytes, one per line
     frequencies.npy              int32 [terms]: number of passages that hold each
-    postings.npy, counts.npy     int32 [postings], by term, then passage: passage and term frequency
+    postings.npy                 int32 [postings], by term, then passage: the passages
+    counts.npy                   the smallest unsigned integers [postings]: the term frequencies
     skipped.jsonl                the lines that gave no article
 """
 
@@ -84,4 +85,5 @@ def _write_postings(vocabulary: list[str], terms: array[int], lengths: array[int
     frequencies = np.bincount(posting_terms, minlength=len(vocabulary))
     np.save(folder / "frequencies.npy", frequencies.astype(np.int32))
     np.save(folder / "postings.npy", posting_passages.astype(np.int32))
-    np.save(folder / "counts.npy", np.diff(first, append=len(keys)).astype(np.int32))
+    counts = np.diff(first, append=len(keys))
+    np.save(folder / "counts.npy", counts.astype(np.min_scalar_type(counts.max(initial=0))))

@@ -52,7 +52,7 @@ class DenseIndex:
         """Raise VectorsError if the index has no vectors, or vectors of another kind or encoder."""
         built = manifest["settings"]
         _require_same_settings(config, built)
-        folder = config.index / VECTORS_FOLDER
+        folder = config.folder / VECTORS_FOLDER
         self._encoder = Encoder(config.encoder)
         stored = load_array(folder / PROBE_FILE, "float32", dimensions=2)
         probe = self._encoder.encode_passages([PROBE])
@@ -82,7 +82,7 @@ def _require_same_settings(config: WikiSearchConfig, built: dict[str, Any]) -> N
         for name, value in fields.items():
             stored = built.get(section)
             if not isinstance(stored, dict) or name not in stored:
-                raise damaged(config.index / MANIFEST, f"settings.{section}.{name} is missing")
+                raise damaged(config.folder / MANIFEST, f"settings.{section}.{name} is missing")
             if stored[name] != value:
                 raise VectorsError(
                     f"tools.wikisearch.{section}.{name} = {value!r}: the index {config.index} was built with "

@@ -7,6 +7,7 @@ indexing/build.py builds the folder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from pydantic import ConfigDict
 
 from tools_service.base.errors import ConfigurationError, brief
-from tools_service.base.files import read_json, read_model
+from tools_service.base.files import read_json
 from tools_service.base.fingerprint import FileState
+from tools_service.base.ownership import OutputKind
 from tools_service.base.settings import Frozen, NotNegativeInt
 
 MANIFEST = "manifest.json"
@@ -35,7 +37,23 @@ _BYTES = ("passages.bin", "terms.bin")
 # What numpy raises where a header is damaged: it parses it as an expression of Python.
 _DAMAGE = (OSError, ValueError, TypeError, EOFError, SyntaxError, TokenError, OverflowError, MemoryError)
 INDEX_FILES = (*_BYTES, *_ARRAYS)
-_OPTION = "tools.wikisearch.index"
+OPTION = "tools.wikisearch.index"
+
+_PASSAGES = r"passages\.(bin|npy)"
+_SEGMENT = rf"({_PASSAGES}|(lengths|frequencies|postings|counts)\.npy|terms\.txt|skipped\.jsonl)"
+INDEX = OutputKind(
+    name="an index",
+    marks={MANIFEST: frozenset({"settings", "source", "passages"})},
+    paths=(
+        rf"manifest\.json(\.part)?|skipped\.jsonl|{_PASSAGES}|terms\.(bin|npy)",
+        r"(starts|postings|scores|maxima)\.npy",
+        r"vectors/|vectors/(index\.faiss|exact\.f16|probe\.npy)",
+        rf"segments/|segments/\d{{6,}}/|segments/\d{{6,}}/{_SEGMENT}",
+        r"offsets\.npy|bm25/|bm25/[\w.]+\.(npy|json|jsonl)",  # format 1
+    ),
+    core=frozenset(INDEX_FILES),
+)
+"""How to recognise an index, of any version of this program."""
 
 
 class IndexFolderError(ConfigurationError):
@@ -57,22 +75,26 @@ class _IndexManifest(Frozen):
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an index; IndexFolderError if it is missing or of another version."""
-    path = folder / MANIFEST
+    return check_manifest(lambda: read_json(folder / MANIFEST), folder)
+
+
+def check_manifest(read: Callable[[], Any], index: Path | str) -> dict[str, Any]:
+    """The manifest of `index` that `read` gives; IndexFolderError as `read_manifest` raises it."""
     try:
-        content = read_json(path)
+        content = read()
         if content["settings"]["format"] != FORMAT:
             raise IndexFolderError(
-                f"{_OPTION}: {folder} is of another version of this program; build it again with "
+                f"{OPTION}: {index} is of another version of this program; build it again with "
                 "python -m tools_service index"
             )
-        manifest = read_model(path, _IndexManifest)
+        manifest = _IndexManifest.model_validate(content)
     except FileNotFoundError:
         raise IndexFolderError(
-            f"{_OPTION}: no index at {folder}; build one with python -m tools_service index"
+            f"{OPTION}: no index at {index}; build one with python -m tools_service index"
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise IndexFolderError(
-            f"{_OPTION}: {path} cannot be read ({brief(error)}); build the index again with "
+            f"{OPTION}: {index}/{MANIFEST} cannot be read ({brief(error)}); build the index again with "
             "python -m tools_service index"
         ) from error
     return manifest.model_dump()
@@ -108,7 +130,7 @@ def require_whole(folder: Path, manifest: dict[str, Any]) -> None:
 def damaged(path: Path, details: str) -> IndexFolderError:
     """The error for a file of an index that is not as it was built."""
     return IndexFolderError(
-        f"{_OPTION}: {path} is damaged ({details}); build the index again with python -m tools_service index"
+        f"{OPTION}: {path} is damaged ({details}); build the index again with python -m tools_service index"
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools_service.base.errors import brief
+from tools_service.base.files import cache_folder
 from tools_service.config import WikiSearchConfig
 from tools_service.retrieval.bm25 import Bm25
 from tools_service.retrieval.index import damaged, read_manifest, require_whole
@@ -30,11 +32,12 @@ class Retriever:
 
     def __init__(self, config: WikiSearchConfig) -> None:
         """Open the index; IndexFolderError or VectorsError if it lacks what `config` asks for."""
-        manifest = read_manifest(config.index)
-        require_whole(config.index, manifest)
-        self._folder = config.index
-        self._passages = PassageStore(config.index)
-        self._bm25 = Bm25(config.index) if config.retriever != "dense" else None
+        config = _with_local_index(config)
+        self._folder = config.folder
+        manifest = read_manifest(self._folder)
+        require_whole(self._folder, manifest)
+        self._passages = PassageStore(self._folder)
+        self._bm25 = Bm25(self._folder) if config.retriever != "dense" else None
         self._dense: DenseIndex | None = None
         if config.retriever != "bm25":
             from tools_service.retrieval.dense import DenseIndex
@@ -69,6 +72,16 @@ class Retriever:
             yield
         except (IndexError, ValueError, OverflowError) as error:  # not UTF-8 is a ValueError
             raise damaged(self._folder, brief(error)) from error
+
+
+def _with_local_index(config: WikiSearchConfig) -> WikiSearchConfig:
+    """The same with the index on this machine, which is copied if it has to be."""
+    if isinstance(config.index, Path) and config.local_copy is None:
+        return config
+    from tools_service.retrieval.local_copy import StoredIndex  # imports pyarrow
+
+    folder = StoredIndex.at(config.index).copy_below(config.local_copy or cache_folder())
+    return config.model_copy(update={"index": folder})
 
 
 def fuse(rankings: Sequence[Sequence[Hit]]) -> list[Hit]:

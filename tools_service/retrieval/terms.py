@@ -18,8 +18,10 @@ _LUCENE_STOP_WORDS = (
 STOP_WORDS = frozenset(_LUCENE_STOP_WORDS.split())
 
 _WORD = re.compile(r"[^\W_]{2,}")  # single characters (initials, list numbers) cost precision
+_MIN_CHARACTERS = 2
 _MAX_CHARACTERS = 64  # a longer run of letters is data, not a word: only its beginning counts
-_STOP_WORD = -1
+_NO_TERM = -1
+_ASCII_TO_SPACES = {code: " " for code in range(128) if not chr(code).isalnum()}
 
 
 def analyze(text: str) -> list[str]:
@@ -38,8 +40,8 @@ class TermIds(dict[str, int]):
         self._stemmer = Stemmer.Stemmer("english")
 
     def __missing__(self, word: str) -> int:
-        if word in STOP_WORDS:
-            term_id = _STOP_WORD
+        if len(word) < _MIN_CHARACTERS or word in STOP_WORDS:
+            term_id = _NO_TERM
         else:
             term = self._stemmer.stemWord(word[:_MAX_CHARACTERS])
             term_id = self.terms.setdefault(term, len(self.terms))
@@ -48,5 +50,7 @@ class TermIds(dict[str, int]):
 
     def analyze(self, text: str) -> list[int]:
         """Return the ids of the terms of `text`, in order."""
-        ids = (self[word] for word in _WORD.findall(text.lower()))
-        return [term_id for term_id in ids if term_id != _STOP_WORD]
+        text = text.lower()
+        # The same words; splitting is several times as fast as the expression.
+        words = text.translate(_ASCII_TO_SPACES).split() if text.isascii() else _WORD.findall(text)
+        return [term_id for term_id in map(self.__getitem__, words) if term_id != _NO_TERM]

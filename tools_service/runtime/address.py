@@ -1,22 +1,33 @@
 """Is a Ray cluster at an address? The answer takes seconds, where Ray itself would try for minutes.
 
 In: an address as Ray takes it (HOST:PORT, ray://HOST:PORT, auto). Out: nothing, or a RayAddressError
-that says what is wrong with it. The port must accept a connection and speak gRPC, as Ray's do.
+that says what is wrong with it. The port must accept a connection, speak gRPC, as Ray's do, and answer the
+first question that Ray asks: several ports of a cluster speak gRPC, and on the wrong one Ray waits for ever.
 """
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import re
 import socket
 import threading
-from queue import Empty, Queue
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
 
 from tools_service.base.errors import ConfigurationError
 
-TIMEOUT_S = 5.0  # of name resolution, TCP and the greeting together
+Answer = TypeVar("Answer")
+
+TIMEOUT_S = 4.0  # of name resolution, TCP and the greeting together; and once more of the first question
+DASHBOARD_TIMEOUT_S = 8.0  # it is one busy process; a node that joins can hold it up for seconds
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
+TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
 WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
 
 _HOST_AND_PORT = re.compile(
@@ -26,6 +37,9 @@ _HOST_AND_PORT = re.compile(
 # server's first frame is SETTINGS, too. The type is the fourth of a frame header's nine bytes.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _HEADER_BYTES, _TYPE_AT = 4, 9, 3
+_early: dict[tuple[str, int], Future[bool]] = {}
+_MAX_ANSWER = 10_000  # bytes
+_MAX_REASON = 200  # characters of a message of gRPC's
 _EMPTY_SETTINGS = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
@@ -48,6 +62,72 @@ def require_cluster(address: str, source: str) -> None:
         raise RayAddressError(f"{say}: {host}:{port}: {reason}; {remedy}") from None
     if not is_ray:
         raise RayAddressError(f"{say}: what listens at {host}:{port} is not Ray; {remedy}")
+    import grpc
+
+    try:
+        _ask(address, host, port)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise RayAddressError(f"{source} {address}: the cluster asks for a token: {TOKEN}") from None
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            kind = "Ray client server" if address.startswith(CLIENT) else "GCS"
+            raise RayAddressError(f"{say}: the server is not a {kind} of Ray; name {WANTED}") from None
+        reason = " ".join((error.details() or "").split())[:_MAX_REASON]
+        raise RayAddressError(
+            f"{say}: the server does not answer as Ray does ({error.code().name}: {reason}); {remedy}"
+        ) from None
+
+
+def _ask(address: str, host: str, port: int) -> None:
+    """Ask what Ray asks first of the server that `address` names. grpc.RpcError says what is wrong."""
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with init_grpc_channel(target) as channel:
+        if address.startswith(CLIENT):
+            ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=TIMEOUT_S)
+        else:
+            alive = gcs_service_pb2.CheckAliveRequest()
+            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=TIMEOUT_S)
+
+
+def require_dashboard(url: str, source: str) -> None:
+    """Raise RayAddressError, which names `source`, unless the dashboard of a Ray cluster answers at `url`."""
+    if not re.match(r"https?://[^/\s]", url):
+        raise RayAddressError(
+            f"{source} {url!r}: name the dashboard's address, such as http://127.0.0.1:8265"
+        )
+    say = f"{source} {url}: no Ray dashboard there"
+    remedy = "look at the address that the cluster printed, or forward its port again"
+    try:
+        status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(DASHBOARD_TIMEOUT_S)
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ) as error:  # ValueError: an impossible port or name
+        reason = getattr(error, "reason", error)  # of urllib's
+        if isinstance(reason, TimeoutError):
+            reason = f"it does not answer within {DASHBOARD_TIMEOUT_S:.0f} s"
+        raise RayAddressError(f"{say}: {getattr(reason, 'strerror', None) or reason}; {remedy}") from None
+    if status in (401, 403):
+        raise RayAddressError(f"{source} {url}: the dashboard asks for a token: {TOKEN}")
+    if status != 200 or b"ray_version" not in body:
+        raise RayAddressError(f"{say}: what listens there is not Ray; {remedy}")
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    """The status and the beginning of the answer, with Ray's token if this process has one."""
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
+    try:
+        with urllib.request.urlopen(request, timeout=DASHBOARD_TIMEOUT_S) as answer:
+            return answer.status, answer.read(_MAX_ANSWER)
+    except urllib.error.HTTPError as error:
+        return error.code, b""
 
 
 def split_address(address: str, source: str) -> tuple[str, int]:
@@ -68,28 +148,35 @@ def is_loopback(host: str) -> bool:
         return host.rstrip(".").lower() == "localhost"
 
 
+def look_early(address: str) -> None:
+    """Begin to look for the cluster at `address`; the next `greets` has the answer. A command imports for
+    seconds before it joins, and a host that drops packets costs seconds, too. Never fails."""
+    with suppress(RayAddressError):
+        host, port = split_address(address, "")
+        _early[host, port] = _begin(lambda: _greets(host, port))
+
+
 def greets(host: str, port: int) -> bool:
     """Whether what listens there speaks gRPC (HTTP/2), as Ray does.
 
-    Raises TimeoutError, another OSError, or UnicodeError for a host that no resolver takes. It runs in
-    a thread of its own, because a resolver cannot be given a time limit.
+    Raises TimeoutError, another OSError, or UnicodeError for a host that no resolver takes.
     """
-    outcome: Queue[bool | OSError | UnicodeError] = Queue()
+    begun = _early.pop((host, port), None)
+    return (begun or _begin(lambda: _greets(host, port))).result(TIMEOUT_S)
 
-    def probe() -> None:
+
+def _begin(ask: Callable[[], Answer]) -> Future[Answer]:
+    """What `ask` will return. A thread of its own, because a resolver cannot be given a time limit."""
+    future: Future[Answer] = Future()
+
+    def run() -> None:
         try:
-            outcome.put(_greets(host, port))
-        except (OSError, UnicodeError) as error:
-            outcome.put(error)
+            future.set_result(ask())
+        except Exception as error:
+            future.set_exception(error)
 
-    threading.Thread(target=probe, name="probe", daemon=True).start()
-    try:
-        found = outcome.get(timeout=TIMEOUT_S)
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+    threading.Thread(target=run, name="probe", daemon=True).start()
+    return future
 
 
 def _greets(host: str, port: int) -> bool:

@@ -21,6 +21,7 @@ from tools_service.runtime.address import (
     AUTO,
     CLIENT,
     LOCAL,
+    TOKEN,
     RayAddressError,
     greets,
     is_loopback,
@@ -88,11 +89,11 @@ def join_ray(address: str, source: str) -> Any:
             raise RayAddressError(
                 f"{source} {AUTO}: no Ray cluster runs on this machine; start one, or leave {source} out"
             ) from None
+    require_cluster(address, source)
     if not address.startswith(CLIENT):
         host, port = split_address(address, source)
         if is_loopback(host):
             _join_as_it_listens(port)
-    require_cluster(address, source)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else a warning per attempt
     try:
         return ray.init(address=address, **_QUIET)
@@ -100,7 +101,7 @@ def join_ray(address: str, source: str) -> Any:
         ray.shutdown()
         raise RayStartError(
             f"{source} {address}: cannot join the Ray cluster there: {_one_line(error)}; compare the "
-            "versions of Ray, and the token (RAY_AUTH_MODE=token, with RAY_AUTH_TOKEN or ~/.ray/auth_token)"
+            f"versions of Ray, and the token ({TOKEN})"
         ) from error
 
 

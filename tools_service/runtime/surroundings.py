@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def local_ray_options() -> dict[str, Any]:
     """Return the options with which ray.init works here. SurroundingsError if none would."""
     folder = ray_folder()
     os.environ["RAY_TMPDIR"] = str(folder.parent)  # all of Ray's processes follow it
-    _provide_token()
+    provide_token()
     if _free_bytes(SHARED_MEMORY) >= _STORE_BYTES:
         return {}
     logger.warning("%s has no room: Ray keeps its objects in %s", SHARED_MEMORY, folder)
@@ -91,20 +92,22 @@ def _problem(folder: Path) -> str | None:
         return f"{folder}: {error.strerror or error}"
 
 
-def _provide_token() -> None:
-    """Give Ray a token for this process's cluster alone if it can keep none in the home folder."""
+def provide_token() -> None:
+    """Let Ray find a token: the user's own in the home folder, made here if there is none (Ray's file would
+    be readable by everyone), or one for this process's cluster alone if the home folder can keep none."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     try:
-        folder = Path.home() / ".ray"
-        token = folder / "auth_token"
-        if token.is_file():
-            usable = bool(token.read_text(encoding="utf-8").strip())
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            usable = os.access(folder, os.W_OK)
+        token = Path.home() / ".ray" / "auth_token"
+        token.parent.mkdir(parents=True, exist_ok=True)
+        if not token.exists():
+            with tempfile.NamedTemporaryFile("w", dir=token.parent) as file:  # for its owner only
+                print(secrets.token_hex(32), end="", file=file, flush=True)
+                with suppress(FileExistsError):
+                    os.link(file.name, token)
+        usable = bool(token.read_text(encoding="utf-8").strip())
     except (OSError, RuntimeError, ValueError):  # RuntimeError: this user has no home
         usable = False
     if not usable:

@@ -39,6 +39,7 @@ STUCK_AFTER_DEADLINES = 2.0
 _POLL_S = 0.1
 _ALIVE = ("RUNNING", "UNHEALTHY")  # statuses of Serve; a replica of an unhealthy one is being replaced
 _STARTING = ("NOT_STARTED", "DEPLOYING")
+_WITHOUT_PROCESS = ("STARTING", "STOPPED")  # states of a replica
 
 QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -127,6 +128,18 @@ def have_started(applications: Iterable[str]) -> bool:
             problem = f"{name}: {statuses[-1]}: {overviews[name].message}"
             raise ToolStartError(f"the tools could not be started on Ray: {problem}")
     return all(status in _ALIVE for status in statuses)
+
+
+def running_replicas(applications: Mapping[str, str]) -> dict[str, int]:
+    """Return the replicas of each tool that have started: of one that starts, Serve does not say whether it
+    waits for a node. `applications` are named by tool."""
+    overviews = serve.status().applications
+    numbers = dict.fromkeys(applications, 0)
+    for tool, name in applications.items():
+        for deployment in overviews[name].deployments.values() if name in overviews else ():
+            states = deployment.replica_states.items()
+            numbers[tool] += sum(number for state, number in states if state.value not in _WITHOUT_PROCESS)
+    return numbers
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,10 +24,12 @@ from tools_service.base.cpus import available_cpus
 from tools_service.config import HttpConfig, ToolsConfig
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address, connect
+from tools_service.runtime.resources import ResourceRequest, require_machine, require_resources
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import application_statuses, tools_on_ray
 from tools_service.serving.http import bind_socket, create_app, create_server, read_token
 from tools_service.serving.mcp import PATH, add_mcp_route, create_mcp_server, run_on_stdio
+from tools_service.serving.processes import tool_processes
 
 
 def serve(
@@ -44,13 +47,17 @@ def serve(
     say = functools.partial(print, file=sys.stderr) if mcp and not http else print
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     address, source = chosen_address(address, "--address")
+    request = ResourceRequest(processes=tool_processes(config, tools, "tools"))
+    if address == LOCAL:
+        require_machine(request)
     token = read_token(http) if http else None
     listener = bind_socket(http) if http else None
     with (
         contextlib.suppress(KeyboardInterrupt),
         contextlib.ExitStack() as at_end,
         sigterm_interrupts(),
-        connect(address, source, cpus=available_cpus()),
+        connect(address, source, cpus=max(available_cpus(), math.ceil(request.cpus))),
+        _with_resources(request),
         tools_on_ray(config, tools) as client,
     ):
         say(f"running on Ray at {ray.get_runtime_context().gcs_address}:")
@@ -74,6 +81,13 @@ def serve(
             at_end.pop_all()
         else:
             threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _with_resources(request: ResourceRequest) -> Iterator[None]:
+    """The block begins when the cluster has what `request` asks for. ResourceError if it never will."""
+    require_resources(request)
+    yield
 
 
 def url_of(listener: socket.socket) -> str:

@@ -72,6 +72,11 @@ def require_searchable(tool: str, section: str, settings: WikiSearchConfig) -> N
     """Raise ToolUnavailableError if `tool` has nothing to search; `section` is that of `settings`."""
     if settings.source:
         return
+    if not isinstance(settings.index, Path):
+        from tools_service.retrieval.local_copy import StoredIndex  # imports pyarrow
+
+        StoredIndex.at(settings.index).manifest()
+        return
     if not (settings.index / MANIFEST).is_file():
         raise ToolUnavailableError(
             f"tools.{section}.source: {tool} has nothing to search; name a folder or jsonl file of articles "

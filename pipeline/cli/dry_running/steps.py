@@ -78,7 +78,8 @@ def preview_annotate(preview: Preview, config: AnnotateConfig) -> None:
     prompts = [path for path in (config.method.prompts,) if path and config.method.use_prompts]
     preview.read("prompts", prompts)
     ray = config.ray
-    actors = f"{ray.actors} actors, {ray.gpus_per_actor:g} GPUs and {ray.cpus_per_actor:g} CPUs each"
+    number = f"{ray.actors}" if ray.max_actors is None else f"{ray.actors} to {ray.max_actors}"
+    actors = f"{number} actors, {ray.gpus_per_actor:g} GPUs and {ray.cpus_per_actor:g} CPUs each"
     preview.runs.append(("annotate", f"{actors}; model {config.model.path}, {config.model.dtype}"))
     preview_tools(preview, config.tools, config.method.tools, on_ray=True)
     for tool in config.method.tools:

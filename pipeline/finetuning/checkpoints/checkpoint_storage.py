@@ -21,6 +21,7 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem, copy_files
 
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import OutputError
+from tools_service.base.uris import is_uri, open_uri
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,7 @@ class CheckpointStorage:
         """The folder `name` in a folder or at a URI. Raises ConfigurationError if that is no URI."""
         if not is_uri(str(location)):
             return CheckpointStorage(str(location), LocalFileSystem(), str(location), name)
-        _require_no_secret(str(location))
-        try:
-            filesystem, parent = FileSystem.from_uri(str(location))
-        except (OSError, ValueError, ImportError, ArrowException) as error:
-            raise ConfigurationError(
-                f"storage = {location}: {brief(error)}. Give a folder, or a URI that pyarrow or fsspec "
-                "understands (s3://bucket/path, gs://…, fsspec+abfs://…)"
-            ) from error
-        return CheckpointStorage(str(location), filesystem, parent.rstrip("/"), name)
+        return CheckpointStorage(str(location), *open_uri(str(location), "storage"), name)
 
     @property
     def is_shared_folder(self) -> bool:
@@ -163,20 +156,6 @@ class CheckpointStorage:
             raise
         except OSError as error:
             raise OutputError(f"storage = {self}: cannot be {verb}: {brief(error)}") from error
-
-
-def is_uri(storage: str) -> bool:
-    """Whether this is no path."""
-    return "://" in storage
-
-
-def _require_no_secret(uri: str) -> None:
-    """Manifests hold the configuration."""
-    if "@" in uri.partition("://")[2].partition("/")[0] or "secret_key" in uri:
-        raise ConfigurationError(
-            "storage: the URI holds a password; give credentials in the environment (AWS_ACCESS_KEY_ID, "
-            "AWS_SECRET_ACCESS_KEY) or by the machine's role"
-        )
 
 
 def _keep_present(index: dict[str, Any], present: set[str]) -> int:

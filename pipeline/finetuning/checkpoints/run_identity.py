@@ -36,6 +36,7 @@ _OPERATIONAL: dict[str, Any] = {
     "reader": True,
     "tokens": True,
     "cpus_per_worker": True,
+    "wait_s": True,
     "max_failures": True,
     "gradient_checkpointing": True,
     "probe_prompts": True,

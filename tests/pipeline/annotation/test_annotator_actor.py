@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ class Dying(AnnotateBatch):
         self._sound = self._annotator.aannotate
         self._annotator.aannotate = self._dying  # type: ignore[method-assign]
 
-    async def _dying(self, texts: Sequence[Text]) -> list[Annotation]:
+    async def _dying(
+        self, texts: Sequence[Text], done: Callable[[float], None] | None = None
+    ) -> list[Annotation]:
         if any(text.text.startswith(DEADLY) for text in texts):
             os._exit(1)
-        return await self._sound(texts)
+        return await self._sound(texts, done)
 
 
 class Failing(AnnotateBatch):
@@ -51,10 +53,10 @@ class Failing(AnnotateBatch):
         super().__init__(*arguments)
         steps = self._annotator._steps
 
-        async def fail(texts: Sequence[Text]) -> list[Annotation]:
+        async def fail(texts: Sequence[Text], done: Callable[[float], None]) -> list[Annotation]:
             if any(int(text.document.source.rpartition("#")[2]) % 2 for text in texts):
                 raise IndexError("index out of range in self")
-            return await steps(texts)
+            return await steps(texts, done)
 
         self._annotator._steps = fail  # type: ignore[method-assign]
 

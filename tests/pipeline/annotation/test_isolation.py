@@ -28,6 +28,14 @@ def test_no_failure_at_all_may_be_asked_for() -> None:
     assert failures.verdict(10**9) is not None
 
 
+def test_how_much_of_the_budget_is_used() -> None:
+    failures = FailureBudget(0.01, [(number, "a: b") for number in range(5)])
+    assert failures.used(12) == 0.5  # of the ten failures that MIN_TEXTS texts may have
+    assert failures.used(5_000) == 0.1
+    assert FailureBudget(0.0).used(12) == 0
+    assert FailureBudget(0.0, [(7, "a: b")]).used(12) >= 1
+
+
 def test_those_of_earlier_sessions_count() -> None:
     assert FailureBudget(0.001, [(1, "a: b"), (2, "a: c")]).verdict(50) is not None
 

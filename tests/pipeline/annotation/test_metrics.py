@@ -8,6 +8,8 @@ import pytest
 
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.metrics import (
+    ANNOTATOR_SECONDS,
+    BATCH_SECONDS,
     DISCARDED,
     FLOPS,
     FUNNEL,
@@ -15,11 +17,14 @@ from pipeline.annotation.metrics import (
     PADDING,
     TEXTS,
     TOKENS,
+    BatchMetrics,
     batch_samples,
     reason_class,
 )
 from pipeline.base.cost import ModelShape
 from pipeline.base.records import Annotation, Cost, Document, Text
+from pipeline.method.utilization import UtilizationClock
+from pipeline.runtime.metrics import Recorder, Sample
 from pipeline.storage.counts import count_rows
 
 pytestmark = pytest.mark.unit
@@ -67,6 +72,25 @@ def test_every_sample_has_the_labels_of_its_metric(annotations: list[Annotation]
     samples = batch_samples(annotations, method, ModelShape.of(annotating.annotator_model().model))
     assert all(len(labels) == len(metric.labels) for metric, labels, _ in samples)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_a_batch_is_recorded_at_once_with_the_time_since_the_last_one(
+    tmp_path: Path, annotations: list[Annotation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[list[Sample]] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.append(list(samples)))
+    now = 0.0
+    utilization = UtilizationClock(lambda: now)
+    model = annotating.annotator_model().model
+    metrics = BatchMetrics(annotating.config(tmp_path, tmp_path / "out"), model, utilization)
+    with utilization.phase("model"):
+        now += 3
+    now += 2
+    metrics.batch(annotations, 7.0)
+    [samples] = recorded
+    states = {labels: number for metric, labels, number in samples if metric == ANNOTATOR_SECONDS}
+    assert states == {("model",): 3, ("tools",): 0, ("other",): 0, ("texts",): 2}
+    assert [number for metric, _, number in samples if metric == BATCH_SECONDS] == [7.0]
 
 
 @pytest.mark.parametrize(

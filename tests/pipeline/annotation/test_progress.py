@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 
 import pytest
 
+from pipeline.annotation import progress as progress_module
+from pipeline.annotation.actor_reports import ActorReport
 from pipeline.annotation.isolation import FailureBudget
+from pipeline.annotation.metrics import DONE, FAILURE_BUDGET_USED, TEXTS
 from pipeline.annotation.progress import ProgressActor
 from pipeline.annotation.run import _silence_ray
+from pipeline.runtime.metrics import Recorder, Sample
 from pipeline.storage.expected_texts import ExpectedTexts
 
 pytestmark = pytest.mark.unit
@@ -18,7 +23,11 @@ pytestmark = pytest.mark.unit
 def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     progress = ProgressActor(4, 0, FailureBudget(1.0), "a test")
     assert progress.expected() is None
+    progress.reading("a", 5, 0.25)
+    assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
     progress.read("a", 10)
+    progress.reading("a", 5, 0.25)  # late
+    assert progress.expected() == ExpectedTexts(texts=40, is_estimate=True)
     progress.read("b", 30)
     progress.read("b", 30)  # a repeated task
     assert progress.expected() == ExpectedTexts(texts=80, is_estimate=True)
@@ -26,6 +35,54 @@ def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     progress.read("d", 0)
     assert progress.expected() == ExpectedTexts(texts=45, is_estimate=False)
     assert progress.done_and_total() == (0, 45)
+
+
+def test_starts_on_nodes_that_have_gone_are_no_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is begun on three nodes: the first is lost, on the second its process died."""
+    dead: set[str] = set()
+    monkeypatch.setattr(progress_module, "_dead_nodes", lambda: dead)
+    progress = ProgressActor(1, 0, FailureBudget(1.0), "a test")
+    assert progress.begin((1, 2), "first") == 0
+    dead.add("first")
+    assert progress.begin((1, 2), "second") == 0
+    assert progress.begin((1, 2), "third") == 1
+    progress.end((1, 2))
+    assert progress.begin((1, 2), "third") == 0
+
+
+def test_a_stopped_run_is_drained_when_its_living_actors_have_written_their_batches() -> None:
+    progress = ProgressActor(1, 0, FailureBudget(1.0), "a test")
+    progress.report(ActorReport("alive", 1.0, ready=True, texts=4.0))
+    assert progress.begin_batch((1,), "alive")
+    assert progress.begin_batch((2,), "lost with its node")
+    assert not progress.is_drained()
+    progress.stop()
+    state = progress.progress()
+    assert (state.batches, state.refused, state.begun, state.ready) == (1, False, 4.0, 1)
+    assert not progress.begin_batch((3,), "alive")
+    assert not progress.is_drained()
+    progress.end_batch((1,))
+    assert progress.is_drained()
+    assert progress.progress().refused
+
+
+def test_texts_that_no_tool_is_tried_on_are_done_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Sample] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
+    progress = ProgressActor(1, 5, FailureBudget(1.0), "a test")
+    progress.unselected(Counter({("no_calls", ""): 2, ("skipped", "not JSON"): 1}))
+    assert progress.done_and_total() == (8, None)
+    assert (TEXTS, ("no_calls", ""), 2.0) in recorded
+    assert (TEXTS, ("skipped", "not JSON"), 1.0) in recorded
+    assert [number for metric, _, number in recorded if metric == DONE] == [5.0, 8.0]
+
+
+def test_the_used_share_of_the_failure_budget_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Sample] = []
+    monkeypatch.setattr(Recorder, "record", lambda _, samples: recorded.extend(samples))
+    progress = ProgressActor(1, 0, FailureBudget(0.01), "a test")
+    progress.annotated(8, [(7, "ToolError: no")])
+    assert [number for metric, _, number in recorded if metric == FAILURE_BUDGET_USED] == [0.0, 0.1]
 
 
 def test_rays_advice_on_small_corpora_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

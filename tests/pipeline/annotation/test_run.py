@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,23 +22,25 @@ import torch
 
 from bench.faults.disk import can_mount
 from bench.fixtures import small_run as annotating
+from pipeline.annotation import budget, run
 from pipeline.annotation.annotator_actor import AnnotationError
+from pipeline.annotation.budget import BudgetExhaustedError
 from pipeline.annotation.run import annotate, needs
 from pipeline.base.config import AnnotateConfig, CorpusConfig
 from pipeline.cli.recipes import paper
 from pipeline.corpus.files import CorpusError, list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.report.status import PartStatus, StatusReader
-from pipeline.runtime.connection import check_resources
 from pipeline.storage.expected_texts import PROGRESS
 from pipeline.storage.kinds import ANNOTATION
 from pipeline.storage.lock import OutputInUseError, exclusive_lock
-from pipeline.storage.manifest import AnnotationManifest, read_manifest
+from pipeline.storage.manifest import AnnotationManifest, ManifestError, read_finished, read_manifest
 from pipeline.storage.row_files import ROWS, parquet_files
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.base.errors import ConfigurationError
 from tools_service.contract.settings import Deployment
 from tools_service.contract.tool import ToolUnavailableError
+from tools_service.runtime.resources import require_machine, require_resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -205,6 +208,42 @@ def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
     assert rows_of(config) == undisturbed[0]
 
 
+def test_a_exhausted_budget_stops_an_elastic_run_that_then_goes_on(
+    world: Path,
+    undisturbed: tuple[list[dict[str, Any]], AnnotationManifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a clock that is two hours on when the second file is written; up to three actors."""
+    config = annotating.config(world, world / "budget")
+    config = config.model_copy(update={"ray": config.ray.model_copy(update={"max_actors": 3})})
+
+    def clock() -> float:
+        return 7_200.0 if len(parquet_files(config.output / ROWS)) >= 2 else 0.0
+
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=clock))
+    with pytest.raises(
+        BudgetExhaustedError, match=r"stopped: max_hours = 1 is used up\. .* the same command goes on"
+    ):
+        annotate(config.model_copy(update={"max_hours": 1.0}))
+    rows = rows_of(config)
+    assert 16 <= len(rows) < len(undisturbed[0])
+    assert [row for row in undisturbed[0] if row["text_id"] in {row["text_id"] for row in rows}] == rows
+    assert not list((config.output / ROWS).glob("*.part")), "batches in progress are written to their end"
+    manifest = read_manifest(config.output)
+    [session] = manifest.sessions
+    assert (manifest.state, session.stopped, session.wall_s) == ("unfinished", "max_hours = 1", 7_200.0)
+    assert session.gpu_hours == 0
+    with pytest.raises(ManifestError, match="not finished; give its annotate command again"):
+        read_finished(config.output)
+    assert status_of(config).state == "stopped"
+    monkeypatch.undo()
+    manifest = annotate(config)
+    assert rows_of(config) == undisturbed[0]
+    assert (manifest.state, manifest.counts) == ("finished", undisturbed[1].counts)
+    assert [session.stopped for session in manifest.sessions] == ["max_hours = 1", None]
+
+
 def test_a_finished_run_is_left_alone(
     world: Path, undisturbed: tuple[list[dict[str, Any]], AnnotationManifest]
 ) -> None:
@@ -281,9 +320,10 @@ def test_tools_that_cannot_be_had_are_refused_before_anything_is_loaded(tmp_path
 
 TWICE = """
 from ray import serve
-from pipeline.runtime.connection import ResourceRequest, ray_connection
+from pipeline.runtime.connection import ray_connection
+from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 for number in (1, 2):
-    with ray_connection(ResourceRequest(cpus=1, gpus=0, of="a test", remedy="")):
+    with ray_connection(ResourceRequest(processes=(ProcessRequest(of="test", cpus=1),))):
         assert serve.status().applications == {}
         if number == 1:
             serve.start(proxy_location="Disabled")
@@ -309,17 +349,26 @@ def test_an_output_in_use_is_refused(world: Path, tmp_path: Path) -> None:
         annotate(annotating.config(world, tmp_path / "out"))
 
 
-def test_gpus_that_this_machine_lacks_are_not_waited_for(
-    ray_cluster: None, world: Path, tmp_path: Path
+@pytest.mark.parametrize("local", [True, False])
+def test_gpus_that_the_cluster_lacks_are_not_waited_for(
+    ray_cluster: None, world: Path, tmp_path: Path, local: bool
 ) -> None:
     config = annotating.config(world, tmp_path / "out", actors=2)
-    wanting = config.model_copy(update={"ray": config.ray.model_copy(update={"gpus_per_actor": 64.0})})
-    check_resources(needs(config), local=True)
-    with pytest.raises(ConfigurationError, match=r"128 GPUs for 2 actors .*: lower ray\.gpus_per_actor"):
-        check_resources(needs(wanting), local=True)
-    check_resources(needs(wanting), local=False)
+
+    def check(**ray: Any) -> None:
+        changed = config.model_copy(update={"ray": config.ray.model_copy(update=ray)})
+        (require_machine if local else require_resources)(needs(changed))
+
+    check(wait_s=0.0)
+    message = r"annotating actor needs 1 CPU and 64 GPUs .*: lower ray\.gpus_per_actor"
+    with pytest.raises(ConfigurationError, match=message):
+        check(gpus_per_actor=64.0, wait_s=0.0)
+    if not local:
+        with pytest.raises(ConfigurationError, match=r"needs 99 CPUs .*: lower ray\.cpus_per_actor"):
+            check(cpus_per_actor=99.0, wait_s=0.0)
     deployment = Deployment(gpus=64.0)
     tool = config.tools.of("Calculator").model_copy(update={"deployment": deployment})
-    greedy = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
-    with pytest.raises(ConfigurationError, match=r"64 GPUs .*, tools\.calculator\.deployment\.gpus or "):
-        check_resources(needs(greedy), local=True)
+    config = config.model_copy(update={"tools": config.tools.model_copy(update={"calculator": tool})})
+    message = r"Calculator replica .*: lower tools\.calculator\.deployment\.gpus"
+    with pytest.raises(ConfigurationError, match=message):
+        check(wait_s=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ import ray
 from bench.fixtures import small_run as annotating
 from pipeline.annotation.isolation import FailureBudget
 from pipeline.annotation.progress import start_progress
-from pipeline.annotation.source import TextSource, from_block, read_groups, to_block
+from pipeline.annotation.source import (
+    TextSource,
+    _WatchedFile,
+    from_block,
+    read_groups,
+    share_read,
+    to_block,
+)
 from pipeline.annotation.unselected import UnselectedRows
 from pipeline.base.config import CorpusConfig, MethodConfig
 from pipeline.base.records import TEXT_SCHEMA
@@ -42,7 +50,9 @@ def test_texts_that_are_done_are_left_out_and_counted(ray_cluster: None, world: 
     ids = np.sort(np.array([text.text_id for text in done]))
     groups = [[file] for file in files]
     progress = start_progress(len(groups), len(done), FailureBudget(1.0), "tests")
-    tasks = TextSource(groups, config, count, ray.put(ids), progress).get_read_tasks(1)
+    source = TextSource(groups, config, count, ray.put(ids), progress)
+    assert source.get_name() == "Texts"  # "ReadTexts" in Ray's dashboard
+    tasks = source.get_read_tasks(1)
     assert len(tasks) == len(files)
     blocks = [block for task in tasks[:2] for block in task()]
     assert ray.get(progress.done_and_total.remote())[1] is None, "known only when every file has been read"
@@ -90,6 +100,26 @@ def test_small_files_are_read_together_in_their_order() -> None:
     assert [file for group in groups for file in group] == files
     sizes_of_groups = [[file.size for file in group] for group in groups]
     assert sizes_of_groups == [[10, half], [half, 20, half - 20], [3 * half], [None], [10], [None], [10]]
+
+
+def test_the_share_of_a_file_that_is_read(tmp_path: Path) -> None:
+    """Two files, of 3 and 1 MiB; a Parquet file or one of unknown size would have no share."""
+    line = json.dumps({"text": "x" * 1_000}) + "\n"
+    for name, mib in (("0", 3), ("1", 1)):
+        (tmp_path / f"{name}.jsonl").write_text(line * (mib * 2**20 // len(line)))
+    config = CorpusConfig(paths=(str(tmp_path),))
+    files = [_WatchedFile(**asdict(file)) for file in list_files(config)]
+    assert share_read(files) is None
+    found = {}
+    texts = read_corpus(files, config, lambda text: len(text) // 4)
+    for number, _ in enumerate(texts, start=1):
+        found[number] = share_read(files)
+    assert found[100] is None
+    for number in (1_600, 2_500, 3_500):
+        assert found[number] == pytest.approx(number / len(found), rel=0.1)
+    assert found[len(found)] == 1.0
+    unknown = _WatchedFile(name="a/b.jsonl", path="a/b.jsonl", root="", size=None)
+    assert share_read([*files, unknown]) is None
 
 
 def test_texts_survive_the_way_through_arrow(world: Path) -> None:

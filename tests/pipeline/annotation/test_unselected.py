@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ class Progress:
     """Counts what it is told, as the actor does."""
 
     def __init__(self) -> None:
-        self.texts = 0
+        self.texts: Counter[tuple[str, str]] = Counter()
 
     @property
-    def annotated(self) -> Progress:
+    def unselected(self) -> Progress:
         return self
 
-    def remote(self, texts: int) -> None:
+    def remote(self, texts: Counter[tuple[str, str]]) -> None:
         self.texts += texts
 
 
@@ -66,7 +67,7 @@ def test_the_rows_are_those_of_the_annotator(tmp_path: Path) -> None:
     unselected = [row for row in expected.to_pylist() if row["text_id"] not in {t.text_id for t in selected}]
     assert written(rows) == unselected
     assert [text.text_id for text in selected] == [2, 4]
-    assert rows.progress.texts == 3
+    assert rows.progress.texts == {("no_calls", ""): 2, ("skipped", "not JSON"): 1}
 
 
 def test_a_task_writes_many_texts_at_once_and_the_rest_at_its_end(rows: UnselectedRows) -> None:

@@ -73,6 +73,7 @@ def test_every_tool_has_settings_of_its_own() -> None:
         ({"corpus": {"path": ["x"]}}, "corpus.path"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),
         ({"ray": {"gpus_per_actor": -1}}, "ray.gpus_per_actor"),
+        ({"ray": {"actors": 4, "max_actors": 3}}, "ray"),
     ],
 )
 def test_an_unknown_field_or_a_value_out_of_range_is_an_error_naming_it(

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.base.inference_config import ActorsConfig, EvaluateConfig
 from pipeline.evaluation.executors import LocalExecutor, executor
-from pipeline.evaluation.ray_executor import RayExecutor, actors_of
+from pipeline.evaluation.ray_executor import RayExecutor
 from tools_service.config import ToolsConfig
 from tools_service.runtime.connection import ADDRESS_VARIABLE
 from tools_service.tools.client import LocalTools
@@ -51,19 +51,3 @@ def test_ray_is_used_where_there_are_gpus(
 def test_the_tools_of_a_caller_are_in_this_process() -> None:
     with executor([config(actors=2)], LocalTools({}, ToolsConfig())) as chosen:
         assert isinstance(chosen, LocalExecutor)
-
-
-@pytest.mark.parametrize(
-    ("resources", "gpus", "actors"),
-    [
-        ({}, 8, 8),
-        ({}, 7.0, 7),  # QA and MT share the eighth
-        ({"gpus_per_actor": 2}, 7, 3),
-        ({"gpus_per_actor": 0.5}, 1, 2),
-        ({}, 0, 1),  # the cluster may grow
-        ({"actors": 3}, 8, 3),
-        ({"actors": 3, "gpus_per_actor": 0}, 0, 3),
-    ],
-)
-def test_an_actor_for_each_gpu(resources: dict[str, Any], gpus: float, actors: int) -> None:
-    assert actors_of(ActorsConfig(**resources), gpus) == actors

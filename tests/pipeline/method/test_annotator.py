@@ -255,6 +255,16 @@ def test_while_a_batch_waits_for_tools_another_has_the_model(
     ]
 
 
+def test_the_share_of_a_batch_grows_while_it_is_annotated(annotator: Annotator) -> None:
+    """And asking for it changes nothing."""
+    shares: list[float] = []
+    given = texts(4)
+    assert asyncio.run(annotator.aannotate(given, shares.append)) == annotator.annotate(given)
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 5
+    assert 0 < shares[0] < shares[-1] <= 1
+
+
 def test_a_further_tool_changes_no_draw_of_another(tmp_path: Path) -> None:
     """Five tools of a user's beside two of this package: the same calls, to the last digit."""
     prompts = annotating.write_prompts(tmp_path / "prompts")

@@ -149,6 +149,15 @@ def test_hardware_price_and_deadline(world: Path) -> None:
     assert calculator.replicas == max(1, math.ceil(calculator.replicas_per_actor * time.actors))
 
 
+def test_a_budget_that_does_not_suffice_is_named(plan_like_run: Plan) -> None:
+    assert plan_like_run.time is not None
+    needed = plan_like_run.time.hours
+    for budget, said in ((needed / 2, True), (needed * 2, False)):
+        config = plan_like_run.config.model_copy(update={"max_hours": budget})
+        lines = list(warnings(plan_like_run.model_copy(update={"config": config})))
+        assert any(line.startswith("max_hours = ") for line in lines) is said
+
+
 def test_disk(plan_like_run: Plan, world: Path) -> None:
     written = sum(path.stat().st_size for path in parquet_files(world / "annotations" / ROWS))
     assert plan_like_run.disk_bytes == pytest.approx(written, rel=0.01)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,24 +13,26 @@ import ray
 from ray._private import ray_constants, services
 
 from pipeline.runtime.connection import (
-    ResourceRequest,
     are_free,
     end_local_cluster,
+    max_readers,
     one_local_cluster,
     ray_connection,
 )
 from tools_service.base.errors import ConfigurationError
-from tools_service.runtime import address, connection
+from tools_service.runtime import address, connection, resources
+from tools_service.runtime.resources import Node, ProcessRequest, ResourceRequest
 
 pytestmark = pytest.mark.unit
 
-NEEDS = ResourceRequest(cpus=4.5, gpus=2, of="2 workers", remedy="ask for fewer")
+WORKER = ProcessRequest(of="worker", count=2, cpus=2.25, gpus=1, fewer="ask for fewer")
+NEEDS = ResourceRequest(processes=(WORKER,), wait_s=0)
 
 
 class FakeRay:
     """Remembers what it was asked; has the resources it is given."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **amounts: float) -> None:
         self.asked: list[Any] = []
         self.running = False
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -41,7 +44,12 @@ class FakeRay:
         monkeypatch.setattr(ray, "is_initialized", lambda: self.running)
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "shutdown", self.shutdown)
-        monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: amounts)
+        node = Node("head", amounts.get("CPU", 0), amounts.get("GPU", 0))
+        monkeypatch.setattr(resources, "live_nodes", lambda: [node])
+        monkeypatch.setattr(resources, "own_gpus", lambda: amounts.get("GPU", 0))
+        monkeypatch.setattr(resources, "_nodes_are_coming", lambda: False)
+        monkeypatch.setattr(resources, "_demand", lambda _: nullcontext())
 
     def init(self, address: str, num_cpus: int | None = None, **_: Any) -> None:
         if address == "nowhere:1":
@@ -67,12 +75,12 @@ def test_a_local_cluster_has_the_cpus_that_are_needed_and_ends_with_the_step(
     assert there.asked[1:] == ["shutdown"]
 
 
-def test_a_machine_without_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_gpus_is_refused_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     there = FakeRay(monkeypatch, CPU=5)
-    message = "2 GPUs for 2 workers, but this machine has 0: ask for fewer"
+    message = r"a worker needs 2.25 CPUs and 1 GPU .*this machine has 0 GPUs"
     with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS):
         pytest.fail("it began")
-    assert there.asked[-1] == "shutdown"
+    assert there.asked == []
 
 
 @pytest.mark.parametrize(
@@ -88,16 +96,19 @@ def test_what_is_free_is_compared_with_what_is_asked_for(
 
 
 @pytest.mark.parametrize("named", ["configuration", "variable"])
-def test_a_named_cluster_is_joined_and_may_grow(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
+def test_a_named_cluster_is_joined_and_left_if_it_is_too_small(
+    monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
-    there = FakeRay(monkeypatch, CPU=1, GPU=2)
+    there = FakeRay(monkeypatch, CPU=4, GPU=2)
     if named == "variable":
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     address = "head:6379" if named == "configuration" else None
-    with caplog.at_level(logging.WARNING), ray_connection(NEEDS, address):
-        assert there.asked == [("head:6379", None)]
-    assert "4.5 CPUs for 2 workers, but the cluster has 1: waiting until it has grown" in caplog.text
+    message = "room for 1 of 2 workers, .*head has 1.75 CPUs left: ask for fewer, or add such a node"
+    with pytest.raises(ConfigurationError, match=message), ray_connection(NEEDS, address):
+        pytest.fail("it began")
+    assert there.asked == [("head:6379", None), "shutdown"]
+    with ray_connection(replace(NEEDS, processes=(replace(WORKER, least=1),)), address):
+        assert there.asked[2:] == [("head:6379", None)]
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +147,7 @@ def test_a_local_cluster_that_does_not_start_costs_a_line(
     def refuse(**_: Any) -> None:
         raise error
 
-    FakeRay(monkeypatch)
+    FakeRay(monkeypatch, CPU=5, GPU=2)
     monkeypatch.setattr(ray, "init", refuse)
     with (
         pytest.raises(ConfigurationError, match="Ray does not start on this machine: ") as caught,
@@ -171,7 +182,7 @@ def test_a_connection_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> No
 def test_steps_of_one_command_share_a_local_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runtime.connection.available_cpus", lambda: 2)
     there = FakeRay(monkeypatch, CPU=5, GPU=2)
-    smaller = ResourceRequest(cpus=2, gpus=0, of="1 worker", remedy="")
+    smaller = ResourceRequest(processes=(replace(WORKER, gpus=0, count=1),))
     with one_local_cluster():
         for request in (NEEDS, smaller, NEEDS):
             with ray_connection(request):
@@ -202,7 +213,7 @@ def test_a_step_that_a_shared_cluster_cannot_run_gets_its_own(
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.connection.available_cpus", lambda: 2)
     there = FakeRay(monkeypatch, CPU=5, GPU=2)
-    larger = ResourceRequest(cpus=9, gpus=0, of="9 workers", remedy="")
+    larger = ResourceRequest(processes=(ProcessRequest(of="worker", count=9, cpus=1),))
     with one_local_cluster():
         with ray_connection(NEEDS):
             pass
@@ -216,3 +227,14 @@ def test_a_step_that_a_shared_cluster_cannot_run_gets_its_own(
             assert there.asked[-1] == "shutdown"
     assert not there.running
     assert there.asked.count("shutdown") == 2
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "inputs", "readers"),
+    [(3, 2, 9, 2), (64, 2, 999, 59), (64, 99, 999, 99), (0, 1, 9, 1), (64, 2, 5, 5), (64, 2, 0, 1)],
+)
+def test_readers_use_the_cpus_that_are_left(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, actors: int, inputs: int, readers: int
+) -> None:
+    FakeRay(monkeypatch, CPU=cpus)
+    assert max_readers(replace(NEEDS, other_cpus=3), actors, inputs) == readers

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from tools_service.base import linear_choice
+from tools_service.base.files import CACHE_VARIABLE, cache_folder
 from tools_service.base.linear_choice import (
-    CACHE_VARIABLE,
-    cache_folder,
     measure_speedup,
     memory_for_copies,
     packed_is_faster,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from tools_service.base.ownership import NotOwnError
 from tools_service.config import WikiSearchConfig
 from tools_service.contract.tool import ToolInput
 from tools_service.indexing import build as build_module
-from tools_service.indexing import sources
+from tools_service.indexing import merging, sources
 from tools_service.indexing.build import build_index, ensure_index
 from tools_service.indexing.sources import SourceError
 from tools_service.retrieval.bm25 import Bm25
@@ -111,6 +114,36 @@ def test_the_index_does_not_depend_on_how_the_source_was_cut_into_blocks(
     monkeypatch.setattr("tools_service.indexing.merging._RANGE_POSTINGS", 100)
     build_index(cut, progress=False)
     assert contents(cut.index) == contents(whole.index)
+
+
+def test_the_disk_holds_the_passages_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.read_blocks, "__defaults__", (1,))  # a segment for each line
+    copy, sizes = shutil.copyfileobj, []
+
+    def copied(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        copy(source, target, length)
+        target.flush()
+        sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("passages.bin")))
+
+    monkeypatch.setattr(merging.shutil, "copyfileobj", copied)
+    made = indexed(tmp_path, ARTICLES * 50)
+    whole = (made.folder / "passages.bin").stat().st_size
+    assert len(sizes) == 2 * 4 * 50
+    assert max(sizes) < 1.05 * whole
+
+
+def test_terms_that_come_often_are_counted_in_full(tmp_path: Path) -> None:
+    counts = [1, 300, 70_000]  # of one, two and four bytes
+    rows = "".join(f"{n}\t{'word ' * count}\ttitle\n" for n, count in enumerate(counts))
+    (tmp_path / "rows.tsv").write_text(rows)
+    made = config(tmp_path / "rows.tsv", tmp_path / "index")
+    build_index(made, progress=False)
+    lengths = [count + 1 for count in counts]
+    norms = [0.9 * (0.6 + 0.4 * length / (sum(lengths) / 3)) for length in lengths]
+    expected = [
+        math.log(1 + 0.5 / 3.5) * count / (norm + count) for count, norm in zip(counts, norms, strict=True)
+    ]
+    assert Bm25(made.folder).postings("word")[1].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("already_open", [0, 400])

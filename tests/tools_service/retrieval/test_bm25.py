@@ -104,8 +104,15 @@ def test_terms_are_stems_of_words_without_stop_words() -> None:
     assert len(STOP_WORDS) == 33
 
 
-def test_passages_and_queries_are_analysed_alike() -> None:
-    text = "The runner runs; Écluse 水門 RUNNING the river's " + "y" * 100
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The runner runs; Écluse 水門 RUNNING the river's " + "y" * 100,
+        "The runner runs; RUNNING the river's a_b __c d1 e " + "y" * 100,
+        "".join(f"{chr(code)}{chr(code)}Is{chr(code)}we're x{chr(code)}" for code in range(128)) + "y" * 100,
+    ],
+)
+def test_passages_and_queries_are_analysed_alike(text: str) -> None:
     term_ids = TermIds()
     found = term_ids.analyze(text)
     terms = list(term_ids.terms)

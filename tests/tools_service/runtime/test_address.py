@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
 import pytest
 
 from tools_service.runtime import address
-from tools_service.runtime.address import RayAddressError, is_loopback, require_cluster, split_address
+from tools_service.runtime.address import (
+    RayAddressError,
+    is_loopback,
+    require_cluster,
+    require_dashboard,
+    split_address,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -139,12 +149,76 @@ def test_a_silent_server_is_not_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
 
 
-def test_a_server_of_grpc_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(SETTINGS_FRAME) as port:
+@contextmanager
+def grpc_server(*methods: str, answer: bytes = b"", status: grpc.StatusCode | None = None) -> Iterator[int]:
+    """A gRPC server with `methods`, which answer with a message, or refuse with `status`."""
+
+    def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if status is not None:
+            context.abort(status, "no\nentry")
+        return answer
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            known = details.method in methods
+            return grpc.unary_unary_rpc_method_handler(handle) if known else None
+
+    server = grpc.server(ThreadPoolExecutor(2), [Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
+GCS = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+CLIENT_SERVER = "/ray.rpc.RayletDriver/ClusterInfo"
+
+
+def test_the_servers_of_ray_are_told_from_one_another() -> None:
+    """Several ports of a cluster speak gRPC; on the wrong one Ray itself waits for minutes."""
+    with grpc_server(GCS) as port:
         require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
-    monkeypatch.setenv("RAY_USE_TLS", "1")  # its greeting is encrypted
+        with pytest.raises(RayAddressError, match="is not a Ray client server of Ray; name HOST:PORT"):
+            require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
+    with grpc_server(CLIENT_SERVER) as port:
+        require_cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
+        with pytest.raises(RayAddressError, match=r"RAY_ADDRESS 127.* is not a GCS of Ray; name HOST:PORT"):
+            require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"),
+        (grpc.StatusCode.UNAVAILABLE, r"does not answer as Ray does \(UNAVAILABLE: no entry\)"),
+    ],
+)
+def test_a_cluster_that_refuses_is_quoted(status: grpc.StatusCode, said: str) -> None:
+    with grpc_server(GCS, status=status) as port, pytest.raises(RayAddressError, match=said):
+        require_cluster(f"127.0.0.1:{port}", "--ray.address")
+
+
+def test_a_server_that_only_greets_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.5)
+    with listening(SETTINGS_FRAME) as port, pytest.raises(RayAddressError, match="does not answer as Ray"):
+        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+
+
+def test_a_full_backlog_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that drops packets: the kernel answers no SYN while the queue of a listening socket is full."""
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, socket.socket() as waiting:
+        waiting.connect(server.getsockname())
+        with pytest.raises(RayAddressError, match="does not answer within"):
+            require_cluster(f"127.0.0.1:{server.getsockname()[1]}", "RAY_ADDRESS")
+
+
+def test_the_greeting_of_tls_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USE_TLS", "1")
     with listening(b"") as port:
-        require_cluster(f"127.0.0.1:{port}", "RAY_ADDRESS")
+        assert address.greets("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +230,73 @@ def test_a_server_of_grpc_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@contextmanager
+def web_server(status: int, body: bytes, delay_s: float = 0.0) -> Iterator[str]:
+    """The address of a web server that gives one answer to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(delay_s)
+            with suppress(BrokenPipeError):
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_dashboard_is_recognised() -> None:
+    with web_server(200, b'{"version": "4", "ray_version": "2.60.0"}') as url:
+        require_dashboard(url, "--address")
+        require_dashboard(f"{url}/", "--address")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b"<html>", "what listens there is not Ray"),
+        (404, b"ray_version", "what listens there is not Ray"),
+        (401, b"", "asks for a token: set RAY_AUTH_MODE=token"),
+    ],
+)
+def test_another_page_is_no_dashboard(status: int, body: bytes, said: str) -> None:
+    with web_server(status, body) as url, pytest.raises(RayAddressError, match=rf"--address {url}.*{said}"):
+        require_dashboard(url, "--address")
+
+
+@pytest.mark.parametrize("wrong", ["", "127.0.0.1:8265", "ray://head:10001", "http://", "http:///x", "auto"])
+def test_what_is_no_address_of_a_dashboard_is_refused(wrong: str) -> None:
+    with pytest.raises(RayAddressError, match=r"name the dashboard's address, such as http://127.0.0.1:8265"):
+        require_dashboard(wrong, "--address")
+
+
+@pytest.mark.parametrize("wrong", ["http://127.0.0.1:99999", "http://[::1", "http://a b", "http://x..y"])
+def test_an_impossible_address_of_a_dashboard_is_refused(wrong: str) -> None:
+    with pytest.raises(RayAddressError, match="--address"):
+        require_dashboard(wrong, "--address")
+
+
+def test_a_dashboard_that_is_gone_costs_seconds(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RayAddressError, match=rf"--address .*:{closed_port}: .*Connection refused; look at"):
+        require_dashboard(f"http://127.0.0.1:{closed_port}", "--address")
+    monkeypatch.setattr(address, "TIMEOUT_S", 0.3)
+    with listening(None) as port, pytest.raises(RayAddressError, match="does not answer within"):
+        require_dashboard(f"http://127.0.0.1:{port}", "--address")
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, socket.socket() as waiting:
+        waiting.connect(server.getsockname())
+        with pytest.raises(RayAddressError, match="does not answer within"):
+            require_dashboard(f"http://127.0.0.1:{server.getsockname()[1]}", "--address")
+    with web_server(200, b"", delay_s=1.0) as url, pytest.raises(RayAddressError, match="does not answer"):
+        require_dashboard(url, "--address")

@@ -106,8 +106,14 @@ def test_a_token_of_the_users_own_is_kept(monkeypatch: pytest.MonkeyPatch, name:
 def test_a_home_that_works_keeps_the_token(tmp_path: Path) -> None:
     local_ray_options()
     assert "RAY_AUTH_TOKEN" not in os.environ
-    (tmp_path / ".ray").mkdir(exist_ok=True)
-    (tmp_path / ".ray" / "auth_token").write_text("\n")
+    token = tmp_path / ".ray" / "auth_token"
+    made = token.read_text()
+    assert len(made) == 64
+    assert token.stat().st_mode & 0o777 == 0o600, "others could run code on the cluster"
+    local_ray_options()
+    assert token.read_text() == made
+    assert list(token.parent.iterdir()) == [token]
+    token.write_text("\n")
     local_ray_options()
     assert "RAY_AUTH_TOKEN" in os.environ  # an empty file is no token
 

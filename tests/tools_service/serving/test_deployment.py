@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ray import serve
+from ray.serve._private.common import ReplicaState
 
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.settings import Deployment
@@ -36,6 +37,7 @@ from tools_service.serving.deployment import (
     deploy,
     have_started,
     running_applications,
+    running_replicas,
     serve_options,
     stop_unused,
     tools_on_ray,
@@ -249,6 +251,13 @@ def test_tools_have_started_when_all_run(
             have_started(["a", "b"])
         with pytest.raises(ToolStartError):
             wait_until_started(["a", "b"])
+
+
+def test_replicas_that_have_started_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {ReplicaState.STARTING: 1, ReplicaState.RUNNING: 2, ReplicaState.STOPPING: 4}
+    overview = SimpleNamespace(deployments={"QA": SimpleNamespace(replica_states=states)})
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"service-QA-1": overview}))
+    assert running_replicas({"QA": "service-QA-1", "MT": "service-MT-1"}) == {"QA": 6, "MT": 0}
 
 
 def test_replicas_are_fixed_or_scale_between_their_bounds() -> None:

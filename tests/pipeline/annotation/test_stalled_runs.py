@@ -1,0 +1,94 @@
+"""Two real stalls on the tests' cluster: the run says what it waits for, and ends well when that comes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from bench.fixtures import small_run
+from pipeline.annotation.run import annotate
+from pipeline.base.config import AnnotateConfig
+from pipeline.storage.manifest import AnnotationManifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@contextmanager
+def stopped_replica(tool: str) -> Iterator[None]:
+    """The replica of `tool` stands still during the block."""
+    replicas = [
+        process
+        for process in psutil.process_iter()
+        if process.username() == psutil.Process().username()
+        and process.ppid() in {child.pid for child in psutil.Process().children(recursive=True)}
+        and "ServeReplica" in (line := " ".join(process.cmdline()))
+        and line.rstrip().split(".")[0].endswith(tool)
+    ]
+    assert replicas, "no replica of the tool"
+    for process in replicas:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in replicas:
+            process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def used_cpus(cpus: int) -> Iterator[None]:
+    """Another job uses so many CPUs during the block."""
+
+    @ray.remote
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    other = Other.options(num_cpus=cpus).remote()  # type: ignore[attr-defined]
+    ray.get(other.is_there.remote())
+    try:
+        yield
+    finally:
+        ray.kill(other)
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, words: str, run: Future[AnnotationManifest]) -> str:
+    while True:
+        for record in list(caplog.records):
+            if words in record.getMessage():
+                return record.getMessage()
+        assert not run.done(), caplog.text
+        time.sleep(0.1)
+
+
+def config(world: Path, name: str) -> AnnotateConfig:
+    usual = small_run.config(world, world / name)
+    return usual.model_copy(update={"ray": usual.ray.model_copy(update={"stall_warning_s": 2.0})})
+
+
+def test_a_run_says_what_it_waits_for(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_run.write_world(tmp_path, pages=12)
+    with ThreadPoolExecutor(1) as driver:
+        with used_cpus(7):
+            run = driver.submit(annotate, config(tmp_path, "crowded"))
+            sentence = wait_for(caplog, "annotating actors wait for 1 CPU on one node", run)
+        assert "free" in sentence
+        assert "lower --ray.cpus-per-actor" in sentence
+        assert run.result(300).state == "finished"
+        wait_for(caplog, "texts are done again", run)
+
+        caplog.clear()
+        with stopped_replica("Calculator"):
+            run = driver.submit(annotate, config(tmp_path, "waiting"))
+            sentence = wait_for(caplog, "annotators wait for the tool Calculator", run)
+        assert "1 of 1 replicas run" in sentence
+        assert run.result(300).state == "finished"
