@@ -334,7 +334,7 @@ def test_a_folder_is_converted_and_what_is_not_ours_stays(models: dict[str, Path
 
 
 def test_the_message_about_pickled_weights_of_the_hub_names_the_command() -> None:
-    said = f"{GPTJ} does not appear to have a file named model.safetensors or pytorch_model.safetensors."
+    said = f"{GPTJ} does not appear to have a file named model.safetensors or model.safetensors.index.json"
     expected = (
         f"it has no weights in safetensors; `toolformer fetch --model {GPTJ}` makes a copy with safetensors"
     )
