@@ -1,7 +1,7 @@
 """The Hugging Face hub: which files a revision of a model has, and their download.
 
-In: a name and a revision. Out: the commit with its files, or files in a folder. A download that was cut off
-is resumed. The hub's answers become one sentence each. The token is the hub's own (HF_TOKEN, or
+In: a name and a revision. Out: the commit with its files, or files in a folder. A file that is downloaded
+is not downloaded again. The hub's answers become one sentence each. The token is the hub's own (HF_TOKEN, or
 `hf auth login`).
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -51,7 +51,7 @@ class Revision:
 def find_revision(name: str, revision: str | None) -> Revision:
     """The files of `name` at `revision` (None: main). Raises FetchError."""
     with asking_hub(name, revision):
-        info = HfApi(constants.ENDPOINT).model_info(name, revision=revision, files_metadata=True)
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
     if info.sha is None:
         raise FetchError(f"{name}: the hub names no commit of it; try again later")
     files = {
@@ -62,9 +62,9 @@ def find_revision(name: str, revision: str | None) -> Revision:
 
 
 def download(revision: Revision, file: str, folder: Path) -> Path:
-    """Download `file` into `folder`, or go on with a download that was cut off there. Raises FetchError."""
+    """Download `file` into `folder`, unless it is there. Raises FetchError."""
     with asking_hub(revision.name, revision.asked):
-        api = HfApi(constants.ENDPOINT)
+        api = HfApi()
         path = Path(api.hf_hub_download(revision.name, file, revision=revision.commit, local_dir=folder))
     expected = revision.files[file].size
     if path.stat().st_size != expected:

@@ -1,8 +1,8 @@
 """The command `fetch`: stages each model of a run, so that every command reads it without the hub.
 
 In: a FetchConfig. Out: a folder per model with configuration, tokenizer, weights in safetensors and
-manifest.json. A folder appears when it is complete and checked; a download that was cut off is resumed, and
-what is staged stays as it is, until another revision is asked for.
+manifest.json. A folder appears when it is complete and checked; an interrupted command goes on with the files
+that are missing, and what is staged stays as it is, until another revision is asked for.
 """
 
 from __future__ import annotations

@@ -74,9 +74,12 @@ def files_of(name: str, sizes: Mapping[str, int], index: Path | None) -> Files:
         found = f"only {', '.join(sorted(others)[:3])}" if others else "none at all"
         raise FetchError(f"{name}: it has no weights in {WEIGHTS} or {PICKLED_WEIGHTS}, {found}")
     if missing := [file for file in weights if file not in sizes]:
-        raise FetchError(f"{name}: {missing[0]} is missing, which {index and index.name} names")
+        raise FetchError(f"{name}: {missing[0]} is missing, which {index.name if index else ''} names")
     return Files(
-        small, {file: sizes[file] for file in weights}, weights[0].endswith(".bin"), index and index.name
+        small,
+        {file: sizes[file] for file in weights},
+        weights[0].endswith(".bin"),
+        index.name if index else None,
     )
 
 

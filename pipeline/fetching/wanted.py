@@ -38,7 +38,10 @@ class WantedModel:
 def wanted_models(config: FetchConfig) -> list[WantedModel]:
     """Each model once, by its name; those that `config.models` names, if it names any."""
     named = [WantedModel(name, "models", None, config.model.dtype, "") for name in config.models]
-    return list({model.name: model for model in reversed(named or list(_of_run(config)))}.values())[::-1]
+    found: dict[str, WantedModel] = {}
+    for model in named or _of_run(config):
+        found.setdefault(model.name, model)
+    return list(found.values())
 
 
 def unstaged(model: ModelConfig, tools: ToolsConfig, names: Iterable[str]) -> list[str]:

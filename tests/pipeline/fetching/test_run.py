@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import file_download
 
 from pipeline.base.config import ModelConfig
 from pipeline.base.fetch_config import FetchConfig
@@ -26,7 +25,7 @@ from pipeline.fetching.unpickling import Job, Result, UnfitWeightsError, _conver
 from tests.pipeline.fetching.local_hub import COMMIT, LocalHub, pickled, serving
 from tests.pipeline.scripted import tokenizer
 from tests.tools_service.small_seq2seq import byte_level_tokenizer, nllb, nllb_tokenizer, save, t5
-from tools_service.base.checkpoints import load_config
+from tools_service.base.checkpoints import _in_short, load_config
 from tools_service.base.ownership import NotOwnError
 from tools_service.base.staged_models import hub_name, read_staged, staged_source
 from tools_service.base.weights import tensors
@@ -37,7 +36,6 @@ from tools_service.tools.seq2seq import load_seq2seq
 pytestmark = pytest.mark.unit
 
 GPTJ, NLLB, READER = "EleutherAI/gpt-j-6b", "facebook/nllb-200-distilled-600M", "google/flan-t5-large"
-ROOT = Path(__file__).parents[3]
 STATES: dict[str, dict[str, torch.Tensor]] = {}
 
 
@@ -61,6 +59,8 @@ def hub(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The hub, and an HF_HOME of its own."""
     with serving(LocalHub(models=dict(models))) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home/hub"))
@@ -169,38 +169,30 @@ def test_a_damaged_model_is_staged_again(hub: LocalHub) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_cut_download_is_gone_on_with_and_leaves_nothing_half_done(hub: LocalHub, tmp_path: Path) -> None:
-    file = "pytorch_model.bin"
-    size = (hub.models[GPTJ] / file).stat().st_size
-    folder = tmp_path / "home/toolformer/EleutherAI--gpt-j-6b"
-    with pytest.MonkeyPatch.context() as patch:
-        # The client would go on by itself.
-        patch.setattr("huggingface_hub.file_download.http_get", _killed(hub))
-        with pytest.raises(KeyboardInterrupt):
-            stage(FetchConfig(models=(GPTJ,)))
-    assert not folder.exists()
-    assert staged_source(GPTJ) == GPTJ
-    sent = hub.sent[file]
-    stage(FetchConfig(models=(GPTJ,)))
-    assert hub.sent[file] - sent < size  # the rest only
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def _killed(hub: LocalHub) -> Callable[..., None]:
-    from huggingface_hub import file_download
-
+def test_an_interrupted_download_goes_on_and_leaves_nothing_half_done(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+    folder = tmp_path / "home/toolformer/facebook--nllb-200-distilled-600M"
     http_get = file_download.http_get
 
-    def get(url: str, temp_file: Any, **options: Any) -> None:
-        if not url.endswith("pytorch_model.bin"):
-            http_get(url, temp_file, **options)
-            return
-        content = (hub.models[GPTJ] / "pytorch_model.bin").read_bytes()
-        temp_file.write(content[: len(content) // 2])
-        temp_file.flush()
-        raise KeyboardInterrupt
+    def interrupted(url: str, *arguments: Any, **options: Any) -> None:
+        if url.endswith(second):
+            raise KeyboardInterrupt
+        http_get(url, *arguments, **options)
 
-    return get
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.file_download.http_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stage(FetchConfig(models=(NLLB,)))
+    assert not folder.exists()
+    assert staged_source(NLLB) == NLLB
+    sent = hub.sent[first]
+    assert sent > 0
+    assert not hub.sent[second]
+    stage(FetchConfig(models=(NLLB,)))
+    assert hub.sent[first] == sent  # not again
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def _gate(hub: LocalHub) -> None:
@@ -341,31 +333,12 @@ def test_a_folder_is_converted_and_what_is_not_ours_stays(models: dict[str, Path
     assert stage(FetchConfig(models=(str(models[READER]),))) == [f"{models[READER]}: checking"]
 
 
-def test_the_message_about_pickled_weights_of_the_hub_names_the_command(
-    models: dict[str, Path], tmp_path: Path
-) -> None:
-    code = (
-        "from pipeline.__main__ import main; import sys; sys.argv[0] = 'toolformer'; "
-        "from transformers import AutoModelForCausalLM; "
-        "from tools_service.base.checkpoints import load_model; "
-        f"load_model(AutoModelForCausalLM, {GPTJ!r}, 'model.path', dtype='float32')"
+def test_the_message_about_pickled_weights_of_the_hub_names_the_command() -> None:
+    said = f"{GPTJ} does not appear to have a file named model.safetensors or model.safetensors.index.json"
+    expected = (
+        f"it has no weights in safetensors; `toolformer fetch --model {GPTJ}` makes a copy with safetensors"
     )
-    with serving(LocalHub(models=dict(models))) as hub:
-        environment = os.environ | {
-            "HF_ENDPOINT": hub.address,
-            "HF_HOME": str(tmp_path),
-            "HF_HUB_OFFLINE": "0",
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=False,
-        )
-    last = done.stderr.strip().rpartition("\n")[2]
-    assert f"it has no weights in safetensors; `toolformer fetch --model {GPTJ}` makes a copy" in last
+    assert _in_short(OSError(said), GPTJ) == expected
 
 
 def test_the_configuration_of_a_staged_model_is_read_without_the_hub(hub: LocalHub) -> None:
