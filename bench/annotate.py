@@ -57,9 +57,10 @@ from pipeline.base.records import Text
 from pipeline.engine.compiling import compile_layers
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import Annotator
+from pipeline.method.drawn_calls import SamplingRequest
 from pipeline.method.execution import ExecutedCall
 from pipeline.method.filtering import ScoredText, score_calls
-from pipeline.method.sampling import SamplingRequest, sample_calls
+from pipeline.method.sampling import sample_calls
 from tools_service.contract.declarations import PACKAGED
 from tools_service.syntax.prompts import load_prompt
 from tools_service.tools.client import LocalTools

@@ -42,7 +42,7 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.sampler import Sampler
 from pipeline.engine.unpadding import current_layout
-from pipeline.method import annotator, filtering, sampling
+from pipeline.method import annotator, drawn_calls, filtering, sampling
 from pipeline.method.annotator import Annotator
 from tools_service.syntax.prompts import PromptTemplate
 
@@ -58,8 +58,8 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (sampling._Scheduler, "_keys", "choose positions"),
     (Sampler, "add", "start draws, join"),
     (Sampler, "step", "draw"),
-    (sampling._Scheduler, "_input_of_draw", "parse"),
-    (sampling._Scheduler, "result", "sampled records, costs"),
+    (drawn_calls.DrawReader, "_input_of_draw", "parse"),
+    (drawn_calls.DrawReader, "sampled_text", "sampled records, costs"),
     (annotator, "score_calls", "scored records"),
     (filtering, "token_logprobs", "score"),
     (filtering, "scoring_work", "scoring costs"),

@@ -352,7 +352,7 @@ def reasons_of_tools() -> set[str]:
 
 
 def reasons_of_draws() -> set[str]:
-    paths = ("tools_service/syntax/calls.py", "pipeline/method/sampling.py")
+    paths = ("tools_service/syntax/calls.py", "pipeline/method/drawn_calls.py")
     return set().union(*(reasons_in(path, "Malformed") for path in paths))
 
 

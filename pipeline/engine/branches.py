@@ -142,11 +142,14 @@ def _run(model: LanguageModel, rows: Sequence[_Row], phase: Phase) -> Tensor:
             slots = np.concatenate(
                 [[branch.after - 1], start + np.arange(length)]
             )
-            slot_of.append(slots[branch.wanted])
+            slot_of.append(slots[branch.wanted].astype(np.int64))
             row_of.append(np.full(len(branch.wanted), number))
             targets.append(branch.ids[branch.wanted])
             start = end
     is_token = np.arange(longest) < np.array([len(row) for row in ids])[:, None]
+    wanted = np.zeros_like(is_token)
+    row_index, slot_index = np.concatenate(row_of), np.concatenate(slot_of)
+    wanted[row_index, slot_index] = True
     hidden_states = model.forward(
         model.tensor(pad_rows(ids)),
         model.tensor(position_ids),
@@ -155,10 +158,10 @@ def _run(model: LanguageModel, rows: Sequence[_Row], phase: Phase) -> Tensor:
         phase,
         [len(row) for row in ids],
         is_token,
+        wanted=wanted,
     )
     predicting = hidden_states[
-        model.tensor(np.concatenate(row_of)),
-        model.tensor(np.concatenate(slot_of).astype(np.int64)),
+        model.tensor(row_index), model.tensor(slot_index)
     ]
     target_ids = model.tensor(np.concatenate(targets))
     return model.log_probability(predicting, target_ids, phase).double()

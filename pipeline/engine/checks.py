@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline.engine import gptj
 from pipeline.engine.errors import ModelError, first_line
 from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.last_layer import leave_out_unwanted
 from pipeline.engine.limits import REACH, named_lengths, text_config
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.model import LanguageModel, PromptCache, causal_mask
@@ -302,6 +303,29 @@ def check_prompt_sharing(model: LanguageModel) -> bool:
     except (ModelError, *_UNSUPPORTED):
         model.can_share_prompts = False
     return model.can_share_prompts
+
+
+def check_last_layer(model: LanguageModel) -> bool:
+    """Whether the last layer may leave out tokens whose hidden states are not wanted.
+
+    Otherwise it runs them, too, and the results are the same.
+    """
+    ids = _ids(model, min(16, model.max_positions))[None]
+    lm: Any = model.model
+    beside, joined = _score_pair(model)
+    try:
+        if not leave_out_unwanted(
+            lm, lambda: lm(input_ids=ids, use_cache=False)
+        ):
+            return False
+        model.can_leave_out_unwanted = True
+        check_tree(model)
+        worst = max(map(_distance, _score_pair(model), (beside, joined)))
+    except (ModelError, *_UNSUPPORTED):
+        worst = np.inf
+    finally:
+        model.can_leave_out_unwanted = False
+    return worst <= _tolerance(model, _distance(joined, beside))
 
 
 def _set_attention(lm: Any, attention: str) -> None:

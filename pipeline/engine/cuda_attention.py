@@ -1,6 +1,7 @@
 """Attention with the log-sum-exp of its scores, on CUDA.
 
-In and out: as attend_partially in partial_attention.py, which calls this for tensors on a GPU.
+In and out: as attend_partially in partial_attention.py, which calls this for tensors on a GPU and
+puts heads together that share keys.
 Without a mask, in half precision, flash attention returns the log-sum-exp; with a mask, or in
 float32, memory-efficient attention does. Both are the operators behind scaled dot product
 attention, called by name because that returns no log-sum-exp. Their requirements of heads,
@@ -23,41 +24,30 @@ _efficient = torch.ops.aten._scaled_dot_product_efficient_attention
 _MASK_MULTIPLE = 8
 
 
-def attend_partially(
+def attend(
     query: Tensor,  # [B, H, Q, E]
-    key: Tensor,  # [B, H', T, E]
+    key: Tensor,  # [B, H', T, E]; H' = H unless `causal`
     value: Tensor,
-    mask: Tensor | None = None,  # [B, 1, Q, T], added to scores
-    *,
-    causal: bool = False,
-    scale: float | None = None,
+    mask: Tensor | None,  # [B, 1, Q, T], added to scores
+    causal: bool,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Attention output [B, H, Q, E], and the log-sum-exp [B, H, Q] of the scores in float32."""
     is_flash = is_supported(query.device, query.dtype)
     if mask is None and is_flash and fits(query, key, value):
-        # Heads may share keys: the kernel divides the numbers of heads.
         output, log_sum_exp, *_ = _flash(
             query, key, value, 0.0, causal, False, scale=scale
         )
         return output, log_sum_exp
-    rows, heads, slots, size = query.shape
-    groups = heads // key.shape[1]
-    if causal:
+    if (groups := query.shape[1] // key.shape[1]) > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-        groups = 1
-    # The queries of heads that share keys stand behind one another and read them once.
-    grouped = query.reshape(rows, heads // groups, groups * slots, size)
-    bias = None if mask is None else _bias(mask.repeat(1, 1, groups, 1), key)
+    bias = None if mask is None else _bias(mask, key)
     output, log_sum_exp, *_ = _efficient(
-        grouped, key, value, bias, True, 0.0, causal, scale=scale
+        query, key, value, bias, True, 0.0, causal, scale=scale
     )
     # The kernel rounds the number of queries up to a multiple of 32 in it.
-    log_sum_exp = log_sum_exp[..., : groups * slots]
-    return (
-        output.reshape(rows, heads, slots, -1),
-        log_sum_exp.reshape(rows, heads, slots),
-    )
+    return output, log_sum_exp[..., : query.shape[2]]
 
 
 def _bias(mask: Tensor, key: Tensor) -> Tensor:

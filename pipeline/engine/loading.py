@@ -24,6 +24,7 @@ from pipeline.base.config import ModelConfig
 from pipeline.base.cost import ModelShape
 from pipeline.engine.checks import (
     check_head,
+    check_last_layer,
     check_layers,
     check_lengths,
     check_prompt_sharing,
@@ -137,6 +138,7 @@ def _checked(
     engine.can_unpad = check_unpadding(engine)
     engine.ragged_attention = check_ragged(engine)
     engine.can_share_prompts = check_prompt_sharing(engine)
+    engine.can_leave_out_unwanted = check_last_layer(engine)
     check_lengths(engine)
     if max_batch_tokens is None and engine.device.type == "cuda":
         engine.max_batch_tokens = profile_max_batch_tokens(engine, draws)

@@ -113,11 +113,10 @@ def _score_batch(
     """Log-probabilities of one batch, those of one sequence after another; costs."""
     # The last token is only predicted, never fed.
     fed = [ids[:-1] for ids in sequences]
-    hidden_states, first, forward_costs = _forward_batch(model, fed)
-    sizes = [len(indices) for indices in wanted]
     # A token is predicted by the one before it.
-    index = np.repeat(first, sizes) + np.concatenate(wanted) - 1
-    predicting = hidden_states[model.tensor(index)]
+    slots = [indices - 1 for indices in wanted]
+    predicting, forward_costs = _forward_batch(model, fed, slots)
+    sizes = [len(indices) for indices in wanted]
     targets = [
         ids[indices] for ids, indices in zip(sequences, wanted, strict=True)
     ]
@@ -134,10 +133,10 @@ def _score_batch(
 
 @torch.inference_mode()
 def _forward_batch(
-    model: LanguageModel, rows: Sequence[ndarray]
-) -> tuple[Tensor, ndarray, list[Cost]]:
-    """Hidden states [M, D] of independent sequences, the index of each one's first token in
-    them [B], and the cost of each."""
+    model: LanguageModel, rows: Sequence[ndarray], slots: Sequence[ndarray]
+) -> tuple[Tensor, list[Cost]]:
+    """Hidden states of the tokens in these slots of independent sequences, those of one
+    sequence after another, and the cost of each."""
     sizes = np.array([len(row) for row in rows])
     longest = int(sizes.max())
     unpadded = model.unpads(int(sizes.sum()), sizes.size * longest)
@@ -145,14 +144,23 @@ def _forward_batch(
     # unpadded path has a mask, so on CUDA it is always taken.
     if model.can_unpad and model.device.type == "cuda":
         unpadded = True
+    # The index of each sequence's first token among all that are fed.
+    first = np.arange(sizes.size) * longest
+    fed = sizes.size * longest
     if unpadded:
-        hidden_states = _run_unpadded(model, np.concatenate(rows), sizes)
-        first = sizes.cumsum() - sizes
+        first, fed = sizes.cumsum() - sizes, int(sizes.sum())
+    index = np.repeat(first, list(map(len, slots))) + np.concatenate(slots)
+    wanted = np.zeros(fed, dtype=bool)
+    wanted[index] = True
+    if unpadded:
+        ids = np.concatenate(rows)
+        hidden_states = _run_unpadded(model, ids, sizes, wanted)
     else:
         # Padding stands behind the tokens: a causal model needs no mask for it.
-        ids = model.tensor(pad_rows(rows))
-        hidden_states = model.hidden_states(ids, use_cache=False).flatten(0, 1)
-        first = np.arange(sizes.size) * longest
+        hidden_states = model.hidden_states(
+            model.tensor(pad_rows(rows)), wanted=wanted, use_cache=False
+        )
+    wanted_states = hidden_states.flatten(0, 1)[model.tensor(index)]
     # Attention pads a row, and is causal; ragged attention does not pad, eager is not causal.
     attended = sizes if unpadded and model.ragged_attention else longest
     pairs = np.broadcast_to(attended * (attended + 1) // 2, sizes.shape)
@@ -164,20 +172,22 @@ def _forward_batch(
             sizes.tolist(), pairs.tolist(), strict=True
         )
     ]
-    return hidden_states, first, costs
+    return wanted_states, costs
 
 
-def _run_unpadded(model: LanguageModel, ids: ndarray, sizes: ndarray) -> Tensor:
-    """Hidden states [M, D] of the ids [M] of sequences of these sizes, without padding."""
+def _run_unpadded(
+    model: LanguageModel, ids: ndarray, sizes: ndarray, wanted: ndarray
+) -> Tensor:
+    """Hidden states [1, M, D] of the ids [M] of sequences of these sizes, without padding."""
     is_token = np.arange(sizes.max()) < sizes[:, None]
     layout = UnpaddedLayout.of(
         is_token, model.device, causal=True, ragged=model.ragged_attention
     )
-    tokens = model.hidden_states(
+    return model.hidden_states(
         model.tensor(ids)[None],
         layout,
+        wanted,
         position_ids=layout.slot[None],
         attention_mask=unused_mask(model.model.dtype, model.device),
         use_cache=False,
     )
-    return tokens[0]

@@ -26,6 +26,7 @@ from pipeline.base.records import Cost, Phase
 from pipeline.engine.batching import batch_by_length
 from pipeline.engine.errors import ModelError
 from pipeline.engine.kv_cache import KVCache
+from pipeline.engine.last_layer import only_wanted
 from pipeline.engine.limits import (
     max_positions,
     require_tokenizer_fits,
@@ -122,6 +123,8 @@ class LanguageModel:
         # Tokens may be fed without their padding, and rows may share a prompt.
         self.can_unpad = False
         self.can_share_prompts = False
+        # The last layer may run wanted tokens only.
+        self.can_leave_out_unwanted = False
         # Unpadded sequences are scored without padding in attention, too.
         self.ragged_attention = False
         # Eager attention compares a token with later ones as well, masked or not.
@@ -258,11 +261,13 @@ class LanguageModel:
         tokens_by_row: Sequence[int],  # [B] real tokens
         is_token: ndarray | None = None,  # [B, Q] bool: the real tokens
         causal: bool = False,
+        wanted: ndarray | None = None,  # [B, Q] bool
     ) -> Tensor:  # [B, Q, D]
         """Run tokens behind `cache`, which grows by Q slots; hidden states for `logits`.
 
         Padding is fed as well unless `is_token` says where it is. `causal` says that the
-        mask is causal, real tokens stand first in their rows, and `cache` was empty.
+        mask is causal, real tokens stand first in their rows, and `cache` was empty. The
+        hidden states of tokens that are not `wanted` mean nothing.
         """
         costs = self.forward_costs(tokens_by_row, attention_mask, cache, causal)
         # The mask has as many columns as the cache will show slots.
@@ -287,6 +292,7 @@ class LanguageModel:
             tokens = self.hidden_states(
                 layout.unpad(ids),
                 layout,
+                None if wanted is None else wanted[is_token],
                 position_ids=layout.unpad(position_ids),
                 attention_mask=mask,
                 **inputs,
@@ -295,6 +301,7 @@ class LanguageModel:
         else:
             hidden_states = self.hidden_states(
                 ids,
+                wanted=wanted,
                 position_ids=position_ids,
                 attention_mask=self._additive(attention_mask),
                 **inputs,
@@ -308,10 +315,17 @@ class LanguageModel:
         self,
         ids: Tensor,
         layout: UnpaddedLayout | None = None,
+        wanted: ndarray | None = None,  # bool, of as many tokens as `ids`
         **inputs: Any,
     ) -> Tensor:
-        """What the output embedding takes, [B, Q, D]; logits if there is no separate head."""
-        with unpadded_forward(layout):
+        """What the output embedding takes, [B, Q, D]; logits if there is no separate head.
+
+        What is returned for tokens that are not `wanted`, if it is given, means nothing.
+        """
+        index = None
+        if wanted is not None and self.can_leave_out_unwanted:
+            index = self.tensor(np.flatnonzero(wanted))
+        with unpadded_forward(layout), only_wanted(index, ids.numel()):
             if self.separate_head:
                 output = self.model.base_model(input_ids=ids, **inputs)[0]
             else:

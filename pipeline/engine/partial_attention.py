@@ -9,10 +9,19 @@ Shapes: B rows, H heads, H' key-value heads, Q queries, T keys, E head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from pipeline.engine import cuda_attention
+
+# Query, key, value, mask, causal, scale -> output and log-sum-exp. Without `causal` there are as
+# many heads of each.
+Operator = Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, bool, float | None],
+    tuple[Tensor, Tensor],
+]
 
 
 def attend_partially(
@@ -28,27 +37,38 @@ def attend_partially(
 
     With `causal`, query i sees keys 0 to i, and there is no mask.
     """
-    if query.is_cuda:
-        return cuda_attention.attend_partially(
-            query, key, value, mask, causal=causal, scale=scale
-        )
-    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     rows, heads, slots, size = query.shape
-    groups = heads // key.shape[1]
-    if causal:
-        output, log_sum_exp = attend(query, key, value, 0.0, True, scale=scale)
-        return output, log_sum_exp
-    # The queries of heads that share keys stand behind one another and read them once.
+    # The queries of heads that share keys stand behind one another and read them once. A
+    # causal operator goes by their places, and finds the keys of each head by itself.
+    groups = 1 if causal else heads // key.shape[1]
     grouped = query.reshape(rows, heads // groups, groups * slots, size)
     if mask is not None and groups > 1:
         mask = mask.repeat(1, 1, groups, 1)
-    output, log_sum_exp = attend(
-        grouped, key, value, 0.0, False, attn_mask=mask, scale=scale
-    )
+    attend = _operator(query.device)
+    output, log_sum_exp = attend(grouped, key, value, mask, causal, scale)
     return (
         output.reshape(rows, heads, slots, -1),
         log_sum_exp.reshape(rows, heads, slots),
     )
+
+
+def _operator(device: torch.device) -> Operator:
+    return cuda_attention.attend if device.type == "cuda" else _attend_on_cpu
+
+
+def _attend_on_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> tuple[Tensor, Tensor]:
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output, log_sum_exp = attend(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return output, log_sum_exp
 
 
 def merge(

@@ -66,19 +66,18 @@ class PrefilledBatch(TreeBatch):
         self.first_slot = context_lengths - self.lengths
         self.first_position = max(0, -int(self.first_slot[0]))
         ids = pad_rows(contexts)
-        is_token = np.arange(ids.shape[1]) < context_lengths[:, None]
+        slot = np.arange(ids.shape[1])
+        is_token = slot < context_lengths[:, None]
         # Padding gets position id 0: it must not ask for positions that the model lacks.
-        position_ids = np.where(
-            is_token, prompt.length + np.arange(ids.shape[1]), 0
-        )
-        # A token sees the real tokens before it in its own row, and the prompt.
-        causal = causal_mask(ids.shape[1], model.device)
-        mask = model.tensor(is_token)[:, None] & causal
+        position_ids = np.where(is_token, prompt.length + slot, 0)
+        # A token sees those before it in its own row, of which none is padding.
+        mask = causal_mask(ids.shape[1], model.device)
         capacity = ids.shape[1] + SPARE_SLOTS
         if model.shares_prompts and prompt.length:
             cache = prompt.cache.shared(rows, capacity)
         else:
             cache = prompt.cache.repeated(rows, prompt.length + capacity)
+            # And the prompt.
             mask = pad(mask, (prompt.length, 0), value=True)
         # Slots of the cache before those of the contexts.
         self._first_cache_slot = cache.length
@@ -86,10 +85,12 @@ class PrefilledBatch(TreeBatch):
         self._run(
             model.tensor(ids),
             model.tensor(position_ids),
-            mask,
+            mask.expand(rows, -1, -1),
             "positions",
             is_token,
             causal=True,
+            # The text's first copy and all of the suffix but its end predict no position.
+            wanted=is_token & (slot >= self.first_slot[:, None]),
         )
 
     def api_probabilities(self) -> list[ndarray]:

@@ -251,8 +251,9 @@ class TreeBatch:
         phase: Phase,
         is_token: ndarray,  # [B, Q]
         causal: bool = False,
+        wanted: ndarray | None = None,  # [B, Q]
     ) -> None:
-        """Run a forward; its tokens become the frontier."""
+        """Run a forward; its tokens become the frontier, with hidden states of wanted ones."""
         tokens_by_row = is_token.sum(axis=1).tolist()
         self.hidden_states = self.model.forward(
             ids,
@@ -263,6 +264,7 @@ class TreeBatch:
             tokens_by_row,
             is_token,
             causal,
+            wanted,
         )
         self.attention_mask = attention_mask
         self.position_ids = position_ids

@@ -47,12 +47,17 @@ def continuation_logprobs(
 def _score(model: LanguageModel, sequences: Sequence[np.ndarray], sizes: np.ndarray) -> Tensor:
     """[2, M] float64 of the last `sizes` [B] tokens of each sequence: log-probability, 1 if likeliest."""
     fed = [sequence[:-1] for sequence in sequences]
-    # Padding stands behind the tokens, where a causal model does not see it.
-    hidden_states = model.hidden_states(model.tensor(pad_rows(fed)), use_cache=False)  # [B, Q, D]
-    row = np.repeat(np.arange(len(sizes)), sizes)  # [M]
+    input_ids = pad_rows(fed)  # [B, Q]
     # A token is predicted by the one before it.
-    slots = [np.arange(len(ids) - size, len(ids)) for ids, size in zip(fed, sizes, strict=True)]
-    predicting = hidden_states[model.tensor(row), model.tensor(np.concatenate(slots))]  # [M, D]
+    ends = np.array([len(row) for row in fed])[:, None]
+    slots = np.arange(input_ids.shape[1])
+    is_predicting = (slots >= ends - sizes[:, None]) & (slots < ends)
+    # Padding stands behind the tokens, where a causal model does not see it.
+    hidden_states = model.hidden_states(  # [B, Q, D]
+        model.tensor(input_ids), wanted=is_predicting, use_cache=False
+    )
+    row, slot = (model.tensor(index) for index in is_predicting.nonzero())
+    predicting = hidden_states[row, slot]  # [M, D]
     targets = [ids[len(ids) - size :] for ids, size in zip(sequences, sizes, strict=True)]
     target_ids = model.tensor(np.concatenate(targets))  # [M]
     scores: list[Tensor] = []

@@ -91,6 +91,7 @@ class DecodeBatch:
         width = int(starts.max()) + longest
         # Padding stands behind a row's tokens, so no token sees it.
         attention_mask = np.arange(width) <= slots[:, :, None]  # [J, Q, T]
+        last = np.array(counts) - 1
         self._cache.run(first, model.tensor(slots), width)
         hidden_states = model.forward(
             model.tensor(pad_rows([np.asarray(row) for row in tokens])),
@@ -100,10 +101,10 @@ class DecodeBatch:
             phase,
             counts,
             is_token,
+            wanted=query == last[:, None],
         )
         for row, count in enumerate(counts, start=first):
             self._cache.lengths[row] += count
-        last = model.tensor(np.array(counts) - 1)
-        last_states = hidden_states[model.tensor(np.arange(len(counts))), last]
+        last_states = hidden_states[model.tensor(np.arange(len(counts))), model.tensor(last)]
         # A copy, because the engine returns inference tensors and the decoder writes to the logits.
         return torch.cat(list(model.logits(last_states))).clone()

@@ -20,9 +20,10 @@ from pipeline.base.config import MethodConfig
 from pipeline.base.records import Annotation, Funnel, Status, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
+from pipeline.method.drawn_calls import SampledText, SamplingRequest
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, score_calls
-from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls
+from pipeline.method.sampling import sample_calls
 from pipeline.method.selection import Selection, select
 from pipeline.method.utilization import UtilizationClock
 from pipeline.syntax.tokenizer import require_separate_heads

@@ -1,46 +1,35 @@
 """Step 2, sample: where calls might help, and which (paper section 2, "Sampling API Calls").
 
 In: requests, each a text and a tool; the tools' prompts and settings (tau_s, k, m). Out: for
-each request its distinct candidate calls, and why the other draws are no calls. Requests of
-all tools are sampled together by continuous batching; results do not depend on which
-requests run together. Calls are neither executed nor scored here.
+each request its distinct candidate calls, and why the other draws are no calls
+(drawn_calls.py). Requests of all tools are sampled together by continuous batching; results
+do not depend on which requests run together. Calls are neither executed nor scored here.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy import ndarray
 
 from pipeline.base.config import MethodConfig
-from pipeline.base.cost import PromptLayout
-from pipeline.base.records import (
-    POSITION_NOT_SCORABLE,
-    Candidate,
-    PhaseWork,
-    Text,
-)
 from pipeline.engine.errors import NonFiniteError, Origin
-from pipeline.engine.given_name import GivenName
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.random_streams import stream_keys
 from pipeline.engine.sampler import Sampler
-from pipeline.engine.usage import Usage
-from pipeline.method.work import sampling_work
-from pipeline.syntax.grammar import call_head
-from pipeline.syntax.tokenizer import (
-    TokenizedText,
-    decode_continuations,
-    special_ids,
+from pipeline.method.drawn_calls import (
+    DrawReader,
+    RequestDraws,
+    SampledText,
+    SamplingRequest,
 )
+from pipeline.syntax.grammar import call_head
 from tools_service.contract.declarations import stream_number
 from tools_service.contract.spec import ToolMethod
-from tools_service.syntax.calls import Malformed, parse_call, without_result
 from tools_service.syntax.prompts import PromptTemplate
 
 # Forwards of a new batch: its contexts, then <API> behind each chosen position.
@@ -48,49 +37,6 @@ _PREFILL_FORWARDS = 2
 # New contexts take at most this share of a forward's tokens, so that running draws can go
 # on beside them.
 _PREFILL_SHARE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingRequest:
-    """A text, and a tool whose calls are to be sampled for it."""
-
-    text: Text
-    tool: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SamplingTrace:
-    """What sampling saw of one text: p(<API>) everywhere, and every draw.
-
-    A draw is what the model wrote after <API>, up to the token that ended it or made it no
-    call, and its input or why it has none; they come position by position.
-    """
-
-    p_api: ndarray  # [n] at every token of the text
-    starts: ndarray  # [n] the character where the token starts; -1: no position
-    positions: ndarray  # [|I|] token indices, ascending
-    draws: list[tuple[str, str | Malformed]]  # [|I| * m]
-
-
-@dataclass(frozen=True, slots=True)
-class SampledText:
-    """One text under one tool.
-
-    `positions` is the size of I, `draws` m times that. `discarded` counts draws by the
-    reason why they are no call, and POSITION_NOT_SCORABLE. `failed` says why the text could
-    not be sampled at all. `work` has the phases positions and decode. `trace` is there if it
-    was asked for and the text was sampled.
-    """
-
-    text: Text
-    tool: str
-    positions: int = 0
-    draws: int = 0
-    candidates: tuple[Candidate, ...] = ()
-    discarded: dict[str, int] = field(default_factory=dict)
-    work: tuple[PhaseWork, ...] = ()
-    failed: str | None = None
-    trace: SamplingTrace | None = None
 
 
 def sample_calls(
@@ -124,11 +70,12 @@ def sample_calls(
                 scheduler.cache_slots(index) for index in scheduler.pending()
             ]
             model.shrink(min(sizes, default=1), failure)
-    results = [scheduler.result(index) for index in range(len(requests))]
+    reader = DrawReader(model, prompts, method, scheduler.states)
+    results = [reader.sampled_text(state) for state in scheduler.states]
     if trace:
         results = [
-            replace(result, trace=scheduler.trace(index))
-            for index, result in enumerate(results)
+            replace(result, trace=reader.trace(state))
+            for result, state in zip(results, scheduler.states, strict=True)
         ]
     return results
 
@@ -148,28 +95,13 @@ def select_positions(
     return np.sort(above[by_probability[:k]])
 
 
-def _nothing() -> ndarray:
-    return np.zeros(0, dtype=np.int64)
-
-
 @dataclass(slots=True)
-class _RequestState:
-    """How far a request is. Positions are token indices."""
+class _RequestState(RequestDraws):
+    """How far a request is."""
 
-    encoded: TokenizedText
-    failed: str | None = None
-    # p(<API>) at every position [n], and I; empty until they are known.
-    p_api: ndarray = field(default_factory=_nothing)
-    positions: ndarray = field(default_factory=_nothing)
-    position_0_unscorable: bool = False
     started: bool = False
     # The sampler's numbers of its draws, position by position.
-    draws: range = range(0)
-    # The tokens of its draws, once all have ended.
-    tokens: list[tuple[int, ...]] | None = None
-    # The tool's name at each of the positions, if the draws are given it.
-    names: list[GivenName] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
+    numbers: range = range(0)
 
 
 class _Scheduler:
@@ -187,10 +119,11 @@ class _Scheduler:
         self.prompts = prompts
         self.method = method
         self.sampler = Sampler(model)
-        # What the draws of each tool are, once all have ended.
-        self._inputs: dict[str, dict[tuple[int, ...], str | Malformed]] = {}
         encoded = model.encode([request.text.text for request in requests])
-        self.states = [_RequestState(text) for text in encoded]
+        self.states = [
+            _RequestState(request, text)
+            for request, text in zip(requests, encoded, strict=True)
+        ]
         for request, state in zip(requests, self.states, strict=True):
             tokens = len(state.encoded.ids)
             state.failed = self._too_long(request, tokens)
@@ -250,10 +183,10 @@ class _Scheduler:
         running = self.sampler.running()
         for index in self.pending():
             state = self.states[index]
-            if state.started and not running.intersection(state.draws):
-                state.tokens = self.sampler.tokens(state.draws)
+            if state.started and not running.intersection(state.numbers):
+                state.tokens = self.sampler.tokens(state.numbers)
                 m = self.method.of(self.requests[index].tool).m
-                names = [self.sampler.names[n] for n in state.draws[::m]]
+                names = [self.sampler.names[n] for n in state.numbers[::m]]
                 state.names = [name for name in names if name is not None]
             state.started = False
         self.sampler = Sampler(self.model)
@@ -365,7 +298,7 @@ class _Scheduler:
         )
         ends = np.cumsum(counts) * settings.m
         for index, count, end in zip(batch, counts, ends.tolist(), strict=True):
-            self.states[index].draws = numbers[end - count * settings.m : end]
+            self.states[index].numbers = numbers[end - count * settings.m : end]
 
     def _keys(
         self,
@@ -389,123 +322,3 @@ class _Scheduler:
             settings.m,
         )
         return keys, origins
-
-    def result(self, index: int) -> SampledText:
-        """What came of a request, once no request is pending."""
-        request, state = self.requests[index], self.states[index]
-        if state.failed is not None:
-            return SampledText(request.text, request.tool, failed=state.failed)
-        tokens_of_draws = state.tokens or []
-        settings = self.method.of(request.tool)
-        m = settings.m
-        position_of_draw = np.repeat(state.positions, m).tolist()
-        draws: dict[int, list[tuple[int, ...]]] = {
-            i: [] for i in state.positions.tolist()
-        }
-        for position, tokens in zip(
-            position_of_draw,
-            tokens_of_draws,
-            strict=True,
-        ):
-            draws[position].append(tokens)
-        names = dict(zip(draws, state.names, strict=False))
-        input_of = self._input_of_draw(request.tool)
-        inputs = [input_of[ids] for ids in tokens_of_draws]
-        draws_of_call: Counter[tuple[int, str]] = Counter()
-        discarded: Counter[str] = Counter()
-        if state.position_0_unscorable:
-            discarded[POSITION_NOT_SCORABLE] = 1
-        for position, call_input in zip(position_of_draw, inputs, strict=True):
-            if isinstance(call_input, Malformed):
-                discarded[call_input.reason] += 1
-            else:
-                draws_of_call[position, call_input] += 1
-        candidates = [
-            Candidate(
-                tool=request.tool,
-                position=int(state.encoded.starts[position]),
-                token_index=position,
-                p_api=float(state.p_api[position]),
-                input=call_input,
-                draws=count,
-                p_name=names[position].probability if names else None,
-            )
-            for (position, call_input), count in draws_of_call.items()
-        ]
-        prompt = self.model.prompt(self.prompts[request.tool])
-        layout = PromptLayout(
-            prompt.length,
-            len(state.encoded.ids),
-            len(prompt.suffix),
-            len(self.model.call_tokens.api),
-            prompt.has_prompt,
-        )
-        return SampledText(
-            request.text,
-            request.tool,
-            positions=len(state.positions),
-            draws=len(tokens_of_draws),
-            candidates=tuple(candidates),
-            discarded=dict(discarded),
-            work=sampling_work(
-                request.tool,
-                layout,
-                draws,
-                state.usage,
-                {position: name.beginnings for position, name in names.items()},
-            ),
-        )
-
-    def trace(self, index: int) -> SamplingTrace | None:
-        """What sampling saw of a request, once no request is pending; None if it failed."""
-        request, state = self.requests[index], self.states[index]
-        if state.failed is not None:
-            return None
-        tokens = state.tokens or []
-        written = decode_continuations(self.model.tokenizer, tokens)
-        input_of = self._input_of_draw(request.tool)
-        inputs = [input_of[ids] for ids in tokens]
-        return SamplingTrace(
-            state.p_api,
-            state.encoded.starts,
-            state.positions,
-            list(zip(written, inputs, strict=True)),
-        )
-
-    def _input_of_draw(
-        self, tool: str
-    ) -> dict[tuple[int, ...], str | Malformed]:
-        """The input of the call of each distinct draw, or why it is no call.
-
-        All texts' draws parse together, when the first of them is asked for.
-        A draw without tokens was to be given a name that is too unlikely. Without a prompt
-        the model writes results, too: the call is what stands before ``->``.
-        """
-        if tool in self._inputs:
-            return self._inputs[tool]
-        tokenizer = self.model.tokenizer
-        takes_input = self.method.of(tool).takes_input
-        distinct = list(
-            {
-                ids: None
-                for request, state in zip(
-                    self.requests, self.states, strict=True
-                )
-                if request.tool == tool
-                for ids in state.tokens or ()
-            }
-        )
-        special = set(special_ids(tokenizer))
-        texts = decode_continuations(tokenizer, distinct)
-        parsed: dict[tuple[int, ...], str | Malformed] = {}
-        if self.prompts[tool] is None:
-            texts = [without_result(text) for text in texts]
-        for ids, text in zip(distinct, texts, strict=True):
-            if not ids:
-                parsed[ids] = Malformed("name_too_unlikely")
-            elif ids[-1] in special:
-                parsed[ids] = Malformed("special_token")
-            else:
-                parsed[ids] = parse_call(text, tool, takes_input)
-        self._inputs[tool] = parsed
-        return parsed

@@ -18,9 +18,10 @@ from pipeline.base.records import Annotation, Call, Text
 from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.model import LanguageModel
 from pipeline.method.annotator import tool_funnel
+from pipeline.method.drawn_calls import SamplingRequest, SamplingTrace
 from pipeline.method.execution import ExecutedCall, execute
 from pipeline.method.filtering import ScoredText, kept, score_calls
-from pipeline.method.sampling import SamplingRequest, SamplingTrace, sample_calls
+from pipeline.method.sampling import sample_calls
 from pipeline.method.selection import Selection
 from tools_service.base.errors import brief
 from tools_service.contract.spec import ToolMethod

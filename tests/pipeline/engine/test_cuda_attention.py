@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bench.fixtures import small_run
 from bench.fixtures.small_models import causal_lm, language_model
-from pipeline.engine import cuda_attention, unpadding
-from pipeline.engine.cuda_attention import attend_partially
+from pipeline.engine import cuda_attention, partial_attention
 from pipeline.engine.loading import prepare_language_model
+from pipeline.engine.partial_attention import attend_partially
 from pipeline.method.annotator import Annotator
 from tests.pipeline.engine import cuda_operators
 from tools_service.config import ToolsConfig
@@ -45,6 +45,10 @@ def used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> lis
     return made
 
 
+def attend_as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_attention, "_operator", lambda _: cuda_attention.attend)
+
+
 def states(heads: int, tokens: int, seed: int, size: int = SIZE) -> Tensor:
     """Not contiguous, as views of a cache are not."""
     generator = torch.Generator().manual_seed(seed)
@@ -63,8 +67,14 @@ def masked(keys: int) -> Tensor:
 )
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_output_and_log_sum_exp(
-    groups: int, keys: int, kind: str, scale: float | None, used: list[str]
+    groups: int,
+    keys: int,
+    kind: str,
+    scale: float | None,
+    used: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    attend_as_on_cuda(monkeypatch)
     query, key, value = (
         states(HEADS, QUERIES, 1),
         states(HEADS // groups, keys, 2),
@@ -83,8 +93,11 @@ def test_output_and_log_sum_exp(
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_two_parts_merge_to_attention_over_both(groups: int, used: list[str]) -> None:
+def test_two_parts_merge_to_attention_over_both(
+    groups: int, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A prompt that all rows share, and the keys of each row behind a mask."""
+    attend_as_on_cuda(monkeypatch)
     query, mask = states(HEADS, QUERIES, 1), masked(24)
     prompt = [states(HEADS // groups, 9, seed)[:1] for seed in (2, 3)]
     own = [states(HEADS // groups, 24, seed) for seed in (4, 5)]
@@ -107,6 +120,7 @@ def test_two_parts_merge_to_attention_over_both(groups: int, used: list[str]) ->
 def test_the_operators_take_these_arguments(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's own, for tensors without memory: their shapes are the device's."""
     monkeypatch.setattr(cuda_attention, "is_supported", lambda *_: kind != "mask")
+    attend_as_on_cuda(monkeypatch)
     on_meta: dict[str, Any] = {"device": "meta", "dtype": torch.bfloat16}
     query, key = torch.empty(2, 8, 37, 64, **on_meta), torch.empty(2, 2, 37, 64, **on_meta)
     mask = torch.empty(2, 1, 37, 37, **on_meta) if kind == "mask" else None
@@ -128,7 +142,7 @@ def test_calls_and_losses_are_those_of_the_cpu(
     tools = LocalTools.start(ToolsConfig(), method.tools)
     expected = Annotator(plain, tools, method).annotate(small_run.texts(4))
     assert not used
-    monkeypatch.setattr(unpadding, "attend_partially", attend_partially)
+    attend_as_on_cuda(monkeypatch)
     engine.slot_multiple = 64
     found = Annotator(engine, tools, method).annotate(small_run.texts(4))
     assert used

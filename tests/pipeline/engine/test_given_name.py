@@ -17,7 +17,8 @@ from pipeline.engine.errors import NonFiniteError
 from pipeline.engine.loading import prepare_language_model
 from pipeline.engine.model import LanguageModel
 from pipeline.engine.tree_attention import TreeBatch
-from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
+from pipeline.method.drawn_calls import SampledText, SamplingRequest
+from pipeline.method.sampling import sample_calls, select_positions
 from pipeline.syntax.tokenizer import tokenize_continuations
 from tests.pipeline import oracle
 from tools_service.syntax.prompts import PromptTemplate

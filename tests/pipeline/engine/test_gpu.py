@@ -17,12 +17,13 @@ from bench.random_models import SHAPES, random_model
 from bench.workload import DEMO
 from pipeline.base.config import MethodConfig, ModelConfig
 from pipeline.base.records import Annotation
-from pipeline.engine import cuda_attention, ragged_attention
+from pipeline.engine import ragged_attention
 from pipeline.engine.compiling import compile_layers
 from pipeline.engine.loading import load_language_model, prepare_language_model
 from pipeline.engine.logprobs import token_logprobs
 from pipeline.engine.memory import limit_to_share
 from pipeline.engine.model import LanguageModel
+from pipeline.engine.partial_attention import attend_partially
 from pipeline.engine.sampler import Sampler
 from pipeline.method.annotator import Annotator
 from tests.pipeline.engine import cuda_operators
@@ -160,7 +161,7 @@ def test_attention_with_its_log_sum_exp(kind: str, groups: int, dtype: torch.dty
         mask = bias.to("cuda", dtype)
     if kind == "causal":
         bias = torch.full((37, 37), -torch.inf).triu(1)
-    found = cuda_attention.attend_partially(query, key, value, mask, causal=kind == "causal", scale=0.1)
+    found = attend_partially(query, key, value, mask, causal=kind == "causal", scale=0.1)
     expected = cuda_operators.attention(query.cpu(), key.cpu(), value.cpu(), bias, 0.1)
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     for one, other in zip(found, expected, strict=True):

@@ -20,7 +20,8 @@ from pipeline.engine.model import LanguageModel, row_blocks
 from pipeline.engine.random_streams import stream_keys, uniforms
 from pipeline.engine.sampler import invert_cdf
 from pipeline.engine.tree_attention import TreeBatch
-from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
+from pipeline.method.drawn_calls import SampledText, SamplingRequest
+from pipeline.method.sampling import sample_calls, select_positions
 from pipeline.syntax.grammar import CLOSED, DEAD, automaton, call_head
 from tests.pipeline import oracle
 from tools_service.contract.spec import ToolMethod

@@ -18,7 +18,8 @@ from pipeline.engine.model import LanguageModel
 from pipeline.engine.prefill import PrefilledBatch
 from pipeline.engine.usage import Usage
 from pipeline.method.annotator import prompt_of
-from pipeline.method.sampling import SampledText, SamplingRequest, sample_calls, select_positions
+from pipeline.method.drawn_calls import SampledText, SamplingRequest
+from pipeline.method.sampling import sample_calls, select_positions
 from tests.pipeline import oracle
 from tools_service.contract.spec import ToolMethod
 from tools_service.syntax.calls import Malformed
