@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _COPY_OPTION = "tools.wikisearch.local_copy"
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _FILES_AT_ONCE = 4
+_HINT = ", the credentials and the endpoint (AWS_ENDPOINT_URL)"
 _INDEX_PATHS = re.compile("|".join(INDEX.paths))
 
 
@@ -53,7 +54,7 @@ class StoredIndex:
     def at(location: Path | str) -> StoredIndex:
         """Raises ConfigurationError if a URI cannot be opened."""
         if isinstance(location, Path):
-            return StoredIndex(str(location), LocalFileSystem(), str(location.resolve()))
+            return StoredIndex(str(location.resolve()), LocalFileSystem(), str(location.resolve()))
         return StoredIndex(location, *open_uri(location, OPTION))
 
     def manifest(self) -> dict[str, Any]:
@@ -104,16 +105,22 @@ class StoredIndex:
         )
 
     def _manifest_text(self) -> str:
-        def read() -> Any:
-            nonlocal text
-            path = posixpath.join(self.path, MANIFEST)
-            with self.filesystem.open_input_stream(path) as file:
-                text = file.read(_MAX_MANIFEST_BYTES).decode("utf-8")
-            return json.loads(text)
+        content = b""
 
-        text = ""
+        def read() -> Any:
+            nonlocal content
+            path = posixpath.join(self.path, MANIFEST)
+            with self._naming_failures("read"):
+                is_there = self.filesystem.get_file_info(path).is_file
+                if is_there:
+                    with self.filesystem.open_input_stream(path) as file:
+                        content = file.read(_MAX_MANIFEST_BYTES)
+            if not is_there:
+                raise FileNotFoundError(path)
+            return json.loads(content)
+
         check_manifest(read, self.location)
-        return text
+        return content.decode("utf-8")
 
     def _checked(self, text: str) -> dict[str, Any]:
         manifest = check_manifest(lambda: json.loads(text), self.location)
@@ -136,7 +143,10 @@ class StoredIndex:
         try:
             yield
         except (OSError, ValueError, ArrowException) as error:
-            raise IndexFolderError(f"{OPTION}: {self.location} cannot be {verb}: {brief(error)}") from error
+            hint = "" if isinstance(self.filesystem, LocalFileSystem) else _HINT
+            raise IndexFolderError(
+                f"{OPTION}: {self.location} cannot be {verb}: {brief(error)}. Check the path{hint}"
+            ) from error
 
 
 def _is_copy(folder: Path, manifest_text: str) -> bool:

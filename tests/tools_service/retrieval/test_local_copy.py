@@ -181,6 +181,23 @@ def test_an_index_that_changes_while_it_is_copied_is_refused(
     assert not list(disk.iterdir())
 
 
+def test_a_file_that_goes_while_it_is_copied_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, disk = indexed(tmp_path), tmp_path / "disk"
+    copy_file = StoredIndex._copy_file
+
+    def removed(self: StoredIndex, name: str, target: Path) -> None:
+        if name == "scores.npy":
+            (built.folder / name).unlink()
+        copy_file(self, name, target)
+
+    monkeypatch.setattr(StoredIndex, "_copy_file", removed)
+    with pytest.raises(IndexFolderError, match=r"index cannot be copied: .*scores\.npy.* Check the path"):
+        ask(at(built.folder, disk))
+    assert not list(disk.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -218,6 +235,7 @@ def test_no_index_and_no_server_are_said_in_a_sentence(server: str, tmp_path: Pa
             "nosuch://bucket/index",
             r"tools\.wikisearch\.index = nosuch://bucket/index: .* Give a folder, or a URI",
         ),
+        (uri("127.0.0.1:1", "index"), r"cannot be read: .* Check the path, the credentials and the endpoint"),
         ("s3://key:word@bucket/index", r"tools\.wikisearch\.index: the URI holds a password"),
     ):
         with pytest.raises(ConfigurationError, match=message):
