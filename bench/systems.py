@@ -106,6 +106,9 @@ def without_shortcuts(
     if model.shares_prompts:
         with _attribute(model, "can_share_prompts", False):
             yield run_engine("prompts copied into rows", whole, model, texts)[0]
+    if model.can_leave_out_unwanted:
+        with _attribute(model, "can_leave_out_unwanted", False):
+            yield run_engine("the last layer for all tokens", whole, model, texts)[0]
     if model.can_unpad:
         with _attribute(model, "can_unpad", False):
             yield run_engine("padding fed", whole, model, texts)[0]

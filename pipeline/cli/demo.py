@@ -62,8 +62,8 @@ _KINDS: dict[type[Frozen], OutputKind] = {
 
 
 # Seconds by step of the recipe `demo` on two cores of an AMD EPYC processor, for the time left. Those of a
-# later round are about those of the first.
-_USUAL_S = {"annotate": 185, "merge": 1, "finetune": 105, "finetune on plain texts": 67, "evaluate": 22}
+# later round are about those of the first. The plain texts add so much to fine-tuning beside them.
+_USUAL_S = {"annotate": 175, "merge": 1, "finetune": 105, "finetune on plain texts": 36, "evaluate": 22}
 
 _SUMMARIES = {
     "annotate": "the model writes calls, the filter keeps those that help",

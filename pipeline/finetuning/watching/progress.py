@@ -72,10 +72,12 @@ class Follower:
                 self.probe = event_as(GenerationProbe, event)
             if "held_out_loss" in event and event["step"] > self.evaluated:
                 self.evaluated = event["step"]
-                text = evaluation_text(self.latest)
-                logger.info("step %d of %d: %s", self.evaluated, self.bar.total, text)
+                said: list[object] = [evaluation_text(self.latest)]
                 if self.probe is not None and self.probe.step == self.evaluated:
-                    logger.info("step %d of %d: %s", self.evaluated, self.bar.total, self.probe)
+                    said.append(self.probe)
+                for each in said:  # with the folder: two fine-tunings may run at the same time
+                    step = (self.path.parent, self.evaluated, self.bar.total)
+                    logger.info("%s: step %d of %d: %s", *step, each)
         self.bar.set_postfix_str(progress_text(self.latest), refresh=False)
         self.bar.update(max(0, self.latest.get("step", 0) - self.bar.n))
 

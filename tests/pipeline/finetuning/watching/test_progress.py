@@ -38,9 +38,9 @@ def test_one_line_is_logged_per_evaluation_of_this_run(
         log.append(PROBE)
         log.append(HeldOutEvaluation(2, 0.5, 10, math.log(8.0), 7))
     assert [record.message for record in caplog.records] == [
-        "step 2 of 4: loss 1.2500, held-out perplexity 8.0000, held-out loss 0.5000",
-        "step 2 of 4: calls on 20 prompts: Calculator 9, QA 2; 8 of the tool in C*, 3 malformed, "
-        "1 unfinished, 5 without",
+        f"{tmp_path}: step 2 of 4: loss 1.2500, held-out perplexity 8.0000, held-out loss 0.5000",
+        f"{tmp_path}: step 2 of 4: calls on 20 prompts: Calculator 9, QA 2; 8 of the tool in C*, "
+        "3 malformed, 1 unfinished, 5 without",
     ]
 
 
