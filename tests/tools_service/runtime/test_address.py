@@ -291,7 +291,7 @@ def test_an_impossible_address_of_a_dashboard_is_refused(wrong: str) -> None:
 def test_a_dashboard_that_is_gone_costs_seconds(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RayAddressError, match=rf"--address .*:{closed_port}: .*Connection refused; look at"):
         require_dashboard(f"http://127.0.0.1:{closed_port}", "--address")
-    monkeypatch.setattr(address, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(address, "DASHBOARD_TIMEOUT_S", 0.3)
     with listening(None) as port, pytest.raises(RayAddressError, match="does not answer within"):
         require_dashboard(f"http://127.0.0.1:{port}", "--address")
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, socket.socket() as waiting:
