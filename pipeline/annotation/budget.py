@@ -67,7 +67,7 @@ class BudgetWatch:
             self.exhausted = exhausted
             logger.info("%s is used up: %d batches in progress are finished", exhausted, state.batches)
             self._progress.stop.remote()
-        elif self.exhausted is not None and not state.batches:
+        elif self.exhausted is not None and not state.batches and not state.is_whole:
             self._drained.set()
 
     def _count_tools(self) -> None:

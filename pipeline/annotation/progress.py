@@ -39,6 +39,12 @@ class RunProgress:
     refused: bool = False  # whether a batch was not allowed to begin
     gpu_hours: float = 0.0
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every text of the corpus is done."""
+        read = self.expected
+        return read is not None and not read.is_estimate and self.done >= read.texts
+
 
 class ProgressActor:
     """Counts the texts read and annotated, and tracks failures and crashes."""
@@ -154,7 +160,11 @@ class ProgressActor:
         """What is not read is expected to have as many texts as what is."""
         texts = sum(self._texts_by_task.values()) + sum(texts for texts, _ in self._reading.values())
         read = len(self._texts_by_task) + sum(share for _, share in self._reading.values())
-        return texts * self._tasks / read if read else None
+        if not read:
+            return None
+        if len(self._texts_by_task) == self._tasks:
+            return float(texts)
+        return max(texts * self._tasks / read, self._done)
 
     def expected(self) -> ExpectedTexts | None:
         """Texts of the corpus; None until a corpus file is read."""

@@ -120,6 +120,7 @@ def shortage(processes: Sequence[ProcessRequest], nodes: Sequence[Node]) -> str 
 
     The largest are placed first, each on the node that has the least left for it (best fit decreasing).
     """
+    processes = [process for process in processes if process.cpus or process.gpus]
     for process in processes:
         if process.count and all(node.lacks(process) for node in nodes):
             return f"{_a(process.of)} needs {process} on one node; {_lacking(process, nodes)}: " + _or(

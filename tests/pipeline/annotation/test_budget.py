@@ -19,6 +19,7 @@ from pipeline.annotation.budget import (
 )
 from pipeline.annotation.progress import RunProgress
 from pipeline.base.config import AnnotateConfig, RayConfig
+from pipeline.storage.expected_texts import ExpectedTexts
 from pipeline.storage.manifest import operational
 from tools_service.serving import deployment
 
@@ -74,7 +75,10 @@ def test_a_run_is_told_to_stop_and_ends_when_no_batch_is_in_progress(monkeypatch
         assert (told, held, watch.exhausted) == (["stop"], [1.5, 1.5], "max_hours = 1")
         watch.look(RunProgress(6, None, batches=1, gpu_hours=0.5))
         StopWhenDrained().on_execution_step(None)
-        watch.look(RunProgress(7, None, batches=0, gpu_hours=0.75))
+        for whole in (ExpectedTexts(texts=7, is_estimate=False), ExpectedTexts(texts=6, is_estimate=False)):
+            watch.look(RunProgress(7, whole, batches=0, gpu_hours=0.5))  # there is nothing left to refuse
+        StopWhenDrained().on_execution_step(None)
+        watch.look(RunProgress(7, ExpectedTexts(texts=7, is_estimate=True), batches=0, gpu_hours=0.75))
         assert (told, watch.gpu_hours) == (["stop"], 0.75)
         with pytest.raises(BudgetExhaustedError):
             StopWhenDrained().on_execution_step(None)

@@ -38,6 +38,16 @@ def test_unread_files_are_expected_to_be_like_those_that_are_read() -> None:
     assert progress.done_and_total() == (0, 45)
 
 
+def test_no_fewer_texts_are_expected_than_are_done() -> None:
+    """A resumed run has read little, and knows many rows."""
+    progress = ProgressActor(2, 50, FailureBudget(1.0), "a test")
+    progress.reading("a", 5, 0.5)
+    assert progress.expected() == ExpectedTexts(texts=50, is_estimate=True)
+    progress.read("a", 10)
+    progress.read("b", 10)
+    assert progress.expected() == ExpectedTexts(texts=20, is_estimate=False)
+
+
 def test_starts_on_nodes_that_have_gone_are_no_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is begun on three nodes: the first is lost, on the second its process died."""
     dead: set[str] = set()

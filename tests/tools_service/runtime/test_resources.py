@@ -46,6 +46,7 @@ ON_CPU = replace(ACTOR, gpus=0)
         ((ACTOR,), [Node("a", 4, 4)]),
         ((ACTOR,), [Node("a", 2, 2), Node("b", 2, 2)]),
         ((replace(ACTOR, count=0),), []),
+        ((replace(ACTOR, cpus=0, gpus=0),), []),  # on KubeRay's head, which has no CPU
         ((replace(ACTOR, gpus=0.5),), [Node("a", 4, 2)]),
         # Fractions that are not exact in binary fill a node to its last tenth.
         ((replace(READER, count=10),), [Node("a", 1, 0)]),
