@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
 from pipeline.evaluation.actors import ActorPool, EvaluationActor
@@ -58,7 +59,9 @@ class RayExecutor:
         actors, *replicas = request.processes
         size = actors.count
         if resources.actors is None and resources.gpus_per_actor:
-            size = room_for(actors, replicas, live_nodes())
+            nodes = live_nodes()
+            most = int(sum(node.gpus for node in nodes) / actors.gpus + 1e-6)  # 0.3 / 0.1 < 3
+            size = room_for(replace(actors, count=most), replicas, nodes)
         logger.info("%d evaluating actors", size)
         pool = ActorPool(resources, size, self._actor)
         self._stack.callback(pool.close)

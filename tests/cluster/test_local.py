@@ -138,19 +138,17 @@ def test_a_node_is_killed_and_another_added(cluster: LocalCluster) -> None:
 
 
 IMPOSSIBLE = """
-import sys, time
 from pipeline.runtime.connection import ray_connection
 from tools_service.base.errors import ConfigurationError
 from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 
 def refused(**asked):
     process = ProcessRequest(of="worker", fewer_gpus="lower --gpus", fewer="lower --workers", **asked)
-    begun = time.monotonic()
     try:
         with ray_connection(ResourceRequest(processes=(process,), wait_s=3, wait_option="--wait-s")):
             print("it began")
     except ConfigurationError as error:
-        print(round(time.monotonic() - begun), error)
+        print(error)
 
 refused(cpus=1, gpus=8)
 refused(cpus=2, gpus=0, count=2)
@@ -173,8 +171,7 @@ def test_what_no_node_has_is_named_with_the_option_that_helps(cluster: LocalClus
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 3
-    seconds, _, message = lines[0].partition(" ")
-    assert 3 <= int(seconds) < 60
+    message = lines[0]
     assert message.startswith("a worker needs 1 CPU and 8 GPUs on one node; 127.0.0.1 (node ")
     assert "1 GPU;" in message
     assert message.endswith(

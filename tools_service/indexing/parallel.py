@@ -56,9 +56,9 @@ def map_in_order(
         room_for,
     )
 
-    worker = ProcessRequest(of="indexing worker", cpus=1, gpus=gpus)
+    worker = ProcessRequest(of="indexing worker", cpus=1, gpus=gpus, count=workers, least=1)
     require_resources(ResourceRequest(processes=(worker,)))
-    workers = min(workers, room_for(worker, (), live_nodes()))  # others would wait for a CPU for ever
+    workers = room_for(worker, (), live_nodes())  # others would wait for a CPU for ever
     actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(
         IndexBuilder
     )

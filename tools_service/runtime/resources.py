@@ -8,6 +8,7 @@ use is not counted: they end. Where an autoscaler starts nodes, a step waits for
 
 from __future__ import annotations
 
+import bisect
 import json
 import logging
 import math
@@ -148,11 +149,12 @@ def shortage(processes: Sequence[ProcessRequest], nodes: Sequence[Node]) -> str 
 
 
 def room_for(process: ProcessRequest, beside: Sequence[ProcessRequest], nodes: Sequence[Node]) -> int:
-    """How many processes of that kind fit on `nodes` at the same time, beside others."""
-    count = 0
-    while shortage((replace(process, count=count + 1), *beside), nodes) is None:
-        count += 1
-    return count
+    """How many of `process.count` processes fit on `nodes` at the same time, beside others."""
+
+    def is_too_many(count: int) -> bool:
+        return shortage((replace(process, count=count), *beside), nodes) is not None
+
+    return bisect.bisect_left(range(1, process.count + 1), True, key=is_too_many)
 
 
 def require_machine(request: ResourceRequest) -> None:

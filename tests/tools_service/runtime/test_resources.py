@@ -134,7 +134,8 @@ def test_a_sum_over_the_cluster_is_not_enough() -> None:
 )
 def test_as_many_as_there_is_room_for(gpus: float, beside: float, nodes: list[Node], count: int) -> None:
     tools = [ProcessRequest(of="tool", cpus=0.1, gpus=beside / 2, count=2)] if beside else []
-    assert room_for(replace(ACTOR, gpus=gpus), tools, nodes) == count
+    assert room_for(replace(ACTOR, gpus=gpus, count=99), tools, nodes) == count
+    assert room_for(replace(ACTOR, gpus=gpus, count=2), tools, nodes) == min(count, 2)
 
 
 class Cluster:
