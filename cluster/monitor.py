@@ -124,9 +124,14 @@ def grafana_command(program: str, folder: Path, prometheus: str, ray: Path | Non
                 "plugins": data / "plugins",
                 "provisioning": provisioning,
             },
+            # Nobody is an administrator: the usual password would make every user of the machine one.
             "auth": {"disable_login_form": True},
+            "auth.basic": {"enabled": False},
             "auth.anonymous": {"enabled": True, "org_role": "Viewer"},
-            "security": {"allow_embedding": True},  # Ray's dashboard shows its panels
+            "security": {
+                "disable_initial_admin_creation": True,
+                "allow_embedding": True,  # Ray's dashboard shows its panels
+            },
             "analytics": dict.fromkeys(
                 ("reporting_enabled", "check_for_updates", "check_for_plugin_updates"), False
             ),

@@ -99,9 +99,9 @@ def readable_id(command: Sequence[str], at: datetime) -> str:
 def _option(command: Sequence[str], name: str) -> str | None:
     """The value of `--name VALUE` or `--name=VALUE`; the last one counts."""
     value = None
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, after in zip(command, [*command[1:], ""], strict=True):
         if word == name:
-            value = following
+            value = after
         elif word.startswith(f"{name}="):
             value = word.partition("=")[2]
     return value or None

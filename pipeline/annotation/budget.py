@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
 from pipeline.annotation.annotator_actor import AnnotationError
 from pipeline.annotation.progress import RunProgress
 from pipeline.base.config import AnnotateConfig
@@ -95,23 +97,14 @@ def drained_run() -> Iterator[threading.Event]:
         _drained.clear()
 
 
-class StopWhenDrained:
+class StopWhenDrained(ExecutionCallback):
     """A callback of Ray Data (DataContext.custom_execution_callback_classes), on the driver.
 
     Ray Data makes it, without arguments. An exception in a step of the execution ends it, also while all
     actors wait for a node.
     """
 
-    def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
-
     def on_execution_step(self, executor: Any) -> None:
         """Raise BudgetExhaustedError if the run is drained."""
         if _drained.is_set():
             raise BudgetExhaustedError("the budget is used up")
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""

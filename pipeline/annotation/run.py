@@ -234,7 +234,8 @@ def _annotated(
     # always computed together with the same texts, and its row is the same to the last bit.
     batches = texts.repartition(target_num_rows_per_block=resources.texts_per_batch, strict=True)
     # A whole CPU by default, which no node may have left. repartition() has no argument for it.
-    batches._logical_plan.dag.ray_remote_args["num_cpus"] = READER_CPUS
+    operator: Any = batches._logical_plan.dag
+    operator.ray_remote_args["num_cpus"] = READER_CPUS
     return batches.map_batches(
         actor,
         fn_constructor_args=arguments,

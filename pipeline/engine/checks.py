@@ -321,7 +321,7 @@ def check_last_layer(model: LanguageModel) -> bool:
         model.can_leave_out_unwanted = True
         check_tree(model)
         worst = max(map(_distance, _score_pair(model), (beside, joined)))
-    except (ModelError, *_UNSUPPORTED):
+    except (ModelError, LookupError, AssertionError, *_UNSUPPORTED):
         worst = np.inf
     finally:
         model.can_leave_out_unwanted = False

@@ -85,11 +85,11 @@ class _Part:
         wanted, shape = _wanted.get(), self._shape
         if wanted is None or shape is None:
             return None
-        features = output.shape[-1]
-        spread = output.new_zeros(wanted.tokens, features)
+        width = output.shape[-1]
+        spread = output.new_zeros(wanted.tokens, width)
         index = wanted.index.to(output.device)
-        spread[index] = output.reshape(-1, features)
-        return spread.view(*shape[:-1], features)
+        spread[index] = output.reshape(-1, width)
+        return spread.view(*shape[:-1], width)
 
 
 def leave_out_unwanted(model: nn.Module, run: Callable[[], Any]) -> int:
@@ -135,8 +135,10 @@ def _call_of_last_layer(model: Any, run: Callable[[], Any]) -> _Call | None:
     def keep(
         layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
-        x = args[0] if args else options["hidden_states"]
-        calls.append(_Call(layer, args, options, x.shape[:-1].numel()))
+        x = args[0] if args else options.get("hidden_states")
+        if isinstance(x, Tensor):
+            tokens = x.shape[:-1].numel()
+            calls.append(_Call(layer, args, options, tokens))
 
     for modules in model.modules():
         if not isinstance(modules, nn.ModuleList) or len(modules) != count:

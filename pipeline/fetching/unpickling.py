@@ -125,17 +125,17 @@ def _convert(job: Job, torch: Any, safetensors_torch: Any) -> dict[str, Any] | N
 
     count, number, total = sum(map(len, plans)), 0, 0
     weight_map: dict[str, str] = {}
-    for file, shards in zip(job.files, plans, strict=True):
+    for file, groups in zip(job.files, plans, strict=True):
         state = _load(Path(file), torch)
-        for shard in shards:
+        for group in groups:
             number += 1
             name = "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
-            tensors = _own_memory({tensor: state[tensor] for tensor in shard})
+            tensors = _own_memory({tensor: state[tensor] for tensor in group})
             try:
                 safetensors_torch.save_file(tensors, Path(job.folder, name), metadata={"format": "pt"})
             except Exception as error:  # a type that safetensors lacks, or the disk
                 raise UnfitWeightsError(f"{Path(file).name}: {' '.join(str(error).split())[:200]}") from error
-            weight_map |= dict.fromkeys(shard, name)
+            weight_map |= dict.fromkeys(group, name)
             total += sum(tensor.nbytes for tensor in tensors.values())
             del tensors
         del state

@@ -256,8 +256,8 @@ def require_whole(
     missing, empty, of another shape or not finite.
     """
     path = staged_source(path)
-    whole = {"dtype": "auto", "unused_weights": unused_weights, "device_map": "meta"}
-    load_model(auto_class, path, field, error=error, **whole)
+    whole: dict[str, Any] = {"dtype": "auto", "device_map": "meta"}
+    load_model(auto_class, path, field, error=error, unused_weights=unused_weights, **whole)
     with _loading(path, field, error):
         stored = (pair for folder in model_inputs(path, field) for pair in tensors(Path(folder)))
         for name, tensor in stored:

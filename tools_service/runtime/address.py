@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tools_service.base.errors import ConfigurationError
 
@@ -64,7 +64,7 @@ def require_cluster(address: str, source: str) -> None:
         raise RayAddressError(
             f"{say}: what listens at {host}:{port} is not Ray, or Ray with TLS (RAY_USE_TLS); {remedy}"
         )
-    import grpc
+    import grpc  # type: ignore[import-untyped]
 
     try:
         _ask(address, host, port)
@@ -88,11 +88,15 @@ def _ask(address: str, host: str, port: int) -> None:
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with init_grpc_channel(target) as channel:
         if address.startswith(CLIENT):
-            ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
-            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=TIMEOUT_S)
+            ping = ray_client_pb2.ClusterInfoRequest(  # type: ignore[attr-defined]
+                type=ray_client_pb2.ClusterInfoType.PING  # type: ignore[attr-defined]
+            )
+            driver: Any = ray_client_pb2_grpc.RayletDriverStub(channel)  # type: ignore[no-untyped-call]
+            driver.ClusterInfo(ping, timeout=TIMEOUT_S)
         else:
-            alive = gcs_service_pb2.CheckAliveRequest()
-            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=TIMEOUT_S)
+            alive = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]
+            gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+            gcs.CheckAlive(alive, timeout=TIMEOUT_S)
 
 
 def require_dashboard(url: str, source: str) -> None:
