@@ -71,9 +71,9 @@ class RecordingAnnotator(Annotator):
 
     executed: dict[int, tuple[Text, Sequence[ExecutedCall]]]
 
-    def _score(self, works: Any) -> list[ScoredText]:
+    def _score(self, works: Any, done: Any) -> list[ScoredText]:
         self.executed = {work.text.text_id: (work.text, work.executed) for work in works}
-        return super()._score(works)
+        return super()._score(works, done)
 
 
 def compare_bfloat16(

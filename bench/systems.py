@@ -141,7 +141,7 @@ class UncachedPrompt(Annotator):
 class UnsharedScoring(Annotator):
     """Scores every call at every position with forwards of its own."""
 
-    def _score(self, works: Any) -> list[ScoredText]:
+    def _score(self, works: Any, done: Any) -> list[ScoredText]:
         jobs = [(number, call) for number, work in enumerate(works) for call in work.executed]
         texts = [works[number].text for number, _ in jobs]
         scored = score_calls(self._model, texts, [[call] for _, call in jobs], self._tau_floor)

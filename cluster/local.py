@@ -317,8 +317,8 @@ class _Nodes:
         print(f"prometheus {self._cluster.head_node.get_temp_dir_path()}/{DISCOVERY}", flush=True)
 
     def add(self, size: NodeSize) -> None:
-        node = self._add(size)
         self._started += 1
+        node = self._add(size)
         name = str(self._started)
         self._by_name[name] = node
         print(f"node {name} {node.node_id} {_raylet(node)} {size}", flush=True)
@@ -331,6 +331,8 @@ class _Nodes:
             num_gpus=size.gpus,
             memory=size.memory,
             object_store_memory=size.store,
+            # Of its own: a node removes the folder of a job's files before it unpacks them.
+            runtime_env_dir_name=f"runtime_resources_{self._started}",
             **options,
         )
         self._cluster._wait_for_node(node, timeout=_START_TIMEOUT_S)  # add_node itself waits only 30 s

@@ -179,7 +179,7 @@ def running(name: str, command: Sequence[str], ready: str, log: Path) -> Iterato
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
+    if process.poll() is None:  # afterwards, its id may be another's
         os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(_END_TIMEOUT_S)

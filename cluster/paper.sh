@@ -10,8 +10,8 @@
 #
 # tables.md and tables.tex show the results beside the paper's figures, thresholds.md the examples in C*.
 # GPUS is the number of GPUs for annotating actors and training workers, WORKERS that of workers if it is less,
-# MICRO_BATCH the examples of a worker's forward, TOOL_REPLICAS the most replicas of QA and of MT. MODEL names another model, TOOLS_FILE another configuration of the tools, RECIPE another
-# recipe. Started again after a failure, it resumes.
+# MICRO_BATCH the examples of a worker's forward, TOOL_REPLICAS the most replicas of QA and of MT. MODEL names
+# another model, TOOLS_FILE another configuration of the tools, RECIPE another recipe. Started again after a failure, it resumes.
 set -euo pipefail
 shopt -s nullglob
 

@@ -217,7 +217,7 @@ _Dumper.add_representer(str, _represent_text)
 def write(files: dict[str, list[Object]], folder: Path) -> None:
     """ConfigurationError instead of replacing a file that this command did not make."""
     for path in (folder / name for name in files):
-        if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADER):
+        if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
             raise ConfigurationError(
                 f"--output {folder}: {path} was not made by this command; name another folder"
             )

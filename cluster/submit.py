@@ -91,7 +91,7 @@ def readable_id(command: Sequence[str], at: datetime) -> str:
         subject = _option(command, "--recipe") or Path(_option(command, "--output") or "").name
         words = [*command[3:4], subject]
     else:
-        words = [next((Path(word).stem for word in words if Path(word).suffix), words[0])]
+        words = [next((Path(word).stem for word in words if Path(word).suffix), "".join(words[:1]))]
     name = "-".join(filter(None, (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)))
     return f"{name[:_NAME_CHARACTERS].strip('-') or 'job'}-{at:%Y%m%d-%H%M}-{secrets.token_hex(2)}"
 

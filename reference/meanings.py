@@ -113,6 +113,10 @@ MEANINGS = {
     "files[].size": "its size in bytes",
     "files[].mtime_ns": "when it was written, in nanoseconds",
     "files[].sha256": "digest of its content",
+    "pickled[].name": "name of a file of pickled weights that was converted",
+    "pickled[].size": "its size in bytes",
+    "pickled[].mtime_ns": "when it was written, in nanoseconds",
+    "pickled[].sha256": "digest of its content",
     # evaluate
     "models": "the evaluated models, by label",
     "k": "a call begins where <API> is among the k most likely tokens",

@@ -25,6 +25,8 @@ from pipeline.runtime.actor_names import ActorNames
 from pipeline.runtime.metrics import Recorder
 from pipeline.storage.expected_texts import ExpectedTexts
 
+_LOST_NODES_PER_CRASH = 3  # nodes that may be lost with one task before that counts as a crash of it
+
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
@@ -88,13 +90,14 @@ class ProgressActor:
     def begin(self, task: Hashable, node: str = "") -> int:
         """An actor on `node` starts this task. Returns its earlier starts without an end.
 
-        Each may be a crash, unless its node has gone: a node that is lost says nothing of a text.
+        Each may be a crash. A lost node says nothing of a text, unless several were lost with it: where a
+        node is a container, the kernel may end all of it when one process takes too much memory.
         """
         earlier = self._unended_starts.get(task, [])
         dead = _dead_nodes() if earlier else set()
-        crashed = [node for node in earlier if node not in dead]
-        self._unended_starts[task] = [*crashed, node]
-        return len(crashed)
+        lost = sum(node in dead for node in earlier)
+        self._unended_starts[task] = [*earlier, node]
+        return len(earlier) - lost + lost // _LOST_NODES_PER_CRASH
 
     def end(self, task: Hashable) -> None:
         """An actor has ended this task, with or without an error."""

@@ -216,7 +216,7 @@ class RayConfig(Frozen):
     texts_per_batch: PositiveInt = 64
     """Texts per batch of an actor."""
     stall_warning_s: NotNegative = 60.0
-    """Seconds without a finished text after which the run says what it waits for, and again at growing
+    """Seconds without a finished text after which `annotate` says what it waits for, and again at growing
     intervals. 0: never."""
     wait_s: NotNegative = 30.0
     """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an

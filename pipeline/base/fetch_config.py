@@ -31,6 +31,4 @@ class FetchConfig(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         require_declared(self.for_tools, self.tools, "for_tools")
-        if self.revision is not None and len(self.models) != 1:
-            raise ValueError("revision: name the one model that it is of, with --models")
         return self

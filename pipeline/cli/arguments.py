@@ -51,13 +51,11 @@ class ToolsArguments(Arguments[C]):
 @dataclass(frozen=True, kw_only=True)
 class FetchArguments(ToolsArguments[FetchConfig]):
     names: tyro.conf.Positional[tuple[Text, ...]] = ()
-    """Names on the hub, or folders with pickled weights; the same as --models."""
+    """Names on the hub, or folders with pickled weights; more of --models."""
 
     @property
     def configuration(self) -> FetchConfig:
-        if not self.names:
-            return self.config
-        return self.config.model_copy(update={"models": self.names})
+        return self.config.model_copy(update={"models": (*self.config.models, *self.names)})
 
 
 @dataclass(frozen=True, kw_only=True)

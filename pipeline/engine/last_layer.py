@@ -141,7 +141,9 @@ def _call_of_last_layer(model: Any, run: Callable[[], Any]) -> _Call | None:
             calls.append(_Call(layer, args, options, tokens))
 
     for modules in model.modules():
-        if not isinstance(modules, nn.ModuleList) or len(modules) != count:
+        if not isinstance(modules, nn.ModuleList):
+            continue
+        if not modules or len(modules) != count:
             continue
         hook = modules[-1].register_forward_pre_hook(keep, with_kwargs=True)
         try:

@@ -33,6 +33,7 @@ from pipeline.inference.generator import available_tools
 from pipeline.inference.params import DecodingParams
 from tools_service.base.adapters import model_inputs
 from tools_service.base.fingerprint import fingerprint, input_states
+from tools_service.base.staged_models import staged_source
 from tools_service.base.version import __version__
 from tools_service.tools.registry import files_read
 
@@ -207,7 +208,8 @@ class LabelRun:
 def _settings(generation: GenerateConfig, tools_off: Collection[str]) -> list[object]:
     """What decides every result of a model: settings, and the state of the files that they name."""
     used = [tool for tool in generation.tools.specs if tool not in tools_off]
-    files = [*model_inputs(generation.model.path), *files_read(generation.tools, used)]
+    models = map(staged_source, model_inputs(generation.model.path))
+    files = [*models, *files_read(generation.tools, used)]
     settings: list[object] = [__version__, generation, sorted(tools_off), *input_states(files)]
     if generation.date is None and any(generation.tools.spec(tool).dated for tool in used):
         settings.append(datetime.date.today().isoformat())  # dated tools answer with it

@@ -61,7 +61,7 @@ class RayExecutor:
         if resources.actors is None and resources.gpus_per_actor:
             nodes = live_nodes()
             most = int(sum(node.gpus for node in nodes) / actors.gpus + 1e-6)  # 0.3 / 0.1 < 3
-            size = room_for(replace(actors, count=most), replicas, nodes)
+            size = max(1, room_for(replace(actors, count=most), replicas, nodes))
         logger.info("%d evaluating actors", size)
         pool = ActorPool(resources, size, self._actor)
         self._stack.callback(pool.close)

@@ -102,6 +102,8 @@ def asking_hub(name: str, revision: str | None) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FetchError(f"{name}: {error.strerror}: make room, or name another --output") from error
+        if isinstance(error, (PermissionError, FileNotFoundError)) or error.errno in (errno.EROFS, errno.EIO):
+            raise FetchError(f"{name}: {brief(error)}") from error
         raise FetchError(f"{name}: {_unreachable(error)}") from error
     except Exception as error:
         # The client's HTTP library has its own classes of errors for connections, which it may replace.

@@ -65,6 +65,8 @@ class PlannedModel:
 
 def plan_fetch(config: FetchConfig) -> list[PlannedModel]:
     """What there is to do for each model. Raises FetchError for the first that cannot be staged."""
+    if config.revision is not None and len(config.models) != 1:
+        raise FetchError("revision: name the one model that it is of, with --models")
     root = resolved(config.output) if config.output else staging_root()
     planned = []
     for wanted in wanted_models(config):

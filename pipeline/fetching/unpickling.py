@@ -92,10 +92,12 @@ def _leave_network() -> None:
         return
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_NEW_USER | _NEW_NETWORK) == 0:
+        # A system may forbid these (AppArmor on Ubuntu); files are accessible without them, too.
         with suppress(OSError):
             Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+        with suppress(OSError):
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:

@@ -20,7 +20,7 @@ _PROGRESS = r"progress\.json(\.part)?"
 _MODEL_FILE = (
     r"((generation_|tokenizer_|processor_|preprocessor_|adapter_)?config\.json"
     r"|adapter_model\.safetensors"
-    r"|(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
+    r"|(pytorch_)?model(-\d{5}-of-\d{5,6})?\.(safetensors|bin)(\.index\.json)?"
     r"|tools\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|chat_template\.(jinja|json)|(tokenizer|spiece|sentencepiece(\.bpe)?)\.model)"
 )
@@ -105,7 +105,7 @@ MERGED_MODEL = OutputKind(
 STAGED = OutputKind(
     name="a staged model",
     marks={"manifest.json": frozenset({"source", "commit", "pickled", "files"})},
-    paths=(_MANIFEST, _MODEL_FILE),
+    paths=(_MANIFEST, _MODEL_FILE, r"[\w.-]+\.safetensors"),
 )
 
 PART_OF_SCORES = r"\d{5}-\d{10}\.jsonl"

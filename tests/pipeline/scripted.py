@@ -107,6 +107,7 @@ class ScriptedModel(LanguageModel):
         phase: Phase,
         tokens_by_row: Sequence[int],
         is_token: np.ndarray | None = None,
+        wanted: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Logits [B, Q, V] after each row's last token; keeps the ids in the cache as if they were keys."""
         kept = ids[:, None, :, None].float()

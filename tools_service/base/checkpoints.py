@@ -30,7 +30,7 @@ from tools_service.base.model_folder import (
     has_tokenizer,
     may_be_hub_name,
 )
-from tools_service.base.staged_models import staged_source
+from tools_service.base.staged_models import read_staged, staged_source
 from tools_service.base.weights import (
     WeightsError,
     listed_files,
@@ -114,6 +114,8 @@ def load_config(
         if may_be_hub_name(path) and find_adapter_config_file(path, revision=revision):
             raise OSError(f"it is an adapter; `hf download {path} --local-dir FOLDER`, and name the folder")
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, revision=revision)
+        if staged := read_staged(Path(path)):
+            config._commit_hash = staged.commit  # as if it came from the hub
         quantized = _names_quantization(config.to_dict())
     if quantized:
         raise error(f"{field} {path!r}: quantized weights are not supported; use the original checkpoint")

@@ -58,7 +58,7 @@ def map_in_order(
 
     worker = ProcessRequest(of="indexing worker", cpus=1, gpus=gpus, count=workers, least=1)
     require_resources(ResourceRequest(processes=(worker,)))
-    workers = room_for(worker, (), live_nodes())  # others would wait for a CPU for ever
+    workers = max(1, room_for(worker, (), live_nodes()))  # others would wait for a CPU for ever
     actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(
         IndexBuilder
     )

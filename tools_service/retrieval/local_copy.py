@@ -117,7 +117,7 @@ class StoredIndex:
                         content = file.read(_MAX_MANIFEST_BYTES)
             if not is_there:
                 raise FileNotFoundError(path)
-            return json.loads(content)
+            return json.loads(content.decode("utf-8"))
 
         check_manifest(read, self.location)
         return content.decode("utf-8")

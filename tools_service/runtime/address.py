@@ -124,13 +124,23 @@ def require_dashboard(url: str, source: str) -> None:
         raise RayAddressError(f"{say}: what listens there is not Ray; {remedy}")
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would take Ray's token to another server."""
+
+    def redirect_request(self, *args: Any) -> None:
+        """None: the redirect is the answer."""
+
+
+_WITHOUT_REDIRECTS = urllib.request.build_opener(_NoRedirects)
+
+
 def _get(url: str) -> tuple[int, bytes]:
     """The status and the beginning of the answer, with Ray's token if this process has one."""
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     request = urllib.request.Request(url, headers=get_auth_headers_if_auth_enabled({}))
     try:
-        with urllib.request.urlopen(request, timeout=DASHBOARD_TIMEOUT_S) as answer:
+        with _WITHOUT_REDIRECTS.open(request, timeout=DASHBOARD_TIMEOUT_S) as answer:
             return answer.status, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         return error.code, b""

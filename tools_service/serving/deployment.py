@@ -138,7 +138,7 @@ def running_replicas(applications: Mapping[str, str]) -> dict[str, int]:
     for tool, name in applications.items():
         for deployment in overviews[name].deployments.values() if name in overviews else ():
             states = deployment.replica_states.items()
-            numbers[tool] += sum(number for state, number in states if state.value not in _WITHOUT_PROCESS)
+            numbers[tool] += sum(number for state, number in states if state not in _WITHOUT_PROCESS)
     return numbers
 
 

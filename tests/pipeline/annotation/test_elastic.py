@@ -48,11 +48,10 @@ def test_nodes_join_a_run_and_are_lost(tmp_path: Path) -> None:
             lost = cluster.nodes["2"].node_id
             cluster.kill_node("2")
     actors = elastic.lives(times, {lost: time.monotonic()})
-    assert [actor.node == lost for actor in sorted(actors, key=lambda actor: actor.ready)][:2] == [
-        True,
-        False,
-    ]
-    assert all(actor.spans for actor in actors)
+    first, joined = sorted(actors, key=lambda actor: actor.ready)[:2]  # a third may come when all is done
+    assert first.node == lost != joined.node
+    assert first.spans
+    assert joined.spans
     config = simulated_gpus.configuration(tmp_path, output, 1)
     corpus = CorpusConfig(paths=(str(tmp_path / "pages"),))
     texts = read_corpus(list_files(corpus), corpus, TokenCounter(config.model.path))

@@ -61,6 +61,12 @@ def test_starts_on_nodes_that_have_gone_are_no_crashes(monkeypatch: pytest.Monke
     assert progress.begin((1, 2), "third") == 0
 
 
+def test_three_nodes_that_are_lost_with_one_batch_are_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "_dead_nodes", lambda: set("abcdef"))
+    progress = ProgressActor(1, 0, FailureBudget(1.0), "a test")
+    assert [progress.begin((1, 2), node) for node in "abcdefg"] == [0, 0, 0, 1, 1, 1, 2]
+
+
 def test_a_stopped_run_is_drained_when_its_living_actors_have_written_their_batches() -> None:
     progress = ProgressActor(1, 0, FailureBudget(1.0), "a test")
     progress.report(ActorReport("alive", 1.0, ready=True, texts=4.0))

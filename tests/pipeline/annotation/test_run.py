@@ -208,7 +208,7 @@ def test_a_run_killed_after_its_last_row_finds_nothing_left_to_do(
     assert rows_of(config) == undisturbed[0]
 
 
-def test_a_exhausted_budget_stops_an_elastic_run_that_then_goes_on(
+def test_an_exhausted_budget_stops_an_elastic_run_that_then_goes_on(
     world: Path,
     undisturbed: tuple[list[dict[str, Any]], AnnotationManifest],
     monkeypatch: pytest.MonkeyPatch,

@@ -294,8 +294,9 @@ def test_a_wrong_revision_no_network_and_a_full_disk_are_said(
     one = FetchConfig(models=(GPTJ,), revision="v9")
     with pytest.raises(FetchError, match="it has no revision 'v9'; name a branch, tag or commit"):
         stage(one)
-    with pytest.raises(ValueError, match="revision: name the one model that it is of, with --models"):
-        FetchConfig(revision="v9")
+    for models in ((), (GPTJ, "b/c")):
+        with pytest.raises(FetchError, match="revision: name the one model that it is of, with --models"):
+            stage(FetchConfig(models=models, revision="v9"))
     with monkeypatch.context() as patch:
         full = shutil._ntuple_diskusage(10, 10, 1_000)
         patch.setattr("pipeline.fetching.plan.shutil.disk_usage", lambda _: full)

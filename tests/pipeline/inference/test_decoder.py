@@ -142,9 +142,9 @@ def test_a_result_is_run_in_one_forward_and_nothing_is_run_twice() -> None:
     model, fed = ScriptedModel("bytes", paths), []
     forward = model.forward
 
-    def recorded(input_ids: torch.Tensor, *inputs: Any) -> torch.Tensor:
+    def recorded(input_ids: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
         fed.append(input_ids.shape[1])
-        return forward(input_ids, *inputs)
+        return forward(input_ids, *inputs, **options)
 
     model.forward = recorded  # type: ignore[method-assign, assignment]
     [found] = Generator(model, Blocked()).generate([text], DecodingParams())

@@ -366,9 +366,9 @@ class TestPromptOrder:
         model, batches = ScriptedModel("bytes", []), []
         forward = model.forward
 
-        def recorded(input_ids: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        def recorded(input_ids: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
             batches.append(tuple(input_ids.shape))
-            return forward(input_ids, *inputs)
+            return forward(input_ids, *inputs, **options)
 
         model.forward = recorded  # type: ignore[method-assign, assignment]
         list(Generator(model, Asks()).generate(prompts, DecodingParams(), batch_size=2))

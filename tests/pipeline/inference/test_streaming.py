@@ -150,7 +150,7 @@ def test_closing_ends_streams_and_refuses_prompts() -> None:
 
 def test_an_error_of_the_model_reaches_every_stream() -> None:
     class Broken(ScriptedModel):
-        def forward(self, *inputs: object) -> torch.Tensor:
+        def forward(self, *inputs: object, **options: object) -> torch.Tensor:
             raise RuntimeError("broken")
 
     running = StreamingEngine(Broken("bytes", []), Blocked())

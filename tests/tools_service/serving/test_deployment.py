@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from ray import serve
-from ray.serve._private.common import ReplicaState
 
 from tools_service.config import ToolsConfig, WikiSearchConfig
 from tools_service.contract.settings import Deployment
@@ -254,7 +253,7 @@ def test_tools_have_started_when_all_run(
 
 
 def test_replicas_that_have_started_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = {ReplicaState.STARTING: 1, ReplicaState.RUNNING: 2, ReplicaState.STOPPING: 4}
+    states = {"STARTING": 1, "RUNNING": 2, "STOPPING": 4}
     overview = SimpleNamespace(deployments={"QA": SimpleNamespace(replica_states=states)})
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"service-QA-1": overview}))
     assert running_replicas({"QA": "service-QA-1", "MT": "service-MT-1"}) == {"QA": 6, "MT": 0}

@@ -56,7 +56,7 @@ def test_this_machine_is_checked_without_network(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor_run.urllib.request, "urlopen", urlopen)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     checks = list(doctor_run.run_checks())
-    assert len({check.name for check in checks}) == len(checks) == 15
+    assert len({check.name for check in checks}) == len(checks) == 16
     assert not [check for check in checks if "could not be checked" in check.found]
 
 
@@ -68,7 +68,7 @@ def test_a_check_that_fails_does_not_hide_the_others(monkeypatch: pytest.MonkeyP
     checks = {check.name: check for check in doctor_run.run_checks()}
     assert checks["disk"].found == "could not be checked: OSError: strange"
     assert checks["disk"].state == "warning"
-    assert len(checks) == 15
+    assert len(checks) == 16
 
 
 def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
