@@ -410,7 +410,11 @@ def serve(
         print("\nready. To run commands on it, paste this line into any shell of yours:", flush=True)
         print("export " + " ".join(f"{name}={value}" for name, value in variables.items()), flush=True)
         if nodes.dashboard:
-            print(f"then, for example: make submit ADDRESS={nodes.dashboard} RECIPE=demo", flush=True)
+            print(
+                f"then, for example: make submit ADDRESS={nodes.dashboard} RECIPE=demo "
+                'ARGS="--output $PWD/runs/submitted"',
+                flush=True,
+            )
         print(f"stop with Ctrl-C; {COMMANDS}", flush=True)
         for line in commands:
             verb, _, rest = line.strip().partition(" ")

@@ -171,7 +171,8 @@ def _missing_actors(snapshot: Snapshot) -> Diagnosis | None:
         return Diagnosis("model loads", f"{loading}, for {max(activity.loading):.0f} s{also}")
     if lacking:
         advice = _advice(snapshot.annotator, snapshot.free, "end another job or add a node")
-        return Diagnosis("actors have no room", f"{pending}, and {lacking}; {advice}")
+        held = "what they need is held by another job, or by actors of this run that are still starting"
+        return Diagnosis("actors have no room", f"{pending}, and {lacking}: {held}. In the first case {advice}")
     if missing > 0:
         starting = f"none of {snapshot.actors} annotating actors runs yet: Ray is starting their processes"
         return Diagnosis("actors start", starting)
