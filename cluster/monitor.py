@@ -21,7 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from configparser import ConfigParser
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml

@@ -171,8 +171,9 @@ def _missing_actors(snapshot: Snapshot) -> Diagnosis | None:
         return Diagnosis("model loads", f"{loading}, for {max(activity.loading):.0f} s{also}")
     if lacking:
         advice = _advice(snapshot.annotator, snapshot.free, "end another job or add a node")
-        held = "what they need is held by another job, or by actors of this run that are still starting"
-        return Diagnosis("actors have no room", f"{pending}, and {lacking}: {held}. In the first case {advice}")
+        held = "it is held by another job, or by actors of this run that are still starting"
+        sentence = f"{pending}, and {lacking}: {held}. In the first case {advice}"
+        return Diagnosis("actors have no room", sentence)
     if missing > 0:
         starting = f"none of {snapshot.actors} annotating actors runs yet: Ray is starting their processes"
         return Diagnosis("actors start", starting)
