@@ -57,6 +57,15 @@ class BudgetWatch:
         """The run begins; `drained` ends it."""
         self._progress, self._applications, self._drained = progress, applications, drained
 
+    def require_hours(self) -> None:
+        """Raise BudgetExhaustedError if max_hours is used up before the run has begun."""
+        self.exhausted = exhausted_budget(self._config, (time.monotonic() - self._began) / 3600, 0.0)
+        if self.exhausted is not None:
+            raise BudgetExhaustedError(
+                f"stopped: {self.exhausted} is used up, while the tools were starting. "
+                "Nothing was annotated; the same command goes on"
+            )
+
     def look(self, state: RunProgress) -> None:
         """Look at the run once."""
         now = time.monotonic()

@@ -183,7 +183,7 @@ def _run_graph(
         progress = start_progress(len(groups), len(done), failures, str(config.output))
         stalls = stack.enter_context(watched_stalls(config, request, tools.applications, progress))
         if not is_room:  # else the actors could take what the tools need
-            wait_until_started(applications)
+            wait_until_started(applications, watch.require_hours)
         stack.enter_context(DataContext.current(_data_context()))
         drained = stack.enter_context(drained_run())
         unselected = None

@@ -109,10 +109,14 @@ def starting_tools(
         yield ServeTools(config, count_tokens, applications)
 
 
-def wait_until_started(applications: Iterable[str]) -> None:
-    """Return when all `applications` run; ToolStartError if one cannot start."""
+def wait_until_started(applications: Iterable[str], meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Return when all `applications` run; ToolStartError if one cannot start.
+
+    `meanwhile` is called at each look and may raise.
+    """
     applications = tuple(applications)
     while not have_started(applications):
+        meanwhile()
         time.sleep(_POLL_S)
 
 

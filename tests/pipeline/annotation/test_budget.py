@@ -84,3 +84,15 @@ def test_a_run_is_told_to_stop_and_ends_when_no_batch_is_in_progress(monkeypatch
             StopWhenDrained().on_execution_step(None)
     StopWhenDrained().on_execution_step(None)
     assert BudgetExhaustedError.exit_code == 3
+
+
+def test_hours_are_looked_at_while_the_tools_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    watch = BudgetWatch(config(max_hours=0.5), began=100.0)
+    monkeypatch.setattr(deployment, "have_started", lambda _: False)
+    monkeypatch.setattr(deployment, "time", SimpleNamespace(sleep=lambda _: now.__setitem__(0, now[0] + 600)))
+    with pytest.raises(BudgetExhaustedError, match=r"max_hours = 0\.5 is used up, while the tools were"):
+        deployment.wait_until_started(["a"], watch.require_hours)
+    assert now[0] == 100 + 1_800
+    assert watch.exhausted == "max_hours = 0.5"
