@@ -129,7 +129,7 @@ def start(arguments: argparse.Namespace) -> tuple[JobSubmissionClient, str]:
 
 def _reason(error: Exception) -> str:
     """The message of an error; of a traceback that the cluster sent, its last line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
     line = lines[-1] if any("Traceback" in line for line in lines) else str(error)
     line = re.sub(r"^(?:\w+\.)*\w*Error: ", "", " ".join(line.split())).rstrip(". ")
     return line or type(error).__name__

@@ -119,8 +119,6 @@ def _plan_hub(wanted: WantedModel, folder: Path, asked: str | None) -> PlannedMo
     if manifest is not None and is_revision(manifest, asked) and _is_whole(folder, manifest):
         return PlannedModel(wanted=wanted, folder=folder, size=size_of(folder, wanted), manifest=manifest)
     revision = find_revision(wanted.name, asked)
-    if manifest is not None and manifest.commit == revision.commit and _is_whole(folder, manifest):
-        return PlannedModel(wanted=wanted, folder=folder, size=size_of(folder, wanted), manifest=manifest)
     sizes = {file.name: file.size for file in revision.files.values()}
     with TemporaryDirectory() as temporary:
         index = index_of(sizes)

@@ -17,6 +17,8 @@ from tools_service.base.model_folder import may_be_hub_name
 from tools_service.base.settings import Frozen
 from tools_service.base.weights import MANIFEST
 
+_MAIN = "main"  # branch of a model on the hub if none is named
+
 
 class StagedManifest(Frozen):
     """manifest.json of a staged model."""
@@ -60,8 +62,8 @@ def staged_source(path: str, revision: str | None = None) -> str:
 
 
 def is_revision(manifest: StagedManifest, revision: str | None) -> bool:
-    """Whether a staged model is what was asked for; None asks for any revision."""
-    return revision in (None, manifest.revision, manifest.commit)
+    """Whether a staged model is what was asked for; None asks for any revision, and gets main."""
+    return revision in (None, manifest.revision or _MAIN, manifest.commit)
 
 
 def hub_name(path: str) -> str:

@@ -159,6 +159,16 @@ def test_another_revision_replaces_what_is_staged_and_none_leaves_it(hub: LocalH
     assert manifest.revision == "main"
 
 
+@pytest.mark.usefixtures("here")
+def test_what_is_staged_without_a_revision_is_main(hub: LocalHub) -> None:
+    stage(FetchConfig(models=(GPTJ,)))
+    hub.sent.clear()
+    stage(FetchConfig(models=(GPTJ,), revision="main"))
+    assert not hub.sent
+    assert staged_source(GPTJ, "main") == staged_source(GPTJ) != GPTJ
+    assert load_config(GPTJ, "model.path")._commit_hash == COMMIT  # the identity that it has on the hub
+
+
 def test_a_damaged_model_is_staged_again(hub: LocalHub) -> None:
     stage(FetchConfig(models=(READER,)))
     weights = Path(staged_source(READER), "model.safetensors")
