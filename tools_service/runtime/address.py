@@ -15,9 +15,9 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from tools_service.base.errors import ConfigurationError
@@ -67,7 +67,8 @@ def require_cluster(address: str, source: str) -> None:
     import grpc  # type: ignore[import-untyped]
 
     try:
-        _ask(address, host, port)
+        with _naming_the_token(f"{source} {address}"):
+            _ask(address, host, port)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise RayAddressError(f"{source} {address}: the cluster asks for a token: {TOKEN}") from None
@@ -78,6 +79,18 @@ def require_cluster(address: str, source: str) -> None:
         raise RayAddressError(
             f"{say}: the server does not answer as Ray does ({error.code().name}: {reason}); {remedy}"
         ) from None
+
+
+@contextmanager
+def _naming_the_token(where: str) -> Iterator[None]:
+    """RayAddressError in the place of Ray's, if this process has a token mode and no token to read."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        reason = str(error).partition(". ")[0]
+        raise RayAddressError(f"{where}: no token can be sent: {reason}; {TOKEN}") from None
 
 
 def _ask(address: str, host: str, port: int) -> None:
@@ -108,7 +121,8 @@ def require_dashboard(url: str, source: str) -> None:
     say = f"{source} {url}: no Ray dashboard there"
     remedy = "look at the address that the cluster printed, or forward its port again"
     try:
-        status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(DASHBOARD_TIMEOUT_S)
+        with _naming_the_token(f"{source} {url}"):
+            status, body = _begin(lambda: _get(f"{url.rstrip('/')}/api/version")).result(DASHBOARD_TIMEOUT_S)
     except (
         OSError,
         ValueError,

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import pytest
+from ray.exceptions import AuthenticationError
 
 from tools_service.runtime import address
 from tools_service.runtime.address import (
@@ -274,6 +275,19 @@ def test_a_dashboard_is_recognised() -> None:
 def test_another_page_is_no_dashboard(status: int, body: bytes, said: str) -> None:
     with web_server(status, body) as url, pytest.raises(RayAddressError, match=rf"--address {url}.*{said}"):
         require_dashboard(url, "--address")
+
+
+def test_a_token_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> None:
+        raise AuthenticationError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened: /x. Ensure that")
+
+    monkeypatch.setattr(address, "_ask", fails)
+    monkeypatch.setattr(address, "_get", fails)
+    said = "no token can be sent: RAY_AUTH_TOKEN_PATH is set but file cannot be opened: /x; set RAY_AUTH_MODE"
+    with listening(SETTINGS_FRAME) as port, pytest.raises(RayAddressError, match=said):
+        require_cluster(f"127.0.0.1:{port}", "--ray.address")
+    with pytest.raises(RayAddressError, match=said):
+        require_dashboard("http://127.0.0.1:1", "--address")
 
 
 @pytest.mark.parametrize("wrong", ["", "127.0.0.1:8265", "ray://head:10001", "http://", "http:///x", "auto"])
