@@ -72,6 +72,8 @@ Positive = Annotated[float, Field(gt=0.0, le=_MOST_REAL)]
 Nats = Annotated[float, Field(ge=-1e9, le=1e9)]
 PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
 NotNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
+FileSize = Annotated[int, Field(ge=0)]
+"""Bytes of a file, which may be more than 2 GiB."""
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
 Resource = Annotated[float, Field(ge=0.0, le=1e6), AfterValidator(_resource)]
 """CPUs of a process on Ray."""

@@ -19,7 +19,7 @@ from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import read_json
 from tools_service.base.fingerprint import FileState
 from tools_service.base.ownership import OutputKind
-from tools_service.base.settings import Frozen, NotNegativeInt
+from tools_service.base.settings import FileSize, Frozen, NotNegativeInt
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # version of the files in an index folder; an index of another version is built again
@@ -69,7 +69,7 @@ class _IndexManifest(Frozen):
     source: list[FileState]
     passages: NotNegativeInt
     terms: NotNegativeInt
-    files: dict[str, NotNegativeInt] = {}  # noqa: RUF012
+    files: dict[str, FileSize] = {}  # noqa: RUF012
     """Sizes in bytes, by path in the folder; earlier versions recorded none."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -56,12 +57,32 @@ def used_cpus(cpus: int) -> Iterator[None]:
         ray.kill(other)
 
 
-def wait_for(caplog: pytest.LogCaptureFixture, words: str, run: Future[AnnotationManifest]) -> str:
+class Recorded(logging.Handler):
+    """Keeps messages. (A run silences every stream handler of Ray's loggers, pytest's among them.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    handler, logger = Recorded(), logging.getLogger("pipeline.annotation")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def wait_for(recorded: Recorded, words: str, run: Future[AnnotationManifest]) -> str:
     while True:
-        for record in list(caplog.records):
-            if words in record.getMessage():
-                return record.getMessage()
-        assert not run.done(), caplog.text
+        is_done = run.done()
+        for message in list(recorded.messages):
+            if words in message:
+                return message
+        assert not is_done, recorded.messages
         time.sleep(0.1)
 
 
@@ -70,22 +91,20 @@ def config(world: Path, name: str) -> AnnotateConfig:
     return usual.model_copy(update={"ray": usual.ray.model_copy(update={"stall_warning_s": 2.0})})
 
 
-def test_a_run_says_what_it_waits_for(
-    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_says_what_it_waits_for(ray_cluster: None, tmp_path: Path, recorded: Recorded) -> None:
     small_run.write_world(tmp_path, pages=12)
     with ThreadPoolExecutor(1) as driver:
         with used_cpus(7):
             run = driver.submit(annotate, config(tmp_path, "crowded"))
-            sentence = wait_for(caplog, "annotating actors wait for 1 CPU on one node", run)
+            sentence = wait_for(recorded, "annotating actors wait for 1 CPU on one node", run)
         assert "free" in sentence
         assert "lower --ray.cpus-per-actor" in sentence
         assert run.result(300).state == "finished"
-        wait_for(caplog, "texts are done again", run)
+        wait_for(recorded, "texts are done again", run)
 
-        caplog.clear()
+        recorded.messages.clear()
         with stopped_replica("Calculator"):
             run = driver.submit(annotate, config(tmp_path, "waiting"))
-            sentence = wait_for(caplog, "annotators wait for the tool Calculator", run)
+            sentence = wait_for(recorded, "annotators wait for the tool Calculator", run)
         assert "1 of 1 replicas run" in sentence
         assert run.result(300).state == "finished"

@@ -195,3 +195,15 @@ def test_an_index_whose_manifest_was_damaged_is_built_again(made: WikiSearchConf
     (made.index / MANIFEST).write_bytes(BYTES[kind])
     ensure_index(made)
     assert read_manifest(made.index)["passages"] == 4
+
+
+def test_an_index_may_have_files_of_more_than_two_gigabytes() -> None:
+    """Wikipedia's passages are 15 GB."""
+    content = {
+        "settings": {"format": FORMAT},
+        "source": [],
+        "passages": 22_885_005,
+        "terms": 2_333_342,
+        "files": {"passages.bin": 14_961_735_483},
+    }
+    assert check_manifest(lambda: content, "index")["files"] == content["files"]
