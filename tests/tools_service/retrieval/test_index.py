@@ -15,7 +15,14 @@ import pytest
 from tests.tools_service.encyclopedia import indexed
 from tools_service.config import WikiSearchConfig
 from tools_service.indexing.build import ensure_index
-from tools_service.retrieval.index import INDEX_FILES, MANIFEST, IndexFolderError, read_manifest
+from tools_service.retrieval.index import (
+    FORMAT,
+    INDEX_FILES,
+    MANIFEST,
+    IndexFolderError,
+    check_manifest,
+    read_manifest,
+)
 from tools_service.retrieval.retriever import Retriever
 
 pytestmark = pytest.mark.unit
