@@ -172,7 +172,7 @@ def own_gpus() -> float:
     """The GPUs of this machine that Ray would count."""
     manager: Any = get_accelerator_manager_for_resource("GPU")
     visible = manager.get_current_process_visible_accelerator_ids()
-    found = manager.get_current_node_num_accelerators()
+    found: float = manager.get_current_node_num_accelerators()
     return found if visible is None else min(found, len(visible))
 
 
