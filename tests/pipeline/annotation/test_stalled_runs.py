@@ -98,7 +98,7 @@ def test_a_run_says_what_it_waits_for(ray_cluster: None, tmp_path: Path, recorde
             run = driver.submit(annotate, config(tmp_path, "crowded"))
             sentence = wait_for(recorded, "annotating actors wait for 1 CPU on one node", run)
         assert "free" in sentence
-        assert "lower --ray.cpus-per-actor" in sentence
+        assert "lower ray.cpus_per_actor" in sentence
         assert run.result(300).state == "finished"
         wait_for(recorded, "texts are done again", run)
 
