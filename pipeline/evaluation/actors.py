@@ -67,9 +67,9 @@ class ActorPool:
 
     def __init__(self, config: ActorsConfig, size: int, actor: type[Any] = EvaluationActor) -> None:
         self._config, self._size = config, size
-        self._class = ray.remote(actor).options(
+        self._class: Any = ray.remote(
             num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
-        )
+        )(actor)
         self._names = ActorNames("evaluator", "evaluate")
         self._actors: dict[int, Any] = {}
         self._settings: dict[int, tuple[ModelConfig, ToolClient]] = {}
