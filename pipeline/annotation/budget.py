@@ -78,8 +78,8 @@ class BudgetWatch:
             self.exhausted = exhausted
             logger.info("%s is used up: %d batches in progress are finished", exhausted, state.batches)
             self._progress.stop.remote()
-        elif self.exhausted is not None and not state.batches and not state.is_whole:
-            self._drained.set()
+        elif self.exhausted is not None and not state.batches and (state.refused or not state.is_whole):
+            self._drained.set()  # a repeated batch is counted again, so a refused one says more
 
     def _count_tools(self) -> None:
         from tools_service.serving.deployment import running_replicas

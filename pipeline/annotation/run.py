@@ -34,7 +34,7 @@ from pipeline.annotation.unselected import UnselectedRows, some_texts_are_unsele
 from pipeline.base.config import AnnotateConfig, RayConfig
 from pipeline.corpus.files import CorpusFile, files_of_slice, find_files
 from pipeline.corpus.texts import require_readable
-from pipeline.runtime.connection import are_free, max_readers, ray_connection
+from pipeline.runtime.connection import actor_processes, are_free, max_readers, ray_connection
 from pipeline.storage.card import annotation_card, write_card
 from pipeline.storage.counts import COLUMNS, count_rows
 from pipeline.storage.expected_texts import PROGRESS
@@ -255,16 +255,7 @@ def _annotated(
 
 def needs(config: AnnotateConfig) -> ResourceRequest:
     """The resources that annotators, tools, reading and batching need at the same time."""
-    annotators = ProcessRequest(
-        of="annotating actor",
-        count=config.ray.needed_actors,
-        least=1,
-        cpus=config.ray.cpus_per_actor,
-        gpus=config.ray.gpus_per_actor,
-        fewer_cpus="lower ray.cpus_per_actor",
-        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
-        fewer="lower ray.actors",
-    )
+    annotators = actor_processes("annotating actor", config.ray)
     readers = ProcessRequest(of="reading task", count=2, least=1, cpus=READER_CPUS)
     return ResourceRequest(
         processes=(annotators, *tool_processes(config.tools, config.method.tools, "tools"), readers),

@@ -67,8 +67,12 @@ class StallWatch:
             self._go_on(done, now)
         elif stalled_s >= self._look_s:
             self._look_s = stalled_s + self._after_s
-            diagnosis = diagnose(self._take(stalled_s))
-            if diagnosis.is_work and stalled_s < _FASTER_THAN_USUAL * self._longest_pause:
+            seen = self._take(stalled_s)
+            diagnosis = diagnose(seen)
+            # Batches that began a moment ago, such as the first ones, are no stall.
+            just_began = all(batch.seconds < self._after_s for batch in seen.activity.batches)
+            is_usual = stalled_s < _FASTER_THAN_USUAL * self._longest_pause
+            if diagnosis.is_work and (just_began or is_usual):
                 return
             is_known = self.diagnosis is not None and self.diagnosis.reason == diagnosis.reason
             if is_known and stalled_s < self._next_s:

@@ -1,4 +1,4 @@
-"""Turns pickled weights into safetensors, in a process of its own: `python -m pipeline.fetching.unpickling`.
+"""Converts pickled weights to safetensors, in a process of its own: `python -m pipeline.fetching.unpickling`.
 
 In, on standard input: a `Job` as JSON. Out: shards in the job's folder, and on standard output a `Result` as
 JSON, with their index. The files are a stranger's. torch unpickles them with `weights_only`, which builds

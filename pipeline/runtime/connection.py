@@ -16,10 +16,16 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.base.config import RayConfig
 from tools_service.base.cpus import available_cpus
 from tools_service.runtime.address import LOCAL
 from tools_service.runtime.connection import chosen_address, connect
-from tools_service.runtime.resources import ResourceRequest, require_machine, require_resources
+from tools_service.runtime.resources import (
+    ProcessRequest,
+    ResourceRequest,
+    require_machine,
+    require_resources,
+)
 
 
 @contextmanager
@@ -109,6 +115,20 @@ def are_free(request: ResourceRequest, address: str | None = None) -> bool:
         return False
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
+
+
+def actor_processes(of: str, config: RayConfig) -> ProcessRequest:
+    """The request of a step's actors; `of` is their kind. One of them is enough to go on."""
+    return ProcessRequest(
+        of=of,
+        count=config.needed_actors,
+        least=1,
+        cpus=config.cpus_per_actor,
+        gpus=config.gpus_per_actor,
+        fewer_cpus="lower ray.cpus_per_actor",
+        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
+        fewer="lower ray.actors",
+    )
 
 
 def max_readers(request: ResourceRequest, actors: int, inputs: int) -> int:

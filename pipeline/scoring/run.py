@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline.base.config import CorpusConfig, ScoreConfig
 from pipeline.corpus.files import CorpusError, CorpusFile, list_files
 from pipeline.engine.loading import require_model
-from pipeline.runtime.connection import max_readers, ray_connection
+from pipeline.runtime.connection import actor_processes, max_readers, ray_connection
 from pipeline.scoring.manifest import (
     ScoreError,
     ScoreManifest,
@@ -130,16 +130,7 @@ def _run(config: ScoreConfig, files: Sequence[CorpusFile], done: frozenset[str])
 
 def resource_request(config: ScoreConfig) -> ResourceRequest:
     """The resources that the actors and reading need at the same time."""
-    actors = ProcessRequest(
-        of="scoring actor",
-        count=config.ray.needed_actors,
-        least=1,
-        cpus=config.ray.cpus_per_actor,
-        gpus=config.ray.gpus_per_actor,
-        fewer_cpus="lower ray.cpus_per_actor",
-        fewer_gpus="lower ray.gpus_per_actor (0 runs on the CPU)",
-        fewer="lower ray.actors",
-    )
+    actors = actor_processes("scoring actor", config.ray)
     return ResourceRequest(
         processes=(actors, ProcessRequest(of="reading task", cpus=READER_CPUS)),
         other_cpus=_OTHER_CPUS,

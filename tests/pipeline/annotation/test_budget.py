@@ -78,7 +78,7 @@ def test_a_run_is_told_to_stop_and_ends_when_no_batch_is_in_progress(monkeypatch
         for whole in (ExpectedTexts(texts=7, is_estimate=False), ExpectedTexts(texts=6, is_estimate=False)):
             watch.look(RunProgress(7, whole, batches=0, gpu_hours=0.5))  # there is nothing left to refuse
         StopWhenDrained().on_execution_step(None)
-        watch.look(RunProgress(7, ExpectedTexts(texts=7, is_estimate=True), batches=0, gpu_hours=0.75))
+        watch.look(RunProgress(7, ExpectedTexts(texts=7, is_estimate=False), refused=True, gpu_hours=0.75))
         assert (told, watch.gpu_hours) == (["stop"], 0.75)
         with pytest.raises(BudgetExhaustedError):
             StopWhenDrained().on_execution_step(None)

@@ -170,6 +170,16 @@ def test_batches_that_always_take_long_are_no_stall(caplog: pytest.LogCaptureFix
     assert "no text was done for 240 s" in seconds_said(caplog)
 
 
+def test_batches_that_began_a_moment_ago_are_no_stall(caplog: pytest.LogCaptureFixture) -> None:
+    """The tools took long to start; the first batches have just begun."""
+    run = Run(snapshot(replace(WORKING, batches=(replace(BATCH, seconds=2.0),))))
+    run.until(130)
+    assert not caplog.records
+    run.situation = snapshot(replace(WORKING, batches=(BATCH,)))
+    run.until(190)
+    assert seconds_said(caplog) == ["no text was done for 180 s"]
+
+
 def test_a_failure_of_the_watch_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     run = Run(snapshot())
     run.until(20)
