@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -74,11 +75,19 @@ def read_model(path: Path, model: type[M]) -> M:
     return model.model_validate_json(text)
 
 
-def _read_text(path: Path) -> str:
-    if not path.is_file():  # opening a named pipe would wait for ever
-        path.stat()  # FileNotFoundError and the like
+def size_of_file(path: Path) -> int:
+    """Bytes of a regular file. ValueError for anything else: opening a named pipe would wait for ever.
+
+    The system is asked once, so a file that another process just wrote is either missing (OSError) or there.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("not a file")
-    if (size := path.stat().st_size) > _MAX_JSON_BYTES:
+    return found.st_size
+
+
+def _read_text(path: Path) -> str:
+    if (size := size_of_file(path)) > _MAX_JSON_BYTES:
         raise ValueError(f"{size:,} bytes, at most {_MAX_JSON_BYTES:,} are read")
     return path.read_text(encoding="utf-8")
 

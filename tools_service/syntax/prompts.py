@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools_service.base.errors import ConfigurationError
+from tools_service.base.files import size_of_file
 from tools_service.base.printable import printable
 from tools_service.contract.declarations import with_installed
 from tools_service.syntax.demonstrations import Demonstration, Problem, read_demonstration
@@ -59,10 +60,7 @@ def load_prompt(
 def read_prompt_file(path: Path, tool: str) -> str:
     """The text of a prompt file without white space at its end. Raises PromptError if it is no text."""
     try:
-        if not path.is_file():  # opening a named pipe would wait for ever
-            path.stat()  # FileNotFoundError and the like
-            raise PromptError(f"prompt for {tool}: {path} is not a file")
-        if (size := path.stat().st_size) > _MAX_BYTES:
+        if (size := size_of_file(path)) > _MAX_BYTES:
             raise PromptError(f"prompt for {tool}: {path} has {size:,} bytes, which is no prompt")
         data = path.read_bytes()
     except OSError as error:
@@ -72,6 +70,8 @@ def read_prompt_file(path: Path, tool: str) -> str:
             else ""
         )
         raise PromptError(f"prompt for {tool}: cannot read {path}: {error.strerror}{advice}") from error
+    except ValueError as error:
+        raise PromptError(f"prompt for {tool}: {path} is {error}") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools_service.base.files import apply_umask, atomic_write, atomic_write_json
+from tools_service.base.files import apply_umask, atomic_write, atomic_write_json, read_json, size_of_file
 
 pytestmark = pytest.mark.unit
 
@@ -43,3 +43,29 @@ def test_a_private_temporary_file_that_was_renamed_gets_the_mode_of_a_new_one(tm
         assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
     assert (tmp_path / "program").stat().st_mode & 0o777 == 0o700
     assert names(tmp_path) == ["model.safetensors", "new", "program"]
+
+
+def test_a_file_that_appears_while_it_is_read_is_missing_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stat = tmp_path / "a.json", Path.stat
+
+    def written_behind(self: Path, **options: bool) -> os.stat_result:
+        try:
+            return stat(self, **options)
+        finally:
+            path.write_text("1")  # by another process, right after this one has looked
+
+    monkeypatch.setattr(Path, "stat", written_behind)
+    with pytest.raises(FileNotFoundError):
+        read_json(path)
+    assert read_json(path) == 1
+
+
+def test_only_a_regular_file_has_a_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    os.mkfifo(tmp_path / "pipe")
+    assert size_of_file(tmp_path / "a") == 3
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match="not a file"):
+            size_of_file(tmp_path / name)
