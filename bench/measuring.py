@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tools_service.base.packed_linear import packed_linear
+from tools_service.base.packed_linear import onednn_takes, packed_linear
 
 MATRIX_S = 1.0
 MATRIX_RUNS = 3
@@ -63,8 +63,7 @@ def matrix_rates(
     size = 8_192 if device.type == "cuda" else CPU_SIZE
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     products: dict[str, Callable[[], Any]] = {"torch": lambda: left @ right}
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if device.type == "cpu" and has_onednn and dtype in (torch.float32, torch.bfloat16):
+    if device.type == "cpu" and onednn_takes(dtype):
         packed = right.to_mkldnn()
         products["oneDNN"] = lambda: packed_linear(left, packed, None)
     best: dict[str, float] = {}

@@ -44,8 +44,7 @@ def pack_linear_layers(model: nn.Module) -> bool:
     if choice not in ("auto", "plain", "packed"):
         raise ConfigurationError(f"{VARIABLE} = {choice!r}: write auto, plain or packed")
     layers = [each for each in model.modules() if isinstance(each, nn.Linear) and _can_be_packed(each)]
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if choice == "plain" or not layers or not has_onednn:
+    if choice == "plain" or not layers:
         return False
     copies, limit = sum(layer.weight.nbytes for layer in layers), memory_for_copies()
     if copies > limit:
@@ -72,6 +71,13 @@ def unpack_linear_layers(model: nn.Module) -> None:
             del layer.forward
 
 
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and has packed layers of `dtype`: bfloat16 needs AVX-512 or its like."""
+    if dtype not in MAX_RELATIVE_ERROR or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is not torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., in] times the transposed weight, plus bias: [..., out]. `packed` is weight.to_mkldnn()."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
@@ -83,7 +89,7 @@ def _can_be_packed(layer: nn.Linear) -> bool:
     if type(layer) is not nn.Linear:
         return False
     weight = layer.weight
-    can_be_run = weight.device.type == "cpu" and weight.dtype in MAX_RELATIVE_ERROR
+    can_be_run = weight.device.type == "cpu" and onednn_takes(weight.dtype)
     # The version of an inference tensor, by which a change is noticed, is not counted.
     return can_be_run and weight.numel() > 0 and not weight.is_inference()
 

@@ -81,7 +81,7 @@ def test_likelihoods_are_those_of_the_hf_model(architecture: str, kind: str) -> 
     )
     found, expected = ours.loglikelihood(wanted), theirs.loglikelihood(wanted, disable_tqdm=True)
     for mine, other in zip(found, expected, strict=True):
-        assert mine[0] == pytest.approx(other[0], rel=1e-6, abs=2e-6)
+        assert mine[0] == pytest.approx(other[0], rel=1e-5, abs=1e-5)
         assert mine[1] == other[1]
 
 
@@ -103,7 +103,7 @@ def test_rolling_likelihoods_have_the_windows_of_the_hf_model(architecture: str,
     wanted = requests((long,), ("Monday",), (PAGE,), ("",))
     expected = theirs.loglikelihood_rolling(wanted, disable_tqdm=True)
     assert len(ours.tok_encode(long)) > 4 * ours.max_length
-    assert ours.loglikelihood_rolling(wanted) == pytest.approx(expected, rel=1e-6)
+    assert ours.loglikelihood_rolling(wanted) == pytest.approx(expected, rel=1e-5)
 
 
 def test_tasks_have_the_perplexity_and_the_accuracy_of_the_hf_model(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_window_can_be_shorter_than_the_context() -> None:
     shorter = HFLM(pretrained=theirs.model, tokenizer=theirs.tokenizer, max_length=16, batch_size=2)
     wanted = requests((PAGE * 2,))
     expected = shorter.loglikelihood_rolling(wanted, disable_tqdm=True)
-    assert short.loglikelihood_rolling(wanted) == pytest.approx(expected, rel=1e-6)
+    assert short.loglikelihood_rolling(wanted) == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(theirs.loglikelihood_rolling(wanted, disable_tqdm=True), rel=1e-4)
 
 
@@ -264,4 +264,4 @@ def test_the_harness_makes_the_model_by_its_name(tmp_path: Path) -> None:
     assert lm.max_length == 32
     theirs = HFLM(pretrained=network, tokenizer=tokenizer("pieces"), max_length=32)
     expected = theirs.loglikelihood_rolling(requests((PAGE,)), disable_tqdm=True)
-    assert lm.loglikelihood_rolling(requests((PAGE,))) == pytest.approx(expected, rel=1e-6)
+    assert lm.loglikelihood_rolling(requests((PAGE,))) == pytest.approx(expected, rel=1e-5)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tools_service.base import packed_linear
 from tools_service.base.errors import ConfigurationError
-from tools_service.base.packed_linear import VARIABLE, pack_linear_layers, unpack_linear_layers
+from tools_service.base.packed_linear import VARIABLE, onednn_takes, pack_linear_layers, unpack_linear_layers
 
 pytestmark = [
     pytest.mark.unit,
@@ -129,8 +129,10 @@ def test_unpacked_layers_are_as_before() -> None:
 @pytest.mark.usefixtures("packed")
 def test_bfloat16_layers_differ_by_rounding_only() -> None:
     plain, model = mlp().bfloat16(), mlp().bfloat16()
-    if not pack_linear_layers(model):
+    if not onednn_takes(torch.bfloat16):
+        assert not pack_linear_layers(model)
         pytest.skip("oneDNN has no bfloat16 on this processor")
+    assert pack_linear_layers(model)
     x = torch.randn(300, 48, generator=torch.Generator().manual_seed(1)).bfloat16()
     with torch.inference_mode():
         torch.testing.assert_close(model(x), plain(x), rtol=2e-2, atol=2e-2)
@@ -193,4 +195,6 @@ def test_the_demo_annotator_has_the_same_logits() -> None:
     assert pack_linear_layers(model)
     ids = torch.arange(5, 200).view(3, -1)
     with torch.inference_mode():
-        torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+        expected = plain(ids).logits
+        largest = float(expected.abs().max())  # 22: the rounding of the sums is relative to it
+        torch.testing.assert_close(model(ids).logits, expected, rtol=0.0, atol=1e-5 * largest)
