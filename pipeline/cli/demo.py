@@ -137,8 +137,7 @@ def _groups(steps: Sequence[PipelineStep], *, together: bool) -> Iterator[list[P
 
 def _is_local() -> bool:
     """Whether the steps start a Ray of their own, on this machine."""
-    from tools_service.runtime.address import LOCAL
-    from tools_service.runtime.connection import chosen_address
+    from tools_service.runtime.address import LOCAL, chosen_address
 
     return chosen_address(None, "ray.address")[0] == LOCAL
 

@@ -1,4 +1,4 @@
-"""Refuses a device `cuda` where there is no GPU for it, before a command starts; looks for its cluster early.
+"""Refuses a device `cuda` without a GPU, and a cluster that is not there, before a command starts.
 
 In: the configuration of a command. On Ray, a process has the GPUs that are reserved for it, and with none it
 would run on the CPU; in this process, and on a local Ray, the machine must have a GPU.
@@ -6,9 +6,9 @@ would run on the CPU; in this process, and on a local Ray, the machine must have
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.config import AnnotateConfig, PlanConfig, ScoreConfig, TryConfig
@@ -54,13 +54,42 @@ def require_devices(config: Frozen) -> None:
 
 
 def look_for_cluster(config: Frozen) -> None:
-    """Begin to look for the cluster that a command names, before it imports what it needs."""
-    from tools_service.runtime.address import look_early
+    """Look for the cluster that a command names, before it imports for seconds what it needs there.
+
+    A command that begins its output will join: RayAddressError if there is no Ray. One that finds
+    results may need no Ray, only show them: then the look goes on beside the imports.
+    """
+    from tools_service.runtime.address import AUTO, LOCAL, chosen_address, look_early, require_cluster
+    from tools_service.runtime.surroundings import pass_by_proxies, require_known_auth_mode
 
     on_ray = AnnotateConfig | ScoreConfig | FinetuneConfig | ServeConfig | EvaluateConfig | Recipe
-    if isinstance(config, on_ray) and not isinstance(config, PlanConfig):
-        named = getattr(getattr(config, "ray", config), "address", None)
-        look_early(named or os.environ.get("RAY_ADDRESS") or "")
+    if not isinstance(config, on_ray) or isinstance(config, PlanConfig):
+        return
+    if isinstance(config, EvaluateConfig) and not _is_on_ray(config):
+        return
+    option = "address" if isinstance(config, ServeConfig) else "ray.address"
+    named = getattr(getattr(config, "ray", config), "address", None)
+    address, source = chosen_address(named, option)
+    if address in (LOCAL, AUTO):
+        return
+    if _has_output(config):
+        look_early(address)
+    else:
+        require_known_auth_mode()
+        pass_by_proxies()
+        require_cluster(address, source)
+
+
+def _has_output(config: Any) -> bool:
+    """Whether the output of a command, or of a recipe's first step, holds something."""
+    output: Path | None = getattr(getattr(config, "annotate", config), "output", None)
+    return output is not None and (output.is_file() or (output.is_dir() and any(output.iterdir())))
+
+
+def _is_on_ray(config: EvaluateConfig) -> bool:
+    from pipeline.evaluation.placement import runs_on_ray
+
+    return runs_on_ray([config])
 
 
 def _placements(config: Any) -> Iterator[Placement]:
@@ -87,9 +116,7 @@ def _placements(config: Any) -> Iterator[Placement]:
         yield Placement(field, device, gpus, "gpus_per_replica", address)
         yield from _generation_tools("generation.tools", config.generation, on_ray=True, address=address)
     elif isinstance(config, EvaluateConfig):
-        from pipeline.evaluation.executors import runs_on_ray
-
-        ray, model, on_ray = config.ray, config.generation.model, runs_on_ray([config])
+        ray, model, on_ray = config.ray, config.generation.model, _is_on_ray(config)
         gpus_on_ray, address = (ray.gpus_per_actor, ray.address) if on_ray else (None, None)
         yield Placement("generation.model.device", model.device, gpus_on_ray, "ray.gpus_per_actor", address)
         yield from _generation_tools("generation.tools", config.generation, on_ray=on_ray, address=address)
@@ -129,8 +156,7 @@ def _devices(settings: Frozen) -> Iterator[tuple[str, str]]:
 
 def _is_local(address: str | None) -> bool:
     """Whether Ray runs on this machine alone."""
-    from tools_service.runtime.address import LOCAL
-    from tools_service.runtime.connection import chosen_address
+    from tools_service.runtime.address import LOCAL, chosen_address
 
     return chosen_address(address, "ray.address")[0] == LOCAL
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pipeline.base.inference_config import EvaluateConfig, GenerateConfig
+from pipeline.evaluation.placement import runs_on_ray
 from pipeline.evaluation.tasks import Task, TaskResult, Worker
 from tools_service.config import ToolsConfig
-from tools_service.runtime.address import LOCAL
 from tools_service.serving.local import start_local_tools
 from tools_service.tools.client import LocalTools, ToolClient
 
@@ -66,19 +66,3 @@ def executor(configs: Sequence[EvaluateConfig], client: ToolClient | None) -> It
 
     with RayExecutor(configs) as on_ray:
         yield on_ray
-
-
-def runs_on_ray(configs: Sequence[EvaluateConfig]) -> bool:
-    """Whether an evaluation without tools of its caller runs on Ray's actors, not in this process."""
-    config = configs[0].ray
-    if config.actors is not None:
-        return config.actors > 0
-    if not config.gpus_per_actor or all(each.generation.model.device == "cpu" for each in configs):
-        return False
-    import ray
-    import torch
-
-    from tools_service.runtime.connection import chosen_address
-
-    local = not ray.is_initialized() and chosen_address(config.address, "ray.address")[0] == LOCAL
-    return torch.cuda.is_available() if local else True

@@ -51,8 +51,7 @@ from tools_service.base.checkpoints import load_tokenizer
 from tools_service.base.errors import ConfigurationError, ToolformerError
 from tools_service.base.files import now, writing
 from tools_service.base.uris import is_uri
-from tools_service.runtime.address import LOCAL
-from tools_service.runtime.connection import chosen_address
+from tools_service.runtime.address import LOCAL, chosen_address
 from tools_service.runtime.resources import ProcessRequest, ResourceRequest
 
 logger = logging.getLogger(__name__)

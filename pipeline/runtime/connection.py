@@ -18,8 +18,8 @@ import ray
 
 from pipeline.base.config import RayConfig
 from tools_service.base.cpus import available_cpus
-from tools_service.runtime.address import LOCAL
-from tools_service.runtime.connection import chosen_address, connect
+from tools_service.runtime.address import LOCAL, chosen_address
+from tools_service.runtime.connection import connect
 from tools_service.runtime.resources import (
     ProcessRequest,
     ResourceRequest,
@@ -29,13 +29,16 @@ from tools_service.runtime.resources import (
 
 
 @contextmanager
-def ray_connection(request: ResourceRequest, address: str | None = None) -> Iterator[None]:
-    """Connect this process for the block; an existing connection is used and left open.
+def ray_connection(
+    request: ResourceRequest, address: str | None = None, option: str = "ray.address"
+) -> Iterator[None]:
+    """Connect this process for the block; an existing connection is used and left open. `option` is the
+    field that `address` comes from.
 
     Raises ConfigurationError if there is no cluster at the address, if Ray does not start, or if the
     cluster or this machine lacks what `request` asks for.
     """
-    address, source = chosen_address(address, "ray.address")
+    address, source = chosen_address(address, option)
     if _shared.started and (address != LOCAL or _too_small(request)):
         end_local_cluster()
     if ray.is_initialized():

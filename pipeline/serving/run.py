@@ -51,7 +51,7 @@ def serve_model(config: ServeConfig) -> None:
     application = f"{config.generation.tools.service}-model-{uuid.uuid4().hex[:10]}"
     with contextlib.suppress(KeyboardInterrupt), sigterm_interrupts(), contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind_socket(config.http))
-        stack.enter_context(ray_connection(resource_request(config, tools), config.address))
+        stack.enter_context(ray_connection(resource_request(config, tools), config.address, "address"))
         stack.enter_context(sigterm_interrupts())  # Ray has put a handler of its own
         client = stack.enter_context(tools_on_ray(config.generation.tools, tools))
         stack.enter_context(lease(config.generation.tools.service, [application]))

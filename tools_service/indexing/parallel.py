@@ -24,7 +24,8 @@ def ray_for_workers(workers: int) -> AbstractContextManager[Any]:
 
     if ray.is_initialized():
         return nullcontext()
-    from tools_service.runtime.connection import chosen_address, connect
+    from tools_service.runtime.address import chosen_address
+    from tools_service.runtime.connection import connect
 
     context: AbstractContextManager[Any] = connect(*chosen_address(None, ""), cpus=workers, dashboard=False)
     return context

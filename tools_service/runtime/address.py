@@ -27,6 +27,7 @@ Answer = TypeVar("Answer")
 TIMEOUT_S = 4.0  # of name resolution, TCP and the greeting together; and once more of the first question
 DASHBOARD_TIMEOUT_S = 8.0  # it is one busy process; a node that joins can hold it up for seconds
 LOCAL, AUTO, CLIENT = "local", "auto", "ray://"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
 TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to the cluster's token"
 WANTED = "HOST:PORT (of Ray's GCS, often 6379), ray://HOST:PORT (often 10001), auto or local"
 
@@ -47,8 +48,17 @@ class RayAddressError(ConfigurationError):
     """There is no Ray cluster at the address."""
 
 
+def chosen_address(option: str | None, option_name: str) -> tuple[str, str]:
+    """Return the address to use and the name of the setting that it comes from; "local" if none is set."""
+    if option:
+        return option, option_name
+    return os.environ.get(ADDRESS_VARIABLE) or LOCAL, ADDRESS_VARIABLE
+
+
 def require_cluster(address: str, source: str) -> None:
-    """Raise RayAddressError, which names `source`, unless a Ray cluster listens at `address`."""
+    """Raise RayAddressError, which names `source`, unless a Ray cluster listens at `address`.
+
+    Ray is imported only if something there speaks gRPC."""
     host, port = split_address(address, source)
     say = f"{source} {address}: no Ray cluster there"
     remedy = "start it, or name another (local starts one on this machine)"

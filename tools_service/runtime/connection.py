@@ -31,7 +31,6 @@ from tools_service.runtime.address import (
 from tools_service.runtime.reaper import start_reaper
 from tools_service.runtime.surroundings import local_ray_options, pass_by_proxies, require_known_auth_mode
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
 # Makes Ray use loopback only, as on systems for which it does not support clusters.
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -41,13 +40,6 @@ _MAX_REASON = 300  # characters of a message of Ray's
 
 class RayStartError(ConfigurationError):
     """Ray does not start on this machine, or does not let this process join."""
-
-
-def chosen_address(option: str | None, option_name: str) -> tuple[str, str]:
-    """Return the address to use and the name of the setting that it comes from; "local" if none is set."""
-    if option:
-        return option, option_name
-    return os.environ.get(ADDRESS_VARIABLE) or LOCAL, ADDRESS_VARIABLE
 
 
 def connect(address: str, source: str, cpus: int, *, dashboard: bool | None = None) -> Any:

@@ -22,8 +22,8 @@ import ray
 
 from tools_service.base.cpus import available_cpus
 from tools_service.config import HttpConfig, ToolsConfig
-from tools_service.runtime.address import LOCAL
-from tools_service.runtime.connection import chosen_address, connect
+from tools_service.runtime.address import LOCAL, chosen_address
+from tools_service.runtime.connection import connect
 from tools_service.runtime.resources import ResourceRequest, require_machine, require_resources
 from tools_service.serving.client import ServeTools
 from tools_service.serving.deployment import application_statuses, tools_on_ray

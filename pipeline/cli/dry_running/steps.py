@@ -175,8 +175,8 @@ def preview_generation(preview: Preview, config: GenerateConfig, *, on_ray: bool
 
 def preview_evaluate(preview: Preview, configs: Mapping[str, EvaluateConfig]) -> None:
     """Step 8."""
-    from pipeline.evaluation.executors import runs_on_ray
     from pipeline.evaluation.inputs import read_inputs
+    from pipeline.evaluation.placement import runs_on_ray
     from pipeline.evaluation.results import Evaluation
 
     on_ray = runs_on_ray(list(configs.values()))

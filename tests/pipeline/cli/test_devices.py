@@ -1,14 +1,18 @@
-"""A device `cuda` without a GPU is refused before a command starts; nothing else is."""
+"""A device `cuda` without a GPU and a cluster that is not there are refused before a command starts."""
 
 from __future__ import annotations
+
+import socket
+from pathlib import Path
 
 import pytest
 
 from pipeline.cli import devices
 from pipeline.cli import main as cli
 from pipeline.cli.commands import COMMANDS
-from pipeline.cli.devices import require_devices
+from pipeline.cli.devices import look_for_cluster, require_devices
 from tools_service.base.errors import ConfigurationError
+from tools_service.runtime import address
 
 pytestmark = pytest.mark.unit
 
@@ -121,3 +125,81 @@ def test_what_is_not_used_and_what_is_not_cuda_is_taken() -> None:
 def test_the_command_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["annotate", *MODEL]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address where nobody listens."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(address, "_early", {})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+ON_RAY: list[tuple[str, tuple[str, ...]]] = [
+    ("annotate", ("--output",)),
+    ("score", ("--output",)),
+    ("evaluate", ("--ray.actors", "1", "--output")),
+]
+
+
+@pytest.mark.parametrize(("command", "options"), ON_RAY)
+def test_a_dead_address_is_refused_before_the_command_runs(
+    dead: str, tmp_path: Path, command: str, options: tuple[str, ...]
+) -> None:
+    arguments = cli.parse(command, ("--ray.address", dead, *options, str(tmp_path / "new")))
+    with pytest.raises(ConfigurationError, match=rf"ray.address {dead}: no Ray cluster there"):
+        look_for_cluster(arguments.config)
+
+
+@pytest.mark.parametrize("command", ["annotate", "finetune", "demo"])
+def test_so_is_one_in_the_environment(
+    dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", dead)
+    option = "--annotate.output" if command == "demo" else "--output"
+    arguments = cli.parse(command, (option, str(tmp_path / "new")))
+    with pytest.raises(ConfigurationError, match=rf"RAY_ADDRESS {dead}: no Ray cluster there"):
+        look_for_cluster(arguments.config)
+
+
+def test_an_endpoint_names_its_own_option(dead: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^address {dead}: no Ray cluster there"):
+        look_for_cluster(cli.parse("serve", ("--address", dead)).config)
+
+
+def test_results_can_be_shown_without_the_cluster_they_came_from(dead: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    arguments = cli.parse("annotate", ("--ray.address", dead, "--output", str(tmp_path)))
+    look_for_cluster(arguments.config)
+    host, port = address.split_address(dead, "")
+    with pytest.raises(OSError, match="refused"):  # the command that joins has the answer already
+        address._early[host, port].result(10)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("plan", ()),
+        ("generate", ()),
+        ("evaluate", ("--ray.actors", "0")),
+        ("annotate", ("--ray.address", "local")),
+        ("annotate", ("--ray.address", "auto")),
+    ],
+)
+def test_commands_that_join_no_named_cluster_do_not_look(
+    dead: str, monkeypatch: pytest.MonkeyPatch, command: str, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", dead)
+    look_for_cluster(cli.parse(command, options).config)
+    assert not address._early
+
+
+def test_a_dead_address_is_one_line_that_names_the_option(
+    dead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["annotate", "--ray.address", dead, "--output", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"annotate: --ray.address {dead}: no Ray cluster there" in said
+    assert not (tmp_path / "new").exists()

@@ -10,7 +10,7 @@ from pipeline.base.inference_config import ActorsConfig, EvaluateConfig
 from pipeline.evaluation.executors import LocalExecutor, executor
 from pipeline.evaluation.ray_executor import RayExecutor
 from tools_service.config import ToolsConfig
-from tools_service.runtime.connection import ADDRESS_VARIABLE
+from tools_service.runtime.address import ADDRESS_VARIABLE
 from tools_service.tools.client import LocalTools
 
 pytestmark = pytest.mark.unit
