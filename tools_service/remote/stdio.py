@@ -86,7 +86,7 @@ class ServerProcess:
                 incoming.close()  # what the server still writes is read and dropped
                 try:
                     with anyio.CancelScope(shield=True):
-                        await self._stop(process)
+                        await self._stop_in_any_case(process)
                         with anyio.move_on_after(_LAST_WORDS_S):
                             await errors_read.wait()
                 finally:  # asyncio's own cancellation passes a shield
@@ -99,6 +99,19 @@ class ServerProcess:
         if self._group is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
+
+    async def _stop_in_any_case(self, process: asyncio.subprocess.Process) -> None:
+        """Stop the server; at once if this task is cancelled meanwhile, which passes a shield of anyio's."""
+        stopping = asyncio.create_task(self._stop(process))
+        cancelled: asyncio.CancelledError | None = None
+        while not stopping.done():
+            try:
+                await asyncio.shield(stopping)
+            except asyncio.CancelledError as error:
+                self.kill()
+                cancelled = error
+        if cancelled:
+            raise cancelled
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         """Close the server's standard input, and kill its group after the grace period."""
