@@ -204,7 +204,7 @@ def _reading(snapshot: Snapshot) -> Diagnosis | None:
     read = f"{activity.read} of {activity.to_read} groups of corpus files are read"
     if lacking := no_room(snapshot.reader, snapshot.free):
         needed = f"a task that reads or cuts batches waits for {snapshot.reader} on one node, and {lacking}"
-        advice = "lower --ray.actors or --ray.cpus-per-actor, end another job or add a node"
+        advice = "lower ray.actors or ray.cpus_per_actor, end another job or add a node"
         return Diagnosis("reading has no room", f"{needed}; {read}, and {idle}; {advice}")
     if activity.total is None:
         return Diagnosis("reading is slow", f"{idle}, because no text has come from reading; {read}")

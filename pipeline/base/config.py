@@ -198,26 +198,21 @@ def _read_random_share(values: dict[str, Any]) -> None:
             values[spec.section] = method.model_copy(update={"select": select})
 
 
-class RayConfig(Frozen):
-    """Resources of an annotation run on Ray."""
+class ActorPoolConfig(Frozen):
+    """The actors of a run on Ray."""
 
     address: Text | None = None
     """Ray cluster to join (auto, ray://…). None: RAY_ADDRESS if it is set, else a local cluster."""
     actors: PositiveInt = 1
-    """Annotating actors; each holds one copy of the model."""
+    """Actors; each holds one copy of the model."""
     max_actors: PositiveInt | None = None
     """Maximum actors of an elastic run. It begins when one actor has its resources, and grows to this number
     as nodes join. None: exactly ray.actors."""
     gpus_per_actor: Gpus = 1.0
-    """GPUs per annotating actor. 0: run on the CPU; 2 or more: spread the layers over them. Below 1:
+    """GPUs per actor. 0: run on the CPU; 2 or more: spread the layers over them. Below 1:
     actors share a GPU, and each uses this share of its memory."""
     cpus_per_actor: Annotated[Resource, Field(gt=0.0)] = 1.0
-    """CPUs per annotating actor; on a CPU, also its number of threads."""
-    texts_per_batch: PositiveInt = 64
-    """Texts per batch of an actor."""
-    stall_warning_s: NotNegative = 60.0
-    """Seconds without a finished text after which `annotate` says what it waits for, and again at growing
-    intervals. 0: never."""
+    """CPUs per actor; on a CPU, also its number of threads."""
     wait_s: NotNegative = 30.0
     """Seconds to wait for nodes that a named cluster lacks, each time anew when one joins. While an
     autoscaler starts nodes, the wait has no limit."""
@@ -239,10 +234,25 @@ class RayConfig(Frozen):
         return 1 if self.max_actors is not None and self.gpus_per_actor else self.actors
 
     @model_validator(mode="after")
-    def _check_actors(self) -> RayConfig:
+    def _check_actors(self) -> Self:
         if self.most_actors < self.actors:
             raise ValueError(f"max_actors = {self.max_actors}: must be at least actors = {self.actors}")
         return self
+
+
+class RayConfig(ActorPoolConfig):
+    """Resources of an annotation run on Ray."""
+
+    texts_per_batch: PositiveInt = 64
+    """Texts per batch of an actor."""
+    stall_warning_s: NotNegative = 60.0
+    """Seconds without a finished text after which `annotate` says what it waits for, and again at growing
+    intervals. 0: never."""
+
+    @property
+    def pool(self) -> ActorPoolConfig:
+        """The actors alone."""
+        return ActorPoolConfig(**self.model_dump(include=set(ActorPoolConfig.model_fields)))
 
 
 class CallsConfig(Frozen):
@@ -368,7 +378,7 @@ class ScoreConfig(Frozen):
     """Also give the log-probability of each token that counts."""
     field: Text = "score"
     """Field of the output lines that holds the result."""
-    ray: RayConfig = RayConfig()
+    ray: ActorPoolConfig = ActorPoolConfig()
     output: FilePath = Path("runs/scores")
     """Folder for the lines with their scores and manifest.json; an interrupted run in it is resumed."""
 

@@ -194,7 +194,7 @@ COMMANDS: dict[str, Command] = {
         arguments=ScoreArguments,
         config=lambda recipe: ScoreConfig(
             model=recipe.annotate.model,
-            ray=recipe.annotate.ray,
+            ray=recipe.annotate.ray.pool,
             output=recipe.annotate.output.parent / "scores",
         ),
         short=_MODEL,

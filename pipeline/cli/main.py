@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -68,7 +69,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"{_program()}: {unknown_command(name, (*COMMANDS, 'doctor', 'completion'))}", file=sys.stderr)
         return 2
-    _set_up_logging()
+    _set_up_logging(name)
     limit_threads()
     return _run(name, options)
 
@@ -102,16 +103,25 @@ def _run(name: str, options: Sequence[str]) -> int:
         look_for_cluster(arguments.config)
         COMMANDS[name].run(arguments)
     except ToolformerError as error:
-        command = COMMANDS[name]
-        names = option_names(command.arguments(config=command.config(RECIPES[DEFAULT_RECIPE]())))
         is_of_file = isinstance(error, SettingsFileError)  # its fields are not options
-        message = str(error) if is_of_file else as_options(str(error), names, command.short)
+        message = str(error) if is_of_file else _as_options(str(error), name)
         print(f"{_program()} {name}: {message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
+
+
+def _as_options(message: str, name: str) -> str:
+    """`message` with the options of command `name` in the place of fields."""
+    return as_options(message, _option_names(name), COMMANDS[name].short)
+
+
+@cache
+def _option_names(name: str) -> tuple[str, ...]:
+    command = COMMANDS[name]
+    return tuple(option_names(command.arguments(config=command.config(RECIPES[DEFAULT_RECIPE]()))))
 
 
 def parse(name: str, argv: Sequence[str]) -> Arguments[Any]:
@@ -177,10 +187,23 @@ def help_of(name: str, arguments: Arguments[Any]) -> CommandHelp:
     )
 
 
-def _set_up_logging() -> None:
+class _OptionsFormatter(logging.Formatter):
+    """Shows warnings as errors are shown: with options in the place of fields."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+        self._command = command
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        if record.levelno >= logging.WARNING and record.name.split(".")[0] in PACKAGES:
+            record.message = _as_options(record.message, self._command)
+        return super().formatMessage(record)
+
+
+def _set_up_logging(command: str) -> None:
     """Show our own records from INFO on, those of other packages from WARNING on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_OptionsFormatter(command))
     handler.addFilter(
         lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in PACKAGES
     )

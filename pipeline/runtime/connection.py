@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import ray
 
-from pipeline.base.config import RayConfig
+from pipeline.base.config import ActorPoolConfig
 from tools_service.base.cpus import available_cpus
 from tools_service.runtime.address import LOCAL, chosen_address
 from tools_service.runtime.connection import connect
@@ -120,7 +120,7 @@ def are_free(request: ResourceRequest, address: str | None = None) -> bool:
     return bool(free.get("CPU", 0) >= request.cpus and free.get("GPU", 0) >= request.gpus)
 
 
-def actor_processes(of: str, config: RayConfig) -> ProcessRequest:
+def actor_processes(of: str, config: ActorPoolConfig) -> ProcessRequest:
     """The request of a step's actors; `of` is their kind. One of them is enough to go on."""
     return ProcessRequest(
         of=of,

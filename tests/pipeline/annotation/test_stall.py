@@ -36,7 +36,7 @@ def snapshot(activity: Activity = WORKING, **changes: Any) -> Snapshot:
         activity=activity,
         actors=2,
         annotator=ProcessRequest(
-            of="annotating actor", cpus=1, gpus=1, count=2, fewer_gpus="lower --ray.gpus-per-actor"
+            of="annotating actor", cpus=1, gpus=1, count=2, fewer_gpus="lower ray.gpus_per_actor"
         ),
         reader=ProcessRequest(of="reading task", cpus=0.1),
         tools=(QA,),
@@ -67,7 +67,7 @@ CASES: list[tuple[Snapshot, Reason, tuple[str, ...]]] = [
     (
         snapshot(NO_ACTOR, free=(Node("a", 2, 0), Node("b", 0.5, 0))),
         "actors have no room",
-        ("2 of 2 annotating actors", "1 CPU and 1 GPU", "a has 0 GPUs free", "lower --ray.gpus-per-actor"),
+        ("2 of 2 annotating actors", "1 CPU and 1 GPU", "a has 0 GPUs free", "lower ray.gpus_per_actor"),
     ),
     (snapshot(NO_ACTOR), "actors start", ("none of 2 annotating actors",)),
     (
@@ -93,7 +93,7 @@ CASES: list[tuple[Snapshot, Reason, tuple[str, ...]]] = [
     (
         snapshot(free=(Node("a", 0.05, 0), Node("b", 0, 1))),
         "reading has no room",
-        ("0.1 CPUs on one node", "0.05 CPUs free", "2 of 9 groups", "--ray.cpus-per-actor"),
+        ("0.1 CPUs on one node", "0.05 CPUs free", "2 of 9 groups", "ray.cpus_per_actor"),
     ),
     (snapshot(), "reading is slow", ("2 annotating actors are idle", "2 of 9 groups")),
     (snapshot(ALL_READ), "batches do not arrive", ("last 60 texts", "the same command resumes")),

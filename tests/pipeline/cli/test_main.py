@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import subprocess
@@ -216,6 +217,20 @@ def test_failures_are_one_message_and_a_code(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_warnings_name_options_as_errors_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> None:
+        for package in ("pipeline.annotation.run", "another"):
+            logging.getLogger(package).warning("waiting: lower ray.cpus_per_actor, or %s", "ray.actors")
+
+    monkeypatch.setitem(COMMANDS, "annotate", replace(COMMANDS["annotate"], run=run))
+    assert cli.main(["annotate"]) == 0
+    own, others = capsys.readouterr().err.splitlines()
+    assert own.endswith("waiting: lower --ray.cpus-per-actor, or --ray.actors")
+    assert others.endswith("waiting: lower ray.cpus_per_actor, or ray.actors")
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bench.fixtures import small_run
 from bench.fixtures.small_models import TEXT
-from pipeline.base.config import ModelConfig, RayConfig, ScoreConfig
+from pipeline.base.config import ActorPoolConfig, ModelConfig, ScoreConfig
 from pipeline.engine.loading import load_language_model
 from pipeline.method.insertions import Insertion, score_insertions
 from pipeline.scoring.manifest import ScoreManifest
@@ -47,7 +47,7 @@ def config(world: Path, output: str, **changed: Any) -> ScoreConfig:
     return ScoreConfig(
         files=(str(world / "a.jsonl"), str(world / "b.jsonl.gz")),
         model=ModelConfig(path=str(world / "model"), dtype="float32", device="cpu"),
-        ray=RayConfig(actors=2, gpus_per_actor=0),
+        ray=ActorPoolConfig(actors=2, gpus_per_actor=0),
         output=world / output,
     ).model_copy(update=changed)
 
