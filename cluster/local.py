@@ -298,6 +298,7 @@ class _Nodes:
     """The nodes that this process has started."""
 
     def __init__(self, dashboard: bool, autoscaling: Autoscaling | None = None) -> None:
+        print("starting the head, which takes some seconds …", flush=True)
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(shutdown_at_exit=False)
@@ -318,6 +319,7 @@ class _Nodes:
 
     def add(self, size: NodeSize) -> None:
         self._started += 1
+        print(f"starting node {self._started}: {size} …", flush=True)
         node = self._add(size)
         name = str(self._started)
         self._by_name[name] = node

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -59,6 +59,7 @@ def parse_command_line(arguments: Any, names: Sequence[str] = (), **options: Any
 
 
 _NOT_A_NUMBER = re.compile(r"Error parsing (\S+): (invalid literal for int\(\)|could not convert).*: '(.*)'")
+_STEP = r"(?:annotate|merge|finetune|generate|evaluate)\."  # before the fields of a command of several steps
 
 
 def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> str:
@@ -66,7 +67,8 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
     typed = {name.removeprefix("--").replace("-", "_"): name for name in names if name.startswith("--")}
     typed |= {long.removeprefix("--").replace("-", "_"): name for name, long in short.items()}
     for name in tuple(typed):  # messages name a field from its own step: model.path of `generation`
-        if "." in (inner := re.sub(r"^(?:generation|annotate)\.", "", name)):
+        inner = re.sub(rf"^(?:generation\.|{_STEP})", "", name)
+        if "." in inner or "_" in inner:
             typed.setdefault(inner, typed[name])
     # A name of one word is also a word of a sentence; it is a field where the message begins with it.
     words = {name for name in typed if re.fullmatch("[a-z]+", name)}
@@ -78,9 +80,18 @@ def as_options(message: str, names: Sequence[str], short: Mapping[str, str]) -> 
         if group:
             one_of = "|".join(map(re.escape, sorted(group, key=len, reverse=True)))
             message = re.sub(pattern.format(f"(?:{one_of})"), lambda match: typed[match[0]], message)
-    for name, long in short.items():
+    for name, long in (*short.items(), *_options_of_one_step(names)):
         message = re.sub(rf"(?<![\w./-]){re.escape(long)}(?![\w./-])", name, message)
     return message
+
+
+def _options_of_one_step(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options of a command of several steps that only one step has, with the name it has there."""
+    steps: dict[str, list[str]] = {}
+    for name in names:
+        if step := re.fullmatch(rf"--{_STEP}([a-z-]+)", name):
+            steps.setdefault(f"--{step[1]}", []).append(name)
+    yield from ((found[0], own) for own, found in steps.items() if len(found) == 1 and own not in names)
 
 
 def _problem_in_box(box: str, names: Sequence[str]) -> str:

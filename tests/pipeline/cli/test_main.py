@@ -240,3 +240,16 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "plan", replace(COMMANDS["plan"], run=fails))
     with pytest.raises(ZeroDivisionError):
         cli.main(["plan"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "shown"),
+    [
+        ("finetune", "lower --workers (wait_s waits)", "lower --workers (--wait-s waits)"),
+        ("demo", "lower --workers (wait_s waits)", "lower --finetune.workers (--finetune.wait-s waits)"),
+        ("demo", "lower --output", "lower --output"),  # which several steps have
+        ("annotate", "fetch --revision", "fetch --revision"),  # another command's
+    ],
+)
+def test_a_command_of_several_steps_names_the_steps_option(command: str, said: str, shown: str) -> None:
+    assert cli._as_options(said, command) == shown
