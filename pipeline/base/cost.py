@@ -129,7 +129,10 @@ class ModelShape(Frozen):
     vocabulary: int  # rows of the output head
 
     def flops(self, cost: Cost) -> int:
-        """Linear layers per token, attention per pair, the output head per row of logits."""
+        """Linear layers per token, attention per pair, the output head per row of logits.
+
+        Layers count whole, although the engine's last one leaves tokens out (docs/decisions/0060).
+        """
         linear = 2 * self.parameters * (cost.tokens + cost.padding)
         attention = 4 * self.layers * self.heads * self.head_size * cost.attention_pairs
         head = 2 * self.hidden * self.vocabulary * cost.logits

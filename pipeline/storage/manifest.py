@@ -21,6 +21,7 @@ from pipeline.storage.row_files import ROWS, RowFileError, count_in_footers, par
 from tools_service.base.errors import ConfigurationError, brief
 from tools_service.base.files import atomic_write, read_model
 from tools_service.base.settings import Frozen
+from tools_service.base.staged_models import read_staged, staged_source
 
 MANIFEST = "manifest.json"
 OPERATIONAL: dict[str, Any] = {
@@ -135,6 +136,8 @@ class AnnotationManifest(Frozen):
     compute: Compute | None = None
     left_out: tuple[str, ...] = ()
     """Paths of corpus.paths that are not read, in sentences with the reason."""
+    commit: str | None = None
+    """Commit on the hub of a model that `toolformer fetch` has staged."""
 
     def with_session(self, session: Session) -> AnnotationManifest:
         return self.model_copy(update={"sessions": (*self.sessions, session)})
@@ -202,22 +205,33 @@ def begin(
     Raises ManifestError, naming the fields, if the folder has rows of another configuration or corpus.
     """
     corpus = CorpusState.of(files, all_files)
+    staged = read_staged(Path(staged_source(config.model.path)))
+    commit = staged.commit if staged is not None else None
     if not (folder / MANIFEST).exists():
         if parquet_files(folder / ROWS):
             raise ManifestError(
                 f"{folder}: there are rows but no {MANIFEST}; choose another output or remove it"
             )
         return AnnotationManifest(
-            state="unfinished", config=config, versions=versions(), corpus=corpus, sessions=()
+            state="unfinished",
+            config=config,
+            versions=versions(),
+            corpus=corpus,
+            sessions=(),
+            commit=commit,
         )
     earlier = read_manifest(folder)
     changes = changed_fields(earlier.config, config, ignore=operational(config))
     if not changes and earlier.corpus != corpus:
         old = f"{earlier.corpus.files} of {earlier.corpus.bytes} bytes"
         changes = [f"the files of the corpus: {old} → {corpus.files} of {corpus.bytes} bytes"]
+    if not changes and earlier.commit and commit and earlier.commit != commit:
+        changes = [f"the commit of model.path = {config.model.path}: {earlier.commit} → {commit}"]
     if changes:
         raise ManifestError(
             f"{folder} holds a run with another configuration; choose another output, or remove the "
             f"folder to start over. Different: {'; '.join(changes)}"
         )
-    return earlier.model_copy(update={"config": config, "versions": versions()})
+    return earlier.model_copy(
+        update={"config": config, "versions": versions(), "commit": commit or earlier.commit}
+    )

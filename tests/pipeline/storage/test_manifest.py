@@ -19,6 +19,7 @@ from pipeline.storage import manifest
 from pipeline.storage.counts import Counts
 from pipeline.storage.manifest import ManifestError, Session, begin, read_finished, read_manifest
 from pipeline.storage.row_files import ROWS, write_rows
+from tools_service.base.staged_models import StagedManifest, staged_name, staging_root
 from tools_service.config import CalendarConfig, ToolsConfig
 from tools_service.contract.settings import Deployment, ToolSettings
 from tools_service.contract.spec import ToolSpec
@@ -69,6 +70,37 @@ def test_another_configuration_is_refused_by_the_names_of_its_fields(tmp_path: P
         "Different: method.calculator.k: 20 → 5; method.seed: 0 → 1; tools.calendar.today: False → True"
         in str(refused.value)
     )
+
+
+def test_another_commit_of_a_staged_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    model = CONFIG.model.model_copy(update={"path": "EleutherAI/gpt-j-6b"})
+    config = CONFIG.model_copy(update={"model": model})
+
+    for name in ("from the hub", "staged"):
+        (tmp_path / name).mkdir()
+
+    def stage(commit: str) -> None:
+        folder = staging_root() / staged_name(model.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = StagedManifest(
+            versions={}, created="", source=model.path, revision=None, commit=commit, pickled=(), files=()
+        )
+        (folder / "manifest.json").write_text(manifest.model_dump_json())
+
+    begun(tmp_path / "from the hub", config)
+    assert read_manifest(tmp_path / "from the hub").commit is None
+    stage("f98c709")
+    begun(tmp_path / "from the hub", config)  # what it began with is not known
+    begun(tmp_path / "staged", config)
+    begun(tmp_path / "staged", config)
+    assert read_manifest(tmp_path / "staged").commit == "f98c709"
+    stage("47e1693")
+    for folder in ("from the hub", "staged"):
+        with pytest.raises(
+            ManifestError, match=r"the commit of model.path = EleutherAI/gpt-j-6b: f98c709 → 47e1693"
+        ):
+            begin(tmp_path / folder, config, FILES)
 
 
 def test_a_run_of_an_earlier_version_is_resumed_and_its_work_is_read(tmp_path: Path) -> None:
