@@ -182,11 +182,27 @@ def test_nothing_runs_without_the_token(cluster: Cluster) -> None:
     assert refused.value.code in (401, 403)
 
 
+def annotate_command(world: Path) -> tuple[str, ...]:
+    """Annotates a small world, which is written, with one actor."""
+    small_run.write_world(world, pages=8)
+    command = (*PIPELINE, "annotate", "--recipe", "demo", "--corpus", str(world / "pages"))
+    return *command, "--model", str(world / "model"), "--method.tools", "Calculator", "--ray.actors", "1"
+
+
+def test_what_the_command_itself_holds_is_not_there_for_its_actors(cluster: Cluster, tmp_path: Path) -> None:
+    annotate = annotate_command(tmp_path)
+    done = cluster.submit(
+        "--cpus", "7.5", "--", *annotate, "--ray.wait-s", "1", "--output", str(tmp_path / "x")
+    )
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "beside the job's own command (7.5 CPUs), has 0.5 CPUs" in said, said
+    assert "lower --ray.cpus-per-actor" in said
+
+
 def test_jobs_run_on_two_nodes_and_on_three(tmp_path: Path) -> None:
     """The shell that starts the cluster has another python first in its PATH, as after `make setup`."""
-    small_run.write_world(tmp_path, pages=8)
-    annotate = (*PIPELINE, "annotate", "--recipe", "demo", "--corpus", str(tmp_path / "pages"))
-    annotate += ("--model", str(tmp_path / "model"), "--method.tools", "Calculator", "--ray.actors", "1")
+    annotate = annotate_command(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.defpath)
         with LocalCluster(["cpus=2", "cpus=2"], dashboard=True) as local:

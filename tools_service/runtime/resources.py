@@ -12,6 +12,7 @@ import bisect
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from typing import Any
 
 import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS, KV_NAMESPACE_JOB
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.experimental.internal_kv import _internal_kv_get
 
 from tools_service.base.errors import ConfigurationError
@@ -113,7 +115,7 @@ class Node:
 
     def without(self, process: ProcessRequest) -> Node:
         """What is left beside `process`."""
-        return Node(self.name, self.cpus - process.cpus, self.gpus - process.gpus)
+        return replace(self, cpus=self.cpus - process.cpus, gpus=self.gpus - process.gpus)
 
 
 def shortage(processes: Sequence[ProcessRequest], nodes: Sequence[Node]) -> str | None:
@@ -207,15 +209,35 @@ def require_resources(request: ResourceRequest) -> None:
 
 
 def live_nodes() -> list[Node]:
-    """The nodes of the cluster that have CPUs or GPUs."""
+    """The nodes of the cluster that have CPUs or GPUs, without what the command of this job itself holds."""
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     addresses = [node["NodeManagerAddress"] for node in alive]
-    nodes = []
+    nodes, own = [], _own_command()
     for node, address in zip(alive, addresses, strict=True):
         resources = node["Resources"]
         name = address if addresses.count(address) == 1 else f"{address} (node {node['NodeID'][:8]})"
-        nodes.append(Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["NodeID"]))
-    return sorted((node for node in nodes if node.cpus or node.gpus), key=lambda node: node.name)
+        size = Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["NodeID"])
+        if not (size.cpus or size.gpus):
+            continue
+        if own is not None and node["NodeID"] == ray.get_runtime_context().get_node_id():
+            size = replace(size.without(own), name=f"{name}, beside the job's own command ({own}),")
+        nodes.append(size)
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def _own_command() -> ProcessRequest | None:
+    """What Ray holds for this process as the command of a submitted job, as long as the job runs."""
+    try:
+        metadata = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("metadata") or {}
+        if (job := metadata.get("job_submission_id")) is None:
+            return None
+        key = f"_ray_internal_job_info_{job}"
+        info: dict[str, Any] = json.loads(_internal_kv_get(key, namespace=KV_NAMESPACE_JOB) or b"{}")
+        cpus, gpus = (info.get(f"entrypoint_num_{name}") or 0.0 for name in ("cpus", "gpus"))
+    except Exception as error:  # a report that cannot be read must not end a run that may go on
+        logger.debug("the job's own resources cannot be read", exc_info=error)
+        return None
+    return ProcessRequest(of="command", cpus=cpus, gpus=gpus) if cpus or gpus else None
 
 
 def free_nodes() -> list[Node]:

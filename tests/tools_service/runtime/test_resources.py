@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -259,3 +261,36 @@ def test_nodes_are_named_so_that_one_can_tell_them_apart(monkeypatch: pytest.Mon
         Node("10.0.0.2 (node 55555555)", 3, 0),
         Node("10.0.0.9", 4, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("held", "said", "left"),
+    [
+        (
+            {"entrypoint_num_cpus": 1, "entrypoint_num_gpus": None},
+            "1 CPU",
+            1,
+        ),
+        ({"entrypoint_num_cpus": 2}, "2 CPUs", 0),
+        ({}, "", 2),
+        (None, "", 2),  # no job of this name
+    ],
+)
+def test_what_the_command_of_a_submitted_job_holds_is_not_there_for_others(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, Any] | None, said: str, left: float
+) -> None:
+    nodes = [
+        {"NodeID": node, "NodeManagerAddress": node, "Alive": True, "Resources": {"CPU": 2.0}}
+        for node in ("a", "b")
+    ]
+    info = {"_ray_internal_job_info_mine": json.dumps(held).encode()} if held is not None else {}
+    monkeypatch.setattr(resources.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(
+        resources.ray, "get_runtime_context", lambda: Mock(**{"get_node_id.return_value": "b"})
+    )
+    monkeypatch.setattr(resources, "_internal_kv_get", lambda key, namespace: info.get(key))
+    assert resources.live_nodes() == [Node("a", 2, 0), Node("b", 2, 0)]  # not a submitted job
+    job = {"metadata": {"job_submission_id": "mine"}}
+    monkeypatch.setenv(resources.RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
+    name = f"b, beside the job's own command ({said})," if said else "b"
+    assert resources.live_nodes() == [Node("a", 2, 0), Node(name, left, 0)]
