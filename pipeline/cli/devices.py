@@ -81,9 +81,12 @@ def look_for_cluster(config: Frozen) -> None:
 
 
 def _has_output(config: Any) -> bool:
-    """Whether the output of a command, or of a recipe's first step, holds something."""
+    """Whether the output of a command, or of a recipe's first step, holds something or cannot be read."""
     output: Path | None = getattr(getattr(config, "annotate", config), "output", None)
-    return output is not None and (output.is_file() or (output.is_dir() and any(output.iterdir())))
+    try:
+        return output is not None and (output.is_file() or (output.is_dir() and any(output.iterdir())))
+    except OSError:  # which the command itself explains
+        return True
 
 
 def _is_on_ray(config: EvaluateConfig) -> bool:
