@@ -383,6 +383,7 @@ def _cleaning_up() -> Iterator[None]:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
+        os.environ["TMPDIR"] = folder  # of the dashboard's own sockets, which it leaves when it is killed
         provide_token()
         if token := os.environ.get("RAY_AUTH_TOKEN"):  # only in the environment: others read it from here
             file = Path(folder, "auth_token")

@@ -22,9 +22,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray Train looks for new checkpoints every two seconds, and a worker waits for it after each of its own.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
-# Measurements of the tests' models are not kept in the user's folder.
-_cache = tempfile.TemporaryDirectory(prefix="toolformer-tests-")
-os.environ["TOOLFORMER_CACHE"] = _cache.name
+# Nothing stays, neither measurements of the tests' models nor the sessions of a Ray that a test kills.
+_folder = tempfile.TemporaryDirectory(prefix="toolformer-tests-", ignore_cleanup_errors=True)
+os.environ["TOOLFORMER_CACHE"] = os.environ["TMPDIR"] = _folder.name
 
 if find_spec("hypothesis"):
     from hypothesis import HealthCheck, settings

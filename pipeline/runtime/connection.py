@@ -8,6 +8,7 @@ local cluster that the first of them starts.
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def ray_connection(
     if _shared.started and (address != LOCAL or _too_small(request)):
         end_local_cluster()
     if ray.is_initialized():
+        gc.collect()  # actors of an earlier run in this process may be left in cycles, with their GPUs
         require_resources(request)
         yield
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import time
@@ -49,6 +50,7 @@ def used_cpus(cpus: int) -> Iterator[None]:
         def is_there(self) -> bool:
             return True
 
+    gc.collect()  # actors of failed runs in other tests end when nothing refers to them
     other = Other.options(num_cpus=cpus).remote()  # type: ignore[attr-defined]
     ray.get(other.is_there.remote())
     try:

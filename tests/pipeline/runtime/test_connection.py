@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -128,6 +130,27 @@ def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, nam
     ):
         pytest.fail("it began")
     assert there.asked == []
+
+
+def test_what_an_earlier_run_left_in_cycles_is_gone_when_the_next_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray ends an actor when nothing refers to it, and Ray Data's cycles refer to those of a run."""
+
+    class Held:
+        def __init__(self) -> None:
+            self.itself = self
+
+    there = FakeRay(monkeypatch, CPU=8, GPU=2)
+    there.running = True
+    gc.disable()
+    try:
+        held = weakref.ref(Held())
+        assert held() is not None
+        with ray_connection(NEEDS):
+            assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_a_local_cluster_is_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
