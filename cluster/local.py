@@ -36,7 +36,7 @@ from typing import IO, Any
 import psutil
 import yaml
 
-from tools_service.runtime.surroundings import provide_token
+from tools_service.runtime.surroundings import provide_token, too_long_for_sockets
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "commands: add cpus=2,gpus=1 | kill NODE"
@@ -381,7 +381,9 @@ def _cleaning_up() -> Iterator[None]:
     os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", f"{_START_TIMEOUT_S:.0f}")
     # A submitted job's `python` is this one, also where its environment is not activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+    usual = tempfile.gettempdir()
+    parent = "/tmp" if too_long_for_sockets(Path(usual, "ray01234567", "ray")) else usual
+    with tempfile.TemporaryDirectory(prefix="ray", dir=parent, ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         os.environ["TMPDIR"] = folder  # of the dashboard's own sockets, which it leaves when it is killed
         provide_token()

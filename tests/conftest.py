@@ -22,8 +22,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray Train looks for new checkpoints every two seconds, and a worker waits for it after each of its own.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
-# Nothing stays, neither measurements of the tests' models nor the sessions of a Ray that a test kills.
-_folder = tempfile.TemporaryDirectory(prefix="toolformer-tests-", ignore_cleanup_errors=True)
+# Nothing stays, neither measurements of the tests' models nor the sessions of a Ray that a test kills. The
+# name is short, because paths of sockets have a limit.
+_folder = tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True)
 os.environ["TOOLFORMER_CACHE"] = os.environ["TMPDIR"] = _folder.name
 
 if find_spec("hypothesis"):

@@ -79,11 +79,18 @@ def pass_by_proxies() -> None:
             os.environ[variable] = ",".join(hosts + missing)
 
 
+def too_long_for_sockets(folder: Path) -> str | None:
+    """Return why the sockets of a Ray in `folder` would have too long paths; None if they fit."""
+    length = len(os.fsencode(folder)) + _SOCKET_BYTES
+    if length <= MAX_SOCKET_PATH:
+        return None
+    return f"{folder} is too long: its sockets' paths have {length} bytes, at most {MAX_SOCKET_PATH} work"
+
+
 def _problem(folder: Path) -> str | None:
     """Return why Ray cannot work in `folder`; None if it can."""
-    length = len(os.fsencode(folder)) + _SOCKET_BYTES
-    if length > MAX_SOCKET_PATH:
-        return f"{folder} is too long: its sockets' paths have {length} bytes, at most {MAX_SOCKET_PATH} work"
+    if problem := too_long_for_sockets(folder):
+        return problem
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
