@@ -28,7 +28,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from pipeline.corpus.files import list_files
 from pipeline.corpus.texts import read_corpus
 from pipeline.engine.loading import load_language_model
 from pipeline.method.annotator import Annotator
+from pipeline.method.selection import unselected_annotation
 from pipeline.storage.row_files import read_rows
 from pipeline.syntax.tokenizer import TokenCounter
 from tools_service.serving.local import start_local_tools
@@ -162,9 +162,13 @@ class BareEngine:
 
 
 def batches_of(config: AnnotateConfig) -> list[list[Text]]:
-    """The texts of the corpus, in batches."""
-    texts = read_corpus(list_files(config.corpus), config.corpus, TokenCounter(config.model.path))
-    return list(iter(lambda: list(islice(texts, config.ray.texts_per_batch)), []))
+    """The texts of the corpus, in the graph's batches; behind them those that no tool is tried on, whose rows
+    the graph writes where it reads."""
+    selected, others = [], []
+    for text in read_corpus(list_files(config.corpus), config.corpus, TokenCounter(config.model.path)):
+        (selected if unselected_annotation(text, config.method) is None else others).append(text)
+    size = config.ray.texts_per_batch
+    return [texts[at : at + size] for texts in (selected, others) for at in range(0, len(texts), size)]
 
 
 def run_graph(config: AnnotateConfig) -> tuple[Measured, Rows]:

@@ -194,7 +194,7 @@ def _run_graph(
         )
         readers = TaskPoolStrategy(size=max_readers(request, config.ray.most_actors, len(groups)))
         texts = ray.data.read_datasource(source, num_cpus=READER_CPUS, compute=readers)
-        annotated = _annotated(texts, config.ray, actor, (config, tools, progress))
+        annotated = _annotated(texts, readers, config.ray, actor, (config, tools, progress))
         watch.begin(progress, tools.applications, drained)
         shown = progress_line(progress, config.ray, config.output, watch.look)
         annotated.set_name(f"annotate-{config.output.name[:_NAME_CHARACTERS]}")
@@ -227,15 +227,21 @@ def _run_graph(
 
 
 def _annotated(
-    texts: Dataset, resources: RayConfig, actor: Callable[..., Any], arguments: tuple[Any, ...]
+    texts: Dataset,
+    readers: TaskPoolStrategy,
+    resources: RayConfig,
+    actor: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> Dataset:
     """The graph: texts in batches of `texts_per_batch` through a pool of actors."""
     # Strict and in order: batch boundaries must not depend on what is done already. A text is then
     # always computed together with the same texts, and its row is the same to the last bit.
     batches = texts.repartition(target_num_rows_per_block=resources.texts_per_batch, strict=True)
-    # A whole CPU by default, which no node may have left. repartition() has no argument for it.
+    # By default each task asks for a whole CPU, which no node may have left, and with less, ten of them would
+    # share one: as many new processes, while the models load. repartition() has no arguments for it.
     operator: Any = batches._logical_plan.dag
     operator.ray_remote_args["num_cpus"] = READER_CPUS
+    object.__setattr__(operator, "compute", readers)
     return batches.map_batches(
         actor,
         fn_constructor_args=arguments,
