@@ -69,9 +69,9 @@ def _dispatch(argv: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"{_program()}: {unknown_command(name, (*COMMANDS, 'doctor', 'completion'))}", file=sys.stderr)
         return 2
-    _set_up_logging(name)
+    formatter = _set_up_logging()
     limit_threads()
-    return _run(name, options)
+    return _run(name, options, formatter)
 
 
 def _words() -> dict[str, list[Field]]:
@@ -86,9 +86,10 @@ def _words() -> dict[str, list[Field]]:
     return words
 
 
-def _run(name: str, options: Sequence[str]) -> int:
+def _run(name: str, options: Sequence[str], formatter: _OptionsFormatter) -> int:
     try:
         arguments = parse(name, options)
+        formatter.command = name
         if arguments.print_config:
             print(written_as_file(name, arguments), end="")
             return 0
@@ -190,24 +191,27 @@ def help_of(name: str, arguments: Arguments[Any]) -> CommandHelp:
 class _OptionsFormatter(logging.Formatter):
     """Shows warnings as errors are shown: with options in the place of fields."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
-        self._command = command
+        self.command: str | None = None
+        """None until the command line is read, which loads the tools that some options are for."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        if record.levelno >= logging.WARNING and record.name.split(".")[0] in PACKAGES:
-            record.message = _as_options(record.message, self._command)
+        if self.command and record.levelno >= logging.WARNING and record.name.split(".")[0] in PACKAGES:
+            record.message = _as_options(record.message, self.command)
         return super().formatMessage(record)
 
 
-def _set_up_logging(command: str) -> None:
+def _set_up_logging() -> _OptionsFormatter:
     """Show our own records from INFO on, those of other packages from WARNING on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_OptionsFormatter(command))
+    formatter = _OptionsFormatter()
+    handler.setFormatter(formatter)
     handler.addFilter(
         lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in PACKAGES
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    return formatter
 
 
 def _overview() -> str:
