@@ -262,13 +262,13 @@ def test_the_command_prints_how_to_join_and_cleans_up(how: str) -> None:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(7)]
-    words = [line.split()[0] for line in lines if line.strip()]
-    assert words == ["address", "prometheus", "node", "ready.", "export", "stop"]
-    address = lines[0].split()[1]
-    variables = dict(part.split("=") for part in lines[5].split()[1:])
+    lines = [process.stdout.readline() for _ in range(9)]
+    said = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert list(said) == ["starting", "address", "prometheus", "node", "ready.", "export", "stop"]
+    address = said["address"][1]
+    variables = dict(part.split("=") for part in said["export"][1:])
     assert (variables["RAY_ADDRESS"], variables["RAY_AUTH_MODE"]) == (address, "token")
-    assert Path(lines[1].split()[1]).name == "prom_metrics_service_discovery.json"
+    assert Path(said["prometheus"][1]).name == "prom_metrics_service_discovery.json"
     started = psutil.Process(process.pid).children(recursive=True)
     store = next(
         part for child in started for part in child.cmdline() if part.startswith("--store_socket_name=")
