@@ -370,6 +370,13 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=30)
 
 
+def _parent() -> str:
+    """Where the cluster's folder is made: TMPDIR, or /tmp if the sockets' paths would be too long there."""
+    usual = tempfile.gettempdir()
+    made = Path(usual, f"ray{'x' * 8}", "ray")  # tempfile adds eight characters, and Ray its own folder
+    return "/tmp" if too_long_for_sockets(made) else usual
+
+
 @contextmanager
 def _cleaning_up() -> Iterator[None]:
     """Set up a folder for Ray; after the block, remove it and all processes started in it."""
@@ -381,9 +388,7 @@ def _cleaning_up() -> Iterator[None]:
     os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", f"{_START_TIMEOUT_S:.0f}")
     # A submitted job's `python` is this one, also where its environment is not activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    usual = tempfile.gettempdir()
-    parent = "/tmp" if too_long_for_sockets(Path(usual, "ray01234567", "ray")) else usual
-    with tempfile.TemporaryDirectory(prefix="ray", dir=parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", dir=_parent(), ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # keeps `ray.init()` elsewhere from finding this cluster
         os.environ["TMPDIR"] = folder  # of the dashboard's own sockets, which it leaves when it is killed
         provide_token()

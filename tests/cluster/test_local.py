@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from cluster import local
 from cluster.local import ROOT, Autoscaling, LocalCluster, LocalClusterError, NodeSize
 from tests.cluster.sockets import documented, is_loopback, listeners
 
@@ -289,6 +291,16 @@ def test_the_command_prints_how_to_join_and_cleans_up(how: str) -> None:
     assert not any(process.is_running() for process in started)
     assert folder.name.startswith("ray")
     assert not folder.exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("length", "is_short"), [(20, True), (25, True), (26, False), (60, False)])
+def test_the_folder_of_a_cluster_is_short_enough_for_sockets(
+    monkeypatch: pytest.MonkeyPatch, length: int, is_short: bool
+) -> None:
+    named = "/" + "t" * (length - 1)
+    monkeypatch.setattr(tempfile, "tempdir", named)
+    assert local._parent() == (named if is_short else "/tmp")
 
 
 @pytest.mark.unit

@@ -266,11 +266,7 @@ def test_nodes_are_named_so_that_one_can_tell_them_apart(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("held", "said", "left"),
     [
-        (
-            {"entrypoint_num_cpus": 1, "entrypoint_num_gpus": None},
-            "1 CPU",
-            1,
-        ),
+        ({"entrypoint_num_cpus": 1, "entrypoint_num_gpus": None}, "1 CPU", 1),
         ({"entrypoint_num_cpus": 2}, "2 CPUs", 0),
         ({}, "", 2),
         (None, "", 2),  # no job of this name
